@@ -1,0 +1,173 @@
+"""What a model costs, and the limits that an engineer puts on it."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from autoprune.errors import BudgetError
+
+Source = Literal["analytic", "predicted", "measured"]
+
+FIELDS: tuple[str, ...] = (
+    "params",
+    "macs",
+    "weight_bytes",
+    "peak_memory_bytes",
+    "latency_ms",
+    "latency_p95_ms",
+)
+_COUNTS = {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9}
+_BYTES = {"b": 1.0, "kb": 1e3, "mb": 1e6, "gb": 1e9, "kib": 2.0**10, "mib": 2.0**20, "gib": 2.0**30}
+_TIMES = {"us": 1e-3, "ms": 1.0, "s": 1e3}
+_UNITS: dict[str, dict[str, float]] = {
+    "params": _COUNTS,
+    "macs": _COUNTS,
+    "weight_bytes": _BYTES,
+    "peak_memory_bytes": _BYTES,
+    "latency_ms": _TIMES,
+    "latency_p95_ms": _TIMES,
+}
+_EXAMPLE = {"params": "1.5 M", "macs": "20 M", "weight_bytes": "2 MB", "peak_memory_bytes": "4 MB"}
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """Where and how a latency holds: it never travels without this."""
+
+    name: str
+    runtime: str = "torch"
+    dtype: str = "float32"
+    batch: int = 1
+    threads: int = 1
+
+    def __str__(self) -> str:
+        return (
+            f"{self.name}, {self.runtime}, {self.dtype}, "
+            f"batch {self.batch}, {self.threads} thread{'s' if self.threads > 1 else ''}"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What one model costs; `None` where it was not determined.
+
+    Multiply-accumulates (`macs`) and `peak_memory_bytes` (weights plus the largest set of live
+    activations) are for one forward pass at the batch of the example input. Latencies are
+    milliseconds for one forward pass; they need a `device`.
+    """
+
+    params: int | None = None
+    macs: int | None = None
+    weight_bytes: int | None = None
+    peak_memory_bytes: int | None = None
+    latency_ms: float | None = None
+    latency_p95_ms: float | None = None
+    source: Source = "analytic"
+    device: Device | None = None
+
+    def __post_init__(self) -> None:
+        if self.latency_ms is not None and self.device is None:
+            raise ValueError("a latency needs a device: runtime, dtype, batch and threads")
+
+    def get(self, field: str) -> float:
+        """The value of one of `FIELDS`; raises BudgetError where it was not determined."""
+        value = getattr(self, field) if field in FIELDS else None
+        if value is None:
+            raise BudgetError(f"{field} was not determined for this model ({self.source} cost)")
+        return float(value)
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON-ready form; `from_dict` reads it back."""
+        return dataclasses.asdict(self)
+
+    @staticmethod
+    def from_dict(data: Mapping[str, Any]) -> Cost:
+        """Inverse of `to_dict`."""
+        device = Device(**data["device"]) if data.get("device") else None
+        return Cost(**{**data, "device": device})
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """The most that one field of `Cost` may be: absolute, or relative to the dense model."""
+
+    field: str
+    value: float
+    relative: bool = False
+
+    def resolve(self, dense: Cost) -> float:
+        """The limit in the field's own unit."""
+        return self.value * dense.get(self.field) if self.relative else self.value
+
+    def __str__(self) -> str:
+        return f"{self.field} <= {self.value:.4g}" + (" x dense" if self.relative else "")
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """Limits that hold together. Read one from a mapping with `Budget.parse`.
+
+    >>> str(Budget.parse({"latency_ms": "8 ms", "macs": "50%"}))
+    'latency_ms <= 8, macs <= 0.5 x dense'
+    """
+
+    limits: tuple[Limit, ...]
+
+    @staticmethod
+    def parse(spec: Mapping[str, str | float | int], place: str = "budget") -> Budget:
+        """Read limits such as `8`, `"8 ms"`, `"2 MB"`, `"50%"`.
+
+        Raises BudgetError that names the key, the value and the form that is understood.
+        """
+        if not spec:
+            raise BudgetError(
+                f"{place} needs at least one limit, e.g. latency_ms: 50% · fields: {', '.join(FIELDS)}"
+            )
+        return Budget(tuple(_limit(field, value, place) for field, value in spec.items()))
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """The cost fields that are limited, in the order given."""
+        return tuple(limit.field for limit in self.limits)
+
+    def violations(self, cost: Cost, dense: Cost) -> dict[str, float]:
+        """For each limited field (cost / limit) - 1: above 0 is over budget, at most 0 is within."""
+        return {
+            limit.field: cost.get(limit.field) / limit.resolve(dense) - 1.0 for limit in self.limits
+        }
+
+    def allows(self, cost: Cost, dense: Cost) -> bool:
+        """Whether every limit holds."""
+        return all(over <= 0.0 for over in self.violations(cost, dense).values())
+
+    def __str__(self) -> str:
+        return ", ".join(str(limit) for limit in self.limits)
+
+
+def _limit(field: str, value: str | float, place: str) -> Limit:
+    if field not in FIELDS:
+        raise BudgetError(f"{place}.{field} is not a cost · fields: {', '.join(FIELDS)}")
+    units = _UNITS[field]
+    text = str(value).strip()
+    match = re.fullmatch(r"([0-9]*\.?[0-9]+(?:[eE][+-]?[0-9]+)?)\s*(%|[A-Za-z]*)", text)
+    if isinstance(value, bool) or match is None:
+        raise BudgetError(f"{place}.{field}: cannot read {text!r} · {_forms(field)}")
+    number, unit = float(match.group(1)), match.group(2)
+    if number <= 0.0:
+        raise BudgetError(f"{place}.{field} must be above 0, got {text!r}")
+    if unit == "%":
+        return Limit(field, number / 100.0, relative=True)
+    if not unit:
+        return Limit(field, number)
+    if unit.lower() not in units:
+        raise BudgetError(f"{place}.{field}: unit {unit!r} does not fit · {_forms(field)}")
+    return Limit(field, number * units[unit.lower()])
+
+
+def _forms(field: str) -> str:
+    units = ", ".join(unit for unit in _UNITS[field] if unit)
+    return f"write e.g. {_EXAMPLE.get(field, '8 ms')!r} or '50%' (units: {units})"

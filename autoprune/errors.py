@@ -1,0 +1,60 @@
+"""What can go wrong, as one tree.
+
+AutopruneError
+├── UsageError            the caller can mend it; the CLI exits with 2
+│   ├── ConfigError       a key or value of the run's configuration
+│   ├── TaskError         the task's file, class, data or checkpoint
+│   ├── GraphError        a model that cannot be traced, a group that does not exist
+│   ├── BudgetError       a limit that cannot be read or cannot be met
+│   ├── DeviceError       a runtime, profile or device that is missing or does not fit
+│   └── StoreError        a run folder that is missing, taken or damaged
+└── WorkError             the work itself failed; the CLI exits with 1
+    ├── TrainingError     loss or metric became NaN, or training could not go on
+    └── ExportError       a written model does not load or does not agree
+"""
+
+from __future__ import annotations
+
+
+class AutopruneError(Exception):
+    """Base of every error that autoprune raises on purpose."""
+
+
+class UsageError(AutopruneError):
+    """The caller can mend it: one line says where and how."""
+
+
+class ConfigError(UsageError):
+    """A key or value of the run's configuration is wrong."""
+
+
+class TaskError(UsageError):
+    """The task's file, class, data or checkpoint does not fit."""
+
+
+class GraphError(UsageError):
+    """A model cannot be traced, or a group that was named does not exist."""
+
+
+class BudgetError(UsageError):
+    """A limit cannot be read or cannot be met."""
+
+
+class DeviceError(UsageError):
+    """A runtime, profile or device is missing or does not fit."""
+
+
+class StoreError(UsageError):
+    """A run folder is missing, taken by another run, or damaged."""
+
+
+class WorkError(AutopruneError):
+    """The work itself failed."""
+
+
+class TrainingError(WorkError):
+    """Loss or metric became NaN, or training could not go on."""
+
+
+class ExportError(WorkError):
+    """A written model does not load again or does not agree with the original."""

@@ -1,0 +1,66 @@
+"""When how much leaves: pure functions of training progress in [0, 1]."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+_CURVES: dict[str, Callable[[float], float]] = {
+    "one_shot": lambda t: 1.0,
+    "linear": lambda t: t,
+    "cubic": lambda t: 1.0 - (1.0 - t) ** 3,
+    "exponential": lambda t: (1.0 - math.exp(-5.0 * t)) / (1.0 - math.exp(-5.0)),
+    "iterative": lambda t: t,
+}
+KINDS: tuple[str, ...] = tuple(_CURVES)
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """How the removed fraction grows from 0 to its final value while training goes on.
+
+    `kind` names the curve: `one_shot` (everything at `begin`), `linear`, `cubic` (Zhu & Gupta 2017,
+    arXiv:1710.01878), `exponential` (fast first, rate 5), `iterative` (equal removals with equal
+    training between them). `begin` and `end` are training progress in [0, 1]. Channels leave
+    physically, so every curve is walked in `steps` removals.
+
+    >>> Schedule("cubic", begin=0.0, end=0.5, steps=2).milestones()
+    ((0.0, 0.875), (0.5, 1.0))
+    """
+
+    kind: str = "one_shot"
+    begin: float = 0.0
+    end: float = 0.0
+    steps: int = 1
+
+    def __post_init__(self) -> None:
+        if self.kind not in _CURVES:
+            raise ValueError(f"schedule.kind must be one of {', '.join(KINDS)}, got {self.kind!r}")
+        if not 0.0 <= self.begin <= self.end < 1.0:
+            raise ValueError(
+                "schedule must hold 0 <= begin <= end < 1 (progress of training), "
+                f"got begin={self.begin}, end={self.end}"
+            )
+        if self.steps < 1:
+            raise ValueError(f"schedule.steps must be at least 1, got {self.steps}")
+
+    def milestones(self) -> tuple[tuple[float, float], ...]:
+        """The removals as (progress at which, share of the final ratio reached), both ascending.
+
+        The last share is always 1. Step k of n takes place at an equal distance between `begin` and
+        `end` and reaches the curve's value k/n, so that the first removal is never empty.
+        """
+        if self.kind == "one_shot" or self.begin == self.end or self.steps == 1:
+            at = self.begin if self.kind == "one_shot" else self.end
+            return ((at, 1.0),)
+        curve, last = _CURVES[self.kind], self.steps - 1
+        return tuple(
+            (self.begin + (self.end - self.begin) * k / last, curve((k + 1) / self.steps))
+            for k in range(self.steps)
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON-ready form; `Schedule(**d)` reads it back."""
+        return {"kind": self.kind, "begin": self.begin, "end": self.end, "steps": self.steps}
