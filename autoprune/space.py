@@ -1,0 +1,370 @@
+"""What a search may vary: ratios per group, and the schedule and recovery that go with them.
+
+A space knows no sampler. It describes plain distributions (`Parameter`), turns sampled values into a
+`Candidate` and back, and rounds ratios to what the hardware likes.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any, Literal
+
+from autoprune.candidate import IMPORTANCES, Candidate, Recovery
+from autoprune.errors import ConfigError
+from autoprune.schedule import KINDS, Schedule
+
+RATIO = "ratio"
+Per = Literal["group", "global"]
+Value = bool | int | float | str
+
+
+def kept_units(size: int, ratio: float, round_to: int = 1) -> int:
+    """How many of `size` units stay when the fraction `ratio` leaves.
+
+    The nearest multiple of the effective step (ties keep more), at least one step, at most `size`;
+    a ratio of 0 always keeps all. The effective step is `round_to`, made smaller for small groups
+    so that about four choices remain: min(round_to, max(1, size // 4)).
+
+    >>> [kept_units(64, ratio, 8) for ratio in (0.0, 0.3, 0.5, 0.99)]
+    [64, 48, 32, 8]
+    >>> kept_units(9, 0.0, 2), kept_units(9, 0.1, 2)
+    (9, 8)
+    """
+    step = min(round_to, max(1, size // 4))
+    wanted = round(size * (1.0 - ratio), 9)
+    lower = int(wanted // step) * step
+    upper = min(lower + step, size)
+    nearest = upper if upper - wanted <= wanted - lower else lower
+    return max(nearest, min(step, size))
+
+
+@dataclass(frozen=True, slots=True)
+class Parameter:
+    """One distribution: a choice where `choices` is not empty, otherwise [low, high]."""
+
+    name: str
+    low: float = 0.0
+    high: float = 0.0
+    log: bool = False
+    integer: bool = False
+    choices: tuple[Value, ...] = ()
+
+    def clip(self, value: Value) -> Value:
+        """The nearest value that this distribution can draw; ValueError for an unknown choice."""
+        if self.choices:
+            if value not in self.choices:
+                known = ", ".join(str(choice) for choice in self.choices)
+                raise ValueError(f"{self.name} can be {known}, got {value!r}")
+            return value
+        bounded = min(max(float(value), self.low), self.high)
+        return round(bounded) if self.integer else bounded
+
+
+@dataclass(frozen=True, slots=True)
+class _Knob:
+    """What may be written for one key of a space."""
+
+    kind: Literal["word", "switch", "number", "integer"]
+    default: Value
+    low: float = 0.0
+    high: float = math.inf
+    words: tuple[str, ...] = ()
+    open_low: bool = False
+    open_high: bool = False
+
+    def check(self, value: Any, place: str) -> Value:
+        """The value in its own type; ConfigError where it does not fit."""
+        if self.kind == "switch":
+            if not isinstance(value, bool):
+                raise ConfigError(f"{place} must be true or false, got {value!r}")
+            return value
+        if self.kind == "word":
+            if value not in self.words:
+                raise ConfigError(
+                    f"{place} must be one of {', '.join(self.words)}, got {value!r}"
+                    + _nearest(str(value), self.words)
+                )
+            return str(value)
+        return self._number(value, place)
+
+    def _number(self, value: Any, place: str) -> float | int:
+        number = _as_number(value)
+        if number is None or (self.kind == "integer" and number != int(number)):
+            noun = "a whole number" if self.kind == "integer" else "a number"
+            raise ConfigError(f"{place} must be {noun}, got {value!r}")
+        too_low = number < self.low or (self.open_low and number == self.low)
+        if too_low or number > self.high or (self.open_high and number == self.high):
+            raise ConfigError(f"{place} must lie in {self._interval()}, got {value!r}")
+        return int(number) if self.kind == "integer" else number
+
+    def _interval(self) -> str:
+        left = "(" if self.open_low else "["
+        right = ")" if self.open_high or math.isinf(self.high) else "]"
+        return f"{left}{self.low:g}, {self.high:g}{right}"
+
+
+_KNOBS: dict[str, _Knob] = {
+    "importance": _Knob("word", "l2", words=IMPORTANCES),
+    "repair": _Knob("switch", True),
+    "schedule.kind": _Knob("word", "one_shot", words=KINDS),
+    "schedule.begin": _Knob("number", 0.0, high=1.0, open_high=True),
+    "schedule.end": _Knob("number", 0.5, high=1.0, open_high=True),
+    "schedule.steps": _Knob("integer", 4, low=1),
+    "recovery.lr": _Knob("number", 0.01, open_low=True),
+    "recovery.distillation": _Knob("number", 0.5, high=1.0),
+    "recovery.regulariser": _Knob("number", 0.0),
+}
+_RATIO = _Knob("number", 0.0, high=1.0, open_high=True)
+_ROUND = _Knob("integer", 1, low=1)
+_SECTIONS = ("schedule", "recovery")
+_TOP = ("ratios", "round_to", "importance", "repair", *_SECTIONS)
+
+
+@dataclass(frozen=True, slots=True)
+class SearchSpace:
+    """Which candidates a search may propose.
+
+    Ratios lie in [`min_ratio`, `max_ratio`], one for each group or (`per="global"`) one for all.
+    `varied` are the other distributions, `fixed` the values of the keys that do not vary. Methods
+    that need the model take `sizes`: the number of units of each group.
+
+    >>> space = SearchSpace.parse({"ratios": {"max": 0.5}, "recovery": {"lr": [0.01, 0.1]}})
+    >>> [parameter.name for parameter in space.parameters({"conv1": 16})]
+    ['ratio.conv1', 'recovery.lr']
+    """
+
+    min_ratio: float = 0.0
+    max_ratio: float = 0.8
+    per: Per = "group"
+    round_to: int = 1
+    varied: tuple[Parameter, ...] = ()
+    fixed: Mapping[str, Value] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.min_ratio <= self.max_ratio < 1.0:
+            raise ConfigError(
+                "space.ratios must hold 0 <= min <= max < 1 (removed fractions), "
+                f"got min={self.min_ratio}, max={self.max_ratio}"
+            )
+        moving = {parameter.name for parameter in self.varied}
+        defaults = {name: knob.default for name, knob in _KNOBS.items() if name not in moving}
+        object.__setattr__(self, "fixed", MappingProxyType({**defaults, **self.fixed}))
+
+    def __reduce__(self) -> tuple[Any, ...]:  # a mapping proxy cannot travel to a worker by itself
+        state = (self.min_ratio, self.max_ratio, self.per, self.round_to, self.varied)
+        return SearchSpace, (*state, dict(self.fixed))
+
+    @staticmethod
+    def parse(spec: Mapping[str, Any], place: str = "space") -> SearchSpace:
+        """Read a space from the mapping that a YAML file gives.
+
+        Each key of `importance`, `repair`, `schedule` and `recovery` is a constant, a list (choice)
+        or `{min, max, log}`. Raises ConfigError that names the key, the value and what is
+        understood; an unknown key names the nearest known one.
+        """
+        _known(spec, _TOP, place)
+        ratios = _mapping(spec.get("ratios", {}), f"{place}.ratios")
+        _known(ratios, ("min", "max", "per"), f"{place}.ratios")
+        fixed: dict[str, Value] = {}
+        varied: list[Parameter] = []
+        for name, value in _flat(spec, place).items():
+            read = _read(name, value, f"{place}.{name}")
+            if isinstance(read, Parameter):
+                varied.append(read)
+            else:
+                fixed[name] = read
+        per = _Knob("word", "group", words=("group", "global"))
+        return SearchSpace(
+            min_ratio=float(_RATIO.check(ratios.get("min", 0.0), f"{place}.ratios.min")),
+            max_ratio=float(_RATIO.check(ratios.get("max", 0.8), f"{place}.ratios.max")),
+            per="global"
+            if per.check(ratios.get("per", "group"), f"{place}.ratios.per") == "global"
+            else "group",
+            round_to=int(_ROUND.check(spec.get("round_to", 1), f"{place}.round_to")),
+            varied=tuple(varied),
+            fixed=fixed,
+        )
+
+    def parameters(self, sizes: Mapping[str, int]) -> tuple[Parameter, ...]:
+        """The distributions to sample from: first the ratios, then what else varies.
+
+        Groups for which every ratio of the space keeps the same number of units have none.
+        """
+        return (*self._ratio_parameters(sizes), *self.varied)
+
+    def _ratio_parameters(self, sizes: Mapping[str, int]) -> tuple[Parameter, ...]:
+        free = [name for name in sizes if self.most(name, sizes) > self.least(name, sizes)]
+        names = (
+            [f"{RATIO}.{name}" for name in free] if self.per == "group" else [RATIO] * bool(free)
+        )
+        return tuple(Parameter(name, self.min_ratio, self.max_ratio) for name in names)
+
+    def most(self, name: str, sizes: Mapping[str, int]) -> int:
+        """The most units that this space keeps of a group."""
+        return kept_units(sizes[name], self.min_ratio, self.round_to)
+
+    def least(self, name: str, sizes: Mapping[str, int]) -> int:
+        """The fewest units that this space keeps of a group."""
+        return kept_units(sizes[name], self.max_ratio, self.round_to)
+
+    def kept(self, candidate: Candidate, sizes: Mapping[str, int]) -> dict[str, int]:
+        """How many units of each group stay; groups that are not named stay whole."""
+        return {
+            name: kept_units(size, candidate.ratios.get(name, 0.0), self.round_to)
+            for name, size in sizes.items()
+        }
+
+    def effective(self, ratios: Mapping[str, float], sizes: Mapping[str, int]) -> dict[str, float]:
+        """The ratios that really result after rounding; unchanged when rounded again."""
+        return {
+            name: 1.0 - kept_units(size, ratios.get(name, 0.0), self.round_to) / size
+            for name, size in sizes.items()
+        }
+
+    def candidate_from(self, params: Mapping[str, Value], sizes: Mapping[str, int]) -> Candidate:
+        """The candidate of sampled values, with effective ratios, so that equal models have equal keys.
+
+        A one-shot schedule ends where it begins; an end before the beginning is moved to it.
+        """
+        values = {**self.fixed, **{p.name: p.clip(params[p.name]) for p in self.varied}}
+        ratios = {name: self._ratio_of(name, params) for name in sizes}
+        kind, begin = str(values["schedule.kind"]), float(values["schedule.begin"])
+        one_shot = kind == "one_shot"
+        end = begin if one_shot else max(begin, float(values["schedule.end"]))
+        return Candidate(
+            ratios=self.effective(ratios, sizes),
+            schedule=Schedule(kind, begin, end, 1 if one_shot else int(values["schedule.steps"])),
+            importance=str(values["importance"]),
+            repair=bool(values["repair"]),
+            recovery=Recovery(
+                lr=float(values["recovery.lr"]),
+                distillation=float(values["recovery.distillation"]),
+                regulariser=float(values["recovery.regulariser"]),
+            ),
+        )
+
+    def _ratio_of(self, name: str, params: Mapping[str, Value]) -> float:
+        key = f"{RATIO}.{name}" if self.per == "group" else RATIO
+        return min(max(float(params.get(key, self.min_ratio)), self.min_ratio), self.max_ratio)
+
+    def params_from(self, candidate: Candidate, sizes: Mapping[str, int]) -> dict[str, Value]:
+        """Values that `candidate_from` turns into this candidate.
+
+        Numbers outside a range are moved to its nearest end (they do not count, or rounding took
+        them there). Raises ValueError where a choice does not hold the candidate's value, or where
+        no single ratio gives the candidate's (`per="global"`).
+        """
+        written = {
+            "importance": candidate.importance,
+            "repair": candidate.repair,
+            **{f"schedule.{key}": value for key, value in candidate.schedule.to_dict().items()},
+            **{f"recovery.{key}": value for key, value in candidate.recovery.to_dict().items()},
+        }
+        unused = ("schedule.end", "schedule.steps") if candidate.schedule.kind == "one_shot" else ()
+        params: dict[str, Value] = {}
+        for parameter in self.parameters(sizes):
+            name = parameter.name
+            if name == RATIO:
+                params[name] = self._common_ratio(candidate, sizes)
+            elif name.startswith(f"{RATIO}."):
+                ratio = candidate.ratios.get(name.removeprefix(f"{RATIO}."), 0.0)
+                params[name] = parameter.clip(ratio)
+            elif name in unused and parameter.choices:
+                params[name] = parameter.choices[0]
+            else:
+                params[name] = parameter.clip(written[name])
+        return params
+
+    def _common_ratio(self, candidate: Candidate, sizes: Mapping[str, int]) -> float:
+        wanted = self.kept(candidate, sizes)
+        grid = [self.min_ratio + (self.max_ratio - self.min_ratio) * k / 1000 for k in range(1001)]
+        for ratio in (*grid, *candidate.ratios.values()):
+            if all(
+                kept_units(size, ratio, self.round_to) == wanted[name]
+                for name, size in sizes.items()
+            ):
+                return min(max(ratio, self.min_ratio), self.max_ratio)
+        raise ValueError("no single ratio of this space gives the candidate's ratios")
+
+
+def _known(spec: Mapping[str, Any], known: Iterable[str], place: str) -> None:
+    names = tuple(known)
+    for key in spec:
+        if key not in names:
+            raise ConfigError(
+                f"{place}.{key} is not a key{_nearest(str(key), names)} · known: {', '.join(names)}"
+            )
+
+
+def _nearest(word: str, known: Iterable[str]) -> str:
+    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.4)
+    return f" · did you mean {close[0]!r}?" if close else ""
+
+
+def _mapping(value: Any, place: str) -> Mapping[str, Any]:
+    if not isinstance(value, Mapping):
+        raise ConfigError(f"{place} must be a mapping of keys to values, got {value!r}")
+    return value
+
+
+def _flat(spec: Mapping[str, Any], place: str) -> dict[str, Any]:
+    """Knob name to what was written for it, in the order of the knobs."""
+    written = {name: spec[name] for name in ("importance", "repair") if name in spec}
+    for section in _SECTIONS:
+        inner = _mapping(spec.get(section, {}), f"{place}.{section}")
+        prefix = f"{section}."
+        names = [name.removeprefix(prefix) for name in _KNOBS if name.startswith(prefix)]
+        _known(inner, names, f"{place}.{section}")
+        written.update({prefix + key: value for key, value in inner.items()})
+    return {name: written[name] for name in _KNOBS if name in written}
+
+
+def _read(name: str, value: Any, place: str) -> Value | Parameter:
+    knob = _KNOBS[name]
+    if isinstance(value, Mapping):
+        return _read_range(name, value, place)
+    if not isinstance(value, list | tuple):
+        return knob.check(value, place)
+    choices = tuple(
+        dict.fromkeys(knob.check(item, f"{place}[{i}]") for i, item in enumerate(value))
+    )
+    if not choices:
+        raise ConfigError(f"{place} is an empty list · write at least one value")
+    return choices[0] if len(choices) == 1 else Parameter(name, choices=choices)
+
+
+def _read_range(name: str, value: Mapping[str, Any], place: str) -> Value | Parameter:
+    knob = _KNOBS[name]
+    _known(value, ("min", "max", "log"), place)
+    if knob.kind in ("word", "switch"):
+        raise ConfigError(f"{place} takes a value or a list of values, not a range")
+    missing = [key for key in ("min", "max") if key not in value]
+    if missing:
+        raise ConfigError(f"{place} is a range and needs {' and '.join(missing)}")
+    low = float(knob.check(value["min"], f"{place}.min"))
+    high = float(knob.check(value["max"], f"{place}.max"))
+    log = value.get("log", False)
+    if not isinstance(log, bool):
+        raise ConfigError(f"{place}.log must be true or false, got {log!r}")
+    if low > high:
+        raise ConfigError(f"{place}: min must not be above max, got min={low:g}, max={high:g}")
+    if log and low <= 0.0:
+        raise ConfigError(f"{place}: a log range needs min above 0, got {low:g}")
+    if low == high:
+        return knob.check(low, place)
+    return Parameter(name, low, high, log=log, integer=knob.kind == "integer")
+
+
+def _as_number(value: Any) -> float | None:
+    """YAML reads 1e-3 as a word: such words are numbers too. Truth values and NaN are none."""
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return None
+    try:
+        number = float(value)
+    except ValueError:
+        return None
+    return number if math.isfinite(number) else None
