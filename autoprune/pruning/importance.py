@@ -1,0 +1,247 @@
+"""How much each unit of a group is worth, and which units stay.
+
+A method is one function that turns the slices of a group into one number per unit; `METHODS` is the
+visible table. The numbers are compared inside a group only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from autoprune import space
+from autoprune.candidate import IMPORTANCES
+from autoprune.errors import TrainingError, UsageError
+from autoprune.graph import Group, PruningGraph, Slice
+
+if TYPE_CHECKING:
+    from autoprune.pruning.compensate import Calibration
+
+_NORMS = (
+    nn.BatchNorm1d,
+    nn.BatchNorm2d,
+    nn.BatchNorm3d,
+    nn.SyncBatchNorm,
+    nn.InstanceNorm1d,
+    nn.InstanceNorm2d,
+    nn.InstanceNorm3d,
+    nn.GroupNorm,
+    nn.LayerNorm,
+    nn.RMSNorm,
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Weights:
+    """What a method may look at: parameters by `state_dict` name, gradients, scales of norms."""
+
+    parameters: Mapping[str, Tensor]
+    gradients: Mapping[str, Tensor]
+    scales: frozenset[str]
+
+
+def scores(
+    model: nn.Module,
+    graph: PruningGraph,
+    method: str,
+    *,
+    calibration: Calibration | None = None,
+    gradients: Mapping[str, Tensor] | None = None,
+) -> dict[str, Tensor]:
+    """The worth of every unit of every group: group name -> `(size,)` float64 on the CPU.
+
+    Larger is worth more; only the order inside a group has a meaning. `"l1"` and `"l2"` are norms
+    of the weights that produce the unit (Li et al. 2017, arXiv:1608.08710), `"group"` the l2 norm
+    over all slices that would leave with it, each tensor divided by its mean (Fang et
+    al. 2023, arXiv:2301.12900), `"bn_scale"` the size of the normalisation's scale (Liu et al.
+    2017, arXiv:1708.06519; `"l2"` for a group without one), `"taylor"` the sum of |weight x
+    gradient| over all slices (Molchanov et al. 2019, arXiv:1906.10771; needs `gradients` from
+    `accumulate_gradients`), `"obs"` the nested Optimal-Brain-Surgeon order (needs `calibration`).
+
+    Raises UsageError for an unknown method or a missing ingredient, TrainingError where a score is
+    not finite.
+    """
+    if method not in IMPORTANCES:
+        raise UsageError(f"importance must be one of {', '.join(IMPORTANCES)}, got {method!r}")
+    if method == "obs":
+        result = _obs(model, graph, calibration)
+    else:
+        if method == "taylor" and gradients is None:
+            raise UsageError(
+                "importance 'taylor' needs gradients · get them with "
+                "importance.accumulate_gradients(model, loss, batches)"
+            )
+        weights = _weights(model, gradients or {})
+        result = {group.name: METHODS[method](group, weights).cpu() for group in graph.groups}
+    for name, values in result.items():
+        if not bool(torch.isfinite(values).all()):
+            raise TrainingError(
+                f"importance {method!r} of group {name!r} must be finite, got NaN or infinity "
+                "· the weights, statistics or gradients of this group are not finite"
+            )
+    return result
+
+
+def keep_units(
+    graph: PruningGraph,
+    ratios: Mapping[str, float],
+    scores: Mapping[str, Tensor],
+    *,
+    round_to: int = 1,
+) -> dict[str, tuple[int, ...]]:
+    """The units that stay when a fraction of each named group leaves, ascending.
+
+    How many stay is `space.kept_units(size, ratio, round_to)`; the units with the largest scores
+    stay, the first ones among equals. Groups that are not in `ratios` stay whole and are not in the
+    answer. Raises GraphError for a name that the graph does not have.
+    """
+    counts = {
+        name: space.kept_units(graph.group(name).size, ratio, round_to)
+        for name, ratio in ratios.items()
+    }
+    return keep_counts(scores, counts)
+
+
+def keep_counts(
+    scores: Mapping[str, Tensor], counts: Mapping[str, int]
+) -> dict[str, tuple[int, ...]]:
+    """The `counts[name]` best units of each named group, ascending; the first ones among equals."""
+    kept = {}
+    for name, count in counts.items():
+        order = torch.sort(scores[name], descending=True, stable=True).indices
+        kept[name] = tuple(sorted(order[:count].tolist()))
+    return kept
+
+
+def accumulate_gradients(
+    model: nn.Module,
+    loss: Callable[[nn.Module, Any], Tensor],
+    batches: Iterable[Any],
+) -> dict[str, Tensor]:
+    """The mean gradient of `loss(model, batch)` over `batches`, by `state_dict` name.
+
+    The model runs in its present mode; its `.grad` fields are left as they were. Parameters that
+    the loss does not reach get zeros. Raises UsageError for no batch at all.
+    """
+    trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    total = {name: torch.zeros_like(p) for name, p in trainable.items()}
+    count = 0
+    for batch in batches:
+        value = loss(model, batch)
+        found = torch.autograd.grad(value, list(trainable.values()), allow_unused=True)
+        for name, gradient in zip(trainable, found, strict=True):
+            if gradient is not None:
+                total[name] += gradient
+        count += 1
+    if count == 0:
+        raise UsageError("gradients need at least one batch, got none")
+    return {name: value / count for name, value in total.items()}
+
+
+def unit_sums(values: Tensor, part: Slice) -> Tensor:
+    """Sums of `values` (the shape of the slice's tensor) over what each unit owns: `(units,)`.
+
+    >>> import numpy as np
+    >>> part = Slice("weight", 0, np.array([[0], [2]]), "out")
+    >>> unit_sums(torch.tensor([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]]), part).tolist()
+    [3.0, 11.0]
+    """
+    lines = values.movedim(part.dim, 0).flatten(1) if values.dim() > 1 else values[:, None]
+    index = torch.as_tensor(part.indices, device=values.device)
+    return lines.sum(1, dtype=torch.float64)[index].sum(1)
+
+
+def _weights(model: nn.Module, gradients: Mapping[str, Tensor]) -> Weights:
+    parameters = {
+        name: parameter.detach()
+        for name, parameter in model.named_parameters(remove_duplicate=False)
+    }
+    scales = frozenset(
+        f"{name}.weight" if name else "weight"
+        for name, module in model.named_modules()
+        if isinstance(module, _NORMS)
+    )
+    return Weights(parameters, gradients, scales)
+
+
+def _learned(group: Group, weights: Weights) -> list[Slice]:
+    return [part for part in group.slices if part.tensor in weights.parameters]
+
+
+def _producing(group: Group, weights: Weights) -> list[Slice]:
+    """The weight matrices that produce the unit; all learned slices where there is none."""
+    learned = _learned(group, weights)
+    made = [p for p in learned if p.role == "out" and weights.parameters[p.tensor].dim() > 1]
+    return made or learned
+
+
+def _l1(group: Group, weights: Weights) -> Tensor:
+    return _total(
+        group,
+        (unit_sums(weights.parameters[p.tensor].abs(), p) for p in _producing(group, weights)),
+    )
+
+
+def _l2(group: Group, weights: Weights) -> Tensor:
+    parts = _producing(group, weights)
+    squares = (unit_sums(weights.parameters[p.tensor].double().square(), p) for p in parts)
+    return _total(group, squares).sqrt()
+
+
+def _group_norm(group: Group, weights: Weights) -> Tensor:
+    return _total(group, (_relative_square(p, weights) for p in _learned(group, weights))).sqrt()
+
+
+def _relative_square(part: Slice, weights: Weights) -> Tensor:
+    squares = unit_sums(weights.parameters[part.tensor].double().square(), part)
+    mean = squares.sqrt().mean()
+    return squares / mean.square() if mean > 0 else squares
+
+
+def _bn_scale(group: Group, weights: Weights) -> Tensor:
+    parts = [p for p in group.slices if p.tensor in weights.scales and p.role == "affine"]
+    if not parts:
+        return _l2(group, weights)
+    return _total(group, (unit_sums(weights.parameters[p.tensor].abs(), p) for p in parts))
+
+
+def _taylor(group: Group, weights: Weights) -> Tensor:
+    parts = [p for p in _learned(group, weights) if p.tensor in weights.gradients]
+    products = (
+        unit_sums((weights.parameters[p.tensor] * weights.gradients[p.tensor]).abs(), p)
+        for p in parts
+    )
+    return _total(group, products)
+
+
+def _total(group: Group, parts: Iterable[Tensor]) -> Tensor:
+    total = torch.zeros(group.size, dtype=torch.float64)
+    for part in parts:
+        total = total + part.to(total.device)
+    return total
+
+
+def _obs(
+    model: nn.Module, graph: PruningGraph, calibration: Calibration | None
+) -> dict[str, Tensor]:
+    if calibration is None:
+        raise UsageError(
+            "importance 'obs' needs a calibration · get one with "
+            "autoprune.calibrate(model, batches)"
+        )
+    from autoprune.pruning import compensate
+
+    return compensate.obs_scores(model, graph, calibration)
+
+
+METHODS: dict[str, Callable[[Group, Weights], Tensor]] = {
+    "l1": _l1,
+    "l2": _l2,
+    "group": _group_norm,
+    "bn_scale": _bn_scale,
+    "taylor": _taylor,
+}

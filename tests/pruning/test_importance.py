@@ -1,0 +1,144 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from autoprune.errors import GraphError, TrainingError, UsageError
+from autoprune.graph import Group, PruningGraph, Slice
+from autoprune.pruning import importance
+
+
+def net() -> nn.Sequential:
+    """Linear(2 -> 3), BatchNorm(3), Linear(3 -> 1) with numbers that a hand can work with."""
+    model = nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3), nn.Linear(3, 1))
+    with torch.no_grad():
+        model[0].weight.copy_(torch.tensor([[3.0, 4.0], [0.0, -6.0], [1.0, 1.0]]))
+        model[0].bias.zero_()
+        model[1].weight.copy_(torch.tensor([-0.5, 0.1, 2.0]))
+        model[2].weight.copy_(torch.tensor([[1.0, 2.0, 3.0]]))
+    return model
+
+
+def graph_of(*slices: Slice, size: int = 3) -> PruningGraph:
+    group = Group(name="0", kind="channel", size=size, slices=slices)
+    return PruningGraph(groups=(group,), frozen=(), ops=(), tensors=(), parameters={}, buffers={})
+
+
+def each(size: int = 3) -> np.ndarray:
+    return np.arange(size, dtype=np.int64)[:, None]
+
+
+@pytest.fixture
+def graph() -> PruningGraph:
+    return graph_of(
+        Slice("0.weight", 0, each(), "out"),
+        Slice("0.bias", 0, each(), "out"),
+        Slice("1.weight", 0, each(), "affine"),
+        Slice("1.bias", 0, each(), "affine"),
+        Slice("1.running_mean", 0, each(), "affine"),
+        Slice("2.weight", 1, each(), "in"),
+    )
+
+
+@pytest.mark.parametrize(
+    ("method", "expected"),
+    [
+        ("l1", [7.0, 6.0, 2.0]),
+        ("l2", [5.0, 6.0, 2.0**0.5]),
+        ("bn_scale", [0.5, 0.1, 2.0]),
+    ],
+)
+def test_norms_agree_with_hand_arithmetic(
+    graph: PruningGraph, method: str, expected: list[float]
+) -> None:
+    result = importance.scores(net(), graph, method)
+    assert result["0"].dtype == torch.float64
+    assert result["0"].tolist() == pytest.approx(expected)
+
+
+def test_a_unit_owns_several_indices() -> None:
+    graph = graph_of(Slice("2.weight", 1, np.array([[0, 2]]), "in"), size=1)
+    assert importance.scores(net(), graph, "l1")["0"].tolist() == [4.0]
+
+
+def test_group_norm_does_not_depend_on_the_scale_of_one_tensor(graph: PruningGraph) -> None:
+    model = net()
+    before = importance.scores(model, graph, "group")["0"]
+    with torch.no_grad():
+        model[2].weight *= 1000.0
+    assert torch.allclose(importance.scores(model, graph, "group")["0"], before)
+
+
+def test_bn_scale_of_a_group_without_norm_is_l2() -> None:
+    graph = graph_of(Slice("0.weight", 0, each(), "out"))
+    by_scale = importance.scores(net(), graph, "bn_scale")["0"]
+    assert by_scale.tolist() == pytest.approx([5.0, 6.0, 2.0**0.5])
+
+
+def test_taylor_sums_weight_times_gradient_over_all_slices(graph: PruningGraph) -> None:
+    gradients = {
+        "0.weight": torch.tensor([[1.0, -1.0], [0.0, 0.5], [0.0, 0.0]]),
+        "2.weight": torch.tensor([[0.0, 0.0, -2.0]]),
+    }
+    result = importance.scores(net(), graph, "taylor", gradients=gradients)
+    assert result["0"].tolist() == pytest.approx([7.0, 3.0, 6.0])
+
+
+def test_taylor_gradients_are_the_mean_over_batches_and_leave_grad_alone() -> None:
+    model = nn.Linear(1, 1, bias=False)
+    gradients = importance.accumulate_gradients(
+        model, lambda net, x: net(x).sum(), [torch.tensor([[1.0]]), torch.tensor([[5.0]])]
+    )
+    assert gradients["weight"].item() == pytest.approx(3.0)
+    assert model.weight.grad is None
+
+
+def test_taylor_gradients_need_a_batch() -> None:
+    with pytest.raises(UsageError, match="at least one batch"):
+        importance.accumulate_gradients(nn.Linear(1, 1), lambda net, x: net(x).sum(), [])
+
+
+@pytest.mark.parametrize(
+    ("method", "remedy"),
+    [("taylor", "accumulate_gradients"), ("obs", "calibrate"), ("l3", "l1, l2")],
+)
+def test_what_is_missing_is_named(graph: PruningGraph, method: str, remedy: str) -> None:
+    with pytest.raises(UsageError, match=remedy):
+        importance.scores(net(), graph, method)
+
+
+def test_weights_that_are_not_finite_are_refused(graph: PruningGraph) -> None:
+    model = net()
+    with torch.no_grad():
+        model[0].weight[1, 1] = float("nan")
+    with pytest.raises(TrainingError, match="group '0' must be finite"):
+        importance.scores(model, graph, "l2")
+
+
+def test_the_best_units_stay_in_ascending_order(graph: PruningGraph) -> None:
+    scores = {"0": torch.tensor([0.3, 0.1, 0.9])}
+    assert importance.keep_units(graph, {"0": 1 / 3}, scores) == {"0": (0, 2)}
+
+
+def test_equals_are_kept_from_the_front() -> None:
+    assert importance.keep_counts({"g": torch.ones(6)}, {"g": 4}) == {"g": (0, 1, 2, 3)}
+
+
+@pytest.mark.parametrize("ratio", [0.0, 0.25, 0.5, 0.75, 0.9])
+@pytest.mark.parametrize("round_to", [1, 8])
+def test_the_share_that_leaves_hits_the_ratio(ratio: float, round_to: int) -> None:
+    size = 64
+    graph = graph_of(Slice("0.weight", 0, each(size), "out"), size=size)
+    scores = {"0": torch.rand(size, generator=torch.Generator().manual_seed(0))}
+    kept = importance.keep_units(graph, {"0": ratio}, scores, round_to=round_to)["0"]
+    assert abs(len(kept) - size * (1 - ratio)) <= round_to / 2
+    assert len(kept) % round_to == 0
+    worst = min(scores["0"][list(kept)])
+    assert all(scores["0"][u] <= worst for u in set(range(size)) - set(kept))
+
+
+def test_a_group_that_does_not_exist_is_refused(graph: PruningGraph) -> None:
+    with pytest.raises(GraphError):
+        importance.keep_units(graph, {"nowhere": 0.5}, {})
