@@ -1,0 +1,73 @@
+"""Example inputs as the call they stand for, and the model in the state in which it is measured."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils import _pytree as pytree
+
+Inputs = torch.Tensor | tuple[Any, ...] | list[Any] | Mapping[str, Any]
+
+
+def as_call(example_inputs: Inputs) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Positional and keyword arguments: a tensor is one argument, a mapping is keywords.
+
+    >>> as_call({"x": 1})
+    ((), {'x': 1})
+    """
+    if isinstance(example_inputs, Mapping):
+        return (), dict(example_inputs)
+    if isinstance(example_inputs, (tuple, list)):
+        return tuple(example_inputs), {}
+    return (example_inputs,), {}
+
+
+def tensors(tree: Any) -> list[torch.Tensor]:
+    """Every tensor in nested containers, in a fixed order."""
+    return [leaf for leaf in pytree.tree_leaves(tree) if isinstance(leaf, torch.Tensor)]
+
+
+def batch_size(example_inputs: Inputs) -> int:
+    """The first dimension of the first tensor; 1 where there is none."""
+    found = [tensor for tensor in tensors(as_call(example_inputs)) if tensor.dim() > 0]
+    return int(found[0].shape[0]) if found else 1
+
+
+def dtype_of(model: nn.Module) -> str:
+    """The name of the model's first floating-point parameter's type, `float32` without any."""
+    for parameter in model.parameters():
+        if parameter.is_floating_point():
+            return str(parameter.dtype).removeprefix("torch.")
+    return "float32"
+
+
+def moved(example_inputs: Inputs, device: torch.device | str) -> Inputs:
+    """The same inputs on `device`, detached; what is not a tensor stays as it is."""
+
+    def move(leaf: Any) -> Any:
+        return leaf.detach().to(device) if isinstance(leaf, torch.Tensor) else leaf
+
+    result: Inputs = pytree.tree_map(move, example_inputs)
+    return result
+
+
+def frozen_copy(model: nn.Module, device: torch.device | str = "cpu") -> nn.Module:
+    """A copy of the model in eval mode on `device` that needs no gradients."""
+    return copy.deepcopy(model).to(device).eval().requires_grad_(False)
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """The model in eval mode; each module's own mode comes back, whatever happens."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
