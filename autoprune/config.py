@@ -1,0 +1,270 @@
+"""The run's configuration: YAML to checked values and back, errors with the key's path.
+
+Every mistake is one ConfigError line: place, rule, actual value, remedy. Relative paths are meant
+from the configuration's own folder and are absolute once it is loaded, so that the resolved copy
+in the run folder means the same from everywhere.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from autoprune.budget import Budget
+from autoprune.errors import ConfigError
+from autoprune.space import SearchSpace
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+
+def _whole(value: object) -> object:
+    """`3.0` and `"3"` are no counts, `true` is no number: YAML's types are taken as written."""
+    if isinstance(value, (bool, str)):
+        raise ValueError("a number is needed")
+    return value
+
+
+Count = Annotated[int, BeforeValidator(_whole), Field(ge=1)]
+Natural = Annotated[int, BeforeValidator(_whole), Field(ge=0)]
+Positive = Annotated[float, BeforeValidator(_whole), Field(gt=0, allow_inf_nan=False)]
+
+
+class DeviceConfig(_Section):
+    """Where the latency counts: runtime, threads and batch of one forward pass."""
+
+    runtime: Literal["torch", "onnxruntime"] = "onnxruntime"
+    threads: Count = 1
+    batch: Count = 1
+
+
+class SearchConfig(_Section):
+    """How the search goes; it stops at `trials`, `total_epochs` or `minutes`, what comes first.
+
+    `epochs` are the recovery epochs of one trial, `rungs` the evaluations at which hopeless trials
+    are stopped (0: never). `objectives` defaults to the task's metric and the first budget field.
+    """
+
+    sampler: Literal["tpe", "nsga2", "gp", "random"] = "tpe"
+    objectives: Annotated[list[str], Field(min_length=1)] | None = None
+    trials: Count = 30
+    total_epochs: Positive | None = None
+    minutes: Positive | None = None
+    epochs: Positive = 2.0
+    rungs: Natural = 2
+    concurrent: Count = 2
+    seed: Natural = 0
+    calibration_samples: Count = 1024
+
+
+class RunConfig(_Section):
+    """One search, completely described. Read it with `load`, `parse` or `from_dict`.
+
+    >>> config = RunConfig.from_dict({"task": "digits", "budget": {"macs": "50%"}})
+    >>> config.search.trials, str(config.limits)
+    (30, 'macs <= 0.5 x dense')
+    """
+
+    task: Annotated[str, Field(min_length=1)]
+    task_args: dict[str, Any] = {}
+    data: str | None = None
+    budget: dict[str, Any]
+    device: DeviceConfig = DeviceConfig()
+    train_on: Literal["cpu", "cuda", "auto"] = "auto"
+    space: dict[str, Any] = {}
+    search: SearchConfig = SearchConfig()
+    output: str | None = None
+
+    @staticmethod
+    def load(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
+        """Read a YAML file; `overrides` such as `search.trials=5` replace what it says.
+
+        Raises ConfigError, one line that begins with the file's name.
+        """
+        file = Path(path)
+        if not file.is_file():
+            raise ConfigError(f"{file} is not a file · write one with: autoprune init {file}")
+        data = read_yaml(file)
+        if not isinstance(data, dict):
+            raise ConfigError(f"{file.name} must hold keys such as task and budget, got {data!r}")
+        for override in overrides:
+            _set(data, override)
+        return RunConfig.from_dict(data, place=file.name, base=file.parent)
+
+    @staticmethod
+    def from_dict(
+        data: Mapping[str, Any], *, place: str = "config", base: Path | None = None
+    ) -> RunConfig:
+        """Check a mapping of the YAML's shape; `place` begins every error, `base` anchors paths.
+
+        Raises ConfigError, or BudgetError for a limit that cannot be read.
+        """
+        folder = (base or Path.cwd()).resolve()
+        values = {**data, "space": resolve_space(data.get("space"), folder, place)}
+        try:
+            config = RunConfig.model_validate(values)
+        except ValidationError as error:
+            raise ConfigError(_one_line(error, place)) from error
+        Budget.parse(config.budget, f"{place}: budget")
+        SearchSpace.parse(config.space, f"{place}: space")
+        return config.model_copy(
+            update={
+                "task": _anchored_task(config.task, folder),
+                "data": _anchored(config.data, folder),
+                "output": _anchored(config.output, folder),
+            }
+        )
+
+    @property
+    def limits(self) -> Budget:
+        """The budget as limits."""
+        return Budget.parse(self.budget)
+
+    @property
+    def search_space(self) -> SearchSpace:
+        """The space as distributions."""
+        return SearchSpace.parse(self.space)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values in the YAML's shape; `from_dict` reads an equal configuration back."""
+        return self.model_dump(mode="json")
+
+    def to_yaml(self) -> str:
+        """The resolved configuration as YAML, keys in the documented order."""
+        return yaml.safe_dump(self.to_dict(), sort_keys=False, allow_unicode=True)
+
+
+def presets() -> dict[str, Path]:
+    """The named search spaces that come with autoprune: name -> file."""
+    here = Path(__file__).resolve().parent
+    folders = (here / "search_spaces", here.parent / "search_spaces")  # installed, then a checkout
+    folder = next((folder for folder in folders if folder.is_dir()), folders[0])
+    return {file.stem: file for file in sorted(folder.glob("*.yaml"))}
+
+
+def resolve_space(space: object, base: Path, place: str = "config") -> dict[str, Any]:
+    """The mapping that a preset's name, a path or an inline mapping stands for.
+
+    Raises ConfigError that lists the presets.
+    """
+    if isinstance(space, Mapping):
+        return dict(space)
+    name = "channels_and_schedule" if space is None else space
+    known = presets()
+    if isinstance(name, str) and name in known:
+        file = known[name]
+    elif isinstance(name, str) and name.endswith((".yaml", ".yml")):
+        file = Path(_anchored(name, base) or name)
+    else:
+        raise ConfigError(
+            f"{place}: space must be a preset, a .yaml file or a mapping, got {name!r} · "
+            f"presets: {', '.join(known)}"
+        )
+    if not file.is_file():
+        raise ConfigError(f"{place}: space {file} is not a file · presets: {', '.join(known)}")
+    content = read_yaml(file)
+    if not isinstance(content, dict):
+        raise ConfigError(f"{file.name} must hold a search space's keys, got {content!r}")
+    return content
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe YAML that refuses a key given twice and reads `1e-3` as a number (YAML 1.2)."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if key.value in seen:
+                raise yaml.MarkedYAMLError(None, None, f"{key.value} stands twice", key.start_mark)
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"),
+    list("-+0123456789"),
+)
+
+
+def read_yaml(file: Path) -> Any:
+    """The content of a YAML file; raises ConfigError with file and line where it is not YAML."""
+    try:
+        return yaml.load(file.read_text(encoding="utf-8"), _Loader)
+    except yaml.MarkedYAMLError as error:
+        line = f":{error.problem_mark.line + 1}" if error.problem_mark else ""
+        raise ConfigError(f"{file.name}{line}: not valid YAML: {error.problem}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{file.name}: not valid YAML: {' '.join(str(error).split())}") from error
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """The known name most like `name`, or all of them when none is alike."""
+    names = list(known)
+    close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    return f"nearest: {close[0]}" if close else f"known: {', '.join(names)}"
+
+
+def _set(data: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not key:
+        raise ConfigError(f"--set {override} must have the form key=value, e.g. search.trials=5")
+    *parents, last = key.strip().split(".")
+    for parent in parents:
+        inner = data.setdefault(parent, {})
+        if not isinstance(inner, dict):
+            raise ConfigError(f"--set {override}: {parent} is {inner!r}, which has no keys inside")
+        data = inner
+    try:
+        data[last] = yaml.load(text, _Loader)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"--set {override}: cannot read {text!r} as a YAML value") from error
+
+
+def _anchored(path: str | None, base: Path) -> str | None:
+    return None if path is None else str(base / Path(path).expanduser())
+
+
+def _anchored_task(task: str, base: Path) -> str:
+    """`file.py:Class` with the file made absolute; any other reference as it is."""
+    file, colon, name = task.rpartition(":")
+    return f"{_anchored(file, base)}:{name}" if colon and file.endswith(".py") else task
+
+
+def _one_line(error: ValidationError, place: str) -> str:
+    first = error.errors()[0]
+    path = [str(part) for part in first["loc"] if not str(part).startswith(("list[", "function-"))]
+    key = ".".join(path)
+    if first["type"] == "extra_forbidden":
+        return f"{place}: {key} is not a key · {nearest(path[-1], _keys_at(path[:-1]))}"
+    if first["type"] == "missing":
+        return f"{place}: {key} is missing · {_MISSING.get(key, 'add it')}"
+    if first["type"] in ("model_type", "model_attributes_type"):
+        return (
+            f"{place}: {key} must hold keys ({', '.join(_keys_at(path))}), got {first['input']!r}"
+        )
+    message = first["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
+    return f"{place}: {key}: {message}, got {first['input']!r}"
+
+
+_MISSING = {
+    "task": "e.g. task: digits, or task: path/to/file.py:MyTask",
+    "budget": "e.g. budget: {latency_ms: 50%}",
+}
+
+
+def _keys_at(path: Sequence[str]) -> list[str]:
+    model: type[BaseModel] = RunConfig
+    for part in path:
+        inner = model.model_fields[part].annotation
+        if not (isinstance(inner, type) and issubclass(inner, BaseModel)):
+            break
+        model = inner
+    return list(model.model_fields)

@@ -1,0 +1,192 @@
+"""The configuration: what is read, what is refused, and in which words."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from autoprune.config import RunConfig, presets, read_yaml
+from autoprune.errors import BudgetError, ConfigError
+
+MINIMAL = "task: digits\nbudget: {latency_ms: 50%}\n"
+
+
+@pytest.fixture
+def write(tmp_path: Path):
+    def write_file(text: str, name: str = "budget.yaml") -> Path:
+        file = tmp_path / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text)
+        return file
+
+    return write_file
+
+
+def test_defaults_are_those_of_the_documentation(write) -> None:
+    config = RunConfig.load(write(MINIMAL))
+    assert config.task == "digits"
+    assert (config.device.runtime, config.device.threads, config.device.batch) == (
+        "onnxruntime",
+        1,
+        1,
+    )
+    assert (config.search.sampler, config.search.trials, config.search.epochs) == ("tpe", 30, 2.0)
+    assert config.search.objectives is None
+    assert config.output is None
+    assert config.limits.fields == ("latency_ms",)
+    assert config.space == read_yaml(presets()["channels_and_schedule"])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("search: {trails: 3}", "budget.yaml: search.trails is not a key · nearest: trials"),
+        ("sarch: {}", "budget.yaml: sarch is not a key · nearest: search"),
+        (
+            "device: {xyz: 1}",
+            "budget.yaml: device.xyz is not a key · known: runtime, threads, batch",
+        ),
+        (
+            "search: {trials: many}",
+            "budget.yaml: search.trials: a number is needed, got 'many'",
+        ),
+        (
+            "search: {trials: 0}",
+            "budget.yaml: search.trials: must be greater than or equal to 1, got 0",
+        ),
+        ("search: {epochs: true}", "budget.yaml: search.epochs: a number is needed, got True"),
+        (
+            "search: {sampler: tpee}",
+            "budget.yaml: search.sampler: must be 'tpe', 'nsga2', 'gp' or 'random', got 'tpee'",
+        ),
+        (
+            "search: []",
+            "budget.yaml: search must hold keys (sampler, objectives, trials, "
+            "total_epochs, minutes, epochs, rungs, concurrent, seed, calibration_samples), got []",
+        ),
+        (
+            "search: {objectives: []}",
+            "budget.yaml: search.objectives: List should have at least 1 item",
+        ),
+    ],
+)
+def test_mistake_is_one_line_with_place_and_remedy(write, text: str, message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        RunConfig.load(write(MINIMAL + text))
+    assert str(caught.value).startswith(message)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("budget: {macs: 50%}", "budget.yaml: task is missing · e.g. task: digits"),
+        ("task: digits", "budget.yaml: budget is missing · e.g. budget: {latency_ms: 50%}"),
+        ("- task", "budget.yaml must hold keys such as task and budget, got ['task']"),
+        ("", "budget.yaml must hold keys such as task and budget, got None"),
+        ("task: [", "budget.yaml:1: not valid YAML"),
+        ("task: a\nbudget: {macs: 50%}\ntask: b", "budget.yaml:3: not valid YAML: task stands"),
+    ],
+)
+def test_incomplete_file_is_refused(write, text: str, message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        RunConfig.load(write(text))
+    assert str(caught.value).startswith(message)
+
+
+def test_missing_file_says_how_to_write_one(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="is not a file · write one with: autoprune init"):
+        RunConfig.load(tmp_path / "none.yaml")
+
+
+@pytest.mark.parametrize(
+    ("budget", "message"),
+    [
+        ("{latency_ms: 8 MB}", "budget.yaml: budget.latency_ms: unit 'MB' does not fit"),
+        ("{latency: 8 ms}", "budget.yaml: budget.latency is not a cost"),
+        ("{}", "budget.yaml: budget needs at least one limit"),
+    ],
+)
+def test_wrong_limit_names_file_and_key(write, budget: str, message: str) -> None:
+    with pytest.raises(BudgetError) as caught:
+        RunConfig.load(write(f"task: digits\nbudget: {budget}"))
+    assert str(caught.value).startswith(message)
+
+
+def test_resolved_copy_reads_back_equal(write, tmp_path: Path) -> None:
+    text = MINIMAL + "space: quick\nsearch: {epochs: 0.5, objectives: [accuracy, macs]}\ndata: d"
+    config = RunConfig.load(write(text))
+    copy = write(config.to_yaml(), "elsewhere/run/config.yaml")
+    assert RunConfig.load(copy) == config
+    assert yaml.safe_load(copy.read_text())["space"] == read_yaml(presets()["quick"])
+
+
+def test_paths_are_meant_from_the_file_and_become_absolute(write, tmp_path: Path) -> None:
+    text = "task: tasks/mine.py:Mine\nbudget: {macs: 1 M}\ndata: ../data\noutput: runs/a"
+    config = RunConfig.load(write(text, "job/budget.yaml"))
+    assert config.task == f"{tmp_path}/job/tasks/mine.py:Mine"
+    assert config.data == f"{tmp_path}/job/../data"
+    assert config.output == f"{tmp_path}/job/runs/a"
+
+
+@pytest.mark.parametrize("task", ["digits", "package.module:Mine"])
+def test_task_that_is_no_file_stays_as_written(task: str) -> None:
+    assert RunConfig.from_dict({"task": task, "budget": {"macs": 1}}).task == task
+
+
+def test_overrides_replace_and_add(write) -> None:
+    config = RunConfig.load(
+        write(MINIMAL + "search: {trials: 5}"),
+        ["search.trials=7", "search.seed=3", "budget.macs=20 M", "device.runtime=torch"],
+    )
+    assert (config.search.trials, config.search.seed) == (7, 3)
+    assert config.limits.fields == ("latency_ms", "macs")
+    assert config.device.runtime == "torch"
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("search.trials", "--set search.trials must have the form key=value"),
+        ("task.name=3", "--set task.name=3: task is 'digits', which has no keys inside"),
+        ("search.trails=3", "budget.yaml: search.trails is not a key · nearest: trials"),
+        ("search.trials=[", "--set search.trials=[: cannot read '['"),
+    ],
+)
+def test_wrong_override_is_refused(write, override: str, message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        RunConfig.load(write(MINIMAL), [override])
+    assert str(caught.value).startswith(message)
+
+
+def test_every_preset_is_a_space(write) -> None:
+    assert {"channels", "channels_and_schedule", "quick"} <= set(presets())
+    for name in presets():
+        config = RunConfig.load(write(MINIMAL + f"space: {name}"))
+        assert config.search_space.parameters({"conv": 16})
+
+
+def test_space_from_a_file_beside_the_configuration(write) -> None:
+    write("ratios: {max: 0.4}\nrecovery: {lr: [1e-3, 1e-2]}", "mine.yaml")
+    space = RunConfig.load(write(MINIMAL + "space: mine.yaml")).search_space
+    assert space.max_ratio == 0.4
+    assert [parameter.choices for parameter in space.varied] == [(0.001, 0.01)]
+
+
+@pytest.mark.parametrize("space", ["chanels", "3", "none.yaml"])
+def test_unknown_space_lists_the_presets(write, space: str) -> None:
+    with pytest.raises(ConfigError, match="presets: channels, channels_and_schedule"):
+        RunConfig.load(write(MINIMAL + f"space: {space}"))
+
+
+def test_mistake_inside_the_space_names_its_key(write) -> None:
+    with pytest.raises(ConfigError) as caught:
+        RunConfig.load(write(MINIMAL + "space: {ratios: {maxx: 0.5}}"))
+    assert str(caught.value).startswith("budget.yaml: space.ratios.maxx is not a key")
+
+
+@pytest.mark.parametrize(("text", "value"), [("1e-3", 0.001), ("1e6", 1e6), ("2.5E+1", 25.0)])
+def test_exponents_are_numbers(write, text: str, value: float) -> None:
+    assert read_yaml(write(f"a: {text}")) == {"a": value}

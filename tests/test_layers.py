@@ -1,0 +1,148 @@
+"""The plan of the house, read from the source: who may import whom, and who may print."""
+
+from __future__ import annotations
+
+import ast
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "autoprune"
+
+FLOORS = {
+    "cli": 7,
+    "__main__": 7,
+    "api": 6,
+    "report": 6,
+    "retrain": 6,
+    "export": 6,
+    "search": 5,
+    "trial": 4,
+    "training": 3,
+    "pruning": 2,
+    "cost": 2,
+    "graph": 1,
+    "config": 1,
+    "store": 1,
+    "tasks": 1,
+    "candidate": 0,
+    "space": 0,
+    "schedule": 0,
+    "budget": 0,
+    "record": 0,
+    "pareto": 0,
+    "errors": 0,
+}
+ONLY_IN = {"optuna": "search", "ray": "search", "plotly": "report"}
+NEVER = {"pickle", "dill", "cloudpickle", "shelve"}
+FLOOR_0_MAY_USE = {"numpy"}
+
+
+def room(file: Path) -> str:
+    """`autoprune/graph/trace.py` -> `graph`, `autoprune/cli.py` -> `cli`."""
+    return file.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def imports(tree: ast.AST) -> Iterator[tuple[int, str]]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"line {node.lineno}: relative imports hide the floor"
+            module = node.module or ""
+            if module == "autoprune":
+                yield from ((node.lineno, f"autoprune.{alias.name}") for alias in node.names)
+            else:
+                yield node.lineno, module
+
+
+def breaches(room_name: str, source: str) -> list[str]:
+    """Every way in which one module of `room_name` breaks the plan, as readable lines."""
+    found = []
+    stdlib = sys.stdlib_module_names
+    tree = ast.parse(source)
+    for line, name in imports(tree):
+        top, *rest = name.split(".")
+        if top in NEVER:
+            found.append(f"{line}: imports {top}; files of ours hold no pickle")
+        if top in ONLY_IN and room_name != ONLY_IN[top]:
+            found.append(f"{line}: imports {top} outside {ONLY_IN[top]}/")
+        if room_name == "report" and top == "torch":
+            found.append(f"{line}: report/ never imports torch")
+        if top == "autoprune" and rest and rest[0] != room_name:
+            if rest[0] not in FLOORS:
+                found.append(f"{line}: imports {name}, which has no floor")
+            elif FLOORS[rest[0]] > FLOORS[room_name]:
+                found.append(f"{line}: floor {FLOORS[room_name]} imports {name} above it")
+        if FLOORS[room_name] == 0 and top not in stdlib | FLOOR_0_MAY_USE | {"autoprune"}:
+            found.append(f"{line}: floor 0 is stdlib and NumPy only, imports {top}")
+    if room_name != "cli":
+        found += [f"{line}: prints; only cli.py prints" for line in prints(tree)]
+    return found
+
+
+def prints(tree: ast.AST) -> Iterator[int]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+            if node.func.id == "print":
+                yield node.lineno
+        elif isinstance(node, ast.Attribute) and ast.unparse(node) in ("sys.stdout", "sys.stderr"):
+            yield node.lineno
+
+
+SOURCES = sorted(PACKAGE.rglob("*.py"))
+
+
+@pytest.mark.parametrize("file", SOURCES, ids=lambda file: str(file.relative_to(PACKAGE)))
+def test_module_keeps_to_its_floor(file: Path) -> None:
+    if file == PACKAGE / "__init__.py":
+        assert {name for _, name in imports(ast.parse(file.read_text()))} <= {
+            "__future__",
+            "importlib",
+            "sys",
+            "types",
+            "typing",
+        } | set(type_checking_imports(file))
+        return
+    assert room(file) in FLOORS, f"{file} has no floor in DESIGN"
+    assert breaches(room(file), file.read_text()) == []
+
+
+def type_checking_imports(file: Path) -> Iterator[str]:
+    """What is imported only for the type checker, in blocks `if TYPE_CHECKING:`."""
+    for node in ast.parse(file.read_text()).body:
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            yield from (name for _, name in imports(node))
+
+
+@pytest.mark.parametrize(
+    ("room_name", "source", "breach"),
+    [
+        ("trial", "import ray", "ray outside search/"),
+        ("report", "from optuna.trial import Trial", "optuna outside search/"),
+        ("api", "import plotly.express as px", "plotly outside report/"),
+        ("graph", "from autoprune.pruning.surgery import prune", "floor 1 imports"),
+        ("budget", "import torch", "stdlib and NumPy only"),
+        ("report", "def f():\n    import torch", "never imports torch"),
+        ("store", "import pickle", "no pickle"),
+        ("search", "print('x')", "only cli.py prints"),
+        ("search", "import sys\nsys.stderr.write('x')", "only cli.py prints"),
+        ("search", "from autoprune import cli", "floor 5 imports autoprune.cli above it"),
+    ],
+)
+def test_breach_is_found(room_name: str, source: str, breach: str) -> None:
+    found = breaches(room_name, source)
+    assert len(found) == 1
+    assert breach in found[0]
+
+
+def test_every_package_is_in_the_wheel() -> None:
+    listed = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
+    folders = {
+        ".".join(file.parent.relative_to(ROOT).parts) for file in PACKAGE.rglob("__init__.py")
+    }
+    assert set(listed) == folders | {"autoprune.search_spaces"}
