@@ -1,7 +1,7 @@
 """What a search may vary: ratios per group, and the schedule and recovery that go with them.
 
-A space knows no sampler. It describes plain distributions (`Parameter`), turns sampled values into a
-`Candidate` and back, and rounds ratios to what the hardware likes.
+A space knows no sampler. It describes plain distributions (`Parameter`), turns sampled values into
+a `Candidate` and back, and rounds ratios to what the hardware likes.
 """
 
 from __future__ import annotations
@@ -226,7 +226,7 @@ class SearchSpace:
         }
 
     def candidate_from(self, params: Mapping[str, Value], sizes: Mapping[str, int]) -> Candidate:
-        """The candidate of sampled values, with effective ratios, so that equal models have equal keys.
+        """The candidate of sampled values; its ratios are effective: equal models, equal keys.
 
         A one-shot schedule ends where it begins; an end before the beginning is moved to it.
         """
