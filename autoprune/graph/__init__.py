@@ -1,0 +1,25 @@
+"""Model → coupled groups: channel ids flow through the model's own operations."""
+
+from autoprune.graph.types import (
+    Attribute,
+    Dim,
+    Frozen,
+    Group,
+    Indices,
+    Op,
+    PruningGraph,
+    Slice,
+    TensorInfo,
+)
+
+__all__ = [
+    "Attribute",
+    "Dim",
+    "Frozen",
+    "Group",
+    "Indices",
+    "Op",
+    "PruningGraph",
+    "Slice",
+    "TensorInfo",
+]

@@ -1,0 +1,214 @@
+"""What a trace says about a model: groups of units that leave together, and every size in them."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from autoprune.errors import GraphError
+
+Indices = NDArray[np.int64]
+Role = Literal["out", "in", "affine"]
+Kind = Literal["channel", "head", "ffn", "block"]
+
+
+@dataclass(frozen=True, eq=False)
+class Slice:
+    """What one tensor gives up: along `dim`, unit u of the group owns `indices[u]`.
+
+    `tensor` is a `state_dict` key; `indices` has the shape (units, k). `role` is `out` where the
+    channel is produced (weight rows and their bias), `in` where it is consumed (the contracted
+    dimension of a weight), `affine` for everything that only rides along (norms, scales, buffers).
+    """
+
+    tensor: str
+    dim: int
+    indices: Indices
+    role: Role
+
+
+@dataclass(frozen=True, eq=False)
+class Group:
+    """Units of one signature; each unit is a set of slices that can only leave together."""
+
+    name: str
+    kind: Kind
+    size: int
+    slices: tuple[Slice, ...]
+
+
+@dataclass(frozen=True)
+class Frozen:
+    """`size` output channels of the layer `name` that stay whole, and why."""
+
+    name: str
+    size: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class Dim:
+    """A size that is linear in what is kept: `fixed + sum(per_unit[g] * kept[g])`.
+
+    >>> Dim(8, {"conv1": 2}).size({"conv1": 3})
+    14
+    """
+
+    fixed: int
+    per_unit: Mapping[str, int] = field(default_factory=dict)
+
+    def __hash__(self) -> int:
+        """Equal dimensions hash alike (a mapping has no hash of its own)."""
+        return hash((self.fixed, tuple(sorted(self.per_unit.items()))))
+
+    def size(self, kept: Mapping[str, int]) -> int:
+        """The size with `kept[g]` units left; every group in `per_unit` must be in `kept`."""
+        return self.fixed + sum(n * kept[group] for group, n in self.per_unit.items())
+
+    def freeze(self, sizes: Mapping[str, int]) -> Dim:
+        """The same dimension with the groups in `sizes` counted as fixed at those sizes."""
+        if not any(group in sizes for group in self.per_unit):
+            return self
+        gone = sum(n * sizes[g] for g, n in self.per_unit.items() if g in sizes)
+        rest = {g: n for g, n in self.per_unit.items() if g not in sizes}
+        return Dim(self.fixed + gone, rest)
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """An activation. Tensors with equal `storage` share memory (views, in-place results)."""
+
+    dims: tuple[Dim, ...]
+    itemsize: int
+    storage: int
+
+
+@dataclass(frozen=True)
+class Op:
+    """One ATen call of the run, in execution order.
+
+    `layer` is the path of the innermost module that was running ("" for the model itself).
+    `inputs` and `outputs` index `PruningGraph.tensors`; `parameters` are names of parameters and
+    buffers that the call reads. The product of `macs` is the number of multiply-accumulates;
+    () means none.
+    """
+
+    name: str
+    layer: str
+    inputs: tuple[int, ...]
+    outputs: tuple[int, ...]
+    parameters: tuple[str, ...]
+    macs: tuple[Dim, ...] = ()
+
+
+@dataclass(frozen=True)
+class Attribute:
+    """A Python attribute of a module that holds a size: an int when `scalar`, else a tuple."""
+
+    module: str
+    name: str
+    dims: tuple[Dim, ...]
+    scalar: bool = True
+
+
+@dataclass(frozen=True, eq=False)
+class PruningGraph:
+    """The groups of a model, what stays whole, and the sizes of everything as functions of kept."""
+
+    groups: tuple[Group, ...]
+    frozen: tuple[Frozen, ...]
+    ops: tuple[Op, ...]
+    tensors: tuple[TensorInfo, ...]
+    parameters: Mapping[str, tuple[Dim, ...]]
+    buffers: Mapping[str, tuple[Dim, ...]]
+    attributes: tuple[Attribute, ...] = ()
+    inputs: tuple[int, ...] = ()
+    outputs: tuple[int, ...] = ()
+
+    def group(self, name: str) -> Group:
+        """The group of that name. Raises GraphError that names the nearest known one."""
+        for group in self.groups:
+            if group.name == name:
+                return group
+        known = [group.name for group in self.groups]
+        near = difflib.get_close_matches(name, known, n=1, cutoff=0.0)
+        hint = f" · the nearest is {near[0]!r}" if near else " · this model has no groups"
+        raise GraphError(
+            f"group must be one of the model's {len(known)} groups, got {name!r}{hint}"
+        )
+
+    def sizes(self) -> dict[str, int]:
+        """Units of each group."""
+        return {group.name: group.size for group in self.groups}
+
+    def checked(self, keep: Mapping[str, Sequence[int]]) -> dict[str, Indices]:
+        """`keep` as ascending arrays for every group; groups that are not named stay whole.
+
+        Raises GraphError for an unknown group, an index out of range, or a group left empty.
+        """
+        for name in keep:
+            self.group(name)
+        result = {}
+        for group in self.groups:
+            given = keep.get(group.name, range(group.size))
+            kept = np.unique(np.asarray(tuple(given), dtype=np.int64))
+            if not kept.size or kept[0] < 0 or kept[-1] >= group.size or kept.size != len(given):
+                raise GraphError(
+                    f"keep[{group.name!r}] must hold 1 to {group.size} different units in "
+                    f"[0, {group.size - 1}], got {list(given)[:8]}"
+                )
+            result[group.name] = kept
+        return result
+
+    def removed(self, keep: Mapping[str, Sequence[int]]) -> dict[tuple[str, int], Indices]:
+        """The indices that leave as {(tensor, dim): ascending indices}; nothing empty is listed."""
+        gone: dict[tuple[str, int], list[Indices]] = {}
+        for name, kept in self.checked(keep).items():
+            group = self.group(name)
+            out = np.setdiff1d(np.arange(group.size), kept)
+            if out.size:
+                for piece in group.slices:
+                    gone.setdefault((piece.tensor, piece.dim), []).append(
+                        piece.indices[out].ravel()
+                    )
+        return {key: np.unique(np.concatenate(parts)) for key, parts in gone.items()}
+
+    def shrink(self, keep: Mapping[str, Sequence[int]]) -> PruningGraph:
+        """The graph of the model after surgery with `keep`: fewer units, indices renumbered."""
+        kept, gone = self.checked(keep), self.removed(keep)
+
+        def shrunk(group: Group) -> Group:
+            rows = kept[group.name]
+            slices = []
+            for piece in group.slices:
+                indices, out = piece.indices[rows], gone.get((piece.tensor, piece.dim))
+                if out is not None:
+                    indices = indices - np.searchsorted(out, indices)
+                slices.append(replace(piece, indices=indices))
+            return replace(group, size=len(rows), slices=tuple(slices))
+
+        return replace(self, groups=tuple(shrunk(group) for group in self.groups))
+
+    def freeze(self, reasons: Mapping[str, str]) -> PruningGraph:
+        """The same graph with the named groups left whole for the given reasons."""
+        sizes = {name: self.group(name).size for name in reasons}
+
+        def fixed(dims: tuple[Dim, ...]) -> tuple[Dim, ...]:
+            return tuple(dim.freeze(sizes) for dim in dims)
+
+        added = tuple(Frozen(name, sizes[name], reason) for name, reason in reasons.items())
+        return replace(
+            self,
+            groups=tuple(group for group in self.groups if group.name not in sizes),
+            frozen=self.frozen + added,
+            ops=tuple(replace(op, macs=fixed(op.macs)) for op in self.ops),
+            tensors=tuple(replace(info, dims=fixed(info.dims)) for info in self.tensors),
+            parameters={name: fixed(dims) for name, dims in self.parameters.items()},
+            buffers={name: fixed(dims) for name, dims in self.buffers.items()},
+            attributes=tuple(replace(a, dims=fixed(a.dims)) for a in self.attributes),
+        )
