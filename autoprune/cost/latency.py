@@ -1,0 +1,203 @@
+"""The measurement protocol: how long one forward pass takes, alone or beside other models."""
+
+from __future__ import annotations
+
+import dataclasses
+import gc
+import math
+import statistics
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+from torch import nn
+
+from autoprune.budget import Cost, Device
+from autoprune.cost.inputs import Inputs, batch_size, dtype_of
+from autoprune.cost.targets import Call, cores, device_name, find_target
+from autoprune.errors import DeviceError
+
+_BURST = 5  # timed calls of one model before the next has its turn
+_STEADY = 0.05  # warm when the medians of two windows differ by less
+_SPREAD = 0.15  # a wider spread of the timings is flagged
+_LONGEST_S = 10.0  # fewer repeats (a multiple of the burst) where they would take longer
+
+
+@dataclass(frozen=True, slots=True)
+class Latency:
+    """Milliseconds of one forward pass, with everything that they depend on.
+
+    `raw_ms` holds every timed call in order. `ratio` is the time relative to the first model that
+    was measured together with this one (1 for itself): the median over the rounds of the two
+    medians in that round, so that slow phases of the machine cancel.
+    """
+
+    median_ms: float
+    p95_ms: float
+    raw_ms: tuple[float, ...]
+    device: Device
+    ratio: float = 1.0
+
+    @property
+    def spread(self) -> float:
+        """Distance between the quartiles relative to the median."""
+        low, high = np.quantile(self.raw_ms, [0.25, 0.75])
+        return float((high - low) / self.median_ms)
+
+    @property
+    def noisy(self) -> bool:
+        """Whether the spread is so large (above 0.15) that something else used the machine."""
+        return self.spread > _SPREAD
+
+    def added_to(self, cost: Cost) -> Cost:
+        """The cost with this measured latency in place of any other."""
+        return dataclasses.replace(
+            cost,
+            latency_ms=self.median_ms,
+            latency_p95_ms=self.p95_ms,
+            source="measured",
+            device=self.device,
+        )
+
+    def __str__(self) -> str:
+        """Both figures with the device they hold for."""
+        return f"{self.median_ms:.3f} ms (p95 {self.p95_ms:.3f} ms; {self.device})"
+
+
+def measure_latency(
+    model: nn.Module,
+    example_inputs: Inputs,
+    runtime: str = "torch",
+    *,
+    threads: int = 1,
+    warmup_s: float = 0.2,
+    repeats: int = 100,
+) -> Latency:
+    """How long one forward pass takes on this machine: median and 95th percentile.
+
+    A copy of the model in eval mode, at the batch of `example_inputs`, in `runtime` (a key of
+    `targets.RUNTIMES`) with `threads` threads. It is warmed up for `warmup_s` seconds and on until
+    two windows agree, then timed `repeats` times (fewer, where that would take over 10 s). The
+    model and the process's number of threads stay as they were.
+
+    Raises:
+        DeviceError: unknown or missing runtime, or more threads than cores.
+        ExportError: the runtime needs ONNX, and the model cannot be written.
+
+    >>> import torch
+    >>> latency = measure_latency(nn.Linear(8, 8), torch.zeros(1, 8), repeats=10, warmup_s=0.01)
+    >>> 0 < latency.median_ms <= latency.p95_ms
+    True
+    >>> latency.device.runtime, latency.device.batch, latency.device.threads
+    ('torch', 1, 1)
+    """
+    return measure_together(
+        [model], example_inputs, runtime, threads=threads, warmup_s=warmup_s, repeats=repeats
+    )[0]
+
+
+def measure_together(
+    models: Sequence[nn.Module],
+    example_inputs: Inputs,
+    runtime: str = "torch",
+    *,
+    threads: int = 1,
+    warmup_s: float = 0.2,
+    repeats: int = 100,
+) -> list[Latency]:
+    """Latencies of several models that take turns, so that the machine's drift hits all alike.
+
+    Each round gives every model a short burst (one call that is not counted, then five that are),
+    in alternating order. Put the dense model first: every result's `ratio` is relative to it.
+    Otherwise as `measure_latency`.
+    """
+    target = find_target(runtime)
+    _check(models, threads, warmup_s, repeats)
+    calls = [target.prepare(model, example_inputs, threads) for model in models]
+    with target.pinned(threads), _undisturbed():
+        for call in calls:
+            _warm(call, warmup_s)
+        rounds = _rounds(calls, repeats)
+    name, batch = device_name(), batch_size(example_inputs)
+    devices = [Device(name, runtime, dtype_of(model), batch, threads) for model in models]
+    return [_latency(rounds, place, device) for place, device in enumerate(devices)]
+
+
+def _check(models: Sequence[nn.Module], threads: int, warmup_s: float, repeats: int) -> None:
+    if not models:
+        raise ValueError("measure_together needs at least one model")
+    if not 1 <= threads <= cores():
+        raise DeviceError(f"threads must be from 1 to {cores()} (the cores here), got {threads}")
+    if repeats < 1 or not warmup_s >= 0.0:
+        raise ValueError(f"need repeats >= 1 and warmup_s >= 0, got {repeats} and {warmup_s}")
+
+
+def _latency(rounds: Sequence[Sequence[Sequence[float]]], place: int, device: Device) -> Latency:
+    raw = [value for bursts in rounds for value in bursts[place]]
+    ratios = [statistics.median(b[place]) / statistics.median(b[0]) for b in rounds]
+    return Latency(
+        median_ms=statistics.median(raw),
+        p95_ms=float(np.quantile(raw, 0.95)),
+        raw_ms=tuple(raw),
+        device=device,
+        ratio=statistics.median(ratios),
+    )
+
+
+def _rounds(calls: Sequence[Call], repeats: int) -> list[list[list[float]]]:
+    """Milliseconds by round, call and repeat."""
+    start = time.perf_counter()
+    rounds: list[list[list[float]]] = []
+    for turn in range(math.ceil(repeats / _BURST)):
+        burst = min(_BURST, repeats - turn * _BURST)
+        order = range(len(calls)) if turn % 2 == 0 else range(len(calls) - 1, -1, -1)
+        bursts: list[list[float]] = [[] for _ in calls]
+        for place in order:
+            if len(calls) > 1:
+                calls[place]()
+            bursts[place] = [_timed(calls[place]) for _ in range(burst)]
+        rounds.append(bursts)
+        if time.perf_counter() - start > _LONGEST_S * len(calls):
+            break
+    return rounds
+
+
+def _timed(call: Call) -> float:
+    start = time.perf_counter()
+    call()
+    return (time.perf_counter() - start) * 1e3
+
+
+def _warm(call: Call, seconds: float) -> None:
+    """Call until two windows of half of `seconds` agree; at most five times `seconds`."""
+    start = time.perf_counter()
+    before = math.inf
+    while True:
+        now = statistics.median(_window(call, seconds / 2))
+        late = time.perf_counter() - start >= 5 * seconds
+        if before != math.inf and (late or abs(now / before - 1.0) <= _STEADY):
+            return
+        before = now
+
+
+def _window(call: Call, seconds: float) -> list[float]:
+    end = time.perf_counter() + seconds
+    times = [_timed(call)]
+    while time.perf_counter() < end:
+        times.append(_timed(call))
+    return times
+
+
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Without the garbage collector; it is as before afterwards."""
+    before = gc.isenabled()
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if before:
+            gc.enable()
