@@ -38,9 +38,9 @@ Positive = Annotated[float, BeforeValidator(_whole), Field(gt=0, allow_inf_nan=F
 
 
 class DeviceConfig(_Section):
-    """Where the latency counts: runtime, threads and batch of one forward pass."""
+    """Where the latency counts: a runtime of `cost.targets`, threads and batch of one pass."""
 
-    runtime: Literal["torch", "onnxruntime"] = "onnxruntime"
+    runtime: Annotated[str, Field(min_length=1)] = "onnxruntime"
     threads: Count = 1
     batch: Count = 1
 

@@ -35,6 +35,7 @@ FLOORS = {
     "budget": 0,
     "record": 0,
     "pareto": 0,
+    "pick": 0,
     "errors": 0,
 }
 ONLY_IN = {"optuna": "search", "ray": "search", "plotly": "report"}

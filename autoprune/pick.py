@@ -1,0 +1,85 @@
+"""Which trial is meant: `knee`, `fastest`, `best`, `trial=7` or `latency_ms<=3, macs<=2 M`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+from autoprune.budget import FIELDS, Budget
+from autoprune.errors import StoreError, UsageError
+from autoprune.pareto import Objective, ParetoFront
+from autoprune.record import TrialRecord
+
+FORMS = "knee, fastest, best, trial=N or a limit such as 'latency_ms<=3'"
+
+
+def pick(front: ParetoFront, text: str, records: Iterable[TrialRecord] = ()) -> TrialRecord:
+    """The record that `text` names.
+
+    `knee` is the best trade of the front and `best` its best in the task's metric; `fastest` has
+    the lowest measured latency (the lowest predicted one where none was measured). `trial=N` is
+    any of the front's records or of `records`. A limit, or several with commas between them, picks
+    the best in the metric of those within; latencies are those that the front was made with.
+
+    Raises UsageError for another form, StoreError where nothing fits.
+    """
+    wanted = text.strip()
+    if match := re.fullmatch(r"trial\s*=\s*(\d+)", wanted):
+        return _numbered(front, int(match.group(1)), records)
+    if "<=" not in wanted and wanted not in _NAMED:
+        raise UsageError(f"pick must be {FORMS}, got {text!r}")
+    if not front.members:
+        raise StoreError("the front is empty: no trial finished within the budget")
+    return _NAMED[wanted](front) if wanted in _NAMED else _within(front, wanted)
+
+
+def _knee(front: ParetoFront) -> TrialRecord:
+    return front.knee or front.members[0]
+
+
+def _best(front: ParetoFront) -> TrialRecord:
+    metric = next((o.name for o in front.objectives if o.name not in FIELDS), None)
+    return front.best(metric) or front.members[0]
+
+
+def _fastest(front: ParetoFront) -> TrialRecord:
+    latency = Objective("latency_ms")
+    for source in ("measured", "predicted"):
+        times = [(latency.value(record, source), record) for record in front.members]
+        known = [(value, record) for value, record in times if value is not None]
+        if known:
+            return min(known, key=lambda pair: (pair[0], pair[1].number))[1]
+    raise StoreError(f"no member's latency is known · pick {FORMS}")
+
+
+_NAMED = {"knee": _knee, "best": _best, "fastest": _fastest}
+
+
+def _numbered(front: ParetoFront, number: int, more: Iterable[TrialRecord]) -> TrialRecord:
+    found = next((record for record in (*front.records, *more) if record.number == number), None)
+    if found is None:
+        on_front = ", ".join(str(record.number) for record in front.members)
+        raise StoreError(f"there is no trial {number} · on the front: {on_front or 'none'}")
+    return found
+
+
+def _within(front: ParetoFront, text: str) -> TrialRecord:
+    parts = [part.partition("<=") for part in text.split(",")]
+    if not all(sign and name.strip() and value.strip() for name, sign, value in parts):
+        raise UsageError(f"pick must be {FORMS}, got {text!r}")
+    spec: dict[str, str | float | int] = {n.strip(): v.strip() for n, _, v in parts}
+    budget = Budget.parse(spec, "pick")
+    relative = [limit.field for limit in budget.limits if limit.relative]
+    if relative:
+        raise UsageError(f"pick: {relative[0]} needs an absolute limit, got {text!r}")
+    inside = front.at_most(**{limit.field: limit.value for limit in budget.limits})
+    if inside.members:
+        return _best(inside)
+    lowest = ", ".join(_lowest(front, limit.field) for limit in budget.limits)
+    raise StoreError(f"no model on the front has {text} · lowest: {lowest}")
+
+
+def _lowest(front: ParetoFront, field: str) -> str:
+    values = (Objective(field).value(record, front.source) for record in front.members)
+    known = [value for value in values if value is not None]
+    return f"{field} {min(known):.4g}" if known else f"{field} is not known"
