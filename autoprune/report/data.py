@@ -1,0 +1,184 @@
+"""A run folder as one plain view: what the tables and the page show, with what is missing as None.
+
+A run may still be going on: no front, no measured latency, no retrained model. Everything that a
+view cannot know is None or empty here, and is said as such by what draws it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from autoprune.budget import FIELDS, Budget, Cost, Limit
+from autoprune.errors import BudgetError
+from autoprune.pareto import Objective, ParetoFront
+from autoprune.record import TrialRecord
+
+STATES = ("complete", "stopped", "infeasible", "failed")
+UNIFORM = "seed:uniform"
+
+
+@dataclass(frozen=True)
+class Dense:
+    """The model before pruning: validation metrics, exact and predicted cost, measured cost."""
+
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    predicted: Cost | None = None
+    measured: Cost | None = None
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What one member is worth beside the dense model: a sentence, and whether it is good news."""
+
+    text: str
+    good: bool | None
+
+
+@dataclass(frozen=True)
+class Retrained:
+    """A member that was trained in full: test metrics as (mean, std) over its seeds."""
+
+    number: int
+    epochs: float
+    seeds: tuple[int, ...]
+    test: Mapping[str, tuple[float, float]]
+    dense: Mapping[str, float]
+    measured: Cost | None
+
+
+@dataclass(frozen=True)
+class RunView:
+    """Everything that a report needs, read once."""
+
+    name: str
+    config: Mapping[str, Any]
+    environment: Mapping[str, Any]
+    device: Mapping[str, Any]
+    records: tuple[TrialRecord, ...]
+    front: ParetoFront | None
+    finished: bool
+    dense: Dense
+    groups: Mapping[str, int]
+    frozen: tuple[Mapping[str, Any], ...]
+    retrained: tuple[Retrained, ...]
+    importances: Mapping[str, Mapping[str, float]]
+    wall_s: float | None
+
+    @property
+    def task(self) -> str:
+        """The task's reference, as the configuration names it."""
+        return str(self.config.get("task", "?"))
+
+    @property
+    def metric(self) -> Objective | None:
+        """The first objective that is a metric of the task."""
+        objectives = self.front.objectives if self.front else ()
+        return next((o for o in objectives if o.name not in FIELDS), None)
+
+    @property
+    def limits(self) -> tuple[tuple[Limit, float | None], ...]:
+        """Each limit of the budget with its absolute value, None while dense is not known."""
+        spec = self.config.get("budget")
+        limits = Budget.parse(spec).limits if spec else ()
+        return tuple((limit, self._absolute(limit)) for limit in limits)
+
+    @property
+    def members(self) -> tuple[TrialRecord, ...]:
+        """The front's members by rising cost; empty while there is no front."""
+        return self.front.members if self.front else ()
+
+    @property
+    def uniform(self) -> tuple[TrialRecord, ...]:
+        """The finished uniform baselines: the same ratio everywhere, the same recovery."""
+        return tuple(
+            r for r in self.records if r.origin.startswith(UNIFORM) and r.state == "complete"
+        )
+
+    @property
+    def states(self) -> dict[str, int]:
+        """How many trials ended in which state, every state named."""
+        counted = Counter[str](record.state for record in self.records)
+        return {state: counted[state] for state in STATES}
+
+    @property
+    def epochs(self) -> float:
+        """The training epochs of all trials together."""
+        return sum(record.epochs for record in self.records)
+
+    @property
+    def times(self) -> dict[str, float]:
+        """Seconds by name, summed over all trials."""
+        total: Counter[str] = Counter()
+        for record in self.records:
+            total.update(record.times)
+        return dict(total)
+
+    def metric_of(self, record: TrialRecord) -> float | None:
+        """The record's value of the run's metric."""
+        return record.metrics.get(self.metric.name) if self.metric else None
+
+    def change(self, value: float | None) -> float | None:
+        """A metric minus the dense model's; None where either is not known."""
+        before = self.dense.metrics.get(self.metric.name) if self.metric else None
+        return None if value is None or before is None else value - before
+
+    def speedup(self, measured: Cost | None) -> float | None:
+        """Dense median latency over this one, both measured; None where either was not."""
+        before = self.dense.measured.latency_ms if self.dense.measured else None
+        after = measured.latency_ms if measured else None
+        return before / after if before and after else None
+
+    def verdict(self, record: TrialRecord) -> Verdict:
+        """Whether this model is really faster than the dense one, as measured, and within budget.
+
+        Below 2 % either way counts as no difference.
+        """
+        ratio = self.speedup(record.measured)
+        if ratio is None:
+            return Verdict("latency not measured", None)
+        over = self._measured_over(record)
+        if over:
+            return Verdict(f"{ratio:.2g}× dense speed, but over the budget: {over}", False)
+        if ratio >= 1.02:
+            return Verdict(f"{_times(ratio)} faster than dense, measured", True)
+        if ratio > 0.98:
+            return Verdict("as fast as dense, measured", False)
+        return Verdict(f"{_times(1.0 / ratio)} slower than dense, measured", False)
+
+    def removed(self, record: TrialRecord) -> dict[str, float]:
+        """The removed fraction of every group that some trial names, in natural name order."""
+        names = self.groups or {name: 0 for r in self.records for name in r.candidate.ratios}
+        ordered = list(names) if self.groups else sorted(names, key=_natural)
+        return {name: record.candidate.ratios.get(name, 0.0) for name in ordered}
+
+    def _absolute(self, limit: Limit) -> float | None:
+        for cost in (self.dense.predicted, self.dense.measured):
+            try:
+                return limit.resolve(cost or Cost())
+            except BudgetError:
+                continue
+        return None
+
+    def _measured_over(self, record: TrialRecord) -> str | None:
+        for limit, value in self.limits:
+            if not limit.field.startswith("latency") or record.measured is None:
+                continue
+            dense = getattr(self.dense.measured, limit.field, None)
+            bound = limit.value * dense if limit.relative and dense else value
+            got = getattr(record.measured, limit.field)
+            if bound is not None and got is not None and got > bound:
+                return f"{limit.field} {got:.3g} > {bound:.3g}"
+        return None
+
+
+def _times(ratio: float) -> str:
+    return f"{ratio:.1f}×" if ratio >= 1.1 else f"{ratio:.2f}×"
+
+
+def _natural(name: str) -> list[tuple[int, int | str]]:
+    parts = re.split(r"(\d+)", name)
+    return [(0, int(part)) if part.isdigit() else (1, part) for part in parts]

@@ -1,0 +1,224 @@
+"""A run in the terminal: the front as a table, the state of the search, one trial in detail."""
+
+from __future__ import annotations
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from autoprune.budget import Cost
+from autoprune.errors import StoreError
+from autoprune.record import TrialRecord
+from autoprune.report import text
+from autoprune.report.data import Retrained, RunView
+
+_STYLES = {"complete": "green", "stopped": "yellow", "infeasible": "dim", "failed": "red"}
+_COUNTS = ("params", "macs", "weight_bytes")
+
+
+def show(view: RunView) -> RenderableType:
+    """All that `autoprune show RUN` prints: states, front, device, retrained models."""
+    parts: list[RenderableType] = [summary(view), front_table(view)]
+    parts += [retrained_table(view)] if view.retrained else []
+    failed = [record for record in view.records if record.state == "failed"]
+    parts += [Text(f"trial {r.number} failed: {_first_line(r.error)}", "red") for r in failed]
+    return Group(*parts)
+
+
+def summary(view: RunView) -> RenderableType:
+    """Task, budget, how the trials ended, what they took, and the front's hypervolume and knee."""
+    lines = Text()
+    lines.append(f"{view.name}", "bold").append(f"  task {view.task}\n")
+    budget = ", ".join(text.limit(limit, value) for limit, value in view.limits)
+    lines.append(f"budget  {budget or text.NONE}\n")
+    lines.append(f"trials  {len(view.records)}: ")
+    for index, (state, count) in enumerate(view.states.items()):
+        lines.append(", " if index else "").append(f"{count} {state}", _STYLES[state])
+    lines.append(f"  ·  {view.epochs:.4g} epochs, {text.seconds(view.wall_s)}\n")
+    if view.front is None or not view.members:
+        lines.append("front   no finished model yet", "yellow")
+        return lines
+    knee = view.front.knee
+    state = f"{len(view.members)} models" + ("" if view.finished else " so far")
+    lines.append(f"front   {state}, knee trial {knee.number if knee else text.NONE}")
+    if view.front.reference is not None:
+        lines.append(f", hypervolume {view.front.hypervolume:.4g}")
+    return lines
+
+
+def front_table(view: RunView) -> RenderableType:
+    """The dense model and every member of the front; predicted and measured latency apart."""
+    name = view.metric.name if view.metric else "metric"
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, caption_justify="left", show_edge=False)
+    table.add_column("model", no_wrap=True)
+    for column in (f"val {name}", "Δ dense", *_COUNTS):
+        table.add_column(column, justify="right", no_wrap=True)
+    for column in ("predicted\nms", "measured\nms", "measured\np95 ms", "speed-up\nmeasured"):
+        table.add_column(column, justify="right", no_wrap=True)
+    table.add_row(*_dense_cells(view, name), style="bold", end_section=True)
+    knee = view.front.knee if view.front else None
+    for record in view.members:
+        mark = " ◆ knee" if knee is not None and record.number == knee.number else ""
+        table.add_row(f"trial {record.number}{mark}", *_cells(view, record, name))
+    for record in view.uniform:
+        table.add_row(f"uniform {record.number}", *_cells(view, record, name), style="dim")
+    return Group(table, Text(device_line(view), "dim"))
+
+
+def device_line(view: RunView) -> str:
+    """Where the latencies hold: measured and predicted are named apart.
+
+    A latency is never shown without its device, runtime, dtype, batch and threads.
+    """
+    measured = _device(view.dense.measured, *(r.measured for r in view.records))
+    predicted = _device(view.dense.predicted, *(r.predicted for r in view.records))
+    if measured is None and predicted is None:
+        return "latency: neither predicted nor measured"
+    if measured == predicted:
+        return f"latency predicted for and measured on: {measured}"
+    parts = [f"predicted for: {predicted}"] if predicted else []
+    parts += [f"measured on: {measured}"] if measured else ["not measured yet"]
+    return "latency " + " · ".join(parts)
+
+
+def retrained_table(view: RunView) -> Table:
+    """Members that were trained in full: test metrics as mean ± standard deviation over seeds."""
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False, title="retrained")
+    table.title_justify = "left"
+    for column in ("model", "epochs", "seeds", "test, mean ± std", "dense, test"):
+        table.add_column(column, justify="left" if column == "model" else "right")
+    for result in view.retrained:
+        table.add_row(*_retrained_cells(result))
+    return table
+
+
+def trial(view: RunView, number: int) -> RenderableType:
+    """One trial in detail: how it ended, its costs, what each group lost, its training history.
+
+    Raises StoreError for a number that the run does not have.
+    """
+    record = next((r for r in view.records if r.number == number), None)
+    if record is None:
+        known = ", ".join(str(r.number) for r in view.records[:8]) or "none yet"
+        raise StoreError(f"{view.name} has no trial {number} · trials: {known}")
+    return Group(_facts(view, record), _ratios(view, record), _history(record))
+
+
+def _dense_cells(view: RunView, name: str) -> list[str]:
+    counts, measured = view.dense.predicted, view.dense.measured
+    return [
+        "dense",
+        text.metric(name, view.dense.metrics.get(name)),
+        "",
+        *(text.cost(field, getattr(counts, field, None)) for field in _COUNTS),
+        *_latencies(counts, measured),
+        "1.00×" if measured and measured.latency_ms else text.NONE,
+    ]
+
+
+def _cells(view: RunView, record: TrialRecord, name: str) -> list[str | Text]:
+    value = view.metric_of(record)
+    ratio = view.speedup(record.measured)
+    good = view.verdict(record).good
+    style = {True: "green", False: "red", None: ""}[good]
+    return [
+        text.metric(name, value),
+        text.change(name, view.change(value)),
+        *(text.cost(field, getattr(record.predicted, field, None)) for field in _COUNTS),
+        *_latencies(record.predicted, record.measured),
+        Text(f"{ratio:.2f}×" if ratio else text.NONE, style),
+    ]
+
+
+def _latencies(predicted: Cost | None, measured: Cost | None) -> list[str]:
+    pairs = ((predicted, "latency_ms"), (measured, "latency_ms"), (measured, "latency_p95_ms"))
+    values = (getattr(cost, field, None) for cost, field in pairs)
+    return [text.NONE if value is None else text.three_digits(value) for value in values]
+
+
+def _device(*costs: Cost | None) -> str | None:
+    names = dict.fromkeys(str(cost.device) for cost in costs if cost is not None and cost.device)
+    return " | ".join(names) or None
+
+
+def _retrained_cells(result: Retrained) -> list[str]:
+    test = [f"{name} {text.spread(name, *value)}" for name, value in result.test.items()]
+    dense = [f"{name} {text.metric(name, value)}" for name, value in result.dense.items()]
+    seeds = ", ".join(str(seed) for seed in result.seeds)
+    return [
+        f"trial {result.number}",
+        f"{result.epochs:g}",
+        seeds,
+        "\n".join(test) or text.NONE,
+        "\n".join(dense) or text.NONE,
+    ]
+
+
+def _facts(view: RunView, record: TrialRecord) -> Table:
+    schedule, recovery = record.candidate.schedule, record.candidate.recovery
+    facts = {
+        "trial": f"{record.number} ({record.candidate.key}), seed {record.seed}, {record.origin}",
+        "state": record.state + (f": {_first_line(record.error)}" if record.error else ""),
+        "validation": ", ".join(f"{k} {text.metric(k, v)}" for k, v in record.metrics.items()),
+        "predicted": _cost_line(record.predicted),
+        "measured": _cost_line(record.measured),
+        "verdict": view.verdict(record).text if record.state == "complete" else "",
+        "schedule": f"{schedule.kind}, progress {schedule.begin:g} to {schedule.end:g}, "
+        f"{schedule.steps} step{'s' if schedule.steps > 1 else ''}",
+        "importance": record.candidate.importance + (", repair" if record.candidate.repair else ""),
+        "recovery": f"lr {recovery.lr:.3g}, distillation {recovery.distillation:.2g}, "
+        f"regulariser {recovery.regulariser:.2g}",
+        "training": f"{record.epochs:g} epochs, {text.seconds(record.times.get('wall_s'))}",
+        "model": record.artifact or "",
+    }
+    table = Table.grid(padding=(0, 2))
+    for name, value in facts.items():
+        if value:
+            table.add_row(Text(name, "bold"), Text(value))
+    return table
+
+
+def _ratios(view: RunView, record: TrialRecord) -> Table:
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    for column in ("group", "removed", ""):
+        table.add_column(column, justify="right" if column == "removed" else "left")
+    for name, ratio in view.removed(record).items():
+        bar = "█" * round(24 * ratio) + "░" * (24 - round(24 * ratio))
+        table.add_row(Text(name), f"{100 * ratio:.0f} %", Text(bar, "blue"))
+    return table
+
+
+def _history(record: TrialRecord) -> RenderableType:
+    if not record.history:
+        return Text("no evaluation was reached", "dim")
+    columns = list(dict.fromkeys(key for entry in record.history for key in entry))
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    for column in columns:
+        table.add_column(column, justify="right")
+    for entry in record.history:
+        table.add_row(*(_entry(column, entry.get(column)) for column in columns))
+    return table
+
+
+def _entry(name: str, value: float | None) -> str:
+    if value is None:
+        return text.NONE
+    return text.cost(name, value) if name == "params" else text.metric(name, value)
+
+
+def _cost_line(cost: Cost | None) -> str:
+    if cost is None:
+        return ""
+    parts = [
+        f"{text.LABELS[field]} {text.cost(field, value)}"
+        for field in text.LABELS
+        if (value := getattr(cost, field)) is not None
+    ]
+    return ", ".join(parts) + (f" ({cost.device})" if cost.device else "")
+
+
+def _first_line(error: str | None) -> str:
+    """The line that says what went wrong: the last one of a traceback."""
+    lines = (error or "no reason was recorded").strip().splitlines()
+    return lines[-1] if lines and lines[0].startswith("Traceback") else lines[0]

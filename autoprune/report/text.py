@@ -1,0 +1,131 @@
+"""Numbers as people read them: counts, bytes, times, metrics and their differences."""
+
+from __future__ import annotations
+
+from autoprune.budget import Limit
+
+NONE = "–"
+LABELS = {
+    "params": "Parameters",
+    "macs": "MACs",
+    "weight_bytes": "Weights",
+    "peak_memory_bytes": "Peak memory",
+    "latency_ms": "Latency",
+    "latency_p95_ms": "Latency p95",
+}
+_COUNTS = ((1e9, " G"), (1e6, " M"), (1e3, " k"))
+_BYTES = ((1e9, " GB"), (1e6, " MB"), (1e3, " kB"))
+
+
+def cost(name: str, value: float | None) -> str:
+    """A cost with its unit, three digits.
+
+    >>> cost("macs", 40_550_000), cost("weight_bytes", 1_093_000), cost("latency_ms", 0.4567)
+    ('40.5 M', '1.09 MB', '0.457 ms')
+    """
+    if value is None:
+        return NONE
+    if name.startswith("latency"):
+        return f"{three_digits(value)} ms"
+    scales = _BYTES if name.endswith("bytes") else _COUNTS
+    for scale, unit in scales:
+        if abs(value) >= scale:
+            return f"{three_digits(value / scale)}{unit}"
+    return f"{value:.0f}" + (" B" if name.endswith("bytes") else "")
+
+
+def three_digits(value: float) -> str:
+    """Three significant digits without an exponent: 0.457, 4.57, 45.7, 457.
+
+    >>> three_digits(0.45678), three_digits(45.678), three_digits(4567.8)
+    ('0.457', '45.7', '4568')
+    """
+    if value == 0.0:
+        return "0"
+    size = abs(value)
+    places = 0 if size >= 100 else 1 if size >= 10 else 2 if size >= 1 else 3 if size >= 0.1 else 4
+    return f"{value:.{places}f}"
+
+
+def is_share(name: str) -> bool:
+    """Whether a metric is read as a percentage: any kind of accuracy.
+
+    >>> is_share("accuracy"), is_share("top5"), is_share("loss")
+    (True, True, False)
+    """
+    return "accuracy" in name or name.startswith(("top1", "top5")) or name == "acc"
+
+
+def metric(name: str, value: float | None) -> str:
+    """A metric's value; accuracies as percentages.
+
+    >>> metric("accuracy", 0.91234), metric("loss", 0.345678), metric("accuracy", None)
+    ('91.23 %', '0.3457', '–')
+    """
+    if value is None:
+        return NONE
+    return f"{100 * value:.2f} %" if is_share(name) else f"{value:.4g}"
+
+
+def change(name: str, value: float | None) -> str:
+    """A difference of a metric, signed; accuracies in percentage points.
+
+    >>> change("accuracy", -0.0042), change("loss", 0.05), change("accuracy", 0.0)
+    ('−0.42 pt', '+0.05', '±0.00 pt')
+    """
+    if value is None:
+        return NONE
+    text = f"{100 * value:+.2f} pt" if is_share(name) else f"{value:+.4g}"
+    text = "±" + text[1:] if not any(digit in text for digit in "123456789") else text
+    return text.replace("-", "−")
+
+
+def spread(name: str, mean: float | None, std: float | None) -> str:
+    """A mean with its standard deviation.
+
+    >>> spread("accuracy", 0.9123, 0.0012), spread("loss", 0.5, None)
+    ('91.23 ± 0.12 %', '0.5')
+    """
+    if mean is None or std is None:
+        return metric(name, mean)
+    if is_share(name):
+        return f"{100 * mean:.2f} ± {100 * std:.2f} %"
+    return f"{mean:.4g} ± {std:.2g}"
+
+
+def share(value: float | None, whole: float | None) -> str:
+    """`value` as a percentage of `whole`.
+
+    >>> share(21, 42), share(None, 42)
+    ('50 %', '–')
+    """
+    return NONE if value is None or not whole else f"{100 * value / whole:.0f} %"
+
+
+def seconds(value: float | None) -> str:
+    """A duration.
+
+    >>> seconds(0.31), seconds(75), seconds(7380)
+    ('0.3 s', '1 min 15 s', '2 h 3 min')
+    """
+    if value is None:
+        return NONE
+    if value < 59.95:
+        return f"{value:.1f} s"
+    whole = round(value)
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def limit(bound: Limit, value: float | None) -> str:
+    """A limit in its own unit, with its share of dense where it was given as one.
+
+    >>> limit(Limit("macs", 0.5, relative=True), 20e6)
+    'MACs ≤ 20.0 M (50 % of dense)'
+    """
+    of_dense = f"{100 * bound.value:g} % of dense" if bound.relative else ""
+    if value is None:
+        return f"{LABELS[bound.field]} ≤ {of_dense}"
+    note = f" ({of_dense})" if of_dense else ""
+    return f"{LABELS[bound.field]} ≤ {cost(bound.field, value)}{note}"
