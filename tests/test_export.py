@@ -1,0 +1,155 @@
+"""Written files are loaded again and compare equal to the eager model, or do not appear at all."""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+from torch import nn
+
+from autoprune.cost import onnx_export
+from autoprune.errors import ConfigError, ExportError
+from autoprune.export import _difference, _variants, export_model
+
+
+def residual() -> nn.Module:
+    class Block(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.norm = nn.Conv2d(6, 6, 3, padding=1), nn.BatchNorm2d(6)
+
+        def forward(self, x):
+            return torch.relu(self.norm(self.conv(x)) + x)
+
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 6, 3), Block(), nn.Dropout(0.5), nn.Flatten())
+    model.append(nn.Linear(6 * 6 * 6, 4))
+    model[1].norm.running_mean.normal_()
+    return model
+
+
+X = torch.randn(1, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.mark.parametrize("name", ["model.onnx", "model.pt2"])
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_file_computes_what_the_model_computes(tmp_path, name, dynamic):
+    model = residual().train()
+    exported = export_model(model, tmp_path / "new" / name, X, dynamic_batch=dynamic)
+    assert exported.difference < 1e-5
+    assert exported.size_bytes == exported.path.stat().st_size
+    assert [entry.name for entry in exported.path.parent.iterdir()] == [name]
+    assert all(module.training for module in model.modules())
+
+    x = torch.randn(5 if dynamic else 1, 3, 8, 8)
+    with torch.no_grad():
+        expected = model.eval()(x).numpy()
+    if name.endswith("onnx"):
+        session = onnxruntime.InferenceSession(exported.path)
+        found = session.run(None, {"input": x.numpy()})[0]
+    else:
+        found = torch.export.load(exported.path).module()(x).detach().numpy()
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+
+
+def test_several_inputs_by_keyword_and_several_outputs(tmp_path):
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.embed, self.head = nn.Embedding(7, 4), nn.Linear(4, 3)
+
+        def forward(self, tokens, scale):
+            hidden = self.embed(tokens) * scale
+            return {"logits": self.head(hidden), "hidden": hidden}
+
+    inputs = {"scale": torch.rand(2, 1, 1), "tokens": torch.tensor([[0, 6, 2], [3, 1, 1]])}
+    for name in ("net.onnx", "net.pt2"):
+        assert export_model(Net(), tmp_path / name, inputs).difference < 1e-6
+    names = {i.name for i in onnxruntime.InferenceSession(tmp_path / "net.onnx").get_inputs()}
+    assert names == {"scale", "tokens"}
+
+
+def test_a_file_that_differs_is_refused_and_nothing_is_overwritten(tmp_path):
+    class Moody(nn.Module):
+        def forward(self, x):
+            return x + int((x > 0).sum())  # a constant in the traced file
+
+    path = tmp_path / "moody.onnx"
+    path.write_bytes(b"the older file")
+    with pytest.raises(ExportError, match=r"moody.onnx must agree with the model within 0.0001"):
+        export_model(Moody(), path, torch.randn(4, 9))
+    assert path.read_bytes() == b"the older file"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_model_that_cannot_be_written_is_one_line_with_the_reasons(tmp_path):
+    class Spectral(nn.Module):
+        def forward(self, x):
+            return torch.from_numpy(np.sort(x.numpy())) if x.numpy().any() else x
+
+    with pytest.raises(ExportError) as caught:
+        export_model(Spectral(), tmp_path / "x.pt2", torch.ones(1, 3))
+    assert "cannot be written as pt2" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_unknown_format_names_the_known(tmp_path):
+    with pytest.raises(ConfigError, match="format must be one of onnx, pt2, got 'tflite'"):
+        export_model(residual(), tmp_path / "m.tflite", X)
+
+
+def test_falls_back_to_the_dynamo_exporter(monkeypatch):
+    write = onnx_export._write
+
+    def only_dynamo(flat, names, exporter, dynamic_batch):
+        if exporter == "torchscript":
+            raise RuntimeError("operator unknown")
+        return write(flat, names, exporter, dynamic_batch)
+
+    monkeypatch.setattr(onnx_export, "_write", only_dynamo)
+    model = nn.Linear(3, 2)
+    written = onnx_export.to_onnx(model, torch.zeros(1, 3))
+    assert written.exporter == "dynamo"
+    session = onnxruntime.InferenceSession(written.data)
+    found = session.run(None, written.feed(torch.ones(1, 3)))[0]
+    np.testing.assert_allclose(found, model(torch.ones(1, 3)).detach().numpy(), rtol=1e-5)
+
+
+def test_both_exporters_failing_gives_both_reasons(monkeypatch):
+    def fail(flat, names, exporter, dynamic_batch):
+        raise RuntimeError(f"{exporter} is tired\nand more")
+
+    monkeypatch.setattr(onnx_export, "_write", fail)
+    with pytest.raises(ExportError, match=r"torchscript is tired · dynamo: .*dynamo is tired"):
+        onnx_export.to_onnx(nn.Linear(3, 2), torch.zeros(1, 3))
+
+
+def test_exporting_is_quiet_when_warnings_are_errors():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert onnx_export.to_onnx(residual(), X).exporter == "torchscript"
+
+
+@pytest.mark.parametrize(
+    ("expected", "found", "difference"),
+    [
+        ([2.0, 4.0], [2.0, 3.0], 0.25),
+        ([0.0, 0.0], [0.0, 0.5], 0.5),
+        ([1.0, float("nan")], [1.0, float("nan")], 0.0),
+        ([1.0, float("nan")], [1.0, 1.0], float("inf")),
+        ([1.0, float("inf")], [1.0, float("-inf")], float("inf")),
+    ],
+)
+def test_difference_is_relative_and_knows_non_finite_values(expected, found, difference):
+    assert _difference(torch.tensor(expected), torch.tensor(found)) == difference
+
+
+def test_random_inputs_stay_within_the_example(tmp_path):
+    tokens = torch.tensor([[2, 5, 3]])
+    for trial in _variants({"t": tokens, "m": torch.tensor([True, False])}, False, 0):
+        assert trial["t"].dtype == torch.int64
+        assert 2 <= int(trial["t"].min()) <= int(trial["t"].max()) <= 5
+        assert trial["m"].dtype == torch.bool
