@@ -1,0 +1,204 @@
+"""What autoprune must know of a job: the model, its data, its loss and its metric."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping
+from copyreg import __newobj__  # type: ignore[attr-defined]  # what object.__reduce_ex__ names
+from pathlib import Path
+from typing import Any, Literal, SupportsIndex
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from autoprune.errors import TaskError
+from autoprune.tasks.dense import train_from_scratch
+from autoprune.tasks.moving import device_of, to_device
+from autoprune.tasks.origin import origin_of, revive
+
+Batch = Any
+Split = Literal["val", "test"]
+_TEMPERATURE = 4.0  # Hinton, Vinyals & Dean 2015 use 2.5 to 20; 4 is usual on small image sets
+
+
+class Task(ABC):
+    """The job that a model does. Write one small subclass with the five abstract methods.
+
+    The defaults fit a classifier whose batches are `(inputs, targets)`. Constructing a task must
+    be cheap (load data when a loader is asked for): it is made anew in every worker.
+
+    Attributes:
+        metric: the key of `evaluate` that the search looks at.
+        direction: "maximize" or "minimize".
+        checkpoint: trained weights of the dense model, .safetensors or a torch state dict; a
+            relative path is looked up beside the task's file, then beside the configuration.
+        dense_epochs: without a checkpoint, the epochs of `train_dense`; 0 says that `build_model`
+            returns trained weights already; None that a checkpoint is needed.
+        dense_lr: the peak learning rate of the default `train_dense`.
+        ignored_layers: module paths whose outputs stay whole.
+        num_heads: attention module path -> number of heads, where the model does not tell.
+
+    >>> class Parity(Task):
+    ...     dense_epochs = 2
+    ...     def build_model(self):
+    ...         return nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+    ...     def example_input(self):
+    ...         return torch.zeros(1, 4)
+    ...     def train_loader(self, seed):
+    ...         x = torch.randn(64, 4, generator=torch.Generator().manual_seed(seed))
+    ...         return [(x, (x.sum(1) > 0).long())]
+    ...     def val_loader(self):
+    ...         return self.train_loader(1)
+    ...     def test_loader(self):
+    ...         return self.train_loader(2)
+    >>> task = Parity()
+    >>> sorted(task.evaluate(task.build_model(), "val"))
+    ['accuracy', 'loss']
+    """
+
+    metric: str = "accuracy"
+    direction: Literal["maximize", "minimize"] = "maximize"
+    checkpoint: str | Path | None = None
+    dense_epochs: int | None = None
+    dense_lr: float = 2e-3
+    ignored_layers: tuple[str, ...] = ()
+    num_heads: Mapping[str, int] | None = None
+
+    @abstractmethod
+    def build_model(self) -> nn.Module:
+        """The dense architecture, freshly initialised; the same structure at every call."""
+
+    @abstractmethod
+    def example_input(self) -> Any:
+        """One input (batch 1): a tensor, a tuple of positional or a dict of keyword arguments."""
+
+    @abstractmethod
+    def train_loader(self, seed: int) -> Iterable[Batch]:
+        """Training batches, with `len`; another order and augmentation for each seed."""
+
+    @abstractmethod
+    def val_loader(self) -> Iterable[Batch]:
+        """Validation batches: what the search chooses on."""
+
+    @abstractmethod
+    def test_loader(self) -> Iterable[Batch]:
+        """Test batches: read once per finished model, never chosen on."""
+
+    def outputs(self, model: nn.Module, batch: Batch) -> Any:
+        """What `model` answers to a batch; the inputs are the batch's first item."""
+        inputs = _pair(self, batch)[0]
+        if isinstance(inputs, Mapping):
+            return model(**inputs)
+        return model(*inputs) if isinstance(inputs, tuple) else model(inputs)
+
+    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
+        """Scalar training loss; by default the cross-entropy of `(N, C, ...)` logits."""
+        return F.cross_entropy(self.outputs(model, batch), _pair(self, batch)[1])
+
+    def evaluate(self, model: nn.Module, split: Split) -> dict[str, float]:
+        """Metrics over a whole split; by default accuracy in [0, 1] and the mean cross-entropy.
+
+        Batches move to the model's device; the model's train or eval mode is left as it was. NaN
+        outputs give a NaN loss, never an exception.
+        """
+        loader = self.split_loader(split)
+        device = device_of(model)
+        modes = [(module, module.training) for module in model.modules()]
+        model.eval()
+        try:
+            with torch.inference_mode():
+                return self._accuracy(model, loader, device)
+        finally:
+            for module, training in modes:
+                module.training = training
+
+    def split_loader(self, split: Split) -> Iterable[Batch]:
+        """`val_loader()` or `test_loader()`. Raises TaskError for another name."""
+        if split not in ("val", "test"):
+            raise TaskError(f"split must be 'val' or 'test', got {split!r}")
+        return self.val_loader() if split == "val" else self.test_loader()
+
+    def distillation_loss(self, student_out: Any, teacher_out: Any) -> Tensor:
+        """How far the student's outputs are from the dense model's; 0 where they agree.
+
+        `(N, C)` logits: T² KL(teacher ‖ student) at temperature T = 4 (Hinton, Vinyals & Dean
+        2015), a mean over N. Other tensors: mean squared error. Tuples, lists and mappings: the
+        mean over their parts.
+        """
+        if isinstance(student_out, Mapping):
+            pairs = [(student_out[key], teacher_out[key]) for key in student_out]
+        elif isinstance(student_out, tuple | list):
+            pairs = list(zip(student_out, teacher_out, strict=True))
+        else:
+            return _distance(student_out, teacher_out)
+        return torch.stack([self.distillation_loss(s, t) for s, t in pairs]).mean()
+
+    def train_dense(self, model: nn.Module, seed: int) -> None:
+        """Train a fresh dense model in place: AdamW, short warm-up, cosine to 0, `dense_epochs`.
+
+        Called once when there is no checkpoint; the result is cached. Override it for another
+        recipe.
+        """
+        train_from_scratch(self, model, epochs=self.dense_epochs or 0, lr=self.dense_lr, seed=seed)
+
+    def __reduce_ex__(self, protocol: SupportsIndex) -> Any:
+        """Pickle by origin when the class came from a file, so that workers find it again."""
+        reduced: Any = super().__reduce_ex__(protocol)
+        cls, origin = type(self), origin_of(type(self))
+        if origin is None or reduced[0] is not __newobj__:
+            return reduced
+        return revive, (origin, cls.__qualname__), *reduced[2:]
+
+    def _accuracy(
+        self, model: nn.Module, loader: Iterable[Batch], device: torch.device
+    ) -> dict[str, float]:
+        right, loss, items, samples = 0, 0.0, 0, 0
+        for batch in loader:
+            moved = to_device(batch, device)
+            logits, target = self.outputs(model, moved), _pair(self, moved)[1]
+            if not _is_classified(logits, target):
+                raise TaskError(
+                    f"{type(self).__name__}: the default evaluate needs (N, C, ...) logits and "
+                    f"(N, ...) class targets, got {_shape(logits)} and {_shape(target)} · override "
+                    "evaluate(model, split)"
+                )
+            right += int((logits.argmax(1) == target).sum())
+            loss += float(F.cross_entropy(logits.float(), target)) * len(target)
+            items, samples = items + target.numel(), samples + len(target)
+        if samples == 0:
+            raise TaskError(f"{type(self).__name__}: a split must hold at least one batch, got 0")
+        return {"accuracy": right / items, "loss": loss / samples}
+
+
+def _pair(task: Task, batch: Batch) -> tuple[Any, Any]:
+    if not isinstance(batch, tuple | list) or len(batch) != 2:
+        raise TaskError(
+            f"{type(task).__name__}: the defaults need batches (inputs, targets), got "
+            f"{type(batch).__name__} · override outputs, loss and evaluate"
+        )
+    return batch[0], batch[1]
+
+
+def _is_classified(logits: Any, target: Any) -> bool:
+    return (
+        isinstance(logits, Tensor)
+        and isinstance(target, Tensor)
+        and logits.ndim >= 2
+        and target.dtype == torch.int64
+        and logits.shape[:1] + logits.shape[2:] == target.shape
+    )
+
+
+def _shape(value: Any) -> str:
+    if isinstance(value, Tensor):
+        return f"{tuple(value.shape)} {str(value.dtype).removeprefix('torch.')}"
+    return type(value).__name__
+
+
+def _distance(student: Tensor, teacher: Tensor) -> Tensor:
+    if student.ndim != 2 or student.shape[1] < 2:
+        return F.mse_loss(student, teacher)
+    log_p = F.log_softmax(student / _TEMPERATURE, dim=1)
+    log_q = F.log_softmax(teacher / _TEMPERATURE, dim=1)
+    return F.kl_div(log_p, log_q, reduction="batchmean", log_target=True) * _TEMPERATURE**2

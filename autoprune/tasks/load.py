@@ -1,0 +1,210 @@
+"""From a reference to a task, and from a task to its trained dense model."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import inspect
+import json
+import logging
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from autoprune.errors import TaskError
+from autoprune.tasks import checkpoints
+from autoprune.tasks.base import Task
+from autoprune.tasks.folders import DATA_VARIABLE, cache_folder
+from autoprune.tasks.origin import Origin, origin_of
+
+BUILT_IN: dict[str, str] = {
+    "digits": "autoprune.tasks.digits:Digits",
+    "cifar10": "autoprune.tasks.cifar10:Cifar10",
+    "fashion_mnist": "autoprune.tasks.fashion_mnist:FashionMnist",
+    "spoken_digits": "autoprune.tasks.spoken_digits:SpokenDigits",
+}
+_DENSE_SEED = 0
+
+log = logging.getLogger(__name__)
+
+
+def load_task(
+    reference: str,
+    *,
+    base: Path | None = None,
+    data: str | Path | None = None,
+    args: Mapping[str, Any] | None = None,
+) -> Task:
+    """The task that `reference` names, constructed with `args`.
+
+    `reference` is a built-in name, `path/to/file.py:MyTask` (relative to `base`, the folder of the
+    configuration; by default the current one) or `package.module:MyTask`. The data folder goes to
+    the class's `data` argument when it has one: `data`, or else the environment variable
+    AUTOPRUNE_DATA. Raises TaskError, always in one line.
+
+    >>> load_task("digits").metric
+    'accuracy'
+    """
+    cls = task_class(reference, base=base)
+    task = _construct(cls, reference, dict(args or {}), data)
+    if not isinstance(task.metric, str) or not task.metric:
+        raise TaskError(
+            f"{reference}: metric must be a key of evaluate's answer, got {task.metric!r}"
+        )
+    if task.direction not in ("maximize", "minimize"):
+        raise TaskError(
+            f"{reference}: direction must be 'maximize' or 'minimize', got {task.direction!r}"
+        )
+    return task
+
+
+def task_class(reference: str, *, base: Path | None = None) -> type[Task]:
+    """The class that `reference` names; see `load_task`. Raises TaskError."""
+    where, colon, name = BUILT_IN.get(reference, reference).rpartition(":")
+    if not colon or not name.isidentifier() or not where:
+        raise _unknown_reference(reference)
+    module = _origin(where, Path(base or Path.cwd()).resolve()).load()
+    found = getattr(module, name, None)
+    here = [
+        key
+        for key, value in vars(module).items()
+        if inspect.isclass(value) and value.__module__ == module.__name__
+    ]
+    if found is None:
+        tasks = [key for key in here if issubclass(vars(module)[key], Task)] or here
+        raise TaskError(
+            f"{where} holds no class {name!r} · it holds {', '.join(tasks) or 'no class at all'}"
+        )
+    if not inspect.isclass(found) or not issubclass(found, Task):
+        raise TaskError(
+            f"{where}: {name} must be a class that derives from autoprune.Task, got "
+            f"{_described(found)}"
+        )
+    if found.__abstractmethods__:
+        raise TaskError(
+            f"{where}: {name} must define {', '.join(sorted(found.__abstractmethods__))}"
+        )
+    return found
+
+
+def load_dense(
+    task: Task, cache: str | Path | None = None, *, device: torch.device | str = "cpu"
+) -> nn.Module:
+    """The trained dense model of `task`, in eval mode on `device`.
+
+    In this order: the task's `checkpoint`; what an earlier call has trained and kept in the folder
+    `cache` (by default AUTOPRUNE_CACHE or ~/.cache/autoprune); `build_model()` as it is, where
+    `dense_epochs` is 0; else `task.train_dense` with a fixed seed, kept as safetensors. The
+    caller's random state is left alone. Raises TaskError when the weights do not fit, or when the
+    task has neither a checkpoint nor `dense_epochs`.
+    """
+    name = type(task).__name__
+    with torch.random.fork_rng():
+        torch.manual_seed(_DENSE_SEED)
+        model = task.build_model()
+        if not isinstance(model, nn.Module):
+            raise TaskError(f"{name}.build_model must return an nn.Module, got {_described(model)}")
+        model.to(device)
+        if task.checkpoint is not None:
+            checkpoints.load(model, _checkpoint_path(task), task=name)
+        elif task.dense_epochs != 0:
+            _cached_or_trained(task, model, Path(cache) if cache else cache_folder())
+    return model.eval()
+
+
+def _cached_or_trained(task: Task, model: nn.Module, cache: Path) -> None:
+    name = type(task).__name__
+    if task.dense_epochs is None and type(task).train_dense is Task.train_dense:
+        raise TaskError(
+            f"{name} must name its trained weights: set checkpoint = 'file.safetensors' · or "
+            "dense_epochs = E to train them once, or dense_epochs = 0 when build_model returns "
+            "trained weights"
+        )
+    path = cache / "dense" / f"{name.lower()}-{_fingerprint(task, model)}.safetensors"
+    if path.is_file():
+        log.info("dense model of %s from %s (delete the file to train it again)", name, path)
+        checkpoints.load(model, path, task=name)
+        return
+    log.info("%s has no checkpoint: its dense model is trained once and kept in %s", name, path)
+    task.train_dense(model, seed=_DENSE_SEED)
+    checkpoints.save(model, path)
+
+
+def _fingerprint(task: Task, model: nn.Module) -> str:
+    """What a cached dense model depends on: class, settings, architecture and recipe."""
+    settings = {key: str(value) for key, value in vars(task).items() if not key.startswith("_")}
+    shapes = {key: list(value.shape) for key, value in model.state_dict().items()}
+    recipe = (task.dense_epochs, task.dense_lr)
+    parts = (type(task).__qualname__, settings, shapes, repr(model), recipe)
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _checkpoint_path(task: Task) -> Path:
+    given = Path(str(task.checkpoint)).expanduser()
+    origin = origin_of(type(task))
+    folders = [Path(folder) for folder in origin.folders] if origin else []
+    tried = [folder / given for folder in (*folders, Path.cwd())]
+    for path in tried:
+        if path.is_file():
+            return path
+    raise TaskError(
+        f"{type(task).__name__}: checkpoint {tried[0]} does not exist · give an absolute path, or "
+        "one relative to the task's file"
+    )
+
+
+def _origin(where: str, base: Path) -> Origin:
+    if where.endswith(".py"):
+        path = (base / Path(where).expanduser()).resolve()
+        return Origin(str(path), "", tuple(dict.fromkeys((str(path.parent), str(base)))))
+    if where.split(".")[0] == "autoprune":
+        return Origin(None, where, ())
+    return Origin(None, where, tuple(dict.fromkeys((str(base), str(Path.cwd())))))
+
+
+def _unknown_reference(reference: str) -> TaskError:
+    names = ", ".join(BUILT_IN)
+    near = difflib.get_close_matches(reference, BUILT_IN, n=1)
+    hint = f" · did you mean {near[0]}?" if near else ""
+    return TaskError(
+        f"task must be one of {names}, path/to/file.py:MyTask or package.module:MyTask, "
+        f"got {reference!r}{hint}"
+    )
+
+
+def _construct(
+    cls: type[Task], reference: str, args: dict[str, Any], data: str | Path | None
+) -> Task:
+    parameters = inspect.signature(cls).parameters
+    takes_all = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    for key in args:
+        if key not in parameters and not takes_all:
+            near = difflib.get_close_matches(key, parameters, n=1)
+            hint = f" · did you mean {near[0]}?" if near else ""
+            known = ", ".join(parameters) or "none"
+            raise TaskError(
+                f"task_args.{key} is no argument of {reference}, which takes {known}{hint}"
+            )
+    folder = data or os.environ.get(DATA_VARIABLE)
+    if "data" in parameters and folder:
+        args.setdefault("data", folder)
+    elif data and "data" not in parameters and not takes_all:
+        raise TaskError(f"{reference} reads no data folder, got data: {data} · remove the key data")
+    try:
+        return cls(**args)
+    except TaskError:
+        raise
+    except Exception as error:
+        text = " ".join(str(error).split())
+        raise TaskError(f"{reference} cannot be made: {type(error).__name__}: {text}") from error
+
+
+def _described(value: object) -> str:
+    if inspect.isclass(value):
+        bases = ", ".join(base.__name__ for base in value.__bases__)
+        return f"a class that derives from {bases}"
+    return f"a value of type {type(value).__name__}"

@@ -1,0 +1,225 @@
+"""A model and its loaders, as they lie in a notebook, made into a task by one call."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from autoprune.errors import TaskError
+from autoprune.tasks.base import Batch, Split, Task
+from autoprune.tasks.moving import device_of, to_device
+
+_END = object()
+
+Loss = Callable[[Any, Any], Tensor]
+Evaluate = Callable[..., float | Mapping[str, float]]
+
+
+def wrap(
+    model: nn.Module,
+    train_loader: Iterable[Batch] | Callable[[int], Iterable[Batch]],
+    val_loader: Iterable[Batch],
+    loss: Loss | None = None,
+    *,
+    test_loader: Iterable[Batch] | None = None,
+    evaluate: Evaluate | None = None,
+    metric: str = "accuracy",
+    direction: Literal["maximize", "minimize"] = "maximize",
+    example_input: Any = None,
+    ignored_layers: tuple[str, ...] = (),
+    num_heads: Mapping[str, int] | None = None,
+) -> Task:
+    """A task of a trained model and its loaders; the model is copied and never changed.
+
+    Args:
+        model: the trained dense model.
+        train_loader: batches `(inputs, targets)` with `len`, or a function of a seed that gives
+            them. A loader's shuffling and augmentation follow the seed where they draw from torch.
+        val_loader: what the search chooses on.
+        loss: `loss(outputs, targets)`; by default cross-entropy.
+        test_loader: read once per finished model; without one nothing can be tested.
+        evaluate: `evaluate(model, loader)`, a number or a mapping that holds `metric`; by default
+            accuracy. It is called under inference mode with the model in eval mode.
+        metric: the name of what the search looks at.
+        direction: "maximize" or "minimize" that metric.
+        example_input: one input; by default the first of the first validation batch.
+        ignored_layers: module paths whose outputs stay whole.
+        num_heads: attention module path -> number of heads.
+
+    Raises TaskError when an argument does not fit.
+
+    >>> x, y = torch.randn(8, 4), torch.zeros(8, dtype=torch.long)
+    >>> task = wrap(nn.Sequential(nn.Linear(4, 2)), [(x, y)], [(x, y)])
+    >>> task.example_input().shape
+    torch.Size([1, 4])
+    """
+    if not isinstance(model, nn.Module):
+        raise TaskError(f"wrap: model must be an nn.Module, got {type(model).__name__}")
+    if not callable(train_loader) and not hasattr(train_loader, "__len__"):
+        raise TaskError(
+            f"wrap: train_loader must have a length, got {type(train_loader).__name__} · give a "
+            "DataLoader, a list of batches, or a function seed -> loader"
+        )
+    for name, loader in (("val_loader", val_loader), ("test_loader", test_loader)):
+        if loader is not None and iter(loader) is loader:
+            raise TaskError(
+                f"wrap: {name} must start anew at each pass, got a {type(loader).__name__} that "
+                "can be read once · give a DataLoader or a list of batches"
+            )
+    if metric != "accuracy" and evaluate is None:
+        raise TaskError(
+            f"wrap: metric {metric!r} needs evaluate=function(model, loader); the default one "
+            "gives 'accuracy'"
+        )
+    if direction not in ("maximize", "minimize"):
+        raise TaskError(f"wrap: direction must be 'maximize' or 'minimize', got {direction!r}")
+    task = WrappedTask(model, train_loader, val_loader, test_loader, loss, evaluate)
+    task.metric, task.direction = metric, direction
+    task.ignored_layers, task.num_heads = ignored_layers, num_heads
+    task.set_example(example_input)
+    return task
+
+
+class WrappedTask(Task):
+    """What `wrap` returns: the task's questions answered by the objects it was given."""
+
+    dense_epochs = 0  # the model is trained
+
+    def __init__(
+        self,
+        model: nn.Module,
+        train_loader: Iterable[Batch] | Callable[[int], Iterable[Batch]],
+        val_loader: Iterable[Batch],
+        test_loader: Iterable[Batch] | None,
+        loss: Loss | None,
+        evaluate: Evaluate | None,
+    ) -> None:
+        self._model = copy.deepcopy(model).cpu()
+        self._train, self._val, self._test = train_loader, val_loader, test_loader
+        self._loss, self._evaluate = loss, evaluate
+        self._example: Any = None
+
+    def build_model(self) -> nn.Module:
+        """A copy of the given model with its trained weights."""
+        return copy.deepcopy(self._model)
+
+    def example_input(self) -> Any:
+        """The given example, or the first input of the first validation batch."""
+        return self._example
+
+    def set_example(self, example: Any) -> None:
+        """Take `example`, or cut one out of the validation data when it is None."""
+        if example is None:
+            batch = next(iter(self._val), None)
+            if batch is None:
+                raise TaskError("wrap: val_loader must hold at least one batch, got none")
+            if not isinstance(batch, tuple | list):
+                raise TaskError(
+                    f"wrap: batches must be (inputs, targets), got {type(batch).__name__} · give "
+                    "example_input=, loss= and evaluate= in a Task class of your own"
+                )
+            example = _first(batch[0])
+        self._example = to_device(example, "cpu")
+
+    def train_loader(self, seed: int) -> Iterable[Batch]:
+        """The given loader read under `seed`, or what the given function returns for it."""
+        if callable(self._train) and not hasattr(self._train, "__iter__"):
+            return self._train(seed)
+        return _Seeded(self._train, seed)  # type: ignore[arg-type]  # no function: checked above
+
+    def val_loader(self) -> Iterable[Batch]:
+        """The given validation loader."""
+        return self._val
+
+    def test_loader(self) -> Iterable[Batch]:
+        """The given test loader. Raises TaskError when there is none."""
+        if self._test is None:
+            raise TaskError("this task has no test split · pass test_loader= to autoprune.wrap")
+        return self._test
+
+    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
+        """The given function of outputs and targets, or cross-entropy."""
+        if self._loss is None:
+            return super().loss(model, batch)
+        return self._loss(self.outputs(model, batch), batch[1])
+
+    def evaluate(self, model: nn.Module, split: Split) -> dict[str, float]:
+        """The given function of model and loader, or accuracy."""
+        if self._evaluate is None:
+            return super().evaluate(model, split)
+        loader = _OnDevice(self.split_loader(split), device_of(model))
+        modes = [(module, module.training) for module in model.modules()]
+        model.eval()
+        try:
+            with torch.inference_mode():
+                answer = self._evaluate(model, loader)
+        finally:
+            for module, training in modes:
+                module.training = training
+        return _metrics(answer, self.metric)
+
+
+class _Seeded:
+    """A loader whose order and augmentation depend on a seed, as far as they draw from torch.
+
+    PyTorch's random state is swapped in for each batch and put back after it; a generator that
+    the loader or its sampler owns is seeded at the start of a pass.
+    """
+
+    def __init__(self, loader: Iterable[Batch], seed: int) -> None:
+        self._loader, self._seed = loader, seed
+
+    def __len__(self) -> int:
+        return len(self._loader)  # type: ignore[arg-type]
+
+    def __iter__(self) -> Iterator[Batch]:
+        for owner in (self._loader, getattr(self._loader, "sampler", None)):
+            generator = getattr(owner, "generator", None)
+            if isinstance(generator, torch.Generator):
+                generator.manual_seed(self._seed)
+        state, batches = torch.Generator().manual_seed(self._seed).get_state(), None
+        while True:
+            with torch.random.fork_rng(devices=()):
+                torch.set_rng_state(state)
+                batches = iter(self._loader) if batches is None else batches
+                batch = next(batches, _END)
+                state = torch.get_rng_state()
+            if batch is _END:
+                return
+            yield batch
+
+
+class _OnDevice:
+    """A loader whose batches move to one device."""
+
+    def __init__(self, loader: Iterable[Batch], device: torch.device) -> None:
+        self._loader, self._device = loader, device
+
+    def __len__(self) -> int:
+        return len(self._loader)  # type: ignore[arg-type]
+
+    def __iter__(self) -> Iterator[Batch]:
+        return (to_device(batch, self._device) for batch in self._loader)
+
+
+def _metrics(answer: Any, metric: str) -> dict[str, float]:
+    found = dict(answer) if isinstance(answer, Mapping) else {metric: answer}
+    if metric not in found:
+        keys = ", ".join(map(str, found)) or "nothing"
+        raise TaskError(f"wrap: evaluate must answer the metric {metric!r}, it gave {keys}")
+    return {key: float(value) for key, value in found.items()}
+
+
+def _first(inputs: Any) -> Any:
+    """The first sample of a batch's inputs, still with a batch dimension."""
+    if isinstance(inputs, Tensor):
+        return inputs[:1].clone()
+    if isinstance(inputs, Mapping):
+        return {key: _first(value) for key, value in inputs.items()}
+    if isinstance(inputs, tuple | list):
+        return tuple(_first(value) for value in inputs)
+    return inputs
