@@ -129,6 +129,7 @@ class PruningGraph:
     attributes: tuple[Attribute, ...] = ()
     inputs: tuple[int, ...] = ()
     outputs: tuple[int, ...] = ()
+    itemsizes: Mapping[str, int] = field(default_factory=dict)  # parameter or buffer → bytes each
 
     def group(self, name: str) -> Group:
         """The group of that name. Raises GraphError that names the nearest known one."""
