@@ -1,4 +1,4 @@
-"""scikit-learn's digits with a small residual CNN: a task that needs neither data nor checkpoint."""
+"""scikit-learn's digits with a small residual CNN: needs neither data nor checkpoint."""
 
 from __future__ import annotations
 

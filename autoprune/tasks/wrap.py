@@ -129,7 +129,7 @@ class WrappedTask(Task):
         """The given loader read under `seed`, or what the given function returns for it."""
         if callable(self._train) and not hasattr(self._train, "__iter__"):
             return self._train(seed)
-        return _Seeded(self._train, seed)  # type: ignore[arg-type]  # no function: checked above
+        return _Seeded(self._train, seed)
 
     def val_loader(self) -> Iterable[Batch]:
         """The given validation loader."""
