@@ -1,0 +1,240 @@
+"""Closed-form repair: what removed inputs did is taken over by the inputs that stay.
+
+A layer y = W x + b loses the inputs R and keeps S. With the covariance C of its inputs, the change
+of the kept weights that brings the outputs back, in the least-squares sense, is
+
+    D = argmin |W_R x_R - D x_S|² + λ |D|² = W_R C_RS (C_SS + λ I)⁻¹,    W_S ← W_S + D,
+
+over centred inputs; the mean is put right in the bias (or in the running mean of the batch
+normalisation that follows). λ is relative to the mean of C_SS's diagonal. Because the penalty is on
+the *change*, the reconstruction error is never above that of plain removal, which is D = 0.
+
+The least-squares update of pruning goes back to Optimal Brain Surgeon (Hassibi & Stork 1993); for
+channels of convolutions see He et al. (2017), ThiNet (Luo et al. 2017) and Optimal Brain
+Compression (Frantar & Alistarh 2022).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from autoprune.errors import UsageError
+from autoprune.pruning.calibration import Calibration, Forward, Moment, calibrate, evaluating, run
+
+if TYPE_CHECKING:
+    from autoprune.graph import PruningGraph
+
+__all__ = ["Calibration", "calibrate", "reconstruction_errors", "reestimate_batchnorm", "repair"]
+
+RIDGE = 1e-4  # λ over the mean of the kept inputs' variances
+
+
+class _Cut(NamedTuple):
+    """What one consumer keeps: its weight as a matrix, and the rows and columns that stay."""
+
+    name: str
+    moment: Moment
+    weight: Tensor  # (outputs, blocks' inputs), float64, dense
+    rows: Tensor
+    columns: Tensor
+
+
+def repair(
+    small: nn.Module,
+    dense: nn.Module,
+    graph: PruningGraph,
+    keep: Mapping[str, Sequence[int]],
+    calibration: Calibration,
+    *,
+    ridge: float = RIDGE,
+) -> None:
+    """Mend, in place, every layer of `small` that lost inputs, by regularised least squares.
+
+    `small` is the copy of `dense` after `surgery.prune(small, graph, keep)`; `graph` is the dense
+    model's and `keep` holds the dense indices that stayed, by group. Layers without a moment in
+    `calibration` keep the weights of plain removal. `ridge` > 0 is λ over the mean of the kept
+    inputs' variances. Batch normalisation statistics are not touched but for the shift of the mean
+    (see `reestimate_batchnorm`).
+    """
+    if not ridge > 0.0:
+        raise UsageError(f"ridge must be above 0, got {ridge}")
+    parameters = dict(small.named_parameters())
+    buffers = dict(small.named_buffers())
+    with torch.no_grad():
+        for cut in _cuts(dense, graph, keep, calibration):
+            moment = cut.moment
+            fresh, shift = _solve(cut, ridge, centred=_absorbs_shift(moment))
+            target = parameters[cut.name]
+            fresh = fresh if moment.input_dim == 1 else fresh.T
+            target.copy_(fresh.reshape(target.shape))
+            if moment.bias is not None:
+                parameters[moment.bias].add_(shift.to(target))
+            elif moment.norm is not None:
+                buffers[f"{moment.norm}.running_mean"].sub_(shift.to(target))
+
+
+def reconstruction_errors(
+    small: nn.Module,
+    dense: nn.Module,
+    graph: PruningGraph,
+    keep: Mapping[str, Sequence[int]],
+    calibration: Calibration,
+) -> dict[str, float]:
+    """Mean squared output error of each layer that lost inputs, on the calibration's moments.
+
+    Keys are the weights' names; a value is the error of `small`'s weight and bias summed over its
+    outputs, over the outputs' variance in the dense model (0 = nothing lost, about 1 = all lost).
+    """
+    state = {**dict(small.named_parameters()), **dict(small.named_buffers())}
+    original = {**dict(dense.named_parameters()), **dict(dense.named_buffers())}
+    errors = {}
+    for cut in _cuts(dense, graph, keep, calibration):
+        moment, shift = cut.moment, torch.zeros(len(cut.rows), dtype=torch.float64)
+        key = moment.bias or (f"{moment.norm}.running_mean" if moment.norm else None)
+        if key is not None:
+            sign = 1.0 if moment.bias else -1.0
+            shift = sign * (state[key] - original[key][cut.rows]).detach().cpu().double()
+        change = -cut.weight[cut.rows]
+        mended = state[cut.name].detach().cpu().double()
+        mended = mended if moment.input_dim == 1 else mended.T
+        change[:, cut.columns] += mended.reshape(len(cut.rows), -1)
+        lost, total = 0.0, 0.0
+        for block, own in _blocks(cut):
+            part, covariance = change[own], moment.covariance[block]
+            lost += float(((part @ covariance) * part).sum())
+            lost += float((part @ moment.mean[block] + shift[own]).square().sum())
+            whole = cut.weight[cut.rows][own]
+            total += float(((whole @ covariance) * whole).sum())
+        errors[cut.name] = lost / total if total > 0.0 else 0.0
+    return errors
+
+
+def reestimate_batchnorm(
+    model: nn.Module, batches: Iterable[Any], *, forward: Forward | None = None
+) -> None:
+    """Set the running statistics of every batch normalisation to the average over `batches`.
+
+    The average is cumulative (every batch counts the same) and starts anew; only batch
+    normalisations see training mode, so dropout is off. Momentum, modes and the random state are
+    put back. Models without batch normalisation are left alone. Batches as in `calibrate`.
+    """
+    norms = [
+        m
+        for m in model.modules()
+        if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats
+    ]
+    if not norms:
+        return
+    momenta = [norm.momentum for norm in norms]
+    with evaluating(model), torch.no_grad():
+        for norm in norms:
+            norm.reset_running_stats()
+            norm.momentum = None  # torch's word for the cumulative average
+            norm.train()
+        try:
+            for batch in batches:
+                run(model, batch, forward)
+        finally:
+            for norm, momentum in zip(norms, momenta, strict=True):
+                norm.momentum = momentum
+
+
+def _absorbs_shift(moment: Moment) -> bool:
+    return moment.bias is not None or moment.norm is not None
+
+
+def _cuts(
+    dense: nn.Module,
+    graph: PruningGraph,
+    keep: Mapping[str, Sequence[int]],
+    calibration: Calibration,
+) -> Iterable[_Cut]:
+    """The layers with a moment that lose inputs."""
+    weights = dict(dense.named_parameters())
+    removed = _removed(graph, keep)
+    for name, moment in calibration.moments.items():
+        lost = removed.get((name, moment.input_dim))
+        if lost is None:
+            continue
+        weight = weights[name].detach().cpu().double()
+        weight = weight if moment.input_dim == 1 else weight.T
+        outputs, inputs = weight.shape[:2]
+        columns = _kept(inputs, lost)
+        taps = math.prod(weight.shape[2:])
+        columns = (columns[:, None] * taps + torch.arange(taps)).flatten()
+        rows = _kept(outputs, removed.get((name, 1 - moment.input_dim)))
+        yield _Cut(name, moment, weight.reshape(outputs, -1), rows, columns)
+
+
+def _removed(
+    graph: PruningGraph, keep: Mapping[str, Sequence[int]]
+) -> dict[tuple[str, int], np.ndarray]:
+    """Indices that leave, for each (tensor, dimension) that loses any."""
+    parts: dict[tuple[str, int], list[np.ndarray]] = {}
+    for name, kept in keep.items():
+        group = graph.group(name)
+        gone = np.setdiff1d(np.arange(group.size), np.asarray(kept, dtype=np.int64))
+        if gone.size:
+            for piece in group.slices:
+                key = (piece.tensor, piece.dim)
+                parts.setdefault(key, []).append(piece.indices[gone].ravel())
+    return {key: np.concatenate(found) for key, found in parts.items()}
+
+
+def _kept(size: int, removed: np.ndarray | None) -> Tensor:
+    mask = torch.ones(size, dtype=torch.bool)
+    if removed is not None:
+        mask[torch.from_numpy(removed)] = False
+    return mask.nonzero()[:, 0]
+
+
+def _blocks(cut: _Cut) -> Iterable[tuple[int, Tensor]]:
+    """Each block of the moment with the positions (among the kept rows) of its outputs."""
+    per_block = cut.weight.shape[0] // cut.moment.covariance.shape[0]
+    for block in range(cut.moment.covariance.shape[0]):
+        own = (cut.rows // per_block == block).nonzero()[:, 0]
+        if len(own):
+            yield block, own
+
+
+def _solve(cut: _Cut, ridge: float, *, centred: bool) -> tuple[Tensor, Tensor]:
+    """The mended weight (rows, columns) and the shift of the outputs that goes with it."""
+    weight = cut.weight[cut.rows]
+    fresh, shift = weight[:, cut.columns], torch.zeros(len(cut.rows), dtype=torch.float64)
+    gone = _complement(cut.columns, weight.shape[1])
+    for block, own in _blocks(cut):
+        mean, second = cut.moment.mean[block], cut.moment.covariance[block]
+        if not centred:
+            second = second + mean[:, None] * mean[None, :]
+        lost = weight[own][:, gone]
+        cross = lost @ second[gone][:, cut.columns]
+        change = _ridge_solve(second[cut.columns][:, cut.columns], cross, ridge)
+        fresh[own] += change
+        if centred:
+            shift[own] = lost @ mean[gone] - change @ mean[cut.columns]
+    return fresh, shift
+
+
+def _complement(kept: Tensor, size: int) -> Tensor:
+    mask = torch.ones(size, dtype=torch.bool)
+    mask[kept] = False
+    return mask.nonzero()[:, 0]
+
+
+def _ridge_solve(second: Tensor, cross: Tensor, ridge: float) -> Tensor:
+    """`cross` (second + λ I)⁻¹, with λ raised until the factorisation succeeds."""
+    scale = float(second.diagonal().mean())
+    if scale <= 0.0:  # inputs that are never anything but constant
+        return torch.zeros_like(cross)
+    eye = torch.eye(second.shape[0], dtype=second.dtype)
+    while True:
+        factor, failed = torch.linalg.cholesky_ex(second + ridge * scale * eye)
+        if not failed:
+            return torch.cholesky_solve(cross.T, factor).T
+        ridge *= 10.0
