@@ -1,0 +1,271 @@
+"""The verbs for Python users; the commands call these too.
+
+>>> import autoprune
+>>> result = autoprune.search("digits", budget={"macs": "50%"})     # doctest: +SKIP
+>>> autoprune.retrain(result.path, pick="knee", epochs=10)          # doctest: +SKIP
+>>> autoprune.export(result.path, format="onnx")                    # doctest: +SKIP
+"""
+
+from __future__ import annotations
+
+import datetime
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from autoprune.config import RunConfig
+from autoprune.errors import StoreError, TaskError
+from autoprune.pareto import ParetoFront
+from autoprune.pick import pick as pick_record
+from autoprune.record import TrialRecord
+from autoprune.store import RECIPE, RunFolder, read_model
+from autoprune.tasks.base import Task
+from autoprune.tasks.load import load_task
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from autoprune.export import Exported
+    from autoprune.search.progress import Progress
+
+FRONT = "front.json"
+_OBJECT = "python:"  # the reference of a task that was given as an object
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a search found: its front, every trial's record, and the run folder."""
+
+    front: ParetoFront
+    records: tuple[TrialRecord, ...]
+    path: Path
+
+    @staticmethod
+    def read(path: str | Path) -> Result:
+        """The result that a run folder holds. Raises StoreError where it has no front yet."""
+        folder = RunFolder.open(path)
+        if not (folder.path / FRONT).is_file():
+            raise StoreError(f"{path} has no front yet · go on with: autoprune resume {path}")
+        records = folder.records()
+        return Result(ParetoFront.from_dict(folder.read_json(FRONT), records), records, folder.path)
+
+    def pick(self, text: str) -> TrialRecord:
+        """The trial that `knee`, `fastest`, `best`, `trial=7` or `latency_ms<=3` names."""
+        return pick_record(self.front, text, self.records)
+
+
+def search(
+    task: str | Task,
+    *,
+    budget: Mapping[str, str | float | int],
+    space: str | Path | Mapping[str, Any] = "channels_and_schedule",
+    device: Mapping[str, Any] | None = None,
+    train_on: str = "auto",
+    task_args: Mapping[str, Any] | None = None,
+    data: str | Path | None = None,
+    output: str | Path | None = None,
+    sampler: str = "tpe",
+    objectives: Sequence[str] | None = None,
+    trials: int = 30,
+    total_epochs: float | None = None,
+    minutes: float | None = None,
+    epochs: float = 2.0,
+    rungs: int = 2,
+    concurrent: int = 2,
+    seed: int = 0,
+    calibration_samples: int = 1024,
+    progress: Progress | None = None,
+) -> Result:
+    """Search small models of `task` within `budget`; the arguments are the configuration's keys.
+
+    `task` is a reference (`digits`, `path/to/file.py:MyTask`, `package.module:MyTask`) or a Task
+    object. `device` holds `runtime`, `threads` and `batch`: where the latency counts. `progress` is
+    told every new state. Raises UsageError before any training where the
+    arguments, the task, the model or the budget do not fit.
+    """
+    options = {
+        "sampler": sampler,
+        "objectives": list(objectives) if objectives is not None else None,
+        "trials": trials,
+        "total_epochs": total_epochs,
+        "minutes": minutes,
+        "epochs": epochs,
+        "rungs": rungs,
+        "concurrent": concurrent,
+        "seed": seed,
+        "calibration_samples": calibration_samples,
+    }
+    given = task if isinstance(task, Task) else None
+    settings: dict[str, Any] = {
+        "task": task if isinstance(task, str) else reference_of(task),
+        "task_args": dict(task_args or {}),
+        "data": str(data) if data is not None else None,
+        "budget": dict(budget),
+        "device": dict(device or {}),
+        "train_on": train_on,
+        "space": space if isinstance(space, str | Mapping) else str(space),
+        "search": options,
+        "output": str(output) if output is not None else None,
+    }
+    return run_config(RunConfig.from_dict(settings, place="search"), task=given, progress=progress)
+
+
+def run_config(
+    config: RunConfig, *, task: Task | None = None, progress: Progress | None = None
+) -> Result:
+    """Search as `config` says, into its `output` or `results/<task>-<date-time>`."""
+    from autoprune.search.run import run
+
+    folder = Path(config.output) if config.output else Path("results") / run_name(config.task)
+    run(config, task or task_of(config), folder, progress=progress)
+    return Result.read(folder)
+
+
+def resume(
+    path: str | Path, *, task: Task | None = None, progress: Progress | None = None
+) -> Result:
+    """Go on with a search that was stopped, as it was configured; a finished one is only read.
+
+    `task` is needed where the search was started with a Task object.
+    """
+    from autoprune.search.run import run
+
+    config = config_of(RunFolder.open(path))
+    run(config, task or task_of(config), Path(path), progress=progress, resume=True)
+    return Result.read(path)
+
+
+def load(path: str | Path, *, pick: str = "knee", task: Task | None = None) -> nn.Module:
+    """A saved small model in eval mode on the CPU.
+
+    `path` is a model's folder, or a run's: then `pick` says which model, and its retrained version
+    is taken where there is one. The dense architecture is built through the task, cut, and the
+    weights are loaded strictly. Raises StoreError where they do not fit.
+    """
+    return load_with_task(path, pick=pick, task=task)[0]
+
+
+def load_with_task(
+    path: str | Path, *, pick: str = "knee", task: Task | None = None
+) -> tuple[nn.Module, Task, Path]:
+    """`load`, together with the model's task and the folder that it came from."""
+    folder = model_folder(path, pick)
+    recipe, state = read_model(folder)
+    found = task or _task(recipe["task"], recipe["task_args"])
+    return rebuild(found, recipe["keep"], state, folder), found, folder
+
+
+def rebuild(
+    task: Task,
+    keep: Mapping[str, Sequence[int]],
+    state: Mapping[str, torch.Tensor],
+    place: str | Path,
+) -> nn.Module:
+    """The dense architecture of `task` without what is not in `keep`, with the weights `state`.
+
+    Raises StoreError that names `place` where the weights do not fit the architecture.
+    """
+    from autoprune.graph import trace
+    from autoprune.pruning.surgery import prune
+
+    with torch.random.fork_rng(devices=[]):
+        model = task.build_model().eval()
+    graph = trace(
+        model,
+        task.example_input(),
+        ignored_layers=task.ignored_layers,
+        num_heads=task.num_heads,
+    )
+    unknown = [name for name in keep if name not in graph.sizes()]
+    if unknown:
+        raise StoreError(
+            f"{place}: {type(task).__name__} has no group {unknown[0]!r} · it was saved from "
+            "another architecture"
+        )
+    prune(model, graph, keep)
+    try:
+        model.load_state_dict(dict(state), strict=True)
+    except RuntimeError as error:
+        first = " ".join(str(error).split(":", 1)[-1].split())[:200]
+        raise StoreError(
+            f"{place}: the weights do not fit {type(task).__name__}: {first}"
+        ) from error
+    return model.eval()
+
+
+def export(
+    path: str | Path,
+    *,
+    format: str = "onnx",  # noqa: A002 - the word of the command line
+    output: str | Path | None = None,
+    pick: str = "knee",
+    dynamic_batch: bool = False,
+    task: Task | None = None,
+) -> Exported:
+    """Write a saved model as `onnx` or `pt2`, load the file in its runtime and compare outputs.
+
+    `path` and `pick` as for `load`; `output` defaults to `model.<format>` in the model's folder.
+    Raises ExportError where the written model does not agree.
+    """
+    from autoprune.export import export_model
+
+    model, found, folder = load_with_task(path, pick=pick, task=task)
+    file = Path(output) if output is not None else folder / f"model.{format}"
+    return export_model(
+        model, file, found.example_input(), format=format, dynamic_batch=dynamic_batch
+    )
+
+
+def model_folder(path: str | Path, pick: str = "knee") -> Path:
+    """The folder of the model that `path` (a model or a run) and `pick` mean."""
+    folder = Path(path)
+    if (folder / RECIPE).is_file():
+        return folder
+    record = Result.read(folder).pick(pick)
+    again = sorted((folder / "retrained" / str(record.number)).glob(f"*/{RECIPE}"))
+    if again:
+        return again[0].parent
+    if record.artifact is None:
+        raise StoreError(
+            f"trial {record.number} ({record.state}) has no saved model · retrain it with: "
+            f"autoprune retrain {path} --pick trial={record.number}"
+        )
+    return folder / record.artifact
+
+
+def config_of(run: RunFolder) -> RunConfig:
+    """The configuration of a run as it was resolved."""
+    return RunConfig.from_dict(run.config, place="config.yaml", base=run.path)
+
+
+def task_of(config: RunConfig) -> Task:
+    """The task that a configuration names. Raises TaskError where it was given as an object."""
+    return _task(config.task, config.task_args, config.data)
+
+
+def reference_of(task: Task) -> str:
+    """What stands for a task that was given as an object: it cannot be found by name again."""
+    return f"{_OBJECT}{type(task).__name__}"
+
+
+def run_name(task: str, now: datetime.datetime | None = None) -> str:
+    """`<task>-<date-time>`: the default name of a run's folder.
+
+    >>> run_name("jobs/my_task.py:MyTask", datetime.datetime(2026, 1, 2, 3, 4, 5))
+    'mytask-20260102-030405'
+    """
+    label = re.sub(r"[^a-z0-9_]+", "-", re.split(r"[:/]", task)[-1].lower()).strip("-")
+    return f"{label}-{now or datetime.datetime.now():%Y%m%d-%H%M%S}"
+
+
+def _task(reference: str, args: Mapping[str, Any], data: str | None = None) -> Task:
+    if reference.startswith(_OBJECT):
+        raise TaskError(
+            f"this run was made with a Task object ({reference.removeprefix(_OBJECT)}) · call it "
+            "from Python with task=..."
+        )
+    return load_task(reference, data=data, args=args)

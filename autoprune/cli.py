@@ -1,0 +1,255 @@
+"""The commands. Only this module prints.
+
+A mistake ends in one line and exit code 2, failed work in one line and exit code 1.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import tempfile
+import traceback
+import webbrowser
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, NoReturn
+
+import typer
+
+from autoprune.errors import AutopruneError, UsageError
+
+if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
+    from rich.live import Live
+
+    from autoprune.api import Result
+    from autoprune.search.progress import Snapshot
+
+USAGE, FAILED, INTERRUPTED = 2, 1, 130
+
+app = typer.Typer(
+    help="Search pruned models within a device's budget; inspect the front; retrain and export "
+    "the winner.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # plain help: rich loads only when something is shown
+)
+
+PICK = "knee, fastest, best, trial=N or a limit such as 'latency_ms<=3'"
+RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="The run's folder.")]
+PickOption = Annotated[str, typer.Option(help=PICK)]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, only the result.")]
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run one command; exits with 0, 1 (failed work), 2 (usage) or 130 (Ctrl-C)."""
+    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    try:
+        app(arguments)
+    except AutopruneError as error:
+        _fail(str(error), USAGE if isinstance(error, UsageError) else FAILED)
+    except KeyboardInterrupt:
+        _fail("stopped", INTERRUPTED)
+    except Exception as error:  # noqa: BLE001 - the last resort: one line, the rest to a file
+        text = " ".join(str(error).split())[:300]
+        _fail(f"{type(error).__name__}: {text} · traceback in {_traceback_file(error)}", FAILED)
+
+
+@app.command()
+def init(
+    config: Annotated[Path, typer.Argument(help="The file to write.")] = Path("budget.yaml"),
+    task: Annotated[str, typer.Option(help="The task it names.")] = "digits",
+    task_file: Annotated[
+        Path | None, typer.Option(help="Also write a task to fill in, and name it.")
+    ] = None,
+) -> None:
+    """Write a commented configuration, and a task to fill in. Never overwrites."""
+    from autoprune.templates import CONFIG, TASK
+
+    files = {config: CONFIG.format(task=task)}
+    if task_file is not None:
+        if task_file.suffix != ".py":
+            raise UsageError(f"--task-file must end in .py, got {task_file}")
+        reference = os.path.relpath(task_file, config.parent)
+        files = {config: CONFIG.format(task=f"{reference}:MyTask"), task_file: TASK}
+    for file in files:
+        if file.exists():
+            raise UsageError(f"{file} exists and stays as it is · choose another name")
+    for file, text in files.items():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text, encoding="utf-8")
+        _say(f"wrote {file}")
+    _say(f"next: autoprune search {config}")
+
+
+@app.command()
+def search(
+    config: Annotated[Path, typer.Argument(help="The configuration, a YAML file.")],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Replace a key, e.g. search.trials=5."),
+    ] = None,
+    quiet: Quiet = False,
+) -> None:
+    """Search a front of smaller models within the budget."""
+    from autoprune.config import RunConfig
+
+    loaded = RunConfig.load(config, overrides or ())
+    from autoprune.api import run_config, run_name
+
+    folder = Path(loaded.output or Path("results") / run_name(loaded.task))
+    placed = loaded.model_copy(update={"output": str(folder)})
+    with _watching(folder, quiet) as progress:
+        result = run_config(placed, progress=progress)
+    _finish(result)
+
+
+@app.command()
+def resume(run: RunArgument, quiet: Quiet = False) -> None:
+    """Go on with a search that was stopped."""
+    from autoprune.store import RunFolder
+
+    RunFolder.open(run)  # before torch is loaded: a wrong folder is said at once
+    from autoprune import api
+
+    with _watching(run, quiet) as progress:
+        result = api.resume(run, progress=progress)
+    _finish(result)
+
+
+@app.command()
+def show(
+    run: RunArgument,
+    trial: Annotated[int | None, typer.Option(help="One trial in detail.")] = None,
+) -> None:
+    """Print the front as a table, or one trial."""
+    from autoprune.report import terminal
+    from autoprune.report.read import read
+
+    view = read(run)
+    _say(terminal.show(view) if trial is None else terminal.trial(view, trial))
+
+
+@app.command()
+def report(
+    run: RunArgument,
+    show_it: Annotated[bool, typer.Option("--open", help="Open it in the browser.")] = False,
+) -> None:
+    """Write the run's report: one HTML file that needs nothing else."""
+    from autoprune.report.html import write
+    from autoprune.store import RunFolder
+
+    file = write(RunFolder.open(run))
+    _say(f"wrote {file}")
+    if show_it:
+        webbrowser.open(file.resolve().as_uri())
+
+
+@app.command()
+def export(
+    path: Annotated[Path, typer.Argument(metavar="RUN_OR_MODEL", help="A run or a saved model.")],
+    format: Annotated[str, typer.Option(help="onnx or pt2.")] = "onnx",  # noqa: A002
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Default: model.FORMAT beside the model.")
+    ] = None,
+    pick: PickOption = "knee",
+    dynamic_batch: Annotated[bool, typer.Option(help="Leave the batch size free.")] = False,
+) -> None:
+    """Write a model for another runtime, load it there and compare the outputs."""
+    from autoprune import api
+    from autoprune.report import text
+
+    written = api.export(path, format=format, output=output, pick=pick, dynamic_batch=dynamic_batch)
+    size = text.cost("weight_bytes", written.size_bytes)
+    _say(f"wrote {written.path} ({size}, {written.exporter})")
+    _say(f"loaded again: outputs agree within {written.difference:.1e} of the largest")
+
+
+def _finish(result: Result) -> None:
+    from autoprune.report import terminal
+    from autoprune.report.read import read
+
+    _say(terminal.show(read(result.path)))
+    _say(f"run     {result.path}")
+    _say(f"next    autoprune report {result.path}")
+    if result.front.members:
+        _say(f"        autoprune retrain {result.path} --pick knee --epochs 20")
+
+
+class _Watch:
+    """Shows a running search: a live panel in a terminal, a line for each step elsewhere."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._live: Live | None = None
+        self._last: tuple[str, str, int] | None = None
+
+    def update(self, snapshot: Snapshot) -> None:
+        """Show the newest state."""
+        from rich.live import Live
+
+        from autoprune.report.live import line, panel
+
+        if self._console.is_terminal:
+            if self._live is None:
+                self._live = Live(console=self._console, refresh_per_second=4)
+                self._live.start()
+            self._live.update(panel(snapshot))
+            return
+        step = (snapshot.phase, snapshot.note, snapshot.done)
+        if step != self._last:
+            self._last = step
+            self._console.print(line(snapshot), soft_wrap=True, highlight=False, markup=False)
+
+    def stop(self) -> None:
+        """Leave the last state on the screen."""
+        if self._live is not None:
+            self._live.stop()
+
+
+@contextmanager
+def _watching(run: Path, quiet: bool) -> Iterator[_Watch | None]:
+    """Progress while a search runs; Ctrl-C ends it with the way to go on."""
+    watch = None if quiet else _Watch(_console())
+    try:
+        yield watch
+    except KeyboardInterrupt:
+        if watch is not None:
+            watch.stop()
+        known = (run / "config.yaml").is_file()
+        _fail(
+            f"stopped; what has finished is saved · go on with: autoprune resume {run}"
+            if known
+            else "stopped before the run began; nothing was written",
+            INTERRUPTED,
+        )
+    finally:
+        if watch is not None:
+            watch.stop()
+
+
+def _console(*, stderr: bool = False) -> Console:
+    from rich.console import Console
+
+    return Console(stderr=stderr)
+
+
+def _say(what: RenderableType) -> None:
+    _console().print(what, soft_wrap=isinstance(what, str), highlight=False, markup=False)
+
+
+def _fail(message: str, code: int) -> NoReturn:
+    sys.stderr.write(f"error: {message}\n")
+    raise SystemExit(code)
+
+
+def _traceback_file(error: Exception) -> Path:
+    lines = traceback.format_exception(error)
+    with tempfile.NamedTemporaryFile(
+        "w", prefix="autoprune-", suffix=".log", delete=False, encoding="utf-8"
+    ) as file:
+        file.writelines(lines)
+    return Path(file.name)

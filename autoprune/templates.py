@@ -1,0 +1,82 @@
+"""What `autoprune init` writes: a commented configuration and a task to fill in."""
+
+from __future__ import annotations
+
+CONFIG = """\
+# What to prune: digits, cifar10, path/to/file.py:MyTask or package.module:MyTask.
+task: {task}
+# task_args: {{depth: 56}}       # keyword arguments of the task's class
+# data: ../data                # data folder; otherwise the environment variable AUTOPRUNE_DATA
+
+# What the smaller model may cost: absolute (8 ms, 2 MB, 1.5 M) or relative to the dense one (50%).
+# Several limits hold together: params, macs, weight_bytes, peak_memory_bytes, latency_ms,
+# latency_p95_ms.
+budget:
+  latency_ms: 50%
+
+# Where the latency counts.
+device:
+  runtime: onnxruntime         # torch | onnxruntime
+  threads: 1
+  batch: 1
+
+# train_on: auto               # cpu | cuda | auto: where candidates are trained
+
+# What may vary: a preset (channels, channels_and_schedule, quick), a .yaml file, or keys in place.
+space: channels_and_schedule
+
+search:
+  sampler: tpe                 # tpe | nsga2 | gp | random
+  # objectives: [accuracy, latency_ms]   # default: the task's metric and the first limit
+  trials: 30                   # the search stops at whichever of these three is reached first
+  # total_epochs: 60
+  # minutes: 30
+  epochs: 2                    # recovery epochs of one trial; may be a fraction
+  rungs: 2                     # evaluations at which hopeless trials are stopped; 0 = never
+  concurrent: 2                # trials at the same time; cores are divided among them
+  seed: 0
+  calibration_samples: 1024    # training samples for activation statistics
+
+# output: results/my-run       # default: results/<task>-<date-time>
+"""
+
+TASK = '''\
+"""The model, its data and its metric, as autoprune needs them."""
+
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+import autoprune
+
+
+class MyTask(autoprune.Task):
+    # checkpoint = "weights.safetensors"  # trained weights, beside this file; or train them once:
+    dense_epochs = 5
+    # metric = "accuracy"                 # a key of what evaluate() returns, and its direction:
+    # direction = "maximize"
+
+    def build_model(self):
+        first, second = nn.Linear(20, 64), nn.Linear(64, 64)
+        return nn.Sequential(first, nn.ReLU(), second, nn.ReLU(), nn.Linear(64, 4))
+
+    def example_input(self):
+        return torch.zeros(1, 20)
+
+    def train_loader(self, seed):
+        order = torch.Generator().manual_seed(seed)
+        return DataLoader(self.split(0, 2000), batch_size=64, shuffle=True, generator=order)
+
+    def val_loader(self):
+        return DataLoader(self.split(1, 500), batch_size=256)
+
+    def test_loader(self):
+        return DataLoader(self.split(2, 500), batch_size=256)
+
+    def split(self, seed, size):  # your data instead: training, validation and test kept apart
+        x = torch.randn(size, 20, generator=torch.Generator().manual_seed(seed))
+        return TensorDataset(x, (x[:, 0] > 0).long() + 2 * (x[:, 1] * x[:, 2] > 0).long())
+
+    # The defaults are cross-entropy and accuracy for batches (inputs, targets); otherwise define
+    # loss(self, model, batch) and evaluate(self, model, split) -> {"my_metric": value}.
+'''

@@ -1,0 +1,157 @@
+"""The commands: what they say, what they write, how they end."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from autoprune import cli
+from autoprune.config import RunConfig
+from autoprune.errors import ExportError
+
+COMMANDS = ("init", "search", "resume", "show", "report", "retrain", "export", "profile")
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    """Run a command in this process: exit code, stdout, stderr."""
+
+    def command(*arguments: object) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as end:
+            cli.main([str(argument) for argument in arguments])
+        printed = capsys.readouterr()
+        return int(end.value.code or 0), printed.out, printed.err
+
+    return command
+
+
+def test_help_names_every_command_and_loads_nothing_heavy() -> None:
+    code = (
+        "import sys\n"
+        "from autoprune.cli import main\n"
+        "try: main(['--help'])\n"
+        "except SystemExit as end: assert end.code == 0, end.code\n"
+        "print('HEAVY', sorted({'torch', 'ray', 'optuna', 'pandas', 'plotly'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "HEAVY []" in done.stdout
+    for command in COMMANDS:
+        assert f"\n  {command} " in done.stdout
+
+
+def test_init_writes_a_configuration_that_loads(run, tmp_path: Path) -> None:
+    code, out, _ = run("init", tmp_path / "budget.yaml")
+    assert code == 0
+    assert f"next: autoprune search {tmp_path}/budget.yaml" in out
+    config = RunConfig.load(tmp_path / "budget.yaml")
+    assert config == RunConfig.from_dict({"task": "digits", "budget": {"latency_ms": "50%"}})
+
+
+def test_init_shows_every_key(run, tmp_path: Path) -> None:
+    run("init", tmp_path / "budget.yaml")
+    text = (tmp_path / "budget.yaml").read_text()
+    for section in (
+        RunConfig,
+        *(RunConfig.model_fields[k].annotation for k in ("device", "search")),
+    ):
+        for key in section.model_fields:
+            assert f"{key}:" in text
+
+
+def test_init_writes_a_task_that_works(run, tmp_path: Path) -> None:
+    from autoprune.tasks.load import load_task
+
+    code, _, _ = run("init", tmp_path / "job" / "b.yaml", "--task-file", tmp_path / "mine.py")
+    assert code == 0
+    config = RunConfig.load(tmp_path / "job" / "b.yaml")
+    task = load_task(config.task)
+    model = task.build_model()
+    assert model(task.example_input()).shape == (1, 4)
+    assert 0.0 <= task.evaluate(model, "val")["accuracy"] <= 1.0
+    assert task.loss(model, next(iter(task.train_loader(0)))).item() > 0.0
+
+
+@pytest.mark.parametrize("name", ["budget.yaml", "mine.py"])
+def test_init_overwrites_nothing(run, tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("precious")
+    code, _, err = run("init", tmp_path / "budget.yaml", "--task-file", tmp_path / "mine.py")
+    assert code == 2
+    assert err == f"error: {tmp_path / name} exists and stays as it is · choose another name\n"
+    assert (tmp_path / name).read_text() == "precious"
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+BAD = {
+    "no such file": ("search none.yaml", None, "none.yaml is not a file · write one with"),
+    "unknown key": (
+        "search b.yaml",
+        "task: digits\nbudget: {macs: 50%}\nsearch: {trails: 3}",
+        "b.yaml: search.trails is not a key · nearest: trials",
+    ),
+    "wrong unit": (
+        "search b.yaml",
+        "task: digits\nbudget: {macs: 5 ms}",
+        "b.yaml: budget.macs: unit 'ms' does not fit",
+    ),
+    "wrong override": (
+        "search b.yaml --set search.trials",
+        "task: digits\nbudget: {macs: 50%}",
+        "--set search.trials must have the form key=value",
+    ),
+    "missing task file": (
+        "search b.yaml",
+        "task: none.py:Mine\nbudget: {macs: 50%}",
+        "none.py does not exist",
+    ),
+    "no run to resume": ("resume none", None, "none does not exist"),
+    "no run to show": ("show none", None, "none does not exist"),
+    "no run to report": ("report none", None, "none does not exist"),
+    "no run to export": ("export none", None, "none does not exist"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_is_one_line_and_exit_code_2(run, tmp_path: Path, monkeypatch, case: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    arguments, config, message = BAD[case]
+    if config is not None:
+        Path("b.yaml").write_text(config)
+    before = sorted(tmp_path.rglob("*"))
+    code, out, err = run(*arguments.split())
+    assert code == 2
+    assert message in err
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+    assert out == ""
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_failed_work_is_one_line_and_exit_code_1(run, monkeypatch) -> None:
+    def fail(*_: object) -> None:
+        raise ExportError("outputs differ by 0.5")
+
+    monkeypatch.setattr(cli, "app", fail)
+    assert run() == (1, "", "error: outputs differ by 0.5\n")
+
+
+def test_unexpected_error_says_where_its_traceback_is(run, monkeypatch) -> None:
+    def fail(*_: object) -> None:
+        raise ZeroDivisionError("a\nb")
+
+    monkeypatch.setattr(cli, "app", fail)
+    code, _, err = run()
+    assert code == 1
+    line, _, file = err.strip().partition(" · traceback in ")
+    assert line == "error: ZeroDivisionError: a b"
+    assert "ZeroDivisionError" in Path(file).read_text()
+    Path(file).unlink()
+
+
+def test_unknown_option_is_refused(run) -> None:
+    code, _, err = run("show", "--pick", "knee", "run")
+    assert code == 2
+    assert "No such option: --pick" in err
