@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from autoprune.config import RunConfig
+from autoprune.cost.targets import find_target
 from autoprune.errors import StoreError, TaskError
 from autoprune.pareto import ParetoFront
 from autoprune.pick import pick as pick_record
@@ -118,10 +119,12 @@ def run_config(
     config: RunConfig, *, task: Task | None = None, progress: Progress | None = None
 ) -> Result:
     """Search as `config` says, into its `output` or `results/<task>-<date-time>`."""
+    job = task or task_of(config)
+    find_target(config.device.runtime)  # a missing runtime is said before anything is written
+    folder = Path(config.output) if config.output else Path("results") / run_name(config.task)
     from autoprune.search.run import run
 
-    folder = Path(config.output) if config.output else Path("results") / run_name(config.task)
-    run(config, task or task_of(config), folder, progress=progress)
+    run(config, job, folder, progress=progress)
     return Result.read(folder)
 
 
@@ -132,10 +135,11 @@ def resume(
 
     `task` is needed where the search was started with a Task object.
     """
+    config = config_of(RunFolder.open(path))
+    job = task or task_of(config)
     from autoprune.search.run import run
 
-    config = config_of(RunFolder.open(path))
-    run(config, task or task_of(config), Path(path), progress=progress, resume=True)
+    run(config, job, Path(path), progress=progress, resume=True)
     return Result.read(path)
 
 

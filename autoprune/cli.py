@@ -168,6 +168,28 @@ def export(
     _say(f"loaded again: outputs agree within {written.difference:.1e} of the largest")
 
 
+@app.command()
+def profile(
+    target: Annotated[str, typer.Argument(metavar="TASK_OR_CONFIG", help="What to look at.")],
+    runtime: Annotated[
+        list[str] | None, typer.Option(help="Runtime to time; may be repeated. Default: all.")
+    ] = None,
+    threads: Annotated[int, typer.Option(help="Threads of one forward pass.")] = 1,
+) -> None:
+    """Count and time the dense model, layer by layer."""
+    from autoprune.config import RunConfig
+
+    config = RunConfig.load(target) if target.endswith((".yaml", ".yml")) else None
+    from autoprune import api
+    from autoprune.cost.targets import RUNTIMES
+    from autoprune.profile import profile as measure
+    from autoprune.report.profile import render
+    from autoprune.tasks.load import load_task
+
+    task = api.task_of(config) if config else load_task(target)
+    _say(render(target, measure(task, runtimes=tuple(runtime or RUNTIMES), threads=threads)))
+
+
 def _finish(result: Result) -> None:
     from autoprune.report import terminal
     from autoprune.report.read import read

@@ -20,6 +20,8 @@ FLOORS = {
     "report": 6,
     "retrain": 6,
     "export": 6,
+    "profile": 6,
+    "templates": 6,
     "search": 5,
     "trial": 4,
     "training": 3,

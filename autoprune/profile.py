@@ -1,0 +1,91 @@
+"""What the dense model costs: in all, layer by layer, and in each runtime."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from autoprune.budget import Cost
+from autoprune.cost.analytic import count_cost
+from autoprune.cost.latency import Latency, measure_latency
+from autoprune.graph import PruningGraph, trace
+from autoprune.graph.types import Frozen
+from autoprune.tasks.base import Task
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One layer that holds parameters: what it costs, and the group that its outputs belong to.
+
+    `units` of `group` can leave; both are empty where the outputs stay whole.
+    """
+
+    name: str
+    params: int
+    macs: int
+    group: str = ""
+    units: int = 0
+
+
+@dataclass(frozen=True)
+class Profile:
+    """The dense model of a task before any pruning, for one input of the example's batch."""
+
+    cost: Cost
+    latencies: tuple[Latency, ...]
+    layers: tuple[Layer, ...]
+    frozen: tuple[Frozen, ...]
+
+
+def profile(
+    task: Task, *, runtimes: Sequence[str] = ("torch", "onnxruntime"), threads: int = 1
+) -> Profile:
+    """Count, trace and time the dense architecture; weights do not matter and are not loaded.
+
+    Raises DeviceError for a runtime that is missing, GraphError where the model cannot be traced.
+    """
+    model, inputs = task.build_model().eval(), task.example_input()
+    graph = trace(model, inputs, ignored_layers=task.ignored_layers, num_heads=task.num_heads)
+    return Profile(
+        cost=count_cost(model, inputs),
+        latencies=tuple(
+            measure_latency(model, inputs, runtime, threads=threads) for runtime in runtimes
+        ),
+        layers=layers_of(graph),
+        frozen=graph.frozen,
+    )
+
+
+def layers_of(graph: PruningGraph) -> tuple[Layer, ...]:
+    """The layers with parameters, in execution order; a parameter that is shared counts once."""
+    sizes = graph.sizes()
+    group_of = {
+        part.tensor.rpartition(".")[0]: group
+        for group in graph.groups
+        for part in group.slices
+        if part.role == "out"
+    }
+    seen: set[str] = set()
+    params: dict[str, int] = {}
+    macs: dict[str, int] = {}
+    for op in graph.ops:
+        own = [name for name in op.parameters if name in graph.parameters]
+        if not own and not op.macs:
+            continue
+        fresh = [name for name in own if name not in seen]
+        seen.update(fresh)
+        held = sum(math.prod(d.size(sizes) for d in graph.parameters[name]) for name in fresh)
+        params[op.layer] = params.get(op.layer, 0) + held
+        done = math.prod(dim.size(sizes) for dim in op.macs) if op.macs else 0
+        macs[op.layer] = macs.get(op.layer, 0) + done
+    return tuple(
+        Layer(
+            name,
+            params[name],
+            macs[name],
+            group_of[name].name if name in group_of else "",
+            group_of[name].size if name in group_of else 0,
+        )
+        for name in params
+    )

@@ -1,0 +1,48 @@
+"""A dense model's profile in the terminal."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from autoprune.report import text
+
+if TYPE_CHECKING:
+    from autoprune.profile import Profile
+
+
+def render(name: str, profile: Profile) -> RenderableType:
+    """Costs, latencies with their devices, the layers, and what stays whole and why."""
+    facts = Table.grid(padding=(0, 2))
+    for field in ("params", "macs", "weight_bytes", "peak_memory_bytes"):
+        value = getattr(profile.cost, field)
+        facts.add_row(Text(text.LABELS[field], "bold"), text.cost(field, value))
+    for latency in profile.latencies:
+        noise = " · noisy: something else used the machine" if latency.noisy else ""
+        facts.add_row(Text(text.LABELS["latency_ms"], "bold"), f"{latency}{noise}")
+    parts: list[RenderableType] = [Text(f"{name}, dense", "bold"), facts, _layers(profile)]
+    if profile.frozen:
+        parts.append(Text("stays whole", "bold"))
+        parts += [Text(f"  {f.name} ({f.size}): {f.reason}") for f in profile.frozen]
+    return Group(*parts)
+
+
+def _layers(profile: Profile) -> Table:
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    table.add_column("layer")
+    for column in ("params", "MACs", "of all MACs"):
+        table.add_column(column, justify="right")
+    table.add_column("group (units)")
+    for layer in profile.layers:
+        table.add_row(
+            Text(layer.name),
+            text.cost("params", layer.params),
+            text.cost("macs", layer.macs) if layer.macs else text.NONE,
+            text.share(layer.macs, profile.cost.macs) if layer.macs else "",
+            Text(f"{layer.group} ({layer.units})" if layer.group else text.NONE),
+        )
+    return table

@@ -1,0 +1,36 @@
+"""The dense model's costs, layer by layer, against hand arithmetic."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from autoprune.graph import trace
+from autoprune.profile import layers_of, profile
+from autoprune.tasks.wrap import wrap
+
+X = torch.zeros(1, 3, 8, 8)
+
+
+def small_net() -> nn.Module:
+    head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 2))
+    return nn.Sequential(nn.Conv2d(3, 6, 3, padding=1, bias=False), nn.BatchNorm2d(6), *head)
+
+
+def test_layers_are_counted_by_hand() -> None:
+    layers = {layer.name: layer for layer in layers_of(trace(small_net().eval(), X))}
+    assert list(layers) == ["0", "1", "4"]
+    assert (layers["0"].params, layers["0"].macs) == (3 * 6 * 9, 3 * 6 * 9 * 64)
+    assert (layers["1"].params, layers["1"].macs) == (12, 0)
+    assert (layers["4"].params, layers["4"].macs) == (6 * 2 + 2, 12)
+    assert (layers["0"].group, layers["0"].units) == ("0", 6)
+    assert (layers["4"].group, layers["4"].units) == ("", 0)
+
+
+def test_profile_adds_up() -> None:
+    batches = [(X, torch.zeros(1, dtype=torch.long))]
+    found = profile(wrap(small_net(), batches, batches), runtimes=("torch",))
+    assert found.cost.params == sum(layer.params for layer in found.layers)
+    assert found.cost.macs == sum(layer.macs for layer in found.layers)
+    assert [latency.device.runtime for latency in found.latencies] == ["torch"]
+    assert any(frozen.name == "4" for frozen in found.frozen)
