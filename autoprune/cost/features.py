@@ -1,0 +1,122 @@
+"""What the latency of a candidate is explained by: work and traffic, layer by layer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from autoprune.cost.model import Floats, Sizes
+from autoprune.graph import Op, PruningGraph
+
+_BLOCK = 8  # channels that vector kernels handle at once
+_LIGHT = (
+    8.0  # multiply-accumulates per byte of traffic below which a contraction is bandwidth-bound
+)
+
+
+class LatencyFeatures:
+    """Features of candidates, each relative to the dense model (so all are 1 there).
+
+    Shared ones sum over the model: by kind of contraction the multiply-accumulates, the same with
+    channels rounded up to a multiple of 8, and the bytes in and out; the bytes that all other
+    operators move; a constant. Own ones are the same per contraction. Those that no candidate
+    changes are left out, the constant stands for them. All are non-negative.
+    """
+
+    def __init__(self, graph: PruningGraph) -> None:
+        self.groups = graph.sizes()
+        self._sizes = Sizes(self.groups)
+        heavy = [op for op in graph.ops if op.macs]
+        moving = [op for op in graph.ops if not op.macs and _moves(graph, op)]
+        self._macs = self._sizes.products(op.macs for op in heavy)
+        self._tensors = self._sizes.products(tensor.dims for tensor in graph.tensors)
+        itemsizes = np.array([tensor.itemsize for tensor in graph.tensors], float)
+        self._in = _incidence((op.inputs for op in heavy), itemsizes)
+        self._out = _incidence((op.outputs for op in heavy), itemsizes)
+        self._rest = _incidence(((*op.inputs, *op.outputs) for op in moving), itemsizes)
+        whole = np.array([list(self.groups.values())], dtype=np.int64)
+        self._kinds = _kinds(heavy, self._own(whole)[0])
+        self._names = _names(heavy, [kind for kind, _ in self._kinds])
+        self._scale = self._raw(whole)[0]
+        least = self._raw(np.ones_like(whole))[0]
+        constant = np.arange(len(self._names)) == len(self._names) - 1
+        self._used = (self._scale > least) | constant
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """One for each column, e.g. `layer1.0.conv1: macs` or `all convolution: bytes in`."""
+        return tuple(np.array(self._names)[self._used].tolist())
+
+    @property
+    def shared(self) -> NDArray[np.bool_]:
+        """Which columns sum over the whole model."""
+        return np.array([name.startswith("all ") for name in self.names])
+
+    def of(self, kept: NDArray[np.int64]) -> Floats:
+        """`candidates x groups` → `candidates x features`."""
+        used = self._used
+        return np.asarray(self._raw(kept)[:, used] / self._scale[used])
+
+    def row(self, kept: Mapping[str, int]) -> NDArray[np.int64]:
+        """One candidate as `1 x groups`; groups that are not named are whole."""
+        return np.array([[kept.get(name, size) for name, size in self.groups.items()]])
+
+    def _own(self, kept: NDArray[np.int64]) -> Floats:
+        """`candidates x 4 x contractions`: macs, macs in blocks, bytes in, bytes out."""
+        sizes = self._sizes.of(kept)
+        tensors = self._tensors.of(sizes)
+        blocks = self._macs.of(self._sizes.padded(kept, _BLOCK))
+        own = [self._macs.of(sizes), blocks, tensors @ self._in.T, tensors @ self._out.T]
+        return np.stack(own, axis=1)
+
+    def _raw(self, kept: NDArray[np.int64]) -> Floats:
+        own = self._own(kept)
+        n = len(kept)
+        by_kind = [own[:, :, members].sum(axis=2) for _, members in self._kinds]
+        rest = (self._tensors.of(self._sizes.of(kept)) @ self._rest.T).sum(axis=1, keepdims=True)
+        return np.concatenate([own.reshape(n, -1), *by_kind, rest, np.ones((n, 1))], axis=1)
+
+
+_OWN = ("macs", "macs in blocks", "bytes in", "bytes out")
+
+
+def _names(heavy: list[Op], kinds: list[str]) -> list[str]:
+    seen: dict[str, int] = {}
+    labels = []
+    for op in heavy:
+        seen[op.layer] = seen.get(op.layer, 0) + 1
+        label = op.layer or op.name
+        labels.append(label if seen[op.layer] == 1 else f"{label} #{seen[op.layer]}")
+    own = [f"{label}: {what}" for what in _OWN for label in labels]
+    shared = [f"all {kind}: {what}" for kind in kinds for what in _OWN]
+    return [*own, *shared, "all other: bytes", "all constant"]
+
+
+def _kinds(heavy: list[Op], own: Floats) -> list[tuple[str, NDArray[np.int64]]]:
+    """Contractions by operator, those with little arithmetic for their traffic apart."""
+    macs, traffic = own[0], own[2] + own[3]
+    members: dict[str, list[int]] = {}
+    for place, op in enumerate(heavy):
+        light = macs[place] < _LIGHT * traffic[place]
+        members.setdefault(f"light {op.name}" if light else op.name, []).append(place)
+    return [(kind, np.array(places)) for kind, places in sorted(members.items())]
+
+
+def _incidence(tensors: Iterable[tuple[int, ...]], itemsizes: Floats) -> Floats:
+    """`operators x tensors`: the bytes of one element of each tensor that the operator touches."""
+    rows = list(tensors)
+    matrix = np.zeros((len(rows), len(itemsizes)))
+    for row, places in enumerate(rows):
+        for place in places:
+            matrix[row, place] = itemsizes[place]
+    return matrix
+
+
+def _moves(graph: PruningGraph, op: Op) -> bool:
+    """Whether the operator touches memory: a view makes no storage and changes none."""
+    if op.name.split(".")[0].endswith("_"):
+        return True
+    read = {graph.tensors[place].storage for place in op.inputs}
+    return any(graph.tensors[place].storage not in read for place in op.outputs)

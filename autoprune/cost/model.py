@@ -1,0 +1,207 @@
+"""The cost of any candidate, from the sizes in the graph: no model is built or run."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from autoprune.budget import Cost
+from autoprune.errors import GraphError
+from autoprune.graph import Dim, PruningGraph
+from autoprune.space import kept_units
+
+if TYPE_CHECKING:
+    from autoprune.cost.predictor import LatencyPredictor
+
+Floats = NDArray[np.float64]
+
+
+class CostModel:
+    """Cost as a function of how many units each group keeps.
+
+    Parameters, multiply-accumulates, bytes and peak memory are exact: they equal what `count_cost`
+    counts on the model after surgery. With `latency`, costs also hold its prediction, and their
+    source is `predicted`.
+    """
+
+    def __init__(self, graph: PruningGraph, *, latency: LatencyPredictor | None = None) -> None:
+        self.graph = graph
+        self.latency = latency
+        self._whole = graph.sizes()
+        sizes = Sizes(self._whole)
+        held = {**graph.parameters, **graph.buffers}
+        self._params = sizes.products(graph.parameters.values())
+        self._held = sizes.products(held.values())
+        self._held_itemsizes = np.array([graph.itemsizes.get(name, 4) for name in held], float)
+        self._macs = sizes.products(op.macs for op in graph.ops if op.macs)
+        self._storages = sizes.products(graph.tensors[first].dims for first in _firsts(graph))
+        self._storage_itemsizes = np.array(
+            [graph.tensors[first].itemsize for first in _firsts(graph)], float
+        )
+        self._live = _live_sets(graph)
+        self._sizes = sizes
+
+    @property
+    def dense(self) -> Cost:
+        """The cost with every unit kept."""
+        return self.cost({})
+
+    def cost(self, kept: Mapping[str, int]) -> Cost:
+        """The cost with `kept[group]` units left; groups that are not named stay whole.
+
+        Raises:
+            GraphError: a group that does not exist, or a number outside 1 to its size.
+        """
+        whole = self._checked(kept)
+        counts = self.costs(np.array([list(whole.values())], dtype=np.int64))
+        one = {field: int(values[0]) for field, values in counts.items()}
+        cost = Cost(one["params"], one["macs"], one["weight_bytes"], one["peak_memory_bytes"])
+        if self.latency is None:
+            return cost
+        return dataclasses.replace(
+            cost,
+            latency_ms=(median := self.latency.predict(whole)),
+            latency_p95_ms=median * self.latency.p95_factor,
+            source="predicted",
+            device=self.latency.device,
+        )
+
+    def costs(self, kept: NDArray[np.int64]) -> dict[str, NDArray[np.int64]]:
+        """Counted fields for many candidates at once.
+
+        `kept` is `candidates x groups`, columns in the order of `graph.groups`; each value of the
+        result is an array over the candidates.
+        """
+        sizes = self._sizes.of(kept)
+        weights = self._held.of(sizes) @ self._held_itemsizes
+        storages = self._storages.of(sizes) * self._storage_itemsizes
+        live = (storages @ self._live.T).max(axis=1, initial=0.0)
+        fields = {
+            "params": self._params.of(sizes).sum(axis=1),
+            "macs": self._macs.of(sizes).sum(axis=1),
+            "weight_bytes": weights,
+            "peak_memory_bytes": weights + live,
+        }
+        return {name: np.rint(values).astype(np.int64) for name, values in fields.items()}
+
+    def smallest(self, max_ratio: float | Mapping[str, float], round_to: int = 1) -> Cost:
+        """The least that a candidate can cost when each group loses at most `max_ratio` of it.
+
+        `max_ratio` may differ by group; groups it does not name stay whole.
+        """
+        ratios = (
+            max_ratio if isinstance(max_ratio, Mapping) else dict.fromkeys(self._whole, max_ratio)
+        )
+        kept = {
+            name: kept_units(self.graph.group(name).size, ratio, round_to)
+            for name, ratio in ratios.items()
+        }
+        return self.cost(kept)
+
+    def _checked(self, kept: Mapping[str, int]) -> dict[str, int]:
+        for name, units in kept.items():
+            size = self._whole[name] if name in self._whole else self.graph.group(name).size
+            if not 1 <= units <= size:
+                raise GraphError(f"kept[{name!r}] must be from 1 to {size} units, got {units}")
+        return {name: int(kept.get(name, size)) for name, size in self._whole.items()}
+
+
+class Sizes:
+    """Every different `Dim` once, so that all are sized by one matrix product."""
+
+    def __init__(self, groups: Iterable[str]) -> None:
+        self._columns = {name: place for place, name in enumerate(groups)}
+        self._places: dict[Dim, int] = {Dim(1): 0}
+        self._linear: tuple[Floats, Floats] | None = None
+
+    def products(self, shapes: Iterable[Sequence[Dim]]) -> Products:
+        """The products of the dimensions of each shape, as a function of `of(kept)`."""
+        rows = [[self._places.setdefault(d, len(self._places)) for d in dims] for dims in shapes]
+        self._linear = None
+        width = max(map(len, rows), default=0)
+        padded = [row + [0] * (width - len(row)) for row in rows]
+        return Products(np.array(padded, dtype=np.int64).reshape(len(rows), width))
+
+    def of(self, kept: NDArray[Any]) -> Floats:
+        """`candidates x groups` → `candidates x dims`. Exact in float64 up to 2**53."""
+        fixed, units = self._matrices()
+        return np.asarray(fixed + kept @ units.T, dtype=np.float64)
+
+    def padded(self, kept: NDArray[Any], multiple: int) -> Floats:
+        """As `of`, with the sizes that depend on `kept` rounded up to a multiple."""
+        sizes, (_, units) = self.of(kept), self._matrices()
+        varying = units.any(axis=1)
+        sizes[:, varying] = np.ceil(sizes[:, varying] / multiple) * multiple
+        return sizes
+
+    def _matrices(self) -> tuple[Floats, Floats]:
+        if self._linear is None:
+            fixed = np.array([dim.fixed for dim in self._places], dtype=np.float64)
+            units = np.zeros((len(self._places), len(self._columns)))
+            for row, dim in enumerate(self._places):
+                for name, per_unit in dim.per_unit.items():
+                    units[row, self._columns[name]] = per_unit
+            self._linear = fixed, units
+        return self._linear
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Products:
+    """Products of rows of dimensions; `places` is `products x factors` into the sizes."""
+
+    places: NDArray[np.int64]
+
+    def of(self, sizes: Floats) -> Floats:
+        """`candidates x dims` → `candidates x products`."""
+        result = np.ones((len(sizes), len(self.places)))
+        for factor in self.places.T:
+            result *= sizes[:, factor]
+        return result
+
+
+def _firsts(graph: PruningGraph) -> list[int]:
+    """The first tensor of each storage, in the order in which storages appear."""
+    seen: dict[int, int] = {}
+    for place, tensor in enumerate(graph.tensors):
+        seen.setdefault(tensor.storage, place)
+    return list(seen.values())
+
+
+def _live_sets(graph: PruningGraph) -> Floats:
+    """Which storages are live at which operator: `operators x storages`, 0 or 1.
+
+    An operator whose storages are all live at the next or previous one too is left out.
+    """
+    columns = {graph.tensors[first].storage: n for n, first in enumerate(_firsts(graph))}
+    first, last = [math.inf] * len(columns), [-math.inf] * len(columns)
+    for moment, op in enumerate(graph.ops):
+        for tensor in (*op.inputs, *op.outputs):
+            column = columns[graph.tensors[tensor].storage]
+            first[column] = min(first[column], moment)
+            last[column] = max(last[column], moment)
+    for tensor in graph.inputs:
+        column = columns[graph.tensors[tensor].storage]
+        first[column], last[column] = 0, math.inf
+    for tensor in graph.outputs:
+        last[columns[graph.tensors[tensor].storage]] = math.inf
+    moments = np.arange(max(1, len(graph.ops)))[:, None]
+    live = (np.array(first) <= moments) & (moments <= np.array(last))
+    kept = _maximal(live)
+    return kept.astype(np.float64)
+
+
+def _maximal(live: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """The rows without those that a neighbour contains."""
+    rows: list[NDArray[np.bool_]] = []
+    for row in live:
+        if rows and not (row & ~rows[-1]).any():
+            continue
+        while rows and not (rows[-1] & ~row).any():
+            rows.pop()
+        rows.append(row)
+    return np.array(rows).reshape(len(rows), live.shape[1])

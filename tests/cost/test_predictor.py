@@ -1,0 +1,158 @@
+"""The latency fit: it finds additive laws, tells its error on what it has not seen, and travels."""
+
+from __future__ import annotations
+
+import itertools
+import json
+
+import numpy as np
+import pytest
+
+from autoprune.budget import Device
+from autoprune.cost.features import LatencyFeatures
+from autoprune.cost.predictor import LatencyPredictor, Sample, random_keeps
+from autoprune.errors import DeviceError
+from autoprune.graph import Dim, Group, Op, PruningGraph, TensorInfo
+
+DEVICE = Device("a machine", "torch", batch=2)
+
+
+def chain(widths: tuple[int, ...]) -> PruningGraph:
+    """Linear layers 32 → widths → 10, a relu and a view after each."""
+    dims = [Dim(32), *(Dim(0, {f"layer{n}": 1}) for n in range(len(widths))), Dim(10)]
+    tensors, ops = [TensorInfo((Dim(1), dims[0]), 4, 0)], []
+    for n, (source, target) in enumerate(itertools.pairwise(dims)):
+        place, shape = len(tensors), (Dim(1), target)
+        storages = (3 * n + 1, 3 * n + 2, 3 * n + 2)
+        tensors += [TensorInfo(shape, 4, storage) for storage in storages]
+        ops += [
+            Op("aten.addmm", f"layer{n}", (place - 1,), (place,), (), (Dim(1), source, target)),
+            Op("aten.relu", f"act{n}", (place,), (place + 1,), ()),
+            Op("aten.view", "", (place + 1,), (place + 2,), ()),
+        ]
+    groups = tuple(Group(f"layer{n}", "channel", width, ()) for n, width in enumerate(widths))
+    return PruningGraph(groups, (), tuple(ops), tuple(tensors), {}, {})
+
+
+def samples_of(graph: PruningGraph, law, number: int = 40, seed: int = 0) -> list[Sample]:
+    kept = [
+        {name: len(units) for name, units in keep.items()}
+        for keep in random_keeps(graph, number, seed)
+    ]
+    whole = law(graph.sizes())
+    return [Sample(units, 3.0 * law(units) / whole, law(units) / whole) for units in kept]
+
+
+def by_layers(kept) -> float:
+    """Work that costs three times as much in the first layer, traffic, and a constant."""
+    a, b, c = kept["layer0"], kept["layer1"], kept["layer2"]
+    return 3.0 * 32 * a + a * b + b * c + 10 * c + 4 * (a + b + c) + 2000
+
+
+def test_finds_an_additive_law_from_few_samples():
+    graph = chain((64, 48, 40))
+    fitted = LatencyPredictor.from_samples(
+        graph, samples_of(graph, by_layers), device=DEVICE, dense_ms=3.0
+    )
+    whole = by_layers(graph.sizes())
+    unseen = samples_of(graph, by_layers, 30, seed=1)
+    errors = [abs(fitted.predict(it.kept) / it.median_ms - 1.0) for it in unseen]
+    assert max(errors) < 0.02
+    assert fitted.error < 0.02
+    assert fitted.predict({}) == pytest.approx(3.0, rel=0.01)
+    assert fitted.predict({"layer0": 1}) == pytest.approx(
+        3.0 * by_layers({"layer0": 1, "layer1": 48, "layer2": 40}) / whole, rel=0.03
+    )
+
+
+def test_error_tells_of_noise_that_cannot_be_learned():
+    graph = chain((64, 48, 40))
+    rng = np.random.default_rng(0)
+    noisy = [
+        Sample(it.kept, it.median_ms, it.ratio * factor)
+        for it, factor in zip(
+            samples_of(graph, by_layers), rng.choice([0.8, 1.25], 40), strict=True
+        )
+    ]
+    fitted = LatencyPredictor.from_samples(graph, noisy, device=DEVICE, dense_ms=3.0)
+    assert 0.15 < fitted.error < 0.4
+    assert len(fitted.held_out) == 40
+
+
+def test_removing_more_never_costs_more():
+    graph = chain((64, 48, 40))
+    fitted = LatencyPredictor.from_samples(
+        graph, samples_of(graph, by_layers), device=DEVICE, dense_ms=3.0
+    )
+    assert (fitted.coefficients >= 0.0).all()
+    falling = [fitted.predict({"layer0": a, "layer1": a}) for a in range(48, 0, -1)]
+    assert falling == sorted(falling, reverse=True)
+
+
+def test_many_are_predicted_like_one():
+    graph = chain((64, 48, 40))
+    fitted = LatencyPredictor.from_samples(
+        graph, samples_of(graph, by_layers), device=DEVICE, dense_ms=3.0
+    )
+    kept = np.array([[1, 2, 3], [64, 48, 40]])
+    expected = [fitted.predict({"layer0": 1, "layer1": 2, "layer2": 3}), fitted.predict({})]
+    np.testing.assert_allclose(fitted.predict_many(kept), expected)
+
+
+def test_json_and_back():
+    graph = chain((64, 48, 40))
+    fitted = LatencyPredictor.from_samples(
+        graph, samples_of(graph, by_layers), device=DEVICE, dense_ms=3.0, p95_factor=1.2
+    )
+    again = LatencyPredictor.from_dict(json.loads(json.dumps(fitted.to_dict())), graph)
+    assert again.predict({"layer1": 7}) == fitted.predict({"layer1": 7})
+    assert again.to_dict() == fitted.to_dict()
+    assert (again.device, again.error, again.p95_factor) == (DEVICE, fitted.error, 1.2)
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        ((64, 48, 36), "group 'layer2' has 36 units here and 40 there"),
+        ((64, 48), "group 'layer2' is missing here"),
+    ],
+)
+def test_profile_of_another_model_is_refused_with_what_differs(other, message):
+    graph = chain((64, 48, 40))
+    data = LatencyPredictor.from_samples(
+        graph, samples_of(graph, by_layers), device=DEVICE, dense_ms=3.0
+    ).to_dict()
+    with pytest.raises(DeviceError, match=message):
+        LatencyPredictor.from_dict(data, chain(other))
+    with pytest.raises(DeviceError, match="must have format 1, got 7"):
+        LatencyPredictor.from_dict({**data, "format": 7}, graph)
+
+
+def test_features_are_one_for_the_dense_model_and_count_work_by_hand():
+    graph = chain((16, 8))
+    features = LatencyFeatures(graph)
+    np.testing.assert_allclose(features.of(features.row({})), 1.0)
+    names = features.names
+    assert len(names) == len(set(names))
+    row = dict(zip(names, features.of(features.row({"layer0": 9}))[0], strict=True))
+    assert row["layer1: macs"] == pytest.approx(9 / 16)
+    assert row["layer1: macs in blocks"] == pytest.approx(16 / 16)  # 9 channels fill two blocks
+    assert row["layer1: bytes in"] == pytest.approx(9 / 16)
+    # what this group does not change: the last layer
+    assert row["layer2: macs"] == 1.0
+    # relu reads and writes, views move nothing: 2 x (9 + 8 + 10) of 2 x (16 + 8 + 10)
+    assert row["all other: bytes"] == pytest.approx(27 / 34)
+    assert "layer0: bytes in" not in names  # the image's size never changes
+
+
+def test_random_prunings_are_seeded_and_range_widely():
+    graph = chain((64, 48, 40))
+    keeps = random_keeps(graph, 40, seed=3)
+    assert keeps == random_keeps(graph, 40, seed=3) != random_keeps(graph, 40, seed=4)
+    shares = [len(keep["layer0"]) / 64 for keep in keeps]
+    assert min(shares) < 0.15
+    assert max(shares) > 0.9
+    for keep in keeps:
+        for name, units in keep.items():
+            assert units == tuple(sorted(set(units)))
+            assert 0 <= units[0] <= units[-1] < graph.sizes()[name]
