@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Mapping
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -67,7 +67,7 @@ def _read(path: Path) -> dict[str, Tensor]:
             raise TaskError(f"checkpoint {path} is no safetensors file: {error}") from error
     try:
         content: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
+    except (UnpicklingError, RuntimeError, EOFError, ValueError) as error:
         raise TaskError(
             f"checkpoint {path} cannot be read as a plain state dict · write it with "
             "torch.save(model.state_dict(), path), or better as safetensors"
