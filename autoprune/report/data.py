@@ -12,10 +12,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 from autoprune.budget import FIELDS, Budget, Cost, Limit
 from autoprune.errors import BudgetError
-from autoprune.pareto import Objective, ParetoFront
+from autoprune.pareto import CostSource, Objective, ParetoFront
 from autoprune.record import TrialRecord
+from autoprune.report import text
 
 STATES = ("complete", "stopped", "infeasible", "failed")
 UNIFORM = "seed:uniform"
@@ -81,10 +84,23 @@ class RunView:
 
     @property
     def limits(self) -> tuple[tuple[Limit, float | None], ...]:
-        """Each limit of the budget with its absolute value, None while dense is not known."""
+        """Each limit of the budget with its absolute value, None while dense is not known.
+
+        A share of dense means the measured dense latency once there is one.
+        """
         spec = self.config.get("budget")
         limits = Budget.parse(spec).limits if spec else ()
-        return tuple((limit, self._absolute(limit)) for limit in limits)
+        return tuple(
+            (limit, self.bound(limit, "measured") or self.bound(limit, "predicted"))
+            for limit in limits
+        )
+
+    def bound(self, limit: Limit, source: CostSource) -> float | None:
+        """The absolute value of a limit; a share of dense is taken of the dense cost by source."""
+        try:
+            return limit.resolve(getattr(self.dense, source) or Cost())
+        except BudgetError:
+            return None
 
     @property
     def members(self) -> tuple[TrialRecord, ...]:
@@ -132,6 +148,24 @@ class RunView:
         after = measured.latency_ms if measured else None
         return before / after if before and after else None
 
+    def gain(self, record: TrialRecord) -> float | None:
+        """The metric above uniform pruning at equal cost, positive where the record is better.
+
+        The uniform baselines are joined by straight lines over the front's cost, by the front's
+        source; None outside their range, and where there are fewer than two.
+        """
+        front, metric, value = self.front, self.metric, self.metric_of(record)
+        cost = next((o for o in front.objectives if o.name in FIELDS), None) if front else None
+        if front is None or metric is None or cost is None or value is None:
+            return None
+        at = cost.value(record, front.source)
+        known = {cost.value(r, front.source): self.metric_of(r) for r in self.uniform}
+        points = sorted((x, y) for x, y in known.items() if x is not None and y is not None)
+        if at is None or len(points) < 2 or not points[0][0] <= at <= points[-1][0]:
+            return None
+        base = float(np.interp(at, [x for x, _ in points], [y for _, y in points]))
+        return metric.sign * (base - value)
+
     def verdict(self, record: TrialRecord) -> Verdict:
         """Whether this model is really faster than the dense one, as measured, and within budget.
 
@@ -142,7 +176,7 @@ class RunView:
             return Verdict("latency not measured", None)
         over = self._measured_over(record)
         if over:
-            return Verdict(f"{ratio:.2g}× dense speed, but over the budget: {over}", False)
+            return Verdict(f"over the budget as measured: {over}", False)
         if ratio >= 1.02:
             return Verdict(f"{_times(ratio)} faster than dense, measured", True)
         if ratio > 0.98:
@@ -155,23 +189,12 @@ class RunView:
         ordered = list(names) if self.groups else sorted(names, key=_natural)
         return {name: record.candidate.ratios.get(name, 0.0) for name in ordered}
 
-    def _absolute(self, limit: Limit) -> float | None:
-        for cost in (self.dense.predicted, self.dense.measured):
-            try:
-                return limit.resolve(cost or Cost())
-            except BudgetError:
-                continue
-        return None
-
     def _measured_over(self, record: TrialRecord) -> str | None:
-        for limit, value in self.limits:
-            if not limit.field.startswith("latency") or record.measured is None:
-                continue
-            dense = getattr(self.dense.measured, limit.field, None)
-            bound = limit.value * dense if limit.relative and dense else value
+        for limit, _ in self.limits:
+            bound = self.bound(limit, "measured")
             got = getattr(record.measured, limit.field)
             if bound is not None and got is not None and got > bound:
-                return f"{limit.field} {got:.3g} > {bound:.3g}"
+                return f"{text.cost(limit.field, got)} > {text.cost(limit.field, bound)}"
         return None
 
 

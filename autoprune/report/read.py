@@ -22,7 +22,7 @@ def read(run: RunFolder | str | Path) -> RunView:
     config, records = folder.config, folder.records()
     stored = _json(folder, "front.json")
     dense = _dense(_json(folder, "dense.json") or stored.get("dense") or {})
-    groups = _json(folder, "groups.json")
+    groups, state = _json(folder, "groups.json"), _json(folder, "state.json")
     return RunView(
         name=folder.path.resolve().name,
         config=config,
@@ -30,13 +30,13 @@ def read(run: RunFolder | str | Path) -> RunView:
         device=_json(folder, "device.json"),
         records=records,
         front=_front(stored, config, records, dense),
-        finished=bool(stored),
+        finished=bool(stored) and state.get("phase", "done") == "done",
         dense=dense,
         groups={group["name"]: group["size"] for group in groups.get("groups", ())},
         frozen=tuple(groups.get("frozen", ())),
         retrained=_retrained(folder),
         importances=_json(folder, "importances.json"),
-        wall_s=stored.get("wall_s"),
+        wall_s=state.get("elapsed_s"),
     )
 
 

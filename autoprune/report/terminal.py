@@ -22,7 +22,7 @@ def show(view: RunView) -> RenderableType:
     parts: list[RenderableType] = [summary(view), front_table(view)]
     parts += [retrained_table(view)] if view.retrained else []
     failed = [record for record in view.records if record.state == "failed"]
-    parts += [Text(f"trial {r.number} failed: {_first_line(r.error)}", "red") for r in failed]
+    parts += [Text(f"trial {r.number} failed: {text.last_line(r.error)}", "red") for r in failed]
     return Group(*parts)
 
 
@@ -50,7 +50,7 @@ def summary(view: RunView) -> RenderableType:
 def front_table(view: RunView) -> RenderableType:
     """The dense model and every member of the front; predicted and measured latency apart."""
     name = view.metric.name if view.metric else "metric"
-    table = Table(box=SIMPLE_HEAD, pad_edge=False, caption_justify="left", show_edge=False)
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
     table.add_column("model", no_wrap=True)
     for column in (f"val {name}", "Δ dense", *_COUNTS):
         table.add_column(column, justify="right", no_wrap=True)
@@ -74,12 +74,12 @@ def device_line(view: RunView) -> str:
     measured = _device(view.dense.measured, *(r.measured for r in view.records))
     predicted = _device(view.dense.predicted, *(r.predicted for r in view.records))
     if measured is None and predicted is None:
-        return "latency: neither predicted nor measured"
+        return "Latency: neither predicted nor measured"
     if measured == predicted:
-        return f"latency predicted for and measured on: {measured}"
+        return f"Latency predicted for and measured on: {measured}"
     parts = [f"predicted for: {predicted}"] if predicted else []
     parts += [f"measured on: {measured}"] if measured else ["not measured yet"]
-    return "latency " + " · ".join(parts)
+    return "Latency " + " · ".join(parts)
 
 
 def retrained_table(view: RunView) -> Table:
@@ -159,7 +159,7 @@ def _facts(view: RunView, record: TrialRecord) -> Table:
     schedule, recovery = record.candidate.schedule, record.candidate.recovery
     facts = {
         "trial": f"{record.number} ({record.candidate.key}), seed {record.seed}, {record.origin}",
-        "state": record.state + (f": {_first_line(record.error)}" if record.error else ""),
+        "state": record.state + (f": {text.last_line(record.error)}" if record.error else ""),
         "validation": ", ".join(f"{k} {text.metric(k, v)}" for k, v in record.metrics.items()),
         "predicted": _cost_line(record.predicted),
         "measured": _cost_line(record.measured),
@@ -216,9 +216,3 @@ def _cost_line(cost: Cost | None) -> str:
         if (value := getattr(cost, field)) is not None
     ]
     return ", ".join(parts) + (f" ({cost.device})" if cost.device else "")
-
-
-def _first_line(error: str | None) -> str:
-    """The line that says what went wrong: the last one of a traceback."""
-    lines = (error or "no reason was recorded").strip().splitlines()
-    return lines[-1] if lines and lines[0].startswith("Traceback") else lines[0]

@@ -6,12 +6,12 @@ from autoprune.budget import Limit
 
 NONE = "–"
 LABELS = {
-    "params": "Parameters",
+    "params": "parameters",
     "macs": "MACs",
-    "weight_bytes": "Weights",
-    "peak_memory_bytes": "Peak memory",
-    "latency_ms": "Latency",
-    "latency_p95_ms": "Latency p95",
+    "weight_bytes": "weights",
+    "peak_memory_bytes": "peak memory",
+    "latency_ms": "latency",
+    "latency_p95_ms": "latency p95",
 }
 _COUNTS = ((1e9, " G"), (1e6, " M"), (1e3, " k"))
 _BYTES = ((1e9, " GB"), (1e6, " MB"), (1e3, " kB"))
@@ -129,3 +129,13 @@ def limit(bound: Limit, value: float | None) -> str:
         return f"{LABELS[bound.field]} ≤ {of_dense}"
     note = f" ({of_dense})" if of_dense else ""
     return f"{LABELS[bound.field]} ≤ {cost(bound.field, value)}{note}"
+
+
+def last_line(error: str | None) -> str:
+    """The line that says what went wrong: the last one of a traceback, else the first.
+
+    >>> last_line("Traceback (most recent call last):\\n  ...\\nValueError: loss is nan")
+    'ValueError: loss is nan'
+    """
+    lines = (error or "").strip().splitlines() or ["no reason was recorded"]
+    return lines[-1] if lines[0].startswith("Traceback") else lines[0]

@@ -149,7 +149,8 @@ def make_run(
     for trial in records:
         run.append(trial)
     front = ParetoFront(OBJECTIVES, tuple(records), (0.1, DENSE_MS), "measured")
-    run.write_json("front.json", {**front.to_dict(), "dense": DENSE, "wall_s": 1312.4})
+    run.write_json("front.json", {**front.to_dict(), "dense": DENSE})
+    run.write_json("state.json", {"phase": "done", "elapsed_s": 1312.4})
     sizes = [{"name": name, "kind": "channel", "size": size} for name, size in SIZES.items()]
     frozen = [{"name": "linear", "size": 10, "reason": "output of the model"}]
     run.write_json("groups.json", {"groups": sizes, "frozen": frozen})

@@ -1,0 +1,106 @@
+"""One self-contained HTML file of a run: no request leaves it, and it reads without a server."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+from autoprune.report import figures, sections
+from autoprune.report.data import RunView
+from autoprune.report.read import read
+from autoprune.report.sections import escape
+from autoprune.store import RunFolder
+
+NAME = "report.html"
+_HERE = Path(__file__).parent
+_POLICY = (  # the browser itself refuses every request that the page might make
+    "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:"
+)
+
+
+def write(run: RunFolder | str | Path) -> Path:
+    """Write `report.html` into a run folder, finished or still going on; returns its path."""
+    folder = run if isinstance(run, RunFolder) else RunFolder.open(run)
+    return folder.write_text(NAME, page(read(folder)))
+
+
+def page(view: RunView) -> str:
+    """The whole page as text; plotly.js is inside (about 5 MB)."""
+    from plotly.offline import get_plotlyjs
+
+    drawn = _figures(view)
+    return "\n".join(
+        [
+            '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">',
+            '<meta name="viewport" content="width=device-width, initial-scale=1">',
+            f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">',
+            f"<title>{escape(view.name)} · autoprune</title>",
+            f"<style>{_asset('report.css')}</style></head><body><main>",
+            *_body(view, drawn),
+            "</main>",
+            f'<script type="application/json" id="figures">{embed(drawn)}</script>',
+            f"<script>{get_plotlyjs()}</script>",
+            f"<script>{_asset('report.js')}</script>",
+            "</body></html>\n",
+        ]
+    )
+
+
+def embed(value: object) -> str:
+    """JSON that is safe inside a script element; numbers that are not finite become null.
+
+    >>> embed({"name": "</script><b>", "x": float("nan")})
+    '{"name":"\\\\u003c/script\\\\u003e\\\\u003cb\\\\u003e","x":null}'
+    """
+    text = json.dumps(_finite(value), separators=(",", ":"), allow_nan=False)
+    for sign in "<>&":
+        text = text.replace(sign, f"\\u{ord(sign):04x}")
+    return text
+
+
+def _figures(view: RunView) -> dict[str, Any]:
+    metric = view.metric.name if view.metric else None
+    drawn: dict[str, Any] = {
+        "front": figures.front(view),
+        "ratios": figures.ratios(view),
+        "schedules": figures.schedules(view),
+        "history_metric": figures.history(view, metric) if metric else None,
+        "history_loss": figures.history(view, "loss"),
+        "prediction": figures.prediction(view),
+    }
+    for index, (_, figure) in enumerate(figures.importances(view).items()):
+        drawn[f"importance_{index}"] = figure
+    return {name: figure for name, figure in drawn.items() if figure}
+
+
+def _body(view: RunView, drawn: dict[str, Any]) -> list[str]:
+    parts = [
+        sections.head(view),
+        sections.front(view, drawn),
+        sections.models(view),
+        sections.retrained(view),
+        sections.removed(view, drawn),
+        sections.training(view, drawn),
+        sections.prediction(view, drawn),
+        sections.importances(view, drawn),
+        sections.search(view),
+        sections.details(view),
+        sections.foot(view),
+    ]
+    return [part for part in parts if part]
+
+
+def _asset(name: str) -> str:
+    return (_HERE / name).read_text(encoding="utf-8")
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    return value

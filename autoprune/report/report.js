@@ -1,0 +1,72 @@
+// Draws the figures of the page: theme colours ("--name") are resolved here, so that light, dark and
+// print share one specification.
+(() => {
+  "use strict";
+  const root = document.documentElement;
+  const figures = JSON.parse(document.getElementById("figures").textContent);
+  const options = { displayModeBar: false, responsive: false };
+  const chosen = {};
+
+  const themed = (value, style) => {
+    if (typeof value === "string") {
+      return value.startsWith("--") ? style.getPropertyValue(value).trim() : value;
+    }
+    if (Array.isArray(value)) return value.map((item) => themed(item, style));
+    if (value === null || typeof value !== "object") return value;
+    return Object.fromEntries(Object.entries(value).map(([key, item]) => [key, themed(item, style)]));
+  };
+
+  const put = (target, path, value) => {
+    const keys = path.split(".");
+    const last = keys.pop();
+    keys.reduce((inner, key) => (inner[key] ??= {}), target)[last] = value;
+  };
+
+  const draw = (box) => {
+    let figure = figures[box.dataset.figure];
+    if (box.dataset.axis) figure = figure[chosen[box.id] ?? box.dataset.axis];
+    document.querySelectorAll(".legend li").forEach((mark) => {
+      if (figure.legend) mark.hidden = !figure.legend.includes(mark.dataset.mark);
+    });
+    const { data, layout } = themed(figure, getComputedStyle(root));
+    const width = box.clientWidth;
+    if (width < 560) {
+      Object.entries(figure.narrow ?? {}).forEach(([path, value]) => put(layout, path, value));
+      if (figure.narrow_text === false) data.forEach((trace) => delete trace.texttemplate);
+    }
+    layout.font.family = getComputedStyle(document.body).fontFamily;
+    layout.width = width;
+    return Plotly.react(box, data, layout, options);
+  };
+
+  const boxes = [...document.querySelectorAll("[data-figure]")];
+  const drawAll = () => boxes.forEach(draw);
+
+  document.querySelectorAll(".axes button").forEach((button) => {
+    button.addEventListener("click", () => {
+      const box = document.getElementById(button.parentElement.dataset.for);
+      chosen[box.id] = button.dataset.key;
+      for (const other of button.parentElement.children) {
+        other.setAttribute("aria-pressed", String(other === button));
+      }
+      draw(box);
+    });
+  });
+
+  drawAll();
+  root.dataset.drawn = String(boxes.length);
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", drawAll);
+  let waiting = 0;
+  addEventListener("resize", () => {
+    cancelAnimationFrame(waiting);
+    waiting = requestAnimationFrame(drawAll);
+  });
+  addEventListener("beforeprint", () => {
+    root.dataset.theme = "light";
+    drawAll();
+  });
+  addEventListener("afterprint", () => {
+    delete root.dataset.theme;
+    drawAll();
+  });
+})();
