@@ -1,0 +1,259 @@
+"""What a search knows at any moment: records, what runs now, and whether it is over."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from autoprune.budget import Cost
+from autoprune.candidate import Candidate
+from autoprune.pareto import ParetoFront
+from autoprune.record import State, TrialRecord
+from autoprune.search.plan import Plan
+from autoprune.search.progress import Progress, Silent, Snapshot
+from autoprune.store import RunFolder
+
+STATE = "state.json"
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a worker says after each evaluation; plain values, so that it travels as JSON.
+
+    `finished` is True once the trial has had all its training; `error` ends a trial as failed.
+    """
+
+    epochs: float = 0.0
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    history: tuple[Mapping[str, float], ...] = ()
+    times: Mapping[str, float] = field(default_factory=dict)
+    finished: bool = False
+    artifact: str | None = None
+    error: str | None = None
+
+
+@dataclass
+class Running:
+    """A trial that has a candidate and no record yet."""
+
+    number: int
+    candidate: Candidate
+    predicted: Cost
+    origin: str
+    started: float
+    last: Report = field(default_factory=Report)
+
+
+class Ledger:
+    """Turns reports into records on disk, counts, and says when the search is over.
+
+    Every record is on disk before anyone else hears of it.
+    """
+
+    def __init__(self, plan: Plan, folder: RunFolder, progress: Progress | None = None) -> None:
+        """Take up a run where its records leave off."""
+        self.plan = plan
+        self.folder = folder
+        self.records: dict[int, TrialRecord] = {r.number: r for r in folder.records()}
+        self.running: dict[int, Running] = {}
+        self._progress = progress or Silent()
+        self._known = {
+            record.candidate.key: number
+            for number, record in self.records.items()
+            if record.state != "infeasible"
+        }
+        self._before_s = _elapsed_before(folder)
+        self._started = time.monotonic()
+        self._new = 0
+        self._shown: tuple[tuple[Mapping[str, float], ...], float | None] = ((), None)
+        self._refresh_front()
+
+    @property
+    def elapsed_s(self) -> float:
+        """Seconds of searching, all sittings together."""
+        return self._before_s + time.monotonic() - self._started
+
+    @property
+    def counts(self) -> Counter[State]:
+        """How many records are in each state."""
+        return Counter(record.state for record in self.records.values())
+
+    @property
+    def done(self) -> int:
+        """Trials that ended and count towards the limit: all but the infeasible ones."""
+        return sum(count for state, count in self.counts.items() if state != "infeasible")
+
+    @property
+    def spent_epochs(self) -> float:
+        """Epochs trained so far, running trials as far as they have reported."""
+        ended = sum(record.epochs for record in self.records.values())
+        return ended + sum(running.last.epochs for running in self.running.values())
+
+    def duplicate_of(self, candidate: Candidate) -> int | None:
+        """The number of the trial that trained, or now trains, this very candidate."""
+        return self._known.get(candidate.key)
+
+    def start(self, number: int, candidate: Candidate, predicted: Cost, origin: str) -> None:
+        """Note that a trial begins."""
+        self.running[number] = Running(number, candidate, predicted, origin, time.monotonic())
+        self._known[candidate.key] = number
+        self.show()
+
+    def refuse(
+        self, number: int, candidate: Candidate, predicted: Cost, reason: str, origin: str
+    ) -> None:
+        """Record a candidate that is over budget and was not trained."""
+        self._write(
+            TrialRecord(
+                number=number,
+                candidate=candidate,
+                state="infeasible",
+                seed=self.plan.seed,
+                predicted=predicted,
+                error=reason,
+                origin=origin,
+            )
+        )
+        self.show()
+
+    def report(self, number: int, report: Report) -> None:
+        """Take what a running trial says of itself."""
+        self.running[number].last = report
+        self.show()
+
+    def finish(self, number: int, error: str | None = None) -> TrialRecord:
+        """Record a trial that ended: completed, stopped before its end, or failed."""
+        running = self.running.pop(number)
+        last = running.last
+        error = error or last.error
+        state: State = "failed" if error else "complete" if last.finished else "stopped"
+        record = TrialRecord(
+            number=number,
+            candidate=running.candidate,
+            state=state,
+            seed=self.plan.seed,
+            epochs=last.epochs,
+            metrics={} if error else _finite(last.metrics),
+            history=tuple(_finite(entry) for entry in last.history),
+            predicted=running.predicted,
+            error=error,
+            times={**last.times, "wall_s": time.monotonic() - running.started},
+            artifact=None if error else last.artifact,
+            origin=running.origin,
+        )
+        self._write(record)
+        self._new += 1
+        self._refresh_front()
+        self.save_state("search")
+        self.show()
+        return record
+
+    def update(self, record: TrialRecord) -> None:
+        """Replace a record by a fuller one with the same number."""
+        self._write(record)
+
+    def may_start(self) -> bool:
+        """Whether another trial may begin now (it may become possible again: see `over`)."""
+        limits = self.plan.limits
+        planned = sum(self.plan.epochs - r.last.epochs for r in self.running.values())
+        epochs = self.spent_epochs + planned + self.plan.epochs
+        return (
+            self.done + len(self.running) < limits.trials
+            and (limits.total_epochs is None or epochs <= limits.total_epochs * (1 + 1e-9))
+            and not self._too_late()
+        )
+
+    def over(self) -> bool:
+        """Whether no further trial will ever begin."""
+        return not self.running and not self.may_start()
+
+    @property
+    def late(self) -> bool:
+        """Whether the time limit has passed, and there is a finished model to show for it."""
+        seconds = self.plan.limits.seconds
+        return seconds is not None and self.elapsed_s > seconds and self.counts["complete"] > 0
+
+    def front(self) -> ParetoFront:
+        """The front of the completed trials by predicted cost."""
+        within = [r for r in self.records.values() if r.predicted and self.plan.allows(r.predicted)]
+        return ParetoFront(self.plan.objectives, tuple(within), self.plan.reference)
+
+    def save_state(self, phase: str) -> None:
+        """Write how far the run is, for `resume`."""
+        self.folder.write_json(STATE, {"phase": phase, "elapsed_s": self.elapsed_s})
+
+    def show(self, phase: str = "search", note: str = "") -> None:
+        """Tell the progress."""
+        counts, (front, volume) = self.counts, self._shown
+        self._progress.update(
+            Snapshot(
+                phase=phase,
+                note=note,
+                trials=self.plan.limits.trials,
+                running=len(self.running),
+                complete=counts["complete"],
+                stopped=counts["stopped"],
+                infeasible=counts["infeasible"],
+                failed=counts["failed"],
+                epochs=self.spent_epochs,
+                front=front,
+                hypervolume=volume,
+                elapsed_s=self.elapsed_s,
+                left_s=self._left_s(),
+            )
+        )
+
+    def _too_late(self) -> bool:
+        """Past the time limit, or so near to it that a trial of usual length would not end."""
+        seconds = self.plan.limits.seconds
+        if seconds is None:
+            return False
+        walls = [r.times.get("wall_s", 0.0) for r in self.records.values() if r.state == "complete"]
+        usual = sorted(walls)[len(walls) // 2] if walls else 0.0
+        return self.elapsed_s + usual > seconds
+
+    def _left_s(self) -> float | None:
+        limits = self.plan.limits
+        left: list[float] = []
+        if limits.seconds is not None:
+            left.append(limits.seconds - self.elapsed_s)
+        here = time.monotonic() - self._started
+        if self._new:
+            left.append((limits.trials - self.done) * here / self._new)
+            if limits.total_epochs is not None and self.spent_epochs > 0:
+                pace = self.elapsed_s / self.spent_epochs
+                left.append((limits.total_epochs - self.spent_epochs) * pace)
+        return max(0.0, min(left)) if left else None
+
+    def _refresh_front(self) -> None:
+        front = self.front()
+        names = [objective.name for objective in front.objectives]
+        rows = front.values.tolist()
+        members = tuple(
+            {"number": record.number, **dict(zip(names, row, strict=True))}
+            for record, row in zip(front.members, rows, strict=True)
+        )
+        self._shown = (members, front.hypervolume if members else None)
+
+    def _write(self, record: TrialRecord) -> None:
+        self.folder.append(record)
+        self.records[record.number] = record
+
+
+def _finite(values: Mapping[str, Any]) -> dict[str, Any]:
+    """What is finite of some numbers: NaN has no place in JSON, and a failed trial may have it."""
+    return {
+        name: value
+        for name, value in values.items()
+        if not isinstance(value, float) or math.isfinite(value)
+    }
+
+
+def _elapsed_before(folder: RunFolder) -> float:
+    if not (folder.path / STATE).exists():
+        return 0.0
+    return float(folder.read_json(STATE).get("elapsed_s", 0.0))

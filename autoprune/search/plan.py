@@ -1,0 +1,91 @@
+"""Everything that is decided before the first trial."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from autoprune.budget import Budget, Cost
+from autoprune.candidate import Candidate
+from autoprune.errors import BudgetError
+from autoprune.pareto import Objective
+from autoprune.record import TrialRecord
+from autoprune.space import SearchSpace
+
+Price = Callable[[Mapping[str, int]], Cost]
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """When a search ends: whichever is reached first. None sets no limit."""
+
+    trials: int = 30
+    total_epochs: float | None = None
+    seconds: float | None = None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One search: what may vary, what it costs, what is wanted, and when it ends.
+
+    `price` maps the kept units of each group to the predicted cost; `sizes` are the groups' units.
+    `reference` is the worst point that counts for the hypervolume, in the order of `objectives`.
+    `epochs` is the training of one trial, evaluated at `rungs` points before its end.
+    """
+
+    space: SearchSpace
+    sizes: Mapping[str, int]
+    price: Price
+    dense: Cost
+    budget: Budget
+    objectives: tuple[Objective, ...]
+    reference: tuple[float, ...]
+    limits: Limits = Limits()
+    epochs: float = 2.0
+    rungs: int = 2
+    concurrent: int = 1
+    sampler: str = "tpe"
+    seed: int = 0
+
+    @property
+    def milestones(self) -> tuple[float, ...]:
+        """Epochs at which a trial is evaluated: the rungs, each half of the next, then the end.
+
+        >>> from types import SimpleNamespace
+        >>> Plan.milestones.fget(SimpleNamespace(epochs=4.0, rungs=2))
+        (1.0, 2.0, 4.0)
+        """
+        return tuple(self.epochs / 2 ** (self.rungs - k) for k in range(self.rungs + 1))
+
+    def cost(self, candidate: Candidate) -> Cost:
+        """What the candidate's finished model is predicted to cost."""
+        return self.price(self.space.kept(candidate, self.sizes))
+
+    def over(self, cost: Cost) -> dict[str, float]:
+        """(cost / limit) - 1 for each limited field: above 0 is over budget."""
+        return self.budget.violations(cost, self.dense)
+
+    def allows(self, cost: Cost) -> bool:
+        """Whether the cost is within the budget."""
+        return self.budget.allows(cost, self.dense)
+
+    def smallest(self) -> Cost:
+        """What is left when every group loses as much as the space allows."""
+        return self.price({name: self.space.least(name, self.sizes) for name in self.sizes})
+
+    def check(self) -> None:
+        """Raise BudgetError where no model of the space can meet the budget."""
+        smallest = self.smallest()
+        for limit in self.budget.limits:
+            least, most = smallest.get(limit.field), limit.resolve(self.dense)
+            if least > most:
+                raise BudgetError(
+                    f"budget.{limit.field} must be at least {least:.4g} (the smallest model of "
+                    f"this space), got {most:.4g} · raise it, or allow more removal with "
+                    f"space.ratios.max (now {self.space.max_ratio:g})"
+                )
+
+    def values(self, record: TrialRecord) -> list[float] | None:
+        """The objectives of a record in their own units; None where one is not determined."""
+        values = [objective.value(record) for objective in self.objectives]
+        return None if any(v is None for v in values) else [v for v in values if v is not None]

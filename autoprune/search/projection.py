@@ -1,0 +1,41 @@
+"""Move a candidate that is too expensive into the budget."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from autoprune.candidate import Candidate
+from autoprune.search.plan import Plan
+
+_HALVINGS = 12
+
+
+def project(candidate: Candidate, plan: Plan) -> Candidate | None:
+    """The nearest candidate within the budget on the straight line to the smallest model.
+
+    Every group's ratio moves the same share of its way to the space's largest ratio, so that the
+    order between groups stays; the share is the smallest that suffices, to 1 part in 4096. A
+    candidate within the budget is returned as it is. None when the line never meets the budget.
+    """
+    if plan.allows(plan.cost(candidate)):
+        return candidate
+    best = _moved(candidate, plan, 1.0)
+    if not plan.allows(plan.cost(best)):
+        return None
+    low, high = 0.0, 1.0
+    for _ in range(_HALVINGS):
+        middle = (low + high) / 2.0
+        moved = _moved(candidate, plan, middle)
+        if plan.allows(plan.cost(moved)):
+            best, high = moved, middle
+        else:
+            low = middle
+    return best
+
+
+def _moved(candidate: Candidate, plan: Plan, share: float) -> Candidate:
+    most = plan.space.max_ratio
+    ratios = {
+        name: ratio + share * max(0.0, most - ratio) for name, ratio in candidate.ratios.items()
+    }
+    return replace(candidate, ratios=plan.space.effective(ratios, plan.sizes))

@@ -1,0 +1,194 @@
+"""Ray Tune's searcher: Optuna proposes, the budget disposes.
+
+What is trained is what Optuna knows: a proposal over budget is told as infeasible with its
+constraints and its projection into the budget is proposed instead, under its own number.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from optuna.distributions import BaseDistribution
+from optuna.study import Study
+from optuna.trial import Trial, TrialState
+from ray.tune.search import Searcher
+from ray.tune.search.optuna import OptunaSearch
+
+from autoprune.budget import Cost
+from autoprune.candidate import Candidate
+from autoprune.search.ledger import Ledger, Report
+from autoprune.search.plan import Plan
+from autoprune.search.projection import project
+from autoprune.search.study import NAME, StudyFile, distributions, make_sampler, replay
+
+ATTEMPTS = 200
+REPORT = "report"
+
+
+@dataclass(frozen=True, slots=True)
+class Proposal:
+    """A candidate that waits for its turn, and where it came from."""
+
+    candidate: Candidate
+    origin: str
+
+
+class BudgetedOptunaSearch(OptunaSearch):
+    """Proposes candidates within the budget, each one once, and tells Optuna the truth of each.
+
+    `seeds` are tried first, in their order; those that a resumed run has tried already are left
+    out. `suggest` answers None while enough trials are running.
+    """
+
+    def __init__(
+        self, plan: Plan, ledger: Ledger, file: StudyFile, seeds: Iterable[Proposal] = ()
+    ) -> None:
+        """Take up the study where the run folder leaves off."""
+        self._space: dict[str, BaseDistribution]
+        before, cut = replay(file, ledger.records, plan)
+        super().__init__(
+            space=distributions(plan),
+            metric=[objective.name for objective in plan.objectives],
+            mode=["max" if o.direction == "maximize" else "min" for o in plan.objectives],
+            sampler=make_sampler(plan.sampler, plan.seed + len(before), concurrent=plan.concurrent),
+            study_name=NAME,
+        )
+        self._study: Study = self._ot_study  # type: ignore[assignment]  # set by super().__init__
+        for trial in before:
+            self._study.add_trial(trial)
+        self._plan, self.ledger, self._file = plan, ledger, file
+        self._numbers: dict[str, int] = {}
+        self._reasons: dict[str, str] = {}
+        self._waiting: set[str] = set()
+        again = [
+            Proposal(
+                plan.space.candidate_from(t.params, plan.sizes), t.user_attrs.get("origin", "")
+            )
+            for t in cut
+            if t.params
+        ]
+        self._queue = deque([*again, *seeds])
+
+    def suggest(  # type: ignore[override]  # FINISHED is a word
+        self, trial_id: str
+    ) -> dict[str, Any] | str | None:
+        """The next trial's configuration, None for "not now", or FINISHED."""
+        if self.ledger.over():
+            return str(Searcher.FINISHED)
+        if not self.has_room or not self.ledger.may_start():
+            return None
+        found = self._next()
+        if found is None:
+            return None if self.ledger.running else str(Searcher.FINISHED)
+        trial, candidate, cost, origin = found
+        self._ot_trials[trial_id] = trial
+        self._numbers[trial_id] = trial.number
+        self.ledger.start(trial.number, candidate, cost, origin)
+        self._copy(trial)
+        spec = {"number": trial.number, "candidate": candidate.to_dict(), "seed": self._plan.seed}
+        return {"trial": json.dumps(spec)}
+
+    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
+        """Hand a rung's evaluation to the ledger; Optuna hears of a trial when it ends."""
+        self.ledger.report(self._numbers[trial_id], read_report(result))
+
+    def on_trial_complete(
+        self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
+    ) -> None:
+        """Record how a trial ended, then tell Optuna: values only of a complete one."""
+        if trial_id in self._completed_trials:
+            return
+        number = self._numbers[trial_id]
+        self._waiting.discard(trial_id)
+        if result and REPORT in result:
+            self.ledger.report(number, read_report(result))
+        reason = self._reasons.pop(trial_id, "the worker process died") if error else None
+        record = self.ledger.finish(number, reason)
+        for name, over in self._plan.over(self.ledger.records[number].predicted or Cost()).items():
+            self._ot_trials[trial_id].set_constraint(name, over)
+        values = self._plan.values(record) if record.state == "complete" else None
+        told = dict(zip(self.metric, values, strict=True)) if values else None
+        super().on_trial_complete(trial_id, told, error=record.state == "failed")
+        self._copy(self._ot_trials[trial_id])
+
+    def note_error(self, trial_id: str, reason: str) -> None:
+        """Keep why a trial's worker was lost, until the trial is told to have failed."""
+        self._reasons[trial_id] = reason
+
+    def number(self, trial_id: str) -> int:
+        """The trial's number in the study and in the records."""
+        return self._numbers[trial_id]
+
+    def set_waiting(self, trial_id: str, waiting: bool) -> None:
+        """A trial waits at a rung and leaves its place to another, or goes on."""
+        (self._waiting.add if waiting else self._waiting.discard)(trial_id)
+
+    @property
+    def has_room(self) -> bool:
+        """Whether a further trial may train at the same time."""
+        return len(self.ledger.running) - len(self._waiting) < self._plan.concurrent
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether no trial trains or is about to."""
+        return len(self.ledger.running) == len(self._waiting)
+
+    def save_to_dir(self, checkpoint_dir: str, session_str: str = "default") -> None:
+        """Write nothing: the study's file and the records hold everything."""
+
+    def _next(self) -> tuple[Trial, Candidate, Cost, str] | None:
+        """The next proposal that may be trained; None when none was found in many attempts."""
+        for _ in range(ATTEMPTS):
+            queued = self._queue.popleft() if self._queue else None
+            if queued is not None and self.ledger.duplicate_of(queued.candidate) is not None:
+                continue
+            trial, candidate = self._ask(queued)
+            origin = queued.origin if queued else self._plan.sampler
+            trial.set_user_attr("candidate", candidate.key)
+            trial.set_user_attr("origin", origin)
+            twin = self.ledger.duplicate_of(candidate)
+            cost = self._plan.cost(candidate)
+            if twin is not None:
+                trial.set_user_attr("duplicate_of", twin)
+                self._end(trial, TrialState.FAIL)
+            elif not self._plan.allows(cost):
+                self._refuse(trial, candidate, cost, origin)
+            else:
+                return trial, candidate, cost, origin
+        return None
+
+    def _ask(self, queued: Proposal | None) -> tuple[Trial, Candidate]:
+        if queued is not None:
+            params = self._plan.space.params_from(queued.candidate, self._plan.sizes)
+            self._study.enqueue_trial(params)
+        trial = self._study.ask(fixed_distributions=self._space)
+        return trial, self._plan.space.candidate_from(trial.params, self._plan.sizes)
+
+    def _refuse(self, trial: Trial, candidate: Candidate, cost: Cost, origin: str) -> None:
+        """Tell a proposal over budget as infeasible; its projection is tried next."""
+        over = self._plan.over(cost)
+        for name, value in over.items():
+            trial.set_constraint(name, value)
+        inside = project(candidate, self._plan)
+        what = ", ".join(f"{name} {value + 1.0:.3g} x limit" for name, value in over.items())
+        then = "moved into it as the next trial" if inside else "and cannot be moved into it"
+        self.ledger.refuse(trial.number, candidate, cost, f"over budget: {what}; {then}", origin)
+        self._end(trial, TrialState.PRUNED)
+        if inside is not None:
+            self._queue.appendleft(Proposal(inside, f"{origin} projected"))
+
+    def _end(self, trial: Trial, state: TrialState) -> None:
+        self._study.tell(trial, state=state)
+        self._copy(trial)
+
+    def _copy(self, trial: Trial) -> None:
+        self._file.put(self._study._storage.get_trial(trial._trial_id))
+
+
+def read_report(result: dict[str, Any]) -> Report:
+    """The report inside a Tune result."""
+    return Report(**json.loads(result[REPORT]))

@@ -1,0 +1,195 @@
+"""The Optuna side of a run: samplers, and the study's copy on disk.
+
+The sampler works on a study in memory, which proposes in milliseconds. Every trial is copied to
+`study.db` (SQLite, optuna-dashboard opens it) by one thread, with the same numbers. The records of
+the run are the truth: when a run is opened again, the study is made to agree with them.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
+from optuna.samplers import BaseSampler
+from optuna.trial import FrozenTrial, TrialState, create_trial
+from sqlalchemy import event
+
+from autoprune.errors import ConfigError
+from autoprune.pareto import Objective
+from autoprune.record import TrialRecord
+from autoprune.search.plan import Plan
+from autoprune.space import Parameter, Value
+
+NAME = "autoprune"
+FILE = "study.db"
+_STATES = {
+    "complete": TrialState.COMPLETE,
+    "stopped": TrialState.PRUNED,
+    "infeasible": TrialState.PRUNED,
+    "failed": TrialState.FAIL,
+}
+
+
+def make_sampler(name: str, seed: int, *, concurrent: int = 1) -> BaseSampler:
+    """A sampler for several objectives by its name in the configuration."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        if name == "tpe":
+            return optuna.samplers.TPESampler(
+                seed=seed, multivariate=True, constant_liar=concurrent > 1
+            )
+        if name == "nsga2":
+            return optuna.samplers.NSGAIISampler(seed=seed, population_size=20)
+        if name == "gp":
+            return optuna.samplers.GPSampler(seed=seed, deterministic_objective=False)
+        if name == "random":
+            return optuna.samplers.RandomSampler(seed=seed)
+    raise ConfigError(f"search.sampler must be one of tpe, nsga2, gp, random, got {name!r}")
+
+
+def distribution(parameter: Parameter) -> BaseDistribution:
+    """Optuna's form of a parameter of the space."""
+    if parameter.choices:
+        return CategoricalDistribution(parameter.choices)
+    if parameter.integer:
+        return IntDistribution(int(parameter.low), int(parameter.high), log=parameter.log)
+    return FloatDistribution(parameter.low, parameter.high, log=parameter.log)
+
+
+def distributions(plan: Plan) -> dict[str, BaseDistribution]:
+    """The whole search space for Optuna; ConfigError where nothing varies."""
+    found = {p.name: distribution(p) for p in plan.space.parameters(plan.sizes)}
+    if not found:
+        raise ConfigError(
+            "nothing varies in this space: no group can lose a unit and every other key is a "
+            "constant · raise space.ratios.max, lower space.round_to, or list several values"
+        )
+    return found
+
+
+class StudyFile:
+    """The copy of a study on disk, written by one thread in the order of the calls."""
+
+    def __init__(self, folder: Path, objectives: tuple[Objective, ...]) -> None:
+        """Open or make `study.db` in a folder."""
+        self._storage = optuna.storages.RDBStorage(f"sqlite:///{folder / FILE}")
+        event.listen(self._storage.engine, "connect", _fast_and_safe)
+        self._storage.engine.dispose()  # connections opened from here on get the settings
+        self._study = optuna.create_study(
+            storage=self._storage,
+            study_name=NAME,
+            directions=[objective.direction for objective in objectives],
+            load_if_exists=True,
+        )
+        self._study.set_metric_names([objective.name for objective in objectives])
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="study")
+        self._written: list[Future[None]] = []
+
+    def trials(self) -> list[FrozenTrial]:
+        """All trials on disk by number, as copies."""
+        self.flush()
+        return self._study.get_trials(deepcopy=True)
+
+    def put(self, trial: FrozenTrial) -> None:
+        """Write a trial of the study in memory: a new one, or the newer state of one there."""
+        self._written = [future for future in self._written if not future.done() or future.result()]
+        self._written.append(self._thread.submit(self._put, trial))
+
+    def flush(self) -> None:
+        """Wait until everything is on disk; raises what a write raised."""
+        for future in self._written:
+            future.result()
+        self._written = []
+
+    def close(self) -> None:
+        """Flush and let go of the file."""
+        try:
+            self.flush()
+        finally:
+            self._thread.shutdown()
+            self._storage.remove_session()
+            self._storage.engine.dispose()
+
+    def _put(self, trial: FrozenTrial) -> None:
+        study_id = self._study._study_id
+        try:
+            trial_id = self._storage.get_trial_id_from_study_id_trial_number(study_id, trial.number)
+        except KeyError:
+            self._storage.create_new_trial(study_id, template_trial=trial)
+            return
+        if self._storage.get_trial(trial_id).state.is_finished():
+            return
+        for key, value in trial.system_attrs.items():
+            self._storage.set_trial_system_attr(trial_id, key, value)
+        for key, value in trial.user_attrs.items():
+            self._storage.set_trial_user_attr(trial_id, key, value)
+        if trial.state.is_finished():
+            self._storage.set_trial_state_values(trial_id, trial.state, trial.values)
+
+
+def replay(
+    file: StudyFile, records: Mapping[int, TrialRecord], plan: Plan
+) -> tuple[list[FrozenTrial], list[FrozenTrial]]:
+    """What a study in memory must hold to go on: (all trials by number, those cut off by a kill).
+
+    A trial without a record was running (it is failed here, and returned as cut off) or was
+    refused. What the file lacks is made from the records and written to it.
+    """
+    there = {trial.number: trial for trial in file.trials()}
+    last = max([*there, *records], default=-1)
+    trials: list[FrozenTrial] = []
+    cut: list[FrozenTrial] = []
+    for number in range(last + 1):
+        known, record = there.get(number), records.get(number)
+        if known is not None and known.state.is_finished():
+            trials.append(known)
+            continue
+        if record is None and known is not None:
+            cut.append(known)
+        trial = _frozen(record, plan) if record else create_trial(state=TrialState.FAIL)
+        trial.number = number
+        trials.append(trial)
+        file.put(trial)
+    file.flush()
+    return trials, cut
+
+
+def _frozen(record: TrialRecord, plan: Plan) -> FrozenTrial:
+    """A finished Optuna trial that says what a record says."""
+    values = plan.values(record) if record.state == "complete" else None
+    state = _STATES[record.state]
+    params: dict[str, Value] = {}
+    if record.predicted is not None:
+        params = plan.space.params_from(record.candidate, plan.sizes)
+    over = plan.over(record.predicted) if record.predicted else {}
+    return create_trial(
+        state=state if values is not None or record.state != "complete" else TrialState.FAIL,
+        values=values,
+        params=params,
+        distributions=distributions(plan) if params else {},
+        user_attrs=attributes(record.candidate.key, record.origin),
+        system_attrs={f"constraints:{name}": value for name, value in over.items()},
+    )
+
+
+def attributes(key: str, origin: str) -> dict[str, Any]:
+    """What is noted with every trial of the study."""
+    return {"candidate": key, "origin": origin}
+
+
+def _fast_and_safe(connection: Any, _: Any) -> None:
+    """Write-ahead logging without a sync at every commit: whole after any kill of the process."""
+    cursor = connection.cursor()
+    cursor.execute("PRAGMA journal_mode=WAL")
+    cursor.execute("PRAGMA synchronous=NORMAL")
+    cursor.close()

@@ -1,0 +1,117 @@
+"""Ray: start it quietly, run the trials, leave nothing behind."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import ray
+from ray import tune
+
+from autoprune.search.plan import Plan
+from autoprune.search.scheduler import RungScheduler
+from autoprune.search.searcher import BudgetedOptunaSearch
+from autoprune.search.trainable import Bench, PruneTrial
+
+FOLDER = "tune"
+_ENVIRONMENT = {
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # our records say it all
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C reaches us as KeyboardInterrupt
+    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # objectives are inside the report
+    "TUNE_GLOBAL_CHECKPOINT_S": "1e9",  # resuming needs none of Tune's own state
+    "TUNE_MAX_PENDING_TRIALS_PG": "1",
+    "TUNE_RESULT_BUFFER_LENGTH": "1",
+    "TUNE_WARN_THRESHOLD_S": "1e9",
+}
+
+
+def run_trials(
+    plan: Plan, bench: Bench, searcher: BudgetedOptunaSearch, folder: Path, *, gpus: float = 0.0
+) -> None:
+    """Train trials until the searcher is finished; returns when every one is recorded.
+
+    `gpus` is one trial's share of the machine's devices. Paused trials keep their state in
+    `folder`/tune, which is removed at the end, whatever that is.
+    """
+    with _environment(), _quiet(), session(plan.concurrent, gpus=gpus):
+        try:
+            tune.run(
+                tune.with_parameters(PruneTrial, bench=bench),
+                name=f"from-{len(searcher.ledger.records)}",
+                storage_path=str((folder / FOLDER).resolve()),
+                search_alg=searcher,
+                scheduler=RungScheduler(plan, searcher),
+                num_samples=-1,
+                resources_per_trial={"cpu": 1, "gpu": gpus},
+                reuse_actors=True,
+                raise_on_failed_trial=False,
+                trial_dirname_creator=lambda trial: trial.trial_id,
+                verbose=0,
+            )
+        finally:
+            shutil.rmtree(folder / FOLDER, ignore_errors=True)
+
+
+@contextmanager
+def session(concurrent: int, *, gpus: float = 0.0) -> Iterator[None]:
+    """A Ray of our own with one CPU slot a trial; one that is there already is used and kept."""
+    if ray.is_initialized():
+        yield
+        return
+    ray.init(
+        num_cpus=concurrent,
+        num_gpus=1 if gpus else 0,
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+        runtime_env={"env_vars": {name: str(threads_for(concurrent)) for name in _THREADS}},
+    )
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+_THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
+
+
+def threads_for(concurrent: int) -> int:
+    """Each trial's share of the cores that this process may use, at least one."""
+    return max(1, len(os.sched_getaffinity(0)) // concurrent)
+
+
+@contextmanager
+def _environment() -> Iterator[None]:
+    before = {name: os.environ.get(name) for name in _ENVIRONMENT}
+    os.environ.update(_ENVIRONMENT)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Only errors of Ray's and Optuna's loggers, and no warnings about their own future."""
+    loggers = [logging.getLogger(name) for name in ("ray", "ray.tune", "ray.air", "optuna")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

@@ -1,0 +1,127 @@
+"""A search whose training is arithmetic: real Ray, real Optuna, instant trials."""
+
+import json
+import os
+import signal
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from autoprune.budget import Budget, Cost
+from autoprune.pareto import Objective
+from autoprune.search.ledger import Ledger, Report
+from autoprune.search.plan import Limits, Plan
+from autoprune.search.searcher import BudgetedOptunaSearch, Proposal
+from autoprune.search.study import StudyFile
+from autoprune.search.trainable import Spec
+from autoprune.search.tuning import run_trials
+from autoprune.space import SearchSpace
+from autoprune.store import RunFolder
+
+SIZES = {"a": 16, "b": 32, "c": 64}
+DENSE = Cost(params=1000, macs=16 * 3 + 16 * 32 + 32 * 64)
+SPACE = SearchSpace.parse(
+    {"ratios": {"max": 0.8}, "round_to": 2, "recovery": {"lr": {"min": 0.01, "max": 0.1}}}
+)
+
+
+def price(kept: Mapping[str, int]) -> Cost:
+    macs = kept["a"] * 3 + kept["a"] * kept["b"] + kept["b"] * kept["c"]
+    return Cost(params=macs // 2, macs=macs)
+
+
+def make_plan(**changes: object) -> Plan:
+    values: dict[str, object] = {
+        "space": SPACE,
+        "sizes": SIZES,
+        "price": price,
+        "dense": DENSE,
+        "budget": Budget.parse({"macs": "50%"}),
+        "objectives": (Objective("accuracy", "maximize"), Objective("macs")),
+        "reference": (0.0, float(DENSE.macs or 0)),
+        "limits": Limits(trials=8),
+        "epochs": 4.0,
+        "rungs": 2,
+    }
+    return Plan(**{**values, **changes})  # type: ignore[arg-type]
+
+
+@dataclass
+class ToyRun:
+    """Accuracy rises with epochs to a height that falls with the square of the ratios."""
+
+    spec: Spec
+    milestones: tuple[float, ...]
+    history: list[dict[str, float]] = field(default_factory=list)
+
+    @property
+    def finished(self) -> bool:
+        return len(self.history) == len(self.milestones)
+
+    def advance(self) -> None:
+        ratios = self.spec.candidate.ratios
+        height = 1.0 - sum(r * r * w for r, w in zip(ratios.values(), (0.1, 0.3, 0.5), strict=True))
+        epoch = self.milestones[len(self.history)]
+        self.history.append({"epoch": epoch, "accuracy": height * (1.0 - 0.3 / (1.0 + epoch))})
+
+    def report(self, error: str | None = None) -> Report:
+        last = self.history[-1] if self.history else {}
+        metrics = {"accuracy": last["accuracy"]} if last else {}
+        done = self.finished and error is None
+        return Report(last.get("epoch", 0.0), metrics, tuple(self.history), {}, done, None, error)
+
+    def save(self, folder: str) -> None:
+        (Path(folder) / "history.json").write_text(json.dumps(self.history))
+
+    def restore(self, folder: str) -> None:
+        self.history = json.loads((Path(folder) / "history.json").read_text())
+
+
+@dataclass
+class ToyBench:
+    """`raises` and `dies` are the numbers of trials that go wrong; `log` gets a line a start."""
+
+    milestones: tuple[float, ...]
+    raises: tuple[int, ...] = ()
+    dies: tuple[int, ...] = ()
+    log: str | None = None
+    sleep_s: float = 0.0
+
+    def prepare(self) -> None:
+        self._note("actor")
+
+    def start(self, spec: Spec) -> ToyRun:
+        self._note(f"trial {spec.number}")
+        time.sleep(self.sleep_s)
+        if spec.number in self.raises:
+            raise RuntimeError("the toy broke")
+        if spec.number in self.dies:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return ToyRun(spec, self.milestones)
+
+    def _note(self, what: str) -> None:
+        if self.log:
+            with Path(self.log).open("a") as file:
+                file.write(f"{what} {os.getpid()}\n")
+
+
+def run_toy(
+    folder: RunFolder,
+    plan: Plan,
+    *,
+    seeds: tuple[Proposal, ...] = (),
+    raises: tuple[int, ...] = (),
+    dies: tuple[int, ...] = (),
+    sleep_s: float = 0.0,
+) -> Ledger:
+    """Search in `folder` (going on where it leaves off), and return what is known at the end."""
+    ledger = Ledger(plan, folder)
+    file = StudyFile(folder.path, plan.objectives)
+    bench = ToyBench(plan.milestones, raises, dies, str(folder.path / "log.txt"), sleep_s)
+    try:
+        searcher = BudgetedOptunaSearch(plan, ledger, file, seeds)
+        run_trials(plan, bench, searcher, folder.path)
+    finally:
+        file.close()
+    return ledger
