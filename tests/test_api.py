@@ -1,0 +1,144 @@
+"""The verbs from Python and from the command line, on a real search of the README's task."""
+
+from __future__ import annotations
+
+import datetime
+import inspect
+import json
+from pathlib import Path
+
+import pytest
+import readme_task
+import torch
+
+import autoprune
+from autoprune import api, cli
+from autoprune.config import RunConfig, SearchConfig
+from autoprune.errors import StoreError, TaskError
+from autoprune.store import RECIPE
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory: pytest.TempPathFactory) -> api.Result:
+    """A finished search: four trials of the README's task at half the MACs."""
+    folder = tmp_path_factory.mktemp("job")
+    task = readme_task.write(folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AUTOPRUNE_CACHE", str(folder / "cache"))
+        return autoprune.search(
+            f"{task}:Wine",
+            budget={"macs": "50%"},
+            space="quick",
+            device={"runtime": "torch"},
+            output=folder / "run",
+            trials=4,
+            epochs=1,
+            rungs=0,
+            concurrent=1,
+        )
+
+
+@pytest.fixture(autouse=True)
+def _cache(found: api.Result, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AUTOPRUNE_CACHE", str(found.path.parent / "cache"))
+
+
+def dense_macs() -> int:
+    return 13 * 64 + 64 * 3
+
+
+def test_front_is_within_the_budget_and_really_smaller(found: api.Result) -> None:
+    assert found.front.members
+    for record in found.front:
+        small = autoprune.load(found.path, pick=f"trial={record.number}")
+        assert autoprune.count_cost(small, torch.zeros(1, 13)).macs <= dense_macs() / 2
+
+
+def test_result_is_read_back_as_it_was(found: api.Result) -> None:
+    again = api.Result.read(found.path)
+    assert [r.number for r in again.front] == [r.number for r in found.front]
+    assert again.records == found.records
+
+
+def test_loaded_model_has_the_recorded_metric(found: api.Result) -> None:
+    record = found.pick("best")
+    model, task, _ = api.load_with_task(found.path, pick="best")
+    metrics = task.evaluate(model, "val")
+    assert metrics["accuracy"] == pytest.approx(record.metrics["accuracy"], abs=1e-6)
+
+
+def test_model_of_another_architecture_is_refused(found: api.Result, tmp_path: Path) -> None:
+    class Other(type(api.task_of(api.config_of(api.RunFolder.open(found.path))))):
+        def build_model(self) -> torch.nn.Module:
+            layers = [torch.nn.BatchNorm1d(13), torch.nn.Linear(13, 80), torch.nn.ReLU()]
+            return torch.nn.Sequential(*layers, torch.nn.Linear(80, 3))
+
+    with pytest.raises(StoreError, match="do not fit Other"):
+        autoprune.load(found.path, task=Other())
+
+
+def test_export_is_loaded_again_and_agrees(found: api.Result, tmp_path: Path) -> None:
+    written = autoprune.export(found.path, format="onnx", output=tmp_path / "small.onnx")
+    assert written.path == tmp_path / "small.onnx"
+    assert written.path.stat().st_size > 0
+    assert written.difference < 1e-4
+
+
+def test_show_report_and_export_commands(found: api.Result, capsys) -> None:
+    for arguments in (["show"], ["report"], ["export", "--pick", "fastest"]):
+        with pytest.raises(SystemExit) as end:
+            cli.main([arguments[0], str(found.path), *arguments[1:]])
+        assert not end.value.code, capsys.readouterr().err
+    printed = capsys.readouterr().out
+    assert "knee" in printed
+    assert (found.path / "report.html").stat().st_size > 1000
+    assert f"wrote {found.path}" in printed.replace("\n", "")
+
+
+def test_folder_that_holds_a_run_is_not_written_again(found: api.Result, capsys) -> None:
+    before = (found.path / "records.jsonl").read_bytes()
+    with pytest.raises(SystemExit) as end:
+        cli.main(["search", str(found.path / "config.yaml"), "--set", f"output={found.path}"])
+    assert end.value.code == 2
+    assert "holds another run" in capsys.readouterr().err
+    assert (found.path / "records.jsonl").read_bytes() == before
+
+
+def test_finished_run_is_resumed_without_new_trials(found: api.Result) -> None:
+    assert autoprune.resume(found.path).records == found.records
+
+
+def test_run_without_a_front_says_how_to_go_on(found: api.Result, tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text((found.path / "config.yaml").read_text())
+    with pytest.raises(StoreError, match="has no front yet · go on with: autoprune resume"):
+        api.Result.read(tmp_path)
+
+
+def test_model_folder_needs_no_run(found: api.Result) -> None:
+    record = found.pick("knee")
+    folder = found.path / str(record.artifact)
+    assert api.model_folder(folder) == folder
+    kept = json.loads((folder / RECIPE).read_text())["keep"]
+    small = autoprune.load(folder)
+    assert small[1].out_features == len(kept["1"]) < 64
+
+
+def test_search_takes_the_defaults_of_the_configuration() -> None:
+    parameters = inspect.signature(autoprune.search).parameters
+    for name, field in SearchConfig.model_fields.items():
+        assert parameters[name].default == field.default, name
+    for name in ("train_on", "data", "output"):
+        assert parameters[name].default == RunConfig.model_fields[name].default
+
+
+def test_task_given_as_an_object_must_be_given_again(found: api.Result) -> None:
+    task = api.task_of(api.config_of(api.RunFolder.open(found.path)))
+    config = RunConfig.from_dict({"task": api.reference_of(task), "budget": {"macs": 1}})
+    with pytest.raises(TaskError, match=r"made with a Task object \(Wine\)"):
+        api.task_of(config)
+
+
+def test_run_name_holds_task_and_time() -> None:
+    now = datetime.datetime(2026, 3, 4, 5, 6, 7)
+    assert api.run_name("digits", now) == "digits-20260304-050607"
+    assert api.run_name("python:My Task", now) == "my-task-20260304-050607"
