@@ -1,0 +1,101 @@
+"""The predicted counts of a candidate equal what is counted on the model after surgery."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from autoprune.cost.analytic import count_cost
+from autoprune.cost.model import CostModel
+from autoprune.cost.predictor import LatencyPredictor, random_keeps
+from autoprune.graph import trace
+from autoprune.pruning.surgery import prune
+
+
+class Residual(nn.Module):
+    """Stem, a block with a padded shortcut, in-place activations, pooling, a classifier."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.norm = nn.Conv2d(3, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8)
+        self.one, self.two = nn.Conv2d(8, 12, 3, 2, 1), nn.Conv2d(12, 16, 3, padding=1)
+        self.head = nn.Linear(16, 5)
+
+    def forward(self, x):
+        x = F.relu(self.norm(self.stem(x)), inplace=True)
+        y = self.two(F.relu(self.one(x)))
+        y = y + F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, 4, 4))
+        return self.head(F.adaptive_avg_pool2d(y, 1).flatten(1))
+
+
+class Branches(nn.Module):
+    """Concatenation, depthwise convolution, squeeze and excitation, upsampling, two outputs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.left, self.right = nn.Conv2d(3, 6, 1), nn.Conv2d(3, 10, 3, padding=1)
+        self.depthwise = nn.Conv2d(16, 16, 3, padding=1, groups=16)
+        self.squeeze, self.excite = nn.Conv2d(16, 4, 1), nn.Conv2d(4, 16, 1)
+        self.out = nn.ConvTranspose2d(16, 3, 2, stride=2)
+
+    def forward(self, x):
+        y = self.depthwise(torch.cat([self.left(x), self.right(x)], dim=1))
+        gate = torch.sigmoid(self.excite(F.relu(self.squeeze(y.mean((2, 3), keepdim=True)))))
+        y = F.silu(y * gate)
+        return self.out(y), F.interpolate(self.left(x), scale_factor=2.0)
+
+
+MODELS = {
+    "residual": (Residual, torch.zeros(2, 3, 16, 16)),
+    "branches": (Branches, torch.zeros(1, 3, 8, 8)),
+    "mlp": (
+        lambda: nn.Sequential(nn.Flatten(), nn.Linear(48, 32), nn.GELU(), nn.Linear(32, 7)),
+        torch.zeros(3, 3, 4, 4),
+    ),
+    "audio": (
+        lambda: nn.Sequential(
+            nn.Conv1d(2, 8, 5), nn.BatchNorm1d(8), nn.ReLU(), nn.Conv1d(8, 8, 3, groups=8),
+            nn.Conv1d(8, 12, 1), nn.MaxPool1d(2), nn.Flatten(), nn.Linear(12 * 21, 3),
+        ),
+        torch.zeros(1, 2, 48),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_predicted_counts_equal_counted_ones(name, dtype):
+    build, x = MODELS[name]
+    model, x = build().to(dtype), x.to(dtype)
+    graph = trace(model, x)
+    costs = CostModel(graph)
+    assert costs.dense == count_cost(model, x)
+    assert graph.groups
+    for keep in random_keeps(graph, 3, seed=0):
+        small = copy.deepcopy(model)
+        prune(small, graph, keep)
+        kept = {group: len(units) for group, units in keep.items()}
+        assert costs.cost(kept) == count_cost(small, x)
+
+
+@pytest.mark.parametrize("runtime", ["torch", "onnxruntime"])
+def test_fit_measures_prunings_of_the_model_and_leaves_it_alone(runtime):
+    model, x = Residual().train(), torch.zeros(2, 3, 16, 16)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    graph = trace(model, x)
+    fitted = LatencyPredictor.fit(model, graph, x, runtime=runtime, samples=10)
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+    assert model.training
+    assert len(fitted.samples) == 10
+    assert fitted.device.runtime == runtime
+    assert fitted.device.batch == 2
+    assert fitted.dense_ms > 0.0
+    assert fitted.p95_factor >= 1.0
+    assert len({it.ratio for it in fitted.samples}) > 1
+    predicted = CostModel(graph, latency=fitted).cost(dict.fromkeys(graph.sizes(), 1))
+    assert predicted.source == "predicted"
+    assert 0.0 < predicted.latency_ms <= CostModel(graph, latency=fitted).dense.latency_ms
