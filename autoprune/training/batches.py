@@ -1,0 +1,99 @@
+"""Training batches in an order that depends on (seed, epoch) alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from itertools import islice
+from typing import Any
+
+from torch import Tensor
+
+from autoprune.errors import TaskError, TrainingError
+from autoprune.tasks.base import Batch, Task
+from autoprune.training.rng import RandomState, derive, preserved, seed_all
+
+
+class BatchStream:
+    """An endless stream of training batches, epoch after epoch, that can be entered anywhere.
+
+    Epoch e reads `task.train_loader(derive(seed, "epoch", e))`, with the global generators seeded
+    likewise, and keeps their state apart from the caller's, so that neither the model's own
+    randomness nor an interruption changes which batch comes next.
+    """
+
+    def __init__(self, task: Task, seed: int) -> None:
+        self._task, self._seed = task, seed
+        self._epoch, self._position = 0, 0
+        self._batches: Iterator[Batch] | None = None
+        self._state: RandomState | None = None
+        self.length = _length(task, seed)
+
+    def seek(self, step: int) -> None:
+        """Go to the batch of optimisation step `step`, drawing the epoch's batches before it."""
+        self._epoch, target = divmod(step, self.length)
+        self._batches, self._position = None, 0
+        while self._position < target:
+            next(self)
+
+    def __next__(self) -> Batch:
+        """The next batch, where the loader left it; starts a new epoch when one is through.
+
+        Raises TrainingError when the loader gives fewer batches than its length.
+        """
+        if self._position == self.length:
+            self._epoch, self._position, self._batches = self._epoch + 1, 0, None
+        with preserved():
+            if self._batches is None:
+                seed = derive(self._seed, "epoch", self._epoch)
+                seed_all(seed)
+                self._batches = iter(self._task.train_loader(seed))
+            elif self._state is not None:
+                self._state.put_back()
+            batch = next(self._batches, None)
+            self._state = RandomState.now()
+        if batch is None:
+            raise TrainingError(
+                f"train_loader must give len() = {self.length} batches, "
+                f"ended after {self._position} in epoch {self._epoch}"
+            )
+        self._position += 1
+        return batch
+
+
+def sample(task: Task, seed: int, *, samples: int, least: int = 2) -> list[Batch]:
+    """The first batches of `train_loader(seed)`: at least `least`, and at least `samples` items."""
+    with preserved():
+        seed_all(seed)
+        batches: list[Batch] = []
+        found = 0
+        for batch in islice(task.train_loader(seed), samples):
+            batches.append(batch)
+            found += _items(batch)
+            if found >= samples and len(batches) >= least:
+                break
+    return batches
+
+
+def _length(task: Task, seed: int) -> int:
+    with preserved():
+        loader = task.train_loader(derive(seed, "epoch", 0))
+    try:
+        length = len(loader)  # type: ignore[arg-type]
+    except TypeError as error:
+        raise TaskError(
+            f"{type(task).__name__}.train_loader(seed) must have a length, got "
+            f"{type(loader).__name__} · give it a __len__"
+        ) from error
+    if length < 1:
+        raise TaskError(f"{type(task).__name__}.train_loader(seed) must hold a batch, got none")
+    return length
+
+
+def _items(batch: Any) -> int:
+    """The size of the first dimension of the first tensor in a nest; 1 when there is none."""
+    if isinstance(batch, Tensor):
+        return batch.shape[0] if batch.dim() else 1
+    parts = batch.values() if isinstance(batch, Mapping) else batch
+    if isinstance(batch, Mapping | tuple | list):
+        return max((_items(part) for part in parts), default=1)
+    return 1

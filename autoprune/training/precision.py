@@ -1,0 +1,183 @@
+"""The arithmetic of training: float32 or bfloat16 autocast, channels last or not, timed once."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import statistics
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from autoprune.tasks.base import Batch, Task
+from autoprune.tasks.moving import to_device
+from autoprune.training.batches import sample
+from autoprune.training.optimiser import sgd
+from autoprune.training.rng import preserved, seed_all
+
+_LOG = logging.getLogger(__name__)
+_WORTH = 1.15  # a lower precision, or another layout, has to be this much faster
+_HOPELESS = 3.0  # a first step this much slower than float32 is not timed further
+
+
+@dataclass(frozen=True, slots=True)
+class Precision:
+    """How a model is trained: weights stay float32; `bf16` runs the forward pass under autocast.
+
+    >>> Precision()
+    Precision(bf16=False, channels_last=False)
+    """
+
+    bf16: bool = False
+    channels_last: bool = False
+
+    def place(self, model: nn.Module, device: torch.device | str) -> nn.Module:
+        """Move `model` in place to the device and the memory layout, and return it."""
+        model.to(device)
+        if self.channels_last:
+            model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return model
+
+    def batch(self, batch: Batch, device: torch.device | str) -> Batch:
+        """The batch on the device, images (4-D tensors) in the memory layout."""
+        moved = to_device(batch, device)
+        return _channels_last(moved) if self.channels_last else moved
+
+    def autocast(self, device: torch.device | str) -> AbstractContextManager[Any]:
+        """The context of a forward pass."""
+        if not self.bf16:
+            return nullcontext()
+        return torch.autocast(torch.device(device).type, dtype=torch.bfloat16)
+
+
+@dataclass(slots=True)
+class Call:
+    """One call of the watched model: what went in and what came out, in float32."""
+
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    output: Any
+
+
+@contextmanager
+def watched(
+    model: nn.Module, precision: Precision, device: torch.device | str
+) -> Iterator[list[Call]]:
+    """Run every call of `model` inside under `precision`; yields the calls as they happen.
+
+    Only the model's own forward is under autocast: a loss that is computed from its outputs
+    sees float32.
+    """
+    calls: list[Call] = []
+    contexts: list[AbstractContextManager[Any]] = []
+
+    def enter(module: nn.Module, args: tuple[Any, ...]) -> None:
+        contexts.append(precision.autocast(device))
+        contexts[-1].__enter__()
+
+    def leave(module: nn.Module, args: tuple[Any, ...], kwargs: Any, output: Any) -> Any:
+        contexts.pop().__exit__(None, None, None)
+        result = as_float32(output) if precision.bf16 else output
+        calls.append(Call(args, kwargs, result))
+        return result
+
+    handles = (
+        model.register_forward_pre_hook(enter),
+        model.register_forward_hook(leave, with_kwargs=True, always_call=True),
+    )
+    try:
+        yield calls
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def as_float32(value: Any) -> Any:
+    """The same nest with every bfloat16 tensor as float32."""
+    if isinstance(value, Tensor):
+        return value.float() if value.dtype == torch.bfloat16 else value
+    return _map(as_float32, value)
+
+
+def choose(
+    task: Task, model: nn.Module, device: torch.device | str = "cpu", *, steps: int = 3
+) -> Precision:
+    """Time a few real training steps in each arithmetic and take the fastest.
+
+    Copies of `model` are trained for `steps` steps on one real batch (after one step to warm up).
+    Plain float32 is left only for what is at least 15 % faster and gives a finite loss. The answer
+    is a plain value: choose once, hand it to every worker.
+    """
+    batch = sample(task, 0, samples=1, least=1)[0]
+    options = [Precision(False, False), Precision(False, True)]
+    if _has_bf16(device):
+        options += [Precision(True, False), Precision(True, True)]
+    if not any(isinstance(module, nn.Conv2d) for module in model.modules()):
+        options = [option for option in options if not option.channels_last]
+    best, fastest, plain = options[0], float("inf"), float("inf")
+    for option in options:
+        limit = _HOPELESS * plain
+        seconds = _time(task, model, batch, option, torch.device(device), steps, limit)
+        _LOG.info("a training step with %s: %.2f ms", option, seconds * 1e3)
+        plain = min(plain, seconds) if option == options[0] else plain
+        if seconds < fastest and (option == options[0] or seconds * _WORTH < plain):
+            best, fastest = option, seconds
+    return best
+
+
+def _time(
+    task: Task,
+    model: nn.Module,
+    batch: Batch,
+    option: Precision,
+    device: torch.device,
+    steps: int,
+    limit: float,
+) -> float:
+    """Median seconds of a step; infinite where the loss is not finite or a step is hopeless."""
+    trained = option.place(copy.deepcopy(model), device).train()
+    moved = option.batch(batch, device)
+    optimiser = sgd(trained)
+    seconds: list[float] = []
+    with preserved():
+        seed_all(0)
+        for step in range(steps + 1):
+            start = time.perf_counter()
+            with watched(trained, option, device):
+                loss = task.loss(trained, moved)
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimiser.step()
+            optimiser.zero_grad()
+            finite = bool(torch.isfinite(loss))  # waits for the device
+            taken = time.perf_counter() - start
+            if not finite or (step == 1 and taken > limit):
+                return float("inf")
+            if step:
+                seconds.append(taken)
+    return statistics.median(seconds)
+
+
+def _has_bf16(device: torch.device | str) -> bool:
+    kind = torch.device(device).type
+    return kind == "cpu" or (kind == "cuda" and torch.cuda.is_bf16_supported())
+
+
+def _channels_last(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return value.contiguous(memory_format=torch.channels_last) if value.dim() == 4 else value
+    return _map(_channels_last, value)
+
+
+def _map(function: Any, value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: function(item) for key, item in value.items()}
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return type(value)(*(function(item) for item in value))
+    if isinstance(value, tuple | list):
+        return type(value)(function(item) for item in value)
+    return value

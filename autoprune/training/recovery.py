@@ -1,0 +1,331 @@
+"""Pruning-aware training of one candidate, in pieces, with channels that leave on the way."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import SGD
+
+from autoprune.candidate import Candidate
+from autoprune.errors import TrainingError
+from autoprune.graph import PruningGraph
+from autoprune.pruning import compensate
+from autoprune.pruning.compensate import Calibration
+from autoprune.tasks.base import Batch, Split, Task
+from autoprune.training import checkpoint
+from autoprune.training.batches import BatchStream, sample
+from autoprune.training.distillation import Teacher
+from autoprune.training.optimiser import learning_rate, sgd
+from autoprune.training.precision import Precision, watched
+from autoprune.training.regulariser import GroupLasso
+from autoprune.training.rng import derive, preserved, seed_all
+from autoprune.training.shrinking import Shrinking
+
+_SAMPLES = 512  # training images for statistics in the middle of a run
+_LOOK = 16  # steps between two looks at the losses: each look waits for the device
+
+
+class RecoveryRun:
+    """One candidate from the dense weights to its end: remove, repair, train, remove, train ...
+
+    Progress counts optimisation steps: `epochs` (may be a fraction) times the batches of
+    `task.train_loader`. Each of the schedule's milestones becomes a step, before which units leave
+    physically, so that the rest of the training is faster. `dense` and `graph` are read, never
+    changed. `calibration` is the dense model's, shared by all runs; removals from a model that has
+    changed since collect a small one of their own. The number of threads is the caller's.
+
+    >>> from autoprune.candidate import Candidate
+    >>> from autoprune.graph import trace
+    >>> from autoprune.tasks import Task
+    >>> class Parity(Task):
+    ...     def build_model(self):
+    ...         return nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+    ...     def example_input(self):
+    ...         return torch.zeros(1, 4)
+    ...     def train_loader(self, seed):
+    ...         x = torch.randn(64, 4, generator=torch.Generator().manual_seed(seed))
+    ...         return [(x, (x.sum(1) > 0).long())] * 4
+    ...     def val_loader(self):
+    ...         return self.train_loader(1)
+    ...     def test_loader(self):
+    ...         return self.train_loader(2)
+    >>> task = Parity()
+    >>> dense = task.build_model()
+    >>> graph = trace(dense, task.example_input())
+    >>> run = RecoveryRun(task, dense, graph, Candidate({"0": 0.5}), epochs=1.5, seed=0)
+    >>> while not run.finished:
+    ...     entry = run.advance(1.0)
+    >>> run.model[0].out_features, entry["epoch"]
+    (4, 1.5)
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        dense: nn.Module,
+        graph: PruningGraph,
+        candidate: Candidate,
+        *,
+        epochs: float,
+        seed: int,
+        round_to: int = 1,
+        calibration: Calibration | None = None,
+        device: torch.device | str = "cpu",
+        precision: Precision | None = None,
+    ) -> None:
+        if not 0.0 <= epochs < math.inf:
+            raise ValueError(f"epochs must be at least 0 and finite, got {epochs}")
+        self.task, self.candidate = task, candidate
+        self.epochs, self.seed = epochs, seed
+        self.device = torch.device(device)
+        self.precision = precision or Precision()
+        self.step = 0
+        self.history: list[dict[str, float]] = []
+        self.times = {"build_s": 0.0, "train_s": 0.0, "evaluate_s": 0.0}
+        self._dense, self._dense_graph, self._calibration = dense, graph, calibration
+        self._stream = BatchStream(task, seed)
+        self.total_steps = round(epochs * self._stream.length) or (1 if epochs else 0)
+        self._shrinking = Shrinking(task, dense, graph, candidate, round_to)
+        self._milestones = self._milestone_steps()
+        self._optimizer: SGD | None = None
+        self._teacher: Teacher | None = None
+        self._lasso: GroupLasso | None = None
+
+    @property
+    def model(self) -> nn.Module:
+        """The model as it is now, on the run's device."""
+        return self._shrinking.model
+
+    @property
+    def graph(self) -> PruningGraph:
+        """The graph of `model` as it is now."""
+        return self._shrinking.graph
+
+    @property
+    def keep(self) -> Mapping[str, tuple[int, ...]]:
+        """Group -> the dense model's units that are still there, ascending."""
+        return MappingProxyType(self._shrinking.keep)
+
+    @property
+    def epoch(self) -> float:
+        """Epochs trained so far."""
+        return self.step / self._stream.length
+
+    @property
+    def finished(self) -> bool:
+        """Whether every step has been done."""
+        return self._optimizer is not None and self.step >= self.total_steps
+
+    def build(self) -> None:
+        """Place the model, make the optimiser, and do the removals that come before any training.
+
+        `advance` calls it when it has not been called.
+        """
+        if self._optimizer is not None:
+            return
+        with self._timed("build_s"), preserved():
+            self._optimizer = self._prepare()
+            self._pass_milestone()
+
+    def advance(self, epochs: float) -> dict[str, float]:
+        """Train for `epochs` more (at least one step, at most to the end), then validate.
+
+        Returns the new entry of `history`: `epoch`, `loss` (mean over these steps, absent when
+        there were none), the validation metrics (their own loss as `val_loss`), `params`, `lr`.
+        Raises TrainingError where loss or metric is not finite.
+        """
+        self.build()
+        stop = max(self.step + 1, round(self.step + epochs * self._stream.length))
+        losses, rate = self._train_until(min(stop, self.total_steps))
+        metrics = self.evaluate("val")
+        if "loss" in metrics:
+            metrics["val_loss"] = metrics.pop("loss")
+        entry = {"epoch": self.epoch, **metrics, "params": float(_parameters(self.model))}
+        if losses:
+            entry |= {"loss": sum(losses) / len(losses), "lr": rate}
+        self.history.append(entry)
+        return entry
+
+    def evaluate(self, split: Split) -> dict[str, float]:
+        """The task's metrics of the present model, in float32.
+
+        Raises TrainingError where the task's metric is missing or not finite.
+        """
+        self.build()
+        with self._timed("evaluate_s"), preserved():
+            self.model.eval()
+            metrics = dict(self.task.evaluate(self.model, split))
+        if not math.isfinite(metrics.get(self.task.metric, math.nan)):
+            raise TrainingError(
+                f"{type(self.task).__name__}.evaluate must give a finite {self.task.metric!r}, "
+                f"got {metrics} on {split} after step {self.step}"
+            )
+        return metrics
+
+    def save(self, folder: str | Path) -> None:
+        """Write everything that `restore` needs into `folder`: safetensors and JSON, no pickle."""
+        self.build()
+        assert self._optimizer is not None
+        state = {
+            "step": self.step,
+            "keep": {name: list(kept) for name, kept in self.keep.items()},
+            "history": self.history,
+            "times": self.times,
+            "lasso": self._lasso.to_dict() if self._lasso else None,
+        }
+        checkpoint.write(Path(folder), self._identity(), state, self.model, self._optimizer)
+
+    def restore(self, folder: str | Path) -> None:
+        """Go on from a saved run of the same candidate, epochs and seed, as if never interrupted.
+
+        Raises StoreError when the folder is missing, damaged, or another run's.
+        """
+        state = checkpoint.read(Path(folder), self._identity())
+        self._shrinking = Shrinking(
+            self.task, self._dense, self._dense_graph, self.candidate, self._shrinking.round_to
+        )
+        self._shrinking.cut(state["keep"])
+        self._optimizer = self._prepare()
+        checkpoint.load(Path(folder), self.model, self._optimizer)
+        self.step, self.history, self.times = state["step"], state["history"], state["times"]
+        lasso = state["lasso"]
+        self._lasso = GroupLasso.resume(lasso, self.model, self.graph) if lasso else None
+        self._stream.seek(self.step)
+
+    def _identity(self) -> dict[str, Any]:
+        return {
+            "candidate": self.candidate.to_dict(),
+            "epochs": self.epochs,
+            "seed": self.seed,
+            "round_to": self._shrinking.round_to,
+            "steps": self.total_steps,
+        }
+
+    def _milestone_steps(self) -> dict[int, float]:
+        """Optimisation step -> share of the final ratios that is reached before it; ascending."""
+        last = max(self.total_steps - 1, 0)
+        return {
+            min(round(progress * self.total_steps), last): share
+            for progress, share in self.candidate.schedule.milestones()
+        }
+
+    def _prepare(self) -> SGD:
+        self.precision.place(self.model, self.device)
+        if self.candidate.recovery.distillation > 0.0 and self._teacher is None:
+            self._teacher = Teacher(self.task, self._dense, self.precision, self.device)
+        return sgd(self.model)
+
+    def _pass_milestone(self) -> None:
+        """Remove what is due before the present step, and take aim at what leaves next."""
+        seed_all(derive(self.seed, "milestone", self.step))
+        if self.step in self._milestones:
+            self._remove(self._shrinking.counts(self._milestones[self.step]))
+        self._lasso = None
+        ahead = [at for at in self._milestones if at > self.step]
+        if ahead and self.candidate.recovery.regulariser > 0.0:
+            counts = self._shrinking.counts(self._milestones[ahead[0]])
+            batches = self._samples()
+            keep = self._shrinking.choose(counts, batches, self._moments(batches, repair=False))
+            self._lasso = GroupLasso(self.candidate.recovery.regulariser, self.step, ahead[0])
+            self._lasso.choose(self.model, self.graph, keep)
+
+    def _remove(self, counts: Mapping[str, int]) -> None:
+        if not counts:
+            return
+        batches, repair = self._samples(), self.candidate.repair
+        calibration = self._moments(batches, repair=repair)
+        keep = self._shrinking.choose(counts, batches, calibration)
+        self._shrinking.remove(
+            keep, batches, calibration if repair else None, optimizer=self._optimizer
+        )
+        self.precision.place(self.model, self.device)
+
+    def _moments(self, batches: list[Batch], *, repair: bool) -> Calibration | None:
+        """The shared calibration while the model is the dense one, then one of its own."""
+        if not repair and self.candidate.importance != "obs":
+            return None
+        if self.step == 0 and self._shrinking.is_dense and self._calibration is not None:
+            return self._calibration
+        return compensate.calibrate(self.model, batches, forward=self.task.loss)
+
+    def _samples(self) -> list[Batch]:
+        found = sample(self.task, derive(self.seed, "samples", self.step), samples=_SAMPLES)
+        return [self.precision.batch(batch, self.device) for batch in found]
+
+    def _train_until(self, stop: int) -> tuple[list[float], float]:
+        """Train to step `stop`, through its milestones; the losses and the last learning rate."""
+        losses: list[float] = []
+        rate = 0.0
+        with preserved():
+            while self.step < stop:
+                end = min([stop, *(at for at in self._milestones if at > self.step)])
+                with self._timed("train_s"):
+                    rate = self._train_stretch(end, losses)
+                if self.step in self._milestones:
+                    with self._timed("build_s"):
+                        self._pass_milestone()
+        return losses, rate
+
+    def _train_stretch(self, end: int, losses: list[float]) -> float:
+        """Train to step `end` with one set of sizes; appends to `losses`."""
+        assert self._optimizer is not None
+        self.model.train()
+        waiting: list[Tensor] = []
+        rate = 0.0
+        while self.step < end:
+            rate = learning_rate(self.candidate.recovery.lr, self.step, self.total_steps)
+            for group in self._optimizer.param_groups:
+                group["lr"] = rate
+            batch = self.precision.batch(next(self._stream), self.device)
+            seed_all(derive(self.seed, "step", self.step))
+            waiting.append(self._optimise(self._optimizer, batch))
+            if self._lasso is not None:
+                self._lasso.shrink(self.step)
+            self.step += 1
+            if len(waiting) == _LOOK or self.step == end:
+                losses += self._read(waiting)
+                waiting.clear()
+        return rate
+
+    def _optimise(self, optimizer: SGD, batch: Batch) -> Tensor:
+        """One step of the optimiser; the loss, still on the device."""
+        weight = self.candidate.recovery.distillation
+        with watched(self.model, self.precision, self.device) as calls:
+            loss = self.task.loss(self.model, batch)
+        if self._teacher is not None:
+            loss = (1.0 - weight) * loss + weight * self._teacher.distance(calls)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        return loss.detach()
+
+    def _read(self, waiting: list[Tensor]) -> list[float]:
+        """The losses of the last steps as numbers; raises TrainingError at the first bad one."""
+        values: list[float] = torch.stack(waiting).tolist()
+        for back, value in zip(range(len(values), 0, -1), values, strict=True):
+            if not math.isfinite(value):
+                raise TrainingError(
+                    f"training loss must be finite, got {value} at step {self.step - back} of "
+                    f"{self.total_steps} · lower recovery.lr (now {self.candidate.recovery.lr:g})"
+                )
+        return values
+
+    @contextmanager
+    def _timed(self, name: str) -> Iterator[None]:
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.times[name] += time.perf_counter() - start
+
+
+def _parameters(model: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())

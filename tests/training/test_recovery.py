@@ -1,0 +1,275 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from stripes import Stripes, dense
+from torch import Tensor, nn
+
+from autoprune.candidate import Candidate, Recovery
+from autoprune.errors import StoreError, TaskError, TrainingError
+from autoprune.pruning import compensate
+from autoprune.schedule import Schedule
+from autoprune.training import Precision, RecoveryRun
+
+HALF = {"0": 0.5, "3": 0.5}
+GRADUAL = Schedule("linear", begin=0.0, end=0.5, steps=3)  # shares 1/3, 2/3, 1
+
+
+def candidate(**changes: object) -> Candidate:
+    plain = Candidate(HALF, recovery=Recovery(lr=0.05, distillation=0.0))
+    return replace(plain, **changes)
+
+
+def run_of(chosen: Candidate, task: Stripes | None = None, **options: object) -> RecoveryRun:
+    model, graph = dense()
+    return RecoveryRun(
+        task or Stripes(), model, graph, chosen, **{"epochs": 2, "seed": 3, **options}
+    )
+
+
+def weights(run: RecoveryRun) -> dict[str, Tensor]:
+    return {name: value.clone() for name, value in run.model.state_dict().items()}
+
+
+def test_one_shot_removes_everything_before_the_first_step() -> None:
+    run = run_of(candidate())
+    run.build()
+    assert run.step == 0
+    assert {name: len(kept) for name, kept in run.keep.items()} == {"0": 8, "3": 8}
+    assert run.model[3].weight.shape == (8, 8, 3, 3)
+
+
+def test_the_schedule_walks_the_sizes_that_its_milestones_say() -> None:
+    run = run_of(candidate(schedule=GRADUAL))  # 12 steps: removals before steps 0, 3 and 6
+    sizes = []
+    while not run.finished:
+        run.advance(1 / 6)
+        sizes.append((run.step, run.model[0].out_channels))
+    # shares 1/3, 2/3, 1 of 8 units: 16 - 2.67 = 13.3, 16 - 5.33 = 10.7, 8
+    assert sizes == [(n, 13) for n in (1, 2)] + [(n, 11) for n in (3, 4, 5)] + [
+        (n, 8) for n in range(6, 13)
+    ]
+
+
+def test_keep_names_dense_units_whose_weights_the_model_still_has() -> None:
+    plain = candidate(schedule=GRADUAL, repair=False, recovery=Recovery(lr=1e-30, distillation=0))
+    run = run_of(plain)
+    while not run.finished:
+        run.advance(1)
+    original, kept = dense()[0][0].weight, list(run.keep["0"])
+    assert len(kept) == 8
+    assert torch.equal(run.model[0].weight, original[kept])
+
+
+def test_parameters_and_their_momentum_survive_a_removal_together() -> None:
+    run = run_of(candidate(schedule=Schedule("one_shot", 0.5, 0.5)))
+    run.advance(5 / 6)
+    before = {name: p for name, p in run.model.named_parameters()}
+    momentum = run._optimizer.state[before["3.weight"]]["momentum_buffer"].clone()
+    run._train_until(6)
+    now = dict(run.model.named_parameters())
+    assert run.step == 6
+    assert all(now[name] is parameter for name, parameter in before.items())
+    sliced = run._optimizer.state[now["3.weight"]]["momentum_buffer"]
+    assert sliced.shape == now["3.weight"].shape == (8, 8, 3, 3)
+    assert momentum.shape == (16, 16, 3, 3)
+    run.advance(1)
+    assert run.finished
+
+
+def test_the_dense_model_and_the_callers_generators_are_left_alone() -> None:
+    model, graph = dense()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    run = RecoveryRun(
+        Stripes(),
+        model,
+        graph,
+        candidate(recovery=Recovery(lr=0.1, distillation=0.5)),
+        epochs=1,
+        seed=0,
+    )
+    run.advance(1)
+    assert torch.equal(torch.rand(3), expected)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert all(p.grad is None and p.requires_grad for p in model.parameters())
+    assert not model.training
+
+
+def test_training_makes_the_small_model_better() -> None:
+    run = run_of(candidate(repair=False, recovery=Recovery(lr=0.1, distillation=0.5)), epochs=6)
+    start = run.evaluate("val")["loss"]
+    entry = run.advance(6)
+    assert entry["val_loss"] < 0.7 * start
+    assert entry["accuracy"] > 0.9
+
+
+def test_equal_seeds_give_equal_weights_and_other_seeds_do_not() -> None:
+    runs = [run_of(candidate(), seed=seed) for seed in (1, 1, 2)]
+    for run in runs:
+        run.advance(1)
+    same, again, other = (weights(run) for run in runs)
+    assert all(torch.equal(same[name], again[name]) for name in same)
+    assert not torch.equal(same["3.weight"], other["3.weight"])
+
+
+@pytest.mark.parametrize("importance", ["l2", "taylor", "obs"])
+@pytest.mark.parametrize("stop_at", [1, 4, 7])
+def test_resumed_equals_uninterrupted(tmp_path: Path, importance: str, stop_at: int) -> None:
+    chosen = candidate(
+        schedule=GRADUAL,
+        importance=importance,
+        recovery=Recovery(lr=0.05, distillation=0.4, regulariser=0.5),
+    )
+    whole, first, second = run_of(chosen), run_of(chosen), run_of(chosen)
+    entries = [whole.advance(stop_at / 6), whole.advance(2)]
+    first.advance(stop_at / 6)
+    first.save(tmp_path)
+    second.restore(tmp_path)
+    second.advance(2)
+    assert second.finished
+    assert second.history == entries
+    assert second.keep == whole.keep
+    expected, found = weights(whole), weights(second)
+    assert expected.keys() == found.keys()
+    assert all(torch.equal(expected[name], found[name]) for name in expected)
+
+
+def test_pieces_of_training_equal_one_piece() -> None:
+    one, many = run_of(candidate(schedule=GRADUAL)), run_of(candidate(schedule=GRADUAL))
+    one.advance(2)
+    while not many.finished:
+        many.advance(0.3)
+    assert torch.equal(one.model[3].weight, many.model[3].weight)
+    assert one.step == many.step == 12
+
+
+def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path) -> None:
+    run_of(candidate()).save(tmp_path)
+    with pytest.raises(StoreError, match="seed is 3 there, 4 here"):
+        run_of(candidate(), seed=4).restore(tmp_path)
+
+
+def test_a_checkpoint_that_was_cut_short_is_refused(tmp_path: Path) -> None:
+    run_of(candidate()).save(tmp_path)
+    whole = (tmp_path / "weights.safetensors").read_bytes()
+    (tmp_path / "weights.safetensors").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(StoreError, match="does not hold this run's weights"):
+        run_of(candidate()).restore(tmp_path)
+    with pytest.raises(StoreError, match="not a checkpoint"):
+        run_of(candidate()).restore(tmp_path / "nowhere")
+
+
+def test_a_fraction_of_an_epoch_is_trained_to_the_step() -> None:
+    run = run_of(candidate(), epochs=0.5)
+    assert run.advance(1)["epoch"] == 0.5
+    assert run.step == run.total_steps == 3
+
+
+def test_no_epochs_give_the_repaired_model_of_the_final_size() -> None:
+    run = run_of(candidate(schedule=GRADUAL), epochs=0)
+    entry = run.advance(0)
+    assert run.finished
+    assert entry.keys() == {"epoch", "accuracy", "val_loss", "params"}
+    assert run.model[0].out_channels == 8
+    # 8 + 8 filters with their norms, and the last layer: 72 + 16 + 576 + 16 + 24 + 3
+    assert entry["params"] == 707
+
+
+def test_the_shared_calibration_is_used_for_the_first_removal_only(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model, graph = dense()
+    shared = compensate.calibrate(model, list(Stripes().train_loader(0)))
+    used = []
+    repair = compensate.repair
+
+    def spy(*args: object) -> None:
+        used.append(args[-1] is shared)
+        repair(*args)
+
+    monkeypatch.setattr(compensate, "repair", spy)
+    chosen = candidate(schedule=GRADUAL)
+    RecoveryRun(Stripes(), model, graph, chosen, epochs=1, seed=0, calibration=shared).advance(1)
+    assert used == [True, False, False]
+
+
+def test_repair_starts_closer_to_the_dense_model_than_plain_removal() -> None:
+    teacher, _ = dense()
+    x = torch.cat([batch[0] for batch in Stripes().val_loader()])
+    errors = []
+    for repair in (True, False):
+        run = run_of(candidate(repair=repair, importance="l1"))
+        run.build()
+        run.model.eval()
+        errors.append((run.model(x) - teacher(x)).square().mean().item())
+    assert errors[0] < errors[1]
+
+
+def test_the_learning_rate_warms_up_and_ends_near_zero() -> None:
+    run = run_of(candidate(), epochs=10)
+    rates = [run.advance(1 / 6)["lr"] for _ in range(60)]
+    assert max(rates) == rates[2] == pytest.approx(0.05)
+    assert rates[0] == pytest.approx(0.05 / 3)
+    assert 0 < rates[-1] < 1e-3 * 0.05 * 2
+    assert rates[3:] == sorted(rates[3:], reverse=True)
+
+
+class Diverges(Stripes):
+    def loss(self, model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
+        value = super().loss(model, batch)
+        if model.training:
+            self.seen = getattr(self, "seen", 0) + 1
+        return value * (float("nan") if getattr(self, "seen", 0) == 5 else 1.0)
+
+
+def test_a_loss_that_is_not_finite_names_its_step() -> None:
+    with pytest.raises(TrainingError, match=r"got nan at step 4 of 12 .* recovery\.lr"):
+        run_of(candidate(), Diverges()).advance(2)
+
+
+class Blind(Stripes):
+    def evaluate(self, model: nn.Module, split: str) -> dict[str, float]:
+        return {"accuracy": float("nan")}
+
+
+def test_a_metric_that_is_not_finite_is_refused() -> None:
+    with pytest.raises(TrainingError, match="finite 'accuracy'"):
+        run_of(candidate(), Blind()).advance(1)
+
+
+class Endless(Stripes):
+    def train_loader(self, seed: int) -> object:
+        return iter(super().train_loader(seed))
+
+
+class Short(Stripes):
+    class Loader(list):
+        def __len__(self) -> int:
+            return 7
+
+    def train_loader(self, seed: int) -> object:
+        return self.Loader(super().train_loader(seed))
+
+
+def test_a_loader_without_length_or_with_a_wrong_one_is_refused() -> None:
+    with pytest.raises(TaskError, match="must have a length"):
+        run_of(candidate(), type("NoLen", (Stripes,), {"train_loader": lambda s, n: iter([])})())
+    with pytest.raises(TrainingError, match=r"len\(\) = 7 batches, ended after 6"):
+        run_of(candidate(), Short()).advance(2)
+
+
+def test_bf16_and_channels_last_train_the_same_model_a_little_less_exactly() -> None:
+    exact, rough = run_of(candidate()), run_of(candidate(), precision=Precision(True, True))
+    exact.advance(1)
+    rough.advance(1)
+    assert rough.model[3].weight.is_contiguous(memory_format=torch.channels_last)
+    assert rough.model[3].weight.dtype == torch.float32
+    assert rough.keep == exact.keep
+    difference = (rough.model[3].weight - exact.model[3].weight).abs().max()
+    assert 0 < difference < 0.1
