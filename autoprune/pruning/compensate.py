@@ -26,11 +26,19 @@ from torch import Tensor, nn
 
 from autoprune.errors import UsageError
 from autoprune.pruning.calibration import Calibration, Forward, Moment, calibrate, evaluating, run
+from autoprune.pruning.obs import obs_scores
 
 if TYPE_CHECKING:
     from autoprune.graph import PruningGraph
 
-__all__ = ["Calibration", "calibrate", "reconstruction_errors", "reestimate_batchnorm", "repair"]
+__all__ = [
+    "Calibration",
+    "calibrate",
+    "obs_scores",
+    "reconstruction_errors",
+    "reestimate_batchnorm",
+    "repair",
+]
 
 RIDGE = 1e-4  # λ over the mean of the kept inputs' variances
 
@@ -157,7 +165,7 @@ def _cuts(
 ) -> Iterable[_Cut]:
     """The layers with a moment that lose inputs."""
     weights = dict(dense.named_parameters())
-    removed = _removed(graph, keep)
+    removed = graph.removed(keep)
     for name, moment in calibration.moments.items():
         lost = removed.get((name, moment.input_dim))
         if lost is None:
@@ -170,21 +178,6 @@ def _cuts(
         columns = (columns[:, None] * taps + torch.arange(taps)).flatten()
         rows = _kept(outputs, removed.get((name, 1 - moment.input_dim)))
         yield _Cut(name, moment, weight.reshape(outputs, -1), rows, columns)
-
-
-def _removed(
-    graph: PruningGraph, keep: Mapping[str, Sequence[int]]
-) -> dict[tuple[str, int], np.ndarray]:
-    """Indices that leave, for each (tensor, dimension) that loses any."""
-    parts: dict[tuple[str, int], list[np.ndarray]] = {}
-    for name, kept in keep.items():
-        group = graph.group(name)
-        gone = np.setdiff1d(np.arange(group.size), np.asarray(kept, dtype=np.int64))
-        if gone.size:
-            for piece in group.slices:
-                key = (piece.tensor, piece.dim)
-                parts.setdefault(key, []).append(piece.indices[gone].ravel())
-    return {key: np.concatenate(found) for key, found in parts.items()}
 
 
 def _kept(size: int, removed: np.ndarray | None) -> Tensor:

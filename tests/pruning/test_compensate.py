@@ -1,7 +1,6 @@
 """Repair against brute-force least squares on the data, and its promises as properties."""
 
 import copy
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,6 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from autoprune.errors import UsageError
+from autoprune.graph import Group, PruningGraph, Slice
 from autoprune.pruning.compensate import (
     calibrate,
     reconstruction_errors,
@@ -21,16 +21,16 @@ from autoprune.pruning.compensate import (
 
 
 def piece(tensor, dim, indices):
-    return SimpleNamespace(tensor=tensor, dim=dim, indices=np.asarray(indices))
+    return Slice(tensor, dim, np.asarray(indices), "in" if dim else "out")
 
 
 def graph_of(**groups):
     """A graph by hand: group name -> its slices."""
-    found = {
-        name: SimpleNamespace(name=name, size=len(slices[0].indices), slices=slices)
+    found = tuple(
+        Group(name, "channel", len(slices[0].indices), tuple(slices))
         for name, slices in groups.items()
-    }
-    return SimpleNamespace(group=found.__getitem__)
+    )
+    return PruningGraph(found, (), (), (), {}, {})
 
 
 def cut(model, graph, keep):
