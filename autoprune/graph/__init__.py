@@ -1,5 +1,6 @@
 """Model → coupled groups: channel ids flow through the model's own operations."""
 
+from autoprune.graph.trace import trace
 from autoprune.graph.types import (
     Attribute,
     Dim,
@@ -22,4 +23,5 @@ __all__ = [
     "PruningGraph",
     "Slice",
     "TensorInfo",
+    "trace",
 ]

@@ -1,0 +1,220 @@
+"""From ids to groups: classes of one signature become a group, label arrays become sizes."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import nn
+
+from autoprune.graph.flow import Flow, owner
+from autoprune.graph.ids import AFFINE, IN, OUT
+from autoprune.graph.types import (
+    Attribute,
+    Dim,
+    Frozen,
+    Group,
+    Indices,
+    Kind,
+    Op,
+    PruningGraph,
+    Role,
+    Slice,
+    TensorInfo,
+)
+
+_ROLES: dict[int, Role] = {AFFINE: "affine", OUT: "out", IN: "in"}
+
+
+class Assembly:
+    """The units of a finished flow, and everything that is told in terms of them."""
+
+    def __init__(self, flow: Flow, model: nn.Module) -> None:
+        self._flow = flow
+        self._keys = list(flow.owned)
+        self._starts = np.array([flow.owned[key][0] for key in self._keys], dtype=np.int64)
+        self._roots = flow.ids.roots()
+        self._roles = flow.ids.roles()
+        self._reasons = flow.ids.reasons()
+        self._dims: dict[int, Dim] = {}
+        self._unit_group: NDArray[np.int64] = np.full(len(self._roots), -1, dtype=np.int64)
+        self._sizes: dict[str, int] = {}
+        self._names: list[str] = []
+        self.groups = self._make_groups(model)
+
+    def graph(
+        self, model: nn.Module, inputs: Sequence[int], outputs: Sequence[int]
+    ) -> PruningGraph:
+        """Everything as one value."""
+        flow = self._flow
+        return PruningGraph(
+            groups=self.groups,
+            frozen=tuple(self._frozen()),
+            ops=tuple(
+                Op(r.name, r.layer, r.inputs, r.outputs, r.parameters, self._all(r.macs))
+                for r in flow.records
+            ),
+            tensors=tuple(
+                TensorInfo(
+                    self._all(
+                        size if label is None else label
+                        for label, size in zip(t.labels, t.shape, strict=True)
+                    ),
+                    t.itemsize,
+                    t.storage,
+                )
+                for t in flow.tensors
+            ),
+            parameters={n: self._held(n, tuple(p.shape)) for n, p in model.named_parameters()},
+            buffers={n: self._held(n, tuple(b.shape)) for n, b in model.named_buffers()},
+            attributes=self._attributes(),
+            inputs=tuple(inputs),
+            outputs=tuple(outputs),
+            itemsizes={
+                name: tensor.element_size()
+                for name, tensor in (*model.named_parameters(), *model.named_buffers())
+            },
+        )
+
+    # --- groups -----------------------------------------------------------------------------
+
+    def _make_groups(self, model: nn.Module) -> tuple[Group, ...]:
+        producers = self._roots[self._roles == OUT]
+        free = np.setdiff1d(producers, np.array(list(self._reasons), dtype=np.int64))
+        signature = self._signatures()
+        classes: dict[int, list[int]] = defaultdict(list)
+        for root in free.tolist():
+            classes[int(signature[root])].append(root)
+        names = self._first_layers()
+        groups, used = [], set()
+        for roots in sorted(classes.values(), key=lambda roots: names[roots[0]][0]):
+            name, count = names[roots[0]][1], 2
+            while name in used:
+                name, count = f"{names[roots[0]][1]}#{count}", count + 1
+            used.add(name)
+            if len(roots) == 1:
+                self._reasons[roots[0]] = "all its channels can only leave together"
+                continue
+            slices = self._slices(np.array(roots, dtype=np.int64))
+            groups.append(Group(name, self._kind(model, slices), len(roots), slices))
+            self._unit_group[np.array(roots)] = len(self._names)
+            self._names.append(name)
+            self._sizes[name] = len(roots)
+        return tuple(groups)
+
+    def _signatures(self) -> NDArray[np.uint64]:
+        """One number for every class: what it owns and how often it lies in every dimension."""
+        draw = np.random.default_rng(0)
+        arrays = {id(array): array for array in self._arrays()}
+        result = np.zeros(len(self._roots), dtype=np.uint64)
+        for array in arrays.values():
+            held = array[array >= 0]
+            np.add.at(result, self._roots[held], draw.integers(1, 2**63, dtype=np.uint64))
+        return result
+
+    def _arrays(self) -> Iterator[Indices]:
+        flow = self._flow
+        yield from flow.owned.values()
+        for tensor in flow.tensors:
+            yield from (label for label in tensor.labels if label is not None)
+        for record in flow.records:
+            yield from (size for size in record.macs if not isinstance(size, int))
+        for note in flow.notes:
+            yield from (size for size in note.sizes if not isinstance(size, int))
+
+    def _first_layers(self) -> dict[int, tuple[int, str]]:
+        """For every class its first producing id and the layer that this id belongs to."""
+        made = np.flatnonzero(self._roles == OUT)
+        roots, first = np.unique(self._roots[made], return_index=True)
+        result = {}
+        for root, node in zip(roots.tolist(), made[first].tolist(), strict=True):
+            tensor = self._keys[int(np.searchsorted(self._starts, node, "right")) - 1][0]
+            result[root] = (node, owner(tensor) or tensor)
+        return result
+
+    def _slices(self, roots: Indices) -> tuple[Slice, ...]:
+        ordered = np.sort(roots)
+        place = np.searchsorted(ordered, self._roots)
+        place[place == len(ordered)] = 0
+        nodes = np.flatnonzero(ordered[place] == self._roots)
+        keys = np.searchsorted(self._starts, nodes, "right") - 1
+        slices = []
+        for key in np.unique(keys).tolist():
+            mine = nodes[keys == key]
+            units = place[mine]
+            table = mine[np.lexsort((mine, units))] - self._starts[key]
+            tensor, dim = self._keys[key]
+            role = _ROLES[int(self._roles[mine[0]])]
+            slices.append(Slice(tensor, dim, table.reshape(len(ordered), -1), role))
+        return tuple(slices)
+
+    def _kind(self, model: nn.Module, slices: tuple[Slice, ...]) -> Kind:
+        tensors = {piece.tensor for piece in slices}
+        if any(name in tensors for name in self._attention_tensors()):
+            return "head"
+        owners = [_module(model, owner(piece.tensor)) for piece in slices]
+        weights = [piece for piece in slices if piece.role == "out" and piece.indices.shape[1] >= 1]
+        linear = all(isinstance(module, nn.Linear) for module in owners)
+        return (
+            "ffn" if linear and len({owner(piece.tensor) for piece in weights}) == 1 else "channel"
+        )
+
+    def _attention_tensors(self) -> set[str]:
+        return set()
+
+    def _frozen(self) -> Iterator[Frozen]:
+        counted: dict[tuple[str, str], int] = defaultdict(int)
+        seen: dict[str, tuple[str, int]] = {}
+        for key, start in zip(self._keys, self._starts, strict=True):
+            nodes = self._flow.owned[key]
+            layer = owner(key[0]) or key[0]
+            if self._roles[start] != OUT or seen.setdefault(layer, key) != key:
+                continue
+            for root in self._roots[nodes].tolist():
+                if root in self._reasons:
+                    counted[layer, self._reasons[root]] += 1
+        for (layer, reason), size in counted.items():
+            yield Frozen(layer, size, reason)
+
+    # --- sizes ------------------------------------------------------------------------------
+
+    def _dim(self, size: int | Indices) -> Dim:
+        if isinstance(size, (int, np.integer)):
+            return Dim(int(size))
+        known = self._dims.get(id(size))
+        if known is None:
+            group = self._unit_group[self._roots[size[size >= 0]]]
+            moving = group[group >= 0]
+            numbers, counts = np.unique(moving, return_counts=True)
+            per = {
+                self._names[n]: c // self._sizes[self._names[n]]
+                for n, c in zip(numbers.tolist(), counts.tolist(), strict=True)
+            }
+            known = Dim(len(size) - len(moving), per)
+            self._dims[id(size)] = known
+        return known
+
+    def _all(self, sizes: Iterable[int | Indices]) -> tuple[Dim, ...]:
+        return tuple(self._dim(size) for size in sizes)
+
+    def _held(self, name: str, shape: Sequence[int]) -> tuple[Dim, ...]:
+        owned: Mapping[tuple[str, int], Indices] = self._flow.owned
+        return self._all(owned.get((name, dim), size) for dim, size in enumerate(shape))
+
+    def _attributes(self) -> tuple[Attribute, ...]:
+        found: dict[tuple[str, str], Attribute] = {}
+        for note in self._flow.notes:
+            dims = self._all(note.sizes)
+            if any(dim.per_unit for dim in dims):
+                key = (note.module, note.name)
+                found.setdefault(key, Attribute(*key, dims, note.scalar))
+        return tuple(found.values())
+
+
+def _module(model: nn.Module, path: str) -> nn.Module | None:
+    try:
+        return model.get_submodule(path)
+    except AttributeError:
+        return None

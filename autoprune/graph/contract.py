@@ -1,0 +1,248 @@
+"""Contractions: ids on the contracted dimension are consumed, ids on the output are produced."""
+
+from __future__ import annotations
+
+import numpy as np
+from torch import Tensor
+
+from autoprune.graph.flow import Call, Flow, Rule
+from autoprune.graph.ids import IN, OUT, Labels
+from autoprune.graph.types import Indices
+
+_MODEL_INPUT = "is contracted with a dimension of fixed size"
+
+
+def convolution(flow: Flow, call: Call) -> None:
+    """Grouped: equal places of all groups leave together, or whole groups where those are more."""
+    source, weight, bias = call["input"], call["weight"], call["bias"]
+    groups, transposed = call["groups"], call["transposed"]
+    x, w = list(flow.labels(source)), flow.labels(weight)
+    for label in x[2:]:
+        flow.block(label, "is a spatial dimension of convolution")
+    inside, outside = (w[0], w[1]) if transposed else (w[1], w[0])
+    names = flow.state(weight).names
+    out_size = call.outs[0].shape[1]
+    if groups == 1:
+        flow.join(x[1], inside, _MODEL_INPUT)
+        flow.ids.mark(inside, IN)
+        flow.ids.mark(outside, OUT)
+        made = outside
+    else:
+        made = _grouped(flow, call, x[1], w)
+    if bias is not None:
+        flow.ids.mark(flow.labels(bias)[0], OUT)
+        made = flow.join(made, flow.labels(bias)[0])
+    flow.note(names, "in_channels", _size(x[1], source.shape[1]), source.shape[1])
+    flow.note(names, "out_channels", _size(made, out_size), out_size)
+    call.labels = [(x[0], made, *([None] * (source.dim() - 2)))]
+    call.zero = True
+    spatial = source.shape[2:] if transposed else call.outs[0].shape[2:]
+    first = _size(x[1], source.shape[1]) if transposed else _size(made, out_size)
+    per = _size(w[1], weight.shape[1])
+    call.macs = (_size(x[0], source.shape[0]), first, per, *spatial, *weight.shape[2:])
+
+
+def _grouped(flow: Flow, call: Call, x: Indices | None, w: Labels) -> Indices | None:
+    weight, groups, transposed = call["weight"], call["groups"], call["transposed"]
+    size_in, size_out = call["input"].shape[1], call.outs[0].shape[1]
+    per_in, per_out = size_in // groups, size_out // groups
+    why = flow.place("meets a fixed position")
+    ids = flow.ids
+    if x is None:
+        for label in w:
+            flow.block(label, _MODEL_INPUT)
+    whole = per_in == 1 or (groups > per_in and not transposed) or (transposed and per_out == 1)
+    if x is not None and whole:
+        table = x.reshape(groups, per_in)
+        held = ids.tie_columns(np.ascontiguousarray(table.T), why)  # one id a group
+        first = w[0]
+        if first is not None:
+            rows = first.reshape(groups, -1)
+            if not transposed:
+                ids.mark(first, OUT)
+            else:
+                ids.mark(first, IN if per_in > 1 or per_out > 1 else OUT)
+            for column in rows.T:
+                flow.join(held, np.ascontiguousarray(column))
+        flow.block(w[1], "is one group's share of a grouped convolution")
+        flow.note(flow.state(weight).names, "groups", held, groups)
+        return np.repeat(held, per_out) if transposed or first is None else first
+    if x is not None:
+        held = ids.tie_columns(x.reshape(groups, per_in), why)
+        inner = w[1] if not transposed else None
+        if transposed and w[0] is not None:
+            ids.mark(w[0], IN)
+            inner = ids.tie_columns(w[0].reshape(groups, per_in), why)
+        flow.join(held, inner, _MODEL_INPUT)
+        ids.mark(inner, IN)
+    if transposed:
+        ids.mark(w[1], OUT)
+        return None if w[1] is None else np.tile(w[1], groups)
+    ids.mark(w[0], OUT)
+    if w[0] is not None and per_out < size_out:
+        ids.tie_columns(w[0].reshape(groups, per_out), why)
+    return w[0]
+
+
+def product(flow: Flow, call: Call) -> None:
+    """Matrix products, batched or not, with or without something added."""
+    left, right = _operands(call)
+    a, b = flow.labels(left), flow.labels(right)
+    vector = right.dim() == 1
+    inner = b[0] if vector else b[-2]
+    _contract(flow, (left, right), a[-1], inner)
+    batch = [flow.join(p, q) for p, q in zip(a[:-2], b[:-2], strict=True)] if left.dim() > 2 else []
+    rows = [a[-2]] if left.dim() > 1 else []
+    columns = [] if vector else [b[-1]]
+    _roles(flow, left, a[-1], rows)
+    _roles(flow, right, inner, columns)
+    labels = [*batch, *rows, *columns]
+    added = call["self"] if call.name in {"addmm", "baddbmm", "addmv"} else None
+    if not vector and left.dim() == 2:
+        _features(flow, left, right, a, b)
+    if added is not None:
+        labels = _add(flow, call, added, labels)
+    call.labels = [tuple(labels)]
+    call.zero = _output_zero(flow, left, right)
+    shape = [*left.shape[:-2], *left.shape[-2:], *([] if vector else [right.shape[-1]])]
+    known = [*(batch or a[:-2]), *rows, a[-1] if a[-1] is not None else inner, *columns]
+    call.macs = tuple(_size(label, size) for label, size in zip(known, shape, strict=True))
+
+
+def linear(flow: Flow, call: Call) -> None:
+    """`x @ weight.T + bias` in one call."""
+    source, weight, bias = call["input"], call["weight"], call["bias"]
+    x, w = flow.labels(source), flow.labels(weight)
+    _contract(flow, (source, weight), x[-1], w[1])
+    _roles(flow, weight, w[1], [w[0]])
+    made = w[0]
+    if bias is not None:
+        flow.ids.mark(flow.labels(bias)[0], OUT)
+        made = flow.join(made, flow.labels(bias)[0])
+    flow.note(
+        flow.state(weight).names, "in_features", _size(w[1], weight.shape[1]), weight.shape[1]
+    )
+    flow.note(
+        flow.state(weight).names, "out_features", _size(made, weight.shape[0]), weight.shape[0]
+    )
+    call.labels = [(*x[:-1], made)]
+    call.zero = True
+    known = (*x[:-1], x[-1] if x[-1] is not None else w[1], w[0])
+    sizes = (*source.shape, weight.shape[0])
+    call.macs = tuple(_size(label, size) for label, size in zip(known, sizes, strict=True))
+
+
+def attention(flow: Flow, call: Call) -> None:
+    """Heads pass; the width of queries and keys stays unless the scale is given by hand."""
+    query, key, value = call["query"], call["key"], call["value"]
+    q, k, v = (flow.labels(tensor) for tensor in (query, key, value))
+    batch = [flow.join(flow.join(a, b), c) for a, b, c in zip(q[:-2], k[:-2], v[:-2], strict=True)]
+    for label in (q[-1], k[-1], v[-1]):
+        flow.refuse_parts(label)
+    flow.join(q[-1], k[-1])
+    if call["scale"] is None:
+        flow.block(q[-1], "sets the scale of attention")
+        flow.block(k[-1], "sets the scale of attention")
+    for label in (k[-2], v[-2]):
+        flow.block(label, "softmax over channels")
+    mask = call["attn_mask"] if call["attn_mask"] is not None else call["attn_bias"]
+    if isinstance(mask, Tensor):
+        for place, label in enumerate(reversed(flow.labels(mask))):
+            size = mask.shape[mask.dim() - 1 - place]
+            other = [k[-2], q[-2], *reversed(batch)][place]
+            if size > 1:
+                flow.join(label, other)
+    first = (*batch, q[-2], v[-1])
+    call.labels = [first if out.dim() == query.dim() else first[:-1] for out in call.outs]
+    call.zero = flow.state(value).zero
+    head = [_size(label, size) for label, size in zip(batch, query.shape[:-2], strict=True)]
+    width = query.shape[-1] + value.shape[-1]
+    call.macs = (*head, query.shape[-2], key.shape[-2], width)
+
+
+def _contract(
+    flow: Flow, operands: tuple[Tensor, Tensor], left: Indices | None, right: Indices | None
+) -> None:
+    states = [flow.state(tensor) for tensor in operands]
+    if not any(state.weight for state in states):
+        flow.refuse_parts(left)
+        flow.refuse_parts(right)
+        if not any(state.zero for state in states):
+            flow.block(left, "is contracted with another activation")
+            flow.block(right, "is contracted with another activation")
+    flow.join(left, right, _MODEL_INPUT)
+
+
+def _roles(
+    flow: Flow, tensor: Tensor, consumed: Indices | None, produced: list[Indices | None]
+) -> None:
+    if flow.state(tensor).weight:
+        flow.ids.mark(consumed, IN)
+        for label in produced:
+            flow.ids.mark(label, OUT)
+
+
+def _add(
+    flow: Flow, call: Call, added: Tensor, labels: list[Indices | None]
+) -> list[Indices | None]:
+    held = flow.labels(added)
+    if flow.state(added).weight:
+        for label in held:
+            flow.ids.mark(label, OUT)
+    result = list(labels)
+    for place in range(1, added.dim() + 1):
+        if added.shape[-place] == call.outs[0].shape[-place] and added.shape[-place] > 1:
+            result[-place] = flow.join(labels[-place], held[-place])
+    return result
+
+
+def _features(flow: Flow, left: Tensor, right: Tensor, a: Labels, b: Labels) -> None:
+    for tensor, consumed, made, into, out in (
+        (right, a[1], b[1], *right.shape),
+        (left, b[0], a[0], left.shape[1], left.shape[0]),
+    ):
+        state = flow.state(tensor)
+        if state.weight and state.names:
+            flow.note(state.names, "in_features", _size(consumed, into), into)
+            flow.note(state.names, "out_features", _size(made, out), out)
+
+
+def _output_zero(flow: Flow, left: Tensor, right: Tensor) -> bool:
+    one, two = flow.state(left), flow.state(right)
+    return ((one.zero or one.weight) and (two.zero or two.weight)) or two.weight or one.weight
+
+
+def _operands(call: Call) -> tuple[Tensor, Tensor]:
+    if call.name == "addmm":
+        return call["mat1"], call["mat2"]
+    if call.name == "baddbmm":
+        return call["batch1"], call["batch2"]
+    if call.name == "addmv":
+        return call["mat"], call["vec"]
+    other = call["mat2"] if call["mat2"] is not None else call["vec"]
+    return call["self"], other if other is not None else call["tensor"]
+
+
+def _size(label: Indices | None, size: int) -> int | Indices:
+    return size if label is None else label
+
+
+RULES: dict[str, Rule] = {
+    "convolution": convolution,
+    "_convolution": convolution,
+    "convolution_overrideable": convolution,
+    "mm": product,
+    "bmm": product,
+    "mv": product,
+    "dot": product,
+    "addmm": product,
+    "baddbmm": product,
+    "addmv": product,
+    "linear": linear,
+    "_scaled_dot_product_flash_attention_for_cpu": attention,
+    "_scaled_dot_product_flash_attention": attention,
+    "_scaled_dot_product_efficient_attention": attention,
+    "_scaled_dot_product_cudnn_attention": attention,
+    "_scaled_dot_product_fused_attention_overrideable": attention,
+}
+"""Operator → rule."""

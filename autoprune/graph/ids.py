@@ -1,0 +1,124 @@
+"""Ids of channels, and which of them leave together: a vectorised union-find."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from autoprune.graph.types import Indices
+
+Labels = tuple["Indices | None", ...]
+"""What a tensor carries for each dimension: the id of each position, -1 where the position is
+fixed, or None where the whole dimension is fixed (batch, space, a constant)."""
+
+AFFINE, OUT, IN = 0, 1, 2
+
+
+class Ids:
+    """Ids with unions, blocks (an id that must stay, with the first reason) and roles."""
+
+    def __init__(self) -> None:
+        self._parent = np.arange(1024, dtype=np.int64)
+        self._role = np.zeros(1024, dtype=np.int8)
+        self._size = 0
+        self._blocks: list[tuple[Indices, str]] = []
+
+    def __len__(self) -> int:
+        return self._size
+
+    def fresh(self, count: int) -> Indices:
+        """`count` new ids, each alone."""
+        start, self._size = self._size, self._size + count
+        if self._size > len(self._parent):
+            room = max(self._size, 2 * len(self._parent))
+            grown = np.arange(room, dtype=np.int64)
+            grown[:start] = self._parent[:start]
+            roles = np.zeros(room, dtype=np.int8)
+            roles[:start] = self._role[:start]
+            self._parent, self._role = grown, roles
+        return np.arange(start, self._size, dtype=np.int64)
+
+    def find(self, ids: Indices) -> Indices:
+        """The representative (the smallest id) of each class; -1 stays -1."""
+        root = self._parent[ids]
+        while True:
+            up = self._parent[root]
+            if np.array_equal(up, root):
+                break
+            root = up
+        if ids.size and ids.min() < 0:
+            return np.where(ids < 0, -1, root)
+        self._parent[ids] = root
+        return root
+
+    def union(self, left: Indices, right: Indices) -> None:
+        """Position by position, the ids of both leave together; neither may hold -1."""
+        while True:
+            a, b = self.find(left), self.find(right)
+            differ = a != b
+            if not differ.any():
+                return
+            a, b = a[differ], b[differ]
+            np.minimum.at(self._parent, np.maximum(a, b), np.minimum(a, b))
+
+    def block(self, ids: Indices | None, reason: str) -> None:
+        """These ids stay, and with them whatever is or will be united with them."""
+        if ids is not None and (held := ids[ids >= 0]).size:
+            self._blocks.append((held, reason))
+
+    def mark(self, ids: Indices | None, role: int) -> None:
+        """Give a role to ids that have none yet."""
+        if ids is not None:
+            held = ids[ids >= 0]
+            self._role[held] = np.where(self._role[held] == AFFINE, role, self._role[held])
+
+    def join(self, left: Indices | None, right: Indices | None, reason: str) -> Indices | None:
+        """Unite two dimensions of one size; an id that meets a fixed position stays."""
+        if left is None or right is None or left is right:
+            only = left if left is not None else right
+            if (left is None) != (right is None):
+                self.block(only, reason)
+            return only
+        both = (left >= 0) & (right >= 0)
+        if both.all():
+            self.union(left, right)
+            return left
+        self.union(left[both], right[both])
+        self.block(left[~both], reason)
+        self.block(right[~both], reason)
+        return np.where(left >= 0, left, right)
+
+    def tie_columns(self, table: Indices, reason: str) -> Indices:
+        """Unite each column of a `(rows, columns)` table; returns one id a column."""
+        held: Indices | None = table[0]
+        for row in table[1:]:
+            held = self.join(held, row, reason)
+        assert held is not None
+        return held
+
+    def classes(self, ids: Indices) -> int:
+        """How many classes there are among `ids`."""
+        return len(np.unique(self.find(ids)))
+
+    def trial(self) -> Ids:
+        """A copy in which unions can be tried."""
+        other = Ids.__new__(Ids)
+        other._parent, other._role = self._parent.copy(), self._role
+        other._size, other._blocks = self._size, list(self._blocks)
+        return other
+
+    def roots(self) -> Indices:
+        """The class of every id."""
+        return self.find(np.arange(self._size, dtype=np.int64))
+
+    def roles(self) -> NDArray[np.int8]:
+        """The role of every id."""
+        return self._role[: self._size]
+
+    def reasons(self) -> dict[int, str]:
+        """The first reason for every class that stays, by its representative."""
+        found: dict[int, str] = {}
+        for ids, reason in self._blocks:
+            for root in np.unique(self.find(ids)).tolist():
+                found.setdefault(root, reason)
+        return found

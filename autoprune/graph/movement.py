@@ -1,0 +1,321 @@
+"""Data movement: what is moved takes its ids along."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from autoprune.graph import reshape as shapes
+from autoprune.graph.flow import Call, Flow, Rule
+from autoprune.graph.ids import Labels
+from autoprune.graph.types import Indices
+
+
+def view(flow: Flow, call: Call) -> None:
+    """Reshapes of every kind; a view as another type that keeps the shape passes as it is."""
+    source, out = call["self"], call.outs[0]
+    labels = flow.labels(source)
+    if source.shape != out.shape:
+        labels = shapes.reshape(flow.ids, labels, source.shape, out.shape, flow.choose)
+    call.labels = [labels]
+    call.zero = flow.state(source).zero
+
+
+def permute(flow: Flow, call: Call) -> None:
+    """Dimensions in another order."""
+    source = call["self"]
+    labels = flow.labels(source)
+    order = list(range(source.dim()))
+    if call.name.startswith("permute"):
+        order = [dim % source.dim() for dim in call["dims"]]
+    elif source.dim() > 1 and "dim0" in call.args:
+        a, b = call["dim0"] % source.dim(), call["dim1"] % source.dim()
+        order[a], order[b] = order[b], order[a]
+    elif source.dim() > 1:
+        order = order[::-1]
+    call.labels = [tuple(labels[dim] for dim in order)]
+    call.zero = flow.state(source).zero
+
+
+def unsqueeze(flow: Flow, call: Call) -> None:
+    """A new dimension of size 1."""
+    labels = list(flow.labels(call["self"]))
+    labels.insert(call["dim"] % (len(labels) + 1), None)
+    call.labels = [tuple(labels)]
+    call.zero = flow.state(call["self"]).zero
+
+
+def squeeze(flow: Flow, call: Call) -> None:
+    """Dimensions of size 1 go."""
+    source = call["self"]
+    given = call["dim"]
+    dims = (
+        range(source.dim()) if given is None else given if isinstance(given, Sequence) else [given]
+    )
+    gone = {dim % source.dim() for dim in dims if source.shape[dim] == 1} if source.dim() else set()
+    call.labels = [tuple(label for dim, label in enumerate(flow.labels(source)) if dim not in gone)]
+    call.zero = flow.state(source).zero
+
+
+def expand(flow: Flow, call: Call) -> None:
+    """Dimensions of size 1 are repeated; new ones come in front."""
+    source, out = call["self"], call.outs[0]
+    labels = flow.labels(source)
+    front: list[Indices | None] = [None] * (out.dim() - source.dim())
+    back = [
+        label if old == new else None
+        for label, old, new in zip(labels, source.shape, out.shape[len(front) :], strict=True)
+    ]
+    call.labels = [tuple(front + back)]
+    call.zero = flow.state(source).zero
+
+
+def cat(flow: Flow, call: Call) -> None:
+    """Labels end to end; where a part has none its positions are fixed."""
+    out, parts = call.outs[0], [t for t in call["tensors"] if t.dim() == call.outs[0].dim()]
+    dim = (call["dim"] or 0) % out.dim()
+    labels: list[Indices | None] = []
+    for place in range(out.dim()):
+        pieces = [flow.labels(part)[place] for part in parts]
+        if place != dim:
+            held = pieces[0]
+            for piece in pieces[1:]:
+                held = flow.join(held, piece)
+            labels.append(held)
+        elif all(piece is None for piece in pieces):
+            labels.append(None)
+        else:
+            sizes = [part.shape[place] for part in parts]
+            labels.append(
+                np.concatenate([_or_fixed(*pair) for pair in zip(pieces, sizes, strict=True)])
+            )
+    call.labels = [tuple(labels)]
+    call.zero = all(flow.state(part).zero for part in parts)
+
+
+def stack(flow: Flow, call: Call) -> None:
+    """A new dimension; the others meet."""
+    parts = call["tensors"]
+    dim = call["dim"] % call.outs[0].dim()
+    held = list(flow.labels(parts[0]))
+    for part in parts[1:]:
+        held = [flow.join(a, b) for a, b in zip(held, flow.labels(part), strict=True)]
+    held.insert(dim, None)
+    call.labels = [tuple(held)]
+    call.zero = all(flow.state(part).zero for part in parts)
+
+
+def pad(flow: Flow, call: Call) -> None:
+    """New positions are fixed; cut ones (negative padding) are held by hand and stay."""
+    source, labels = call["self"], list(flow.labels(call["self"]))
+    for pair, (low, high) in enumerate(zip(call["pad"][::2], call["pad"][1::2], strict=True)):
+        dim = source.dim() - 1 - pair
+        label = labels[dim]
+        if label is None or low == high == 0:
+            continue
+        start, stop = max(0, -low), len(label) - max(0, -high)
+        flow.block(label[:start], "is cut by a negative pad")
+        flow.block(label[stop:], "is cut by a negative pad")
+        ends = (_or_fixed(None, max(0, low)), label[start:stop], _or_fixed(None, max(0, high)))
+        labels[dim] = np.concatenate(ends)
+    call.labels = [tuple(labels)]
+    call.zero = flow.state(source).zero
+
+
+def slice_(flow: Flow, call: Call) -> None:
+    """What lies before a cut made at a fixed place stays, so that the cut stays where it was."""
+    source = call["self"]
+    dim = (call["dim"] or 0) % source.dim()
+    labels, size = list(flow.labels(source)), source.shape[dim]
+    label = labels[dim]
+    if label is not None:
+        start, stop, step = call["start"] or 0, call["end"], call["step"] or 1
+        stop = size if stop is None else stop
+        reason = "is sliced at a fixed place"
+        for edge in (start, stop):
+            if 0 < edge < size:
+                flow.block(label[:edge], reason)
+            elif -size < edge < 0:
+                flow.block(label[edge:], reason)
+        if step != 1:
+            flow.block(label, reason)
+        labels[dim] = label[slice(start, stop, step)]
+    call.labels = [tuple(labels)]
+    call.zero = flow.state(source).zero
+
+
+def split(flow: Flow, call: Call) -> None:
+    """Equal parts: equal places of all parts leave together. Unequal parts are held by hand."""
+    source = call["self"]
+    dim = (call["dim"] or 0) % source.dim()
+    labels = list(flow.labels(source))
+    label, sizes = labels[dim], [out.shape[dim] for out in call.outs]
+    if label is not None and len(sizes) > 1:
+        equal = len(set(sizes)) == 1 and not isinstance(call["split_sizes"], Sequence)
+        if equal:
+            flow.ids.tie_columns(
+                label.reshape(len(sizes), -1), flow.place("meets a fixed position")
+            )
+        else:
+            flow.refuse_parts(label)
+            flow.block(label, "is split into parts of fixed sizes")
+    edges = np.cumsum([0, *sizes])
+    for low, high in itertools.pairwise(edges):
+        labels[dim] = None if label is None else label if len(sizes) == 1 else label[low:high]
+        call.labels.append(tuple(labels))
+    call.zero = flow.state(source).zero
+
+
+def take_one(flow: Flow, call: Call) -> None:
+    """One position of a dimension (`x[:, 0]`, `unbind`): that dimension stays whole."""
+    source = call["self"]
+    dim = (call["dim"] or 0) % source.dim()
+    labels = flow.labels(source)
+    flow.refuse_parts(labels[dim])
+    flow.block(labels[dim], "is indexed by position")
+    rest = tuple(label for place, label in enumerate(labels) if place != dim)
+    call.labels = [rest for _ in call.outs]
+    call.zero = flow.state(source).zero
+
+
+def roll(flow: Flow, call: Call) -> None:
+    """A shift along other dimensions passes; one along channels is held by hand."""
+    source = call["self"]
+    labels = flow.labels(source)
+    dims = call["dims"] or range(source.dim())
+    for dim in dims:
+        flow.block(labels[dim], "is rolled by a fixed shift")
+    call.labels = [labels]
+    call.zero = flow.state(source).zero
+
+
+def repeat(flow: Flow, call: Call) -> None:
+    """Copies end to end."""
+    source, counts = call["self"], call["repeats"]
+    front = len(counts) - source.dim()
+    labels: list[Indices | None] = [None] * front
+    for label, count in zip(flow.labels(source), counts[front:], strict=True):
+        labels.append(label if label is None or count == 1 else np.tile(label, count))
+    call.labels = [tuple(labels)]
+    call.zero = flow.state(source).zero
+
+
+def embedding(flow: Flow, call: Call) -> None:
+    """Columns of the table are channels; its rows are words and stay."""
+    weight, indices = call["weight"], call["indices"]
+    rows, columns = flow.labels(weight)
+    flow.block(rows, "are the words of an embedding")
+    flow.ids.mark(columns, 1)
+    if columns is not None:
+        flow.note(flow.state(weight).names, "embedding_dim", columns, weight.shape[1])
+    call.labels = [(*flow.labels(indices), columns)]
+    call.zero = True
+
+
+def indexed(flow: Flow, call: Call) -> None:
+    """Indexing by tensors: indexed dimensions stay whole, the others are moved with the data."""
+    source = call["self"]
+    labels = list(flow.labels(source))
+    if call.name.startswith("index_select") or call.name.startswith("gather"):
+        dims = [call["dim"] % source.dim()]
+    else:
+        dims = _index_dims(call["indices"])
+    for dim in dims:
+        flow.refuse_parts(labels[dim])
+        flow.block(labels[dim], "is indexed by position")
+        labels[dim] = None
+    _replay(flow, call, tuple(labels))
+
+
+def moved(flow: Flow, call: Call) -> None:
+    """Any other movement: the same operation is applied to the ids."""
+    _replay(flow, call, flow.labels(call["self"]))
+
+
+def _replay(flow: Flow, call: Call, labels: Labels) -> None:
+    source = call["self"]
+    result: list[list[Indices | None]] = [[None] * out.dim() for out in call.outs]
+    for dim, label in enumerate(labels):
+        if label is None or len(label) < 2:
+            continue
+        shape = [1] * source.dim()
+        shape[dim] = len(label)
+        ids = torch.from_numpy(label + 1).double().reshape(shape).expand(source.shape).contiguous()
+        outs = _again(call, ids.to(source.device))
+        for place, out in enumerate(outs if outs is not None else []):
+            table = out.round().long().cpu().numpy() - 1
+            found = shapes.settle(flow.ids, table)
+            if found is not None and result[place][found[0]] is None:
+                result[place][found[0]] = found[1]
+            elif found is not None:
+                flow.block(label, "two channel dimensions are merged into one")
+        if outs is None:
+            flow.block(label, f"{call.name} is not understood")
+    call.labels = [tuple(found) for found in result]
+    call.zero = flow.state(source).zero
+
+
+def _again(call: Call, ids: Tensor) -> list[Tensor] | None:
+    arguments: dict[str, Any] = {**call.args, "self": ids}
+    try:
+        result = getattr(torch.ops.aten, call.name)(**arguments)
+    except (RuntimeError, TypeError, NotImplementedError, IndexError):
+        return None
+    return [result] if isinstance(result, Tensor) else list(result)
+
+
+def _index_dims(indices: Sequence[Tensor | None]) -> list[int]:
+    dims: list[int] = []
+    place = 0
+    for index in indices:
+        width = index.dim() if index is not None and index.dtype in (torch.bool, torch.uint8) else 1
+        if index is not None:
+            dims += range(place, place + width)
+        place += width
+    return dims
+
+
+def _or_fixed(label: Indices | None, size: int) -> Indices:
+    return label if label is not None else np.full(size, -1, dtype=np.int64)
+
+
+def _table(rule: Rule, names: str) -> dict[str, Rule]:
+    return dict.fromkeys(names.split(), rule)
+
+
+RULES: dict[str, Rule] = {
+    **_table(
+        view,
+        """view _unsafe_view reshape _reshape_alias _reshape_copy view_copy flatten unflatten
+        _unsafe_reshape""",
+    ),
+    **_table(
+        permute, "permute permute_copy transpose transpose_ t t_ numpy_T transpose_copy t_copy"
+    ),
+    **_table(unsqueeze, "unsqueeze unsqueeze_ unsqueeze_copy"),
+    **_table(squeeze, "squeeze squeeze_ squeeze_copy"),
+    **_table(expand, "expand expand_copy"),
+    **_table(cat, "cat"),
+    **_table(stack, "stack"),
+    **_table(pad, "constant_pad_nd"),
+    **_table(slice_, "slice slice_copy narrow"),
+    **_table(
+        split, "split split_with_sizes unsafe_split unsafe_split_with_sizes unsafe_chunk split_copy"
+    ),
+    **_table(take_one, "select select_copy unbind unbind_copy"),
+    **_table(roll, "roll"),
+    **_table(repeat, "repeat"),
+    **_table(embedding, "embedding"),
+    **_table(indexed, "index index_select gather _unsafe_index"),
+    **_table(
+        moved,
+        """flip rot90 pixel_shuffle pixel_unshuffle channel_shuffle native_channel_shuffle im2col
+        unfold diagonal tril triu""",
+    ),
+}
+"""Operator → rule."""

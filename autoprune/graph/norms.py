@@ -1,0 +1,112 @@
+"""Normalisations: their affine and running tensors ride along with the channels."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from autoprune.graph.flow import Call, Flow, Rule
+from autoprune.graph.types import Indices
+
+
+def batch_norm(flow: Flow, call: Call) -> None:
+    """One channel at a time: dimension 1 meets weight, bias and running statistics."""
+    source = call["input"]
+    labels = list(flow.labels(source))
+    names: list[str] = []
+    for key in ("weight", "bias", "running_mean", "running_var"):
+        tensor = call[key]
+        if tensor is not None:
+            labels[1] = flow.join(labels[1], flow.labels(tensor)[0])
+            names += flow.state(tensor).names
+    if labels[1] is not None:
+        flow.note(names, "num_features", labels[1], source.shape[1])
+    vector = (labels[1],)
+    call.labels = [tuple(labels) if out.dim() == source.dim() else vector for out in call.outs]
+    call.labels = [
+        found if out.dim() != 1 or out.shape[0] == source.shape[1] else (None,)
+        for found, out in zip(call.labels, call.outs, strict=True)
+    ]
+    call.zero = call["weight"] is not None or flow.state(source).zero
+
+
+def layer_norm(flow: Flow, call: Call) -> None:
+    """The last dimensions together; the masked model has to normalise over what is kept."""
+    source, weight, bias = call["input"], call["weight"], call["bias"]
+    count = len(call["normalized_shape"])
+    labels = list(flow.labels(source))
+    first = source.dim() - count
+    for place in range(count):
+        label = labels[first + place]
+        if weight is None:
+            flow.block(label, f"{call.name} without weights over channels")
+        for tensor in (weight, bias):
+            if tensor is not None:
+                label = flow.join(label, flow.labels(tensor)[place])
+        labels[first + place] = label
+    if weight is not None:
+        sizes: list[int | Indices] = []
+        for label, size in zip(labels[first:], source.shape[first:], strict=True):
+            sizes.append(size if label is None else label)
+        names = flow.state(weight).names
+        flow.note(names, "normalized_shape", tuple(sizes), tuple(call["normalized_shape"]))
+    reduced = (*labels[:first], *([None] * count))
+    call.labels = [tuple(labels) if out.shape == source.shape else reduced for out in call.outs]
+    call.zero = weight is not None
+
+
+def group_norm(flow: Flow, call: Call) -> None:
+    """Equal places of all groups leave together, so that the number of groups stays."""
+    source, weight, bias, groups = call["input"], call["weight"], call["bias"], call["group"]
+    labels = list(flow.labels(source))
+    label, channels = labels[1], source.shape[1]
+    names: list[str] = []
+    for tensor in (weight, bias):
+        if tensor is not None:
+            label = flow.join(label, flow.labels(tensor)[0])
+            names += flow.state(tensor).names
+    if label is not None:
+        if weight is None and groups != channels:
+            flow.block(label, f"{call.name} without weights over channels")
+        if 1 < groups < channels:
+            held = flow.ids.tie_columns(
+                label.reshape(groups, channels // groups), flow.place("meets a fixed position")
+            )
+            label = np.tile(held, groups) if label.min() >= 0 else label
+        if groups == channels:
+            flow.note(names, "num_groups", label, groups)
+        flow.note(names, "num_channels", label, channels)
+    labels[1] = label
+    call.labels = [tuple(labels) if out.dim() == source.dim() else () for out in call.outs]
+    call.zero = weight is not None
+
+
+def weight_norm(flow: Flow, call: Call) -> None:
+    """A direction times a length: both carry the ids of the dimension that is kept apart."""
+    labels = list(flow.labels(call["v"]))
+    lengths = flow.labels(call["g"])
+    dim = call["dim"]
+    labels[dim] = flow.join(labels[dim], lengths[dim if len(lengths) > 1 else 0])
+    call.labels = [tuple(labels), lengths]
+    call.zero = True
+
+
+RULES: dict[str, Rule] = {
+    **dict.fromkeys(
+        (
+            "native_batch_norm",
+            "_native_batch_norm_legit",
+            "_native_batch_norm_legit_no_training",
+            "_batch_norm_no_update",
+            "_batch_norm_with_update",
+            "_batch_norm_with_update_functional",
+            "cudnn_batch_norm",
+            "miopen_batch_norm",
+        ),
+        batch_norm,
+    ),
+    "native_layer_norm": layer_norm,
+    "_fused_rms_norm": layer_norm,
+    "native_group_norm": group_norm,
+    "_weight_norm_interface": weight_norm,
+}
+"""Operator → rule."""

@@ -1,0 +1,134 @@
+"""How labels pass through a change of shape, and through any other pure movement of data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from math import prod
+
+import numpy as np
+
+from autoprune.graph.ids import Ids, Labels
+from autoprune.graph.types import Indices
+
+Choose = Callable[[Indices, Sequence[int]], int]
+"""Given the ids of a dimension and the sizes it is split into: which of those parts carries ids."""
+
+_MERGED = "two channel dimensions are merged into one"
+
+
+def blocks(before: Sequence[int], after: Sequence[int]) -> list[tuple[range, range]]:
+    """The runs of dimensions that a reshape maps onto each other.
+
+    >>> blocks((2, 6, 4), (2, 3, 8))
+    [(range(0, 1), range(0, 1)), (range(1, 3), range(1, 3))]
+    """
+    result, i, j = [], 0, 0
+    while i < len(before) or j < len(after):
+        i0, j0 = i, j
+        left = right = 1
+        if i < len(before):
+            left, i = before[i], i + 1
+        if j < len(after):
+            right, j = after[j], j + 1
+        while left != right:
+            if left < right and i < len(before):
+                left, i = left * before[i], i + 1
+            elif right < left and j < len(after):
+                right, j = right * after[j], j + 1
+            else:  # only a size of 0 can come here
+                i, j = len(before), len(after)
+                break
+        result.append((range(i0, i), range(j0, j)))
+    return result
+
+
+def reshape(
+    ids: Ids, labels: Labels, before: Sequence[int], after: Sequence[int], choose: Choose
+) -> Labels:
+    """Labels of a tensor of shape `before` seen as shape `after`.
+
+    Where a labelled dimension is split, each id has to keep a rectangle: the ids are tied so that
+    one of the parts (`choose`) carries them.
+    """
+    result: list[Indices | None] = [None] * len(after)
+    for source, target in blocks(before, after):
+        shape = [before[i] for i in source]
+        parts = [after[j] for j in target]
+        for place, vector in _spread(ids, [labels[i] for i in source], shape, parts, choose):
+            result[target[place]] = vector
+    return tuple(result)
+
+
+def _spread(
+    ids: Ids,
+    labels: Sequence[Indices | None],
+    shape: Sequence[int],
+    parts: Sequence[int],
+    choose: Choose,
+) -> list[tuple[int, Indices]]:
+    if len(shape) == len(parts) == 1:
+        return [(0, labels[0])] if labels[0] is not None else []
+    if prod(shape) == 0:
+        return []
+    taken: dict[int, Indices] = {}
+    labelled = [i for i, label in enumerate(labels) if label is not None and shape[i] > 1]
+    for i in sorted(labelled, key=lambda i: -shape[i]):
+        label = labels[i]
+        assert label is not None
+        view = [1] * len(shape)
+        view[i] = shape[i]
+        table = np.broadcast_to(label.reshape(view), shape).reshape(parts)
+        place = carrier(ids, table)
+        if place is None:
+            place = choose(label, parts)
+            vector = tie(ids, table, place)
+        else:
+            vector = line(table, place)
+        if place in taken:
+            ids.block(label, _MERGED)
+        else:
+            taken[place] = vector
+    return list(taken.items())
+
+
+def line(table: Indices, place: int) -> Indices:
+    """The ids along dimension `place`, at the first position of all others."""
+    return np.ascontiguousarray(np.moveaxis(table, place, 0).reshape(table.shape[place], -1)[:, 0])
+
+
+def carrier(ids: Ids, table: Indices) -> int | None:
+    """The dimension along which alone the classes in `table` vary; None when there is none."""
+    roots = ids.find(table.ravel()).reshape(table.shape)
+    for place in reversed(range(table.ndim)):
+        if table.shape[place] > 1:
+            flat = np.moveaxis(roots, place, 0).reshape(table.shape[place], -1)
+            if bool((flat == flat[:, :1]).all()):
+                return place
+    return None
+
+
+def tie(ids: Ids, table: Indices, place: int) -> Indices:
+    """Unite all that share a position along `place`, so that this dimension carries the ids."""
+    columns = np.moveaxis(table, place, 0).reshape(table.shape[place], -1).T
+    return ids.tie_columns(np.ascontiguousarray(columns), "meets a fixed position in a view")
+
+
+def settle(ids: Ids, table: Indices) -> tuple[int, Indices] | None:
+    """The dimension that carries the ids of an arbitrary arrangement, uniting as few as possible.
+
+    None when nothing in it has an id.
+    """
+    if not table.size or table.max() < 0:
+        return None
+    place = carrier(ids, table)
+    if place is not None:
+        return place, line(table, place)
+    best, most = 0, -1
+    for candidate in range(table.ndim):
+        if table.shape[candidate] > 1:
+            attempt = ids.trial()
+            vector = tie(attempt, table, candidate)
+            count = attempt.classes(vector)
+            if count > most:
+                best, most = candidate, count
+    return (best, tie(ids, table, best)) if most > 0 else None

@@ -1,0 +1,261 @@
+"""The visible table operator → how ids pass through it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from autoprune.graph import contract, movement, norms
+from autoprune.graph.flow import Call, Flow, Rule
+from autoprune.graph.ids import Labels
+from autoprune.graph.types import Indices
+
+
+def pointwise(flow: Flow, call: Call) -> None:
+    """Ids that meet at one position are united; an operand of size 1 couples nothing."""
+    for out in call.outs:
+        labels: list[Indices | None] = [None] * out.dim()
+        for dim in range(out.dim()):
+            held, size, first = None, out.shape[dim], True
+            for tensor in call.tensors:
+                place = dim - out.dim() + tensor.dim()
+                if place < 0 or tensor.shape[place] != size or (size == 1 and tensor is not out):
+                    continue
+                label = flow.labels(tensor)[place]
+                held, first = (label if first else flow.join(held, label)), False
+            labels[dim] = held
+        call.labels.append(tuple(labels))
+    call.zero = keeps_zero(flow, call)
+
+
+def alike(flow: Flow, call: Call) -> None:
+    """Results that are laid out like the first argument (dropout, random fills, `zeros_like`)."""
+    labels = flow.labels(call.tensors[0])
+    call.labels = [labels if out.shape == call.tensors[0].shape else () for out in call.outs]
+    call.labels = [
+        found or (None,) * out.dim() for found, out in zip(call.labels, call.outs, strict=True)
+    ]
+    zeros = call.name in {"zeros_like", "zero_"}
+    call.zero = zeros or ("dropout" in call.name and flow.state(call.tensors[0]).zero)
+
+
+def constant(flow: Flow, call: Call) -> None:
+    """A tensor made from sizes alone: fixed everywhere."""
+    call.labels = [(None,) * out.dim() for out in call.outs]
+    call.zero = "zeros" in call.name
+
+
+def leading(spatial: int) -> Rule:
+    """Pooling and resizing: the last `spatial` dimensions change, the others pass."""
+
+    def rule(flow: Flow, call: Call) -> None:
+        source = call.tensors[0]
+        labels = flow.labels(source)
+        for label in labels[source.dim() - spatial :]:
+            flow.block(label, f"is a spatial dimension of {call.name}")
+        passed = (*labels[: source.dim() - spatial], *([None] * spatial))
+        call.labels = [passed if out.dim() == source.dim() else () for out in call.outs]
+        call.zero = flow.state(source).zero
+
+    return rule
+
+
+def reduction(flow: Flow, call: Call) -> None:
+    """Other dimensions keep their ids; over channels only a sum of zeros stays what it was."""
+    source = call.tensors[0]
+    state = flow.state(source)
+    gone = _reduced(call, source.dim())
+    harmless = state.zero and call.name in {"sum", "linalg_vector_norm", "norm", "nansum", "any"}
+    for dim in gone:
+        if not harmless:
+            flow.refuse_parts(state.labels[dim])
+            flow.block(state.labels[dim], f"{call.name} over channels")
+    kept: list[Indices | None] = [
+        None if dim in gone else label for dim, label in enumerate(state.labels)
+    ]
+    short = tuple(label for dim, label in enumerate(kept) if dim not in gone)
+    call.labels = [tuple(kept) if out.dim() == source.dim() else short for out in call.outs]
+    call.zero = state.zero and call.name not in {"prod", "all", "argmax", "argmin"}
+
+
+def along(flow: Flow, call: Call) -> None:
+    """Softmax, sorting, running sums: the dimension they work along stays whole."""
+    source = call.tensors[0]
+    labels = flow.labels(source)
+    dim = call["dim"] if call["dim"] is not None else -1
+    if source.dim():
+        flow.refuse_parts(labels[dim])
+        flow.block(labels[dim], f"{call.name} over channels")
+    call.labels = [labels if out.dim() == source.dim() else () for out in call.outs]
+
+
+def glu(flow: Flow, call: Call) -> None:
+    """Two halves of a dimension meet."""
+    labels = list(flow.labels(call["self"]))
+    held = labels[call["dim"]]
+    if held is not None:
+        half = len(held) // 2
+        labels[call["dim"]] = flow.join(held[:half], held[half:])
+    call.labels = [tuple(labels)]
+    call.zero = flow.state(call["self"]).zero
+
+
+def unknown(flow: Flow, call: Call) -> None:
+    """Whatever enters stays, and the operator's name is the reason."""
+    for tensor in call.tensors:
+        for label in flow.labels(tensor):
+            flow.block(label, f"{call.name} is not understood")
+    call.labels = [(None,) * out.dim() for out in call.outs]
+
+
+def keeps_zero(flow: Flow, call: Call) -> bool:
+    """Whether the result is zero wherever the arguments known to be zero are.
+
+    The operator is asked: it runs once on a single number for each operand, 0 where the operand
+    is known to be zero.
+    """
+    states = [flow.state(tensor) for tensor in call.tensors]
+    if not any(state.zero for state in states):
+        return False
+    key = (call.name, tuple(state.zero for state in states), repr(_scalars(call)))
+    if key not in _ZERO:
+        _ZERO[key] = _probe(call, iter(state.zero for state in states))
+    return _ZERO[key]
+
+
+_ZERO: dict[Any, bool] = {}
+
+
+def _scalars(call: Call) -> list[Any]:
+    return [
+        (name, value)
+        for name, value in call.args.items()
+        if isinstance(value, (int, float, bool, str, type(None)))
+    ]
+
+
+def _probe(call: Call, zeros: Any) -> bool:
+    def stand_in(value: Any) -> Any:
+        if isinstance(value, Tensor):
+            zero = next(zeros)
+            if value.is_floating_point():
+                return torch.tensor([0.0 if zero else 1.7])
+            return torch.zeros(1, dtype=value.dtype)
+        return value
+
+    packet = getattr(torch.ops.aten, call.name.removesuffix("_"), None)
+    arguments = {name: stand_in(value) for name, value in call.args.items()}
+    try:
+        return bool((packet(**arguments) == 0).all())  # type: ignore[misc]
+    except (RuntimeError, TypeError, NotImplementedError):
+        return False
+
+
+def _reduced(call: Call, ndim: int) -> set[int]:
+    dims = call["dim"]
+    if dims is None or (isinstance(dims, Sequence) and not dims):
+        return set(range(ndim))
+    chosen = dims if isinstance(dims, Sequence) else [dims]
+    return {dim % ndim for dim in chosen} if ndim else set()
+
+
+def _fit(call: Call) -> list[Labels]:
+    """Labels of the right length for every result, None where a rule said nothing."""
+    return [
+        labels if len(labels) == out.dim() else (None,) * out.dim()
+        for labels, out in zip(call.labels, call.outs, strict=False)
+    ]
+
+
+def _fitted(rule: Rule) -> Rule:
+    def wrapped(flow: Flow, call: Call) -> None:
+        rule(flow, call)
+        call.labels = _fit(call)
+        for place, (labels, out) in enumerate(zip(call.labels, call.outs, strict=False)):
+            if any(
+                label is not None and len(label) != size
+                for label, size in zip(labels, out.shape, strict=True)
+            ):
+                for label in labels:
+                    flow.block(label, f"{call.name} changes a labelled size")
+                call.labels[place] = (None,) * out.dim()
+
+    return wrapped
+
+
+def _table(rule: Rule, names: str) -> dict[str, Rule]:
+    return dict.fromkeys(names.split(), _fitted(rule))
+
+
+RULES: dict[str, Rule] = {
+    "?": unknown,
+    **_table(
+        pointwise,
+        """_prelu_kernel where masked_fill copy copy_ _to_copy lift_fresh lift_fresh_copy clone
+        log_sigmoid_forward hardswish rrelu_with_noise contiguous fake_quantize_per_tensor_affine
+        _unsafe_masked_fill detach alias alias_copy detach_copy""",
+    ),
+    **_table(
+        alike,
+        """native_dropout zeros_like ones_like full_like empty_like rand_like randn_like bernoulli
+        bernoulli_ fill_ fill zero_ normal_ uniform_ _fused_dropout exponential_""",
+    ),
+    **_table(
+        constant,
+        """zeros ones full empty empty_strided new_zeros new_ones new_full new_empty
+        new_empty_strided arange linspace eye scalar_tensor rand randn randperm randint tril_indices
+        triu_indices normal""",
+    ),
+    **_table(
+        leading(1),
+        """avg_pool1d max_pool1d adaptive_avg_pool1d _adaptive_avg_pool1d adaptive_max_pool1d
+        upsample_nearest1d upsample_linear1d _upsample_nearest_exact1d reflection_pad1d
+        replication_pad1d""",
+    ),
+    **_table(
+        leading(2),
+        """avg_pool2d max_pool2d_with_indices _adaptive_avg_pool2d adaptive_avg_pool2d
+        adaptive_max_pool2d upsample_nearest2d upsample_bilinear2d upsample_bicubic2d
+        _upsample_nearest_exact2d _upsample_bilinear2d_aa reflection_pad2d replication_pad2d
+        mkldnn_max_pool2d""",
+    ),
+    **_table(
+        leading(3),
+        """avg_pool3d max_pool3d_with_indices _adaptive_avg_pool3d adaptive_max_pool3d
+        upsample_nearest3d upsample_trilinear3d _upsample_nearest_exact3d reflection_pad3d
+        replication_pad3d""",
+    ),
+    **_table(
+        reduction,
+        """mean sum amax amin prod std var std_mean var_mean logsumexp linalg_vector_norm norm
+        nansum any all argmax argmin max min median nanmedian count_nonzero aminmax""",
+    ),
+    **_table(
+        along, "_softmax _log_softmax _safe_softmax cumsum cumprod sort topk cummax logcumsumexp"
+    ),
+    **_table(glu, "glu"),
+    **{name: _fitted(rule) for name, rule in movement.RULES.items()},
+    **{name: _fitted(rule) for name, rule in norms.RULES.items()},
+    **{name: _fitted(rule) for name, rule in contract.RULES.items()},
+}
+_POINTWISE = _fitted(pointwise)
+
+
+def rule_for(func: Any) -> Rule | None:
+    """The rule of an operator; None where nothing is known of it."""
+    name = str(func._schema.name).removeprefix("aten::")
+    rule = RULES.get(name) or RULES.get(name.removesuffix("_"))
+    if rule is not None and not _binary_extreme(name, func):
+        return rule
+    return _POINTWISE if torch.Tag.pointwise in func.tags or _binary_extreme(name, func) else None
+
+
+def _binary_extreme(name: str, func: Any) -> bool:
+    """`max(a, b)` shares its name with the reduction."""
+    return name in {"max", "min"} and func._schema.arguments[-1].name == "other"
+
+
+__all__ = ["RULES", "pointwise", "rule_for", "unknown"]

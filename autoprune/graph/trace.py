@@ -1,0 +1,178 @@
+"""`trace`: one run of the model, ids beside its tensors, and the graph that comes of it."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from autoprune.errors import GraphError
+from autoprune.graph.assemble import Assembly
+from autoprune.graph.flow import Flow, owner
+from autoprune.graph.ids import OUT
+from autoprune.graph.types import PruningGraph
+
+Inputs = Tensor | tuple[Any, ...] | list[Any] | Mapping[str, Any]
+
+_ATTEMPTS = 4
+_STILL = (
+    nn.modules.batchnorm._BatchNorm,
+    nn.modules.instancenorm._InstanceNorm,
+    nn.modules.dropout._DropoutNd,
+)
+
+
+def trace(
+    model: nn.Module,
+    example_inputs: Inputs,
+    *,
+    ignored_layers: Sequence[str] = (),
+    num_heads: Mapping[str, int] | None = None,
+) -> PruningGraph:
+    """The coupled groups of a model, found by running it on its example inputs.
+
+    `example_inputs` is a tensor, a tuple or list of positional arguments, or a mapping of keyword
+    arguments. The outputs of `ignored_layers` (module paths; a container stands for all layers in
+    it) stay whole. `num_heads` maps an attention layer to its number of heads where that cannot be
+    seen. The model's mode, buffers, hooks and the random state are left as they were. Layers that
+    only run in training mode are followed in a second run.
+
+    Raises GraphError when the model cannot run on these inputs or a name is unknown.
+
+    >>> net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+    >>> graph = trace(net, torch.zeros(1, 4))
+    >>> [(group.name, group.size) for group in graph.groups]
+    [('0', 8)]
+    >>> graph.frozen
+    (Frozen(name='2', size=2, reason='model output'),)
+    """
+    ignored = _known_layers(model, ignored_layers)
+    heads = dict(num_heads or {})
+    _known_layers(model, list(heads))
+    choices: dict[int, int] = {}
+    for _ in range(_ATTEMPTS):
+        flow = Flow(model, heads, choices)
+        inputs, outputs = _follow(flow, model, example_inputs)
+        if not flow.flips:
+            break
+        for site in flow.sites:
+            if site.key in flow.flips:
+                choices[site.key] = site.choice + 1
+    for layer in ignored:
+        for (name, _), ids in flow.owned.items():
+            if owner(name) == layer and flow.ids.roles()[ids[0]] == OUT:
+                flow.ids.block(ids, "ignored_layers")
+    return Assembly(flow, model).graph(model, inputs, outputs)
+
+
+def as_call(example_inputs: Inputs) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Example inputs as positional and keyword arguments."""
+    if isinstance(example_inputs, Mapping):
+        return (), dict(example_inputs)
+    if isinstance(example_inputs, (tuple, list)):
+        return tuple(example_inputs), {}
+    return (example_inputs,), {}
+
+
+@contextmanager
+def untouched(model: nn.Module) -> Iterator[None]:
+    """Gives modes, buffers and the random state back as they were, whatever happens inside."""
+    modes = [(module, module.training) for module in model.modules()]
+    buffers = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
+    devices = {p.device.index or 0 for p in model.parameters() if p.device.type == "cuda"}
+    fast = torch.backends.mha.get_fastpath_enabled()
+    with torch.random.fork_rng(devices=sorted(devices)), torch.no_grad():
+        torch.backends.mha.set_fastpath_enabled(False)  # the fused layer would hide its parts
+        try:
+            yield
+        finally:
+            torch.backends.mha.set_fastpath_enabled(fast)
+            for module, mode in modes:
+                module.training = mode
+            for buffer, value in buffers:
+                if not torch.equal(buffer, value):
+                    buffer.copy_(value)
+
+
+def _follow(flow: Flow, model: nn.Module, example_inputs: Inputs) -> tuple[list[int], list[int]]:
+    args, kwargs = as_call(example_inputs)
+    args, kwargs = pytree.tree_map_only(Tensor, lambda t: t.detach(), (args, kwargs))
+    with untouched(model):
+        model.eval()
+        given = _leaves((args, kwargs))
+        inputs = [flow.state(tensor).index for tensor in given]
+        with _explained(model, given), flow.following():
+            result = model(*args, **kwargs)
+        outputs = _close(flow, result)
+        flow.recording = False
+        if _unused(flow, model):
+            _follow_training(flow, model, args, kwargs)
+    return inputs, outputs
+
+
+def _follow_training(flow: Flow, model: nn.Module, args: Any, kwargs: Any) -> None:
+    """A run in training mode for the parameters that evaluation never reads."""
+    model.train()
+    for module in model.modules():
+        if isinstance(module, _STILL):
+            module.eval()
+    try:
+        with flow.following():
+            result = model(*args, **kwargs)
+    except Exception:  # noqa: BLE001  training on one example may fail in any way; it is optional
+        return
+    _close(flow, result)
+
+
+def _close(flow: Flow, result: Any) -> list[int]:
+    outputs = _leaves(result)
+    for tensor in outputs:
+        for label in flow.labels(tensor):
+            flow.ids.block(label, "model output")
+    return [index for tensor in outputs if (index := flow.state(tensor).index) >= 0]
+
+
+def _unused(flow: Flow, model: nn.Module) -> bool:
+    touched = {name for name, _ in flow.owned}
+    return any(
+        name not in touched and max(parameter.shape, default=0) > 1
+        for name, parameter in model.named_parameters()
+    )
+
+
+@contextmanager
+def _explained(model: nn.Module, given: Sequence[Tensor]) -> Iterator[None]:
+    with ExitStack():
+        try:
+            yield
+        except GraphError:
+            raise
+        except Exception as error:
+            shapes = ", ".join(str(tuple(tensor.shape)) for tensor in given) or "no tensor"
+            text = str(error).strip().split("\n")[0]
+            raise GraphError(
+                f"{type(model).__name__} must run on its example inputs ({shapes}), got "
+                f"{type(error).__name__}: {text} · give example_inputs that forward() accepts"
+            ) from error
+
+
+def _leaves(tree: Any) -> list[Tensor]:
+    return [leaf for leaf in pytree.tree_leaves(tree) if isinstance(leaf, Tensor)]
+
+
+def _known_layers(model: nn.Module, names: Sequence[str]) -> set[str]:
+    modules = [path for path, _ in model.named_modules() if path]
+    found = set()
+    for name in names:
+        inside = [path for path in modules if path == name or path.startswith(f"{name}.")]
+        if not inside:
+            near = difflib.get_close_matches(name, modules, n=1, cutoff=0.0)
+            hint = f" · the nearest is {near[0]!r}" if near else ""
+            raise GraphError(f"a layer must be a module of the model, got {name!r}{hint}")
+        found.update(inside)
+    return found

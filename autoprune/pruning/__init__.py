@@ -1,0 +1,1 @@
+"""Which units leave, and how: importance, masks, surgery, repair."""

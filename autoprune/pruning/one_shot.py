@@ -1,0 +1,180 @@
+"""`prune_model` and `groups`: from a model to a smaller one in one call."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from autoprune.errors import UsageError
+from autoprune.graph import Group, PruningGraph, trace
+from autoprune.graph.trace import Inputs, as_call, untouched
+from autoprune.pruning import importance as importances
+from autoprune.pruning import surgery
+from autoprune.pruning.masks import masked
+
+if TYPE_CHECKING:
+    from autoprune.pruning.compensate import Calibration
+
+TOLERANCE = 1e-3
+"""How far the smaller model's outputs may lie from the masked model's, of what the cut changed."""
+
+
+def prune_model(
+    model: nn.Module,
+    example_inputs: Inputs,
+    ratio: float | Mapping[str, float],
+    *,
+    ignored_layers: Sequence[str] = (),
+    importance: str = "l2",
+    round_to: int = 1,
+    calibration: Calibration | None = None,
+    num_heads: Mapping[str, int] | None = None,
+) -> nn.Module:
+    """A smaller copy of `model`; the given model stays as it is.
+
+    `ratio` in [0, 1) is the fraction of units that leaves every group, or a mapping from group name
+    to fraction (`groups` lists them; groups that are not named stay whole). Kept sizes are
+    multiples of `round_to` where the group is large enough. With `calibration` (see `calibrate`)
+    the remaining weights are repaired by least squares. Everything that cannot leave safely stays
+    whole. Raises GraphError or UsageError where an argument does not fit.
+
+    >>> net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+    >>> prune_model(net, torch.zeros(1, 4), 0.5)
+    Sequential(
+      (0): Linear(in_features=4, out_features=4, bias=True)
+      (1): ReLU()
+      (2): Linear(in_features=4, out_features=2, bias=True)
+    )
+    """
+    graph = prunable(model, example_inputs, ignored_layers=ignored_layers, num_heads=num_heads)
+    ratios = _ratios(graph, ratio)
+    worth = importances.scores(model, graph, importance, calibration=calibration)
+    keep = importances.keep_units(graph, ratios, worth, round_to=round_to)
+    small = copy.deepcopy(model)
+    surgery.prune(small, graph, keep)
+    if calibration is not None:
+        from autoprune.pruning.compensate import repair
+
+        repair(small, model, graph, keep, calibration)
+    return small
+
+
+def groups(
+    model: nn.Module,
+    example_inputs: Inputs,
+    *,
+    ignored_layers: Sequence[str] = (),
+    num_heads: Mapping[str, int] | None = None,
+) -> tuple[Group, ...]:
+    """The groups of units that leave together, in the order in which the model produces them.
+
+    >>> net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+    >>> [(group.name, group.size) for group in groups(net, torch.zeros(1, 4))]
+    [('0', 8)]
+    """
+    return prunable(
+        model, example_inputs, ignored_layers=ignored_layers, num_heads=num_heads
+    ).groups
+
+
+def prunable(
+    model: nn.Module,
+    example_inputs: Inputs,
+    *,
+    ignored_layers: Sequence[str] = (),
+    num_heads: Mapping[str, int] | None = None,
+) -> PruningGraph:
+    """The traced graph, verified: every group in it was cut once and the model still agreed."""
+    graph = trace(model, example_inputs, ignored_layers=ignored_layers, num_heads=num_heads)
+    return verify(model, graph, example_inputs)
+
+
+def verify(model: nn.Module, graph: PruningGraph, example_inputs: Inputs) -> PruningGraph:
+    """The graph without the groups that break the model, which are frozen with what was seen.
+
+    All groups are cut by a third at once, and the smaller model has to run and to agree with the
+    masked one. Where it does not (code that holds a size by hand), the groups at fault are found by
+    bisection.
+    """
+    good: list[str] = []
+    faults: dict[str, str] = {}
+
+    def search(names: list[str]) -> None:
+        trouble = _trouble(model, graph, [*good, *names], example_inputs) if names else ""
+        if not trouble:
+            good.extend(names)
+        elif len(names) == 1:
+            faults[names[0]] = trouble
+        else:
+            half = len(names) // 2
+            search(names[:half])
+            search(names[half:])
+
+    search([group.name for group in graph.groups])
+    return graph.freeze(faults) if faults else graph
+
+
+def _trouble(
+    model: nn.Module, graph: PruningGraph, names: Sequence[str], example_inputs: Inputs
+) -> str:
+    """What goes wrong when these groups lose every third unit; empty when nothing does."""
+    keep = {
+        name: [u for u in range(size) if u % 3 != 1]
+        for name, size in graph.sizes().items()
+        if name in names
+    }
+    small = copy.deepcopy(model)
+    try:
+        surgery.prune(small, graph, keep)
+        got = _outputs(small, example_inputs)
+    except Exception as error:  # noqa: BLE001  whatever a model raises at another size is the answer
+        text = str(error).strip().split("\n")[0]
+        return f"the smaller model does not run: {type(error).__name__}: {text}"
+    wanted = _outputs(masked(model, graph, keep), example_inputs)
+    return "" if _agree(got, wanted) else "the smaller model differs from the masked one"
+
+
+def _outputs(model: nn.Module, example_inputs: Inputs) -> list[Tensor]:
+    args, kwargs = as_call(example_inputs)
+    with untouched(model), _evaluating(model):
+        leaves: list[Any] = pytree.tree_leaves(model(*args, **kwargs))
+    return [leaf for leaf in leaves if isinstance(leaf, Tensor)]
+
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    model.eval()
+    yield
+
+
+def _agree(got: Sequence[Tensor], wanted: Sequence[Tensor]) -> bool:
+    if [tensor.shape for tensor in got] != [tensor.shape for tensor in wanted]:
+        return False
+    for one, other in zip(got, wanted, strict=True):
+        if not one.is_floating_point():
+            continue
+        a, b = one.double(), other.double()
+        finite = torch.isfinite(a) & torch.isfinite(b)
+        spread = float(b[finite].abs().max()) if bool(finite.any()) else 0.0
+        if not bool(((a - b).abs()[finite] <= TOLERANCE * spread + 1e-12).all()):
+            return False
+    return True
+
+
+def _ratios(graph: PruningGraph, ratio: float | Mapping[str, float]) -> dict[str, float]:
+    if isinstance(ratio, Mapping):
+        for name in ratio:
+            graph.group(name)
+        given = {name: float(value) for name, value in ratio.items()}
+    else:
+        given = {group.name: float(ratio) for group in graph.groups}
+    for name, value in given.items():
+        if not 0.0 <= value < 1.0:
+            raise UsageError(f"ratio must lie in [0, 1), got {value} for group {name!r}")
+    return given

@@ -1,0 +1,117 @@
+"""Cutting what leaves out of a model, in place: the only code that changes a module's shapes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from autoprune.errors import GraphError
+from autoprune.graph import Indices, PruningGraph
+
+
+def prune(
+    model: nn.Module,
+    graph: PruningGraph,
+    keep: Mapping[str, Sequence[int]],
+    *,
+    optimizer: torch.optim.Optimizer | None = None,
+) -> PruningGraph:
+    """Cut `model` down to the units in `keep`, in place, and return the graph of what it became.
+
+    Groups that are not named stay whole. Parameters keep their identity (an optimizer goes on
+    holding them); their gradients and the tensors of their shape in `optimizer.state` are cut
+    alike. Sizes in attributes (`out_channels`, `num_features`, …) are mended.
+
+    Raises GraphError for units that do not exist or a model that does not fit the graph; the model
+    is unchanged then.
+    """
+    cuts = kept_indices(graph, keep)
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    buffers = dict(model.named_buffers(remove_duplicate=False))
+    for name, dims in cuts.items():
+        _check(name, parameters.get(name, buffers.get(name)), dims, graph)
+    with torch.no_grad():
+        for name, dims in cuts.items():
+            if name in parameters:
+                _cut_parameter(parameters[name], dims, optimizer)
+            else:
+                _cut_buffer(model, name, buffers, dims)
+    smaller = graph.shrink(keep)
+    _mend(model, smaller)
+    return smaller
+
+
+def kept_indices(
+    graph: PruningGraph, keep: Mapping[str, Sequence[int]]
+) -> dict[str, dict[int, Indices]]:
+    """What stays of every tensor that loses something: {tensor: {dim: ascending indices}}."""
+    sizes = graph.sizes()
+    cuts: dict[str, dict[int, Indices]] = {}
+    for (name, dim), gone in graph.removed(keep).items():
+        dims = graph.parameters.get(name) or graph.buffers[name]
+        cuts.setdefault(name, {})[dim] = np.setdiff1d(np.arange(dims[dim].size(sizes)), gone)
+    return cuts
+
+
+def _check(
+    name: str, tensor: Tensor | None, dims: Mapping[int, Indices], graph: PruningGraph
+) -> None:
+    sizes = graph.sizes()
+    known = graph.parameters.get(name) or graph.buffers[name]
+    expected = tuple(dim.size(sizes) for dim in known)
+    if tensor is None or tuple(tensor.shape) != expected:
+        got = "no such tensor" if tensor is None else str(tuple(tensor.shape))
+        raise GraphError(
+            f"the model must fit the graph: {name} must have the shape {expected}, got {got} "
+            "· trace this model again"
+        )
+
+
+def _cut_parameter(
+    parameter: nn.Parameter, dims: Mapping[int, Indices], optimizer: torch.optim.Optimizer | None
+) -> None:
+    shape, gradient = parameter.shape, parameter.grad
+    parameter.grad = None
+    parameter.data = _cut(parameter.data, dims)
+    if gradient is not None:
+        parameter.grad = _cut(gradient, dims)
+    state = optimizer.state.get(parameter) if optimizer is not None else None
+    for key, value in (state or {}).items():
+        if isinstance(value, Tensor) and value.shape == shape:
+            state[key] = _cut(value, dims)  # type: ignore[index]
+
+
+def _cut_buffer(
+    model: nn.Module, name: str, buffers: Mapping[str, Tensor], dims: Mapping[int, Indices]
+) -> None:
+    old = buffers[name]
+    new = _cut(old, dims)
+    for other, buffer in buffers.items():
+        if buffer is old:
+            path, _, leaf = other.rpartition(".")
+            model.get_submodule(path)._buffers[leaf] = new
+
+
+def _cut(tensor: Tensor, dims: Mapping[int, Indices]) -> Tensor:
+    layout = torch.contiguous_format
+    if tensor.dim() == 4 and not tensor.is_contiguous():
+        layout = (
+            torch.channels_last
+            if tensor.is_contiguous(memory_format=torch.channels_last)
+            else layout
+        )
+    for dim, indices in dims.items():
+        tensor = tensor.index_select(dim, torch.from_numpy(indices).to(tensor.device))
+    return tensor.contiguous(memory_format=layout)
+
+
+def _mend(model: nn.Module, graph: PruningGraph) -> None:
+    sizes = graph.sizes()
+    modules = dict(model.named_modules())
+    for attribute in graph.attributes:
+        values = tuple(dim.size(sizes) for dim in attribute.dims)
+        value = values[0] if attribute.scalar else values
+        setattr(modules[attribute.module], attribute.name, value)
