@@ -31,7 +31,7 @@ def learning_rate(peak: float, step: int, total: int) -> float:
     """The rate of optimisation step `step` in [0, total): linear over the first 5 %, cosine to 0.
 
     >>> [round(learning_rate(1.0, step, 40), 3) for step in (0, 1, 20, 39)]
-    [0.5, 0.998, 0.541, 0.002]
+    [0.5, 1.0, 0.52, 0.002]
     """
     warm = max(1, round(_WARM_UP * total))
     if step < warm:

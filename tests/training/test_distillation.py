@@ -24,7 +24,7 @@ class Plain(Stripes):
 
 
 def recovery(task: Stripes, model: nn.Module, weight: float, ratio: float) -> RecoveryRun:
-    chosen = Candidate({"0": ratio}, recovery=Recovery(lr=0.05, distillation=weight))
+    chosen = Candidate({"0": ratio}, repair=False, recovery=Recovery(lr=0.05, distillation=weight))
     graph = trace(model, task.example_input())
     return RecoveryRun(task, model, graph, chosen, epochs=1, seed=0)
 

@@ -67,7 +67,7 @@ def test_keep_names_dense_units_whose_weights_the_model_still_has() -> None:
 def test_parameters_and_their_momentum_survive_a_removal_together() -> None:
     run = run_of(candidate(schedule=Schedule("one_shot", 0.5, 0.5)))
     run.advance(5 / 6)
-    before = {name: p for name, p in run.model.named_parameters()}
+    before = dict(run.model.named_parameters())
     momentum = run._optimizer.state[before["3.weight"]]["momentum_buffer"].clone()
     run._train_until(6)
     now = dict(run.model.named_parameters())

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 
 import pytest
@@ -49,7 +50,7 @@ def test_half_the_strength_takes_half_the_norm_and_it_takes_more_each_step() -> 
     for step in range(10, 14):
         made.shrink(step)
         norms.append(unit_norms(model, graph.group("0")))
-    lost = [(a - b)[:4] / norms[0][:4] for a, b in zip(norms, norms[1:], strict=False)]
+    lost = [(a - b)[:4] / norms[0][:4] for a, b in itertools.pairwise(norms)]
     # 0.5 split in the proportions 1 : 2 : 3 : 4
     for found, expected in zip(lost, (0.05, 0.1, 0.15, 0.2), strict=True):
         assert found.tolist() == pytest.approx([expected] * 4, rel=1e-4)
