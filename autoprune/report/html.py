@@ -7,10 +7,10 @@ import math
 from pathlib import Path
 from typing import Any
 
-from autoprune.report import figures, sections
+from autoprune.report import figures, front_plot, sections, tables
 from autoprune.report.data import RunView
+from autoprune.report.markup import escape
 from autoprune.report.read import read
-from autoprune.report.sections import escape
 from autoprune.store import RunFolder
 
 NAME = "report.html"
@@ -63,7 +63,7 @@ def embed(value: object) -> str:
 def _figures(view: RunView) -> dict[str, Any]:
     metric = view.metric.name if view.metric else None
     drawn: dict[str, Any] = {
-        "front": figures.front(view),
+        "front": front_plot.fronts(view),
         "ratios": figures.ratios(view),
         "schedules": figures.schedules(view),
         "history_metric": figures.history(view, metric) if metric else None,
@@ -79,8 +79,8 @@ def _body(view: RunView, drawn: dict[str, Any]) -> list[str]:
     parts = [
         sections.head(view),
         sections.front(view, drawn),
-        sections.models(view),
-        sections.retrained(view),
+        tables.models(view),
+        tables.retrained(view),
         sections.removed(view, drawn),
         sections.training(view, drawn),
         sections.prediction(view, drawn),

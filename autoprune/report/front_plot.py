@@ -1,0 +1,343 @@
+"""The front plot: models against one cost, with dense, baselines, budget and what has no metric."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from html import escape
+
+from autoprune.budget import Cost
+from autoprune.pareto import CostSource
+from autoprune.record import TrialRecord
+from autoprune.report import text
+from autoprune.report.data import RunView
+from autoprune.report.style import Figure, axis, colours, layout, level
+
+AXES: tuple[tuple[str, CostSource, str, str], ...] = (  # key, source, field of Cost, label
+    ("measured.latency_ms", "measured", "latency_ms", "Latency, measured"),
+    ("predicted.latency_ms", "predicted", "latency_ms", "Latency, predicted"),
+    ("macs", "predicted", "macs", "MACs"),
+    ("params", "predicted", "params", "Parameters"),
+    ("weight_bytes", "predicted", "weight_bytes", "Weight bytes"),
+    ("peak_memory_bytes", "predicted", "peak_memory_bytes", "Peak memory"),
+)
+
+
+def fronts(view: RunView) -> dict[str, Figure]:
+    """The front against each cost axis for which some finished model has a value."""
+    figures = {}
+    for key, source, field, label in AXES:
+        priced = [r for r in view.records if cost_of(r, source, field) is not None]
+        known = [r for r in priced if view.metric_of(r) is not None]
+        if known and view.metric:
+            figures[key] = {"label": label, **_front(view, source, field, label)}
+    return figures
+
+
+def default_axis(view: RunView, axes: Sequence[str]) -> str | None:
+    """The axis to show first: the searched cost, measured when every member was measured."""
+    costs = [o.name for o in view.front.objectives] if view.front else []
+    measured = view.members and all(
+        r.measured is not None and r.measured.latency_ms is not None for r in view.members
+    )
+    wanted = [f"measured.{name}" for name in costs if measured]
+    wanted += [f"predicted.{name}" for name in costs] + costs
+    return next((key for key in [*wanted, *axes] if key in axes), None)
+
+
+def _front(view: RunView, source: CostSource, field: str, label: str) -> Figure:
+    scale, unit = _scale(view, field)
+    plot = _FrontPlot(view, source, field, scale, unit)
+    traces = plot.traces()
+    without = plot.without_value
+    base = 0.17 if without else 0.0
+    assert view.metric is not None
+    better = "" if view.metric.direction == "maximize" else " (lower is better)"
+    percent = ", %" if text.is_share(view.metric.name) else ""
+    drawn = layout(
+        height=460,
+        xaxis=axis(f"{label}, {unit}", range=list(plot.x_range), anchor="y2" if without else "y"),
+        yaxis=axis(
+            f"validation {escape(view.metric.name)}{percent}{better}",
+            domain=[base, 1],
+            range=list(plot.y_range),
+        ),
+        shapes=plot.shapes(base),
+        annotations=plot.notes(),
+    )
+    if without:
+        drawn["yaxis2"] = {
+            "domain": [0, 0.11],
+            "fixedrange": True,
+            "type": "category",
+            "categoryorder": "array",
+            "categoryarray": without,
+            "range": [-0.6, len(without) - 0.4],
+            "showgrid": False,
+            "zeroline": False,
+            "automargin": True,
+            "tickfont": {"size": 11},
+        }
+    return {"data": traces, "layout": drawn, "legend": plot.legend()}
+
+
+class _FrontPlot:
+    """One front against one cost axis: its points, its ranges, what lies outside them."""
+
+    def __init__(
+        self, view: RunView, source: CostSource, field: str, scale: float, unit: str
+    ) -> None:
+        self.view, self.source, self.field = view, source, field
+        self.scale, self.unit = scale, unit
+        assert view.metric is not None
+        self.name, self.sign = view.metric.name, view.metric.sign
+        self.percent = 100.0 if text.is_share(self.name) else 1.0
+        members = {record.number for record in view.members}
+        shown = [r for r in view.records if self.x(r) is not None]
+        rated = [r for r in shown if self.y(r) is not None]
+        self.members = [r for r in view.members if r in rated]
+        self.uniform = [r for r in view.uniform if r in rated and r.number not in members]
+        taken = members | {r.number for r in self.uniform}
+        self.finished = [r for r in rated if r.state == "complete" and r.number not in taken]
+        self.stopped = [r for r in rated if r.state == "stopped"]
+        self.failed = [r for r in shown if r.state == "failed"]
+        self.infeasible = [r for r in shown if r.state == "infeasible"]
+        self.dense = self._dense()
+        self.bound = self._bound()
+        self.y_range, self.x_range = self._y_range(), self._x_range()
+
+    @property
+    def without_value(self) -> list[str]:
+        """The rows of the strip below: trials that have a cost and no metric."""
+        rows = (("failed", self.failed), ("over budget", self.infeasible))
+        return [name for name, records in rows if records]
+
+    def x(self, record: TrialRecord) -> float | None:
+        value = cost_of(record, self.source, self.field)
+        return None if value is None else value / self.scale
+
+    def y(self, record: TrialRecord) -> float | None:
+        value = record.metrics.get(self.name)
+        return None if value is None else value * self.percent
+
+    def traces(self) -> list[Figure]:
+        """From the back to the front."""
+        groups = [
+            self._cloud(self.infeasible, "over budget", "line-ns", "--faint-2", strip=True),
+            self._cloud(self.failed, "failed", "x", "--bad", strip=True),
+            self._cloud(self.stopped, "stopped", "circle-open", "--faint-2"),
+            self._cloud(self.finished, "finished", "circle", "--faint-2"),
+            self._uniform(),
+            self._stairs(),
+            self._front_members(),
+            self._dense_trace(),
+        ]
+        return [group for group in groups if group["x"]]
+
+    def legend(self) -> list[str]:
+        """The kinds of mark that this plot really shows, from the front to the back."""
+        outside = any(self._outside(record) for record in (*self.finished, *self.stopped))
+        shown = {
+            "front": self.members,
+            "dense": self.dense,
+            "uniform": self.uniform,
+            "finished": self.finished,
+            "stopped": self.stopped,
+            "failed": self.failed,
+            "infeasible": self.infeasible,
+            "outside": outside,
+            "budget": self.bound is not None and self.bound < self.x_range[1],
+        }
+        return [name for name, any_shown in shown.items() if any_shown]
+
+    def shapes(self, base: float) -> list[Figure]:
+        """The budget's limit with what lies beyond it, and the dense model's level."""
+        shapes = []
+        if self.bound is not None and self.bound < self.x_range[1]:
+            span = {"yref": "paper", "y0": 0, "y1": 1, "layer": "below", "x0": self.bound}
+            end = {"x1": self.x_range[1], "fillcolor": "--bad-wash", "line": {"width": 0}}
+            dash = {"color": "--bad", "width": 1.5, "dash": "dash"}
+            shapes += [{"type": "rect", **span, **end}]
+            shapes += [{"type": "line", **span, "x1": self.bound, "line": dash}]
+        if self.dense is not None:
+            shapes.append(level(self.dense[1]))
+        if base:
+            edge = {"type": "line", "xref": "paper", "x0": 0, "x1": 1, "yref": "paper"}
+            shapes.append(edge | {"y0": 0.14, "y1": 0.14, "line": {"color": "--line", "width": 1}})
+        return shapes
+
+    def notes(self) -> list[Figure]:
+        """Names beside the budget's line and the knee."""
+        notes = []
+        if self.bound is not None and self.bound < self.x_range[1]:
+            value = text.three_digits(self.bound)
+            notes.append(
+                {"x": self.bound, "y": 1, "yref": "paper", "yanchor": "top", "xanchor": "left"}
+                | {"text": f"budget {value} {self.unit}", "showarrow": False, "xshift": 4}
+                | {"font": {"color": "--bad", "size": 11}}
+            )
+        knee = self.view.front.knee if self.view.front else None
+        if knee is not None and knee in self.members:
+            notes.append(
+                {"x": self.x(knee), "y": self.y(knee), "text": "knee", "ax": -26, "ay": -26}
+                | {"showarrow": True, "arrowhead": 0, "arrowwidth": 1, "arrowcolor": "--ink-2"}
+                | {"standoff": 8, "font": {"color": "--ink", "size": 12}}
+            )
+        return notes
+
+    def _dense(self) -> tuple[float, float] | None:
+        value = getattr(getattr(self.view.dense, self.source), self.field, None)
+        metric = self.view.dense.metrics.get(self.name)
+        return (
+            None if value is None or metric is None else (value / self.scale, metric * self.percent)
+        )
+
+    def _bound(self) -> float | None:
+        limits = [limit for limit, _ in self.view.limits if limit.field == self.field]
+        bounds = [self.view.bound(limit, self.source) for limit in limits]
+        found = [bound / self.scale for bound in bounds if bound is not None]
+        return min(found, default=None)
+
+    def _y_range(self) -> tuple[float, float]:
+        """Members, baselines and dense with room; others may lie outside and are pinned there."""
+        core = [y for r in (*self.members, *self.uniform) if (y := self.y(r)) is not None]
+        core += [self.dense[1]] if self.dense else []
+        every = [y for r in (*self.finished, *self.stopped) if (y := self.y(r)) is not None]
+        core = core or every
+        room = max(max(core) - min(core), 1e-3 * abs(max(core)), 1e-9)
+        best, worst = (max, min) if self.sign < 0 else (min, max)
+        reach = worst(core) + self.sign * 0.5 * room
+        low = best(reach, worst([*core, *every])) + self.sign * 0.08 * room
+        high = best([*core, *every]) - self.sign * 0.1 * room
+        return min(low, high), max(low, high)
+
+    def _x_range(self) -> tuple[float, float]:
+        groups = (self.members, self.uniform, self.finished, self.stopped, self.failed)
+        values = [x for group in groups for r in group if (x := self.x(r)) is not None]
+        values += [x for r in self.infeasible if (x := self.x(r)) is not None]
+        values += [self.dense[0]] if self.dense else []
+        return 0.0, 1.06 * max(values)
+
+    def _cloud(
+        self,
+        records: Sequence[TrialRecord],
+        name: str,
+        symbol: str,
+        colour: str,
+        *,
+        strip: bool = False,
+    ) -> Figure:
+        pinned = [not strip and self._outside(record) for record in records]
+        beyond = "triangle-down" if self.sign < 0 else "triangle-up"
+        trace = self._points(records, name) | {
+            "marker": {
+                "size": [9 if out else 7 for out in pinned],
+                "symbol": [beyond if out else symbol for out in pinned],
+                "color": colour,
+                "line": {"width": 1.5, "color": colour},
+            }
+        }
+        if strip:
+            trace |= {"y": [name] * len(records), "yaxis": "y2"}
+        return trace
+
+    def _uniform(self) -> Figure:
+        ordered = sorted(self.uniform, key=lambda record: self.x(record) or 0.0)
+        line = {"color": "--baseline", "width": 1.5, "dash": "dot"}
+        marker = {"symbol": "square", "size": 9, "color": "--baseline"}
+        points = self._points(ordered, "uniform ratios")
+        return points | {"mode": "lines+markers", "line": line, "marker": marker}
+
+    def _stairs(self) -> Figure:
+        """The members that nobody dominates on this axis, as the stairs of what is reachable."""
+        steps: list[tuple[float, float]] = []
+        for record in sorted(self.members, key=lambda r: (self.x(r), self.sign * (self.y(r) or 0))):
+            x, y = self.x(record), self.y(record)
+            assert x is not None
+            assert y is not None
+            if not steps or self.sign * y < self.sign * steps[-1][1]:
+                steps.append((x, y))
+        line = {"color": "--accent", "width": 2, "shape": "hv"}
+        xy = {"x": [x for x, _ in steps], "y": [y for _, y in steps]}
+        return xy | {"mode": "lines", "line": line, "hoverinfo": "skip"}
+
+    def _front_members(self) -> Figure:
+        shades = dict(
+            zip([r.number for r in self.view.members], colours(len(self.view.members)), strict=True)
+        )
+        marker = {
+            "size": 13,
+            "color": [shades[r.number] for r in self.members],
+            "line": {"color": "--page", "width": 2},
+        }
+        return self._points(self.members, "front") | {"marker": marker}
+
+    def _dense_trace(self) -> Figure:
+        x, y = ([self.dense[0]], [self.dense[1]]) if self.dense else ([], [])
+        marker = {"symbol": "diamond", "size": 14, "color": "--ink"}
+        hover = "<b>dense model</b><br>%{y:.4g}<br>%{x:.3g} " + self.unit + "<extra></extra>"
+        words = {"mode": "markers+text", "text": ["dense"], "textposition": "bottom center"}
+        return {"x": x, "y": y, "marker": marker, "hovertemplate": hover, "name": "dense", **words}
+
+    def _points(self, records: Sequence[TrialRecord], name: str) -> Figure:
+        return {
+            "type": "scatter",
+            "mode": "markers",
+            "name": name,
+            "x": [self.x(record) for record in records],
+            "y": [self._pinned(record) for record in records],
+            "text": [_hover(self.view, record) for record in records],
+            "hovertemplate": "%{text}<extra></extra>",
+            "cliponaxis": False,
+        }
+
+    def _outside(self, record: TrialRecord) -> bool:
+        y = self.y(record)
+        return y is not None and not self.y_range[0] <= y <= self.y_range[1]
+
+    def _pinned(self, record: TrialRecord) -> float | None:
+        y = self.y(record)
+        if y is None:
+            return None
+        margin = 0.02 * (self.y_range[1] - self.y_range[0])
+        return min(max(y, self.y_range[0] + margin), self.y_range[1] - margin)
+
+
+def _hover(view: RunView, record: TrialRecord) -> str:
+    """What a point says: who it is, how it ended, its costs by source, how it was made."""
+    name = view.metric.name if view.metric else ""
+    value = view.metric_of(record)
+    lines = [f"<b>trial {record.number}</b> · {record.state} · {escape(record.origin)}"]
+    if value is not None:
+        change = view.change(value)
+        beside = f" ({text.change(name, change)} to dense)" if change is not None else ""
+        lines.append(f"{escape(name)} {text.metric(name, value)}{beside}")
+    for source, cost in (("predicted", record.predicted), ("measured", record.measured)):
+        if cost is not None and cost.latency_ms is not None:
+            lines.append(f"latency {source} {text.cost('latency_ms', cost.latency_ms)}")
+    if record.predicted is not None:
+        fields = ("macs", "params", "weight_bytes")
+        known = [(f, getattr(record.predicted, f)) for f in fields]
+        lines.append(", ".join(f"{text.LABELS[f]} {text.cost(f, v)}" for f, v in known))
+    made = record.candidate
+    lines.append(f"{made.schedule.kind} · {made.importance} · lr {made.recovery.lr:.2g}")
+    if record.error:
+        lines.append(escape(text.last_line(record.error)[:90]))
+    return "<br>".join(lines)
+
+
+def cost_of(record: TrialRecord, source: CostSource, field: str) -> float | None:
+    """One field of the record's cost by source; None where it was not determined."""
+    cost: Cost | None = getattr(record, source)
+    value = getattr(cost, field) if cost is not None else None
+    return None if value is None else float(value)
+
+
+def _scale(view: RunView, field: str) -> tuple[float, str]:
+    """Divisor and unit in which the largest value of a cost has one to three digits."""
+    if field.startswith("latency"):
+        return 1.0, "ms"
+    costs = [view.dense.predicted, *(record.predicted for record in view.records)]
+    top = max((getattr(cost, field, None) or 0 for cost in costs), default=0)
+    units = ("B", "kB", "MB", "GB") if field.endswith("bytes") else ("count", "k", "M", "G")
+    step = max((k for k in range(4) if top >= 1000**k), default=0)
+    return 1000.0**step, units[step]

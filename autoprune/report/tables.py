@@ -1,0 +1,218 @@
+"""The page's tables of models: beside dense, retrained, and how each was made.
+
+On a phone their rows become cards, where each cell carries its column's name.
+"""
+
+from __future__ import annotations
+
+from autoprune.budget import Cost
+from autoprune.record import TrialRecord
+from autoprune.report import text
+from autoprune.report.data import Retrained, RunView
+from autoprune.report.markup import cell, escape, heads, section
+from autoprune.report.style import colours
+from autoprune.report.terminal import device_line
+
+_COUNTS = ("params", "macs", "weight_bytes")
+
+
+def models(view: RunView) -> str:
+    """Dense, members and uniform baselines in one table, predicted and measured apart."""
+    name = view.metric.name if view.metric else "metric"
+    shades = colours(len(view.members))
+    knee = view.front.knee if view.front else None
+    rows = [_dense_row(view, name)]
+    for record, shade in zip(view.members, shades, strict=True):
+        mark = f'<span class="dot" style="background:{shade}"></span>'
+        is_knee = knee is not None and record.number == knee.number
+        tag = '<span class="tag">knee</span>' if is_knee else ""
+        who = f"{mark}trial {record.number}{tag}"
+        rows.append(_row(view, record, name, who, "knee" if is_knee else ""))
+    if view.uniform:
+        rows.append(
+            '<tr class="head"><td colspan="12" class="full">Baseline: one ratio for every group'
+            "</td></tr>"
+        )
+        mark = '<span class="dot square"></span>'
+        rows += [
+            _row(view, record, name, f"{mark}uniform, trial {record.number}", "")
+            for record in view.uniform
+        ]
+    return section(
+        "Models beside dense",
+        f'<div class="scroll"><table class="cards"><thead>{_model_head(name)}</thead>'
+        f"<tbody>{''.join(rows)}</tbody></table></div>"
+        f'<p class="note">{escape(device_line(view))}. Latencies are medians in milliseconds for '
+        "one forward pass; the speed-up divides the measured medians. Predicted is what the "
+        "search believed; measured is the finished model, alone on the machine. To uniform: the "
+        "difference to uniform ratios at the same cost, between the two nearest baselines.</p>",
+    )
+
+
+def retrained(view: RunView) -> str:
+    """Members trained in full: test metrics over seeds, never used for choosing."""
+    if not view.retrained:
+        return ""
+    columns = (
+        "model",
+        "epochs",
+        "seeds",
+        "test, mean ± std",
+        "dense, test",
+        "difference",
+        "measured",
+    )
+    rows = "".join(_retrained_row(view, result) for result in view.retrained)
+    return section(
+        "Retrained in full",
+        f'<div class="scroll"><table class="cards"><thead><tr>{heads(columns)}</tr></thead>'
+        f"<tbody>{rows}</tbody></table></div>"
+        '<p class="note">The test split was read once per finished model and nothing was chosen on '
+        "it. Spread is the standard deviation over the seeds.</p>",
+    )
+
+
+def settings(view: RunView) -> str:
+    """How each member was made: schedule, importance, recovery."""
+    columns = (
+        "model",
+        "schedule",
+        "progress",
+        "importance",
+        "repair",
+        "lr",
+        "distillation",
+        "regulariser",
+        "epochs",
+        "origin",
+    )
+    rows = []
+    for record, shade in zip(view.members, colours(len(view.members)), strict=True):
+        made = record.candidate
+        schedule, recovery = made.schedule, made.recovery
+        steps = f" in {schedule.steps}" if schedule.steps > 1 else ""
+        progress = f"{schedule.begin:g} – {schedule.end:g}" if steps else f"at {schedule.begin:g}"
+        values = (
+            schedule.kind + steps,
+            progress,
+            made.importance,
+            "yes" if made.repair else "no",
+            f"{recovery.lr:.2g}",
+            f"{recovery.distillation:.2g}",
+            f"{recovery.regulariser:.2g}",
+            f"{record.epochs:g}",
+            record.origin,
+        )
+        mark = f'<span class="dot" style="background:{shade}"></span>'
+        first = cell(f"{mark}trial {record.number}", "", "l full")
+        rest = (cell(escape(v), c) for v, c in zip(values, columns[1:], strict=True))
+        rows.append(f"<tr>{first}{''.join(rest)}</tr>")
+    return (
+        f'<div class="scroll"><table><thead><tr>{heads(columns)}</tr></thead>'
+        f"<tbody>{''.join(rows)}</tbody></table></div>"
+    )
+
+
+def _model_head(name: str) -> str:
+    groups = (
+        '<tr><th class="l span" colspan="4"></th><th class="span" colspan="3"></th>'
+        '<th class="span predicted">predicted</th>'
+        '<th class="span measured" colspan="3">measured</th><th class="span"></th></tr>'
+    )
+    plain = (f"val {name}", "to dense", "to uniform", "params", "MACs", "weights")
+    return (
+        f'{groups}<tr><th class="l">model</th>{heads(plain, left=False)}'
+        '<th class="predicted">ms</th><th class="measured">ms</th><th>p95 ms</th>'
+        '<th>speed-up</th><th class="l">verdict</th></tr>'
+    )
+
+
+def _dense_row(view: RunView, name: str) -> str:
+    counts, measured = view.dense.predicted or view.dense.measured, view.dense.measured
+    speed = "1.00×" if measured and measured.latency_ms else text.NONE
+    value = text.metric(name, view.dense.metrics.get(name))
+    who = '<span class="dot diamond"></span>dense'
+    cells = _cells(name, who, (value, "", ""), counts, view.dense.predicted, measured, None)
+    return f'<tr class="dense">{cells}{cell(speed, "speed-up")}{cell("", "", "l full empty")}</tr>'
+
+
+def _row(view: RunView, record: TrialRecord, name: str, who: str, kind: str) -> str:
+    value = view.metric_of(record)
+    verdict = view.verdict(record)
+    tone = {True: "good", False: "bad", None: "dim"}[verdict.good]
+    ratio = view.speedup(record.measured)
+    speed = f"{ratio:.2f}×" if ratio else text.NONE
+    gain = view.gain(record) if record not in view.uniform else None
+    cells = _cells(
+        name,
+        who,
+        (
+            text.metric(name, value),
+            text.change(name, view.change(value)),
+            text.change(name, gain) if gain is not None else "",
+        ),
+        record.predicted,
+        record.predicted,
+        record.measured,
+        view.dense.predicted,
+    )
+    return (
+        f'<tr class="{kind}" id="trial-{record.number}">{cells}'
+        f"{cell(speed, 'speed-up')}{cell(escape(verdict.text), '', f'l full verdict {tone}')}</tr>"
+    )
+
+
+def _cells(
+    name: str,
+    who: str,
+    values: tuple[str, str, str],
+    counts: Cost | None,
+    predicted: Cost | None,
+    measured: Cost | None,
+    dense: Cost | None,
+) -> str:
+    names = (f"val {name}", "to dense", "to uniform")
+    parts = [cell(who, "", "l full")]
+    parts += [
+        cell(escape(value), label, "" if value else "empty")
+        for value, label in zip(values, names, strict=True)
+    ]
+    labels = ("params", "MACs", "weights")
+    for field, label in zip(_COUNTS, labels, strict=True):
+        amount = getattr(counts, field, None)
+        of = text.share(amount, getattr(dense, field, None)) if dense else ""
+        parts.append(f'<td data-label="{label}" title="{of}">{text.cost(field, amount)}</td>')
+    parts.append(cell(_ms(predicted, "latency_ms"), "predicted ms", "predicted"))
+    parts.append(cell(_ms(measured, "latency_ms"), "measured ms", "measured"))
+    parts.append(cell(_ms(measured, "latency_p95_ms"), "measured p95"))
+    return "".join(parts)
+
+
+def _ms(cost: Cost | None, field: str) -> str:
+    value = getattr(cost, field, None)
+    return text.NONE if value is None else text.three_digits(value)
+
+
+def _retrained_row(view: RunView, result: Retrained) -> str:
+    test = "<br>".join(escape(f"{n} {text.spread(n, *v)}") for n, v in result.test.items())
+    dense = "<br>".join(escape(f"{n} {text.metric(n, v)}") for n, v in result.dense.items())
+    changes = [
+        text.change(n, mean - result.dense[n])
+        for n, (mean, _) in result.test.items()
+        if n in result.dense
+    ]
+    ratio = view.speedup(result.measured)
+    speed = (
+        f"{text.cost('latency_ms', result.measured.latency_ms)}" if result.measured else text.NONE
+    )
+    return (
+        "<tr>"
+        + cell(f"trial {result.number}", "", "l full")
+        + cell(f"{result.epochs:g}", "epochs")
+        + cell(escape(", ".join(str(seed) for seed in result.seeds)), "seeds")
+        + cell(test or text.NONE, "test, mean ± std")
+        + cell(dense or text.NONE, "dense, test")
+        + cell("<br>".join(changes) or text.NONE, "difference")
+        + cell(speed + (f" ({ratio:.2f}×)" if ratio else ""), "measured")
+        + "</tr>"
+    )

@@ -1,0 +1,230 @@
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from html.parser import HTMLParser
+
+import pytest
+from synthetic_run import CONFIG, ENVIRONMENT, make_run
+
+from autoprune.report import figures, front_plot, html
+from autoprune.report.read import read
+from autoprune.store import RunFolder
+
+CHROMIUM = next((p for p in map(shutil.which, ("chromium", "google-chrome")) if p), None)
+HOSTILE = "</script><img src=x onerror=alert(1)>&\"'"
+
+
+class Page(HTMLParser):
+    """Text outside scripts, the tags with their attributes, and balance of what was opened."""
+
+    VOID = ("meta", "img", "br", "path", "circle")
+
+    def __init__(self, source: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.texts: list[str] = []
+        self.open: list[str] = []
+        self.feed(source)
+
+    def handle_starttag(self, tag, attrs) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag) -> None:
+        if tag not in self.VOID:
+            assert self.open.pop() == tag
+
+    def handle_data(self, data) -> None:
+        if self.open and self.open[-1] not in ("script", "style"):
+            self.texts.append(data)
+
+
+def without_plotly(source: str) -> str:
+    longest = max(re.findall(r"<script>.*?</script>", source, re.S), key=len)
+    return source.replace(longest, "")
+
+
+def figures_of(source: str) -> dict:
+    found = re.search(r'<script type="application/json" id="figures">(.*?)</script>', source, re.S)
+    assert found is not None
+    return json.loads(found.group(1))
+
+
+@pytest.fixture(scope="module")
+def page(view) -> str:
+    return html.page(view)
+
+
+def test_page_is_one_file_that_asks_for_nothing(finished_run) -> None:
+    path = html.write(finished_run)
+    assert path == finished_run.path / "report.html"
+    assert path.stat().st_size < 6_000_000
+    source = path.read_text(encoding="utf-8")
+    parsed = Page(without_plotly(source))
+    assert parsed.open == []
+    assert not [tag for tag, attrs in parsed.tags if {"src", "href"} & attrs.keys()]
+    policy = next(a["content"] for t, a in parsed.tags if "http-equiv" in a)
+    assert "default-src 'none'" in policy
+    assert "url(" not in html._asset("report.css")
+
+
+def test_every_member_and_baseline_has_a_row_with_its_verdict(view, page) -> None:
+    source = without_plotly(page)
+    for record in (*view.members, *view.uniform):
+        row = re.search(rf'<tr [^>]*id="trial-{record.number}">(.*?)</tr>', source).group(1)
+        cells = [re.sub("<[^>]*>", "", cell) for cell in re.findall(r"<td.*?</td>", row)]
+        assert cells[7:10] == [
+            f"{record.predicted.latency_ms:.3f}",
+            f"{record.measured.latency_ms:.3f}",
+            f"{record.measured.latency_p95_ms:.3f}",
+        ]
+        assert cells[-1].replace("&gt;", ">") == view.verdict(record).text
+
+
+def test_front_plot_shows_every_trial_once_on_the_predicted_axis(view) -> None:
+    figure = front_plot.fronts(view)["predicted.latency_ms"]
+    shown = [text for trace in figure["data"] for text in trace.get("text", ()) if "trial" in text]
+    numbers = sorted(int(re.match(r"<b>trial (\d+)</b>", text).group(1)) for text in shown)
+    assert numbers == [record.number for record in view.records]
+    assert figure["legend"][-1] == "budget"
+    strip = {trace["name"] for trace in figure["data"] if trace.get("yaxis") == "y2"}
+    assert strip == {"over budget", "failed"}
+
+
+def test_measured_axis_shows_only_what_was_measured(view) -> None:
+    figure = front_plot.fronts(view)["measured.latency_ms"]
+    points = [x for trace in figure["data"] if trace.get("text") for x in trace["x"]]
+    known = [r.measured.latency_ms for r in view.records if r.measured]
+    assert sorted(points) == pytest.approx(sorted([*known, view.dense.measured.latency_ms]))
+    assert front_plot.default_axis(view, list(front_plot.fronts(view))) == "measured.latency_ms"
+
+
+def test_stairs_only_go_up_with_the_cost(view) -> None:
+    for figure in front_plot.fronts(view).values():
+        stairs = next(t for t in figure["data"] if t.get("line", {}).get("shape") == "hv")
+        assert stairs["x"] == sorted(stairs["x"])
+        assert stairs["y"] == sorted(set(stairs["y"]))
+
+
+def test_point_far_below_the_front_is_pinned_to_the_edge_and_says_its_value(view) -> None:
+    loser = next(r for r in view.records if r.state == "stopped")
+    records = tuple(
+        replace(r, metrics={"accuracy": 0.10}) if r is loser else r for r in view.records
+    )
+    figure = front_plot.fronts(replace(view, records=records))["macs"]
+    trace = next(t for t in figure["data"] if t["name"] == "stopped")
+    index = next(i for i, text in enumerate(trace["text"]) if f"trial {loser.number}<" in text)
+    low, high = figure["layout"]["yaxis"]["range"]
+    assert low > 20
+    assert low <= trace["y"][index] <= high
+    assert trace["marker"]["symbol"][index] == "triangle-down"
+    assert "accuracy 10.00 %" in trace["text"][index]
+    assert "outside" in figure["legend"]
+
+
+def test_heat_map_has_the_ratio_of_every_group_and_member(view) -> None:
+    trace = figures.ratios(view)["data"][0]
+    names = [row[0] for row in trace["customdata"]]
+    for column, record in zip(range(len(view.members)), view.members, strict=True):
+        for name, row in zip(names, trace["z"], strict=True):
+            assert row[column] == pytest.approx(100 * record.candidate.ratios[name], abs=0.05)
+
+
+def test_schedule_ends_at_the_removed_share_of_all_units(view) -> None:
+    traces = figures.schedules(view)["data"]
+    for record, trace in zip(view.members, traces, strict=True):
+        units = sum(view.groups.values())
+        gone = sum(view.groups[name] * ratio for name, ratio in record.candidate.ratios.items())
+        assert trace["y"][-1] == pytest.approx(100 * gone / units)
+        assert trace["x"] == sorted(trace["x"])
+
+
+def test_what_a_user_wrote_is_escaped_everywhere(tmp_path) -> None:
+    run = make_run(tmp_path / "run", trials=24, task=HOSTILE, task_args={HOSTILE: HOSTILE})
+    run.write_json("environment.json", {"autoprune": HOSTILE, HOSTILE: [HOSTILE]})
+    run.write_json("importances.json", {HOSTILE: {HOSTILE: 0.5}})
+    run.write_json("groups.json", {"frozen": [{"name": HOSTILE, "size": 1, "reason": HOSTILE}]})
+    last = run.records()[11]
+    run.append(replace(last, error=HOSTILE, origin=HOSTILE))
+    page = html.page(read(run))
+    source = without_plotly(page)
+    assert not [tag for tag, _ in Page(source).tags if tag == "img"]
+    assert HOSTILE in Page(source).texts
+    assert "importance_0" in figures_of(page)
+    assert "<img" not in json.dumps(figures_of(page)["importance_0"]).replace("&lt;img", "")
+
+
+def test_embedded_json_cannot_leave_its_element() -> None:
+    value = {"</script>": [float("nan"), float("inf"), 1.5, "<!--", "a&b", None]}
+    text = html.embed(value)
+    assert not set("<>&") & set(text)
+    assert json.loads(text) == {"</script>": [None, None, 1.5, "<!--", "a&b", None]}
+
+
+@pytest.mark.parametrize("trials", [0, 1, 48])
+def test_run_that_goes_on_has_a_page_that_says_so(tmp_path, trials) -> None:
+    run = make_run(tmp_path / "run", trials=trials, finished=False)
+    source = without_plotly(html.page(read(run)))
+    assert "This run has not ended" in source
+    assert Page(source).open == []
+
+
+def test_member_that_is_slower_is_shown_as_such(tmp_path) -> None:
+    run = make_run(tmp_path / "run", trials=24, budget={"macs": "70%"})
+    view = read(run)
+    slow = view.members[-1]
+    cost = replace(slow.measured, latency_ms=2.0, latency_p95_ms=2.2)
+    run.append(replace(slow, measured=cost))
+    assert "1.4× slower than dense, measured" in without_plotly(html.page(read(run)))
+
+
+def test_report_does_not_load_torch(finished_run) -> None:
+    code = (
+        "import sys; from autoprune.report import html, terminal, read; "
+        f"html.page(read.read({str(finished_run.path)!r})); "
+        "assert 'torch' not in sys.modules; assert 'optuna' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def dump(path, tmp_path, width: int) -> tuple[str, str]:
+    done = subprocess.run(
+        [
+            *(CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--disable-sync"),
+            *("--disable-background-networking", "--no-first-run", "--enable-logging=stderr"),
+            *(f"--user-data-dir={tmp_path / 'profile'}", f"--window-size={width},900"),
+            *("--virtual-time-budget=5000", "--dump-dom", path.as_uri()),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    return done.stdout, done.stderr
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
+@pytest.mark.parametrize("width", [1280, pytest.param(500, marks=pytest.mark.slow)])
+def test_real_browser_draws_every_figure_without_an_error(finished_run, tmp_path, width) -> None:
+    path = html.write(finished_run)
+    dom, log = dump(path, tmp_path, width)
+    expected = len(figures_of(path.read_text(encoding="utf-8")))
+    assert f'data-drawn="{expected}"' in dom
+    assert dom.count('class="main-svg"') >= expected
+    assert dom.count('class="point"') > 16
+    assert "CONSOLE" not in log
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
+def test_real_browser_shows_a_run_without_a_trial(tmp_path) -> None:
+    run = RunFolder.create(tmp_path / HOSTILE.replace("/", "_"), CONFIG, ENVIRONMENT)
+    dom, log = dump(html.write(run), tmp_path, 1280)
+    assert "No trial has finished yet" in dom
+    assert 'data-drawn="0"' in dom
+    assert "CONSOLE" not in log

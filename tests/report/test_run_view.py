@@ -1,0 +1,156 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from synthetic_run import CONFIG, DENSE, DEVICE, ENVIRONMENT, SIZES, make_run
+
+from autoprune.budget import Cost
+from autoprune.candidate import Candidate
+from autoprune.errors import StoreError
+from autoprune.pareto import Objective, ParetoFront
+from autoprune.record import TrialRecord
+from autoprune.report.data import Dense, RunView
+from autoprune.report.read import read
+from autoprune.store import RunFolder
+
+
+def measured(latency: float, **more) -> Cost:
+    return Cost(latency_ms=latency, source="measured", device=DEVICE, **more)
+
+
+def trial(number: int, accuracy: float, latency: float | None, **more) -> TrialRecord:
+    values = {
+        "metrics": {"accuracy": accuracy},
+        "predicted": Cost(macs=100, latency_ms=5.0, source="predicted", device=DEVICE),
+        "measured": measured(latency) if latency is not None else None,
+    }
+    return TrialRecord(number, Candidate({}), "complete", seed=0, **{**values, **more})
+
+
+def view_of(
+    *records: TrialRecord, budget: dict | None = None, dense: Dense | None = None
+) -> RunView:
+    objectives = (Objective("accuracy", "maximize"), Objective("latency_ms"))
+    return RunView(
+        name="run",
+        config={"task": "t", "budget": budget or {"latency_ms": "80%"}},
+        environment={},
+        device={},
+        records=records,
+        front=ParetoFront(objectives, records, source="measured"),
+        finished=True,
+        dense=dense or Dense({"accuracy": 0.9}, Cost(macs=200), measured(10.0)),
+        groups={},
+        frozen=(),
+        retrained=(),
+        importances={},
+        wall_s=None,
+    )
+
+
+def test_finished_run_is_read_whole(finished_run, view) -> None:
+    assert (view.name, view.task, view.finished) == ("demo", "cifar10", True)
+    assert view.dense.metrics["accuracy"] == DENSE["metrics"]["accuracy"]
+    assert sum(view.states.values()) == len(view.records) == 48
+    assert view.states["failed"] == 1
+    assert view.groups == SIZES
+    assert view.front is not None
+    stored = finished_run.read_json("front.json")
+    assert [r.number for r in view.members] == [m["number"] for m in stored["members"]]
+    assert view.retrained[0].number == stored["knee"]
+    assert view.retrained[0].test == {"accuracy": (0.9112, 0.0011)}
+    assert view.wall_s == 1312.4
+
+
+def test_running_search_shows_the_front_so_far(tmp_path) -> None:
+    view = read(make_run(tmp_path / "run", finished=False))
+    assert not view.finished
+    assert view.front is not None
+    assert [o.to_dict() for o in view.front.objectives] == [
+        {"name": "accuracy", "direction": "maximize"},
+        {"name": "latency_ms", "direction": "minimize"},
+    ]
+    assert view.members
+    assert view.verdict(view.members[0]).text == "latency not measured"
+
+
+def test_run_without_a_trial_has_no_front(tmp_path) -> None:
+    view = read(RunFolder.create(tmp_path / "run", CONFIG, ENVIRONMENT))
+    assert (view.front, view.members, view.metric, view.records) == (None, (), None, ())
+    assert [value for _, value in view.limits] == [None, None]
+
+
+def test_folder_that_is_no_run_is_refused(tmp_path) -> None:
+    with pytest.raises(StoreError, match="is not a run folder"):
+        read(tmp_path)
+
+
+def test_damaged_part_is_named(tmp_path) -> None:
+    run = make_run(tmp_path / "run", trials=6)
+    (run.path / "importances.json").write_text("[1, 2]")
+    with pytest.raises(StoreError, match=r"importances\.json must hold a mapping, got list"):
+        read(run)
+
+
+@pytest.mark.parametrize(
+    ("latency", "words", "good"),
+    [
+        (5.0, "2.0× faster than dense, measured", True),
+        (7.9, "1.3× faster than dense, measured", True),
+        (8.2, "over the budget as measured: 8.20 ms > 8.00 ms", False),
+        (None, "latency not measured", None),
+    ],
+)
+def test_verdict_within_a_latency_budget(latency, words, good) -> None:
+    record = trial(0, 0.8, latency)
+    verdict = view_of(record).verdict(record)
+    assert (verdict.text, verdict.good) == (words, good)
+
+
+@pytest.mark.parametrize(
+    ("latency", "words", "good"),
+    [
+        (9.6, "1.04× faster than dense, measured", True),
+        (9.9, "as fast as dense, measured", False),
+        (15.0, "1.5× slower than dense, measured", False),
+    ],
+)
+def test_member_that_is_not_faster_is_called_so(latency, words, good) -> None:
+    record = trial(0, 0.8, latency)
+    verdict = view_of(record, budget={"macs": "50%"}).verdict(record)
+    assert (verdict.text, verdict.good) == (words, good)
+
+
+def test_share_of_dense_is_taken_of_the_dense_cost_by_source() -> None:
+    predicted = Cost(macs=200, latency_ms=12.0, source="predicted", device=DEVICE)
+    view = view_of(dense=Dense({"accuracy": 0.9}, predicted, measured(10.0)))
+    ((limit, value),) = view.limits
+    assert (value, view.bound(limit, "predicted")) == (pytest.approx(8.0), pytest.approx(9.6))
+
+
+def test_gain_over_uniform_is_read_between_the_two_nearest_baselines() -> None:
+    uniform = [trial(n, a, ms, origin="seed:uniform") for n, a, ms in ((0, 0.6, 2), (1, 0.8, 6))]
+    better, outside = trial(2, 0.75, 3.0, origin="tpe"), trial(3, 0.9, 7.0, origin="tpe")
+    view = view_of(*uniform, better, outside)
+    assert view.gain(better) == pytest.approx(0.75 - 0.65)
+    assert view.gain(outside) is None
+    assert view_of(uniform[0], better).gain(better) is None
+
+
+def test_gain_is_positive_for_the_lower_loss_too() -> None:
+    uniform = [trial(n, 0, ms, origin="seed:uniform") for n, ms in ((0, 2), (1, 6))]
+    uniform = [replace(r, metrics={"loss": 1.0 - r.number * 0.4}) for r in uniform]
+    better = replace(trial(2, 0, 4.0), metrics={"loss": 0.7})
+    view = view_of(*uniform, better)
+    objectives = (Objective("loss"), Objective("latency_ms"))
+    view = replace(view, front=ParetoFront(objectives, view.records, source="measured"))
+    assert view.gain(better) == pytest.approx(0.1)
+
+
+def test_groups_are_in_natural_order_and_absent_ones_stay_whole() -> None:
+    ratios = Candidate({"block10.conv": 0.5, "block2.conv": 0.25})
+    record = replace(trial(0, 0.8, 5.0), candidate=ratios)
+    view = view_of(record, trial(1, 0.9, 6.0))
+    assert list(view.removed(record).items()) == [("block2.conv", 0.25), ("block10.conv", 0.5)]
+    assert set(view.removed(view.records[1]).values()) == {0.0}

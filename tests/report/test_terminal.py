@@ -1,0 +1,78 @@
+from __future__ import annotations
+
+import io
+
+import pytest
+from rich.console import Console
+from synthetic_run import CONFIG, ENVIRONMENT, make_run
+
+from autoprune.errors import StoreError
+from autoprune.report import terminal
+from autoprune.report.read import read
+from autoprune.store import RunFolder
+
+
+def text_of(renderable, width: int = 140) -> str:
+    console = Console(width=width, record=True, file=io.StringIO())
+    console.print(renderable)
+    return console.export_text()
+
+
+def line_of(text: str, start: str) -> list[str]:
+    return next(line.split() for line in text.splitlines() if line.startswith(start))
+
+
+def test_front_table_keeps_predicted_and_measured_apart(view) -> None:
+    text = text_of(terminal.front_table(view))
+    member = view.members[0]
+    row = line_of(text, f"trial {member.number}")
+    expected = [
+        f"{member.predicted.latency_ms:.3f}",
+        f"{member.measured.latency_ms:.3f}",
+        f"{member.measured.latency_p95_ms:.3f}",
+        f"{1.42 / member.measured.latency_ms:.2f}×",
+    ]
+    assert row[-4:] == expected
+    assert line_of(text, "dense")[-4:] == ["1.40", "1.42", "1.55", "1.00×"]
+    assert "onnxruntime, float32, batch 1, 1 thread" in text
+
+
+def test_summary_counts_every_state(view) -> None:
+    text = text_of(terminal.summary(view))
+    for state, count in view.states.items():
+        assert f"{count} {state}" in text
+    assert f"{len(view.members)} models, knee trial {view.front.knee.number}" in text
+
+
+def test_show_says_why_a_trial_failed_and_what_was_retrained(view) -> None:
+    text = text_of(terminal.show(view))
+    assert "trial 11 failed: TrainingError: loss became nan in epoch 1" in text
+    assert "91.12 ± 0.11 %" in text
+
+
+def test_trial_in_detail_lists_every_group_and_evaluation(view) -> None:
+    member = view.members[0]
+    text = text_of(terminal.trial(view, member.number))
+    for name, ratio in member.candidate.ratios.items():
+        assert line_of(text, name)[1] == f"{100 * ratio:.0f}"
+    assert f"{100 * member.metrics['accuracy']:.2f} %" in text
+    assert member.candidate.schedule.kind in text
+
+
+def test_unknown_trial_is_refused(view) -> None:
+    with pytest.raises(StoreError, match="demo has no trial 99 · trials: 0, 1, 2"):
+        terminal.trial(view, 99)
+
+
+def test_runs_without_a_front_or_a_trial_can_be_shown(tmp_path) -> None:
+    going_on = text_of(terminal.show(read(make_run(tmp_path / "a", finished=False))))
+    assert "models so far" in going_on
+    assert "not measured yet" in going_on
+    empty = text_of(terminal.show(read(RunFolder.create(tmp_path / "b", CONFIG, ENVIRONMENT))))
+    assert "no finished model yet" in empty
+    assert "neither predicted nor measured" in empty
+
+
+def test_task_name_with_markup_is_shown_as_it_is(tmp_path) -> None:
+    run = make_run(tmp_path / "run", trials=6, task="jobs.py:[bold]Odd[/bold]")
+    assert "jobs.py:[bold]Odd[/bold]" in text_of(terminal.summary(read(run)))
