@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from autoprune.search.progress import Snapshot
 
 USAGE, FAILED, INTERRUPTED = 2, 1, 130
+_PAGE = 140
 
 app = typer.Typer(
     help="Search pruned models within a device's budget; inspect the front; retrain and export "
@@ -253,10 +254,11 @@ def _watching(run: Path, quiet: bool) -> Iterator[_Watch | None]:
             watch.stop()
 
 
-def _console(*, stderr: bool = False) -> Console:
+def _console() -> Console:
     from rich.console import Console
 
-    return Console(stderr=stderr)
+    console = Console()
+    return console if console.is_terminal else Console(width=_PAGE)  # pipes cut no table
 
 
 def _say(what: RenderableType) -> None:

@@ -70,8 +70,8 @@ def test_loaded_model_has_the_recorded_metric(found: api.Result) -> None:
 def test_model_of_another_architecture_is_refused(found: api.Result, tmp_path: Path) -> None:
     class Other(type(api.task_of(api.config_of(api.RunFolder.open(found.path))))):
         def build_model(self) -> torch.nn.Module:
-            layers = [torch.nn.BatchNorm1d(13), torch.nn.Linear(13, 80), torch.nn.ReLU()]
-            return torch.nn.Sequential(*layers, torch.nn.Linear(80, 3))
+            layers = [torch.nn.BatchNorm1d(13), torch.nn.Linear(13, 64), torch.nn.ReLU()]
+            return torch.nn.Sequential(*layers, torch.nn.Linear(64, 4))
 
     with pytest.raises(StoreError, match="do not fit Other"):
         autoprune.load(found.path, task=Other())
