@@ -26,7 +26,7 @@ OnEvaluation = Callable[[Mapping[str, float]], bool]
 class Trial:
     """What `run_trial` gives back.
 
-    `model` is the smaller model in eval mode and `keep` the dense units it still has, by group;
+    `model` is the smaller model in eval mode on the CPU, `keep` the dense units it still has;
     `model` is None for a failed trial.
     """
 
@@ -88,7 +88,7 @@ def run_trial(
         state="complete" if going else "stopped",
         metrics=metrics_of(run),
     )
-    return Trial(record, run.model.eval(), dict(run.keep))
+    return Trial(record, run.result(), dict(run.keep))
 
 
 def describe(record: TrialRecord, run: RecoveryRun | None, start: float) -> TrialRecord:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import time
 from collections.abc import Iterator, Mapping
@@ -169,6 +170,12 @@ class RecoveryRun:
                 f"got {metrics} on {split} after step {self.step}"
             )
         return metrics
+
+    def result(self) -> nn.Module:
+        """A copy of the present model to keep: in eval mode, on the CPU, in the plain layout."""
+        plain = copy.deepcopy(self.model).to("cpu").eval()
+        plain.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+        return plain
 
     def save(self, folder: str | Path) -> None:
         """Write everything that `restore` needs into `folder`: safetensors and JSON, no pickle."""

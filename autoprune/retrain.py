@@ -1,0 +1,170 @@
+"""A candidate trained in full from the dense weights, once for each seed, and tested at the end."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from autoprune.candidate import Candidate
+from autoprune.errors import UsageError
+from autoprune.graph import PruningGraph
+from autoprune.pruning.compensate import Calibration
+from autoprune.tasks.base import Task
+from autoprune.training import Precision, RecoveryRun
+
+OnEntry = Callable[[int, Mapping[str, float]], None]
+_TEST = "test.json"
+
+
+@dataclass(frozen=True, eq=False)
+class Retrained:
+    """One seed's model after its last epoch, in eval mode on the CPU.
+
+    `keep` holds the dense model's units that it still has, by group; `test` the metrics of the
+    untouched test split, read once, after training; `history` the validation on the way.
+    """
+
+    seed: int
+    model: nn.Module
+    keep: Mapping[str, tuple[int, ...]]
+    test: Mapping[str, float]
+    history: tuple[Mapping[str, float], ...]
+    times: Mapping[str, float]
+
+
+@dataclass(frozen=True, eq=False)
+class Retraining:
+    """The same candidate trained with several seeds; `dense_test` is the dense model's test."""
+
+    candidate: Candidate
+    epochs: float
+    runs: tuple[Retrained, ...]
+    dense_test: Mapping[str, float]
+
+    def summary(self) -> dict[str, Any]:
+        """A JSON-ready account.
+
+        `test` and `validation` (at the end) give for each metric `mean` and `std`, the sample
+        standard deviation over the seeds (None for one seed); `dense` the dense model's test.
+        """
+        return {
+            "candidate": self.candidate.to_dict(),
+            "epochs": self.epochs,
+            "seeds": [run.seed for run in self.runs],
+            "test": spread([run.test for run in self.runs]),
+            "validation": spread([_validation(run.history[-1]) for run in self.runs]),
+            "dense": {"test": dict(self.dense_test)},
+            "runs": [
+                {
+                    "seed": run.seed,
+                    "test": dict(run.test),
+                    "params": run.history[-1]["params"],
+                    "history": [dict(entry) for entry in run.history],
+                    "times": dict(run.times),
+                }
+                for run in self.runs
+            ],
+        }
+
+
+def retrain(
+    task: Task,
+    dense: nn.Module,
+    graph: PruningGraph,
+    candidate: Candidate,
+    *,
+    epochs: float,
+    seeds: Sequence[int],
+    round_to: int = 1,
+    calibration: Calibration | None = None,
+    device: torch.device | str = "cpu",
+    precision: Precision | None = None,
+    checkpoints: Path | None = None,
+    on_entry: OnEntry | None = None,
+) -> Retraining:
+    """Train `candidate` from the dense weights with its whole schedule, once for each seed.
+
+    The model is validated after each epoch, and `on_entry(seed, entry)` is told. Nothing is chosen
+    on the way: the model is the one after the last step, and only then is the test split read,
+    once. With `checkpoints` the state after each epoch is kept there: called again with the same
+    arguments, the work goes on where it was interrupted.
+
+    Raises UsageError without seeds or with one twice, TrainingError where the loss or a metric is
+    not finite.
+    """
+    if not seeds or len(set(seeds)) != len(seeds):
+        raise UsageError(f"seeds must be different numbers, at least one, got {list(seeds)}")
+    finished = []
+    for seed in seeds:
+        run = RecoveryRun(
+            task,
+            dense,
+            graph,
+            candidate,
+            epochs=epochs,
+            seed=seed,
+            round_to=round_to,
+            calibration=calibration,
+            device=device,
+            precision=precision,
+        )
+        folder = checkpoints / f"{candidate.key}-{epochs:g}-{seed}" if checkpoints else None
+        _train(run, folder, on_entry)
+        finished.append(_finish(run, folder))
+    dense_test = task.evaluate(dense, "test")
+    return Retraining(candidate, epochs, tuple(finished), dense_test)
+
+
+def spread(metrics: Sequence[Mapping[str, float]]) -> dict[str, dict[str, float | None]]:
+    """Mean and sample standard deviation of each metric; the latter is None for one value.
+
+    >>> spread([{"accuracy": 0.5}, {"accuracy": 0.75}, {"accuracy": 1.0}])
+    {'accuracy': {'mean': 0.75, 'std': 0.25}}
+    """
+    columns = {name: [values[name] for values in metrics] for name in metrics[0]}
+    return {
+        name: {
+            "mean": statistics.fmean(column),
+            "std": statistics.stdev(column) if len(column) > 1 else None,
+        }
+        for name, column in columns.items()
+    }
+
+
+def _train(run: RecoveryRun, folder: Path | None, on_entry: OnEntry | None) -> None:
+    if folder is not None and (folder / "state.json").is_file():
+        run.restore(folder)
+    else:
+        run.build()
+    while not run.finished or not run.history:
+        entry = run.advance(1.0)
+        if folder is not None:
+            run.save(folder)
+        if on_entry is not None:
+            on_entry(run.seed, entry)
+
+
+def _finish(run: RecoveryRun, folder: Path | None) -> Retrained:
+    """Test a trained model, or read the test that was made before an interruption."""
+    file = folder / _TEST if folder is not None else None
+    if file is not None and file.is_file():
+        test = json.loads(file.read_text())
+    else:
+        test = run.evaluate("test")
+        if file is not None:
+            file.write_text(json.dumps(test))
+    return Retrained(
+        run.seed, run.result(), dict(run.keep), test, tuple(run.history), dict(run.times)
+    )
+
+
+def _validation(entry: Mapping[str, float]) -> dict[str, float]:
+    extra = ("epoch", "loss", "params", "lr")
+    return {name: value for name, value in entry.items() if name not in extra}
