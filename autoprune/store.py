@@ -56,6 +56,19 @@ class RunFolder:
         path: str | Path, config: Mapping[str, Any], environment: Mapping[str, Any]
     ) -> RunFolder:
         """Start a run in a new or empty folder; StoreError when anything is in it."""
+        RunFolder.check_free(path)
+        folder = RunFolder(path)
+        try:
+            folder.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StoreError(f"{path} cannot be made: {error.strerror}") from error
+        folder.write_json(ENVIRONMENT, environment)
+        folder.write_text(CONFIG, yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True))
+        return folder
+
+    @staticmethod
+    def check_free(path: str | Path) -> None:
+        """Raise StoreError unless a run can be made here: the folder is new or empty."""
         folder = RunFolder(path)
         if folder.path.exists() and not folder.path.is_dir():
             raise StoreError(f"{path} is a file · choose another output folder")
@@ -66,13 +79,6 @@ class RunFolder:
             )
         if folder.path.exists() and any(folder.path.iterdir()):
             raise StoreError(f"{path} is not empty · choose another output folder")
-        try:
-            folder.path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise StoreError(f"{path} cannot be made: {error.strerror}") from error
-        folder.write_json(ENVIRONMENT, environment)
-        folder.write_text(CONFIG, yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True))
-        return folder
 
     @staticmethod
     def open(path: str | Path) -> RunFolder:

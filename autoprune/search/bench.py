@@ -24,12 +24,13 @@ from autoprune.trial import metrics_of
 class RecoveryBench:
     """The bench of a real search: task, dense model, graph and calibration, shared by all trials.
 
-    `milestones` are the epochs of the evaluations, the last one the end. Finished models are saved
-    into the run folder `path`; `task_reference` and `task_args` go into their recipes.
+    The dense model travels as its `weights` and is built by the task in each actor. `milestones`
+    are the epochs of the evaluations, the last one the end. Finished models are saved into the run
+    folder `path`; `task_reference` and `task_args` go into their recipes.
     """
 
     task: Task
-    dense: nn.Module
+    weights: Mapping[str, torch.Tensor]
     graph: PruningGraph
     calibration: Calibration | None
     milestones: tuple[float, ...]
@@ -40,10 +41,14 @@ class RecoveryBench:
     threads: int = 1
     device: str = "cpu"
     precision: Precision | None = None
+    dense: nn.Module | None = field(default=None, init=False)
 
     def prepare(self) -> None:
-        """Give this actor its share of the cores."""
+        """Give this actor its share of the cores, and build the dense model."""
         torch.set_num_threads(self.threads)
+        dense = self.task.build_model()
+        dense.load_state_dict(dict(self.weights), strict=True)
+        self.dense = dense.to(self.device).eval()
 
     def start(self, spec: Spec) -> RecoveryTrial:
         """Begin a trial."""
@@ -57,6 +62,7 @@ class RecoveryTrial:
         """Make the run; nothing is trained yet."""
         self._bench, self._spec = bench, spec
         self._artifact: str | None = None
+        assert bench.dense is not None, "prepare comes before start"
         self._run = RecoveryRun(
             bench.task,
             bench.dense,

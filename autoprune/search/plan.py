@@ -30,7 +30,9 @@ class Plan:
 
     `price` maps the kept units of each group to the predicted cost; `sizes` are the groups' units.
     `reference` is the worst point that counts for the hypervolume, in the order of `objectives`.
-    `epochs` is the training of one trial, evaluated at `rungs` points before its end.
+    `epochs` is the training of one trial, evaluated at `rungs` points before its end. `margin` is
+    the usual relative error of predicted latencies: a candidate is within the budget only if it
+    is so with that much added, so that most of what is trained holds when it is measured.
     """
 
     space: SearchSpace
@@ -46,6 +48,7 @@ class Plan:
     concurrent: int = 1
     sampler: str = "tpe"
     seed: int = 0
+    margin: float = 0.0
 
     @property
     def milestones(self) -> tuple[float, ...]:
@@ -62,12 +65,16 @@ class Plan:
         return self.price(self.space.kept(candidate, self.sizes))
 
     def over(self, cost: Cost) -> dict[str, float]:
-        """(cost / limit) - 1 for each limited field: above 0 is over budget."""
-        return self.budget.violations(cost, self.dense)
+        """(cost / limit) - 1 for each limited field, with the margin: above 0 is over budget."""
+        found = self.budget.violations(cost, self.dense)
+        return {
+            name: (value + 1.0) * (1.0 + self.margin) - 1.0 if name.startswith("latency") else value
+            for name, value in found.items()
+        }
 
     def allows(self, cost: Cost) -> bool:
-        """Whether the cost is within the budget."""
-        return self.budget.allows(cost, self.dense)
+        """Whether the predicted cost is within the budget, with the margin."""
+        return all(value <= 0.0 for value in self.over(cost).values())
 
     def smallest(self) -> Cost:
         """What is left when every group loses as much as the space allows."""
@@ -76,9 +83,11 @@ class Plan:
     def check(self) -> None:
         """Raise BudgetError where no model of the space can meet the budget."""
         smallest = self.smallest()
+        over = self.over(smallest)
         for limit in self.budget.limits:
-            least, most = smallest.get(limit.field), limit.resolve(self.dense)
-            if least > most:
+            if over[limit.field] > 0.0:
+                most = limit.resolve(self.dense)
+                least = most * (1.0 + over[limit.field])
                 raise BudgetError(
                     f"budget.{limit.field} must be at least {least:.4g} (the smallest model of "
                     f"this space), got {most:.4g} · raise it, or allow more removal with "

@@ -119,6 +119,11 @@ class BudgetedOptunaSearch(OptunaSearch):
         """Keep why a trial's worker was lost, until the trial is told to have failed."""
         self._reasons[trial_id] = reason
 
+    @property
+    def study(self) -> Study:
+        """The study in memory."""
+        return self._study
+
     def number(self, trial_id: str) -> int:
         """The trial's number in the study and in the records."""
         return self._numbers[trial_id]

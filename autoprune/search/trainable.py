@@ -12,10 +12,7 @@ from ray import tune
 from autoprune.candidate import Candidate
 from autoprune.search.ledger import Report
 from autoprune.search.searcher import REPORT
-
-def reason(e):
-    return repr(e)
-def release_memory(): pass
+from autoprune.trial import reason, release_memory
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import optuna
 import ray
 from ray import tune
 
@@ -40,7 +41,7 @@ def run_trials(
     `gpus` is one trial's share of the machine's devices. Paused trials keep their state in
     `folder`/tune, which is removed at the end, whatever that is.
     """
-    with _environment(), _quiet(), session(plan.concurrent, gpus=gpus):
+    with _environment(), quiet(), session(plan.concurrent, gpus=gpus):
         try:
             tune.run(
                 tune.with_parameters(PruneTrial, bench=bench),
@@ -102,8 +103,9 @@ def _environment() -> Iterator[None]:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Only errors of Ray's and Optuna's loggers, and no warnings about their own future."""
+    optuna.logging.get_verbosity()  # sets up its logger, which would reset the level later
     loggers = [logging.getLogger(name) for name in ("ray", "ray.tune", "ray.air", "optuna")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:

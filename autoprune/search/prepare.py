@@ -1,0 +1,264 @@
+"""What a search needs before its first trial: model, graph, costs, plan, calibration."""
+
+from __future__ import annotations
+
+import difflib
+import math
+import os
+import platform
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import torch
+from torch import nn
+
+from autoprune.budget import FIELDS, Cost
+from autoprune.config import RunConfig
+from autoprune.cost.inputs import Inputs, batch_size
+from autoprune.cost.model import CostModel
+from autoprune.cost.predictor import LatencyPredictor
+from autoprune.cost.targets import device_name
+from autoprune.errors import ConfigError, DeviceError, GraphError, TaskError
+from autoprune.graph import PruningGraph, trace
+from autoprune.pareto import Objective
+from autoprune.pruning.compensate import Calibration, calibrate
+from autoprune.search.bench import RecoveryBench
+from autoprune.search.plan import Limits, Plan
+from autoprune.search.study import distributions
+from autoprune.search.tuning import threads_for
+from autoprune.search.verify import Gauge, objectives_of
+from autoprune.space import SearchSpace
+from autoprune.tasks.base import Task
+from autoprune.tasks.load import load_dense
+from autoprune.training import choose
+from autoprune.training.batches import sample
+
+_PACKAGES = ("autoprune", "torch", "ray", "optuna", "numpy", "onnx", "onnxruntime")
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A search that can begin. `metrics` are the dense model's on the validation split."""
+
+    plan: Plan
+    dense: nn.Module
+    graph: PruningGraph
+    metrics: Mapping[str, float]
+    predictor: LatencyPredictor | None
+    gauge: Gauge
+    training_device: str
+
+
+def prepare(
+    config: RunConfig, task: Task, say: Say, *, profile: Mapping[str, Any] | None = None
+) -> Prepared:
+    """Everything up to the plan; raises UsageError where something does not fit.
+
+    `profile` is a latency predictor that was fitted before (its `to_dict`).
+    """
+    space = SearchSpace.parse(config.space)
+    objectives = _objectives(config, task)
+    device = _training_device(config.train_on)
+    say("the dense model")
+    dense = load_dense(task, device=device)
+    metrics = _dense_metrics(task, dense)
+    dense = dense.to("cpu").eval()
+    example = task.example_input()
+    graph = trace(dense, example, ignored_layers=task.ignored_layers, num_heads=task.num_heads)
+    if not graph.groups:
+        why = "; ".join(f"{frozen.name}: {frozen.reason}" for frozen in graph.frozen[:3])
+        raise GraphError(f"the model of {type(task).__name__} has nothing that can leave · {why}")
+    inputs = _batched(example, config.device.batch)
+    names = [*config.limits.fields, *(objective.name for objective in objectives)]
+    predictor = None
+    if any(name.startswith("latency") for name in names):
+        predictor = _predictor(config, dense, graph, inputs, say, profile)
+    costs = CostModel(graph, latency=predictor)
+    limits = config.search
+    plan = Plan(
+        space=space,
+        sizes=graph.sizes(),
+        price=costs.cost,
+        dense=costs.dense,
+        budget=config.limits,
+        objectives=objectives,
+        reference=_reference(objectives, metrics, costs.dense),
+        limits=Limits(
+            limits.trials,
+            limits.total_epochs,
+            limits.minutes * 60.0 if limits.minutes is not None else None,
+        ),
+        epochs=limits.epochs,
+        rungs=limits.rungs,
+        concurrent=limits.concurrent,
+        sampler=limits.sampler,
+        seed=limits.seed,
+        margin=predictor.error if predictor else 0.0,
+    )
+    plan.check()
+    distributions(plan)
+    gauge = Gauge(dense, graph, example, inputs, config.device.runtime, config.device.threads)
+    return Prepared(plan, dense, graph, metrics, predictor, gauge, device)
+
+
+def make_bench(
+    config: RunConfig, task: Task, ready: Prepared, path: str, say: Say
+) -> RecoveryBench:
+    """What the workers get: calibration statistics and the arithmetic of training, made once."""
+    calibration = None
+    if _needs_calibration(ready.plan.space):
+        say("calibration statistics")
+        calibration = _calibration(config, task, ready)
+    say("the arithmetic of training")
+    threads = threads_for(config.search.concurrent)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        precision = choose(task, ready.dense, ready.training_device)
+    finally:
+        torch.set_num_threads(before)
+    return RecoveryBench(
+        task=task,
+        weights={name: tensor.cpu() for name, tensor in ready.dense.state_dict().items()},
+        graph=ready.graph,
+        calibration=calibration,
+        milestones=ready.plan.milestones,
+        round_to=ready.plan.space.round_to,
+        path=path,
+        task_reference=config.task,
+        task_args=config.task_args,
+        threads=threads,
+        device=ready.training_device,
+        precision=precision,
+    )
+
+
+def environment(config: RunConfig) -> dict[str, Any]:
+    """Machine and versions."""
+    found: dict[str, Any] = {}
+    for package in _PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return {
+        **found,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "machine": device_name(),
+        "cores": len(os.sched_getaffinity(0)),
+        "seed": config.search.seed,
+    }
+
+
+def _objectives(config: RunConfig, task: Task) -> tuple[Objective, ...]:
+    names = config.search.objectives or [task.metric, config.limits.fields[0]]
+    known = [task.metric, *FIELDS]
+    for name in names:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f" · nearest: {near[0]}" if near else ""
+            raise ConfigError(
+                f"search.objectives: {name!r} is neither the task's metric ({task.metric}) nor a "
+                f"cost ({', '.join(FIELDS)}){hint}"
+            )
+    if task.metric not in names or len(set(names)) != len(names):
+        raise ConfigError(
+            f"search.objectives must hold the task's metric ({task.metric}) and nothing twice, "
+            f"got {', '.join(names)}"
+        )
+    return objectives_of(names, task.metric, task.direction)
+
+
+def _training_device(train_on: str) -> str:
+    if train_on == "cuda" and not torch.cuda.is_available():
+        raise DeviceError("train_on: cuda, but torch sees no CUDA device · write train_on: cpu")
+    return "cuda" if train_on != "cpu" and torch.cuda.is_available() else "cpu"
+
+
+def _dense_metrics(task: Task, dense: nn.Module) -> dict[str, float]:
+    metrics = dict(task.evaluate(dense, "val"))
+    value = metrics.get(task.metric)
+    if value is None or not math.isfinite(value):
+        raise TaskError(
+            f"{type(task).__name__}.evaluate must give a finite {task.metric!r} for the dense "
+            f"model, got {value if value is not None else sorted(metrics)} on val"
+        )
+    return metrics
+
+
+def _batched(example: Inputs, batch: int) -> Inputs:
+    """The example input repeated along its first dimension to the batch that counts."""
+    have = batch_size(example)
+    if batch == have:
+        return example
+    if batch % have:
+        raise DeviceError(
+            f"device.batch must be a multiple of the example input's batch ({have}), got {batch}"
+        )
+
+    def repeat(leaf: Any) -> Any:
+        if not isinstance(leaf, torch.Tensor) or leaf.dim() == 0 or leaf.shape[0] != have:
+            return leaf
+        return leaf.repeat(batch // have, *([1] * (leaf.dim() - 1)))
+
+    result: Inputs = torch.utils._pytree.tree_map(repeat, example)
+    return result
+
+
+def _predictor(
+    config: RunConfig,
+    dense: nn.Module,
+    graph: PruningGraph,
+    inputs: Inputs,
+    say: Say,
+    profile: Mapping[str, Any] | None,
+) -> LatencyPredictor:
+    if profile is not None:
+        return LatencyPredictor.from_dict(dict(profile), graph)
+    say(f"latencies of random prunings in {config.device.runtime}")
+    return LatencyPredictor.fit(
+        dense,
+        graph,
+        inputs,
+        runtime=config.device.runtime,
+        threads=config.device.threads,
+        seed=config.search.seed,
+    )
+
+
+def _reference(
+    objectives: tuple[Objective, ...], metrics: Mapping[str, float], dense: Cost
+) -> tuple[float, ...]:
+    """The worst that counts: half of the dense metric (twice, where less is better), dense cost."""
+
+    def worst(objective: Objective) -> float:
+        if objective.name in FIELDS:
+            return dense.get(objective.name)
+        value = metrics[objective.name]
+        better_up = objective.direction == "maximize"
+        return value - abs(value) / 2.0 if better_up else value + abs(value)
+
+    return tuple(worst(objective) for objective in objectives)
+
+
+def _needs_calibration(space: SearchSpace) -> bool:
+    varied = {parameter.name: parameter.choices for parameter in space.varied}
+    repairs = varied.get("repair", (space.fixed.get("repair"),))
+    importances = varied.get("importance", (space.fixed.get("importance"),))
+    return True in repairs or "obs" in importances
+
+
+def _calibration(config: RunConfig, task: Task, ready: Prepared) -> Calibration:
+    samples = config.search.calibration_samples
+    batches = sample(task, config.search.seed, samples=samples)
+    return calibrate(
+        ready.dense,
+        batches,
+        max_samples=samples,
+        seed=config.search.seed,
+        forward=task.loss,
+    )

@@ -1,0 +1,181 @@
+"""The order of a search: prepare, seed, tune, verify, save."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import optuna
+
+from autoprune.config import RunConfig
+from autoprune.errors import StoreError, WorkError
+from autoprune.pareto import ParetoFront
+from autoprune.record import TrialRecord
+from autoprune.search.bench import RecoveryBench
+from autoprune.search.ledger import STATE, Ledger
+from autoprune.search.plan import Plan
+from autoprune.search.prepare import Prepared, environment, make_bench, prepare
+from autoprune.search.progress import Progress, Silent, Snapshot
+from autoprune.search.searcher import BudgetedOptunaSearch
+from autoprune.search.seeding import seeds
+from autoprune.search.study import StudyFile
+from autoprune.search.tuning import quiet, run_trials
+from autoprune.search.verify import verify
+from autoprune.store import RunFolder
+from autoprune.tasks.base import Task
+
+DEVICE, DENSE, GROUPS, FRONT, IMPORTANCES = (
+    "device.json",
+    "dense.json",
+    "groups.json",
+    "front.json",
+    "importances.json",
+)
+
+
+def run(
+    config: RunConfig,
+    task: Task,
+    folder: str | Path,
+    *,
+    progress: Progress | None = None,
+    resume: bool = False,
+) -> None:
+    """Search as `config` says into `folder`, or go on with the search that it holds.
+
+    Nothing is written before task, model, space and budget are known to fit (UsageError).
+    KeyboardInterrupt passes through once everything is on disk: `resume` then loses nothing but
+    the training of the trials that were running, which are tried again. A finished run is left as
+    it is. Raises WorkError when no trial could be completed.
+    """
+    watcher = progress or Silent()
+    place = Path(folder)
+    if resume and _phase(RunFolder.open(place)) == "done":
+        return
+    if not resume:
+        RunFolder.check_free(place)
+    with quiet():
+        ready = _prepare(config, task, place, watcher, resume=resume)
+        store = RunFolder.open(place) if resume else _create(config, place)
+        with store.writing():
+            _describe(store, ready)
+            bench = make_bench(config, task, ready, str(place.resolve()), _sayer(watcher))
+            _search(store, ready, bench, watcher)
+
+
+def _prepare(
+    config: RunConfig, task: Task, place: Path, watcher: Progress, *, resume: bool
+) -> Prepared:
+    there = resume and (place / DEVICE).is_file()
+    profile = RunFolder(place).read_json(DEVICE) if there else None
+    return prepare(config, task, _sayer(watcher), profile=profile)
+
+
+def _create(config: RunConfig, place: Path) -> RunFolder:
+    return RunFolder.create(place, config.to_dict(), environment(config))
+
+
+def _search(store: RunFolder, ready: Prepared, bench: RecoveryBench, watcher: Progress) -> None:
+    """Tune, then verify and save; on the way out the table is always written."""
+    plan = ready.plan
+    ledger = Ledger(plan, store, watcher)
+    file = StudyFile(store.path, plan.objectives)
+    try:
+        searcher = BudgetedOptunaSearch(plan, ledger, file, seeds(plan))
+        if not ledger.over():
+            gpus = 1.0 / plan.concurrent if ready.training_device == "cuda" else 0.0
+            run_trials(plan, bench, searcher, store.path, gpus=gpus)
+        ledger.show("verify", "measuring the front alone on this machine")
+        ledger.save_state("verify")
+        _finish(store, ready, ledger)
+        store.write_json(IMPORTANCES, importances(searcher.study, plan))
+        ledger.save_state("done")
+        ledger.show("done")
+    finally:
+        store.write_csv()
+        file.close()
+
+
+def _finish(store: RunFolder, ready: Prepared, ledger: Ledger) -> None:
+    complete = [r for r in ledger.records.values() if r.state == "complete"]
+    if not complete:
+        raise WorkError(_no_model(ledger))
+    plan = ready.plan
+    verified = verify(
+        complete,
+        store.path,
+        ready.gauge,
+        plan.budget,
+        lambda records: ParetoFront(plan.objectives, tuple(records), plan.reference),
+        ledger.update,
+    )
+    if verified.dense is not None:
+        store.write_json(DENSE, _dense(ready, verified.dense.to_dict()))
+    over = {str(number): found for number, found in verified.over.items()}
+    front = verified.front.to_dict()
+    store.write_json(FRONT, {**front, "over_budget_when_measured": over})
+
+
+def _describe(store: RunFolder, ready: Prepared) -> None:
+    """Write what the search knows before its first trial, for the report and for `resume`."""
+    if ready.predictor is not None:
+        store.write_json(DEVICE, ready.predictor.to_dict())
+    if not (store.path / DENSE).exists():
+        store.write_json(DENSE, _dense(ready, None))
+    groups = [{"name": g.name, "kind": g.kind, "size": g.size} for g in ready.graph.groups]
+    frozen = [asdict(item) for item in ready.graph.frozen]
+    store.write_json(GROUPS, {"groups": groups, "frozen": frozen})
+
+
+def _dense(ready: Prepared, measured: dict[str, Any] | None) -> dict[str, Any]:
+    predicted = ready.plan.dense.to_dict()
+    return {"metrics": dict(ready.metrics), "predicted": predicted, "measured": measured}
+
+
+def importances(study: optuna.Study, plan: Plan) -> dict[str, dict[str, float]]:
+    """What each search variable bought, by objective (PED-ANOVA); empty with too few trials."""
+    complete = [t for t in study.trials if t.state == optuna.trial.TrialState.COMPLETE]
+    if len(complete) < 8:
+        return {}
+    found: dict[str, dict[str, float]] = {}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for place, objective in enumerate(plan.objectives):
+            found[objective.name] = optuna.importance.get_param_importances(
+                study,
+                evaluator=optuna.importance.PedAnovaImportanceEvaluator(),
+                target=_value_of(place),
+            )
+    return found
+
+
+def _value_of(place: int) -> Callable[[optuna.trial.FrozenTrial], float]:
+    return lambda trial: float(trial.values[place])
+
+
+def _no_model(ledger: Ledger) -> str:
+    failed: list[TrialRecord] = [r for r in ledger.records.values() if r.state == "failed"]
+    if failed:
+        first = (failed[0].error or "no reason known").splitlines()[0]
+        return f"no trial was completed, {len(failed)} failed · the first one: {first}"
+    return (
+        "no trial was completed within the limits · raise search.trials, search.minutes or "
+        "search.total_epochs"
+    )
+
+
+def _phase(store: RunFolder) -> str:
+    try:
+        return str(store.read_json(STATE).get("phase", ""))
+    except StoreError:
+        return ""
+
+
+def _sayer(watcher: Progress) -> Callable[[str], None]:
+    def say(note: str) -> None:
+        watcher.update(Snapshot("prepare", note))
+
+    return say
