@@ -66,7 +66,7 @@ def sample(task: Task, seed: int, *, samples: int, least: int = 2) -> list[Batch
         seed_all(seed)
         batches: list[Batch] = []
         found = 0
-        for batch in islice(task.train_loader(seed), samples):
+        for batch in islice(task.train_loader(seed), max(samples, least)):
             batches.append(batch)
             found += _items(batch)
             if found >= samples and len(batches) >= least:

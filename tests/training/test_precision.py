@@ -1,0 +1,114 @@
+from __future__ import annotations
+
+import dataclasses
+import pickle
+
+import pytest
+import torch
+from stripes import Stripes, dense
+from torch import Tensor, nn
+
+from autoprune.training import precision
+from autoprune.training.precision import Precision, as_float32, choose, watched
+
+CPU = torch.device("cpu")
+
+
+def clock(monkeypatch: pytest.MonkeyPatch, seconds: dict[Precision, float]) -> None:
+    def timed(task: object, model: object, batch: object, option: Precision, *_: object) -> float:
+        return seconds.get(option, 9.0)
+
+    monkeypatch.setattr(precision, "_time", timed)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "expected"),
+    [
+        ({Precision(): 1.0, Precision(True, True): 0.5}, Precision(True, True)),
+        ({Precision(): 1.0, Precision(True, True): 0.5, Precision(True): 0.4}, Precision(True)),
+        ({Precision(): 1.0, Precision(True, True): 0.9}, Precision()),
+        ({Precision(): 1.0, Precision(False, True): 0.6}, Precision(False, True)),
+        ({Precision(): 1.0, Precision(True, True): float("inf")}, Precision()),
+    ],
+)
+def test_the_fastest_is_taken_where_it_clearly_pays(
+    monkeypatch: pytest.MonkeyPatch, seconds: dict[Precision, float], expected: Precision
+) -> None:
+    clock(monkeypatch, seconds)
+    assert choose(Stripes(), dense()[0]) == expected
+
+
+def test_choosing_trains_copies_only_and_gives_a_value_that_travels() -> None:
+    model, _ = dense()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    torch.manual_seed(3)
+    expected = torch.rand(2)
+    torch.manual_seed(3)
+    chosen = choose(Stripes(), model, steps=1)
+    assert torch.equal(torch.rand(2), expected)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert pickle.loads(pickle.dumps(chosen)) == chosen
+    assert Precision(**dataclasses.asdict(chosen)) == chosen
+
+
+def test_what_gives_no_finite_loss_is_not_chosen() -> None:
+    class Overflows(Stripes):
+        def loss(self, model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
+            value = super().loss(model, batch)
+            rough = torch.is_autocast_enabled("cpu") or batch[0].is_contiguous(
+                memory_format=torch.channels_last
+            )
+            return value * float("nan") if rough else value
+
+    seconds = precision._time(
+        Overflows(),
+        dense()[0],
+        next(iter(Stripes().train_loader(0))),
+        Precision(False, True),
+        CPU,
+        2,
+        float("inf"),
+    )
+    assert seconds == float("inf")
+
+
+def test_only_the_models_own_forward_is_rounded() -> None:
+    model, _ = dense()
+    x = torch.randn(4, 1, 8, 8)
+    inside: list[torch.dtype] = []
+    model[3].register_forward_hook(lambda m, args, output: inside.append(output.dtype))
+    with watched(model, Precision(bf16=True), CPU) as calls:
+        y = model(x)
+        assert not torch.is_autocast_enabled("cpu")
+        outside = nn.functional.linear(y, torch.eye(3))
+    assert inside == [torch.bfloat16]
+    assert y.dtype == outside.dtype == torch.float32
+    assert calls[0].args == (x,)
+    assert calls[0].output is y
+    with torch.no_grad():
+        assert (y - model(x)).abs().max() < 0.1
+    assert len(calls) == 1
+
+
+def test_a_forward_that_raises_leaves_no_autocast_and_no_hook() -> None:
+    model, _ = dense()
+    with pytest.raises(RuntimeError), watched(model, Precision(bf16=True), CPU):
+        model(torch.zeros(1, 5, 8, 8))
+    assert not torch.is_autocast_enabled("cpu")
+    assert not model._forward_hooks
+    assert not model._forward_pre_hooks
+
+
+def test_nests_of_outputs_become_float32() -> None:
+    low = torch.ones(2, dtype=torch.bfloat16)
+    found = as_float32({"a": (low, [low]), "b": "text", "c": torch.ones(1, dtype=torch.int64)})
+    assert found["a"][0].dtype == found["a"][1][0].dtype == torch.float32
+    assert found["b"] == "text"
+    assert found["c"].dtype == torch.int64
+
+
+def test_channels_last_reaches_images_in_nests_and_nothing_else() -> None:
+    images, points = torch.zeros(2, 3, 4, 4), torch.zeros(2, 3)
+    batch = Precision(channels_last=True).batch(({"x": images}, points), CPU)
+    assert batch[0]["x"].is_contiguous(memory_format=torch.channels_last)
+    assert batch[1].is_contiguous()
