@@ -39,7 +39,7 @@ class Digits(Task):
         return torch.zeros(1, 1, 16, 16)
 
     def train_loader(self, seed: int) -> TensorLoader:
-        """Shuffled, shifted by up to two of the sixteen pixels."""
+        """Shuffled, shifted by up to one of the sixteen pixels."""
         images, labels, rows = _splits()["train"]
         return TensorLoader(
             images,
@@ -47,7 +47,7 @@ class Digits(Task):
             rows=rows,
             batch_size=self.batch_size,
             seed=seed,
-            augment=PadCropFlip(pad=2, flip=False),
+            augment=PadCropFlip(pad=1, flip=False),
             prepare=_PREPARE,
         )
 

@@ -1,0 +1,279 @@
+import copy
+import pickle
+import subprocess
+import sys
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from autoprune.errors import TaskError
+from autoprune.tasks import BUILT_IN, load_dense, load_task
+
+SOURCE = """
+from __future__ import annotations
+from dataclasses import dataclass
+import torch
+from torch import nn
+from autoprune.tasks import Task
+from sibling import WIDTH
+
+@dataclass
+class Settings:
+    width: int = WIDTH
+
+class Small(Task):
+    dense_epochs = 1
+
+    def __init__(self, width: int = Settings().width, data=None):
+        self.width, self.data = width, data
+
+    def build_model(self):
+        return nn.Sequential(nn.Linear(2, self.width), nn.BatchNorm1d(self.width),
+                             nn.Linear(self.width, 2))
+
+    def example_input(self):
+        return torch.zeros(1, 2)
+
+    def train_loader(self, seed):
+        x = torch.randn(32, 2, generator=torch.Generator().manual_seed(seed))
+        return [(x, (x[:, 0] > 0).long())]
+
+    def val_loader(self):
+        return self.train_loader(1)
+
+    def test_loader(self):
+        return self.train_loader(2)
+
+class Half(Task):
+    def build_model(self):
+        return nn.Linear(1, 1)
+
+class Other:
+    pass
+
+class Failing(Small):
+    def __init__(self):
+        raise KeyError("no such key")
+
+class Untrained(Small):
+    dense_epochs = None
+
+class Named(Small):
+    checkpoint = "weights.safetensors"
+
+class Sideways(Small):
+    direction = "up"
+"""
+
+
+@pytest.fixture(autouse=True)
+def _clean(monkeypatch, tmp_path):
+    monkeypatch.setenv("AUTOPRUNE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("AUTOPRUNE_DATA", raising=False)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.delitem(sys.modules, "sibling", raising=False)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "task.py").write_text(SOURCE)
+    (tmp_path / "sibling.py").write_text("WIDTH = 5\n")
+    return tmp_path
+
+
+def load(folder, name="Small", **options):
+    return load_task(f"task.py:{name}", base=folder, **options)
+
+
+def test_a_class_in_a_file_is_constructed_with_its_arguments(folder):
+    assert load(folder).width == 5
+    assert load(folder, args={"width": 7}).build_model()[0].out_features == 7
+
+
+def test_a_class_in_a_module(folder):
+    (folder / "my_module_task.py").write_text(SOURCE)
+    assert load_task("my_module_task:Small", base=folder).width == 5
+
+
+def test_an_edited_file_is_read_again(folder):
+    assert load(folder).width == 5
+    (folder / "task.py").write_text(SOURCE.replace("width: int = WIDTH", "width: int = 9"))
+    assert load(folder).width == 9
+
+
+def test_a_task_of_a_file_unpickles_in_another_process(folder):
+    task = load(folder, args={"width": 6})
+    (folder / "task.pickle").write_bytes(pickle.dumps(task))
+    script = (
+        "import pickle, sys; task = pickle.load(open(sys.argv[1], 'rb'));"
+        "print(task.width, len(task.train_loader(0)), type(task).__name__)"
+    )
+    out = subprocess.run(
+        [sys.executable, "-c", script, str(folder / "task.pickle")],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert out.stdout.split() == ["6", "1", "Small"]
+    assert copy.deepcopy(task).width == 6
+
+
+def test_data_goes_to_the_argument_or_comes_from_the_environment(folder, monkeypatch):
+    assert load(folder).data is None
+    assert load(folder, data="here").data == "here"
+    monkeypatch.setenv("AUTOPRUNE_DATA", "there")
+    assert load(folder).data == "there"
+    assert load(folder, data="here").data == "here"
+    assert load_task("digits").batch_size == 64  # takes no data, and minds no variable
+
+
+@pytest.mark.parametrize(
+    ("reference", "message"),
+    [
+        ("digts", "task must be one of digits, .* got 'digts' · did you mean digits?"),
+        ("gone.py:Small", "gone.py does not exist · write it as"),
+        ("task.py:Smal", "holds no class 'Smal' · it holds Small, Half, Failing"),
+        ("task.py:Other", "Other must be a class that derives from autoprune.Task, got a class"),
+        ("task.py:WIDTH", "derives from autoprune.Task, got a value of type int"),
+        (
+            "task.py:Half",
+            "Half must define example_input, test_loader, train_loader, val_loader$",
+        ),
+        ("task.py:Failing", "cannot be made: KeyError: 'no such key'"),
+        ("task.py:Sideways", "direction must be 'maximize' or 'minimize', got 'up'"),
+        (
+            "no_such_package.tasks:A",
+            "cannot be found .no module named 'no_such_package'. · install",
+        ),
+        ("broken.py:A", r"cannot be imported: ZeroDivisionError: .* \(broken.py, line 2\)"),
+        ("syntax.py:A", r"cannot be imported: SyntaxError: .*line 1"),
+        ("needs.py:A", r"cannot be imported: ModuleNotFoundError: .*'absent_thing'"),
+    ],
+)
+def test_what_cannot_be_loaded_is_told_in_one_line(folder, reference, message):
+    (folder / "broken.py").write_text("x = 1\ny = x / 0\n")
+    (folder / "syntax.py").write_text("def f(:\n")
+    (folder / "needs.py").write_text("import absent_thing\n")
+    with pytest.raises(TaskError, match=message) as caught:
+        load_task(reference, base=folder)
+    assert "\n" not in str(caught.value)
+
+
+def test_unknown_arguments_and_data_without_use_are_refused(folder):
+    with pytest.raises(TaskError, match=r"task_args.widht is no argument .* did you mean width?"):
+        load(folder, args={"widht": 3})
+    with pytest.raises(TaskError, match="digits reads no data folder, got data: /x"):
+        load_task("digits", data="/x")
+
+
+def test_built_in_tasks_can_all_be_found():
+    from autoprune.tasks import Task, task_class
+
+    classes = [task_class(name) for name in BUILT_IN]
+    assert all(issubclass(cls, Task) for cls in classes)
+    assert [cls.__name__ for cls in classes] == [
+        "Digits",
+        "Cifar10",
+        "FashionMnist",
+        "SpokenDigits",
+    ]
+
+
+def test_the_dense_model_is_trained_once_and_kept(folder, tmp_path):
+    task = load(folder)
+    torch.manual_seed(7)
+    state = torch.get_rng_state()
+    first = load_dense(task, tmp_path / "kept")
+    assert torch.equal(torch.get_rng_state(), state)
+    assert not first.training
+    files = list((tmp_path / "kept").rglob("*.safetensors"))
+    assert len(files) == 1
+
+    type(task).train_dense = None  # would fail if it were called again
+    second = load_dense(load(folder), tmp_path / "kept")
+    assert all(
+        torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True)
+    )
+
+
+def test_other_settings_are_another_dense_model(folder, tmp_path):
+    load_dense(load(folder), tmp_path / "kept")
+    load_dense(load(folder, args={"width": 4}), tmp_path / "kept")
+    assert len(list((tmp_path / "kept").rglob("*.safetensors"))) == 2
+
+
+def test_no_epochs_means_that_build_model_returns_trained_weights(folder, tmp_path):
+    task = load(folder)
+    task.dense_epochs = 0
+    nn.init.constant_((made := nn.Linear(1, 1)).weight, 3.0)
+    task.build_model = lambda: made
+    assert load_dense(task, tmp_path / "kept").weight.item() == 3.0
+    assert not (tmp_path / "kept").exists()
+
+
+def test_a_task_without_weights_and_epochs_is_refused(folder, tmp_path):
+    with pytest.raises(TaskError, match="Untrained must name its trained weights: set checkpoint"):
+        load_dense(load(folder, "Untrained"), tmp_path)
+
+
+@pytest.mark.parametrize("form", ["safetensors", "torch", "nested", "data_parallel"])
+def test_checkpoints_of_all_forms_load(folder, form):
+    task = load(folder, "Named")
+    model = task.build_model()
+    weights = {k: v for k, v in model.state_dict().items() if not k.endswith("batches_tracked")}
+    if form == "safetensors":
+        save_file(weights, folder / "weights.safetensors")
+    else:
+        task.checkpoint = "weights.pt"
+        wrapped = {
+            "torch": model.state_dict(),
+            "nested": {"epoch": 3, "state_dict": weights},
+            "data_parallel": {f"module.{key}": value for key, value in weights.items()},
+        }
+        torch.save(wrapped[form], folder / "weights.pt")
+    loaded = load_dense(task)  # found beside the task's file
+    assert torch.equal(loaded[0].weight, model[0].weight)
+
+
+def test_a_checkpoint_that_does_not_fit_names_the_keys(folder):
+    weights = load(folder, args={"width": 3}).build_model().state_dict()
+    weights["extra"] = torch.zeros(1)
+    del weights["2.bias"]
+    save_file(weights, folder / "weights.safetensors")
+    with pytest.raises(TaskError) as caught:
+        load_dense(load(folder, "Named"))
+    text = str(caught.value)
+    assert "weights.safetensors does not fit Named.build_model()" in text
+    assert "missing in the file: 2.bias" in text
+    assert "not in the model: extra" in text
+    assert "0.weight is (3, 2), the model has (5, 2)" in text
+    assert "and 4 more" in text  # seven shapes differ, three are named
+    assert "\n" not in text
+
+
+def test_checkpoints_that_cannot_be_read_are_refused(folder):
+    task = load(folder, "Named")
+    with pytest.raises(TaskError, match=r"weights.safetensors does not exist · give an absolute"):
+        load_dense(task)
+    (folder / "weights.safetensors").write_bytes(b"nothing of the kind")
+    with pytest.raises(TaskError, match="is no safetensors file"):
+        load_dense(task)
+    task.checkpoint = "whole.pt"
+    torch.save(nn.Linear(1, 1), folder / "whole.pt")
+    with pytest.raises(TaskError, match="cannot be read as a plain state dict · write it with"):
+        load_dense(task)
+    torch.save([1, 2], folder / "whole.pt")
+    with pytest.raises(TaskError, match=r"must hold a state dict .* got list"):
+        load_dense(task)
+
+
+def test_tied_weights_can_be_kept(tmp_path):
+    from autoprune.tasks import checkpoints
+
+    model = nn.ModuleList([nn.Linear(3, 3), nn.Linear(3, 3)])
+    model[1].weight = model[0].weight
+    checkpoints.save(model, tmp_path / "deep" / "tied.safetensors")
+    assert set(load_file(tmp_path / "deep" / "tied.safetensors")) == set(model.state_dict())
+    checkpoints.load(model, tmp_path / "deep" / "tied.safetensors", task="T")
