@@ -83,6 +83,12 @@ class RunView:
         return next((o for o in objectives if o.name not in FIELDS), None)
 
     @property
+    def cost(self) -> Objective | None:
+        """The first objective that is a cost."""
+        objectives = self.front.objectives if self.front else ()
+        return next((o for o in objectives if o.name in FIELDS), None)
+
+    @property
     def limits(self) -> tuple[tuple[Limit, float | None], ...]:
         """Each limit of the budget with its absolute value, None while dense is not known.
 
@@ -148,23 +154,34 @@ class RunView:
         after = measured.latency_ms if measured else None
         return before / after if before and after else None
 
+    @property
+    def gain_source(self) -> CostSource:
+        """By which cost uniform baselines are compared: measured where two of them were."""
+        return "measured" if len(self._uniform_points("measured")) > 1 else "predicted"
+
     def gain(self, record: TrialRecord) -> float | None:
         """The metric above uniform pruning at equal cost, positive where the record is better.
 
-        The uniform baselines are joined by straight lines over the front's cost, by the front's
-        source; None outside their range, and where there are fewer than two.
+        The uniform baselines are joined by straight lines over the front's cost, by `gain_source`;
+        None outside their range, and where there are fewer than two.
         """
-        front, metric, value = self.front, self.metric, self.metric_of(record)
-        cost = next((o for o in front.objectives if o.name in FIELDS), None) if front else None
-        if front is None or metric is None or cost is None or value is None:
+        value, cost = self.metric_of(record), self.cost
+        if self.metric is None or cost is None or value is None:
             return None
-        at = cost.value(record, front.source)
-        known = {cost.value(r, front.source): self.metric_of(r) for r in self.uniform}
-        points = sorted((x, y) for x, y in known.items() if x is not None and y is not None)
+        at, points = cost.value(record, self.gain_source), self._uniform_points(self.gain_source)
         if at is None or len(points) < 2 or not points[0][0] <= at <= points[-1][0]:
             return None
         base = float(np.interp(at, [x for x, _ in points], [y for _, y in points]))
-        return metric.sign * (base - value)
+        return self.metric.sign * (base - value)
+
+    def over_budget(self, record: TrialRecord) -> str | None:
+        """The first limit that the measured model breaks, as words; None where it breaks none."""
+        for limit, _ in self.limits:
+            bound = self.bound(limit, "measured")
+            got = getattr(record.measured, limit.field, None)
+            if bound is not None and got is not None and got > bound:
+                return f"{text.cost(limit.field, got)} > {text.cost(limit.field, bound)}"
+        return None
 
     def verdict(self, record: TrialRecord) -> Verdict:
         """Whether this model is really faster than the dense one, as measured, and within budget.
@@ -174,7 +191,7 @@ class RunView:
         ratio = self.speedup(record.measured)
         if ratio is None:
             return Verdict("latency not measured", None)
-        over = self._measured_over(record)
+        over = self.over_budget(record)
         if over:
             return Verdict(f"over the budget as measured: {over}", False)
         if ratio >= 1.02:
@@ -189,13 +206,10 @@ class RunView:
         ordered = list(names) if self.groups else sorted(names, key=_natural)
         return {name: record.candidate.ratios.get(name, 0.0) for name in ordered}
 
-    def _measured_over(self, record: TrialRecord) -> str | None:
-        for limit, _ in self.limits:
-            bound = self.bound(limit, "measured")
-            got = getattr(record.measured, limit.field)
-            if bound is not None and got is not None and got > bound:
-                return f"{text.cost(limit.field, got)} > {text.cost(limit.field, bound)}"
-        return None
+    def _uniform_points(self, source: CostSource) -> list[tuple[float, float]]:
+        cost = self.cost
+        pairs = [(cost.value(r, source), self.metric_of(r)) for r in self.uniform] if cost else []
+        return sorted((x, y) for x, y in pairs if x is not None and y is not None)
 
 
 def _times(ratio: float) -> str:

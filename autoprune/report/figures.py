@@ -7,6 +7,7 @@ plotly reads markup in labels.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from html import escape
 
 from autoprune.record import TrialRecord
@@ -98,7 +99,10 @@ def history(view: RunView, name: str) -> Figure | None:
 
 
 def prediction(view: RunView) -> Figure | None:
-    """Measured against predicted latency of every model that has both, with the line of equals."""
+    """Measured against predicted latency of the models that have both, and the line of equals.
+
+    In grey the random prunings that the predictor was judged by.
+    """
     pairs = [
         (cost_of(r, "predicted", "latency_ms"), cost_of(r, "measured", "latency_ms"), r.number)
         for r in view.records
@@ -106,20 +110,17 @@ def prediction(view: RunView) -> Figure | None:
     known = [(p, m, f"trial {n}") for p, m, n in pairs if p is not None and m is not None]
     if len(known) < 2:
         return None
-    top = 1.08 * max(max(p, m) for p, m, _ in known)
+    held_out = [(p, m, "a random pruning") for m, p in view.device.get("held_out") or ()]
+    top = 1.08 * max(max(p, m) for p, m, _ in known + held_out)
     equal = {"x": [0, top], "y": [0, top], "mode": "lines", "hoverinfo": "skip"}
-    points = {
-        "x": [p for p, _, _ in known],
-        "y": [m for _, m, _ in known],
-        "text": [name for _, _, name in known],
-        "mode": "markers",
-        "marker": {"color": "--accent", "size": 8, "opacity": 0.85},
-        "hovertemplate": "%{text}<br>predicted %{x:.3g} ms<br>measured %{y:.3g} ms<extra></extra>",
-    }
     drawn = layout(
         xaxis=axis("predicted, ms", range=[0, top]), yaxis=axis("measured, ms", range=[0, top])
     )
-    return {"data": [equal | {"line": {"color": "--faint", "width": 1}}, points], "layout": drawn}
+    line = equal | {"line": {"color": "--faint", "width": 1}}
+    return {
+        "data": [line, _pairs(held_out, "--faint-2", 5), _pairs(known, "--accent", 8)],
+        "layout": drawn,
+    }
 
 
 def importances(view: RunView, most: int = 12) -> dict[str, Figure]:
@@ -172,3 +173,14 @@ def _removed_share(view: RunView, record: TrialRecord) -> float:
     weights = {name: view.groups.get(name) or 1 for name in removed}
     whole = sum(weights.values())
     return sum(removed[name] * weights[name] for name in removed) / whole if whole else 0.0
+
+
+def _pairs(known: Sequence[tuple[float, float, str]], colour: str, size: int) -> Figure:
+    return {
+        "x": [predicted for predicted, _, _ in known],
+        "y": [measured for _, measured, _ in known],
+        "text": [name for _, _, name in known],
+        "mode": "markers",
+        "marker": {"color": colour, "size": size, "opacity": 0.85},
+        "hovertemplate": "%{text}<br>predicted %{x:.3g} ms<br>measured %{y:.3g} ms<extra></extra>",
+    }

@@ -7,6 +7,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+from autoprune.errors import UsageError
 from autoprune.report import figures, front_plot, sections, tables
 from autoprune.report.data import RunView
 from autoprune.report.markup import escape
@@ -28,9 +29,25 @@ def write(run: RunFolder | str | Path) -> Path:
 
 def page(view: RunView) -> str:
     """The whole page as text; plotly.js is inside (about 5 MB)."""
+    drawn = _figures(view)
+    return _document(view, drawn, _body(view, drawn))
+
+
+def front_page(view: RunView, axis: str | None = None) -> str:
+    """The front plot and its legend alone, for a picture; `axis` is a key of `front_plot.AXES`.
+
+    Raises UsageError for an axis on which this run has no finished model.
+    """
+    axes = front_plot.fronts(view)
+    if axis is not None and axis not in axes:
+        raise UsageError(f"axis must be one of {', '.join(axes)}, got {axis!r}")
+    drawn = {"front": axes if axis is None else {axis: axes[axis]}}
+    return _document(view, drawn, [sections.front_alone(drawn["front"], view)])
+
+
+def _document(view: RunView, drawn: dict[str, Any], body: list[str]) -> str:
     from plotly.offline import get_plotlyjs
 
-    drawn = _figures(view)
     return "\n".join(
         [
             '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">',
@@ -38,7 +55,7 @@ def page(view: RunView) -> str:
             f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">',
             f"<title>{escape(view.name)} · autoprune</title>",
             f"<style>{_asset('report.css')}</style></head><body><main>",
-            *_body(view, drawn),
+            *body,
             "</main>",
             f'<script type="application/json" id="figures">{embed(drawn)}</script>',
             f"<script>{get_plotlyjs()}</script>",

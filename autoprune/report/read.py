@@ -21,7 +21,7 @@ def read(run: RunFolder | str | Path) -> RunView:
     folder = run if isinstance(run, RunFolder) else RunFolder.open(run)
     config, records = folder.config, folder.records()
     stored = _json(folder, "front.json")
-    dense = _dense(_json(folder, "dense.json") or stored.get("dense") or {})
+    dense = _dense(_json(folder, "dense.json"))
     groups, state = _json(folder, "groups.json"), _json(folder, "state.json")
     return RunView(
         name=folder.path.resolve().name,

@@ -8,6 +8,7 @@ from typing import Any
 import yaml
 
 from autoprune.budget import Cost
+from autoprune.record import TrialRecord
 from autoprune.report import text
 from autoprune.report.data import RunView
 from autoprune.report.front_plot import default_axis
@@ -64,17 +65,24 @@ def front(view: RunView, drawn: Mapping[str, Any]) -> str:
     )
     lead = (
         "Each coloured point is a saved, really smaller model that no other finished model beats "
-        "in every respect. Colours run from cheap to dear and stay the same down this page."
+        "in one respect without losing in another. Colours run from cheap to dear and stay the "
+        "same down this page."
     )
     return section(
         "The front",
         f"<p>{lead}</p>"
         '<div class="axes" role="group" aria-label="cost axis" data-for="front-plot">'
         f"{buttons}</div>"
-        f'<div class="plot" id="front-plot" data-figure="front" data-axis="{escape(first)}"></div>'
-        + _legend(axes, first)
+        + front_alone(axes, view)
         + f'<p class="note">{escape(device_line(view))}. Metrics are of the validation split.</p>',
     )
+
+
+def front_alone(axes: Mapping[str, Any], view: RunView) -> str:
+    """The plot of the front against the axis to show first, and its legend."""
+    first = default_axis(view, list(axes))
+    place = f'data-figure="front" data-axis="{escape(first)}"'
+    return f'<div class="plot" id="front-plot" {place}></div>{_legend(axes, first)}'
 
 
 def removed(view: RunView, drawn: Mapping[str, Any]) -> str:
@@ -116,7 +124,8 @@ def prediction(view: RunView, drawn: Mapping[str, Any]) -> str:
     return section(
         "Did the prediction hold?",
         f"<p>Over {len(errors)} models that were measured, the predicted latency was off by "
-        f"<b>{mean:.1f} %</b> on average and by {worst:.1f} % at worst. The line is equality.</p>"
+        f"<b>{mean:.1f} %</b> on average and by {worst:.1f} % at worst.{_fit(view)} The line is "
+        "equality.</p>"
         f'<div style="max-width:520px">{plot("prediction")}</div>',
     )
 
@@ -163,7 +172,8 @@ def search(view: RunView) -> str:
 def details(view: RunView) -> str:
     """Configuration, environment and device, folded."""
     config = yaml.safe_dump(dict(view.config), sort_keys=False, allow_unicode=True)
-    device = {k: v for k, v in view.device.items() if not isinstance(v, (list, dict))}
+    plain = {k: v for k, v in view.device.items() if not isinstance(v, (list, dict))}
+    device = {**view.device.get("device", {}), **plain}
     parts = [folded("Configuration", f"<pre><code>{escape(config)}</code></pre>")]
     parts.append(folded("Environment and versions", facts(flat(view.environment))))
     if device:
@@ -193,7 +203,7 @@ def _outcome(view: RunView, limits: str) -> str:
         f"{text.change(name, difference)} to {what}"
         for what, difference in (
             ("dense", view.change(value)),
-            ("uniform pruning at equal cost", view.gain(knee)),
+            (f"uniform pruning at equal {view.gain_source} cost", view.gain(knee)),
         )
         if difference is not None
     ]
@@ -241,8 +251,7 @@ def _tiles(view: RunView) -> str:
 
 
 def _cheapest_word(view: RunView) -> str:
-    costs = [o.name for o in view.front.objectives] if view.front else []
-    return "fastest" if any(name.startswith("latency") for name in costs) else "smallest"
+    return "fastest" if view.cost and view.cost.name.startswith("latency") else "smallest"
 
 
 def _tile(kind: str, who: str, value: str, change: str, more: str) -> str:
@@ -280,20 +289,40 @@ def _legend(axes: Mapping[str, Any], first: str | None) -> str:
     return f'<ul class="legend">{items}</ul>'
 
 
+def _fit(view: RunView) -> str:
+    error, pairs = view.device.get("error"), view.device.get("held_out") or ()
+    if not isinstance(error, float):
+        return ""
+    return (
+        f" The predictor's error on {len(pairs)} random prunings that its fit had not seen (grey) "
+        f"was {100 * error:.1f} %."
+    )
+
+
 def _without_model(view: RunView) -> str:
-    """Why failed trials failed, in the open; the infeasible ones folded."""
-    parts = []
-    for state, title in (("failed", "Failed trials"), ("infeasible", "Over budget, never trained")):
-        records = [record for record in view.records if record.state == state]
-        rows = "".join(
-            f'<tr><td class="l">trial {r.number}</td><td class="l wrap">'
-            f"{escape(text.last_line(r.error))}</td></tr>"
-            for r in records
-        )
-        if records:
-            table = f"<table><tbody>{rows}</tbody></table>"
-            parts.append(folded(f"{title} ({len(records)})", table, is_open=state == "failed"))
-    return f'<div style="margin-top:20px">{"".join(parts)}</div>' if parts else ""
+    """Why failed trials failed, in the open; those over the budget folded."""
+    ended = {state: [r for r in view.records if r.state == state] for state in view.states}
+    parts = [
+        _reasons("Failed trials", [(r, text.last_line(r.error)) for r in ended["failed"]], True),
+        _reasons(
+            "Within the budget as predicted, over it as measured",
+            [(r, over) for r in ended["complete"] if (over := view.over_budget(r))],
+        ),
+        _reasons(
+            "Over budget as predicted, never trained",
+            [(r, text.last_line(r.error)) for r in ended["infeasible"]],
+        ),
+    ]
+    return f'<div style="margin-top:20px">{"".join(parts)}</div>' if any(parts) else ""
+
+
+def _reasons(title: str, found: list[tuple[TrialRecord, str]], is_open: bool = False) -> str:
+    rows = "".join(
+        f'<tr><td class="l">trial {record.number}</td><td class="l wrap">{escape(why)}</td></tr>'
+        for record, why in found
+    )
+    table = f"<table><tbody>{rows}</tbody></table>"
+    return folded(f"{title} ({len(found)})", table, is_open=is_open) if found else ""
 
 
 def _frozen(view: RunView) -> str:

@@ -44,8 +44,8 @@ def models(view: RunView) -> str:
         f"<tbody>{''.join(rows)}</tbody></table></div>"
         f'<p class="note">{escape(device_line(view))}. Latencies are medians in milliseconds for '
         "one forward pass; the speed-up divides the measured medians. Predicted is what the "
-        "search believed; measured is the finished model, alone on the machine. To uniform: the "
-        "difference to uniform ratios at the same cost, between the two nearest baselines.</p>",
+        "search believed; measured is the finished model, alone on the machine."
+        f"{_uniform_note(view)}</p>",
     )
 
 
@@ -111,6 +111,13 @@ def settings(view: RunView) -> str:
         f'<div class="scroll"><table><thead><tr>{heads(columns)}</tr></thead>'
         f"<tbody>{''.join(rows)}</tbody></table></div>"
     )
+
+
+def _uniform_note(view: RunView) -> str:
+    if view.cost is None or all(view.gain(record) is None for record in view.members):
+        return ""
+    cost = f"{view.gain_source} {text.LABELS[view.cost.name]}"
+    return f" To uniform: the difference to uniform ratios at equal {cost}, read between baselines."
 
 
 def _model_head(name: str) -> str:

@@ -149,8 +149,12 @@ def make_run(
     for trial in records:
         run.append(trial)
     front = ParetoFront(OBJECTIVES, tuple(records), (0.1, DENSE_MS), "measured")
-    run.write_json("front.json", {**front.to_dict(), "dense": DENSE})
+    run.write_json("dense.json", DENSE)
+    run.write_json("front.json", front.to_dict())
     run.write_json("state.json", {"phase": "done", "elapsed_s": 1312.4})
+    held_out = [[float(ms), float(ms * rng.uniform(0.9, 1.1))] for ms in rng.uniform(0.2, 1.3, 40)]
+    device = {"device": {"name": DEVICE.name}, "error": 0.047, "held_out": held_out}
+    run.write_json("device.json", device)
     sizes = [{"name": name, "kind": "channel", "size": size} for name, size in SIZES.items()]
     frozen = [{"name": "linear", "size": 10, "reason": "output of the model"}]
     run.write_json("groups.json", {"groups": sizes, "frozen": frozen})

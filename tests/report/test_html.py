@@ -11,6 +11,7 @@ from html.parser import HTMLParser
 import pytest
 from synthetic_run import CONFIG, ENVIRONMENT, make_run
 
+from autoprune.errors import UsageError
 from autoprune.report import figures, front_plot, html
 from autoprune.report.read import read
 from autoprune.store import RunFolder
@@ -128,6 +129,14 @@ def test_point_far_below_the_front_is_pinned_to_the_edge_and_says_its_value(view
     assert "outside" in figure["legend"]
 
 
+def test_front_can_be_drawn_alone_against_a_chosen_axis(view) -> None:
+    source = html.front_page(view, "macs")
+    assert list(figures_of(source)["front"]) == ["macs"]
+    assert 'data-axis="macs"' in source
+    with pytest.raises(UsageError, match="axis must be one of measured.latency_ms, "):
+        html.front_page(view, "flops")
+
+
 def test_heat_map_has_the_ratio_of_every_group_and_member(view) -> None:
     trace = figures.ratios(view)["data"][0]
     names = [row[0] for row in trace["customdata"]]
@@ -221,6 +230,7 @@ def test_real_browser_draws_every_figure_without_an_error(finished_run, tmp_path
     assert "CONSOLE" not in log
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
 def test_real_browser_shows_a_run_without_a_trial(tmp_path) -> None:
     run = RunFolder.create(tmp_path / HOSTILE.replace("/", "_"), CONFIG, ENVIRONMENT)
