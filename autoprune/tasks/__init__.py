@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from autoprune.tasks.load import BUILT_IN, load_dense, load_task, task_class
     from autoprune.tasks.loaders import Normalise, PadCropFlip, TensorLoader, stratified
     from autoprune.tasks.moving import device_of, to_device
-    from autoprune.tasks.wrap import wrap
+    from autoprune.tasks.wrapped import wrap
 
 _HOMES: dict[str, str] = {
     "BUILT_IN": "load",
@@ -28,7 +28,7 @@ _HOMES: dict[str, str] = {
     "stratified": "loaders",
     "task_class": "load",
     "to_device": "moving",
-    "wrap": "wrap",
+    "wrap": "wrapped",
 }
 __all__ = [
     "BUILT_IN",

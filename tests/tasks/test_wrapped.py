@@ -133,7 +133,7 @@ def test_arguments_that_do_not_fit_are_refused(change, message):
 
 def test_what_is_missing_is_told_when_it_is_needed():
     task = wrap(model(), loader(), loader(), evaluate=lambda net, data: {"other": 1.0})
-    with pytest.raises(TaskError, match="no test split · pass test_loader= to autoprune.wrap"):
+    with pytest.raises(TaskError, match=r"no test split · pass test_loader= to autoprune.wrap"):
         task.test_loader()
     with pytest.raises(TaskError, match="must answer the metric 'accuracy', it gave other"):
         task.evaluate(task.build_model(), "val")
