@@ -11,7 +11,6 @@ if TYPE_CHECKING:
     from autoprune.tasks.load import BUILT_IN, load_dense, load_task, task_class
     from autoprune.tasks.loaders import Normalise, PadCropFlip, TensorLoader, stratified
     from autoprune.tasks.moving import device_of, to_device
-    from autoprune.tasks.wrapped import wrap
 
 _HOMES: dict[str, str] = {
     "BUILT_IN": "load",
@@ -28,7 +27,6 @@ _HOMES: dict[str, str] = {
     "stratified": "loaders",
     "task_class": "load",
     "to_device": "moving",
-    "wrap": "wrapped",
 }
 __all__ = [
     "BUILT_IN",
@@ -45,7 +43,6 @@ __all__ = [
     "stratified",
     "task_class",
     "to_device",
-    "wrap",
 ]
 
 

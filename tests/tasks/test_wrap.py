@@ -6,7 +6,8 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from autoprune.errors import TaskError
-from autoprune.tasks import load_dense, wrap
+from autoprune.tasks import load_dense
+from autoprune.tasks.wrap import wrap
 
 X = torch.arange(12.0).view(12, 1) - 5.5
 Y = (X[:, 0] > 0).long()
