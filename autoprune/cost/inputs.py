@@ -11,6 +11,8 @@ import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
+from autoprune.errors import DeviceError
+
 Inputs = torch.Tensor | tuple[Any, ...] | list[Any] | Mapping[str, Any]
 
 
@@ -36,6 +38,29 @@ def batch_size(example_inputs: Inputs) -> int:
     """The first dimension of the first tensor; 1 where there is none."""
     found = [tensor for tensor in tensors(as_call(example_inputs)) if tensor.dim() > 0]
     return int(found[0].shape[0]) if found else 1
+
+
+def batched(example_inputs: Inputs, batch: int) -> Inputs:
+    """The same inputs, repeated along the first dimension of each tensor until they hold `batch`.
+
+    Raises DeviceError where `batch` is no multiple of what the example holds.
+
+    >>> batched(torch.zeros(1, 3), 4).shape
+    torch.Size([4, 3])
+    """
+    have = batch_size(example_inputs)
+    if batch % have:
+        raise DeviceError(
+            f"device.batch must be a multiple of the example input's batch ({have}), got {batch}"
+        )
+
+    def repeat(leaf: Any) -> Any:
+        if not isinstance(leaf, torch.Tensor) or leaf.dim() == 0 or leaf.shape[0] != have:
+            return leaf
+        return leaf.repeat(batch // have, *([1] * (leaf.dim() - 1)))
+
+    result: Inputs = pytree.tree_map(repeat, example_inputs)
+    return result
 
 
 def dtype_of(model: nn.Module) -> str:

@@ -16,11 +16,11 @@ from torch import nn
 
 from autoprune.budget import FIELDS, Cost
 from autoprune.config import RunConfig
-from autoprune.cost.inputs import Inputs, batch_size
+from autoprune.cost.inputs import Inputs, batched
 from autoprune.cost.model import CostModel
 from autoprune.cost.predictor import LatencyPredictor
 from autoprune.cost.targets import device_name
-from autoprune.errors import ConfigError, DeviceError, GraphError, TaskError
+from autoprune.errors import ConfigError, GraphError, TaskError
 from autoprune.graph import PruningGraph, trace
 from autoprune.pareto import Objective
 from autoprune.pruning.compensate import Calibration, calibrate
@@ -32,7 +32,7 @@ from autoprune.search.verify import Gauge, objectives_of
 from autoprune.space import SearchSpace
 from autoprune.tasks.base import Task
 from autoprune.tasks.load import load_dense
-from autoprune.training import choose
+from autoprune.training import choose, training_device
 from autoprune.training.batches import sample
 
 _PACKAGES = ("autoprune", "torch", "ray", "optuna", "numpy", "onnx", "onnxruntime")
@@ -61,7 +61,7 @@ def prepare(
     """
     space = SearchSpace.parse(config.space)
     objectives = _objectives(config, task)
-    device = _training_device(config.train_on)
+    device = training_device(config.train_on)
     say("the dense model")
     dense = load_dense(task, device=device)
     metrics = _dense_metrics(task, dense)
@@ -71,7 +71,7 @@ def prepare(
     if not graph.groups:
         why = "; ".join(f"{frozen.name}: {frozen.reason}" for frozen in graph.frozen[:3])
         raise GraphError(f"the model of {type(task).__name__} has nothing that can leave · {why}")
-    inputs = _batched(example, config.device.batch)
+    inputs = batched(example, config.device.batch)
     names = [*config.limits.fields, *(objective.name for objective in objectives)]
     predictor = None
     if any(name.startswith("latency") for name in names):
@@ -173,12 +173,6 @@ def _objectives(config: RunConfig, task: Task) -> tuple[Objective, ...]:
     return objectives_of(names, task.metric, task.direction)
 
 
-def _training_device(train_on: str) -> str:
-    if train_on == "cuda" and not torch.cuda.is_available():
-        raise DeviceError("train_on: cuda, but torch sees no CUDA device · write train_on: cpu")
-    return "cuda" if train_on != "cpu" and torch.cuda.is_available() else "cpu"
-
-
 def _dense_metrics(task: Task, dense: nn.Module) -> dict[str, float]:
     metrics = dict(task.evaluate(dense, "val"))
     value = metrics.get(task.metric)
@@ -188,25 +182,6 @@ def _dense_metrics(task: Task, dense: nn.Module) -> dict[str, float]:
             f"model, got {value if value is not None else sorted(metrics)} on val"
         )
     return metrics
-
-
-def _batched(example: Inputs, batch: int) -> Inputs:
-    """The example input repeated along its first dimension to the batch that counts."""
-    have = batch_size(example)
-    if batch == have:
-        return example
-    if batch % have:
-        raise DeviceError(
-            f"device.batch must be a multiple of the example input's batch ({have}), got {batch}"
-        )
-
-    def repeat(leaf: Any) -> Any:
-        if not isinstance(leaf, torch.Tensor) or leaf.dim() == 0 or leaf.shape[0] != have:
-            return leaf
-        return leaf.repeat(batch // have, *([1] * (leaf.dim() - 1)))
-
-    result: Inputs = torch.utils._pytree.tree_map(repeat, example)
-    return result
 
 
 def _predictor(

@@ -1,6 +1,6 @@
 """Recovery: training a candidate while its channels leave."""
 
-from autoprune.training.precision import Precision, choose
+from autoprune.training.precision import Precision, choose, training_device
 from autoprune.training.recovery import RecoveryRun
 
-__all__ = ["Precision", "RecoveryRun", "choose"]
+__all__ = ["Precision", "RecoveryRun", "choose", "training_device"]

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from autoprune.errors import DeviceError
 from autoprune.tasks.base import Batch, Task
 from autoprune.tasks.moving import to_device
 from autoprune.training.batches import sample
@@ -128,6 +129,16 @@ def choose(
         if seconds < fastest and (option == options[0] or seconds * _WORTH < plain):
             best, fastest = option, seconds
     return best
+
+
+def training_device(train_on: str) -> str:
+    """`cpu` or `cuda` for the configuration's `train_on`: `cpu`, `cuda` or `auto`.
+
+    Raises DeviceError for `cuda` where there is none.
+    """
+    if train_on == "cuda" and not torch.cuda.is_available():
+        raise DeviceError("train_on: cuda, but torch sees no CUDA device · write train_on: cpu")
+    return "cuda" if train_on != "cpu" and torch.cuda.is_available() else "cpu"
 
 
 def _time(
