@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from autoprune.record import TrialRecord
     from autoprune.schedule import Schedule
     from autoprune.tasks.base import Task
-    from autoprune.tasks.wrapped import wrap
+    from autoprune.tasks.wrap import wrap
 
 __version__ = "0.1.0"
 
@@ -71,7 +71,7 @@ _HOMES = {
     "resume": "api",
     "retrain": "api",
     "search": "api",
-    "wrap": "tasks.wrapped",
+    "wrap": "tasks.wrap",
 }
 
 __all__ = [

@@ -7,7 +7,7 @@ from torch import nn
 
 from autoprune.graph import trace
 from autoprune.profile import layers_of, profile
-from autoprune.tasks.wrapped import wrap
+from autoprune.tasks.wrap import wrap
 
 X = torch.zeros(1, 3, 8, 8)
 
