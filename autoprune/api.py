@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import datetime
+import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -31,9 +32,10 @@ if TYPE_CHECKING:
     from torch import nn
 
     from autoprune.export import Exported
+    from autoprune.retrain import OnEntry
     from autoprune.search.progress import Progress
 
-FRONT = "front.json"
+FRONT, SUMMARY = "front.json", "summary.json"
 _OBJECT = "python:"  # the reference of a task that was given as an object
 
 
@@ -143,12 +145,58 @@ def resume(
     return Result.read(path)
 
 
+@dataclass(frozen=True)
+class Retrained:
+    """A pick trained in full: `path` holds a model for each seed and `summary.json`, read here.
+
+    `summary` has `number`, `epochs`, `seeds`, `test` and `validation` (mean and sample standard
+    deviation over the seeds), `dense` (its test metrics and measured cost) and `measured`.
+    """
+
+    path: Path
+    summary: Mapping[str, Any]
+
+
+def retrain(
+    path: str | Path,
+    *,
+    pick: str = "knee",
+    epochs: float = 20.0,
+    seeds: int | Sequence[int] = 3,
+    task: Task | None = None,
+    on_entry: OnEntry | None = None,
+) -> Retrained:
+    """Train a run's pick in full from the dense weights, with its schedule, once for each seed.
+
+    `seeds` are the seeds, or how many (0, 1, ...). The test split is read once for each finished
+    model. Written to `retrained/<trial>/` in the run's folder: `seed-<n>/` and `summary.json` with
+    the latency of the first seed's model, measured beside the dense one. An interrupted retraining
+    goes on where it stopped when it is called again, a finished one is returned. `on_entry(seed,
+    entry)` is told each validation. Raises StoreError where another retraining stands there.
+    """
+    from autoprune.retrained import retrain_trial
+
+    found = Result.read(path)
+    config = config_of(RunFolder.open(path))
+    numbers = tuple(range(seeds)) if isinstance(seeds, int) else tuple(seeds)
+    folder = retrain_trial(
+        RunFolder.open(path),
+        config,
+        task or task_of(config),
+        found.pick(pick),
+        epochs=epochs,
+        seeds=numbers,
+        on_entry=on_entry,
+    )
+    return Retrained(folder, json.loads((folder / SUMMARY).read_text()))
+
+
 def load(path: str | Path, *, pick: str = "knee", task: Task | None = None) -> nn.Module:
     """A saved small model in eval mode on the CPU.
 
     `path` is a model's folder, or a run's: then `pick` says which model, and its retrained version
-    is taken where there is one. The dense architecture is built through the task, cut, and the
-    weights are loaded strictly. Raises StoreError where they do not fit.
+    (of the first seed) is taken where there is one. The dense architecture is built through the
+    task, cut, and the weights are loaded strictly. Raises StoreError where they do not fit.
     """
     return load_with_task(path, pick=pick, task=task)[0]
 
@@ -229,16 +277,23 @@ def model_folder(path: str | Path, pick: str = "knee") -> Path:
     folder = Path(path)
     if (folder / RECIPE).is_file():
         return folder
+    if (folder / SUMMARY).is_file():
+        return _first_seed(folder)
     record = Result.read(folder).pick(pick)
-    again = sorted((folder / "retrained" / str(record.number)).glob(f"*/{RECIPE}"))
-    if again:
-        return again[0].parent
+    again = folder / "retrained" / str(record.number)
+    if (again / SUMMARY).is_file():
+        return _first_seed(again)
     if record.artifact is None:
         raise StoreError(
             f"trial {record.number} ({record.state}) has no saved model · retrain it with: "
             f"autoprune retrain {path} --pick trial={record.number}"
         )
     return folder / record.artifact
+
+
+def _first_seed(folder: Path) -> Path:
+    seeds = json.loads((folder / SUMMARY).read_text())["seeds"]
+    return folder / f"seed-{seeds[0]}"
 
 
 def config_of(run: RunFolder) -> RunConfig:

@@ -11,7 +11,7 @@ import sys
 import tempfile
 import traceback
 import webbrowser
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
@@ -150,6 +150,33 @@ def report(
 
 
 @app.command()
+def retrain(
+    run: RunArgument,
+    pick: PickOption = "knee",
+    epochs: Annotated[float, typer.Option(help="Epochs of training for each seed.")] = 20.0,
+    seeds: Annotated[int, typer.Option(min=1, help="How many seeds.")] = 3,
+    quiet: Quiet = False,
+) -> None:
+    """Train a pick in full from the dense weights, and test it."""
+    from autoprune.store import RunFolder
+
+    RunFolder.open(run)  # before torch is loaded: a wrong folder is said at once
+    from autoprune import api
+    from autoprune.report import terminal
+    from autoprune.report.read import read
+
+    try:
+        done = api.retrain(
+            run, pick=pick, epochs=epochs, seeds=seeds, on_entry=None if quiet else _say_entry
+        )
+    except KeyboardInterrupt:
+        _fail("stopped; what was trained is saved · the same command goes on", INTERRUPTED)
+    _say(terminal.retrained_table(read(run)))
+    _say(f"wrote {done.path}")
+    _say(f"next  autoprune export {done.path} --format onnx")
+
+
+@app.command()
 def export(
     path: Annotated[Path, typer.Argument(metavar="RUN_OR_MODEL", help="A run or a saved model.")],
     format: Annotated[str, typer.Option(help="onnx or pt2.")] = "onnx",  # noqa: A002
@@ -200,6 +227,14 @@ def _finish(result: Result) -> None:
     _say(f"next    autoprune report {result.path}")
     if result.front.members:
         _say(f"        autoprune retrain {result.path} --pick knee --epochs 20")
+
+
+def _say_entry(seed: int, entry: Mapping[str, float]) -> None:
+    from autoprune.report import text
+
+    shown = [name for name in entry if name not in ("epoch", "lr", "params")]
+    facts = ", ".join(f"{name} {text.metric(name, entry[name])}" for name in shown)
+    _say(f"seed {seed} · epoch {entry['epoch']:g} · {facts}")
 
 
 class _Watch:

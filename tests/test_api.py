@@ -123,6 +123,60 @@ def test_model_folder_needs_no_run(found: api.Result) -> None:
     assert small[1].out_features == len(kept["1"]) < 64
 
 
+@pytest.fixture(scope="module")
+def retrained(found: api.Result) -> api.Retrained:
+    """The knee trained for two epochs with two seeds."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AUTOPRUNE_CACHE", str(found.path.parent / "cache"))
+        return autoprune.retrain(found.path, pick="knee", epochs=2, seeds=2)
+
+
+def test_retraining_writes_a_model_for_each_seed_and_their_mean(
+    found: api.Result, retrained: api.Retrained
+) -> None:
+    knee = found.pick("knee")
+    assert retrained.path == found.path / "retrained" / str(knee.number)
+    assert (retrained.summary["number"], retrained.summary["seeds"]) == (knee.number, [0, 1])
+    tested = []
+    for seed in (0, 1):
+        model, task, _ = api.load_with_task(retrained.path / f"seed-{seed}")
+        tested.append(task.evaluate(model, "test")["accuracy"])
+    mean, gap = sum(tested) / 2, abs(tested[0] - tested[1])
+    assert retrained.summary["test"]["accuracy"]["mean"] == pytest.approx(mean, abs=1e-6)
+    assert retrained.summary["test"]["accuracy"]["std"] == pytest.approx(gap / 2**0.5, abs=1e-6)
+    assert not (retrained.path / "checkpoints").exists()
+
+
+def test_retrained_model_is_what_run_and_folder_load(
+    found: api.Result, retrained: api.Retrained
+) -> None:
+    first = retrained.path / "seed-0"
+    assert api.model_folder(retrained.path) == first
+    assert api.model_folder(found.path, "knee") == first
+
+
+def test_retraining_is_done_once_and_never_overwritten(
+    found: api.Result, retrained: api.Retrained
+) -> None:
+    before = {file: file.read_bytes() for file in retrained.path.rglob("*") if file.is_file()}
+    assert autoprune.retrain(found.path, epochs=2, seeds=[0, 1]) == retrained
+    with pytest.raises(StoreError, match=r"holds another retraining \(epochs 2, seeds \[0, 1\]\)"):
+        autoprune.retrain(found.path, epochs=3, seeds=2)
+    after = {file: file.read_bytes() for file in retrained.path.rglob("*") if file.is_file()}
+    assert after == before
+
+
+def test_retrain_command_prints_the_test_metrics(
+    found: api.Result, retrained: api.Retrained, capsys
+) -> None:
+    with pytest.raises(SystemExit) as end:
+        cli.main(["retrain", str(found.path), "--epochs", "2", "--seeds", "2"])
+    printed = capsys.readouterr().out
+    assert not end.value.code
+    assert f"wrote {retrained.path}" in printed
+    assert f"{100 * retrained.summary['test']['accuracy']['mean']:.2f}" in printed
+
+
 def test_search_takes_the_defaults_of_the_configuration() -> None:
     parameters = inspect.signature(autoprune.search).parameters
     for name, field in SearchConfig.model_fields.items():

@@ -19,6 +19,7 @@ FLOORS = {
     "api": 6,
     "report": 6,
     "retrain": 6,
+    "retrained": 6,
     "export": 6,
     "profile": 6,
     "templates": 6,

@@ -1,0 +1,138 @@
+"""A retraining on disk: `retrained/<trial>/` in a run's folder, from a record to its summary."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from autoprune.budget import Cost
+from autoprune.config import RunConfig
+from autoprune.cost.analytic import count_cost
+from autoprune.cost.inputs import batched
+from autoprune.cost.latency import measure_together
+from autoprune.errors import StoreError, UsageError
+from autoprune.graph import trace
+from autoprune.pruning.compensate import Calibration, calibrate
+from autoprune.record import TrialRecord
+from autoprune.retrain import OnEntry, Retraining, retrain
+from autoprune.store import RunFolder, recipe_of, save_model
+from autoprune.tasks.base import Task
+from autoprune.tasks.load import load_dense
+from autoprune.training import choose, training_device
+from autoprune.training.batches import sample
+
+SUMMARY, PLAN, CHECKPOINTS = "summary.json", "plan.json", "checkpoints"
+
+
+def retrain_trial(
+    run: RunFolder,
+    config: RunConfig,
+    task: Task,
+    record: TrialRecord,
+    *,
+    epochs: float,
+    seeds: Sequence[int],
+    on_entry: OnEntry | None = None,
+) -> Path:
+    """Retrain one record of a run and write everything; returns the folder.
+
+    A folder that holds this retraining is gone on with (nothing is done when it is finished); one
+    that holds another raises StoreError. `config` says where to train, what to measure, and the
+    space's `round_to`.
+    """
+    if not (0.0 < epochs < math.inf):
+        raise UsageError(f"epochs must be above 0 and finite, got {epochs:g}")
+    name = f"retrained/{record.number}"
+    folder = run.path / name
+    plan = {"candidate": record.candidate.key, "epochs": float(epochs), "seeds": list(seeds)}
+    _check_free(folder, plan)
+    if (folder / SUMMARY).is_file():
+        return folder
+    with run.writing():
+        done, dense = _train(run, config, task, record, folder, plan, on_entry)
+        for one in done.runs:
+            recipe = recipe_of(
+                record.candidate, one.keep, task=config.task, task_args=config.task_args
+            )
+            save_model(folder / f"seed-{one.seed}", one.model, recipe)
+        beside, small = _measure(config, task, [dense, done.runs[0].model])
+        summary: dict[str, Any] = {"number": record.number, **done.summary()}
+        summary["measured"] = small.to_dict()
+        summary["dense"] = {**summary["dense"], "measured": beside.to_dict()}
+        run.write_json(f"{name}/{SUMMARY}", summary)
+    shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
+    return folder
+
+
+def _check_free(folder: Path, plan: Mapping[str, Any]) -> None:
+    if not folder.exists():
+        return
+    file = folder / PLAN
+    there = json.loads(file.read_text()) if file.is_file() else None
+    if there != dict(plan):
+        what = f"epochs {there['epochs']:g}, seeds {there['seeds']}" if there else "other files"
+        raise StoreError(
+            f"{folder} holds another retraining ({what}) · rename or remove that folder first"
+        )
+
+
+def _train(
+    run: RunFolder,
+    config: RunConfig,
+    task: Task,
+    record: TrialRecord,
+    folder: Path,
+    plan: Mapping[str, Any],
+    on_entry: OnEntry | None,
+) -> tuple[Retraining, nn.Module]:
+    device = training_device(config.train_on)
+    dense = load_dense(task, device=device)
+    graph = trace(
+        dense.to("cpu"),
+        task.example_input(),
+        ignored_layers=task.ignored_layers,
+        num_heads=task.num_heads,
+    )
+    run.write_json(f"retrained/{record.number}/{PLAN}", dict(plan))
+    done = retrain(
+        task,
+        dense.to(device),
+        graph,
+        record.candidate,
+        epochs=plan["epochs"],
+        seeds=plan["seeds"],
+        round_to=config.search_space.round_to,
+        calibration=_calibration(config, task, record, dense),
+        device=device,
+        precision=choose(task, dense, device),
+        checkpoints=folder / CHECKPOINTS,
+        on_entry=on_entry,
+    )
+    return done, dense.to("cpu").eval()
+
+
+def _calibration(
+    config: RunConfig, task: Task, record: TrialRecord, dense: nn.Module
+) -> Calibration | None:
+    if not record.candidate.repair and record.candidate.importance != "obs":
+        return None
+    samples, seed = config.search.calibration_samples, config.search.seed
+    batches = sample(task, seed, samples=samples)
+    return calibrate(dense, batches, max_samples=samples, seed=seed, forward=task.loss)
+
+
+def _measure(config: RunConfig, task: Task, models: Sequence[nn.Module]) -> list[Cost]:
+    example, where = task.example_input(), config.device
+    latencies = measure_together(
+        models, batched(example, where.batch), where.runtime, threads=where.threads
+    )
+    return [
+        latency.added_to(count_cost(model, example))
+        for latency, model in zip(latencies, models, strict=True)
+    ]

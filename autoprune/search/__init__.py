@@ -1,0 +1,1 @@
+"""The search: candidates from Optuna, driven by Ray Tune, within a budget."""
