@@ -16,12 +16,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map
-from torch.utils.weak import WeakTensorKeyDictionary
 
 from autoprune.errors import UsageError
+from autoprune.pruning.products import Followers, Product, ProductMode
 
 Forward = Callable[[nn.Module, Any], Any]
 
@@ -102,7 +100,7 @@ def calibrate(
     with evaluating(model), torch.no_grad():
         for batch in batches:
             batch, size = _take(batch, max_samples - seen)
-            recorder.begin(size)
+            recorder.size = size
             with recorder:
                 run(model, batch, forward)
             seen += size
@@ -161,18 +159,17 @@ def _take(batch: Any, limit: int) -> tuple[Any, int]:
 class _Sums:
     """Running sums of rows and of their products around the first block's mean."""
 
-    def __init__(self, blocks: int, inputs: int, input_dim: int, device: torch.device) -> None:
-        self.input_dim = input_dim
+    def __init__(self, product: Product) -> None:
+        blocks, inputs, device = product.blocks, product.inputs, product.x.device
+        self.input_dim = product.input_dim
         self.rows = 0
         self.shift: Tensor | None = None
         self.first = torch.zeros(blocks, inputs, dtype=torch.float64, device=device)
         self.second = torch.zeros(blocks, inputs, inputs, dtype=torch.float64, device=device)
         self.biases: set[str | None] = set()
-        self.norms: set[str | None] = set()
 
     def add(self, rows: Tensor) -> None:
         """Add `rows` (blocks, n, d): products in fp32 around a fixed shift, sums in fp64."""
-        rows = rows.float()
         if self.shift is None:
             self.shift = rows.mean(1, keepdim=True)
         rows = rows - self.shift
@@ -191,210 +188,76 @@ class _Sums:
         return Moment(covariance.cpu(), mean.cpu(), self.rows, self.input_dim, bias, norm)
 
 
-class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Sees every operation of the forward pass and keeps the sums of those with a weight."""
+class _Recorder(ProductMode):  # type: ignore[no-untyped-call]
+    """Keeps the sums of every product's inputs and of every batch normalisation's."""
 
     def __init__(self, model: nn.Module, max_samples: int, seed: int) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.parameters = {
-            p.untyped_storage().data_ptr(): (name, p) for name, p in model.named_parameters()
-        }
-        self.running = {
-            b.untyped_storage().data_ptr(): name.rpartition(".")[0]
-            for name, b in model.named_buffers()
-            if name.endswith("running_mean")
-        }
+        super().__init__(model)
         self.max_samples = max_samples
         self.generator = torch.Generator().manual_seed(seed)
         self.sums: dict[str, _Sums] = {}
         self.norm_sums: dict[str, tuple[int, Tensor, Tensor]] = {}
-        self.skipped: dict[str, str] = {}
-        self.outputs: Any = WeakTensorKeyDictionary()  # result of a product -> name of its weight
-        self.feeders: dict[str, set[str | None]] = {}  # batch normalisation -> weights before it
-        self.size = 1
+        self.followers = Followers()
 
-    def begin(self, size: int) -> None:
-        """A batch of `size` samples follows."""
-        self.size = size
-
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
-    ) -> Any:
-        out = func(*args, **(kwargs or {}))
-        name = func._schema.name
-        if name == "aten::convolution":
-            self._convolution(out, *args[:9])
-        elif name in ("aten::mm", "aten::bmm"):
-            self._product(out, args[0], args[1], None)
-        elif name == "aten::addmm":
-            self._product(out, args[1], args[2], args[0])
-        elif "batch_norm" in name:
-            self._norm(args)
-        elif not any(r.alias_info and not r.alias_info.is_write for r in func._schema.returns):
-            self._other(args, kwargs, name)
-        else:
-            self._feed(args[0])
+    def on_product(self, func: Any, args: Any, product: Product | None, x: Tensor) -> Any:
+        """Add a sample of the product's inputs."""
+        out = func(*args)
+        self.followers.fed(x)
+        if product is not None and self._is_weighed(product):
+            wanted = math.ceil(max(_MIN_ROWS, 8 * product.inputs) / self.max_samples) * self.size
+            places = product.draw(wanted, self.generator)
+            if product.name not in self.sums:
+                self.sums[product.name] = _Sums(product)
+            sums = self.sums[product.name]
+            sums.biases.add(product.bias)
+            at_once = max(256, _CHUNK_VALUES // (product.inputs * product.blocks))
+            for start in range(0, len(places), at_once):
+                sums.add(product.rows(places[start : start + at_once]))
+            self.followers.made(out, product.name)
         return out
 
-    def _weight(self, tensor: Any) -> tuple[str, Tensor] | None:
-        """The parameter that `tensor` is a whole view of."""
-        if not isinstance(tensor, Tensor):
-            return None
-        return self.parameters.get(tensor.untyped_storage().data_ptr())
+    def _is_weighed(self, product: Product) -> bool:
+        known = self.sums.get(product.name)
+        if product.blocks > 1 and product.blocks == product.x.shape[1]:
+            self.skipped[product.name] = "a depthwise convolution has no inputs to weigh"
+        elif product.inputs > _MAX_INPUTS:
+            self.skipped[product.name] = f"{product.inputs} inputs, more than {_MAX_INPUTS}"
+        elif known is not None and known.input_dim != product.input_dim:
+            self.skipped[product.name] = "the weight is used in both directions"
+        return product.name not in self.skipped
 
-    def _convolution(self, out: Tensor, x: Tensor, weight: Tensor, bias: Any, *rest: Any) -> None:
-        stride, padding, dilation, transposed, _, groups = rest
-        self._feed(x)
-        found = self._weight(weight)
-        if found is None:
-            return
-        name, parameter = found
-        inputs = math.prod(weight.shape[1:])
-        if transposed:
-            self.skipped[name] = "a transposed convolution"
-        elif weight.shape[1] == 1 and groups > 1:
-            self.skipped[name] = "a depthwise convolution has no inputs to weigh"
-        elif weight.numel() != parameter.numel():
-            self.skipped[name] = "only a part of the weight is used at once"
-        else:
-            sums = self._begin(name, groups, inputs, 1, x)
-            if sums is None:
-                return
-            for rows in self._patches(x, weight.shape[2:], stride, padding, dilation):
-                sums.add(rows.reshape(rows.shape[0], groups, inputs).transpose(0, 1))
-            self._end(name, sums, out, bias)
+    def on_norm(self, func: Any, args: Any, kwargs: Any, path: str | None) -> Any:
+        """Add the sums of the normalisation's input."""
+        x = args[0]
+        self.followers.fed(x, path)
+        if path is not None:
+            values = x.double().transpose(0, 1).reshape(x.shape[1], -1)
+            rows, first, second = self.norm_sums.get(path, (0, 0.0, 0.0))
+            first, second = first + values.sum(1), second + values.square().sum(1)
+            self.norm_sums[path] = (rows + values.shape[1], first, second)
+        return func(*args, **kwargs)
 
-    def _product(self, out: Tensor, x: Tensor, weight: Tensor, bias: Any) -> None:
-        self._feed(x)
-        found = self._weight(weight)
-        if self._weight(x) is not None:
-            self._other((x,), None, "a matrix product")
-        if found is None:
-            return
-        name, parameter = found
-        if weight.dim() == 3 and weight.stride(0) == 0:
-            weight = weight[0]
-        if weight.dim() != 2 or weight.numel() != parameter.numel():
-            self.skipped[name] = "only a part of the weight is used at once"
-            return
-        input_dim = (
-            0 if weight.shape == parameter.shape and (weight.stride() == parameter.stride()) else 1
-        )
-        sums = self._begin(name, 1, weight.shape[0], input_dim, x)
-        if sums is None:
-            return
-        rows = x.reshape(-1, x.shape[-1])
-        wanted = self._wanted(rows.shape[1])
-        if wanted < rows.shape[0]:
-            chosen = torch.randperm(rows.shape[0], generator=self.generator)[:wanted]
-            rows = rows[chosen.to(rows.device)]
-        for part in torch.split(rows, max(256, _CHUNK_VALUES // rows.shape[1])):
-            sums.add(part[None])
-        self._end(name, sums, out, bias)
+    def on_other(self, func: Any, args: Any, kwargs: Any) -> Any:
+        """Note what else takes the result of a product."""
+        self.followers.fed((args, kwargs))
+        return func(*args, **kwargs)
 
-    def _begin(
-        self, name: str, blocks: int, inputs: int, input_dim: int, x: Tensor
-    ) -> _Sums | None:
-        if inputs > _MAX_INPUTS:
-            self.skipped[name] = f"{inputs} inputs, more than {_MAX_INPUTS}"
-            return None
-        if name not in self.sums:
-            self.sums[name] = _Sums(blocks, inputs, input_dim, x.device)
-        sums = self.sums[name]
-        if sums.input_dim != input_dim:
-            self.skipped[name] = "the weight is used in both directions"
-        return sums
-
-    def _end(self, name: str, sums: _Sums, out: Tensor, bias: Any) -> None:
-        found = self._weight(bias)
-        sums.biases.add(found[0] if found else None)
-        self.outputs[out] = name
-
-    def _wanted(self, inputs: int) -> int:
-        """Rows to draw from this batch."""
-        return math.ceil(max(_MIN_ROWS, 8 * inputs) / self.max_samples) * self.size
-
-    def _patches(
-        self, x: Tensor, kernel: Any, stride: Any, padding: Any, dilation: Any
-    ) -> Iterator[Tensor]:
-        """Blocks (n, channels, *kernel) of patches at random output positions of each sample."""
-        x = F.pad(x, [p for pad in reversed(padding) for p in (pad, pad)])
-        spans = [d * (k - 1) + 1 for d, k in zip(dilation, kernel, strict=True)]
-        places = [
-            (n - span) // s + 1 for n, span, s in zip(x.shape[2:], spans, stride, strict=True)
-        ]
-        steps = x.stride()
-        shape = (x.shape[0], *places, x.shape[1], *kernel)
-        jumps = [s * n for s, n in zip(stride, steps[2:], strict=True)]
-        taps = [d * n for d, n in zip(dilation, steps[2:], strict=True)]
-        view = x.as_strided(shape, (steps[0], *jumps, steps[1], *taps))
-        positions = math.prod(places)
-        inputs = x.shape[1] * math.prod(kernel)
-        wanted = min(positions, math.ceil(self._wanted(inputs) / x.shape[0]))
-        at_once = max(1, _CHUNK_VALUES // (wanted * inputs))
-        for begin in range(0, x.shape[0], at_once):
-            part = view[begin : begin + at_once]
-            yield self._draw(part, places, wanted).reshape(-1, x.shape[1], *kernel)
-
-    def _draw(self, patches: Tensor, places: list[int], wanted: int) -> Tensor:
-        if wanted == math.prod(places):
-            return patches
-        order = torch.rand(patches.shape[0], math.prod(places), generator=self.generator)
-        chosen = order.topk(wanted, dim=1).indices.to(patches.device)
-        samples = torch.arange(patches.shape[0], device=patches.device)[:, None]
-        return patches[(samples, *torch.unravel_index(chosen, tuple(places)))]
-
-    def _norm(self, args: tuple[Any, ...]) -> None:
-        x, running = args[0], args[3]
-        path = (
-            self.running.get(running.untyped_storage().data_ptr())
-            if (isinstance(running, Tensor))
-            else None
-        )
-        self._feed(x, path)
-        if path is None:
-            return
-        values = x.double().transpose(0, 1).reshape(x.shape[1], -1)
-        rows, first, second = self.norm_sums.get(path, (0, 0.0, 0.0))
-        self.norm_sums[path] = (
-            rows + values.shape[1],
-            first + values.sum(1),
-            second + values.square().sum(1),
-        )
-
-    def _other(self, args: Any, kwargs: Any, name: str) -> None:
-        for tensor in tree_flatten((args, kwargs or {}))[0]:
-            if not isinstance(tensor, Tensor):
-                continue
-            self._feed(tensor)
-            found = self._weight(tensor)
-            if found is not None:
-                self.skipped[found[0]] = f"used by {name} as well"
-
-    def _feed(self, x: Any, norm: str | None = None) -> None:
-        """`x` goes into the batch normalisation `norm`, or into anything else."""
-        producer = self.outputs.get(x) if isinstance(x, Tensor) else None
-        if producer is not None:
-            self.sums[producer].norms.add(norm)
-        if norm is not None:
-            self.feeders.setdefault(norm, set()).add(producer)
+    on_view = on_other
 
     def result(self, samples: int) -> Calibration:
-        biases = [b for sums in self.sums.values() for b in sums.biases]
+        """All sums as one value."""
+        biases = [bias for sums in self.sums.values() for bias in sums.biases]
         moments = {}
         for name, sums in self.sums.items():
             bias = next(iter(sums.biases)) if len(sums.biases) == 1 else None
             if bias is not None and (biases.count(bias) > 1 or bias in self.skipped):
                 bias = None
-            norm = next(iter(sums.norms)) if len(sums.norms) == 1 else None
-            if norm is not None and len(self.feeders[norm]) > 1:
-                norm = None
             if name not in self.skipped:
-                moments[name] = sums.result(bias, norm)
-        weights = {name for name, parameter in self.parameters.values() if parameter.dim() > 1}
+                moments[name] = sums.result(bias, self.followers.norm(name))
         norms = {}
         for path, (rows, first, second) in self.norm_sums.items():
             mean = first / rows
             norms[path] = (mean.cpu(), (second / rows - mean.square()).clamp_min(0.0).cpu())
+        weights = {name for name, parameter in self.parameters.values() if parameter.dim() > 1}
         skipped = {name: why for name, why in self.skipped.items() if name in weights}
         return Calibration(moments, norms, skipped, samples)
