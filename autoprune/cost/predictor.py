@@ -28,7 +28,7 @@ _TOGETHER = 6  # prunings that are measured in turn with the dense model
 _REPEATS = 25
 _WARMUP_S = 0.05
 _FOLDS = 5
-_PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
+_PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
 _FORMAT = 1
 
 
