@@ -43,14 +43,24 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Retrained:
-    """A member that was trained in full: test metrics as (mean, std) over its seeds."""
+    """A member that was trained in full: test metrics as (mean, std) over its seeds.
+
+    The standard deviation is None for one seed. `dense` and `dense_measured` are the dense model's
+    test metrics and its cost measured beside.
+    """
 
     number: int
     epochs: float
     seeds: tuple[int, ...]
-    test: Mapping[str, tuple[float, float]]
+    test: Mapping[str, tuple[float, float | None]]
     dense: Mapping[str, float]
     measured: Cost | None
+    dense_measured: Cost | None
+
+    @property
+    def speedup(self) -> float | None:
+        """Dense median latency over this one, measured side by side; None where either was not."""
+        return _ratio(self.dense_measured, self.measured)
 
 
 @dataclass(frozen=True)
@@ -150,23 +160,22 @@ class RunView:
 
     def speedup(self, measured: Cost | None) -> float | None:
         """Dense median latency over this one, both measured; None where either was not."""
-        before = self.dense.measured.latency_ms if self.dense.measured else None
-        after = measured.latency_ms if measured else None
-        return before / after if before and after else None
+        return _ratio(self.dense.measured, measured)
 
     @property
     def gain_source(self) -> CostSource:
-        """By which cost uniform baselines are compared: measured where two of them were."""
-        return "measured" if len(self._uniform_points("measured")) > 1 else "predicted"
+        """By which cost uniform baselines are compared: measured where all of them were."""
+        measured = self._uniform_points("measured")
+        return "measured" if len(measured) == len(self.uniform) else "predicted"
 
     def gain(self, record: TrialRecord) -> float | None:
         """The metric above uniform pruning at equal cost, positive where the record is better.
 
         The uniform baselines are joined by straight lines over the front's cost, by `gain_source`;
-        None outside their range, and where there are fewer than two.
+        None outside their range, where there are fewer than two, and for a baseline itself.
         """
         value, cost = self.metric_of(record), self.cost
-        if self.metric is None or cost is None or value is None:
+        if self.metric is None or cost is None or value is None or record in self.uniform:
             return None
         at, points = cost.value(record, self.gain_source), self._uniform_points(self.gain_source)
         if at is None or len(points) < 2 or not points[0][0] <= at <= points[-1][0]:
@@ -210,6 +219,11 @@ class RunView:
         cost = self.cost
         pairs = [(cost.value(r, source), self.metric_of(r)) for r in self.uniform] if cost else []
         return sorted((x, y) for x, y in pairs if x is not None and y is not None)
+
+
+def _ratio(dense: Cost | None, small: Cost | None) -> float | None:
+    before, after = (cost.latency_ms if cost else None for cost in (dense, small))
+    return before / after if before and after else None
 
 
 def _times(ratio: float) -> str:

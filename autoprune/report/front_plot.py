@@ -95,7 +95,7 @@ class _FrontPlot:
         shown = [r for r in view.records if self.x(r) is not None]
         rated = [r for r in shown if self.y(r) is not None]
         self.members = [r for r in view.members if r in rated]
-        self.uniform = [r for r in view.uniform if r in rated and r.number not in members]
+        self.uniform = [r for r in view.uniform if r in rated]
         taken = members | {r.number for r in self.uniform}
         self.finished = [r for r in rated if r.state == "complete" and r.number not in taken]
         self.stopped = [r for r in rated if r.state == "stopped"]
@@ -243,7 +243,12 @@ class _FrontPlot:
     def _uniform(self) -> Figure:
         ordered = sorted(self.uniform, key=lambda record: self.x(record) or 0.0)
         line = {"color": "--baseline", "width": 1.5, "dash": "dot"}
-        marker = {"symbol": "square", "size": 9, "color": "--baseline"}
+        on_front = [record in self.members for record in ordered]
+        marker = {  # a ring around those that are on the front themselves
+            "symbol": ["square-open" if on else "square" for on in on_front],
+            "size": [20 if on else 9 for on in on_front],
+            "color": "--baseline",
+        }
         points = self._points(ordered, "uniform ratios")
         return points | {"mode": "lines+markers", "line": line, "marker": marker}
 

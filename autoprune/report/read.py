@@ -90,6 +90,7 @@ def _retrained(folder: RunFolder) -> tuple[Retrained, ...]:
 def _result(name: str, data: Mapping[str, Any]) -> Retrained:
     measured = data.get("measured")
     dense = data.get("dense") or {}
+    beside = dense.get("measured")
     return Retrained(
         number=int(data.get("number", name)),
         epochs=float(data.get("epochs", 0.0)),
@@ -97,4 +98,5 @@ def _result(name: str, data: Mapping[str, Any]) -> Retrained:
         test={key: (value["mean"], value["std"]) for key, value in data.get("test", {}).items()},
         dense=dense.get("test") or {},
         measured=Cost.from_dict(measured) if measured else None,
+        dense_measured=Cost.from_dict(beside) if beside else None,
     )

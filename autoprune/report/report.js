@@ -6,6 +6,7 @@
   const figures = JSON.parse(document.getElementById("figures").textContent);
   const options = { displayModeBar: false, responsive: false };
   const chosen = {};
+  let printing = false; // paper is narrower than the window: plots get a width that fits
 
   const themed = (value, style) => {
     if (typeof value === "string") {
@@ -29,7 +30,7 @@
       if (figure.legend) mark.hidden = !figure.legend.includes(mark.dataset.mark);
     });
     const { data, layout } = themed(figure, getComputedStyle(root));
-    const width = box.clientWidth;
+    const width = printing ? (box.closest(".row, .pair") ? 330 : 680) : box.clientWidth;
     if (width < 560) {
       Object.entries(figure.narrow ?? {}).forEach(([path, value]) => put(layout, path, value));
       if (figure.narrow_text === false) data.forEach((trace) => delete trace.texttemplate);
@@ -63,10 +64,12 @@
   });
   addEventListener("beforeprint", () => {
     root.dataset.theme = "light";
+    printing = true;
     drawAll();
   });
   addEventListener("afterprint", () => {
     delete root.dataset.theme;
+    printing = false;
     drawAll();
   });
 })();

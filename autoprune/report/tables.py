@@ -26,9 +26,11 @@ def models(view: RunView) -> str:
         mark = f'<span class="dot" style="background:{shade}"></span>'
         is_knee = knee is not None and record.number == knee.number
         tag = '<span class="tag">knee</span>' if is_knee else ""
+        tag += '<span class="tag base">uniform</span>' if record in view.uniform else ""
         who = f"{mark}trial {record.number}{tag}"
         rows.append(_row(view, record, name, who, "knee" if is_knee else ""))
-    if view.uniform:
+    others = [record for record in view.uniform if record not in view.members]
+    if others:
         rows.append(
             '<tr class="head"><td colspan="12" class="full">Baseline: one ratio for every group'
             "</td></tr>"
@@ -36,7 +38,7 @@ def models(view: RunView) -> str:
         mark = '<span class="dot square"></span>'
         rows += [
             _row(view, record, name, f"{mark}uniform, trial {record.number}", "")
-            for record in view.uniform
+            for record in others
         ]
     return section(
         "Models beside dense",
@@ -62,7 +64,7 @@ def retrained(view: RunView) -> str:
         "difference",
         "measured",
     )
-    rows = "".join(_retrained_row(view, result) for result in view.retrained)
+    rows = "".join(_retrained_row(result) for result in view.retrained)
     return section(
         "Retrained in full",
         f'<div class="scroll"><table class="cards"><thead><tr>{heads(columns)}</tr></thead>'
@@ -200,7 +202,7 @@ def _ms(cost: Cost | None, field: str) -> str:
     return text.NONE if value is None else text.three_digits(value)
 
 
-def _retrained_row(view: RunView, result: Retrained) -> str:
+def _retrained_row(result: Retrained) -> str:
     test = "<br>".join(escape(f"{n} {text.spread(n, *v)}") for n, v in result.test.items())
     dense = "<br>".join(escape(f"{n} {text.metric(n, v)}") for n, v in result.dense.items())
     changes = [
@@ -208,7 +210,7 @@ def _retrained_row(view: RunView, result: Retrained) -> str:
         for n, (mean, _) in result.test.items()
         if n in result.dense
     ]
-    ratio = view.speedup(result.measured)
+    ratio = result.speedup
     speed = (
         f"{text.cost('latency_ms', result.measured.latency_ms)}" if result.measured else text.NONE
     )

@@ -60,8 +60,9 @@ def front_table(view: RunView) -> RenderableType:
     knee = view.front.knee if view.front else None
     for record in view.members:
         mark = " ◆ knee" if knee is not None and record.number == knee.number else ""
+        mark += " (uniform)" if record in view.uniform else ""
         table.add_row(f"trial {record.number}{mark}", *_cells(view, record, name))
-    for record in view.uniform:
+    for record in (r for r in view.uniform if r not in view.members):
         table.add_row(f"uniform {record.number}", *_cells(view, record, name), style="dim")
     return Group(table, Text(device_line(view), "dim"))
 

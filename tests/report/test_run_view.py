@@ -60,6 +60,7 @@ def test_finished_run_is_read_whole(finished_run, view) -> None:
     assert [r.number for r in view.members] == [m["number"] for m in stored["members"]]
     assert view.retrained[0].number == stored["knee"]
     assert view.retrained[0].test == {"accuracy": (0.9112, 0.0011)}
+    assert view.retrained[0].speedup == pytest.approx(1.5 / view.front.knee.measured.latency_ms)
     assert view.wall_s == 1312.4
 
 
@@ -135,7 +136,14 @@ def test_gain_over_uniform_is_read_between_the_two_nearest_baselines() -> None:
     view = view_of(*uniform, better, outside)
     assert view.gain(better) == pytest.approx(0.75 - 0.65)
     assert view.gain(outside) is None
+    assert view.gain(uniform[0]) is None
     assert view_of(uniform[0], better).gain(better) is None
+
+
+def test_baselines_compare_by_prediction_unless_all_were_measured() -> None:
+    uniform = [trial(n, a, ms, origin="seed:uniform") for n, a, ms in ((0, 0.6, 2), (1, 0.8, 6))]
+    assert view_of(*uniform).gain_source == "measured"
+    assert view_of(*uniform, trial(2, 0.7, None, origin="seed:uniform")).gain_source == "predicted"
 
 
 def test_gain_is_positive_for_the_lower_loss_too() -> None:
