@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import logging
-import statistics
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -23,7 +22,7 @@ from autoprune.training.rng import preserved, seed_all
 
 _LOG = logging.getLogger(__name__)
 _WORTH = 1.15  # a lower precision, or another layout, has to be this much faster
-_HOPELESS = 3.0  # a first step this much slower than float32 is not timed further
+_HOPELESS = 3.0  # what is this much slower than float32 is not timed further
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +149,7 @@ def _time(
     steps: int,
     limit: float,
 ) -> float:
-    """Median seconds of a step; infinite where the loss is not finite or a step is hopeless."""
+    """Least seconds of a step; infinite where the loss is not finite or a step is hopeless."""
     trained = option.place(copy.deepcopy(model), device).train()
     moved = option.batch(batch, device)
     optimiser = sgd(trained)
@@ -166,11 +165,11 @@ def _time(
             optimiser.zero_grad()
             finite = bool(torch.isfinite(loss))  # waits for the device
             taken = time.perf_counter() - start
-            if not finite or (step == 1 and taken > limit):
+            if not finite or taken > (limit if step else 2.0 * limit):  # the first one warms up
                 return float("inf")
             if step:
                 seconds.append(taken)
-    return statistics.median(seconds)
+    return min(seconds)
 
 
 def _has_bf16(device: torch.device | str) -> bool:

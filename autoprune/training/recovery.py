@@ -137,14 +137,15 @@ class RecoveryRun:
             self._pass_milestone()
 
     def advance(self, epochs: float) -> dict[str, float]:
-        """Train for `epochs` more (at least one step, at most to the end), then validate.
+        """Train for `epochs` more (rounded up to whole steps, at most to the end), then validate.
 
         Returns the new entry of `history`: `epoch`, `loss` (mean over these steps, absent when
         there were none), the validation metrics (their own loss as `val_loss`), `params`, `lr`.
         Raises TrainingError where loss or metric is not finite.
         """
         self.build()
-        stop = max(self.step + 1, round(self.step + epochs * self._stream.length))
+        steps = math.ceil(epochs * self._stream.length - 1e-6)
+        stop = self.step + max(1, steps)
         losses, rate = self._train_until(min(stop, self.total_steps))
         metrics = self.evaluate("val")
         if "loss" in metrics:

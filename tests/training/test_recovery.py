@@ -140,6 +140,14 @@ def test_resumed_equals_uninterrupted(tmp_path: Path, importance: str, stop_at: 
     assert all(torch.equal(expected[name], found[name]) for name in expected)
 
 
+def test_a_milestone_between_two_steps_is_passed_once() -> None:
+    run = run_of(candidate(), epochs=2)  # 6 steps an epoch
+    for milestone, step in ((0.7, 5), (1.4, 9), (2.0, 12)):
+        entry = run.advance(milestone - run.epoch)
+        assert run.step == step
+        assert entry["epoch"] >= milestone
+
+
 def test_pieces_of_training_equal_one_piece() -> None:
     one, many = run_of(candidate(schedule=GRADUAL)), run_of(candidate(schedule=GRADUAL))
     one.advance(2)
