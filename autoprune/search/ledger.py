@@ -54,8 +54,18 @@ class Ledger:
     Every record is on disk before anyone else hears of it.
     """
 
-    def __init__(self, plan: Plan, folder: RunFolder, progress: Progress | None = None) -> None:
-        """Take up a run where its records leave off."""
+    def __init__(
+        self,
+        plan: Plan,
+        folder: RunFolder,
+        progress: Progress | None = None,
+        *,
+        since: float | None = None,
+    ) -> None:
+        """Take up a run where its records leave off.
+
+        `since` (`time.monotonic`) is when this sitting began; now, where it is not given.
+        """
         self.plan = plan
         self.folder = folder
         self.records: dict[int, TrialRecord] = {r.number: r for r in folder.records()}
@@ -67,8 +77,8 @@ class Ledger:
             if record.state != "infeasible"
         }
         self._before_s = _elapsed_before(folder)
-        self._started = time.monotonic()
-        self._new = 0
+        self._started = time.monotonic() if since is None else since
+        self._ends: list[float] = []
         self._shown: tuple[tuple[Mapping[str, float], ...], float | None] = ((), None)
         self._refresh_front()
 
@@ -146,7 +156,7 @@ class Ledger:
             origin=running.origin,
         )
         self._write(record)
-        self._new += 1
+        self._ends.append(time.monotonic())
         self._refresh_front()
         self.save_state("search")
         self.show()
@@ -221,12 +231,12 @@ class Ledger:
         left: list[float] = []
         if limits.seconds is not None:
             left.append(limits.seconds - self.elapsed_s)
-        here = time.monotonic() - self._started
-        if self._new:
-            left.append((limits.trials - self.done) * here / self._new)
+        if len(self._ends) > 1:  # the first one also waited for the workers to start
+            pace = (time.monotonic() - self._ends[0]) / (len(self._ends) - 1)
+            left.append((limits.trials - self.done) * pace)
             if limits.total_epochs is not None and self.spent_epochs > 0:
-                pace = self.elapsed_s / self.spent_epochs
-                left.append((limits.total_epochs - self.spent_epochs) * pace)
+                usual = self.spent_epochs / max(1, self.done)
+                left.append((limits.total_epochs - self.spent_epochs) / usual * pace)
         return max(0.0, min(left)) if left else None
 
     def _refresh_front(self) -> None:

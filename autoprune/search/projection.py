@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 from autoprune.candidate import Candidate
 from autoprune.search.plan import Plan
+from autoprune.space import RATIO
 
 _HALVINGS = 12
 
@@ -14,18 +16,20 @@ def project(candidate: Candidate, plan: Plan) -> Candidate | None:
     """The nearest candidate within the budget on the straight line to the smallest model.
 
     Every group's ratio moves the same share of its way to the space's largest ratio, so that the
-    order between groups stays; the share is the smallest that suffices, to 1 part in 4096. A
-    candidate within the budget is returned as it is. None when the line never meets the budget.
+    order between groups stays; the share is the smallest that suffices, to 1 part in 4096. Where
+    the space has one ratio for all groups, that ratio moves. A candidate within the budget is
+    returned as it is. None when the line never meets the budget.
     """
     if plan.allows(plan.cost(candidate)):
         return candidate
-    best = _moved(candidate, plan, 1.0)
+    start = _ratios(candidate, plan)
+    best = _moved(candidate, start, plan, 1.0)
     if not plan.allows(plan.cost(best)):
         return None
     low, high = 0.0, 1.0
     for _ in range(_HALVINGS):
         middle = (low + high) / 2.0
-        moved = _moved(candidate, plan, middle)
+        moved = _moved(candidate, start, plan, middle)
         if plan.allows(plan.cost(moved)):
             best, high = moved, middle
         else:
@@ -33,9 +37,15 @@ def project(candidate: Candidate, plan: Plan) -> Candidate | None:
     return best
 
 
-def _moved(candidate: Candidate, plan: Plan, share: float) -> Candidate:
+def _ratios(candidate: Candidate, plan: Plan) -> Mapping[str, float]:
+    """The ratios before rounding: in a space with one ratio for all, that ratio everywhere."""
+    if plan.space.per == "group":
+        return candidate.ratios
+    params = plan.space.params_from(candidate, plan.sizes)
+    return dict.fromkeys(plan.sizes, float(params.get(RATIO, plan.space.min_ratio)))
+
+
+def _moved(candidate: Candidate, start: Mapping[str, float], plan: Plan, share: float) -> Candidate:
     most = plan.space.max_ratio
-    ratios = {
-        name: ratio + share * max(0.0, most - ratio) for name, ratio in candidate.ratios.items()
-    }
+    ratios = {name: ratio + share * max(0.0, most - ratio) for name, ratio in start.items()}
     return replace(candidate, ratios=plan.space.effective(ratios, plan.sizes))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import warnings
 from collections.abc import Callable
 from dataclasses import asdict
@@ -17,7 +18,7 @@ from autoprune.record import TrialRecord
 from autoprune.search.bench import RecoveryBench
 from autoprune.search.ledger import STATE, Ledger
 from autoprune.search.plan import Plan
-from autoprune.search.prepare import Prepared, environment, make_bench, prepare
+from autoprune.search.prepare import Prepared, Say, environment, make_bench, prepare
 from autoprune.search.progress import Progress, Silent, Snapshot
 from autoprune.search.searcher import BudgetedOptunaSearch
 from autoprune.search.seeding import seeds
@@ -57,31 +58,30 @@ def run(
         return
     if not resume:
         RunFolder.check_free(place)
+    since = time.monotonic()
     with quiet():
-        ready = _prepare(config, task, place, watcher, resume=resume)
+        say = _sayer(watcher, since)
+        ready = _prepare(config, task, place, say, resume=resume)
         store = RunFolder.open(place) if resume else _create(config, place)
         with store.writing():
             _describe(store, ready)
-            bench = make_bench(config, task, ready, str(place.resolve()), _sayer(watcher))
-            _search(store, ready, bench, watcher)
+            bench = make_bench(config, task, ready, str(place.resolve()), say)
+            _search(store, ready, bench, Ledger(ready.plan, store, watcher, since=since))
 
 
-def _prepare(
-    config: RunConfig, task: Task, place: Path, watcher: Progress, *, resume: bool
-) -> Prepared:
+def _prepare(config: RunConfig, task: Task, place: Path, say: Say, *, resume: bool) -> Prepared:
     there = resume and (place / DEVICE).is_file()
     profile = RunFolder(place).read_json(DEVICE) if there else None
-    return prepare(config, task, _sayer(watcher), profile=profile)
+    return prepare(config, task, say, profile=profile)
 
 
 def _create(config: RunConfig, place: Path) -> RunFolder:
     return RunFolder.create(place, config.to_dict(), environment(config))
 
 
-def _search(store: RunFolder, ready: Prepared, bench: RecoveryBench, watcher: Progress) -> None:
+def _search(store: RunFolder, ready: Prepared, bench: RecoveryBench, ledger: Ledger) -> None:
     """Tune, then verify and save; on the way out the table is always written."""
     plan = ready.plan
-    ledger = Ledger(plan, store, watcher)
     file = StudyFile(store.path, plan.objectives)
     try:
         searcher = BudgetedOptunaSearch(plan, ledger, file, seeds(plan))
@@ -174,8 +174,8 @@ def _phase(store: RunFolder) -> str:
         return ""
 
 
-def _sayer(watcher: Progress) -> Callable[[str], None]:
+def _sayer(watcher: Progress, since: float) -> Say:
     def say(note: str) -> None:
-        watcher.update(Snapshot("prepare", note))
+        watcher.update(Snapshot("prepare", note, elapsed_s=time.monotonic() - since))
 
     return say

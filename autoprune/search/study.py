@@ -8,8 +8,9 @@ the run are the truth: when a run is opened again, the study is made to agree wi
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -42,8 +43,7 @@ _STATES = {
 
 def make_sampler(name: str, seed: int, *, concurrent: int = 1) -> BaseSampler:
     """A sampler for several objectives by its name in the configuration."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+    with _experimental():
         if name == "tpe":
             return optuna.samplers.TPESampler(
                 seed=seed, multivariate=True, constant_liar=concurrent > 1
@@ -91,7 +91,8 @@ class StudyFile:
             directions=[objective.direction for objective in objectives],
             load_if_exists=True,
         )
-        self._study.set_metric_names([objective.name for objective in objectives])
+        with _experimental():
+            self._study.set_metric_names([objective.name for objective in objectives])
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="study")
         self._written: list[Future[None]] = []
 
@@ -185,6 +186,14 @@ def _frozen(record: TrialRecord, plan: Plan) -> FrozenTrial:
 def attributes(key: str, origin: str) -> dict[str, Any]:
     """What is noted with every trial of the study."""
     return {"candidate": key, "origin": origin}
+
+
+@contextmanager
+def _experimental() -> Iterator[None]:
+    """Without Optuna's warnings that a part of it may change: the version is pinned by tests."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        yield
 
 
 def _fast_and_safe(connection: Any, _: Any) -> None:

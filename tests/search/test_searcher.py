@@ -1,0 +1,267 @@
+"""Optuna's side, driven by hand: no Ray process is started here."""
+
+import json
+import math
+from collections.abc import Iterator
+from pathlib import Path
+
+import optuna
+import pytest
+import toy
+from optuna.trial import TrialState
+from ray.tune.search import Searcher
+
+from autoprune.budget import Budget
+from autoprune.candidate import Candidate
+from autoprune.errors import ConfigError
+from autoprune.search.ledger import Ledger
+from autoprune.search.plan import Limits, Plan
+from autoprune.search.searcher import REPORT, BudgetedOptunaSearch, Proposal
+from autoprune.search.study import NAME, StudyFile, make_sampler
+from autoprune.space import SearchSpace
+from autoprune.store import RunFolder
+
+
+class Hand:
+    """Plays Ray Tune's part."""
+
+    def __init__(self, folder: RunFolder, plan: Plan, seeds: tuple[Proposal, ...] = ()) -> None:
+        self.ledger = Ledger(plan, folder)
+        self.file = StudyFile(folder.path, plan.objectives)
+        self.searcher = BudgetedOptunaSearch(plan, self.ledger, self.file, seeds)
+        self.plan, self.count = plan, 0
+
+    def suggest(self) -> tuple[str, Candidate] | None:
+        self.count += 1
+        found = self.searcher.suggest(f"t{self.count}")
+        if not isinstance(found, dict):
+            return None
+        spec = json.loads(found["trial"])
+        return f"t{self.count}", Candidate.from_dict(spec["candidate"])
+
+    def complete(self, trial: str, accuracy: float) -> None:
+        report = {"metrics": {"accuracy": accuracy}, "epochs": self.plan.epochs, "finished": True}
+        self.searcher.on_trial_complete(trial, {REPORT: json.dumps(report)})
+
+    def play(self, trials: int) -> list[Candidate]:
+        found = []
+        for _ in range(trials):
+            suggested = self.suggest()
+            assert suggested is not None
+            trial, candidate = suggested
+            self.complete(trial, 1.0 - sum(r * r for r in candidate.ratios.values()) / 3)
+            found.append(candidate)
+        return found
+
+    def close(self) -> None:
+        self.file.close()
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> RunFolder:
+    return RunFolder.create(tmp_path / "run", {}, {})
+
+
+@pytest.fixture(autouse=True)
+def _quiet_optuna() -> Iterator[None]:
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    yield
+    optuna.logging.set_verbosity(optuna.logging.INFO)
+
+
+def study_of(folder: RunFolder) -> optuna.Study:
+    return optuna.load_study(study_name=NAME, storage=f"sqlite:///{folder.path / 'study.db'}")
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "nsga2", "gp", "random"])
+def test_every_proposal_is_within_the_budget_new_and_known_to_optuna(
+    folder: RunFolder, sampler: str
+) -> None:
+    plan = toy.make_plan(limits=Limits(trials=12), sampler=sampler)
+    hand = Hand(folder, plan)
+    candidates = hand.play(12)
+    hand.close()
+    assert all(plan.allows(plan.cost(candidate)) for candidate in candidates)
+    assert len({candidate.key for candidate in candidates}) == 12
+    told = [t for t in study_of(folder).trials if t.state == TrialState.COMPLETE]
+    assert [plan.space.candidate_from(t.params, toy.SIZES) for t in told] == candidates
+    for trial, candidate in zip(told, candidates, strict=True):
+        cost = float(plan.cost(candidate).macs or 0)
+        assert trial.values[1] == cost
+        assert trial.constraints == {"macs": pytest.approx(cost / (0.5 * 2608) - 1.0)}
+
+
+def test_a_proposal_over_budget_is_told_truly_and_its_projection_is_tried(
+    folder: RunFolder,
+) -> None:
+    plan = toy.make_plan(budget=Budget.parse({"macs": "10%"}))
+    hand = Hand(folder, plan)
+    hand.play(3)
+    hand.close()
+    trials, records = study_of(folder).trials, {r.number: r for r in folder.records()}
+    refused = [t for t in trials if t.state == TrialState.PRUNED]
+    assert refused
+    for trial in refused:
+        assert trial.constraints["macs"] > 0.0
+        record, after = records[trial.number], records[trial.number + 1]
+        assert record.state == "infeasible"
+        assert "over budget: macs" in (record.error or "")
+        assert record.epochs == 0.0
+        assert (after.state, after.origin) == ("complete", "tpe projected")
+        assert plan.allows(plan.cost(after.candidate))
+    assert trials[-1].number == max(records)
+
+
+def test_seeds_come_first_and_a_seed_twice_is_tried_once(folder: RunFolder) -> None:
+    ratios = toy.SPACE.effective({"a": 0.5, "b": 0.5, "c": 0.5}, toy.SIZES)
+    seed = toy.SPACE.candidate_from({"recovery.lr": 0.05}, toy.SIZES)
+    seed = Candidate(ratios, seed.schedule, seed.importance, seed.repair, seed.recovery)
+    hand = Hand(folder, toy.make_plan(), (Proposal(seed, "seed:x"), Proposal(seed, "seed:y")))
+    first, second = hand.play(2)
+    hand.close()
+    assert first == seed
+    assert second != seed
+    assert folder.records()[0].origin == "seed:x"
+
+
+def test_a_stopped_trial_gives_no_value_and_stays_off_the_front(folder: RunFolder) -> None:
+    hand = Hand(folder, toy.make_plan())
+    suggested = hand.suggest()
+    assert suggested is not None
+    report = {"metrics": {"accuracy": 0.99}, "epochs": 1.0, "finished": False}
+    hand.searcher.on_trial_complete(suggested[0], {REPORT: json.dumps(report)})
+    assert len(hand.ledger.front()) == 0
+    hand.close()
+    (trial,) = study_of(folder).trials
+    assert (trial.state, trial.values) == (TrialState.PRUNED, None)
+    (record,) = folder.records()
+    assert (record.state, record.epochs, record.metrics) == ("stopped", 1.0, {"accuracy": 0.99})
+
+
+def test_a_failed_trial_is_told_failed_and_recorded_with_its_reason(folder: RunFolder) -> None:
+    hand = Hand(folder, toy.make_plan())
+    suggested = hand.suggest()
+    assert suggested is not None
+    report = {
+        "metrics": {"accuracy": math.nan},
+        "history": [{"epoch": 1.0, "accuracy": math.nan}],
+        "error": "TrainingError: loss is nan",
+    }
+    hand.searcher.on_trial_complete(suggested[0], {REPORT: json.dumps(report)})
+    hand.play(2)
+    hand.close()
+    assert [t.state.name for t in study_of(folder).trials] == ["FAIL", "COMPLETE", "COMPLETE"]
+    first = folder.records()[0]
+    assert (first.state, first.error) == ("failed", "TrainingError: loss is nan")
+    assert (first.metrics, first.history) == ({}, ({"epoch": 1.0},))
+
+
+def test_only_as_many_run_as_may_at_once(folder: RunFolder) -> None:
+    hand = Hand(folder, toy.make_plan(concurrent=2))
+    first, second = hand.suggest(), hand.suggest()
+    assert first is not None
+    assert second is not None
+    assert hand.suggest() is None
+    hand.complete(first[0], 0.5)
+    assert hand.suggest() is not None
+    hand.close()
+
+
+def test_the_search_ends_after_its_trials(folder: RunFolder) -> None:
+    hand = Hand(folder, toy.make_plan(limits=Limits(trials=2)))
+    hand.play(2)
+    assert hand.searcher.suggest("more") == Searcher.FINISHED
+    hand.close()
+
+
+def test_the_search_ends_before_its_epochs_are_exceeded(folder: RunFolder) -> None:
+    plan = toy.make_plan(limits=Limits(trials=99, total_epochs=9.0), epochs=4.0)
+    hand = Hand(folder, plan)
+    hand.play(2)
+    assert hand.searcher.suggest("more") == Searcher.FINISHED
+    assert hand.ledger.spent_epochs == 8.0
+    hand.close()
+
+
+def test_the_search_ends_with_its_time(folder: RunFolder) -> None:
+    hand = Hand(folder, toy.make_plan(limits=Limits(trials=99, seconds=0.0)))
+    assert hand.searcher.suggest("none") == Searcher.FINISHED
+    hand.close()
+
+
+def test_a_space_that_is_used_up_ends_the_search(folder: RunFolder) -> None:
+    space = SearchSpace.parse({"ratios": {"min": 0.6, "max": 0.75, "per": "global"}, "round_to": 4})
+    hand = Hand(folder, toy.make_plan(space=space, limits=Limits(trials=999)))
+    seen = set()
+    while (suggested := hand.suggest()) is not None:
+        seen.add(suggested[1].key)
+        hand.complete(suggested[0], 0.5)
+    hand.close()
+    grid = {space.candidate_from({"ratio": r / 1000}, toy.SIZES).key for r in range(600, 751)}
+    assert seen <= grid
+    assert len(seen) >= 0.8 * len(grid)
+
+
+def test_the_same_seed_gives_the_same_candidates_in_the_same_order(tmp_path: Path) -> None:
+    runs = []
+    for name, seed in (("x", 3), ("y", 3), ("z", 4)):
+        hand = Hand(RunFolder.create(tmp_path / name, {}, {}), toy.make_plan(seed=seed))
+        runs.append(hand.play(8))
+        hand.close()
+    assert runs[0] == runs[1]
+    assert runs[0] != runs[2]
+
+
+def test_a_killed_search_goes_on_and_tries_again_what_was_running(folder: RunFolder) -> None:
+    plan = toy.make_plan(concurrent=2, limits=Limits(trials=6))
+    seeds = tuple(
+        Proposal(
+            toy.SPACE.candidate_from({"ratio.b": r, "ratio.c": r, "recovery.lr": 0.05}, toy.SIZES),
+            f"seed:{r}",
+        )
+        for r in (0.5, 0.6, 0.7)
+    )
+    killed = Hand(folder, plan, seeds)
+    done, running = killed.suggest(), killed.suggest()
+    assert done is not None
+    assert running is not None
+    killed.complete(done[0], 0.5)
+    third = killed.suggest()
+    assert third is not None
+    killed.file.flush()  # and no more: the process is gone
+
+    resumed = Hand(folder, plan, seeds)
+    again = resumed.play(5)
+    resumed.close()
+    assert again[:2] == [running[1], third[1]]
+    assert len({c.key for c in [done[1], *again]}) == 6
+    trials = study_of(folder).trials
+    assert [t.state.name for t in trials[:3]] == ["COMPLETE", "FAIL", "FAIL"]
+    assert [r.origin for r in folder.records()][:3] == ["seed:0.5", "seed:0.6", "seed:0.7"]
+    assert resumed.searcher.suggest("more") == Searcher.FINISHED
+
+
+def test_a_study_file_that_was_lost_is_made_again_from_the_records(folder: RunFolder) -> None:
+    plan = toy.make_plan(budget=Budget.parse({"macs": "20%"}), limits=Limits(trials=8))
+    hand = Hand(folder, plan)
+    hand.play(4)
+    hand.close()
+    before = [(t.state, t.values, t.constraints) for t in study_of(folder).trials]
+    for file in folder.path.glob("study.db*"):
+        file.unlink()
+    resumed = Hand(folder, plan)
+    resumed.play(1)
+    resumed.close()
+    after = [(t.state, t.values, t.constraints) for t in study_of(folder).trials]
+    assert after[: len(before)] == before
+
+
+def test_a_space_in_which_nothing_varies_is_refused(folder: RunFolder) -> None:
+    plan = toy.make_plan(space=SearchSpace.parse({"ratios": {"max": 0.0}}))
+    with pytest.raises(ConfigError, match="nothing varies in this space"):
+        Hand(folder, plan)
+
+
+def test_an_unknown_sampler_is_refused() -> None:
+    with pytest.raises(ConfigError, match="one of tpe, nsga2, gp, random, got 'cma'"):
+        make_sampler("cma", 0)

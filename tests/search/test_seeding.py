@@ -1,0 +1,78 @@
+import itertools
+
+import pytest
+import toy
+
+from autoprune.budget import Budget
+from autoprune.search.seeding import allocate, recipe, seeds
+from autoprune.space import SearchSpace
+
+WEIGHTS = {"a": 1.0, "b": 4.0, "c": 0.5}
+
+
+def damage(name: str, kept: int) -> float:
+    return WEIGHTS[name] * (1.0 - kept / toy.SIZES[name]) ** 2
+
+
+def test_uniform_seeds_start_at_the_budget_and_go_down() -> None:
+    plan = toy.make_plan()
+    found = seeds(plan)
+    costs = [plan.cost(proposal.candidate).macs or 0 for proposal in found]
+    assert [proposal.origin for proposal in found] == [f"seed:uniform-{k}" for k in range(4)]
+    assert costs == sorted(costs, reverse=True)
+    assert 0.4 < costs[0] / (toy.DENSE.macs or 1) <= 0.5
+    assert costs[-1] < 0.5 * costs[0]
+
+
+def test_seeds_are_within_the_space() -> None:
+    plan = toy.make_plan()
+    for proposal in seeds(plan, damage):
+        params = plan.space.params_from(proposal.candidate, toy.SIZES)
+        assert plan.space.candidate_from(params, toy.SIZES) == proposal.candidate
+
+
+def test_a_budget_that_the_dense_model_meets_is_seeded_with_the_dense_model() -> None:
+    plan = toy.make_plan(budget=Budget.parse({"macs": "100%"}))
+    assert set(seeds(plan)[0].candidate.ratios.values()) == {0.0}
+
+
+def test_the_recipe_takes_the_usual_values_where_the_space_has_them() -> None:
+    space = SearchSpace.parse(
+        {
+            "importance": ["l1", "bn_scale"],
+            "schedule": {"kind": ["cubic", "one_shot"]},
+            "recovery": {"lr": {"min": 0.05, "max": 0.1}},
+        }
+    )
+    candidate = recipe(space, toy.SIZES)
+    assert candidate.importance == "l1"  # l2 is none of them: the first
+    assert candidate.schedule.kind == "one_shot"
+    assert candidate.recovery.lr == 0.05
+
+
+def test_seeds_with_damage_come_before_uniform_ones_at_no_higher_cost() -> None:
+    plan = toy.make_plan()
+    found = {p.origin: p.candidate for p in seeds(plan, damage)}
+    for level in range(4):
+        least, uniform = found[f"seed:knapsack-{level}"], found[f"seed:uniform-{level}"]
+        assert (plan.cost(least).macs or 0) <= (plan.cost(uniform).macs or 0)
+        kept = [plan.space.kept(c, toy.SIZES) for c in (least, uniform)]
+        assert sum(damage(n, k) for n, k in kept[0].items()) <= sum(
+            damage(n, k) for n, k in kept[1].items()
+        )
+
+
+@pytest.mark.parametrize("share", [0.8, 0.5, 0.3])
+def test_the_allocation_is_near_the_best_of_all(share: float) -> None:
+    plan = toy.make_plan()
+    ratios = allocate(plan, damage, share)
+    greedy = {name: round(toy.SIZES[name] * (1.0 - ratio)) for name, ratio in ratios.items()}
+    limit = share * (toy.DENSE.macs or 0)
+    grid = [range(4, 17, 2), range(6, 33, 2), range(12, 65, 2)]
+    best = min(
+        sum(damage(n, k) for n, k in zip(toy.SIZES, kept, strict=True))
+        for kept in itertools.product(*grid)
+        if (toy.price(dict(zip(toy.SIZES, kept, strict=True))).macs or 0) <= limit
+    )
+    assert (toy.price(greedy).macs or 0) <= limit
+    assert sum(damage(n, k) for n, k in greedy.items()) <= 1.25 * best

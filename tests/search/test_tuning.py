@@ -1,0 +1,96 @@
+"""Trials that really run in Ray's processes."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import optuna
+import pytest
+import ray
+import toy
+
+from autoprune.search.plan import Limits
+from autoprune.search.study import NAME
+from autoprune.store import RunFolder
+
+ray.cloudpickle.register_pickle_by_value(toy)
+
+pytestmark = pytest.mark.usefixtures("ray_session")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> RunFolder:
+    return RunFolder.create(tmp_path / "run", {}, {})
+
+
+def test_trials_that_break_and_workers_that_die_do_not_end_the_search(folder: RunFolder) -> None:
+    plan = toy.make_plan(limits=Limits(trials=12), concurrent=2)
+    ledger = toy.run_toy(folder, plan, raises=(1,), dies=(4,))
+    records = {record.number: record for record in folder.records()}
+    assert ledger.done == 12
+    assert records[1].state == "failed"
+    assert (records[1].error or "").splitlines()[0] == "RuntimeError: the toy broke"
+    assert "Traceback" in (records[1].error or "")
+    assert records[4].state == "failed"
+    assert (records[4].error or "").splitlines()[0] == "the worker process died"
+    states = [record.state for record in records.values()]
+    assert states.count("complete") >= 4
+    study = optuna.load_study(study_name=NAME, storage=f"sqlite:///{folder.path / 'study.db'}")
+    named = {"complete": "COMPLETE", "stopped": "PRUNED", "infeasible": "PRUNED", "failed": "FAIL"}
+    assert {n: named[r.state] for n, r in records.items()} == {
+        t.number: t.state.name for t in study.trials if t.number in records
+    }
+    actors = {line.split()[-1] for line in (folder.path / "log.txt").read_text().splitlines()}
+    assert len(actors) <= 4  # two that are re-used, one in place of the dead one, one to spare
+    assert not (folder.path / "tune").exists()
+
+
+def test_hopeless_trials_wait_at_their_rung_and_good_ones_go_on(folder: RunFolder) -> None:
+    plan = toy.make_plan(limits=Limits(trials=14))
+    toy.run_toy(folder, plan)
+    records = [record for record in folder.records() if record.state != "infeasible"]
+    stopped = [record for record in records if record.state == "stopped"]
+    complete = [record for record in records if record.state == "complete"]
+    assert {record.epochs for record in complete} == {4.0}
+    assert stopped
+    assert {record.epochs for record in stopped} <= {1.0, 2.0}
+    # a stopped trial is dominated at its rung by a trial that went on
+    for loser in stopped:
+        rung = len(loser.history) - 1
+        assert any(
+            winner.history[rung]["accuracy"] >= loser.history[rung]["accuracy"]
+            for winner in complete
+        )
+    # each trial was trained once from the start, however often it waited
+    assert all([h["epoch"] for h in r.history] == [1.0, 2.0, 4.0] for r in complete)
+
+
+@pytest.mark.slow
+def test_a_search_that_is_killed_loses_only_what_was_running(folder: RunFolder) -> None:
+    """SIGKILL to the whole process group at an arbitrary moment, then a second sitting."""
+    code = (
+        "import sys; sys.path.insert(0, sys.argv[2])\n"
+        "import ray, toy\n"
+        "from autoprune.search.plan import Limits\n"
+        "from autoprune.store import RunFolder\n"
+        "ray.cloudpickle.register_pickle_by_value(toy)\n"
+        "plan = toy.make_plan(limits=Limits(trials=40), rungs=0)\n"
+        "toy.run_toy(RunFolder(sys.argv[1]), plan, sleep_s=0.2)\n"
+    )
+    command = [sys.executable, "-c", code, str(folder.path), str(Path(__file__).parent)]
+    with subprocess.Popen(command, start_new_session=True) as search:
+        deadline = time.monotonic() + 120
+        while len(folder.records()) < 5 and time.monotonic() < deadline:
+            time.sleep(0.05)
+        os.killpg(search.pid, signal.SIGKILL)
+    before = folder.records()
+    assert len(before) >= 5
+    plan = toy.make_plan(limits=Limits(trials=len(before) + 4), rungs=0)
+    ledger = toy.run_toy(folder, plan)
+    assert folder.records()[: len(before)] == before
+    assert ledger.done == len(before) + 4
+    keys = [r.candidate.key for r in folder.records() if r.state == "complete"]
+    assert len(set(keys)) == len(keys)

@@ -1,0 +1,166 @@
+import pickle
+
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from autoprune.candidate import Candidate
+from autoprune.config import presets
+from autoprune.errors import ConfigError
+from autoprune.space import Parameter, SearchSpace, kept_units
+
+SIZES = {"stem": 16, "layer1.conv1": 64, "head": 10, "tiny": 1}
+
+
+@pytest.mark.parametrize(
+    ("size", "ratio", "round_to", "kept"),
+    [
+        (64, 0.5, 8, 32),
+        (64, 0.55, 8, 32),  # 28.8 is nearer to 32 than to 24
+        (64, 0.5625, 8, 32),  # 28 lies between 24 and 32: ties keep more
+        (64, 0.0, 8, 64),
+        (64, 0.99, 8, 8),
+        (10, 0.0, 4, 10),  # the step is 2: 10 // 4
+        (11, 0.05, 2, 10),  # 10.45 is nearer to 10 than to 11
+        (16, 0.5, 64, 8),  # a group of 16 keeps four choices: step 4
+        (3, 0.9, 8, 1),
+        (1, 0.9, 8, 1),
+    ],
+)
+def test_kept_units_is_the_nearest_multiple_of_the_effective_step(
+    size: int, ratio: float, round_to: int, kept: int
+) -> None:
+    assert kept_units(size, ratio, round_to) == kept
+
+
+@given(
+    size=st.integers(1, 600), ratio=st.floats(0.0, 0.999), round_to=st.sampled_from([1, 2, 4, 8])
+)
+def test_kept_units_agrees_with_a_search_over_all_allowed_numbers(
+    size: int, ratio: float, round_to: int
+) -> None:
+    step = min(round_to, max(1, size // 4))
+    allowed = {*range(step, size + 1, step), size}
+    distance = min(abs(units - size * (1 - ratio)) for units in allowed)
+    kept = kept_units(size, ratio, round_to)
+    assert kept in allowed
+    assert abs(kept - size * (1 - ratio)) == pytest.approx(distance, abs=1e-8)
+    assert kept_units(size, 1 - kept / size, round_to) == kept
+
+
+WIDE = {
+    "ratios": {"max": 0.8, "min": 0.1},
+    "round_to": 4,
+    "importance": ["l1", "l2"],
+    "repair": [True, False],
+    "schedule": {
+        "kind": ["one_shot", "cubic", "iterative"],
+        "begin": [0.0, 0.2],
+        "end": {"min": 0.1, "max": 0.6},
+        "steps": [2, 4],
+    },
+    "recovery": {
+        "lr": {"min": "1e-3", "max": 0.1, "log": True},
+        "distillation": {"min": 0.0, "max": 0.9},
+        "regulariser": 0.001,
+    },
+}
+
+
+def drawn(space: SearchSpace, data: st.DataObject) -> dict[str, object]:
+    def draw(parameter: Parameter) -> object:
+        if parameter.choices:
+            return data.draw(st.sampled_from(parameter.choices))
+        return data.draw(st.floats(parameter.low, parameter.high))
+
+    return {parameter.name: draw(parameter) for parameter in space.parameters(SIZES)}
+
+
+@settings(max_examples=60)
+@given(data=st.data(), per=st.sampled_from(["group", "global"]))
+def test_params_and_candidates_turn_into_each_other(data: st.DataObject, per: str) -> None:
+    space = SearchSpace.parse({**WIDE, "ratios": {**WIDE["ratios"], "per": per}})
+    candidate = space.candidate_from(drawn(space, data), SIZES)
+    params = space.params_from(candidate, SIZES)
+    assert set(params) == {parameter.name for parameter in space.parameters(SIZES)}
+    assert space.candidate_from(params, SIZES) == candidate
+    assert space.kept(candidate, SIZES) == {
+        name: kept_units(size, candidate.ratios[name], 4) for name, size in SIZES.items()
+    }
+
+
+def test_groups_that_cannot_lose_a_unit_have_no_parameter() -> None:
+    names = [p.name for p in SearchSpace.parse({}).parameters(SIZES)]
+    assert names == ["ratio.stem", "ratio.layer1.conv1", "ratio.head"]
+
+
+def test_one_ratio_for_all_groups() -> None:
+    space = SearchSpace.parse({"ratios": {"per": "global", "max": 0.5}})
+    assert space.parameters(SIZES) == (Parameter("ratio", 0.0, 0.5),)
+    candidate = space.candidate_from({"ratio": 0.5}, SIZES)
+    assert space.kept(candidate, SIZES) == {"stem": 8, "layer1.conv1": 32, "head": 5, "tiny": 1}
+
+
+def test_a_one_shot_schedule_forgets_end_and_steps() -> None:
+    space = SearchSpace.parse({"schedule": {"end": {"min": 0.2, "max": 0.6}, "steps": [2, 4]}})
+    first = {"ratio.stem": 0.5, "schedule.end": 0.3, "schedule.steps": 2}
+    second = {"ratio.stem": 0.5, "schedule.end": 0.5, "schedule.steps": 4}
+    assert space.candidate_from(first, SIZES).key == space.candidate_from(second, SIZES).key
+
+
+def test_an_end_before_the_beginning_is_moved_to_it() -> None:
+    space = SearchSpace.parse({"schedule": {"kind": "linear", "begin": 0.4, "end": 0.1}})
+    assert space.candidate_from({}, SIZES).schedule.end == 0.4
+
+
+def test_params_of_a_choice_that_the_space_lacks_are_refused() -> None:
+    space = SearchSpace.parse({"importance": ["l1", "l2"]})
+    with pytest.raises(ValueError, match="importance can be l1, l2, got 'bn_scale'"):
+        space.params_from(Candidate({}, importance="bn_scale"), SIZES)
+
+
+def test_a_space_survives_the_way_to_a_worker() -> None:
+    space = SearchSpace.parse(WIDE)
+    assert pickle.loads(pickle.dumps(space)) == space
+
+
+def test_presets_are_spaces() -> None:
+    spaces = {
+        name: SearchSpace.parse(yaml.safe_load(file.read_text()))
+        for name, file in presets().items()
+    }
+    assert {"channels", "channels_and_schedule", "quick"} <= set(spaces)
+    assert spaces["channels"].varied == ()
+    assert spaces["quick"].per == "global"
+    assert "recovery.lr" in {p.name for p in spaces["channels_and_schedule"].varied}
+
+
+@pytest.mark.parametrize(
+    ("spec", "says"),
+    [
+        ({"ratio": {"max": 0.5}}, "space.ratio is not a key · did you mean 'ratios'?"),
+        ({"recovery": {"learning": 1}}, "space.recovery.learning is not a key"),
+        ({"schedule": {"kinds": "cubic"}}, "did you mean 'kind'?"),
+        ({"ratios": {"max": 1.0}}, r"space.ratios.max must lie in \[0, 1\), got 1.0"),
+        ({"ratios": {"min": 0.9}}, "0 <= min <= max < 1"),
+        ({"ratios": 0.5}, "space.ratios must be a mapping"),
+        ({"ratios": {"per": "layer"}}, "one of group, global, got 'layer'"),
+        ({"round_to": 0}, "space.round_to must lie in"),
+        ({"round_to": 2.5}, "space.round_to must be a whole number, got 2.5"),
+        ({"importance": "l3"}, "space.importance must be one of l1, l2"),
+        ({"importance": {"min": 0, "max": 1}}, "takes a value or a list"),
+        ({"repair": "yes"}, "space.repair must be true or false"),
+        ({"schedule": {"kind": []}}, "space.schedule.kind is an empty list"),
+        ({"schedule": {"kind": ["cubic", "cube"]}}, r"space.schedule.kind\[1\]"),
+        ({"recovery": {"lr": {"min": 0.1}}}, "is a range and needs max"),
+        ({"recovery": {"lr": {"min": 0.1, "max": 0.01}}}, "min must not be above max"),
+        ({"recovery": {"lr": 0}}, r"space.recovery.lr must lie in \(0, inf\)"),
+        ({"recovery": {"regulariser": {"min": 0, "max": 1, "log": True}}}, "needs min above 0"),
+        ({"recovery": {"distillation": 1.5}}, r"must lie in \[0, 1\], got 1.5"),
+        ({"recovery": {"lr": "fast"}}, "must be a number, got 'fast'"),
+    ],
+)
+def test_a_mistake_names_its_place(spec: dict[str, object], says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        SearchSpace.parse(spec)

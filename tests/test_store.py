@@ -1,0 +1,194 @@
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from torch import nn
+
+from autoprune.budget import Cost, Device
+from autoprune.candidate import Candidate
+from autoprune.errors import StoreError
+from autoprune.record import TrialRecord
+from autoprune.store import RunFolder, read_model, recipe_of
+
+
+def record(number: int, **changes: object) -> TrialRecord:
+    blank = TrialRecord(
+        number,
+        Candidate({"conv1": 0.5, "conv2": 0.25}),
+        "complete",
+        seed=0,
+        epochs=2.0,
+        metrics={"accuracy": 0.9},
+        predicted=Cost(params=10, macs=100),
+        times={"train_s": 1.5},
+        origin="tpe",
+    )
+    return replace(blank, **changes)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> RunFolder:
+    return RunFolder.create(tmp_path / "run", {"task": "digits"}, {"torch": "2"})
+
+
+def test_a_run_is_found_again(folder: RunFolder) -> None:
+    again = RunFolder.open(folder.path)
+    assert (again.config, again.environment) == ({"task": "digits"}, {"torch": "2"})
+    assert again.records() == ()
+
+
+def test_records_come_back_equal_and_in_order(folder: RunFolder) -> None:
+    device = Device("cpu", "torch")
+    written = (
+        record(2, measured=Cost(params=9, latency_ms=1.5, source="measured", device=device)),
+        record(0, state="failed", error="broke\nTraceback", predicted=None),
+    )
+    for one in written:
+        folder.append(one)
+    assert folder.records() == (written[1], written[0])
+
+
+def test_of_two_records_with_one_number_the_later_counts(folder: RunFolder) -> None:
+    folder.append(record(0))
+    folder.append(record(0, artifact="models/0"))
+    assert folder.records() == (record(0, artifact="models/0"),)
+
+
+def test_a_folder_with_another_run_is_refused_and_untouched(folder: RunFolder) -> None:
+    before = (folder.path / "config.yaml").read_text()
+    with pytest.raises(StoreError, match="holds another run"):
+        RunFolder.create(folder.path, {"task": "other"}, {})
+    assert (folder.path / "config.yaml").read_text() == before
+
+
+def test_a_folder_with_other_files_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("")
+    with pytest.raises(StoreError, match="is not empty"):
+        RunFolder.create(tmp_path, {}, {})
+
+
+def test_what_is_no_run_is_not_opened(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match="is not a run folder"):
+        RunFolder.open(tmp_path)
+    with pytest.raises(StoreError, match="does not exist"):
+        RunFolder.open(tmp_path / "nowhere")
+
+
+def test_a_half_written_record_is_left_out_and_cut_off_by_the_next_writer(
+    folder: RunFolder,
+) -> None:
+    folder.append(record(0))
+    with (folder.path / "records.jsonl").open("a") as file:
+        file.write('{"number": 1, "sta')
+    assert folder.records() == (record(0),)
+    with folder.writing():
+        folder.append(record(1))
+    assert folder.records() == (record(0), record(1))
+
+
+def test_a_damaged_line_is_named(folder: RunFolder) -> None:
+    folder.append(record(0))
+    with (folder.path / "records.jsonl").open("a") as file:
+        file.write("{}\n")
+    with pytest.raises(StoreError, match=r"records.jsonl:2 is damaged"):
+        folder.records()
+
+
+def test_two_writers_are_refused_and_a_dead_one_leaves_no_lock(folder: RunFolder) -> None:
+    code = (
+        "import sys, time; from autoprune.store import RunFolder\n"
+        "with RunFolder.open(sys.argv[1]).writing():\n"
+        "    print('held', flush=True); time.sleep(60)"
+    )
+    command = [sys.executable, "-c", code, str(folder.path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "held\n"
+        with pytest.raises(StoreError, match="being written by another process"), folder.writing():
+            pass
+        other.kill()
+    with folder.writing():
+        folder.append(record(0))
+
+
+def test_a_failed_write_leaves_the_old_file_and_no_rest(folder: RunFolder) -> None:
+    folder.write_json("front.json", {"members": [1]})
+    before = sorted(folder.path.iterdir())
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        folder.write_json("front.json", {"members": [float("nan")]})
+    assert folder.read_json("front.json") == {"members": [1]}
+    assert sorted(folder.path.iterdir()) == before
+
+
+def test_the_table_opens_in_pandas(folder: RunFolder) -> None:
+    device = Device("my cpu", "onnxruntime", threads=2)
+    measured = Cost(params=9, latency_ms=1.5, source="measured", device=device)
+    folder.append(record(0, measured=measured))
+    folder.append(record(1, state="failed", metrics={}, error="out of memory\nTraceback: ..."))
+    folder.write_csv()
+    table = pd.read_csv(folder.path / "trials.csv")
+    assert list(table["number"]) == [0, 1]
+    assert list(table["state"]) == ["complete", "failed"]
+    assert table["metric.accuracy"][0] == 0.9
+    assert table["metric.accuracy"].isna()[1]
+    assert (table["predicted.macs"][0], table["measured.latency_ms"][0]) == (100, 1.5)
+    assert table["device"][0] == str(device)
+    assert table["error"][1] == "out of memory"
+    assert (table["ratio.conv1"][0], table["schedule.kind"][0]) == (0.5, "one_shot")
+
+
+def test_an_empty_run_has_a_table_with_a_header(folder: RunFolder) -> None:
+    assert "state" in folder.write_csv().read_text()
+
+
+class Tied(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(4, 3)
+        self.out = nn.Linear(3, 4, bias=False)
+        self.out.weight = self.embed.weight
+        self.norm = nn.BatchNorm1d(3)
+
+
+def test_a_saved_model_comes_back_whole_with_what_was_tied(folder: RunFolder) -> None:
+    model = Tied()
+    recipe = recipe_of(Candidate({"a": 0.5}), {"a": (0, 2)}, task="digits", task_args={"n": 1})
+    artifact = folder.save_model(7, model, recipe)
+    assert artifact == "models/7"
+    again, state = read_model(folder.path / artifact)
+    assert again["keep"] == {"a": [0, 2]}
+    assert (again["task"], again["task_args"]) == ("digits", {"n": 1})
+    assert Candidate.from_dict(again["candidate"]) == Candidate({"a": 0.5})
+    assert set(again["tied"].items()) == {("out.weight", "embed.weight")}
+    expected = model.state_dict()
+    assert state.keys() == expected.keys()
+    assert all(torch.equal(state[name], expected[name]) for name in expected)
+    assert Tied().load_state_dict(state, strict=True)
+    assert [path.name for path in (folder.path / "models").iterdir()] == ["7"]
+
+
+def test_a_dropped_model_is_gone_and_the_record_says_so(folder: RunFolder) -> None:
+    recipe = recipe_of(Candidate({}), {}, task="digits")
+    kept = record(0, artifact=folder.save_model(0, nn.Linear(2, 2), recipe))
+    folder.append(kept)
+    folder.drop_model(kept)
+    assert folder.records()[0].artifact is None
+    assert not (folder.path / "models" / "0").exists()
+
+
+def test_what_is_no_model_is_named(folder: RunFolder) -> None:
+    with pytest.raises(StoreError, match="holds no saved model"):
+        read_model(folder.path)
+    recipe = recipe_of(Candidate({}), {}, task="digits")
+    path = folder.path / folder.save_model(0, nn.Linear(2, 2), recipe)
+    (path / "weights.safetensors").write_bytes(b"no weights")
+    with pytest.raises(StoreError, match=r"weights\.safetensors cannot be read"):
+        read_model(path)
+    (path / "candidate.json").write_text(json.dumps({"format": 99}))
+    with pytest.raises(StoreError, match="must have format 1, got 99"):
+        read_model(path)
