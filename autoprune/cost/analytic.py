@@ -105,6 +105,8 @@ FREE: frozenset[str] = frozenset(
     embedding _embedding_bag _embedding_bag_forward_only index index_select gather scatter
     scatter_add index_put index_put_ index_add masked_fill masked_select one_hot
     slice_scatter select_scatter as_strided_scatter nonzero
+    hardswish hardsigmoid hardtanh leaky_relu elu mish softplus softshrink hardshrink threshold
+    log_sigmoid_forward rrelu_with_noise glu _prelu_kernel grid_sampler_2d grid_sampler_3d
     clone copy copy_ _to_copy _reshape_copy contiguous lift_fresh lift_fresh_copy _unsafe_view
     unsafe_split unsafe_split_with_sizes unsafe_chunk view_as_complex view_as_real
     empty empty_like empty_strided new_empty new_empty_strided zeros zeros_like new_zeros ones

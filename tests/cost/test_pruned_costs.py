@@ -6,10 +6,11 @@ import copy
 
 import pytest
 import torch
+from models.zoo import ZOO
 from torch import nn
 from torch.nn import functional as F
 
-from autoprune.cost.analytic import count_cost
+from autoprune.cost.analytic import count, count_cost
 from autoprune.cost.model import CostModel
 from autoprune.cost.predictor import LatencyPredictor, random_keeps
 from autoprune.graph import trace
@@ -80,6 +81,26 @@ def test_predicted_counts_equal_counted_ones(name, dtype):
         prune(small, graph, keep)
         kept = {group: len(units) for group, units in keep.items()}
         assert costs.cost(kept) == count_cost(small, x)
+
+
+QUICK = ("resnet20_padded", "mobilenet_v3", "shufflenet_v2", "convnext", "unet", "googlenet")
+
+
+@pytest.mark.parametrize(
+    "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in ZOO]
+)
+def test_known_families_are_costed_exactly(name):
+    build, inputs = ZOO[name]
+    model, x = build(), inputs(2)
+    graph = trace(model, x)
+    costs = CostModel(graph)
+    dense = count(model, x)
+    assert dense.uncounted == {}
+    assert costs.dense == dense.cost
+    (keep,) = random_keeps(graph, 1, seed=1)
+    prune(model, graph, keep)
+    kept = {group: len(units) for group, units in keep.items()}
+    assert costs.cost(kept) == count_cost(model, x) != dense.cost
 
 
 @pytest.mark.parametrize("runtime", ["torch", "onnxruntime"])
