@@ -86,11 +86,11 @@ class Task(ABC):
         """Test batches: read once per finished model, never chosen on."""
 
     def outputs(self, model: nn.Module, batch: Batch) -> Any:
-        """What `model` answers to a batch; the inputs are the batch's first item."""
+        """What `model` answers to the batch's first item; lists and mappings are spread."""
         inputs = _pair(self, batch)[0]
         if isinstance(inputs, Mapping):
             return model(**inputs)
-        return model(*inputs) if isinstance(inputs, tuple) else model(inputs)
+        return model(*inputs) if isinstance(inputs, tuple | list) else model(inputs)
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """Scalar training loss; by default the cross-entropy of `(N, C, ...)` logits."""

@@ -23,7 +23,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from autoprune.errors import TaskError
-from autoprune.tasks.folders import DATA_VARIABLE, cached_arrays, data_folders
+from autoprune.tasks.folders import DATA_VARIABLE, arrays_of, cached_arrays, data_folders
 
 CLASSES: tuple[str, ...] = (
     "airplane",
@@ -171,10 +171,7 @@ def _read_binary(files: list[Path]) -> Pair:
 def _read_sheets(files: list[Path]) -> Pair:
     *sheets, labels = files
     key = "train_labels" if len(sheets) > 1 else "test_labels"
-    with np.load(labels, allow_pickle=False) as content:
-        if key not in content:
-            raise TaskError(f"{labels} must hold {key}, it holds {', '.join(content) or 'nothing'}")
-        targets = content[key]
+    targets = arrays_of(labels, (key,))[key]
     images = np.concatenate([_sheet(path) for path in sheets])
     if len(images) < len(targets):
         raise TaskError(f"{labels} has {len(targets)} {key}, the sheets hold {len(images)} images")
@@ -208,10 +205,12 @@ def _read_parquet(files: list[Path]) -> Pair:
             columns = ", ".join(rows)
             raise TaskError(f"{path} must have the columns img and label, it has {columns}")
         for number, cell in enumerate(rows[kind]):
-            content = cell["bytes"] if isinstance(cell, Mapping) else cell
+            content = (cell.get("bytes") or b"") if isinstance(cell, Mapping) else cell
             name = f"{path}, row {number}"
             images.append(_single(_decoded(io.BytesIO(content), name), name))
         labels += rows[label]
+    if not images:
+        raise TaskError(f"{files[0]} must hold at least one image, got 0 rows")
     return np.stack(images), np.array(labels, np.uint8)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import zipfile
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
@@ -14,7 +13,7 @@ from torch import Tensor, nn
 
 from autoprune.errors import TaskError
 from autoprune.tasks.base import Task
-from autoprune.tasks.folders import cached_arrays, find_file
+from autoprune.tasks.folders import arrays_of, cached_arrays, find_file
 from autoprune.tasks.loaders import Normalise, PadCropFlip, TensorLoader, stratified
 
 _SPLIT_SEED = 0
@@ -136,11 +135,7 @@ def _read(sources: list[Path]) -> dict[str, np.ndarray]:
     if len(sources) > 1:
         arrays = {key: _idx(path) for key, path in zip(_IDX, sources, strict=True)}
     else:
-        try:
-            with np.load(sources[0], allow_pickle=False) as content:
-                arrays = {key: content[key] for key in _IDX if key in content}
-        except (zipfile.BadZipFile, ValueError, OSError) as error:
-            raise TaskError(f"{sources[0]} cannot be read: {error}") from error
+        arrays = arrays_of(sources[0], _IDX)
     for split in ("train", "test"):
         _check(arrays, split, sources[0])
     return arrays
@@ -148,9 +143,6 @@ def _read(sources: list[Path]) -> dict[str, np.ndarray]:
 
 def _check(arrays: Mapping[str, np.ndarray], split: str, path: Path) -> None:
     keys = f"{split}_images", f"{split}_labels"
-    lost = [key for key in keys if key not in arrays]
-    if lost:
-        raise TaskError(f"{path} must hold {' and '.join(lost)}, it holds {', '.join(arrays)}")
     images, labels = arrays[keys[0]], arrays[keys[1]]
     if images.shape != (len(labels), 28, 28) or images.dtype != np.uint8:
         raise TaskError(

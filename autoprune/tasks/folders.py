@@ -7,6 +7,7 @@ import logging
 import os
 import shutil
 import tempfile
+import zipfile
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
@@ -72,6 +73,21 @@ def cached_arrays(
         log.info("%s is decoded once into %s", name, folder)
         _write(folder, make())
     return {path.stem: np.load(path, mmap_mode="c") for path in sorted(folder.glob("*.npy"))}
+
+
+def arrays_of(path: Path, keys: Iterable[str]) -> dict[str, np.ndarray]:
+    """The arrays `keys` of an .npz file. Raises TaskError when it is damaged or one is missing."""
+    keys = list(keys)
+    try:
+        with np.load(path, allow_pickle=False) as content:
+            held = list(content)
+            arrays = {key: content[key] for key in keys if key in held}
+    except (zipfile.BadZipFile, ValueError, OSError, EOFError) as error:
+        raise TaskError(f"{path} cannot be read: {error} · get it again") from error
+    lost = [key for key in keys if key not in arrays]
+    if lost:
+        raise TaskError(f"{path} must hold {', '.join(lost)}, it holds {', '.join(held)}")
+    return arrays
 
 
 def _write(folder: Path, arrays: Mapping[str, np.ndarray]) -> None:

@@ -8,6 +8,7 @@ import inspect
 import json
 import logging
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -42,7 +43,8 @@ def load_task(
     """The task that `reference` names, constructed with `args`.
 
     `reference` is a built-in name, `path/to/file.py:MyTask` (relative to `base`, the folder of the
-    configuration; by default the current one) or `package.module:MyTask`. The data folder goes to
+    configuration; by default the current one) or `package.module:MyTask`. A `checkpoint` among
+    `args` may be relative to `base` too. The data folder goes to
     the class's `data` argument when it has one: `data`, or else the environment variable
     AUTOPRUNE_DATA. Raises TaskError, always in one line.
 
@@ -59,6 +61,9 @@ def load_task(
         raise TaskError(
             f"{reference}: direction must be 'maximize' or 'minimize', got {task.direction!r}"
         )
+    given = vars(task).get("checkpoint")
+    if given is not None and base is not None and (Path(base) / given).is_file():
+        task.checkpoint = (Path(base) / given).resolve()
     return task
 
 
@@ -136,11 +141,15 @@ def _cached_or_trained(task: Task, model: nn.Module, cache: Path) -> None:
 
 def _fingerprint(task: Task, model: nn.Module) -> str:
     """What a cached dense model depends on: class, settings, architecture and recipe."""
-    settings = {key: str(value) for key, value in vars(task).items() if not key.startswith("_")}
+    settings = {key: _text(value) for key, value in vars(task).items() if key[:1] != "_"}
     shapes = {key: list(value.shape) for key, value in model.state_dict().items()}
     recipe = (task.dense_epochs, task.dense_lr)
-    parts = (type(task).__qualname__, settings, shapes, repr(model), recipe)
+    parts = (type(task).__qualname__, settings, shapes, _text(model), recipe)
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _text(value: object) -> str:
+    return re.sub(r" at 0x[0-9a-fA-F]+", "", repr(value))  # addresses differ in every process
 
 
 def _checkpoint_path(task: Task) -> Path:
@@ -191,7 +200,7 @@ def _construct(
             )
     folder = data or os.environ.get(DATA_VARIABLE)
     if "data" in parameters and folder:
-        args.setdefault("data", folder)
+        args.setdefault("data", Path(folder).expanduser().absolute())  # workers change directory
     elif data and "data" not in parameters and not takes_all:
         raise TaskError(f"{reference} reads no data folder, got data: {data} · remove the key data")
     try:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -12,25 +11,24 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from autoprune.errors import TaskError
 from autoprune.tasks.base import Task
-from autoprune.tasks.folders import cached_arrays, find_file
+from autoprune.tasks.folders import cached_arrays
+from autoprune.tasks.fsdd_files import RATE_HZ, read, sources
 from autoprune.tasks.loaders import TensorLoader
 
-RATE_HZ = 8000
 FRAMES, MELS = 64, 40
 _WINDOW, _HOP = 256, 128  # 32 ms and 16 ms: 64 frames are one second
 _TEST_TAKES = 5  # takes 0-4 of each speaker and digit: the official test set
 _VAL_TAKES = 10  # takes 5-9
-_KEYS = ("audio", "offsets", "labels", "takes")
 
 
 class SpokenDigits(Task):
     """Train 2,400, validation 300 (takes 5 to 9), test 300 (takes 0 to 4, the official ones).
 
-    All six speakers are in every split. The clips come from `fsdd_8khz.npz` (audio, offsets,
-    labels, takes) in the folder `data` (by default AUTOPRUNE_DATA) or its subfolder `fsdd`.
-    Features are computed once and kept; the dense model is trained once, in minutes, and kept.
+    All six speakers are in every split. The clips are the set's own `recordings/*.wav`, or
+    `fsdd_8khz.npz` (audio, offsets, labels, takes), in the folder `data` (by default
+    AUTOPRUNE_DATA) or its subfolder `fsdd`. Features are computed once and kept; the dense model is
+    trained once, in minutes, and kept.
 
     Args:
         data: the data folder.
@@ -152,8 +150,8 @@ def _mel_filters() -> Tensor:
 @cache
 def _splits(data: str | Path | None) -> dict[str, tuple[Tensor, Tensor, Tensor]]:
     """Split -> (features (N, 1, 64, 40), labels, rows); one copy in a process."""
-    path = find_file(data, "fsdd", ("fsdd_8khz.npz",))
-    arrays = cached_arrays("fsdd", [path], lambda: _features(path))
+    files = sources(data)
+    arrays = cached_arrays("fsdd", files, lambda: _features(files))
     features = torch.from_numpy(arrays["features"]).unsqueeze(1)
     labels = torch.from_numpy(arrays["labels"]).long()
     takes = torch.from_numpy(arrays["takes"])
@@ -165,19 +163,11 @@ def _splits(data: str | Path | None) -> dict[str, tuple[Tensor, Tensor, Tensor]]
     return {split: (features, labels, mask.nonzero()[:, 0]) for split, mask in masks.items()}
 
 
-def _features(path: Path) -> dict[str, np.ndarray]:
+def _features(files: list[Path]) -> dict[str, np.ndarray]:
     """Features, standardised per mel by the training takes, with labels and takes."""
-    try:
-        with np.load(path, allow_pickle=False) as content:
-            lost = [key for key in _KEYS if key not in content]
-            if lost:
-                raise TaskError(f"{path} must hold {', '.join(_KEYS)}; missing: {', '.join(lost)}")
-            audio, offsets, labels, takes = (content[key] for key in _KEYS)
-    except (zipfile.BadZipFile, ValueError, OSError) as error:
-        raise TaskError(f"{path} cannot be read: {error}") from error
-    wave = torch.from_numpy(audio.astype(np.float32) / 32768.0)
-    clips = zip(offsets[:-1].tolist(), offsets[1:].tolist(), strict=True)
-    features = torch.stack([log_mel(wave[start:stop]) for start, stop in clips])
-    seen = features[torch.from_numpy(takes) >= _VAL_TAKES].flatten(0, 1)
+    clips = read(files)
+    waves = (torch.from_numpy(clip.astype(np.float32) / 32768.0) for clip in clips.audio)
+    features = torch.stack([log_mel(wave) for wave in waves])
+    seen = features[torch.from_numpy(clips.takes) >= _VAL_TAKES].flatten(0, 1)
     features = (features - seen.mean(0)) / seen.std(0).clamp(min=1e-3)
-    return {"features": features.numpy(), "labels": labels, "takes": takes}
+    return {"features": features.numpy(), "labels": clips.labels, "takes": clips.takes}

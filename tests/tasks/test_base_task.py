@@ -97,7 +97,7 @@ def test_segmentation_counts_pixels():
     assert task.evaluate(nn.Identity(), "val")["accuracy"] == 0.75
 
 
-@pytest.mark.parametrize("inputs", [{"a": 1.0, "b": 2.0}, (1.0, 2.0)])
+@pytest.mark.parametrize("inputs", [{"a": 1.0, "b": 2.0}, (1.0, 2.0), [1.0, 2.0]])
 def test_outputs_spread_mappings_and_tuples(inputs):
     class Difference(nn.Module):
         def forward(self, a, b):

@@ -2,6 +2,7 @@ import copy
 import pickle
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -122,10 +123,12 @@ def test_a_task_of_a_file_unpickles_in_another_process(folder):
 
 def test_data_goes_to_the_argument_or_comes_from_the_environment(folder, monkeypatch):
     assert load(folder).data is None
-    assert load(folder, data="here").data == "here"
-    monkeypatch.setenv("AUTOPRUNE_DATA", "there")
-    assert load(folder).data == "there"
-    assert load(folder, data="here").data == "here"
+    assert load(folder, data="/here").data == Path("/here")
+    monkeypatch.setenv("AUTOPRUNE_DATA", "/there")
+    assert load(folder).data == Path("/there")
+    assert load(folder, data="/here").data == Path("/here")
+    monkeypatch.chdir(folder)
+    assert load(folder, data="near").data == folder / "near"
     assert load_task("digits").batch_size == 64  # takes no data, and minds no variable
 
 
@@ -196,6 +199,14 @@ def test_the_dense_model_is_trained_once_and_kept(folder, tmp_path):
     assert all(
         torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True)
     )
+
+
+def test_settings_without_a_lasting_name_do_not_train_again(folder, tmp_path):
+    for _ in range(2):
+        task = load(folder)
+        task.widest = object()
+        load_dense(task, tmp_path / "kept")
+    assert len(list((tmp_path / "kept").rglob("*.safetensors"))) == 1
 
 
 def test_other_settings_are_another_dense_model(folder, tmp_path):

@@ -1,4 +1,5 @@
 import os
+import wave
 
 import numpy as np
 import pytest
@@ -29,6 +30,14 @@ def write(path, **change):
     np.savez(path, **{k: v for k, v in (arrays | change).items() if v is not None})
 
 
+def write_wav(path, samples, rate=8000):
+    with wave.open(str(path), "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(rate)
+        file.writeframes(samples.astype("<i2").tobytes())
+
+
 def test_takes_decide_the_split(tmp_path):
     write(tmp_path / "fsdd_8khz.npz")
     task = load_task("spoken_digits", data=tmp_path, args={"batch_size": 4})
@@ -43,6 +52,32 @@ def test_takes_decide_the_split(tmp_path):
     assert x.shape == (4, 1, 64, 40)
     assert set(y.tolist()) <= {3, 8}
     assert task.build_model()(x).shape == (4, 10)
+
+
+def test_the_sets_own_recordings_give_the_same_features(tmp_path):
+    for form in ("npz", "wav"):
+        (tmp_path / form).mkdir()
+    write(tmp_path / "npz" / "fsdd_8khz.npz")
+    arrays = np.load(tmp_path / "npz" / "fsdd_8khz.npz")
+    (tmp_path / "wav" / "recordings").mkdir()
+    for row, clip in enumerate(np.split(arrays["audio"], 30)):
+        name = f"{arrays['labels'][row]}_anna_{arrays['takes'][row]}.wav"
+        write_wav(tmp_path / "wav" / "recordings" / name, clip)
+    one, other = (SpokenDigits(tmp_path / form).test_loader() for form in ("npz", "wav"))
+    (x, y), (other_x, other_y) = next(iter(one)), next(iter(other))
+    for digit in (3, 8):  # files come in the order of their names
+        rows, others = x[y == digit].sum((1, 2, 3)), other_x[other_y == digit].sum((1, 2, 3))
+        torch.testing.assert_close(rows.sort()[0], others.sort()[0], rtol=1e-4, atol=1e-2)
+
+
+def test_recordings_that_do_not_fit_are_named(tmp_path):
+    path = tmp_path / "3_anna_1.wav"
+    write_wav(path, np.zeros(10, np.int16), rate=16_000)
+    with pytest.raises(TaskError, match=r"3_anna_1.wav must be 8000 Hz, .* got 16000 Hz"):
+        SpokenDigits(tmp_path).val_loader()
+    path.write_bytes(b"nothing")
+    with pytest.raises(TaskError, match=r"3_anna_1.wav cannot be read as WAV"):
+        SpokenDigits(tmp_path).val_loader()
 
 
 def test_features_are_standardised_by_the_training_takes(tmp_path):
@@ -86,13 +121,13 @@ def test_augmentation_rolls_each_clip_by_itself():
 
 
 def test_missing_and_damaged_files_are_named(tmp_path):
-    with pytest.raises(TaskError, match=r"fsdd is not in .*: looked for fsdd_8khz.npz"):
+    with pytest.raises(TaskError, match=r"fsdd is not in .*: looked for fsdd_8khz.npz and rec"):
         SpokenDigits(tmp_path).val_loader()
     (tmp_path / "fsdd_8khz.npz").write_bytes(b"nothing")
     with pytest.raises(TaskError, match=r"fsdd_8khz.npz cannot be read"):
         SpokenDigits(tmp_path).val_loader()
     write(tmp_path / "fsdd_8khz.npz", takes=None)
-    with pytest.raises(TaskError, match=r"must hold audio, offsets, labels, takes; missing: takes"):
+    with pytest.raises(TaskError, match=r"must hold takes, it holds audio, offsets, labels"):
         SpokenDigits(tmp_path).val_loader()
 
 
