@@ -99,7 +99,7 @@ def calibrate(
     seen = 0
     with evaluating(model), torch.no_grad():
         for batch in batches:
-            batch, size = _take(batch, max_samples - seen)
+            batch, size = take(batch, max_samples - seen)
             recorder.size = size
             with recorder:
                 run(model, batch, forward)
@@ -140,7 +140,7 @@ def evaluating(model: nn.Module) -> Iterator[None]:
             module.training = mode
 
 
-def _take(batch: Any, limit: int) -> tuple[Any, int]:
+def take(batch: Any, limit: int) -> tuple[Any, int]:
     """The first `limit` samples of a batch, and how many there are."""
     sizes = [x.shape[0] for x in tree_flatten(batch)[0] if isinstance(x, Tensor) and x.dim()]
     if not sizes:

@@ -1,0 +1,182 @@
+"""How much the model suffers when one group alone is cut, at several ratios, after repair."""
+
+from __future__ import annotations
+
+import bisect
+import copy
+import itertools
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils._pytree import tree_flatten
+
+from autoprune.errors import TrainingError, UsageError
+from autoprune.graph import PruningGraph
+from autoprune.pruning import importance, surgery
+from autoprune.pruning.calibration import Calibration, Forward, evaluating, run
+from autoprune.pruning.compensate import obs_scores, repair
+
+Score = Callable[[nn.Module], float]
+
+RATIOS: tuple[float, ...] = (0.25, 0.5, 0.7, 0.85, 0.95)
+
+
+@dataclass(frozen=True)
+class Sensitivity:
+    """Damage (rise of the score, 0 = none) of each group alone, by how many units it keeps.
+
+    `kept[group]` are the measured counts, ascending, the last one the whole group (damage 0);
+    `damage[group]` never rises with the count: what was measured is made monotone from the whole
+    group downwards, since a lucky smaller count is noise. `dense` is the score of the dense model.
+    """
+
+    dense: float
+    kept: Mapping[str, tuple[int, ...]]
+    damage: Mapping[str, tuple[float, ...]]
+
+    def __post_init__(self) -> None:
+        for name, counts in self.kept.items():
+            values = self.damage[name]
+            falling = all(a >= b for a, b in itertools.pairwise(values))
+            if len(values) != len(counts) or not falling or values[-1] != 0.0:
+                raise ValueError(
+                    f"damage[{name!r}] must fall to 0 over {len(counts)} counts, got {values}"
+                )
+            if list(counts) != sorted(set(counts)):
+                raise ValueError(f"kept[{name!r}] must be ascending, got {counts}")
+
+    def at(self, group: str, kept: int) -> float:
+        """The damage at any count, linear between the measured ones and below the smallest.
+
+        >>> table = Sensitivity(0.5, {"conv1": (2, 4, 8)}, {"conv1": (0.9, 0.2, 0.0)})
+        >>> [round(table.at("conv1", kept), 3) for kept in (8, 6, 3, 1)]
+        [0.0, 0.1, 0.55, 1.25]
+        """
+        counts, values = self.kept[group], self.damage[group]
+        if not 0 < kept <= counts[-1]:
+            raise UsageError(f"kept must lie in 1 to {counts[-1]} for group {group!r}, got {kept}")
+        if len(counts) == 1:
+            return 0.0
+        right = max(1, bisect.bisect_left(counts, kept))
+        low, high = counts[right - 1], counts[right]
+        share = (kept - low) / (high - low)
+        return values[right - 1] + share * (values[right] - values[right - 1])
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON-ready form; `from_dict` reads it back."""
+        return {
+            "dense": self.dense,
+            "kept": {name: list(counts) for name, counts in self.kept.items()},
+            "damage": {name: list(values) for name, values in self.damage.items()},
+        }
+
+    @staticmethod
+    def from_dict(data: Mapping[str, Any]) -> Sensitivity:
+        """Inverse of `to_dict`."""
+        return Sensitivity(
+            data["dense"],
+            {name: tuple(counts) for name, counts in data["kept"].items()},
+            {name: tuple(values) for name, values in data["damage"].items()},
+        )
+
+
+def measure(
+    model: nn.Module,
+    graph: PruningGraph,
+    calibration: Calibration,
+    score: Score,
+    *,
+    ratios: Sequence[float] = RATIOS,
+    worth: Mapping[str, Tensor] | None = None,
+    round_to: int = 1,
+) -> Sensitivity:
+    """Cut each group alone at each ratio, repair, and see how far `score` rises.
+
+    `score(model)` is a loss, less is better: `divergence(model, batches)` makes one that needs no
+    targets. `worth` are the units' scores (by default the Optimal-Brain-Surgeon order). Means that
+    the cut shifts are put right by the repair, so batch normalisations are not re-estimated.
+    Raises TrainingError where a score is not finite.
+    """
+    for ratio in ratios:
+        if not 0.0 < ratio < 1.0:
+            raise UsageError(f"ratios must lie in (0, 1), got {ratio}")
+    worth = obs_scores(model, graph, calibration) if worth is None else worth
+    dense = _finite(score(model), "the dense model")
+    kept, damage = {}, {}
+    for name, size in graph.sizes().items():
+        counts = {
+            len(importance.keep_units(graph, {name: r}, worth, round_to=round_to)[name])
+            for r in ratios
+        }
+        rises = {size: 0.0}
+        for count in sorted(counts - {size}):
+            keep = importance.keep_counts(worth, {name: count})
+            small = copy.deepcopy(model)
+            surgery.prune(small, graph, keep)
+            repair(small, model, graph, keep, calibration)
+            rises[count] = _finite(score(small), f"group {name!r} with {count} units") - dense
+        kept[name] = tuple(sorted(rises))
+        damage[name] = _monotone([rises[count] for count in kept[name]])
+    return Sensitivity(dense, kept, damage)
+
+
+def divergence(
+    model: nn.Module, batches: Iterable[Any], *, forward: Forward | None = None
+) -> Score:
+    """A score: how far another model's outputs are from those of `model` on the same batches.
+
+    For outputs of shape (N, C) the mean Kullback-Leibler divergence of their softmax in nats, for
+    anything else the mean squared difference over the variance of the model's outputs. The
+    outputs of `model` are computed once. Raises UsageError when there is no batch.
+    """
+    batches = list(batches)
+    if not batches:
+        raise UsageError("divergence needs at least one batch, got none")
+    wanted = [_outputs(model, batch, forward) for batch in batches]
+
+    def score(other: nn.Module) -> float:
+        total = torch.zeros((), dtype=torch.float64)
+        samples = 0
+        for batch, target in zip(batches, wanted, strict=True):
+            found = _outputs(other, batch, forward)
+            total += sum(_distance(a, b) for a, b in zip(found, target, strict=True))
+            samples += len(target[0])
+        return float(total) / samples
+
+    return score
+
+
+def _outputs(model: nn.Module, batch: Any, forward: Forward | None) -> list[Tensor]:
+    with evaluating(model), torch.no_grad():
+        leaves = tree_flatten(run(model, batch, forward))[0]
+    return [x.detach() for x in leaves if isinstance(x, Tensor) and x.is_floating_point()]
+
+
+def _distance(found: Tensor, wanted: Tensor) -> Tensor:
+    """The distance summed over samples, float64 on the CPU."""
+    found, wanted = found.double().cpu(), wanted.double().cpu()
+    if wanted.dim() == 2 and wanted.shape[1] > 1:
+        logs = F.log_softmax(found, 1), F.log_softmax(wanted, 1)
+        return F.kl_div(*logs, reduction="sum", log_target=True)
+    spread = wanted.var(correction=0).clamp_min(1e-30)
+    return (found - wanted).square().mean() / spread * len(wanted)
+
+
+def _finite(value: float, what: str) -> float:
+    if not math.isfinite(value):
+        raise TrainingError(f"the score of {what} must be finite, got {value}")
+    return float(value)
+
+
+def _monotone(rises: list[float]) -> tuple[float, ...]:
+    """Made to fall from the smallest count to the whole group, whose rise is 0."""
+    highest, values = 0.0, []
+    for rise in reversed(rises):
+        highest = max(highest, rise)
+        values.append(highest)
+    return tuple(reversed(values))

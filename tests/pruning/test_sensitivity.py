@@ -1,0 +1,117 @@
+"""Damage of one group alone: the table's promises, and its numbers against doing it by hand."""
+
+import copy
+import json
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from autoprune.errors import TrainingError, UsageError
+from autoprune.graph import trace
+from autoprune.pruning import importance, surgery
+from autoprune.pruning.compensate import calibrate, repair
+from autoprune.pruning.sensitivity import Sensitivity, divergence, measure
+
+
+@pytest.fixture
+def case():
+    """The first group's units are all different; the second's are four copies of two."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, 4))
+    with torch.no_grad():
+        for row in range(2, 8):
+            model[2].weight[row] = model[2].weight[row % 2]
+            model[2].bias[row] = model[2].bias[row % 2]
+        model[4].weight.mul_(4.0)
+    x = torch.randn(256, 6)
+    return model, trace(model, x[:1]), calibrate(model, [x]), [torch.randn(128, 6)]
+
+
+def test_copies_can_leave_without_damage_and_what_is_needed_cannot(case):
+    model, graph, calibration, batches = case
+    table = measure(model, graph, calibration, divergence(model, batches), ratios=(0.5, 0.75))
+    assert table.dense == 0.0
+    assert table.kept == {"0": (2, 4, 8), "2": (2, 4, 8)}
+    assert table.damage["2"][0] < 1e-5
+    assert table.damage["0"][0] > table.damage["0"][1] > 1e-3
+
+
+def test_a_damage_is_the_rise_of_the_score_after_cut_and_repair(case):
+    model, graph, calibration, batches = case
+    before = copy.deepcopy(model.state_dict())
+    score = divergence(model, batches)
+    worth = importance.scores(model, graph, "l2")
+    table = measure(model, graph, calibration, score, ratios=(0.5,), worth=worth)
+    keep = importance.keep_units(graph, {"0": 0.5}, worth)
+    small = copy.deepcopy(model)
+    surgery.prune(small, graph, keep)
+    plain = score(small)
+    repair(small, model, graph, keep, calibration)
+    assert table.damage["0"][0] == pytest.approx(score(small), rel=1e-9)
+    assert table.damage["0"][0] < plain
+    assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
+
+
+def test_a_lucky_smaller_count_does_not_count(case):
+    model, graph, calibration, _ = case
+    luck = {8: 1.0, 6: 1.5, 4: 1.2, 2: 3.0}
+    table = measure(
+        model,
+        graph,
+        calibration,
+        lambda m: luck[m[0].out_features] if m[2].out_features == 8 else 0.5,
+        ratios=(0.25, 0.5, 0.75),
+    )
+    assert table.damage["0"] == (2.0, 0.5, 0.5, 0.0)
+    assert table.damage["2"] == (0.0, 0.0, 0.0, 0.0)
+
+
+def test_counts_are_those_of_the_search_space_with_its_rounding(case):
+    model, graph, calibration, batches = case
+    score = divergence(model, batches)
+    table = measure(model, graph, calibration, score, ratios=(0.1, 0.3, 0.6), round_to=2)
+    assert table.kept["0"] == (4, 6, 8)
+
+
+def test_divergence_is_kullback_leibler_for_classes_and_relative_for_anything_else():
+    ones = nn.Linear(1, 2, bias=False)
+    tilted = nn.Linear(1, 2, bias=False)
+    with torch.no_grad():
+        ones.weight.fill_(1.0)
+        tilted.weight.copy_(torch.tensor([[math.log(3.0)], [0.0]]))
+    # fair coin against (3/4, 1/4): 1/2 log(2/3) + 1/2 log 2
+    expected = 0.5 * math.log(2 / 3) + 0.5 * math.log(2)
+    assert divergence(ones, [torch.ones(3, 1)])(tilted) == pytest.approx(expected, rel=1e-6)
+    line, steep = nn.Linear(1, 1, bias=False), nn.Linear(1, 1, bias=False)
+    with torch.no_grad():
+        line.weight.fill_(1.0)
+        steep.weight.fill_(3.0)
+    # outputs -1, 1 (variance 1) against -3, 3
+    assert divergence(line, [torch.tensor([[-1.0], [1.0]])])(steep) == pytest.approx(4.0)
+
+
+def test_the_table_survives_json():
+    table = Sensitivity(0.5, {"a": (1, 4)}, {"a": (0.25, 0.0)})
+    assert Sensitivity.from_dict(json.loads(json.dumps(table.to_dict()))) == table
+
+
+def test_a_group_that_was_never_cut_has_no_damage():
+    assert Sensitivity(0.0, {"a": (4,)}, {"a": (0.0,)}).at("a", 2) == 0.0
+
+
+def test_bad_input_is_refused(case):
+    model, graph, calibration, _ = case
+    with pytest.raises(UsageError, match=r"ratios must lie in \(0, 1\), got 1.0"):
+        measure(model, graph, calibration, lambda m: 0.0, ratios=(1.0,))
+    with pytest.raises(TrainingError, match="the dense model must be finite, got nan"):
+        measure(model, graph, calibration, lambda m: math.nan)
+    with pytest.raises(UsageError, match="at least one batch"):
+        divergence(model, [])
+    with pytest.raises(UsageError, match="kept must lie in 1 to 4"):
+        Sensitivity(0.0, {"a": (4,)}, {"a": (0.0,)}).at("a", 5)
+    with pytest.raises(ValueError, match="must fall to 0"):
+        Sensitivity(0.0, {"a": (1, 4)}, {"a": (0.1, 0.2)})
+    with pytest.raises(ValueError, match="must be ascending"):
+        Sensitivity(0.0, {"a": (4, 1)}, {"a": (0.1, 0.0)})
