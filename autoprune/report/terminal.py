@@ -50,21 +50,22 @@ def summary(view: RunView) -> RenderableType:
 def front_table(view: RunView) -> RenderableType:
     """The dense model and every member of the front; predicted and measured latency apart."""
     name = view.metric.name if view.metric else "metric"
-    table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
-    table.add_column("model", no_wrap=True)
-    for column in (f"val {name}", "Δ dense", *_COUNTS):
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=0)
+    table.add_column("trial", no_wrap=True)
+    for column in (f"val\n{name}", "to\ndense", *(field.replace("_", "\n") for field in _COUNTS)):
         table.add_column(column, justify="right", no_wrap=True)
-    for column in ("predicted\nms", "measured\nms", "measured\np95 ms", "speed-up\nmeasured"):
+    for column in ("predicted\nms", "measured\nms", "its p95\nms", "speed-\nup"):
         table.add_column(column, justify="right", no_wrap=True)
     table.add_row(*_dense_cells(view, name), style="bold", end_section=True)
     knee = view.front.knee if view.front else None
     for record in view.members:
-        mark = " ◆ knee" if knee is not None and record.number == knee.number else ""
-        mark += " (uniform)" if record in view.uniform else ""
-        table.add_row(f"trial {record.number}{mark}", *_cells(view, record, name))
+        mark = " ◆" if knee is not None and record.number == knee.number else ""
+        mark += " ▫" if record in view.uniform else ""
+        table.add_row(f"{record.number}{mark}", *_cells(view, record, name))
     for record in (r for r in view.uniform if r not in view.members):
-        table.add_row(f"uniform {record.number}", *_cells(view, record, name), style="dim")
-    return Group(table, Text(device_line(view), "dim"))
+        table.add_row(f"{record.number} ▫", *_cells(view, record, name), style="dim")
+    marks = "◆ knee" + (" · ▫ uniform ratios" if view.uniform else "")
+    return Group(table, Text(f"{marks} · {device_line(view)}", "dim"))
 
 
 def device_line(view: RunView) -> str:

@@ -25,7 +25,7 @@ def line_of(text: str, start: str) -> list[str]:
 def test_front_table_keeps_predicted_and_measured_apart(view) -> None:
     text = text_of(terminal.front_table(view))
     member = view.members[0]
-    row = line_of(text, f"trial {member.number}")
+    row = line_of(text, f"{member.number} ")
     expected = [
         f"{member.predicted.latency_ms:.3f}",
         f"{member.measured.latency_ms:.3f}",
@@ -35,6 +35,12 @@ def test_front_table_keeps_predicted_and_measured_apart(view) -> None:
     assert row[-4:] == expected
     assert line_of(text, "dense")[-4:] == ["1.40", "1.42", "1.55", "1.00×"]
     assert "onnxruntime, float32, batch 1, 1 thread" in text
+
+
+def test_front_table_fits_eighty_columns(view) -> None:
+    text = text_of(terminal.front_table(view), width=80)
+    assert "…" not in text
+    assert line_of(text, "dense")[-4:] == ["1.40", "1.42", "1.55", "1.00×"]
 
 
 def test_summary_counts_every_state(view) -> None:
