@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import logging
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,15 +18,19 @@ from torch import nn
 from autoprune.budget import Device
 from autoprune.cost.features import LatencyFeatures
 from autoprune.cost.inputs import Inputs
-from autoprune.cost.latency import Latency, measure_together
+from autoprune.cost.latency import Latency, measure_latency, measure_together
 from autoprune.cost.model import Floats
 from autoprune.errors import DeviceError
 from autoprune.graph import PruningGraph
 from autoprune.pruning.surgery import prune
 from autoprune.space import kept_units
 
+_log = logging.getLogger(__name__)
+
 _TOGETHER = 6  # prunings that are measured in turn with the dense model
-_REPEATS = 25
+_REPEATS = (5, 25)  # at least and at most, by how long the dense model takes
+_TIMED_MS = 600.0  # about the time for one pruning
+_DOUBTFUL = 0.1
 _WARMUP_S = 0.05
 _FOLDS = 5
 _PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
@@ -74,6 +79,8 @@ class LatencyPredictor:
     ) -> LatencyPredictor:
         """Prune copies of the model at random, measure them beside the dense one, and fit.
 
+        Measuring takes seconds to a minute. An error above 10 % is logged as a warning.
+
         Raises:
             DeviceError: unknown or missing runtime, too many threads.
             ValueError: fewer than 10 samples.
@@ -81,6 +88,10 @@ class LatencyPredictor:
         if samples < 2 * _FOLDS:
             raise ValueError(f"samples must be at least {2 * _FOLDS}, got {samples}")
         keeps = random_keeps(graph, samples, seed)
+        quick = measure_latency(
+            model, example_inputs, runtime, threads=threads, warmup_s=_WARMUP_S, repeats=_REPEATS[0]
+        )
+        repeats = int(np.clip(_TIMED_MS / quick.median_ms, *_REPEATS))
         dense: list[Latency] = []
         pruned: list[Latency] = []
         for start in range(0, samples, _TOGETHER):
@@ -91,7 +102,7 @@ class LatencyPredictor:
                 runtime,
                 threads=threads,
                 warmup_s=_WARMUP_S,
-                repeats=_REPEATS,
+                repeats=repeats,
             )
             dense.append(first)
             pruned.extend(rest)
@@ -99,13 +110,22 @@ class LatencyPredictor:
             Sample({name: len(units) for name, units in keep.items()}, it.median_ms, it.ratio)
             for keep, it in zip(keeps, pruned, strict=True)
         ]
-        return LatencyPredictor.from_samples(
+        fitted = LatencyPredictor.from_samples(
             graph,
             measured,
             device=dense[0].device,
             dense_ms=statistics.median(it.median_ms for it in dense),
             p95_factor=statistics.median(it.p95_ms / it.median_ms for it in (*dense, *pruned)),
         )
+        if fitted.error > _DOUBTFUL:
+            _log.warning(
+                "predicted latencies are off by %.0f %% on unseen prunings (%d of %d measurements "
+                "were noisy); measure on an idle machine to trust them",
+                100 * fitted.error,
+                sum(it.noisy for it in pruned),
+                samples,
+            )
+        return fitted
 
     @staticmethod
     def from_samples(

@@ -10,7 +10,10 @@ from models.zoo import ZOO
 from torch import nn
 from torch.nn import functional as F
 
+from autoprune.budget import Device
+from autoprune.cost import predictor
 from autoprune.cost.analytic import count, count_cost
+from autoprune.cost.latency import Latency
 from autoprune.cost.model import CostModel
 from autoprune.cost.predictor import LatencyPredictor, random_keeps
 from autoprune.graph import trace
@@ -120,3 +123,32 @@ def test_fit_measures_prunings_of_the_model_and_leaves_it_alone(runtime):
     predicted = CostModel(graph, latency=fitted).cost(dict.fromkeys(graph.sizes(), 1))
     assert predicted.source == "predicted"
     assert 0.0 < predicted.latency_ms <= CostModel(graph, latency=fitted).dense.latency_ms
+
+
+def test_each_pruning_keeps_its_own_measurement(monkeypatch, caplog):
+    """A clock that reads parameters instead of time: the fit must find them again."""
+    model, x = Residual(), torch.zeros(2, 3, 16, 16)
+    graph = trace(model, x)
+    asked = []
+
+    def read(models, example_inputs, runtime, *, threads, warmup_s, repeats):
+        asked.append((len(models), repeats))
+        times = [float(sum(p.numel() for p in m.parameters())) / 100 for m in models]
+        device = Device("a clock", runtime, batch=2, threads=threads)
+        return [Latency(t, 2 * t, (t, t), device, t / times[0]) for t in times]
+
+    monkeypatch.setattr(predictor, "measure_together", read)
+    monkeypatch.setattr(predictor, "measure_latency", lambda m, *a, **k: read([m], *a, **k)[0])
+    fitted = LatencyPredictor.fit(model, graph, x, samples=13)
+    costs = CostModel(graph)
+    for sample in fitted.samples:
+        assert sample.median_ms == costs.cost(sample.kept).params / 100
+        assert sample.ratio == pytest.approx(costs.cost(sample.kept).params / costs.dense.params)
+    assert fitted.dense_ms == costs.dense.params / 100
+    assert fitted.p95_factor == 2.0
+    # the dense model (2937 parameters) alone, then beside six, six and one; 600 / 29.37 is 20
+    assert asked == [(1, 5), (7, 20), (7, 20), (2, 20)]
+    assert "off by" not in caplog.text
+    monkeypatch.setattr(predictor, "_DOUBTFUL", -1.0)
+    LatencyPredictor.fit(model, graph, x, samples=10)
+    assert "off by" in caplog.text
