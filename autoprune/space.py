@@ -281,13 +281,21 @@ class SearchSpace:
 
     def _common_ratio(self, candidate: Candidate, sizes: Mapping[str, int]) -> float:
         wanted = self.kept(candidate, sizes)
-        grid = [self.min_ratio + (self.max_ratio - self.min_ratio) * k / 1000 for k in range(1001)]
-        for ratio in (*grid, *candidate.ratios.values()):
-            if all(
-                kept_units(size, ratio, self.round_to) == wanted[name]
-                for name, size in sizes.items()
-            ):
-                return min(max(ratio, self.min_ratio), self.max_ratio)
+        total = sum(wanted.values())
+
+        def kept(ratio: float) -> dict[str, int]:
+            return {name: kept_units(size, ratio, self.round_to) for name, size in sizes.items()}
+
+        low, high = self.min_ratio, self.max_ratio
+        for ratio in (low, high):
+            if kept(ratio) == wanted:
+                return ratio
+        for _ in range(60):  # no group keeps more at a larger ratio: equal sums are equal groups
+            middle = (low + high) / 2.0
+            now = kept(middle)
+            if now == wanted:
+                return middle
+            low, high = (middle, high) if sum(now.values()) > total else (low, middle)
         raise ValueError("no single ratio of this space gives the candidate's ratios")
 
 
