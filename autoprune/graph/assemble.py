@@ -35,9 +35,16 @@ class Assembly:
         self._flow = flow
         self._keys = list(flow.owned)
         self._starts = np.array([flow.owned[key][0] for key in self._keys], dtype=np.int64)
+        lengths = [len(flow.owned[key]) for key in self._keys]
+        self._key_of = np.repeat(np.arange(len(self._keys)), lengths)  # ids are owned in order
         self._roots = flow.ids.roots()
         self._roles = flow.ids.roles()
         self._reasons = flow.ids.reasons()
+        self._head_roots = {root for ids in flow.heads_seen for root in flow.ids.find(ids).tolist()}
+        order = np.argsort(self._roots, kind="stable")
+        heads, first = np.unique(self._roots[order], return_index=True)
+        parts = np.split(order, first[1:])
+        self._members = dict(zip(heads.tolist(), parts, strict=True)) if len(order) else {}
         self._dims: dict[int, Dim] = {}
         self._unit_group: NDArray[np.int64] = np.full(len(self._roots), -1, dtype=np.int64)
         self._sizes: dict[str, int] = {}
@@ -98,7 +105,7 @@ class Assembly:
                 self._reasons[roots[0]] = "all its channels can only leave together"
                 continue
             slices = self._slices(np.array(roots, dtype=np.int64))
-            groups.append(Group(name, self._kind(model, slices), len(roots), slices))
+            groups.append(Group(name, self._kind(model, roots, slices), len(roots), slices))
             self._unit_group[np.array(roots)] = len(self._names)
             self._names.append(name)
             self._sizes[name] = len(roots)
@@ -130,39 +137,37 @@ class Assembly:
         roots, first = np.unique(self._roots[made], return_index=True)
         result = {}
         for root, node in zip(roots.tolist(), made[first].tolist(), strict=True):
-            tensor = self._keys[int(np.searchsorted(self._starts, node, "right")) - 1][0]
+            tensor = self._keys[self._key_of[node]][0]
             result[root] = (node, owner(tensor) or tensor)
         return result
 
     def _slices(self, roots: Indices) -> tuple[Slice, ...]:
         ordered = np.sort(roots)
-        place = np.searchsorted(ordered, self._roots)
-        place[place == len(ordered)] = 0
-        nodes = np.flatnonzero(ordered[place] == self._roots)
-        keys = np.searchsorted(self._starts, nodes, "right") - 1
+        nodes = np.concatenate([self._members[root] for root in ordered.tolist()])
+        place = np.repeat(
+            np.arange(len(ordered)), [len(self._members[r]) for r in ordered.tolist()]
+        )
+        keys = self._key_of[nodes]
         slices = []
         for key in np.unique(keys).tolist():
             mine = nodes[keys == key]
-            units = place[mine]
+            units = place[keys == key]
             table = mine[np.lexsort((mine, units))] - self._starts[key]
             tensor, dim = self._keys[key]
             role = _ROLES[int(self._roles[mine[0]])]
             slices.append(Slice(tensor, dim, table.reshape(len(ordered), -1), role))
         return tuple(slices)
 
-    def _kind(self, model: nn.Module, slices: tuple[Slice, ...]) -> Kind:
-        tensors = {piece.tensor for piece in slices}
-        if any(name in tensors for name in self._attention_tensors()):
+    def _kind(self, model: nn.Module, roots: Sequence[int], slices: tuple[Slice, ...]) -> Kind:
+        if not self._head_roots.isdisjoint(roots):
             return "head"
-        owners = [_module(model, owner(piece.tensor)) for piece in slices]
-        weights = [piece for piece in slices if piece.role == "out" and piece.indices.shape[1] >= 1]
-        linear = all(isinstance(module, nn.Linear) for module in owners)
-        return (
-            "ffn" if linear and len({owner(piece.tensor) for piece in weights}) == 1 else "channel"
-        )
-
-    def _attention_tensors(self) -> set[str]:
-        return set()
+        made = {owner(piece.tensor) for piece in slices if piece.role == "out"}
+        used = {owner(piece.tensor) for piece in slices if piece.role == "in"}
+        ends = [model.get_submodule(path) for path in (*made, *used)]
+        linear = [module for module in ends if isinstance(module, nn.Linear)]
+        inside = len(made) == len(used) == 1 and len(linear) == len(ends) and made != used
+        inside = inside and all(piece.role != "affine" for piece in slices)
+        return "ffn" if inside and linear[0].in_features == linear[1].out_features else "channel"
 
     def _frozen(self) -> Iterator[Frozen]:
         counted: dict[tuple[str, str], int] = defaultdict(int)
@@ -211,10 +216,3 @@ class Assembly:
                 key = (note.module, note.name)
                 found.setdefault(key, Attribute(*key, dims, note.scalar))
         return tuple(found.values())
-
-
-def _module(model: nn.Module, path: str) -> nn.Module | None:
-    try:
-        return model.get_submodule(path)
-    except AttributeError:
-        return None

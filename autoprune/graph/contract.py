@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from torch import Tensor
 
@@ -91,7 +93,8 @@ def product(flow: Flow, call: Call) -> None:
     vector = right.dim() == 1
     inner = b[0] if vector else b[-2]
     _contract(flow, (left, right), a[-1], inner)
-    batch = [flow.join(p, q) for p, q in zip(a[:-2], b[:-2], strict=True)] if left.dim() > 2 else []
+    batch = _batch(flow, a, b) if left.dim() > 2 else []
+    _see_heads(flow, batch, left, right)
     rows = [a[-2]] if left.dim() > 1 else []
     columns = [] if vector else [b[-1]]
     _roles(flow, left, a[-1], rows)
@@ -136,7 +139,8 @@ def attention(flow: Flow, call: Call) -> None:
     """Heads pass; the width of queries and keys stays unless the scale is given by hand."""
     query, key, value = call["query"], call["key"], call["value"]
     q, k, v = (flow.labels(tensor) for tensor in (query, key, value))
-    batch = [flow.join(flow.join(a, b), c) for a, b, c in zip(q[:-2], k[:-2], v[:-2], strict=True)]
+    batch = _batch(flow, (*_batch(flow, q, k), *q[-2:]), v)
+    _see_heads(flow, batch, query, key)
     for label in (q[-1], k[-1], v[-1]):
         flow.refuse_parts(label)
     flow.join(q[-1], k[-1])
@@ -171,6 +175,23 @@ def _contract(
             flow.block(left, "is contracted with another activation")
             flow.block(right, "is contracted with another activation")
     flow.join(left, right, _MODEL_INPUT)
+
+
+def _batch(flow: Flow, left: Labels, right: Labels) -> list[Indices | None]:
+    """Joined batch dimensions; where one operand has heads the other has to be split alike."""
+    result = []
+    for a, b in zip(left[:-2], right[:-2], strict=True):
+        if (a is None) != (b is None):
+            for label in (*left[-2:], *right[-2:]):
+                flow.refuse_parts(label)
+        result.append(flow.join(a, b))
+    return result
+
+
+def _see_heads(flow: Flow, batch: Sequence[Indices | None], left: Tensor, right: Tensor) -> None:
+    """Labelled batch dimensions of a product of two activations are heads of attention."""
+    if not flow.state(left).weight and not flow.state(right).weight:
+        flow.heads_seen += [label[label >= 0] for label in batch if label is not None]
 
 
 def _roles(

@@ -8,6 +8,7 @@ own: whatever meets is united.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -15,6 +16,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakTensorKeyDictionary
@@ -119,6 +121,7 @@ class Flow(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.notes: list[Note] = []
         self.sites: list[Site] = []
         self.flips: set[int] = set()
+        self.heads_seen: list[Indices] = []
         self.owned: dict[tuple[str, int], Indices] = {}
         self.recording = True
         self.heads = heads
@@ -131,7 +134,9 @@ class Flow(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._states: Any = WeakTensorKeyDictionary()
         self._storages: dict[int, tuple[Any, int]] = {}
         self._storage_count = 0
-        self._site_count = 0
+        self._calls = 0
+        self._next_site = 0
+        self.caller = ""
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
@@ -176,7 +181,7 @@ class Flow(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def choose(self, label: Indices, parts: Sequence[int]) -> int:
         """Which part of a split dimension carries the ids (the last, unless it is refused)."""
-        key, self._site_count = self._site_count, self._site_count + 1
+        key, self._next_site = self._next_site, self._next_site + 1
         order = [place for place in reversed(range(len(parts))) if parts[place] > 1]
         choice = min(self.choices.get(key, 0), len(order) - 1)
         heads = self._heads_of(label)
@@ -208,6 +213,21 @@ class Flow(TorchDispatchMode):  # type: ignore[no-untyped-call]
             if module is not None and held is not None and same:
                 self.notes.append(Note(path, attribute, sizes, scalar))
 
+    def note_sizes(self, labels: Labels, shape: Sequence[int]) -> None:
+        """Plain integers of the running module that equal a labelled size are taken to hold it.
+
+        They are mended after surgery, and the verification of the smaller model has the last word.
+        """
+        module = self.modules.get(self.layer)
+        if self.caller in _SIZES_OF_ITS_OWN:
+            return
+        for label, size in zip(labels, shape, strict=True):
+            if label is None or module is None:
+                continue
+            for name, value in vars(module).items():
+                if type(value) is int and value == size and (size >= 8 or _COUNT.search(name)):
+                    self.notes.append(Note(self.layer, name, (label,), True))
+
     # --- the run ----------------------------------------------------------------------------
 
     @contextmanager
@@ -224,7 +244,7 @@ class Flow(TorchDispatchMode):  # type: ignore[no-untyped-call]
         after = nn.modules.module.register_module_forward_hook(leave, always_call=True)
         depth = len(self._stack)
         try:
-            with self:
+            with self, _Caller(self):
                 yield
         finally:
             before.remove()
@@ -240,6 +260,8 @@ class Flow(TorchDispatchMode):  # type: ignore[no-untyped-call]
     ) -> Any:
         """Run the call, then let its rule say what the results carry."""
         kwargs = dict(kwargs or {})
+        self._calls += 1
+        self._next_site = self._calls << 8
         rule = self._rule_for(func)
         if rule is None:
             with self:  # a composite operator is understood by its parts
@@ -314,6 +336,39 @@ class Flow(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 if owner(name) == path and members.intersection(self.ids.find(ids).tolist()):
                     return count
         return next((n for path, n in self.heads.items() if path and path == self.layer), 0)
+
+
+_COUNT = re.compile("head|group")
+"""Names under which a small integer may hold a size; other small integers are too likely not to."""
+
+
+_SIZES_OF_ITS_OWN = frozenset(
+    """matmul __matmul__ __rmatmul__ linear einsum tensordot bilinear instance_norm batch_norm
+    layer_norm group_norm bmm mm""".split()  # noqa: SIM905
+)
+"""Functions that reshape for themselves: the sizes in them are nobody's attributes."""
+
+
+class _Caller(TorchFunctionMode):
+    """Tells the flow which function the model's own code called."""
+
+    def __init__(self, flow: Flow) -> None:
+        super().__init__()
+        self._flow = flow
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None
+    ) -> Any:
+        """Run the function with its name known."""
+        kwargs = kwargs or {}
+        name = str(getattr(func, "__name__", ""))
+        if name == "rms_norm" and kwargs.get("weight", args[2] if len(args) > 2 else None) is None:
+            name = "rms_norm without a weight"
+        before, self._flow.caller = self._flow.caller, name
+        try:
+            return func(*args, **kwargs)
+        finally:
+            self._flow.caller = before
 
 
 class _Alive:

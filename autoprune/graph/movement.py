@@ -22,6 +22,19 @@ def view(flow: Flow, call: Call) -> None:
     labels = flow.labels(source)
     if source.shape != out.shape:
         labels = shapes.reshape(flow.ids, labels, source.shape, out.shape, flow.choose)
+    flow.note_sizes(labels, out.shape)
+    call.labels = [labels]
+    call.zero = flow.state(source).zero
+
+
+def strided(flow: Flow, call: Call) -> None:
+    """Other strides for the same shape pass; everything else made of raw strides does not."""
+    source = call["self"]
+    labels = flow.labels(source)
+    if tuple(call["size"]) != tuple(source.shape):
+        for label in labels:
+            flow.block(label, f"{call.name} is not understood")
+        labels = (None,) * call.outs[0].dim()
     call.labels = [labels]
     call.zero = flow.state(source).zero
 
@@ -158,9 +171,9 @@ def split(flow: Flow, call: Call) -> None:
     if label is not None and len(sizes) > 1:
         equal = len(set(sizes)) == 1 and not isinstance(call["split_sizes"], Sequence)
         if equal:
-            flow.ids.tie_columns(
-                label.reshape(len(sizes), -1), flow.place("meets a fixed position")
-            )
+            why = flow.place("meets a fixed position")
+            held = flow.ids.tie_columns(label.reshape(len(sizes), -1), why)
+            flow.note_sizes((held,), sizes[:1])
         else:
             flow.refuse_parts(label)
             flow.block(label, "is split into parts of fixed sizes")
@@ -297,6 +310,7 @@ RULES: dict[str, Rule] = {
     **_table(
         permute, "permute permute_copy transpose transpose_ t t_ numpy_T transpose_copy t_copy"
     ),
+    **_table(strided, "as_strided as_strided_ as_strided_copy"),
     **_table(unsqueeze, "unsqueeze unsqueeze_ unsqueeze_copy"),
     **_table(squeeze, "squeeze squeeze_ squeeze_copy"),
     **_table(expand, "expand expand_copy"),

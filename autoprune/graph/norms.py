@@ -76,7 +76,7 @@ def group_norm(flow: Flow, call: Call) -> None:
             flow.note(names, "num_groups", label, groups)
         flow.note(names, "num_channels", label, channels)
     labels[1] = label
-    call.labels = [tuple(labels) if out.dim() == source.dim() else () for out in call.outs]
+    call.labels = [tuple(labels) if out.shape == source.shape else () for out in call.outs]
     call.zero = weight is not None
 
 

@@ -19,7 +19,7 @@ from autoprune.graph.types import PruningGraph
 
 Inputs = Tensor | tuple[Any, ...] | list[Any] | Mapping[str, Any]
 
-_ATTEMPTS = 4
+_ATTEMPTS = 6
 _STILL = (
     nn.modules.batchnorm._BatchNorm,
     nn.modules.instancenorm._InstanceNorm,

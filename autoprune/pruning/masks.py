@@ -14,6 +14,10 @@ from autoprune.graph import PruningGraph
 from autoprune.pruning.surgery import kept_indices
 
 _NORMS = {"layer_norm": 2, "rms_norm": 2, "group_norm": 2}
+"""Functions that normalise over channels, and where their weight stands among the arguments."""
+
+_NORM_OPERATORS = {"native_layer_norm", "native_group_norm", "_fused_rms_norm", "rsqrt"}
+"""What they are made of (`rsqrt`: RMSNorm in parts)."""
 
 
 def masked(model: nn.Module, graph: PruningGraph, keep: Mapping[str, Sequence[int]]) -> nn.Module:
@@ -54,14 +58,14 @@ def _zero_others(tensor: Tensor, dim: int, indices: Tensor) -> None:
 def _norms(
     graph: PruningGraph, kept: Mapping[str, Mapping[int, Any]]
 ) -> dict[str, dict[int, list[int]]]:
-    """Weights of normalisations over channels that lose something: {weight: {dim: kept}}."""
-    found = {}
-    for op in graph.ops:
-        if op.name in {"native_layer_norm", "native_group_norm", "_fused_rms_norm"}:
-            for name in op.parameters[:1]:
-                if name in kept:
-                    found[name] = {dim: ids.tolist() for dim, ids in kept[name].items()}
-    return found
+    """Cut parameters that a normalisation over channels may have: {name: {dim: kept}}."""
+    if not any(op.name in _NORM_OPERATORS for op in graph.ops):
+        return {}
+    vectors = {name: dims for name, dims in kept.items() if name in graph.parameters}
+    return {
+        name: {dim: indices.tolist() for dim, indices in dims.items()}
+        for name, dims in vectors.items()
+    }
 
 
 class _NormOverKept:

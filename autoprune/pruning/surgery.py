@@ -52,7 +52,9 @@ def kept_indices(
     cuts: dict[str, dict[int, Indices]] = {}
     for (name, dim), gone in graph.removed(keep).items():
         dims = graph.parameters.get(name) or graph.buffers[name]
-        cuts.setdefault(name, {})[dim] = np.setdiff1d(np.arange(dims[dim].size(sizes)), gone)
+        stays = np.ones(dims[dim].size(sizes), dtype=bool)
+        stays[gone] = False
+        cuts.setdefault(name, {})[dim] = np.flatnonzero(stays)
     return cuts
 
 

@@ -1,0 +1,119 @@
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from models.zoo import ZOO, settled
+from models.zoo_hard import HARD
+from torch import Tensor, nn
+
+from autoprune.errors import GraphError, UsageError
+from autoprune.graph import trace
+from autoprune.pruning.one_shot import groups, prunable, prune_model, verify
+
+
+def test_half_of_every_group_leaves_and_the_given_model_stays() -> None:
+    build, draw = ZOO["resnet20_padded"]
+    model, x = settled(build()), draw(2)
+    before = copy.deepcopy(model.state_dict())
+    small = prune_model(model, x, 0.5)
+    assert {g.name: g.size for g in groups(small, x)} == {
+        g.name: g.size // 2 for g in groups(model, x)
+    }
+    assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
+    assert small(x).shape == (2, 10)
+
+
+def test_the_weakest_units_leave_first() -> None:
+    net = nn.Sequential(nn.Linear(2, 4), nn.ReLU(), nn.Linear(4, 1))
+    with torch.no_grad():
+        net[0].weight.copy_(torch.tensor([[3.0, 0.0], [0.1, 0.1], [0.0, 2.0], [0.5, 0.5]]))
+        net[0].bias.zero_()
+    small = prune_model(net, torch.zeros(1, 2), 0.5)
+    assert small[0].weight.tolist() == [[3.0, 0.0], [0.0, 2.0]]
+
+
+def test_a_ratio_for_each_named_group_and_multiples() -> None:
+    build, draw = ZOO["vgg11_bn"]
+    x = draw(1)
+    small = prune_model(build(), x, {"features.0": 0.3}, round_to=4)
+    assert small.features[0].out_channels == 12
+    assert small.features[4].out_channels == 32
+    ignoring = prune_model(build(), x, 0.5, ignored_layers=["features.0"])
+    assert (ignoring.features[0].out_channels, ignoring.features[4].out_channels) == (16, 16)
+
+
+def test_repair_brings_the_outputs_nearer() -> None:
+    torch.manual_seed(0)
+    compensate = pytest.importorskip("autoprune.pruning.compensate")
+    net = nn.Sequential(nn.Linear(6, 24), nn.ReLU(), nn.Linear(24, 5)).eval()
+    x = torch.randn(400, 6)
+    calibration = compensate.calibrate(net, [(x, torch.zeros(400))])
+    plain = prune_model(net, x[:1], 0.5)
+    repaired = prune_model(net, x[:1], 0.5, calibration=calibration)
+    fresh = torch.randn(400, 6)
+    wanted = net(fresh)
+
+    def error(model: nn.Module) -> float:
+        return float((model(fresh) - wanted).square().mean().detach())
+
+    assert error(repaired) < 0.5 * error(plain)
+
+
+@pytest.mark.parametrize(
+    ("ratio", "error", "text"),
+    [
+        (1.0, UsageError, r"ratio must lie in \[0, 1\), got 1\.0"),
+        (-0.1, UsageError, r"ratio must lie in \[0, 1\)"),
+        ({"fc9": 0.5}, GraphError, r"got 'fc9' · the nearest is 'fc1'"),
+    ],
+)
+def test_ratios_that_do_not_fit_are_refused(ratio, error: type[Exception], text: str) -> None:
+    build, draw = ZOO["mlp"]
+    with pytest.raises(error, match=text):
+        prune_model(build(), draw(1), ratio)
+
+
+def test_a_size_held_by_hand_freezes_its_group_only() -> None:
+    build, draw = HARD["by_hand"]
+    model, x = build(), draw(2)
+    graph = prunable(model, x)
+    assert graph.sizes() == {"a": 8}
+    (fault,) = [f for f in graph.frozen if f.name == "b"]
+    assert fault.reason.startswith("the smaller model does not run: RuntimeError: shape '[-1, 12]'")
+    assert fault.size == 12
+    small = prune_model(model, x, 0.5)
+    assert (small.a.out_channels, small.b.out_channels) == (4, 12)
+
+
+def test_a_miswired_group_is_found_by_its_outputs() -> None:
+    """A scale that is not registered: the trace sees a constant, and has to keep what it meets."""
+
+    class Sneaky(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.c = nn.Linear(4, 8), nn.Linear(8, 8), nn.Linear(8, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = torch.relu(self.b(torch.relu(self.a(x))))
+            scale = x.shape[1] / 4  # a number that depends on the width
+            return self.c(x * scale)
+
+    torch.manual_seed(0)
+    model, x = Sneaky(), torch.randn(5, 4)
+    traced = trace(model, x)
+    assert traced.sizes() == {"a": 8, "b": 8}
+    graph = verify(model, traced, x)
+    assert graph.sizes() == {"a": 8}
+    assert graph.frozen[-1].reason == "the smaller model differs from the masked one"
+
+
+def test_verification_leaves_the_model_as_it_was() -> None:
+    build, draw = ZOO["mobilenet_v2"]
+    model, x = settled(build()).train(), draw(2)
+    before, random = copy.deepcopy(model.state_dict()), torch.get_rng_state()
+    prunable(model, x)
+    assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
+    assert model.training
+    assert torch.equal(torch.get_rng_state(), random)
