@@ -124,8 +124,9 @@ class Budget:
         Raises BudgetError that names the key, the value and the form that is understood.
         """
         if not spec:
+            known = ", ".join(FIELDS)
             raise BudgetError(
-                f"{place} needs at least one limit, e.g. latency_ms: 50% · fields: {', '.join(FIELDS)}"
+                f"{place} needs at least one limit, e.g. latency_ms: 50% · fields: {known}"
             )
         return Budget(tuple(_limit(field, value, place) for field, value in spec.items()))
 
@@ -135,7 +136,7 @@ class Budget:
         return tuple(limit.field for limit in self.limits)
 
     def violations(self, cost: Cost, dense: Cost) -> dict[str, float]:
-        """For each limited field (cost / limit) - 1: above 0 is over budget, at most 0 is within."""
+        """For each limited field (cost / limit) - 1: above 0 is over budget."""
         return {
             limit.field: cost.get(limit.field) / limit.resolve(dense) - 1.0 for limit in self.limits
         }

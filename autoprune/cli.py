@@ -14,7 +14,7 @@ import webbrowser
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
@@ -172,6 +172,7 @@ def retrain(
     except KeyboardInterrupt:
         _fail("stopped; what was trained is saved · the same command goes on", INTERRUPTED)
     _say(terminal.retrained_table(read(run)))
+    _say(_speed(done.summary))
     _say(f"wrote {done.path}")
     _say(f"next  autoprune export {done.path} --format onnx")
 
@@ -227,6 +228,18 @@ def _finish(result: Result) -> None:
     _say(f"next    autoprune report {result.path}")
     if result.front.members:
         _say(f"        autoprune retrain {result.path} --pick knee --epochs 20")
+
+
+def _speed(summary: Mapping[str, Any]) -> str:
+    """The retrained model's latency beside the dense one's, as measured in turns."""
+    from autoprune.budget import Cost
+
+    small, dense = Cost.from_dict(summary["measured"]), Cost.from_dict(summary["dense"]["measured"])
+    gain = dense.get("latency_ms") / small.get("latency_ms")
+    return (
+        f"measured {small.get('latency_ms'):.3g} ms, dense {dense.get('latency_ms'):.3g} ms: "
+        f"{gain:.2f} times the speed ({small.device})"
+    )
 
 
 def _say_entry(seed: int, entry: Mapping[str, float]) -> None:

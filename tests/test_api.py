@@ -174,6 +174,7 @@ def test_retrain_command_prints_the_test_metrics(
     printed = capsys.readouterr().out
     assert not end.value.code
     assert f"wrote {retrained.path}" in printed
+    assert "times the speed" in printed
     assert f"{100 * retrained.summary['test']['accuracy']['mean']:.2f}" in printed
 
 
