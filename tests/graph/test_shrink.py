@@ -14,15 +14,6 @@ from autoprune.graph import Dim, PruningGraph, trace
 from autoprune.pruning.surgery import prune
 
 NAMES = ["resnet18", "resnet20_padded", "googlenet", "mobilenet_v3", "convnext", "unet", "audio"]
-    "resnext",
-    "resnet20_padded",
-    "googlenet",
-    "mobilenet_v3",
-    "convnext",
-    "vgg11_bn",
-    "unet",
-    "audio",
-]
 
 
 def sized(graph: PruningGraph, dims: tuple[Dim, ...]) -> tuple[int, ...]:
