@@ -155,3 +155,86 @@ def test_unknown_option_is_refused(run) -> None:
     code, _, err = run("show", "--pick", "knee", "run")
     assert code == 2
     assert "No such option: --pick" in err
+
+
+TASK = """
+import torch
+from torch import nn
+
+import autoprune
+
+
+class Good(autoprune.Task):
+    dense_epochs = 0
+
+    def build_model(self):
+        return nn.Sequential(nn.Linear(4, 16), nn.ReLU(), nn.Linear(16, 2))
+
+    def example_input(self):
+        return torch.zeros(1, 4)
+
+    def train_loader(self, seed):
+        return [(torch.randn(8, 4), torch.zeros(8, dtype=torch.long))]
+
+    def val_loader(self):
+        return self.train_loader(0)
+
+    test_loader = val_loader
+
+
+class NaN(Good):
+    def evaluate(self, model, split):
+        return {"accuracy": float("nan")}
+
+
+class Refuses(Good):
+    def build_model(self):
+        return nn.Sequential(nn.Linear(5, 16), nn.Linear(16, 2))
+
+
+class Breaks(Good):
+    def evaluate(self, model, split):
+        return 1 / 0
+
+
+class Lost(Good):
+    checkpoint = "lost.safetensors"
+
+
+class Misfit(Good):
+    checkpoint = "other.safetensors"
+"""
+
+UNFIT = {
+    "budget below the smallest model": ("Good", "macs: 3", "budget.macs must be at least"),
+    "metric is NaN": ("NaN", "macs: 50%", "must give a finite 'accuracy' for the dense model"),
+    "evaluate fails": ("Breaks", "macs: 50%", "evaluate failed for the dense model on val: Zero"),
+    "model cannot run": ("Refuses", "macs: 50%", "mat1 and mat2 shapes"),
+    "checkpoint is missing": ("Lost", "macs: 50%", "lost.safetensors does not exist"),
+    "checkpoint does not fit": ("Misfit", "macs: 50%", "other.safetensors"),
+    "no such class": ("Goood", "macs: 50%", "holds no class 'Goood'"),
+    "no such runtime": ("Good", "macs: 50%}\ndevice: {runtime: tensort", "runtime must be one of"),
+    "no such objective": (
+        "Good",
+        "macs: 50%}\nsearch: {objectives: [acuracy, macs]",
+        "search.objectives",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", UNFIT)
+def test_what_does_not_fit_is_said_before_anything_is_written(
+    run, tmp_path: Path, monkeypatch, case: str
+) -> None:
+    import torch
+    from safetensors.torch import save_file
+
+    name, budget, message = UNFIT[case]
+    monkeypatch.chdir(tmp_path)
+    Path("mine.py").write_text(TASK)
+    save_file({"0.weight": torch.zeros(3, 3)}, "other.safetensors")
+    Path("b.yaml").write_text(f"task: mine.py:{name}\nbudget: {{{budget}}}\noutput: run")
+    code, _, err = run("search", "b.yaml", "--quiet")
+    assert (code, err.count("\n")) == (2, 1), err
+    assert message in err
+    assert not Path("run").exists()

@@ -20,7 +20,7 @@ from autoprune.cost.inputs import Inputs, batched
 from autoprune.cost.model import CostModel
 from autoprune.cost.predictor import LatencyPredictor
 from autoprune.cost.targets import device_name
-from autoprune.errors import ConfigError, GraphError, TaskError
+from autoprune.errors import AutopruneError, ConfigError, GraphError, TaskError
 from autoprune.graph import PruningGraph, trace
 from autoprune.pareto import Objective
 from autoprune.pruning.compensate import Calibration, calibrate
@@ -64,10 +64,11 @@ def prepare(
     device = training_device(config.train_on)
     say("the dense model")
     dense = load_dense(task, device=device)
-    metrics = _dense_metrics(task, dense)
     dense = dense.to("cpu").eval()
     example = task.example_input()
     graph = trace(dense, example, ignored_layers=task.ignored_layers, num_heads=task.num_heads)
+    metrics = _dense_metrics(task, dense.to(device))
+    dense = dense.to("cpu")
     if not graph.groups:
         why = "; ".join(f"{frozen.name}: {frozen.reason}" for frozen in graph.frozen[:3])
         raise GraphError(f"the model of {type(task).__name__} has nothing that can leave · {why}")
@@ -174,7 +175,16 @@ def _objectives(config: RunConfig, task: Task) -> tuple[Objective, ...]:
 
 
 def _dense_metrics(task: Task, dense: nn.Module) -> dict[str, float]:
-    metrics = dict(task.evaluate(dense, "val"))
+    try:
+        metrics = dict(task.evaluate(dense, "val"))
+    except AutopruneError:
+        raise
+    except Exception as error:
+        text = " ".join(str(error).split())
+        raise TaskError(
+            f"{type(task).__name__}.evaluate failed for the dense model on val: "
+            f"{type(error).__name__}: {text}"
+        ) from error
     value = metrics.get(task.metric)
     if value is None or not math.isfinite(value):
         raise TaskError(
