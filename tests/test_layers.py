@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import sys
 import tomllib
 from collections.abc import Iterator
@@ -144,6 +145,17 @@ def test_breach_is_found(room_name: str, source: str, breach: str) -> None:
     found = breaches(room_name, source)
     assert len(found) == 1
     assert breach in found[0]
+
+
+def test_every_import_is_a_declared_dependency() -> None:
+    listed = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+    declared = {re.split(r"[\[>=<]", line)[0].lower() for line in listed}
+    names = {"yaml": "pyyaml", "sklearn": "scikit-learn", "PIL": "pillow"}  # import -> distribution
+    used = {
+        name.split(".")[0] for file in SOURCES for _, name in imports(ast.parse(file.read_text()))
+    }
+    theirs = used - sys.stdlib_module_names - {"autoprune"}
+    assert {names.get(name, name) for name in theirs} <= declared
 
 
 def test_every_package_is_in_the_wheel() -> None:
