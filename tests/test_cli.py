@@ -5,13 +5,17 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
+from io import StringIO
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from autoprune import cli
 from autoprune.config import RunConfig
 from autoprune.errors import ExportError
+from autoprune.search.progress import Snapshot
 
 COMMANDS = ("init", "search", "resume", "show", "report", "retrain", "export", "profile")
 
@@ -238,3 +242,61 @@ def test_what_does_not_fit_is_said_before_anything_is_written(
     assert (code, err.count("\n")) == (2, 1), err
     assert message in err
     assert not Path("run").exists()
+
+
+@pytest.mark.parametrize("begun", [True, False])
+def test_ctrl_c_says_how_to_go_on(run, tmp_path: Path, monkeypatch, begun: bool) -> None:
+    from autoprune import api
+
+    def stopped(config: RunConfig, **_: object) -> None:
+        if begun:
+            Path(config.output).mkdir()
+            (Path(config.output) / "config.yaml").write_text(config.to_yaml())
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(api, "run_config", stopped)
+    (tmp_path / "b.yaml").write_text("task: digits\nbudget: {macs: 50%}\noutput: run")
+    code, _, err = run("search", tmp_path / "b.yaml")
+    assert code == 130
+    assert (f"go on with: autoprune resume {tmp_path / 'run'}" in err) is begun
+    assert err.count("\n") == 1
+
+
+SNAPSHOT = Snapshot(
+    "search",
+    trials=20,
+    running=2,
+    complete=5,
+    stopped=1,
+    infeasible=3,
+    epochs=7.5,
+    front=({"trial": 4, "accuracy": 0.9712, "latency_ms": 0.123},),
+    hypervolume=0.25,
+    elapsed_s=75.0,
+    left_s=30.0,
+)
+
+
+def test_progress_in_a_pipe_is_one_line_for_each_step() -> None:
+    console = Console(file=StringIO(), width=60)
+    watch = cli._Watch(console)
+    for snapshot in (SNAPSHOT, SNAPSHOT, replace(SNAPSHOT, complete=6)):
+        watch.update(snapshot)
+    watch.stop()
+    lines = console.file.getvalue().splitlines()
+    assert lines[0] == (
+        "searching · 6 of 20 trials (2 running, 5 complete, 1 stopped, 3 infeasible) · front 1 · "
+        "1 min 15 s · about 30.0 s left · 7.5 epochs · hypervolume 0.25"
+    )
+    assert len(lines) == 2
+    assert lines[1].startswith("searching · 7 of 20 trials")
+
+
+def test_progress_in_a_terminal_shows_the_front() -> None:
+    console = Console(file=StringIO(), width=100, force_terminal=True, color_system=None)
+    watch = cli._Watch(console)
+    watch.update(SNAPSHOT)
+    watch.stop()
+    shown = console.file.getvalue()
+    for part in ("searching", "6 of 20 trials", "predicted latency_ms", "97.12 %", "0.123 ms"):
+        assert part in shown
