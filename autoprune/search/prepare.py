@@ -23,7 +23,9 @@ from autoprune.cost.targets import device_name
 from autoprune.errors import AutopruneError, ConfigError, GraphError, TaskError
 from autoprune.graph import PruningGraph, trace
 from autoprune.pareto import Objective
+from autoprune.pruning import sensitivity
 from autoprune.pruning.compensate import Calibration, calibrate
+from autoprune.pruning.sensitivity import Sensitivity
 from autoprune.search.bench import RecoveryBench
 from autoprune.search.plan import Limits, Plan
 from autoprune.search.study import distributions
@@ -36,6 +38,7 @@ from autoprune.training import choose, training_device
 from autoprune.training.batches import sample
 
 _PACKAGES = ("autoprune", "torch", "ray", "optuna", "numpy", "onnx", "onnxruntime")
+_SENSITIVITY_SAMPLES = 512
 Say = Callable[[str], None]
 
 
@@ -134,6 +137,18 @@ def make_bench(
         threads=threads,
         device=ready.training_device,
         precision=precision,
+    )
+
+
+def measure_damage(
+    config: RunConfig, task: Task, ready: Prepared, calibration: Calibration, say: Say
+) -> Sensitivity:
+    """How far the outputs move when each group alone is cut, after repair."""
+    say("what each group alone is worth")
+    batches = sample(task, config.search.seed, samples=_SENSITIVITY_SAMPLES, least=1)
+    score = sensitivity.divergence(ready.dense, batches, forward=task.outputs)
+    return sensitivity.measure(
+        ready.dense, ready.graph, calibration, score, round_to=ready.plan.space.round_to
     )
 
 

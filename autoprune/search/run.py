@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -14,13 +14,14 @@ import optuna
 from autoprune.config import RunConfig
 from autoprune.errors import StoreError, WorkError
 from autoprune.pareto import ParetoFront
+from autoprune.pruning.sensitivity import Sensitivity
 from autoprune.record import TrialRecord
 from autoprune.search.bench import RecoveryBench
 from autoprune.search.ledger import STATE, Ledger
 from autoprune.search.plan import Plan
-from autoprune.search.prepare import Prepared, Say, environment, make_bench, prepare
+from autoprune.search.prepare import Prepared, Say, environment, make_bench, measure_damage, prepare
 from autoprune.search.progress import Progress, Silent, Snapshot
-from autoprune.search.searcher import BudgetedOptunaSearch
+from autoprune.search.searcher import BudgetedOptunaSearch, Proposal
 from autoprune.search.seeding import seeds
 from autoprune.search.study import StudyFile
 from autoprune.search.tuning import quiet, run_trials
@@ -28,12 +29,13 @@ from autoprune.search.verify import verify
 from autoprune.store import RunFolder
 from autoprune.tasks.base import Task
 
-DEVICE, DENSE, GROUPS, FRONT, IMPORTANCES = (
+DEVICE, DENSE, GROUPS, FRONT, IMPORTANCES, SENSITIVITY = (
     "device.json",
     "dense.json",
     "groups.json",
     "front.json",
     "importances.json",
+    "sensitivity.json",
 )
 
 
@@ -66,7 +68,8 @@ def run(
         with store.writing():
             _describe(store, ready)
             bench = make_bench(config, task, ready, str(place.resolve()), say)
-            _search(store, ready, bench, Ledger(ready.plan, store, watcher, since=since))
+            first = seeds(ready.plan, _damage(config, task, store, ready, bench, say))
+            _search(store, ready, bench, first, Ledger(ready.plan, store, watcher, since=since))
 
 
 def _prepare(config: RunConfig, task: Task, place: Path, say: Say, *, resume: bool) -> Prepared:
@@ -79,12 +82,36 @@ def _create(config: RunConfig, place: Path) -> RunFolder:
     return RunFolder.create(place, config.to_dict(), environment(config))
 
 
-def _search(store: RunFolder, ready: Prepared, bench: RecoveryBench, ledger: Ledger) -> None:
+def _damage(
+    config: RunConfig,
+    task: Task,
+    store: RunFolder,
+    ready: Prepared,
+    bench: RecoveryBench,
+    say: Say,
+) -> Callable[[str, int], float] | None:
+    """What cutting each group alone does, measured once a run; None where nothing is calibrated."""
+    if bench.calibration is None or ready.plan.space.per == "global":
+        return None
+    if (store.path / SENSITIVITY).is_file():
+        return Sensitivity.from_dict(store.read_json(SENSITIVITY)).at
+    found = measure_damage(config, task, ready, bench.calibration, say)
+    store.write_json(SENSITIVITY, found.to_dict())
+    return found.at
+
+
+def _search(
+    store: RunFolder,
+    ready: Prepared,
+    bench: RecoveryBench,
+    first: Sequence[Proposal],
+    ledger: Ledger,
+) -> None:
     """Tune, then verify and save; on the way out the table is always written."""
     plan = ready.plan
     file = StudyFile(store.path, plan.objectives)
     try:
-        searcher = BudgetedOptunaSearch(plan, ledger, file, seeds(plan))
+        searcher = BudgetedOptunaSearch(plan, ledger, file, first)
         if not ledger.over():
             gpus = 1.0 / plan.concurrent if ready.training_device == "cuda" else 0.0
             run_trials(plan, bench, searcher, store.path, gpus=gpus)

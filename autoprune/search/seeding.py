@@ -41,21 +41,22 @@ def seeds(plan: Plan, damage: Damage | None = None) -> list[Proposal]:
     """Candidates within the budget to begin with; none twice.
 
     Uniform ratios at `LEVELS` costs from the budget down towards the smallest model, the first
-    being the nearest to the dense model that the budget allows. With `damage`, before each of them
+    being the nearest to the dense model that the budget allows. With `damage`, after each of them
     the allocation that does the least damage at the same cost (see `allocate`).
     """
     start = recipe(plan.space, plan.sizes)
-    uniform = [(level, _uniform(plan, start, level)) for level in range(LEVELS)]
-    found: list[Proposal] = []
-    for level, candidate in uniform:
-        if candidate is None:
+    found: dict[str, Proposal] = {}
+    for level in range(LEVELS):
+        uniform = _uniform(plan, start, level)
+        if uniform is None:
             continue
+        found.setdefault(uniform.key, Proposal(uniform, f"seed:uniform-{level}"))
         if damage is not None and plan.space.per == "group":
-            ratios = allocate(plan, damage, _spent(plan, candidate))
-            least = project(replace(candidate, ratios=ratios), plan)
-            found += [Proposal(least, f"seed:knapsack-{level}")] if least else []
-        found.append(Proposal(candidate, f"seed:uniform-{level}"))
-    return list({p.candidate.key: p for p in reversed(found)}.values())[::-1]
+            ratios = allocate(plan, damage, _spent(plan, uniform))
+            least = project(replace(uniform, ratios=ratios), plan)
+            if least is not None:
+                found.setdefault(least.key, Proposal(least, f"seed:knapsack-{level}"))
+    return list(found.values())
 
 
 def allocate(plan: Plan, damage: Damage, share: float) -> dict[str, float]:

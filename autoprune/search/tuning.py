@@ -13,6 +13,7 @@ from pathlib import Path
 import optuna
 import ray
 from ray import tune
+from ray._private import worker as ray_worker
 
 from autoprune.search.plan import Plan
 from autoprune.search.scheduler import RungScheduler
@@ -74,10 +75,13 @@ def session(concurrent: int, *, gpus: float = 0.0) -> Iterator[None]:
         logging_level=logging.ERROR,
         runtime_env={"env_vars": {name: str(threads_for(concurrent)) for name in _THREADS}},
     )
+    printing = ray_worker._worker_logs_enabled
+    ray_worker._worker_logs_enabled = False  # a dead worker is in the records, not on the screen
     try:
         yield
     finally:
         ray.shutdown()
+        ray_worker._worker_logs_enabled = printing
 
 
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")

@@ -50,7 +50,7 @@ def test_the_recipe_takes_the_usual_values_where_the_space_has_them() -> None:
     assert candidate.recovery.lr == 0.05
 
 
-def test_seeds_with_damage_come_before_uniform_ones_at_no_higher_cost() -> None:
+def test_seeds_with_damage_do_less_at_no_higher_cost_than_uniform_ones() -> None:
     plan = toy.make_plan()
     found = {p.origin: p.candidate for p in seeds(plan, damage)}
     for level in range(4):

@@ -82,7 +82,7 @@ def test_a_search_that_is_killed_loses_only_what_was_running(folder: RunFolder) 
     )
     command = [sys.executable, "-c", code, str(folder.path), str(Path(__file__).parent)]
     with subprocess.Popen(command, start_new_session=True) as search:
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 300
         while len(folder.records()) < 5 and time.monotonic() < deadline:
             time.sleep(0.05)
         os.killpg(search.pid, signal.SIGKILL)

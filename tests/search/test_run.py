@@ -1,0 +1,170 @@
+"""The parts of a real search around its trials: preparing, the first candidates, measuring."""
+
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from stripes import Stripes
+from torch import nn
+
+from autoprune.config import RunConfig
+from autoprune.errors import BudgetError, ConfigError, StoreError, TaskError
+from autoprune.pareto import ParetoFront
+from autoprune.record import TrialRecord
+from autoprune.search.bench import RecoveryBench
+from autoprune.search.prepare import Prepared, make_bench, measure_damage, prepare
+from autoprune.search.run import run
+from autoprune.search.seeding import seeds
+from autoprune.search.trainable import Spec
+from autoprune.search.verify import verify
+from autoprune.store import RunFolder
+
+SPACE = {"ratios": {"max": 0.75}, "round_to": 4, "recovery": {"lr": [0.02, 0.05]}}
+
+
+class Ready(Stripes):
+    dense_epochs = 0  # as it is: what is tested here does not need a good model
+
+
+def config(**changes: Any) -> RunConfig:
+    search = {"epochs": 0.5, "rungs": 1, "calibration_samples": 64, **changes.pop("search", {})}
+    spec = {"task": "stripes:Ready", "budget": {"macs": "60%"}, "train_on": "cpu", "space": SPACE}
+    return RunConfig.from_dict({**spec, **changes, "search": search})
+
+
+def quiet(note: str) -> None:
+    """Say nothing."""
+
+
+@pytest.fixture(scope="module")
+def ready() -> Prepared:
+    torch.manual_seed(0)
+    return prepare(config(), Ready(), quiet)
+
+
+@pytest.fixture
+def bench(ready: Prepared, tmp_path: Path) -> RecoveryBench:
+    threads = torch.get_num_threads()
+    made = make_bench(config(), Ready(), ready, str(tmp_path), quiet)
+    assert torch.get_num_threads() == threads
+    return made
+
+
+def test_the_plan_says_what_the_configuration_says(ready: Prepared) -> None:
+    plan = ready.plan
+    assert [(o.name, o.direction) for o in plan.objectives] == [
+        ("accuracy", "maximize"),
+        ("macs", "minimize"),
+    ]
+    assert plan.milestones == (0.25, 0.5)
+    # conv 3x3 on 8x8: 6*6*16*9, then 4*4*16*16*9, and 16*3
+    assert plan.dense.macs == 6 * 6 * 16 * 9 + 4 * 4 * 16 * 16 * 9 + 16 * 3
+    assert plan.reference == (ready.metrics["accuracy"] / 2, float(plan.dense.macs or 0))
+    assert plan.margin == 0.0
+
+
+def test_the_first_candidates_come_from_sensitivities(
+    ready: Prepared, bench: RecoveryBench
+) -> None:
+    assert bench.calibration is not None
+    damage = measure_damage(config(), Ready(), ready, bench.calibration, quiet)
+    found = seeds(ready.plan, damage.at)
+    assert found[0].origin == "seed:uniform-0"
+    assert len({proposal.candidate.key for proposal in found}) == len(found)
+    assert all(ready.plan.allows(ready.plan.cost(p.candidate)) for p in found)
+
+
+def test_a_trial_is_trained_saved_loaded_and_measured(
+    ready: Prepared, bench: RecoveryBench, tmp_path: Path
+) -> None:
+    bench.prepare()
+    candidate = seeds(ready.plan)[0].candidate
+    trial = bench.start(Spec(3, candidate, 0))
+    trial.advance()
+    assert not trial.finished
+    trial.save(str(tmp_path / "state"))
+    again = bench.start(Spec(3, candidate, 0))
+    again.restore(str(tmp_path / "state"))
+    again.advance()
+    report = again.report()
+    assert (report.finished, report.artifact) == (True, "models/3")
+    assert [entry["epoch"] for entry in report.history] == pytest.approx([0.25, 0.5], abs=0.1)
+
+    predicted = ready.plan.cost(candidate)
+    record = TrialRecord(
+        3,
+        candidate,
+        "complete",
+        seed=0,
+        metrics=report.metrics,
+        predicted=predicted,
+        artifact=report.artifact,
+    )
+    small = ready.gauge.load(tmp_path / "models" / "3")
+    assert Ready().evaluate(small, "val")["accuracy"] == report.metrics["accuracy"]
+    saved: list[TrialRecord] = []
+    plan = ready.plan
+
+    def front_of(records: Any) -> ParetoFront:
+        return ParetoFront(plan.objectives, tuple(records), plan.reference)
+
+    verified = verify([record], tmp_path, ready.gauge, plan.budget, front_of, saved.append)
+    (member,) = verified.front.members
+    assert member.measured is not None
+    assert member.measured.macs == predicted.macs
+    assert member.measured.source == "measured"
+    assert (member.measured.latency_ms or 0.0) > 0.0
+    assert verified.dense is not None
+    assert saved == [member]
+
+    tight = replace(plan.budget.limits[0], value=0.1)
+    verified = verify(
+        [record],
+        tmp_path,
+        ready.gauge,
+        replace(plan.budget, limits=(tight,)),
+        front_of,
+        saved.append,
+    )
+    assert len(verified.front) == 0
+    assert verified.over[3]["macs"] > 0.0
+
+
+class Broken(Ready):
+    def evaluate(self, model: nn.Module, split: Any) -> dict[str, float]:
+        return {"accuracy": math.nan}
+
+
+def test_a_dense_model_that_cannot_be_judged_is_refused() -> None:
+    with pytest.raises(TaskError, match=r"Broken.*accuracy.*nan"):
+        prepare(config(), Broken(), quiet)
+
+
+def test_a_budget_that_no_model_meets_is_refused_before_anything_is_written(
+    tmp_path: Path,
+) -> None:
+    with pytest.raises(BudgetError, match=r"budget\.macs must be at least .*smallest model"):
+        run(config(budget={"macs": 10}), Ready(), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_folder_with_another_run_is_refused_first(tmp_path: Path) -> None:
+    RunFolder.create(tmp_path / "run", {}, {})
+    with pytest.raises(StoreError, match="holds another run"):
+        run(config(), Broken(), tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("objectives", "says"),
+    [
+        (["accuracy", "mcs"], r"'mcs' is neither .*nearest: macs"),
+        (["macs"], r"must hold the task's metric \(accuracy\)"),
+        (["accuracy", "macs", "macs"], "nothing twice"),
+    ],
+)
+def test_objectives_that_do_not_fit_are_named(objectives: list[str], says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        prepare(config(search={"objectives": objectives}), Ready(), quiet)
