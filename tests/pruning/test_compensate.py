@@ -14,6 +14,7 @@ from autoprune.errors import UsageError
 from autoprune.graph import Group, PruningGraph, Slice
 from autoprune.pruning.compensate import (
     calibrate,
+    predict_batchnorm,
     reconstruction_errors,
     reestimate_batchnorm,
     repair,
@@ -280,3 +281,37 @@ def test_a_model_without_batch_normalisation_is_left_alone():
     model = nn.Linear(2, 2)
     reestimate_batchnorm(model, iter([]))
     assert model.training
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+def test_predicted_variances_are_those_that_the_layer_has_on_the_dense_models_inputs(groups):
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv1d(3, 8, 1),
+        nn.ReLU(),
+        nn.Conv1d(8, 4, 3, groups=groups, bias=False),
+        nn.BatchNorm1d(4),
+    )
+    x = torch.randn(64, 3, 12)
+    model.train()(x)
+    model[3].momentum = 1.0
+    model.train()(x)  # running statistics are those of the data
+    model.eval()
+    units = each(8) if groups == 1 else np.array([[j, j + 4] for j in range(4)])
+    graph = graph_of(
+        g=[
+            piece("0.weight", 0, units),
+            piece("0.bias", 0, units),
+            piece("2.weight", 1, units[:, :1]),
+        ]
+    )
+    keep = {"g": [0, 2, 3]}
+    small = cut(model, graph, keep)
+    calibration = calibrate(model, [x])
+    repair(small, model, graph, keep, calibration)
+    predict_batchnorm(small, model, graph, keep, calibration)
+    with torch.no_grad():
+        seen = small[:3](x)
+    expected = seen.var((0, 2), correction=1)
+    torch.testing.assert_close(small[3].running_var, expected, rtol=1e-3, atol=1e-6)
+    torch.testing.assert_close(small[3].running_mean, seen.mean((0, 2)), rtol=1e-3, atol=1e-5)
