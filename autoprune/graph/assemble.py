@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from autoprune.graph.flow import Flow, owner
+from autoprune.graph.calls import owner
+from autoprune.graph.flow import Flow
 from autoprune.graph.ids import AFFINE, IN, OUT
 from autoprune.graph.types import (
     Attribute,

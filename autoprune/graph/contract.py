@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 from torch import Tensor
 
-from autoprune.graph.flow import Call, Flow, Rule
+from autoprune.graph.calls import Call
+from autoprune.graph.flow import Flow, Rule
 from autoprune.graph.ids import IN, OUT, Labels
 from autoprune.graph.types import Indices
 

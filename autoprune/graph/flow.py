@@ -11,99 +11,24 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from autoprune.graph.calls import Activation, Call, Note, Record, Site, State, Storages, owner
 from autoprune.graph.ids import Ids, Labels
 from autoprune.graph.types import Indices
 
 Rule = Callable[["Flow", "Call"], None]
 
 
-@dataclass(eq=False, slots=True)
-class State:
-    """What is known of one tensor.
-
-    `names` are the parameters or buffers that it is a view of, `weight` says that it was computed
-    from those alone, `zero` that positions which leave hold zero in the masked model. `index` is
-    its place in `Flow.tensors` (-1: a view of a parameter, which costs nothing).
-    """
-
-    labels: Labels
-    index: int = -1
-    names: tuple[str, ...] = ()
-    weight: bool = False
-    zero: bool = False
-
-
-@dataclass(eq=False, slots=True)
-class Activation:
-    """A tensor of the run: its shape, its labels and its memory."""
-
-    shape: tuple[int, ...]
-    labels: Labels
-    itemsize: int
-    storage: int
-
-
-@dataclass(eq=False, slots=True)
-class Record:
-    """One call of the run, before groups are known."""
-
-    name: str
-    layer: str
-    inputs: tuple[int, ...]
-    outputs: tuple[int, ...]
-    parameters: tuple[str, ...]
-    macs: tuple[int | Indices, ...]
-
-
-@dataclass(eq=False, slots=True)
-class Note:
-    """A module's attribute and the size, or sizes, that it holds."""
-
-    module: str
-    name: str
-    sizes: tuple[int | Indices, ...]
-    scalar: bool
-
-
-@dataclass(eq=False, slots=True)
-class Site:
-    """A view that splits a dimension: the ids, the parts, and which part carries them now."""
-
-    key: int
-    ids: Indices
-    parts: tuple[int, ...]
-    choice: int
-
-
-@dataclass(eq=False)
-class Call:
-    """One ATen call as its rule sees it."""
-
-    name: str
-    args: Mapping[str, Any]
-    outs: list[Tensor]
-    labels: list[Labels] = field(default_factory=list)
-    zero: bool = False
-    weight: bool = False
-    macs: tuple[int | Indices, ...] = ()
-
-    def __getitem__(self, name: str) -> Any:
-        return self.args.get(name)
-
-    @property
-    def tensors(self) -> list[Tensor]:
-        """The tensors among the arguments, in order."""
-        return [a for a in pytree.tree_leaves(list(self.args.values())) if isinstance(a, Tensor)]
+def table(rule: Rule, names: str) -> dict[str, Rule]:
+    """One rule for several operators, named in one string."""
+    return dict.fromkeys(names.split(), rule)
 
 
 class Flow(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -132,8 +57,7 @@ class Flow(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._stack: list[str] = [""]
         self._held = _names(model)
         self._states: Any = WeakTensorKeyDictionary()
-        self._storages: dict[int, tuple[Any, int]] = {}
-        self._storage_count = 0
+        self._storages = Storages()
         self._calls = 0
         self._next_site = 0
         self.caller = ""
@@ -188,7 +112,7 @@ class Flow(TorchDispatchMode):  # type: ignore[no-untyped-call]
         wanted = [place for place in order if parts[place] == heads]
         place = wanted[-1] if wanted else order[choice]
         if not wanted and choice + 1 < len(order):
-            self.sites.append(Site(key, label, tuple(parts), choice))
+            self.sites.append(Site(key, label, choice, parts[place]))
         return place
 
     def refuse_parts(self, labels: Indices | None) -> None:
@@ -196,10 +120,12 @@ class Flow(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if labels is None or not self.sites or not (held := labels[labels >= 0]).size:
             return
         roots = set(self.ids.find(held).tolist())
-        for site in self.sites:
-            ids = site.ids[site.ids >= 0]
-            if roots.intersection(self.ids.find(ids).tolist()):
-                self.flips.add(site.key)
+        found = [site for site in self.sites if self._meets(site.ids, roots)]
+        exact = [site for site in found if site.carried == len(labels)]
+        self.flips.update(site.key for site in exact or found[-1:])
+
+    def _meets(self, ids: Indices, roots: set[int]) -> bool:
+        return not roots.isdisjoint(self.ids.find(ids[ids >= 0]).tolist())
 
     def note(self, names: Sequence[str], attribute: str, size: Any, old: Any) -> None:
         """`attribute` of the running module, or of the owner of a parameter, holds this size."""
@@ -268,7 +194,7 @@ class Flow(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 result = func.decompose(*args, **kwargs)
             if result is not NotImplemented:
                 return result
-        call = Call(_short(func), _bound(func, args, kwargs), [])
+        call = Call.of(func, args, kwargs)
         before = [self.state(tensor) for tensor in call.tensors]
         result = func(*args, **kwargs)
         call.outs = [leaf for leaf in pytree.tree_leaves(result) if isinstance(leaf, Tensor)]
@@ -290,7 +216,7 @@ class Flow(TorchDispatchMode):  # type: ignore[no-untyped-call]
                     known.weight = call.weight
                 outputs.append(known.index)
                 continue
-            names = _view_names(out, call, before)
+            names = call.viewed(out, before)
             state = State(labels, -1, names, call.weight, call.zero)
             if not names:
                 state.index = self._activation(out, labels)
@@ -318,12 +244,8 @@ class Flow(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def _activation(self, tensor: Tensor, labels: Labels) -> int:
         if not self.recording:
             return -1
-        storage = _storage(tensor)
-        alive, number = self._storages.get(storage, (None, -1))
-        if alive is None or alive.expired():
-            number, self._storage_count = self._storage_count, self._storage_count + 1
-            self._storages[storage] = (_Alive(tensor), number)
         shape = tuple(tensor.shape)
+        number = self._storages.number(tensor)
         self.tensors.append(Activation(shape, labels, tensor.element_size(), number))
         return len(self.tensors) - 1
 
@@ -371,30 +293,6 @@ class _Caller(TorchFunctionMode):
             self._flow.caller = before
 
 
-class _Alive:
-    """Whether the storage of a tensor still exists; an address is not given again before."""
-
-    def __init__(self, tensor: Tensor) -> None:
-        from torch.multiprocessing.reductions import StorageWeakRef
-
-        self._reference: Any = None
-        if tensor.layout is torch.strided:
-            self._reference = StorageWeakRef(tensor.untyped_storage())  # type: ignore[no-untyped-call]
-
-    def expired(self) -> bool:
-        return self._reference is None or bool(self._reference.expired())
-
-
-def owner(name: str) -> str:
-    """The path of the module that a parameter or buffer belongs to.
-
-    >>> owner("a.conv.parametrizations.weight.original0")
-    'a.conv'
-    """
-    path = name.rpartition(".")[0]
-    return path.partition(".parametrizations.")[0] if ".parametrizations." in path else path
-
-
 def _names(model: nn.Module) -> dict[int, str]:
     held: dict[int, str] = {}
     for name, parameter in model.named_parameters(remove_duplicate=False):
@@ -402,26 +300,3 @@ def _names(model: nn.Module) -> dict[int, str]:
     for name, buffer in model.named_buffers(remove_duplicate=False):
         held.setdefault(id(buffer), name)
     return held
-
-
-def _storage(tensor: Tensor) -> int:
-    return int(tensor.untyped_storage()._cdata) if tensor.layout is torch.strided else -id(tensor)
-
-
-def _view_names(out: Tensor, call: Call, before: Sequence[State]) -> tuple[str, ...]:
-    for tensor, state in zip(call.tensors, before, strict=True):
-        if state.names and _storage(tensor) == _storage(out):
-            return state.names
-    return ()
-
-
-def _short(func: Any) -> str:
-    return str(func._schema.name).removeprefix("aten::")
-
-
-def _bound(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    names = [argument.name for argument in func._schema.arguments]
-    bound = {argument.name: argument.default_value for argument in func._schema.arguments}
-    bound.update(zip(names, args, strict=False))
-    bound.update(kwargs)
-    return bound

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from autoprune.graph.flow import Call, Flow, Rule
+from autoprune.graph.calls import Call
+from autoprune.graph.flow import Flow, Rule
 from autoprune.graph.types import Indices
 
 

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from autoprune.graph import contract, movement, norms
-from autoprune.graph.flow import Call, Flow, Rule
+from autoprune.graph.calls import Call
+from autoprune.graph.flow import Flow, Rule
 from autoprune.graph.ids import Labels
 from autoprune.graph.types import Indices
 

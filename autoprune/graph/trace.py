@@ -13,7 +13,8 @@ from torch.utils import _pytree as pytree
 
 from autoprune.errors import GraphError
 from autoprune.graph.assemble import Assembly
-from autoprune.graph.flow import Flow, owner
+from autoprune.graph.calls import owner
+from autoprune.graph.flow import Flow
 from autoprune.graph.ids import OUT
 from autoprune.graph.types import PruningGraph
 

@@ -1,0 +1,147 @@
+"""What a run writes down: tensors, calls, and where sizes are held."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils import _pytree as pytree
+
+from autoprune.graph.ids import Labels
+from autoprune.graph.types import Indices
+
+
+@dataclass(eq=False, slots=True)
+class State:
+    """What is known of one tensor.
+
+    `names` are the parameters or buffers that it is a view of, `weight` says that it was computed
+    from those alone, `zero` that positions which leave hold zero in the masked model. `index` is
+    its place in `Flow.tensors` (-1: a view of a parameter, which costs nothing).
+    """
+
+    labels: Labels
+    index: int = -1
+    names: tuple[str, ...] = ()
+    weight: bool = False
+    zero: bool = False
+
+
+@dataclass(eq=False, slots=True)
+class Activation:
+    """A tensor of the run: its shape, its labels and its memory."""
+
+    shape: tuple[int, ...]
+    labels: Labels
+    itemsize: int
+    storage: int
+
+
+@dataclass(eq=False, slots=True)
+class Record:
+    """One call of the run, before groups are known."""
+
+    name: str
+    layer: str
+    inputs: tuple[int, ...]
+    outputs: tuple[int, ...]
+    parameters: tuple[str, ...]
+    macs: tuple[int | Indices, ...]
+
+
+@dataclass(eq=False, slots=True)
+class Note:
+    """A module's attribute and the size, or sizes, that it holds."""
+
+    module: str
+    name: str
+    sizes: tuple[int | Indices, ...]
+    scalar: bool
+
+
+@dataclass(eq=False, slots=True)
+class Site:
+    """A view that splits a dimension: the ids, which part carries them now, and its size."""
+
+    key: int
+    ids: Indices
+    choice: int
+    carried: int
+
+
+@dataclass(eq=False)
+class Call:
+    """One ATen call as its rule sees it."""
+
+    name: str
+    args: Mapping[str, Any]
+    outs: list[Tensor]
+    labels: list[Labels] = field(default_factory=list)
+    zero: bool = False
+    weight: bool = False
+    macs: tuple[int | Indices, ...] = ()
+
+    def __getitem__(self, name: str) -> Any:
+        return self.args.get(name)
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        """The tensors among the arguments, in order."""
+        return [a for a in pytree.tree_leaves(list(self.args.values())) if isinstance(a, Tensor)]
+
+    @staticmethod
+    def of(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Call:
+        """The call with its arguments under the names of the operator's schema."""
+        arguments = func._schema.arguments
+        bound = {argument.name: argument.default_value for argument in arguments}
+        bound.update(zip((argument.name for argument in arguments), args, strict=False))
+        bound.update(kwargs)
+        return Call(str(func._schema.name).removeprefix("aten::"), bound, [])
+
+    def viewed(self, out: Tensor, before: Sequence[State]) -> tuple[str, ...]:
+        """The parameters that a result is a view of."""
+        for tensor, state in zip(self.tensors, before, strict=True):
+            if state.names and same_storage(tensor, out):
+                return state.names
+        return ()
+
+
+class Storages:
+    """Numbers for storages; views of one memory get one number."""
+
+    def __init__(self) -> None:
+        self._known: dict[int, tuple[StorageWeakRef, int]] = {}
+        self._count = 0
+
+    def number(self, tensor: Tensor) -> int:
+        """The number of a tensor's storage; an address is given again once a storage is gone."""
+        if tensor.layout is torch.strided:
+            storage = tensor.untyped_storage()
+            known = self._known.get(storage._cdata)
+            if known is not None and not known[0].expired():  # type: ignore[no-untyped-call]
+                return known[1]
+            reference = StorageWeakRef(storage)  # type: ignore[no-untyped-call]
+            self._known[storage._cdata] = (reference, self._count)
+        self._count += 1
+        return self._count - 1
+
+
+def same_storage(one: Tensor, other: Tensor) -> bool:
+    """Whether two tensors share memory."""
+    if one.layout is not torch.strided or other.layout is not torch.strided:
+        return one is other
+    return bool(one.untyped_storage()._cdata == other.untyped_storage()._cdata)
+
+
+def owner(name: str) -> str:
+    """The path of the module that a parameter or buffer belongs to.
+
+    >>> owner("a.conv.parametrizations.weight.original0")
+    'a.conv'
+    """
+    path = name.rpartition(".")[0]
+    return path.partition(".parametrizations.")[0] if ".parametrizations." in path else path
