@@ -50,7 +50,6 @@ VARIANTS = (  # order of the units, how the rest is mended
     ("obs", "repair + predicted batchnorm"),
     ("obs", "refit"),
     ("obs", "repair + refit"),
-    ("obs", "repair + refit + batchnorm"),
 )
 
 
@@ -123,9 +122,11 @@ MENDING = {
 
 def accuracy(model: torch.nn.Module, loader, limit: int) -> float:
     right = seen = 0
+    model.eval().to(memory_format=torch.channels_last)
     with torch.no_grad():
         for images, labels in loader:
-            right += int((model.eval()(images).argmax(1) == labels).sum())
+            images = images.contiguous(memory_format=torch.channels_last)
+            right += int((model(images).argmax(1) == labels).sum())
             seen += len(labels)
             if seen >= limit:
                 break

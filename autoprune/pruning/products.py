@@ -66,12 +66,19 @@ class Product:
         where = torch.unravel_index(places % self.positions, spots)
         return y.movedim(1, -1)[(places // self.positions, *where)].float()
 
+    def spots(self) -> tuple[int, ...]:
+        """Output positions of a convolution by dimension."""
+        assert self.window is not None
+        kernel, stride, padding, dilation = self.window
+        sizes = [n + 2 * p for n, p in zip(self.x.shape[2:], padding, strict=True)]
+        return places_of(sizes, kernel, stride, dilation)
+
     def _patches(self) -> tuple[Tensor, tuple[int, ...]]:
         """A view (items, *spots, channels, *kernel) of the padded input."""
         assert self.window is not None
         kernel, stride, padding, dilation = self.window
         x = F.pad(self.x, [p for pad in reversed(padding) for p in (pad, pad)])
-        spots = places_of(x.shape[2:], kernel, stride, dilation)
+        spots = self.spots()
         steps = x.stride()
         jumps = [s * n for s, n in zip(stride, steps[2:], strict=True)]
         taps = [d * n for d, n in zip(dilation, steps[2:], strict=True)]

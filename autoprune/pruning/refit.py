@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_flatten, tree_unflatten
+from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from autoprune.errors import UsageError
@@ -81,9 +81,10 @@ def record(
     `calibrate`; the model is unchanged. Raises UsageError when there is no batch.
     """
     batch, samples = _join(batches, max_samples)
-    watch = _Watch(dense, samples, seed)
-    with evaluating(dense), torch.no_grad(), watch:
-        run(dense, batch, forward)
+    try:  # about 1.5 times as fast for images on a CPU, but code with `view` may not take it
+        batch, watch = _watched(dense, _channels_last(batch), samples, seed, forward)
+    except RuntimeError:
+        batch, watch = _watched(dense, batch, samples, seed, forward)
     return Reference(batch, samples, watch.targets(dict(dense.named_buffers())))
 
 
@@ -135,6 +136,23 @@ def _join(batches: Iterable[Any], limit: int) -> tuple[Any, int]:
         for column in zip(*(leaves for leaves, _ in parts), strict=True)
     ]
     return tree_unflatten(leaves, parts[0][1]), seen
+
+
+def _channels_last(batch: Any) -> Any:
+    def convert(x: Any) -> Any:
+        images = isinstance(x, Tensor) and x.dim() == 4
+        return x.contiguous(memory_format=torch.channels_last) if images else x
+
+    return tree_map(convert, batch)
+
+
+def _watched(
+    dense: nn.Module, batch: Any, samples: int, seed: int, forward: Forward | None
+) -> tuple[Any, _Watch]:
+    watch = _Watch(dense, samples, seed)
+    with evaluating(dense), torch.no_grad(), watch:
+        run(dense, batch, forward)
+    return batch, watch
 
 
 class _Tails:
@@ -276,6 +294,7 @@ class _Fitter(ProductMode):  # type: ignore[no-untyped-call]
         self.tails = _Tails()
         self.waiting: dict[str, tuple[Product, Any, Any]] = {}  # product, its call
         self.norms: dict[str, tuple[Any, Any, Any]] = {}  # the call of the normalisation
+        self.statistics: dict[str | None, tuple[Tensor, Tensor]] = {}  # in front of a normalisation
 
     def on_product(self, func: Any, args: Any, product: Product | None, x: Tensor) -> Any:
         """Fit the weight first, unless a sum behind it is the better target."""
@@ -293,7 +312,8 @@ class _Fitter(ProductMode):  # type: ignore[no-untyped-call]
         if target.total is None:
             self._fit(product, target.outputs[:, self.kept[name]])
             return func(*args)
-        out = func(*args)
+        # nothing but the normalisation and the sum will see this result, and the sum computes it
+        out = _like_result(product, args)
         self.waiting[name] = (product, func, args)
         self.tails.names[out] = name
         return out
@@ -305,13 +325,15 @@ class _Fitter(ProductMode):  # type: ignore[no-untyped-call]
     def on_norm(self, func: Any, args: Any, kwargs: Any, path: str | None) -> Any:
         """Bring the statistics up to date, unless the product in front of it waits."""
         waits = self.tails.of(args[0])
-        if waits and path is not None:
+        if waits:
             self.norms[waits[0]] = (func, args, kwargs)
-        elif path is not None and self.behind_cut:
-            _refresh(args[0], args)
-        out = func(*args, **kwargs)
-        self.tails.follow(args[0], out[0] if isinstance(out, tuple) else out)
-        return out
+            out = torch.empty_like(args[0])
+            self.tails.names[out] = waits[0]
+            rest = len(func._schema.returns) - 1
+            return (out, *[out.new_empty(0)] * rest) if rest else out
+        if path is not None and self.behind_cut:
+            self._refresh(path, args[0], args)
+        return func(*args, **kwargs)
 
     def on_view(self, func: Any, args: Any, kwargs: Any) -> Any:
         """Follow a waiting product through a view of its rows."""
@@ -355,10 +377,14 @@ class _Fitter(ProductMode):  # type: ignore[no-untyped-call]
         if norm is None:
             return out
         call, norm_args, kwargs = norm
-        _refresh(out, norm_args)
+        self._refresh(target.norm, out, norm_args)
         done = call(out, *norm_args[1:], **kwargs)
         result: Tensor = done[0] if isinstance(done, tuple) else done
         return result
+
+    def _refresh(self, norm: str | None, x: Tensor, call: Any) -> None:
+        known = self.statistics.pop(norm) if norm in self.statistics else _statistics(x)
+        _refresh(known, call)
 
     def _fit(self, product: Product, wanted: Tensor) -> None:
         """Least squares of `wanted` (places, outputs) on the present inputs, near the weight."""
@@ -381,27 +407,48 @@ class _Fitter(ProductMode):  # type: ignore[no-untyped-call]
         if bool(failed.any()) or not bool(torch.isfinite(cross).all()):
             return
         fresh = weight + torch.cholesky_solve(cross, factor).mT.float()
-        shift = (level - middle @ fresh.mT).flatten()
+        level = level.flatten()
+        mean = (middle @ fresh.mT).flatten()
+        shift = level - mean
+        spread = ((fresh @ second.float()) * fresh).sum(2).flatten()
         fresh = fresh.flatten(0, 1)
         parameter.copy_((fresh if product.input_dim == 1 else fresh.T).reshape(parameter.shape))
         if target.bias is not None:
             self.named[target.bias].copy_(shift)
         elif target.mean is not None:
-            mean = self.named[f"{target.norm}.running_mean"]
-            mean.copy_(target.mean[self.kept[product.name]] - shift)
+            running = self.named[f"{target.norm}.running_mean"]
+            running.copy_(target.mean[self.kept[product.name]] - shift)
+            self.statistics[target.norm] = (mean, spread)
 
 
-def _refresh(x: Tensor, call: Any) -> None:
-    """Running statistics from `x`; scale and bias are changed so that the function stays.
+def _like_result(product: Product, args: Any) -> Tensor:
+    """An empty tensor for the product's result, in the memory format that it would have."""
+    x: Tensor = args[-2] if product.window is None else args[0]
+    if product.window is None:
+        weight: Tensor = args[-1]
+        return x.new_empty((*x.shape[:-1], weight.shape[-1]))
+    shape = (x.shape[0], args[1].shape[0], *product.spots())
+    last = x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last)
+    layout = torch.channels_last if last else torch.contiguous_format
+    return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=layout)
+
+
+def _statistics(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and variance of each channel."""
+    dims = [d for d in range(x.dim()) if d != 1]
+    variance, mean = torch.var_mean(x.float(), dims, correction=0)
+    return mean, variance
+
+
+def _refresh(statistics: tuple[Tensor, Tensor], call: Any) -> None:
+    """Set running statistics; scale and bias are changed so that the function stays.
 
     `call` are the arguments of the batch normalisation.
     """
+    now, fresh = statistics
     weight, bias, mean, variance, _, _, epsilon = call[1:8]
-    dims = [d for d in range(x.dim()) if d != 1]
-    fresh, now = torch.var_mean(x.float(), dims, correction=1)
-    ratio = ((fresh + epsilon) / (variance + epsilon)).sqrt()
     if weight is not None and bias is not None:
         bias += weight * (now - mean) * (variance + epsilon).rsqrt()
-        weight *= ratio
+        weight *= ((fresh + epsilon) / (variance + epsilon)).sqrt()
     mean.copy_(now)
     variance.copy_(fresh)
