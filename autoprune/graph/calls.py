@@ -21,7 +21,8 @@ class State:
 
     `names` are the parameters or buffers that it is a view of, `weight` says that it was computed
     from those alone, `zero` that positions which leave hold zero in the masked model. `index` is
-    its place in `Flow.tensors` (-1: a view of a parameter, which costs nothing).
+    its place in `Flow.tensors` (-1: a view of a parameter, which costs nothing). Along the
+    dimensions in `spread` it repeats one value, so that it fits whatever it meets there.
     """
 
     labels: Labels
@@ -29,6 +30,7 @@ class State:
     names: tuple[str, ...] = ()
     weight: bool = False
     zero: bool = False
+    spread: frozenset[int] = frozenset()
 
 
 @dataclass(eq=False, slots=True)
@@ -84,6 +86,7 @@ class Call:
     zero: bool = False
     weight: bool = False
     macs: tuple[int | Indices, ...] = ()
+    spread: frozenset[int] = frozenset()
 
     def __getitem__(self, name: str) -> Any:
         return self.args.get(name)

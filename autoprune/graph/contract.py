@@ -98,8 +98,9 @@ def product(flow: Flow, call: Call) -> None:
     _see_heads(flow, batch, left, right)
     rows = [a[-2]] if left.dim() > 1 else []
     columns = [] if vector else [b[-1]]
-    _roles(flow, left, a[-1], rows)
-    _roles(flow, right, inner, columns)
+    if not (flow.state(left).weight and flow.state(right).weight):  # not a norm of a weight
+        _roles(flow, left, a[-1], rows)
+        _roles(flow, right, inner, columns)
     labels = [*batch, *rows, *columns]
     added = call["self"] if call.name in {"addmm", "baddbmm", "addmv"} else None
     if not vector and left.dim() == 2:
@@ -241,8 +242,8 @@ def _operands(call: Call) -> tuple[Tensor, Tensor]:
         return call["batch1"], call["batch2"]
     if call.name == "addmv":
         return call["mat"], call["vec"]
-    other = call["mat2"] if call["mat2"] is not None else call["vec"]
-    return call["self"], other if other is not None else call["tensor"]
+    others = (call["mat2"], call["vec"], call["tensor"], call["other"])
+    return call["self"], next(other for other in others if other is not None)
 
 
 def _size(label: Indices | None, size: int) -> int | Indices:
@@ -257,6 +258,7 @@ RULES: dict[str, Rule] = {
     "bmm": product,
     "mv": product,
     "dot": product,
+    "vdot": product,
     "addmm": product,
     "baddbmm": product,
     "addmv": product,

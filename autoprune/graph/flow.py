@@ -217,7 +217,7 @@ class Flow(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 outputs.append(known.index)
                 continue
             names = call.viewed(out, before)
-            state = State(labels, -1, names, call.weight, call.zero)
+            state = State(labels, -1, names, call.weight, call.zero, call.spread)
             if not names:
                 state.index = self._activation(out, labels)
             self._states[out] = state

@@ -89,11 +89,14 @@ class Ids:
         return np.where(left >= 0, left, right)
 
     def tie_columns(self, table: Indices, reason: str) -> Indices:
-        """Unite each column of a `(rows, columns)` table; returns one id a column."""
-        held: Indices | None = table[0]
-        for row in table[1:]:
-            held = self.join(held, row, reason)
-        assert held is not None
+        """Unite each column of a `(rows, columns)` table; returns one id a column.
+
+        A column with a fixed position in it stays, for `reason`; -1 where there is nothing else.
+        """
+        has = table >= 0
+        held = np.asarray(table[has.argmax(0), np.arange(table.shape[1])], dtype=np.int64)
+        self.union(np.broadcast_to(held, table.shape)[has], table[has])
+        self.block(held[~has.all(0)], reason)
         return held
 
     def classes(self, ids: Indices) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -160,6 +161,44 @@ def embedding(flow: Flow, call: Call) -> None:
     call.zero = True
 
 
+def embedding_bag(flow: Flow, call: Call) -> None:
+    """Sums or means of rows of a table."""
+    rows, columns = flow.labels(call["weight"])
+    flow.block(rows, "are the words of an embedding")
+    flow.ids.mark(columns, 1)
+    if columns is not None:
+        flow.note(flow.state(call["weight"]).names, "embedding_dim", columns, len(columns))
+    call.labels = [(None, columns), *[()] * (len(call.outs) - 1)]
+    call.zero = True
+
+
+def patches(flow: Flow, call: Call) -> None:
+    """Each channel becomes several, one after the other (`unfold`, `pixel_unshuffle`)."""
+    source = call["self"]
+    labels = flow.labels(source)
+    wide = None if labels[-3] is None else np.repeat(labels[-3], _positions(call))
+    rest = [None] * (call.outs[0].dim() - source.dim() + 2)
+    call.labels = [(*labels[:-3], wide, *rest)]
+    call.zero = flow.state(source).zero
+
+
+def folded(flow: Flow, call: Call) -> None:
+    """Several neighbouring channels become one (`fold`, `pixel_shuffle`): they leave together."""
+    source, dims = call["self"], call["self"].dim()
+    front = dims - 2 if call.name == "col2im" else dims - 3
+    label = flow.labels(source)[front]
+    if label is not None:
+        label = shapes.tie(flow.ids, label.reshape(-1, _positions(call)), 0)
+    call.labels = [(*flow.labels(source)[:front], label, None, None)]
+    call.zero = flow.state(source).zero
+
+
+def _positions(call: Call) -> int:
+    if call["kernel_size"] is not None:
+        return math.prod(call["kernel_size"])
+    return int(call["upscale_factor"] or call["downscale_factor"]) ** 2
+
+
 def indexed(flow: Flow, call: Call) -> None:
     """Indexing by tensors: indexed dimensions stay whole, the others are moved with the data."""
     source = call["self"]
@@ -240,10 +279,13 @@ RULES: dict[str, Rule] = {
     **table(roll, "roll"),
     **table(repeat, "repeat"),
     **table(embedding, "embedding"),
+    **table(embedding_bag, "_embedding_bag _embedding_bag_forward_only"),
+    **table(patches, "im2col pixel_unshuffle"),
+    **table(folded, "col2im pixel_shuffle"),
     **table(indexed, "index index_select gather _unsafe_index"),
     **table(
         moved,
-        """flip rot90 pixel_shuffle pixel_unshuffle channel_shuffle native_channel_shuffle im2col
+        """flip rot90 channel_shuffle native_channel_shuffle
         unfold diagonal tril triu""",
     ),
 }

@@ -19,8 +19,9 @@ def batch_norm(flow: Flow, call: Call) -> None:
         if tensor is not None:
             labels[1] = flow.join(labels[1], flow.labels(tensor)[0])
             names += flow.state(tensor).names
-    if labels[1] is not None:
-        flow.note(names, "num_features", labels[1], source.shape[1])
+    if labels[1] is not None:  # an instance norm sees batch x channels
+        held = getattr(flow.modules.get(flow.layer), "num_features", source.shape[1])
+        flow.note(names, "num_features", labels[1][:held], held)
     vector = (labels[1],)
     call.labels = [tuple(labels) if out.dim() == source.dim() else vector for out in call.outs]
     call.labels = [

@@ -25,6 +25,8 @@ def pointwise(flow: Flow, call: Call) -> None:
                 place = dim - out.dim() + tensor.dim()
                 if place < 0 or tensor.shape[place] != size or (size == 1 and tensor is not out):
                     continue
+                if place in flow.state(tensor).spread:
+                    continue
                 label = flow.labels(tensor)[place]
                 held, first = (label if first else flow.join(held, label)), False
             labels[dim] = held

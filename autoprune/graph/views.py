@@ -79,6 +79,10 @@ def expand(flow: Flow, call: Call) -> None:
         for label, old, new in zip(labels, source.shape, out.shape[len(front) :], strict=True)
     ]
     call.labels = [tuple(front + back)]
+    sizes = zip(source.shape, out.shape[len(front) :], strict=True)
+    call.spread = frozenset(
+        len(front) + dim for dim, (old, new) in enumerate(sizes) if old == 1 != new
+    )
     call.zero = flow.state(source).zero
 
 

@@ -142,12 +142,15 @@ def _trouble(
 
 
 def _some(size: int, place: int) -> list[int]:
-    """What a group keeps for a try: a half, two thirds or three quarters, by its place.
+    """What a group keeps for a try: about 2/3, 3/4 or 4/5, by its place.
 
-    Equal shares everywhere would hide code that derives one size from another.
+    Equal shares everywhere would hide code that derives one size from another, and round numbers
+    code that divides: where possible the number is odd and no multiple of three.
     """
-    step = 2 + place % 3
-    return [u for u in range(size) if (u + place) % step] if size >= step else [size - 1]
+    wanted = max(1, size * (2 + place % 3) // (3 + place % 3))
+    kept = next((n for n in range(wanted, wanted // 2, -1) if n % 2 and n % 3), wanted)
+    shift = place % size
+    return sorted((u + shift) % size for u in range(min(kept, size - 1)))
 
 
 def _stirred(model: nn.Module) -> nn.Module:

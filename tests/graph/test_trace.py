@@ -106,6 +106,48 @@ def test_an_operator_that_is_not_known_is_the_reason() -> None:
     assert [group.name for group in graph.groups] == ["b"]
 
 
+def test_pixel_shuffle_makes_one_channel_of_four_neighbours() -> None:
+    build, draw = HARD["pixel_shuffle"]
+    graph = trace(build(), draw(1))
+    assert graph.sizes() == {"conv": 8, "up": 6}
+    assert units(graph, "up", "up.weight", 0)[1] == [4, 5, 6, 7]
+    assert units(graph, "up", "head.weight", 1)[1] == [1]
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    "layer",
+    [
+        nn.LSTM(6, 5, batch_first=True),
+        nn.GRU(6, 5, 2, batch_first=True, bidirectional=True),
+        nn.MultiheadAttention(6, 2, batch_first=True),
+        nn.TransformerEncoderLayer(6, 2, 8, batch_first=True),
+        nn.Softmax(-1),
+        nn.LocalResponseNorm(2),
+        nn.Bilinear(6, 6, 3),
+    ],
+    ids=lambda layer: type(layer).__name__,
+)
+def test_what_is_not_understood_never_raises_and_keeps_what_it_meets(layer: nn.Module) -> None:
+    class Around(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.before, self.layer = nn.Linear(4, 6), layer
+
+        def forward(self, x: torch.Tensor) -> object:
+            x = self.before(x)
+            several = isinstance(layer, nn.MultiheadAttention | nn.Bilinear)
+            return (
+                layer(x, x, x)
+                if isinstance(layer, nn.MultiheadAttention)
+                else (layer(x, x) if several else layer(x))
+            )
+
+    graph = trace(Around(), torch.zeros(2, 3, 4))
+    frozen = {f.name for f in graph.frozen}
+    assert "before" in frozen or graph.group("before").size == 6
+
+
 def test_a_mean_over_channels_freezes_them() -> None:
     build, draw = HARD["channel_mean"]
     graph = trace(build(), draw(1))

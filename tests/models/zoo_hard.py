@@ -196,6 +196,52 @@ class TwoTowers(nn.Module):
         return (self.a(x) * self.b(x)).sum(-1)
 
 
+class SpectralNorm(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a = parametrizations.spectral_norm(nn.Linear(6, 9))
+        self.b = parametrizations.spectral_norm(nn.Linear(9, 7))
+        self.head = nn.Linear(7, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(F.relu(self.b(F.relu(self.a(x)))))
+
+
+class InstanceNorm(nn.Module):
+    """A norm that sees batch times channels, before one that normalises each position."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.norm = nn.Conv2d(3, 8, 3), nn.InstanceNorm2d(8, affine=True)
+        self.b, self.head = nn.Conv2d(8, 10, 1), nn.Conv2d(10, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(F.normalize(self.b(F.relu(self.norm(self.a(x)))), dim=1))
+
+
+class Patches(nn.Module):
+    """Convolution written as unfold and Linear, then pixels folded and shuffled both ways."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Conv2d(3, 8, 1), nn.Linear(8 * 9, 6 * 4)
+        self.up, self.c, self.head = nn.Conv2d(6, 20, 1), nn.Conv2d(5, 6, 1), nn.Conv2d(24, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.b(F.unfold(self.a(x), 3, padding=1, stride=2).transpose(1, 2)).transpose(1, 2)
+        x = self.up(F.relu(F.fold(x, (8, 8), 2, stride=2)))
+        return self.head(F.pixel_unshuffle(F.relu(self.c(F.pixel_shuffle(x, 2))), 2))
+
+
+class Bag(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.bag, self.out = nn.EmbeddingBag(9, 8), nn.Linear(8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out(self.bag(x))
+
+
 def image(n: int) -> Tensor:
     return torch.randn(n, 3, 8, 8)
 
@@ -213,6 +259,10 @@ HARD: dict[str, tuple[Callable[[], nn.Module], Callable[[int], Tensor]]] = {
     "pixel_shuffle": (PixelShuffle, image),
     "gated": (Gated, image),
     "weight_norm": (WeightNorm, image),
+    "spectral_norm": (SpectralNorm, lambda n: torch.randn(n, 6)),
+    "instance_norm": (InstanceNorm, image),
+    "patches": (Patches, image),
+    "bag": (Bag, lambda n: torch.randint(0, 9, (n, 5))),
     "unknown": (UnknownOperator, lambda n: torch.randn(n, 6)),
     "channel_mean": (ChannelMean, image),
     "towers": (TwoTowers, lambda n: torch.randn(n, 6)),

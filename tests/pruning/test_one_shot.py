@@ -109,6 +109,35 @@ def test_a_miswired_group_is_found_by_its_outputs() -> None:
     assert graph.frozen[-1].reason == "the smaller model differs from the masked one"
 
 
+def test_a_transformer_of_torch_keeps_its_width_and_loses_hidden_units() -> None:
+    layer = nn.TransformerEncoderLayer(8, 2, 16, dropout=0.0, batch_first=True)
+    model, x = nn.Sequential(nn.Linear(6, 8), layer, nn.Linear(8, 3)), torch.randn(2, 5, 6)
+    graph = prunable(model, x)
+    assert graph.sizes() == {"1.linear1": 16}
+    assert graph.groups[0].kind == "ffn"
+    small = prune_model(model, x, 0.5)
+    assert small[1].linear1.out_features == 8
+    assert small(x).shape == (2, 5, 3)
+
+
+def test_a_last_layer_of_zeros_does_not_hide_a_fault() -> None:
+    class Scaled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Linear(4, 8), nn.Linear(8, 2)
+            nn.init.zeros_(self.b.weight)
+            nn.init.zeros_(self.b.bias)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = torch.relu(self.a(x))
+            return self.b(x * x.shape[1])
+
+    graph = prunable(Scaled(), torch.randn(3, 4))
+    assert [(f.name, f.reason) for f in graph.frozen if f.name == "a"] == [
+        ("a", "the smaller model differs from the masked one")
+    ]
+
+
 def test_verification_leaves_the_model_as_it_was() -> None:
     build, draw = ZOO["mobilenet_v2"]
     model, x = settled(build()).train(), draw(2)
