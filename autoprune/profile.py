@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from autoprune.budget import Cost
 from autoprune.cost.analytic import count_cost
 from autoprune.cost.latency import Latency, measure_latency
-from autoprune.graph import PruningGraph, trace
+from autoprune.graph import PruningGraph
 from autoprune.graph.types import Frozen
+from autoprune.pruning.one_shot import prunable
 from autoprune.tasks.base import Task
 
 
@@ -46,7 +47,7 @@ def profile(
     Raises DeviceError for a runtime that is missing, GraphError where the model cannot be traced.
     """
     model, inputs = task.build_model().eval(), task.example_input()
-    graph = trace(model, inputs, ignored_layers=task.ignored_layers, num_heads=task.num_heads)
+    graph = prunable(model, inputs, ignored_layers=task.ignored_layers, num_heads=task.num_heads)
     return Profile(
         cost=count_cost(model, inputs),
         latencies=tuple(
