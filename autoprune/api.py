@@ -81,6 +81,7 @@ def search(
     concurrent: int = 2,
     seed: int = 0,
     calibration_samples: int = 1024,
+    screen: int = 8,
     progress: Progress | None = None,
 ) -> Result:
     """Search small models of `task` within `budget`; the arguments are the configuration's keys.
@@ -101,6 +102,7 @@ def search(
         "concurrent": concurrent,
         "seed": seed,
         "calibration_samples": calibration_samples,
+        "screen": screen,
     }
     given = task if isinstance(task, Task) else None
     settings: dict[str, Any] = {

@@ -49,7 +49,9 @@ class SearchConfig(_Section):
     """How the search goes; it stops at `trials`, `total_epochs` or `minutes`, what comes first.
 
     `epochs` are the recovery epochs of one trial, `rungs` the evaluations at which hopeless trials
-    are stopped (0: never). `objectives` defaults to the task's metric and the first budget field.
+    are stopped (0: never). `screen` are the proposals scored right after removal and repair for
+    each one that is trained (0: every proposal is trained). `objectives` defaults to the task's
+    metric and the first budget field.
     """
 
     sampler: Literal["tpe", "nsga2", "gp", "random"] = "tpe"
@@ -62,6 +64,7 @@ class SearchConfig(_Section):
     concurrent: Count = 2
     seed: Natural = 0
     calibration_samples: Count = 1024
+    screen: Natural = 8
 
 
 class RunConfig(_Section):

@@ -64,7 +64,8 @@ def test_defaults_are_those_of_the_documentation(write) -> None:
         (
             "search: []",
             "budget.yaml: search must hold keys (sampler, objectives, trials, "
-            "total_epochs, minutes, epochs, rungs, concurrent, seed, calibration_samples), got []",
+            "total_epochs, minutes, epochs, rungs, concurrent, seed, calibration_samples, "
+            "screen), got []",
         ),
         (
             "search: {objectives: []}",

@@ -45,13 +45,15 @@ class Running:
     predicted: Cost
     origin: str
     started: float
+    times: Mapping[str, float] = field(default_factory=dict)
     last: Report = field(default_factory=Report)
 
 
 class Ledger:
     """Turns reports into records on disk, counts, and says when the search is over.
 
-    Every record is on disk before anyone else hears of it.
+    Every record is on disk before anyone else hears of it. `screening` is what screening has cost
+    (see `screening.Spent`), kept with the state.
     """
 
     def __init__(
@@ -76,7 +78,9 @@ class Ledger:
             for number, record in self.records.items()
             if record.state != "infeasible"
         }
-        self._before_s = _elapsed_before(folder)
+        state = _state_before(folder)
+        self._before_s = float(state.get("elapsed_s", 0.0))
+        self.screening: Mapping[str, float] = state.get("screening", {})
         self._started = time.monotonic() if since is None else since
         self._ends: list[float] = []
         self._shown: tuple[tuple[Mapping[str, float], ...], float | None] = ((), None)
@@ -107,9 +111,18 @@ class Ledger:
         """The number of the trial that trained, or now trains, this very candidate."""
         return self._known.get(candidate.key)
 
-    def start(self, number: int, candidate: Candidate, predicted: Cost, origin: str) -> None:
-        """Note that a trial begins."""
-        self.running[number] = Running(number, candidate, predicted, origin, time.monotonic())
+    def start(
+        self,
+        number: int,
+        candidate: Candidate,
+        predicted: Cost,
+        origin: str,
+        times: Mapping[str, float] | None = None,
+    ) -> None:
+        """Note that a trial begins; `times` are seconds that were spent on choosing it."""
+        self.running[number] = Running(
+            number, candidate, predicted, origin, time.monotonic(), times or {}
+        )
         self._known[candidate.key] = number
         self.show()
 
@@ -151,7 +164,7 @@ class Ledger:
             history=tuple(_finite(entry) for entry in last.history),
             predicted=running.predicted,
             error=error,
-            times={**last.times, "wall_s": time.monotonic() - running.started},
+            times={**last.times, **running.times, "wall_s": time.monotonic() - running.started},
             artifact=None if error else last.artifact,
             origin=running.origin,
         )
@@ -194,7 +207,8 @@ class Ledger:
 
     def save_state(self, phase: str) -> None:
         """Write how far the run is, for `resume`."""
-        self.folder.write_json(STATE, {"phase": phase, "elapsed_s": self.elapsed_s})
+        state = {"phase": phase, "elapsed_s": self.elapsed_s, "screening": dict(self.screening)}
+        self.folder.write_json(STATE, state)
 
     def show(self, phase: str = "search", note: str = "") -> None:
         """Tell the progress."""
@@ -263,7 +277,8 @@ def _finite(values: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _elapsed_before(folder: RunFolder) -> float:
+def _state_before(folder: RunFolder) -> dict[str, Any]:
     if not (folder.path / STATE).exists():
-        return 0.0
-    return float(folder.read_json(STATE).get("elapsed_s", 0.0))
+        return {}
+    found: dict[str, Any] = folder.read_json(STATE)
+    return found

@@ -21,13 +21,15 @@ from autoprune.cost.model import CostModel
 from autoprune.cost.predictor import LatencyPredictor
 from autoprune.cost.targets import device_name
 from autoprune.errors import AutopruneError, ConfigError, GraphError, TaskError
-from autoprune.graph import PruningGraph, trace
+from autoprune.graph import PruningGraph
 from autoprune.pareto import Objective
 from autoprune.pruning import sensitivity
 from autoprune.pruning.compensate import Calibration, calibrate
+from autoprune.pruning.one_shot import prunable
 from autoprune.pruning.sensitivity import Sensitivity
 from autoprune.search.bench import RecoveryBench
 from autoprune.search.plan import Limits, Plan
+from autoprune.search.screening import RepairScore, Screening
 from autoprune.search.study import distributions
 from autoprune.search.tuning import threads_for
 from autoprune.search.verify import Gauge, objectives_of
@@ -69,7 +71,7 @@ def prepare(
     dense = load_dense(task, device=device)
     dense = dense.to("cpu").eval()
     example = task.example_input()
-    graph = trace(dense, example, ignored_layers=task.ignored_layers, num_heads=task.num_heads)
+    graph = prunable(dense, example, ignored_layers=task.ignored_layers, num_heads=task.num_heads)
     metrics = _dense_metrics(task, dense.to(device))
     dense = dense.to("cpu")
     if not graph.groups:
@@ -150,6 +152,32 @@ def measure_damage(
     return sensitivity.measure(
         ready.dense, ready.graph, calibration, score, round_to=ready.plan.space.round_to
     )
+
+
+def make_screening(
+    config: RunConfig,
+    task: Task,
+    ready: Prepared,
+    bench: RecoveryBench,
+    damage: Callable[[str, int], float] | None,
+) -> Screening | None:
+    """What chooses among proposals; None where every proposal is to be trained."""
+    if config.search.screen == 0:
+        return None
+
+    def score() -> RepairScore:
+        return RepairScore(
+            task,
+            ready.dense,
+            ready.graph,
+            bench.calibration,
+            seed=config.search.seed,
+            round_to=ready.plan.space.round_to,
+            threads=bench.threads,
+            device=ready.training_device,
+        )
+
+    return Screening(ready.plan, score, count=config.search.screen, damage=damage)
 
 
 def environment(config: RunConfig) -> dict[str, Any]:

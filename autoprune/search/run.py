@@ -19,8 +19,17 @@ from autoprune.record import TrialRecord
 from autoprune.search.bench import RecoveryBench
 from autoprune.search.ledger import STATE, Ledger
 from autoprune.search.plan import Plan
-from autoprune.search.prepare import Prepared, Say, environment, make_bench, measure_damage, prepare
+from autoprune.search.prepare import (
+    Prepared,
+    Say,
+    environment,
+    make_bench,
+    make_screening,
+    measure_damage,
+    prepare,
+)
 from autoprune.search.progress import Progress, Silent, Snapshot
+from autoprune.search.screening import Screening
 from autoprune.search.searcher import BudgetedOptunaSearch, Proposal
 from autoprune.search.seeding import seeds
 from autoprune.search.study import StudyFile
@@ -68,8 +77,11 @@ def run(
         with store.writing():
             _describe(store, ready)
             bench = make_bench(config, task, ready, str(place.resolve()), say)
-            first = seeds(ready.plan, _damage(config, task, store, ready, bench, say))
-            _search(store, ready, bench, first, Ledger(ready.plan, store, watcher, since=since))
+            damage = _damage(config, task, store, ready, bench, say)
+            first = seeds(ready.plan, damage)
+            screening = make_screening(config, task, ready, bench, damage)
+            ledger = Ledger(ready.plan, store, watcher, since=since)
+            _search(store, ready, bench, first, screening, ledger)
 
 
 def _prepare(config: RunConfig, task: Task, place: Path, say: Say, *, resume: bool) -> Prepared:
@@ -105,13 +117,14 @@ def _search(
     ready: Prepared,
     bench: RecoveryBench,
     first: Sequence[Proposal],
+    screening: Screening | None,
     ledger: Ledger,
 ) -> None:
     """Tune, then verify and save; on the way out the table is always written."""
     plan = ready.plan
     file = StudyFile(store.path, plan.objectives)
     try:
-        searcher = BudgetedOptunaSearch(plan, ledger, file, first)
+        searcher = BudgetedOptunaSearch(plan, ledger, file, first, screening)
         if not ledger.over():
             gpus = 1.0 / plan.concurrent if ready.training_device == "cuda" else 0.0
             run_trials(plan, bench, searcher, store.path, gpus=gpus)

@@ -6,6 +6,7 @@ constraints and its projection into the budget is proposed instead, under its ow
 
 from __future__ import annotations
 
+import copy
 import json
 from collections import deque
 from collections.abc import Iterable
@@ -14,7 +15,7 @@ from typing import Any
 
 from optuna.distributions import BaseDistribution
 from optuna.study import Study
-from optuna.trial import Trial, TrialState
+from optuna.trial import FrozenTrial, Trial, TrialState
 from ray.tune.search import Searcher
 from ray.tune.search.optuna import OptunaSearch
 
@@ -23,29 +24,42 @@ from autoprune.candidate import Candidate
 from autoprune.search.ledger import Ledger, Report
 from autoprune.search.plan import Plan
 from autoprune.search.projection import project
+from autoprune.search.screening import Offer, Screening
 from autoprune.search.study import NAME, StudyFile, distributions, make_sampler, replay
 
 ATTEMPTS = 200
 REPORT = "report"
+SCORE, SCREENED = "score", "screened"
+
+Asked = tuple[Trial, Candidate, Cost, str]  # what may be trained: with its cost and its origin
 
 
 @dataclass(frozen=True, slots=True)
 class Proposal:
-    """A candidate that waits for its turn, and where it came from."""
+    """A candidate that waits for its turn, where it came from, and its score if it has one."""
 
     candidate: Candidate
     origin: str
+    score: float | None = None
 
 
 class BudgetedOptunaSearch(OptunaSearch):
     """Proposes candidates within the budget, each one once, and tells Optuna the truth of each.
 
     `seeds` are tried first, in their order; those that a resumed run has tried already are left
-    out. `suggest` answers None while enough trials are running.
+    out. With `screening`, each later trial is the best of many proposals; what Optuna had asked for
+    and was not chosen is PRUNED in the study's file, with `screened` and its `score` as attributes,
+    and unknown to the sampler, which would take it for a bad trial. `suggest` answers None while
+    enough trials are running.
     """
 
     def __init__(
-        self, plan: Plan, ledger: Ledger, file: StudyFile, seeds: Iterable[Proposal] = ()
+        self,
+        plan: Plan,
+        ledger: Ledger,
+        file: StudyFile,
+        seeds: Iterable[Proposal] = (),
+        screening: Screening | None = None,
     ) -> None:
         """Take up the study where the run folder leaves off."""
         self._space: dict[str, BaseDistribution]
@@ -59,11 +73,13 @@ class BudgetedOptunaSearch(OptunaSearch):
         )
         self._study: Study = self._ot_study  # type: ignore[assignment]  # set by super().__init__
         for trial in before:
-            self._study.add_trial(trial)
+            self._study.add_trial(_as_sampled(trial))
         self._plan, self.ledger, self._file = plan, ledger, file
+        self._screening, self._screen_s = screening, 0.0
         self._numbers: dict[str, int] = {}
         self._reasons: dict[str, str] = {}
         self._waiting: set[str] = set()
+        self._held: Asked | None = None
         again = [
             Proposal(
                 plan.space.candidate_from(t.params, plan.sizes), t.user_attrs.get("origin", "")
@@ -72,6 +88,12 @@ class BudgetedOptunaSearch(OptunaSearch):
             if t.params
         ]
         self._queue = deque([*again, *seeds])
+        if screening is not None:
+            screening.resume(ledger.screening)
+            for trial in before:
+                if SCORE in trial.user_attrs and trial.params:
+                    candidate = plan.space.candidate_from(trial.params, plan.sizes)
+                    screening.remember(candidate, trial.user_attrs[SCORE])
 
     def suggest(  # type: ignore[override]  # FINISHED is a word
         self, trial_id: str
@@ -87,7 +109,9 @@ class BudgetedOptunaSearch(OptunaSearch):
         trial, candidate, cost, origin = found
         self._ot_trials[trial_id] = trial
         self._numbers[trial_id] = trial.number
-        self.ledger.start(trial.number, candidate, cost, origin)
+        times = {"screen_s": self._screen_s} if self._screen_s else {}
+        self.ledger.start(trial.number, candidate, cost, origin, times)
+        self._screen_s = 0.0
         self._copy(trial)
         spec = {"number": trial.number, "candidate": candidate.to_dict(), "seed": self._plan.seed}
         return {"trial": json.dumps(spec)}
@@ -145,36 +169,81 @@ class BudgetedOptunaSearch(OptunaSearch):
     def save_to_dir(self, checkpoint_dir: str, session_str: str = "default") -> None:
         """Write nothing: the study's file and the records hold everything."""
 
-    def _next(self) -> tuple[Trial, Candidate, Cost, str] | None:
+    def _next(self) -> Asked | None:
         """The next proposal that may be trained; None when none was found in many attempts."""
         for _ in range(ATTEMPTS):
+            if not self._queue and self._screening is not None and self._screening.asks:
+                self._screen(self._screening)
+            if self._held is not None:
+                held, self._held = self._held, None
+                return held
             queued = self._queue.popleft() if self._queue else None
             if queued is not None and self.ledger.duplicate_of(queued.candidate) is not None:
                 continue
-            trial, candidate = self._ask(queued)
-            origin = queued.origin if queued else self._plan.sampler
-            trial.set_user_attr("candidate", candidate.key)
-            trial.set_user_attr("origin", origin)
-            twin = self.ledger.duplicate_of(candidate)
-            cost = self._plan.cost(candidate)
-            if twin is not None:
-                trial.set_user_attr("duplicate_of", twin)
-                self._end(trial, TrialState.FAIL)
-            elif not self._plan.allows(cost):
-                self._refuse(trial, candidate, cost, origin)
-            else:
-                return trial, candidate, cost, origin
+            found, inside = self._ask(queued)
+            if inside is not None:
+                self._queue.appendleft(inside)
+            if found is not None:
+                return found
         return None
 
-    def _ask(self, queued: Proposal | None) -> tuple[Trial, Candidate]:
+    def _ask(self, queued: Proposal | None) -> tuple[Asked | None, Proposal | None]:
+        """Ask Optuna: a trial that may be trained, or what to try in place of one over budget."""
         if queued is not None:
             params = self._plan.space.params_from(queued.candidate, self._plan.sizes)
             self._study.enqueue_trial(params)
         trial = self._study.ask(fixed_distributions=self._space)
-        return trial, self._plan.space.candidate_from(trial.params, self._plan.sizes)
+        candidate = self._plan.space.candidate_from(trial.params, self._plan.sizes)
+        origin = queued.origin if queued else self._plan.sampler
+        trial.set_user_attr("candidate", candidate.key)
+        trial.set_user_attr("origin", origin)
+        if queued is not None and queued.score is not None:
+            trial.set_user_attr(SCORE, queued.score)
+        twin = self.ledger.duplicate_of(candidate)
+        cost = self._plan.cost(candidate)
+        if twin is not None:
+            trial.set_user_attr("duplicate_of", twin)
+            self._end(trial, TrialState.FAIL)
+            return None, None
+        if not self._plan.allows(cost):
+            return None, self._refuse(trial, candidate, cost, origin)
+        return (trial, candidate, cost, origin), None
 
-    def _refuse(self, trial: Trial, candidate: Candidate, cost: Cost, origin: str) -> None:
-        """Tell a proposal over budget as infeasible; its projection is tried next."""
+    def _screen(self, screening: Screening) -> None:
+        """Ask Optuna some times, and put the best of its proposals and others next in the queue."""
+        before = screening.spent.screen_s
+        asked: dict[int, Asked] = {}
+        offers: list[Offer] = []
+        for _ in range(screening.asks):
+            found, inside = self._ask(None)
+            if found is not None:
+                self._copy(found[0])  # the file numbers trials in the order in which it gets them
+                asked[found[0].number] = found
+                offers.append(Offer(found[1], found[3], found[0].number))
+            elif inside is not None:
+                offers.append(Offer(inside.candidate, inside.origin))
+        verdict = screening.choose(offers, self.ledger, len(self._study.get_trials(deepcopy=False)))
+        self._screen_s += screening.spent.screen_s - before
+        self.ledger.screening = screening.spent.to_dict()
+        chosen = verdict.chosen
+        for number, (trial, candidate, cost, _) in asked.items():
+            if candidate.key in verdict.scores:
+                trial.set_user_attr(SCORE, verdict.scores[candidate.key])
+            if chosen is not None and chosen.asked == number:
+                origin = f"screened:{chosen.origin}"
+                trial.set_user_attr("origin", origin)
+                self._held = trial, candidate, cost, origin
+            else:
+                trial.set_user_attr(SCREENED, True)
+                self._end(trial, TrialState.FAIL)
+        if chosen is not None and chosen.asked is None:
+            score = verdict.scores[chosen.candidate.key]
+            self._queue.append(Proposal(chosen.candidate, f"screened:{chosen.origin}", score))
+
+    def _refuse(
+        self, trial: Trial, candidate: Candidate, cost: Cost, origin: str
+    ) -> Proposal | None:
+        """Tell a proposal over budget as infeasible; the answer is its projection."""
         over = self._plan.over(cost)
         for name, value in over.items():
             trial.set_constraint(name, value)
@@ -183,15 +252,24 @@ class BudgetedOptunaSearch(OptunaSearch):
         then = "moved into it as the next trial" if inside else "and cannot be moved into it"
         self.ledger.refuse(trial.number, candidate, cost, f"over budget: {what}; {then}", origin)
         self._end(trial, TrialState.PRUNED)
-        if inside is not None:
-            self._queue.appendleft(Proposal(inside, f"{origin} projected"))
+        return Proposal(inside, f"{origin} projected") if inside is not None else None
 
     def _end(self, trial: Trial, state: TrialState) -> None:
         self._study.tell(trial, state=state)
         self._copy(trial)
 
     def _copy(self, trial: Trial) -> None:
-        self._file.put(self._study._storage.get_trial(trial._trial_id))
+        frozen = copy.copy(self._study._storage.get_trial(trial._trial_id))
+        if SCREENED in frozen.user_attrs:
+            frozen.state = TrialState.PRUNED
+        self._file.put(frozen)
+
+
+def _as_sampled(trial: FrozenTrial) -> FrozenTrial:
+    """A trial as the sampler is to see it: what screening left out is not known to be bad."""
+    if SCREENED in trial.user_attrs:
+        trial.state = TrialState.FAIL
+    return trial
 
 
 def read_report(result: dict[str, Any]) -> Report:

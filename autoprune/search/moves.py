@@ -1,0 +1,268 @@
+"""New candidates from good ones: units shifted between groups, crossed, put where a gap is."""
+
+from __future__ import annotations
+
+import bisect
+import heapq
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from autoprune.budget import Cost
+from autoprune.candidate import Candidate
+from autoprune.search.plan import Plan
+from autoprune.search.surrogate import place_of
+from autoprune.space import RATIO, Parameter, Value, kept_units
+
+Damage = Callable[[str, int], float]
+Kept = dict[str, int]
+
+_TRIES = 6  # shifts of which the one with the least damage is proposed
+_HALVINGS = 10
+_STEP = 0.2  # standard deviation of a changed setting, its range being 1
+
+
+@dataclass(frozen=True, slots=True)
+class Parent:
+    """A member of the front, and its share of the dense model's cost."""
+
+    candidate: Candidate
+    share: float
+
+
+class Moves:
+    """Proposes candidates around the members of a front; what to expect is not its business.
+
+    `damage(group, kept)` is what leaving `kept` units of one group alone costs; without it, shifts
+    are blind and gaps are filled by scaling the nearest member. Equal generators give equal moves.
+    """
+
+    def __init__(self, plan: Plan, damage: Damage | None = None) -> None:
+        """Nothing is computed before the first move."""
+        self._plan = plan
+        self._damage = damage if plan.space.per == "group" else None
+        self._choices = {name: choices(plan, name) for name in plan.sizes}
+        self._free = [name for name, units in self._choices.items() if len(units) > 1]
+        self._recipe = [
+            p
+            for p in plan.space.parameters(plan.sizes)
+            if p.name != RATIO and not p.name.startswith(f"{RATIO}.")
+        ]
+        self._path: list[tuple[float, Kept]] | None = None
+        costs = [o.name for o in plan.objectives if o.name in Cost.__dataclass_fields__]
+        self._cost = (costs or list(plan.budget.fields))[0]
+
+    def share(self, kept: Mapping[str, int]) -> float:
+        """The cost of such a model, over the dense one's."""
+        return self._plan.price(kept).get(self._cost) / self._plan.dense.get(self._cost)
+
+    def parent(self, candidate: Candidate) -> Parent:
+        """A candidate with its share."""
+        return Parent(candidate, self.share(self._plan.space.kept(candidate, self._plan.sizes)))
+
+    def propose(
+        self, rng: np.random.Generator, parents: Sequence[Parent]
+    ) -> tuple[str, Candidate] | None:
+        """(what kind of move, a candidate, perhaps over budget); None where this draw led nowhere.
+
+        `parents` are in the order of rising cost, at least one.
+        """
+        kind = str(rng.choice(self._kinds(parents)))
+        parent = parents[int(rng.integers(len(parents)))]
+        if kind == "recipe":
+            return kind, self._settings(rng, parent.candidate, always=True)
+        if self._plan.space.per == "global":
+            return kind, self._jitter(rng, parent.candidate)
+        kept = self._kept(parent)
+        if kind == "cross":
+            other = parents[int(rng.integers(len(parents)))]
+            low, high = sorted((parent.share, other.share))
+            mixed = {n: k if rng.random() < 0.5 else self._kept(other)[n] for n, k in kept.items()}
+            kept = self._to_share(mixed, float(rng.uniform(low, high)))
+        elif kind == "gap":
+            share = self._gap(rng, parents)
+            parent = min(parents, key=lambda p: abs(p.share - share))
+            kept = self._at(share, self._kept(parent))
+            if rng.random() < 0.5:
+                kept = self._shifted(rng, kept) or kept
+        else:
+            shifted = self._shifted(rng, kept)
+            if shifted is None:
+                return None
+            kept = shifted
+        child = self._with(parent.candidate, kept)
+        return kind, self._settings(rng, child, always=False)
+
+    def _kinds(self, parents: Sequence[Parent]) -> list[str]:
+        kinds = ["recipe"] if self._recipe else []
+        if not self._free:
+            return kinds or ["shift"]
+        shifts = ["shift", "shift"] if len(self._free) > 1 else []
+        return [*kinds, *shifts, "gap", *(["cross"] if len(parents) > 1 else [])]
+
+    def _kept(self, parent: Parent) -> Kept:
+        return self._plan.space.kept(parent.candidate, self._plan.sizes)
+
+    def _with(self, candidate: Candidate, kept: Mapping[str, int]) -> Candidate:
+        ratios = {name: 1.0 - units / self._plan.sizes[name] for name, units in kept.items()}
+        return replace(candidate, ratios=self._plan.space.effective(ratios, self._plan.sizes))
+
+    def _shifted(self, rng: np.random.Generator, kept: Kept) -> Kept | None:
+        """Units of one group given to another at no more cost: of several draws the mildest."""
+        found = [moved for _ in range(_TRIES) if (moved := self._shift(rng, kept))]
+        if not found or self._damage is None:
+            return found[0] if found else None
+        return min(found, key=self._harm)
+
+    def _shift(self, rng: np.random.Generator, kept: Kept) -> Kept | None:
+        if len(self._free) < 2:
+            return None
+        giver, taker = (str(name) for name in rng.choice(self._free, 2, replace=False))
+        given = self._place(giver, kept[giver]) - int(rng.integers(1, 4))
+        if given < 0:
+            return None
+        before = self.share(kept)
+        moved = {**kept, giver: self._choices[giver][given]}
+        units = self._choices[taker]
+        low, high = self._place(taker, kept[taker]), len(units) - 1
+        first = low
+        while low < high:  # the most that the taker can have at the cost of before
+            middle = (low + high + 1) // 2
+            fits = self.share({**moved, taker: units[middle]}) <= before * (1.0 + 1e-9)
+            low, high = (middle, high) if fits else (low, middle - 1)
+        return {**moved, taker: units[low]} if low > first else None
+
+    def _harm(self, kept: Mapping[str, int]) -> float:
+        assert self._damage is not None
+        return sum(self._damage(name, units) for name, units in kept.items())
+
+    def _place(self, name: str, kept: int) -> int:
+        units = self._choices[name]
+        return min(bisect.bisect_left(units, kept), len(units) - 1)
+
+    def _to_share(self, kept: Kept, share: float) -> Kept:
+        """Scaled towards the smallest or the whole model until it costs at most `share`."""
+        smaller = self.share(kept) > share
+        ends = {name: units[0 if smaller else -1] for name, units in self._choices.items()}
+
+        def moved(part: float) -> Kept:
+            wanted = {name: units + part * (ends[name] - units) for name, units in kept.items()}
+            return {
+                name: kept_units(size, 1.0 - wanted[name] / size, self._plan.space.round_to)
+                for name, size in self._plan.sizes.items()
+            }
+
+        low, high = 0.0, 1.0
+        for _ in range(_HALVINGS):
+            middle = (low + high) / 2.0
+            if (self.share(moved(middle)) > share) == smaller:
+                low = middle
+            else:
+                high = middle
+        return moved(high if smaller else low)
+
+    def _gap(self, rng: np.random.Generator, parents: Sequence[Parent]) -> float:
+        """A share where the front has no member; wide gaps are the likelier ones."""
+        least = self.share({name: units[0] for name, units in self._choices.items()})
+        ends = sorted({least, self._limit(), *(p.share for p in parents)})
+        if len(ends) < 2:
+            return ends[0]
+        widths = np.diff(ends)
+        place = int(rng.choice(len(widths), p=widths / widths.sum()))
+        return float(rng.uniform(ends[place], ends[place + 1]))
+
+    def _limit(self) -> float:
+        """The budget's limit on the first cost, over the dense one's; 1 where it has none."""
+        for limit in self._plan.budget.limits:
+            if limit.field == self._cost:
+                return limit.resolve(self._plan.dense) / self._plan.dense.get(self._cost)
+        return 1.0
+
+    def _at(self, share: float, nearest: Kept) -> Kept:
+        """An allocation of at most that share: the knapsack's where damages are known."""
+        if self._damage is None:
+            return self._to_share(nearest, share)
+        if self._path is None:
+            self._path = self._descend()
+        place = bisect.bisect_left([-cost for cost, _ in self._path], -share)
+        return dict(self._path[min(place, len(self._path) - 1)][1])
+
+    def _descend(self) -> list[tuple[float, Kept]]:
+        """The knapsack's allocations from the whole to the smallest model: (share, kept).
+
+        At each step the group leaves units that does the least further damage for the cost that it
+        saves; how it stands is computed anew only for the group that is next.
+        """
+        kept = {name: units[-1] for name, units in self._choices.items()}
+        path = [(self.share(kept), dict(kept))]
+        queue = [(self._price_of_step(kept, path[-1][0], name), name) for name in self._free]
+        heapq.heapify(queue)
+        while queue:
+            _, name = heapq.heappop(queue)
+            now = self._price_of_step(kept, path[-1][0], name)
+            if queue and now > queue[0][0]:
+                heapq.heappush(queue, (now, name))
+                continue
+            place = self._place(name, kept[name]) - 1
+            kept[name] = self._choices[name][place]
+            path.append((self.share(kept), dict(kept)))
+            if place > 0:
+                step = self._price_of_step(kept, path[-1][0], name)
+                heapq.heappush(queue, (step, name))
+        return path
+
+    def _price_of_step(self, kept: Kept, share: float, name: str) -> float:
+        """Further damage per saved cost of a group's next step."""
+        assert self._damage is not None
+        units = self._choices[name][self._place(name, kept[name]) - 1]
+        saved = share - self.share({**kept, name: units})
+        worse = self._damage(name, units) - self._damage(name, kept[name])
+        return worse / saved if saved > 0.0 else float("inf")
+
+    def _jitter(self, rng: np.random.Generator, candidate: Candidate) -> Candidate:
+        """One ratio for all groups: moved a little."""
+        space, sizes = self._plan.space, self._plan.sizes
+        params = space.params_from(candidate, sizes)
+        if RATIO in params:
+            moved = float(params[RATIO]) + rng.normal(0.0, _STEP) * (
+                space.max_ratio - space.min_ratio
+            )
+            params[RATIO] = min(max(moved, space.min_ratio), space.max_ratio)
+        return self._settings(rng, space.candidate_from(params, sizes), always=False)
+
+    def _settings(
+        self, rng: np.random.Generator, candidate: Candidate, *, always: bool
+    ) -> Candidate:
+        """The candidate with some settings of schedule and recovery changed; `always` at least one.
+
+        Without `always`, half of the candidates stay as they are.
+        """
+        if not self._recipe or (not always and rng.random() < 0.5):
+            return candidate
+        params = self._plan.space.params_from(candidate, self._plan.sizes)
+        chosen = [p for p in self._recipe if rng.random() < 2.0 / (1.0 + len(self._recipe))]
+        for parameter in chosen or [self._recipe[int(rng.integers(len(self._recipe)))]]:
+            params[parameter.name] = _changed(rng, parameter, params[parameter.name])
+        made = self._plan.space.candidate_from(params, self._plan.sizes)
+        return replace(made, ratios=candidate.ratios)
+
+
+def choices(plan: Plan, name: str) -> list[int]:
+    """The numbers of units that the space can keep of a group, ascending."""
+    size = plan.sizes[name]
+    low, high = plan.space.least(name, plan.sizes), plan.space.most(name, plan.sizes)
+    step = plan.space.round_to
+    found = {kept_units(size, 1.0 - units / size, step) for units in range(low, high + 1)}
+    return sorted(units for units in found if low <= units <= high)
+
+
+def _changed(rng: np.random.Generator, parameter: Parameter, value: Any) -> Value:
+    if parameter.choices:
+        return parameter.choices[int(rng.integers(len(parameter.choices)))]
+    place = place_of(parameter, float(value)) + float(rng.normal(0.0, _STEP))
+    place = min(1.0, max(0.0, place))
+    low, high = parameter.low, parameter.high
+    moved = low * (high / low) ** place if parameter.log else low + place * (high - low)
+    return parameter.clip(moved)

@@ -1,0 +1,403 @@
+"""Which proposal is worth its training: many are scored by what is cheap, the best one is trained.
+
+A pool of proposals (what Optuna asks for, and moves around the front) is scored by how far the
+outputs are from the dense model's right after removal and repair. A forecast that learns from the
+trials so far turns score, cost and settings into the metric after training, with its uncertainty;
+the proposal that is expected to add most to the hypervolume is trained.
+"""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import logging
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from statistics import median
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves, tree_map
+
+from autoprune.budget import FIELDS
+from autoprune.candidate import Candidate
+from autoprune.graph import PruningGraph
+from autoprune.pareto import ParetoFront
+from autoprune.pruning import importance, sensitivity, surgery
+from autoprune.pruning.compensate import Calibration, reestimate_batchnorm, repair
+from autoprune.record import TrialRecord
+from autoprune.search.ledger import Ledger
+from autoprune.search.moves import Damage, Moves
+from autoprune.search.plan import Plan
+from autoprune.search.projection import project
+from autoprune.search.surrogate import Array, Forecast, Known, expected_improvement
+from autoprune.tasks.base import Batch, Task
+from autoprune.tasks.moving import to_device
+from autoprune.training.batches import sample
+from autoprune.training.rng import derive, preserved
+
+_LOG = logging.getLogger(__name__)
+
+ENOUGH = 8  # trained trials before the forecast is believed; the score alone until then
+LATEST = 200  # trained trials that the forecast learns from, besides the front
+SLICE = 256  # validation samples of one score
+STATISTICS = 128  # training samples that re-estimate batch normalisations before it
+_LEAST = 1e-6  # damage below which scores are equal
+
+
+class Score(Protocol):
+    """What a proposal is worth before training: the log of its damage, less is better.
+
+    `samples` go through the smaller model for each score; `dense_samples` have gone through the
+    dense one so far.
+    """
+
+    samples: int
+    dense_samples: float
+
+    def __call__(self, candidate: Candidate) -> float:
+        """The score; any exception drops the proposal."""
+        ...
+
+
+class RepairScore:
+    """The log of the divergence from the dense model's outputs right after removal and repair.
+
+    Orders of units and moments are computed once and shared by all proposals. `dense` is left as
+    it is; `threads` is what a score may use of the machine.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        dense: nn.Module,
+        graph: PruningGraph,
+        calibration: Calibration | None,
+        *,
+        seed: int = 0,
+        round_to: int = 1,
+        threads: int = 1,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        """Read the samples and run the dense model on them."""
+        self._task, self._graph, self._calibration = task, graph, calibration
+        self._dense = copy.deepcopy(dense).to(device).eval()
+        self._round_to, self._threads = round_to, threads
+        drawn = sample(task, derive(seed, "screening"), samples=STATISTICS, least=1)
+        self._statistics = heads([to_device(batch, device) for batch in drawn], STATISTICS)
+        with preserved():
+            slices = [to_device(batch, device) for batch in heads(_validation(task), SLICE)]
+            with threads_of(threads):
+                self._divergence = sensitivity.divergence(self._dense, slices, forward=task.outputs)
+        self._worths: dict[str, dict[str, Tensor]] = {}
+        self._normalised = any(
+            isinstance(m, nn.modules.batchnorm._BatchNorm) for m in dense.modules()
+        )
+        scored = sum(map(_size, slices))
+        self.dense_samples = float(scored)
+        self.samples = scored + self._normalised * sum(map(_size, self._statistics))
+
+    def __call__(self, candidate: Candidate) -> float:
+        """Build, repair, re-estimate batch normalisations, compare."""
+        with threads_of(self._threads), preserved():
+            worth = self._worth(candidate.importance)
+            keep = importance.keep_units(
+                self._graph, candidate.ratios, worth, round_to=self._round_to
+            )
+            small = copy.deepcopy(self._dense)
+            surgery.prune(small, self._graph, keep)
+            if candidate.repair and self._calibration is not None:
+                repair(small, self._dense, self._graph, keep, self._calibration)
+            if self._normalised:
+                reestimate_batchnorm(small, self._statistics, forward=self._task.loss)
+            damage = self._divergence(small)
+        if not math.isfinite(damage):
+            raise ValueError(f"its outputs' divergence is {damage}")
+        return math.log(max(damage, _LEAST))
+
+    def _worth(self, method: str) -> dict[str, Tensor]:
+        if method not in self._worths:
+            gradients = None
+            if method == "taylor":
+                gradients = importance.accumulate_gradients(
+                    self._dense, self._task.loss, self._statistics
+                )
+                self.dense_samples += 3.0 * sum(map(_size, self._statistics))
+            self._worths[method] = importance.scores(
+                self._dense,
+                self._graph,
+                method,
+                calibration=self._calibration,
+                gradients=gradients,
+            )
+        return self._worths[method]
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """A proposal within the budget; `asked` is its number where Optuna has asked for it."""
+
+    candidate: Candidate
+    origin: str
+    asked: int | None = None
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The offer to train (None where none could be scored), and every score by candidate key."""
+
+    chosen: Offer | None
+    scores: Mapping[str, float]
+
+
+@dataclass
+class Spent:
+    """What screening has cost: proposals scored, seconds, samples through the dense model.
+
+    A sample through a smaller model counts as its share of the multiply-accumulates.
+    """
+
+    proposals: int = 0
+    screen_s: float = 0.0
+    samples: float = 0.0
+
+    def to_dict(self) -> dict[str, float]:
+        """A JSON-ready form; `Spent(**d)` reads it back."""
+        return asdict(self)
+
+
+class Screening:
+    """Chooses among `count` proposals the one to train; deterministic by the plan's seed.
+
+    The score is made when it is first needed. A proposal that cannot be scored is dropped, with the
+    reason in the log; where the score itself cannot be made, Optuna's first proposal is chosen.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        make_score: Callable[[], Score],
+        *,
+        count: int,
+        damage: Damage | None = None,
+    ) -> None:
+        """`damage` of single groups guides the moves (see `Moves`)."""
+        self.asks = max(1, count // 4)
+        self.spent = Spent()
+        self._plan, self._count = plan, count
+        self._make_score = make_score
+        self._score: Score | None = None
+        self._moves = Moves(plan, damage)
+        self._scores: dict[tuple[Any, ...], float | None] = {}
+        names = [objective.name for objective in plan.objectives]
+        costs = [place for place, name in enumerate(names) if name in FIELDS]
+        metric = next((place for place in range(len(names)) if place not in costs), 0)
+        self._order = [metric, *costs]
+
+    def choose(self, offers: Sequence[Offer], ledger: Ledger, round_number: int) -> Verdict:
+        """Fill the pool up with moves, score it, and choose; `round_number` seeds the draws."""
+        started = time.monotonic()
+        front = ledger.front()
+        pool = self._pool(offers, ledger, front, derive(self._plan.seed, "screen", round_number))
+        known = [(offer, item) for offer in pool if (item := self._known(offer.candidate))]
+        chosen = offers[0] if offers else None
+        if known:
+            gains = self._gains([item for _, item in known], ledger, front)
+            chosen = known[max(range(len(known)), key=gains.__getitem__)][0]
+        self.spent.screen_s += time.monotonic() - started
+        return Verdict(chosen, {item.candidate.key: item.score for _, item in known})
+
+    def resume(self, spent: Mapping[str, Any]) -> None:
+        """Count on from what was spent in an earlier sitting."""
+        self.spent = Spent(**spent)
+
+    def remember(self, candidate: Candidate, score: float) -> None:
+        """Take a score that was computed before."""
+        self._scores[_removal(candidate)] = score
+
+    def _pool(
+        self, offers: Sequence[Offer], ledger: Ledger, front: ParetoFront, seed: int
+    ) -> list[Offer]:
+        if self._score is None and not self._begin():
+            return []
+        pool = {offer.candidate.key: offer for offer in offers}
+        rng = np.random.default_rng(seed)
+        parents = [self._moves.parent(record.candidate) for record in front.members]
+        for _ in range(4 * self._count if parents else 0):
+            if len(pool) >= self._count:
+                break
+            move = self._moves.propose(rng, parents)
+            inside = project(move[1], self._plan) if move else None
+            if move is None or inside is None or ledger.duplicate_of(inside) is not None:
+                continue
+            pool.setdefault(inside.key, Offer(inside, move[0]))
+        return list(pool.values())
+
+    def _known(self, candidate: Candidate) -> Known | None:
+        """A candidate's score and costs; None where it cannot be scored."""
+        key = _removal(candidate)
+        cost = self._plan.cost(candidate)
+        if key not in self._scores:
+            self._scores[key] = self._scored(candidate, cost.macs)
+        score = self._scores[key]
+        if score is None:
+            return None
+        names = [self._plan.objectives[place].name for place in self._order[1:]]
+        return Known(candidate, score, tuple(cost.get(name) for name in names))
+
+    def _begin(self) -> bool:
+        """Make the score; whether that worked is tried once."""
+        if self.asks == 0:
+            return False
+        try:
+            self._score = self._make_score()
+        except Exception as error:  # noqa: BLE001 - foreign code: the search must survive it
+            _LOG.warning("screening is off: %s", _line(error))
+            self.asks = 0
+            return False
+        self.spent.samples += self._score.dense_samples
+        return True
+
+    def _scored(self, candidate: Candidate, macs: int | None) -> float | None:
+        try:
+            assert self._score is not None, "_begin comes first"
+            before = self._score.dense_samples
+            found = self._score(candidate)
+        except Exception as error:  # noqa: BLE001 - foreign code: the search must survive it
+            _LOG.warning("a proposal was dropped: %s", _line(error))
+            return None
+        share = (macs or 0) / self._plan.dense.get("macs")
+        self.spent.proposals += 1
+        self.spent.samples += self._score.samples * share + self._score.dense_samples - before
+        return found
+
+    def _gains(self, pool: list[Known], ledger: Ledger, front: ParetoFront) -> list[Any]:
+        """What each is expected to add; where that is nothing, the better mean comes first."""
+        trained = self._trained(ledger, front)
+        going = [k for r in ledger.running.values() if (k := self._known(r.candidate))]
+        reference = np.array([self._plan.objectives[p].sign for p in self._order]) * [
+            self._plan.reference[p] for p in self._order
+        ]
+        found = self._foreseen(trained, [*pool, *going])
+        if found is not None:
+            mean, deviation = found
+            signs = np.array([objective.sign for objective in self._plan.objectives])
+            rows = (front.values * signs)[:, self._order]
+        else:
+            rows = np.array([[k.score, *k.costs] for k, _ in trained])
+            mean = np.array([k.score for k in [*pool, *going]])
+            deviation = np.zeros(len(mean))
+            reference[0] = max([*mean, *(k.score for k, _ in trained)]) + 1.0
+        hoped = [[m, *k.costs] for m, k in zip(mean[len(pool) :], going, strict=True)]
+        rows = np.array([*rows.tolist(), *hoped]).reshape(-1, len(reference))
+        return [
+            (expected_improvement(rows, reference.tolist(), m, s, k.costs), -m)
+            for k, m, s in zip(pool, mean[: len(pool)], deviation[: len(pool)], strict=True)
+        ]
+
+    def _foreseen(
+        self, trained: Sequence[tuple[Known, float]], wanted: Sequence[Known]
+    ) -> tuple[Array, Array] | None:
+        """Means and deviations after training; None while there are too few trials for that."""
+        if len(trained) < ENOUGH:
+            return None
+        try:
+            forecast = Forecast(self._plan, [k for k, _ in trained], [y for _, y in trained])
+            mean, deviation = forecast(wanted)
+        except (ValueError, np.linalg.LinAlgError) as error:
+            _LOG.warning("the scores alone decide: no forecast: %s", _line(error))
+            return None
+        good = np.isfinite(mean).all() and np.isfinite(deviation).all()
+        return (mean, deviation) if good else None
+
+    def _trained(self, ledger: Ledger, front: ParetoFront) -> list[tuple[Known, float]]:
+        """Trials with the metric at their end, less is better; a stopped one's is extrapolated."""
+        metric = self._plan.objectives[self._order[0]]
+        ended = [r for r in ledger.records.values() if r.state in ("complete", "stopped")]
+        ended = sorted(ended, key=lambda record: record.number)
+        chosen = {r.number: r for r in [*front.members, *ended[-LATEST:]]}
+        still_to_come = _still_to_come(list(chosen.values()), metric.name)
+        found = []
+        for number in sorted(chosen):
+            record = chosen[number]
+            value = metric.value(record)
+            later = 0.0
+            if record.state == "stopped":
+                later = still_to_come.get(round(record.epochs, 6), math.nan)
+            item = self._known(record.candidate) if value is not None else None
+            if item is not None and value is not None and not math.isnan(later):
+                found.append((item, metric.sign * (value + later)))
+        return found
+
+
+def _still_to_come(records: Sequence[TrialRecord], metric: str) -> dict[float, float]:
+    """By epoch, how much the metric of completed trials usually rose from there to their end."""
+    rises: dict[float, list[float]] = {}
+    for record in records:
+        if record.state == "complete" and metric in record.metrics:
+            for entry in record.history:
+                if metric in entry and "epoch" in entry:
+                    rise = record.metrics[metric] - entry[metric]
+                    rises.setdefault(round(entry["epoch"], 6), []).append(rise)
+    return {epoch: median(found) for epoch, found in rises.items()}
+
+
+def _line(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"
+
+
+def _removal(candidate: Candidate) -> tuple[Any, ...]:
+    """What a score depends on: proposals that differ in schedule and recovery share it."""
+    return candidate.importance, candidate.repair, tuple(candidate.ratios.items())
+
+
+def heads(batches: Sequence[Batch], samples: int) -> list[Batch]:
+    """The first samples of each batch, about `samples` in all, each batch giving equally many.
+
+    A batch whose tensors do not all have the same first dimension stays whole.
+
+    >>> [len(part) for part in heads([torch.zeros(100), torch.zeros(100), torch.zeros(3)], 30)]
+    [10, 10, 3]
+    """
+    each = math.ceil(samples / max(1, len(batches)))
+
+    def cut(leaf: Any) -> Any:
+        return leaf[:each] if isinstance(leaf, Tensor) else leaf
+
+    return [tree_map(cut, batch) if len(_sizes(batch)) == 1 else batch for batch in batches]
+
+
+def _sizes(batch: Batch) -> set[int]:
+    """The first dimensions of a batch's tensors; -1 for a tensor without dimensions."""
+    leaves = [leaf for leaf in tree_leaves(batch) if isinstance(leaf, Tensor)]
+    return {len(leaf) if leaf.dim() else -1 for leaf in leaves}
+
+
+def _size(batch: Batch) -> int:
+    return max(1, *_sizes(batch), 1)
+
+
+def _validation(task: Task) -> list[Batch]:
+    """Validation batches from all over the loader, so that an order by class does no harm."""
+    loader = task.val_loader()
+    try:
+        step = max(1, len(loader) // 8)  # type: ignore[arg-type]
+    except TypeError:
+        step = 1
+    return list(itertools.islice(loader, 0, 8 * step, step))
+
+
+@contextmanager
+def threads_of(count: int) -> Iterator[None]:
+    """That many torch threads inside."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

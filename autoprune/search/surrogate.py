@@ -1,0 +1,162 @@
+"""What a trained model's metric will be, from what is known before training; and what it would add.
+
+The forecast is a Bayesian ridge regression (MacKay 1992; Tipping 2001) on standardised features:
+the score right after repair and the log cost with their products, the settings of schedule and
+recovery, and, with a weaker prior, each group's ratio. It is fitted in milliseconds, gives its own
+uncertainty, and shrinks towards the mean where there are few trials.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from scipy.special import ndtr
+from sklearn.linear_model import BayesianRidge
+
+from autoprune.candidate import Candidate
+from autoprune.search.plan import Plan
+from autoprune.space import RATIO, Parameter, Value
+
+Array = npt.NDArray[np.float64]
+
+_FAR = 3.0  # standard deviations beyond which the score and the cost are not extrapolated
+_RATIOS = 0.5  # prior weight of all ratios together, the score's being 1
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """A candidate with its `score` right after repair (log of the damage) and its `costs` > 0."""
+
+    candidate: Candidate
+    score: float
+    costs: tuple[float, ...]
+
+
+class Forecast:
+    """Predicts the metric (to be minimised) of candidates from those of trained ones."""
+
+    def __init__(self, plan: Plan, known: Sequence[Known], targets: Sequence[float]) -> None:
+        """Fit on at least two trials; `targets` are their metrics, less is better."""
+        self._plan = plan
+        self._recipe = [
+            p
+            for p in plan.space.parameters(plan.sizes)
+            if p.name != RATIO and not p.name.startswith(f"{RATIO}.")
+        ]
+        raw = _plain(known)
+        self._mean, self._spread = raw.mean(0), _spread(raw)
+        ratios = self._ratios(known)
+        self._ratio_mean = ratios.mean(0)
+        self._ratio_spread = _spread(ratios) * math.sqrt(max(1, ratios.shape[1])) / _RATIOS
+        y = np.asarray(targets, dtype=np.float64)
+        self._level, self._scale = float(y.mean()), float(y.std()) or 1.0
+        self._model = BayesianRidge()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # a fit that has not converged is still one
+            self._model.fit(self._features(known), (y - self._level) / self._scale)
+
+    def __call__(self, known: Sequence[Known]) -> tuple[Array, Array]:
+        """`(n,)` means and standard deviations, in the metric's unit, less is better."""
+        mean, deviation = self._model.predict(self._features(known), return_std=True)
+        return mean * self._scale + self._level, deviation * self._scale
+
+    def _features(self, known: Sequence[Known]) -> Array:
+        z = np.clip((_plain(known) - self._mean) / self._spread, -_FAR, _FAR)
+        score = z[:, :1]
+        recipes = [self._recipe_row(item.candidate) for item in known]
+        ratios = (self._ratios(known) - self._ratio_mean) / self._ratio_spread
+        return np.hstack([z, score**2, score * z[:, 1:], np.array(recipes), ratios])
+
+    def _recipe_row(self, candidate: Candidate) -> list[float]:
+        params = self._plan.space.params_from(candidate, self._plan.sizes)
+        rows = (encode(parameter, params[parameter.name]) for parameter in self._recipe)
+        return [value for row in rows for value in row]
+
+    def _ratios(self, known: Sequence[Known]) -> Array:
+        names = sorted(self._plan.sizes)
+        rows = [[item.candidate.ratios.get(name, 0.0) for name in names] for item in known]
+        return np.array(rows, dtype=np.float64).reshape(len(known), len(names))
+
+
+def encode(parameter: Parameter, value: Value) -> list[float]:
+    """A setting as numbers around 0: one for each choice, else the place in its range and its bow.
+
+    >>> encode(Parameter("lr", 0.01, 1.0, log=True), 0.1)
+    [0.0, -0.5]
+    >>> encode(Parameter("kind", choices=("linear", "cubic")), "cubic")
+    [0.0, 1.0]
+    """
+    if parameter.choices:
+        return [float(value == choice) for choice in parameter.choices]
+    place = 2.0 * place_of(parameter, float(value)) - 1.0
+    return [place, place * place - 0.5]
+
+
+def place_of(parameter: Parameter, value: float) -> float:
+    """Where a value lies between the parameter's ends, in [0, 1], on its own scale."""
+    low, high = parameter.low, parameter.high
+    if high <= low:
+        return 0.5
+    if parameter.log:
+        value, low, high = math.log(value), math.log(low), math.log(high)
+    return min(1.0, max(0.0, (value - low) / (high - low)))
+
+
+def expected_improvement(
+    front: npt.ArrayLike,
+    reference: Sequence[float],
+    mean: float,
+    deviation: float,
+    costs: Sequence[float],
+) -> float:
+    """How much a point is expected to add to the hypervolume; all is minimised.
+
+    `front` are rows of (metric, cost, ...) and `reference` is the worst that counts. The point's
+    metric is normal, its `costs` are known: above every cell of the grid that the front's costs
+    span, the front stands at one height h, and what is expected below it is
+    σ(zΦ(z) + φ(z)), z = (h - μ)/σ (the hypervolume form of Jones et al. 1998).
+
+    >>> round(expected_improvement([[0.5, 0.5]], (1.0, 1.0), 0.3, 0.0, (0.2,)), 6)
+    0.31
+    """
+    rows = np.asarray(front, dtype=np.float64).reshape(-1, 1 + len(costs))
+    edges = []
+    for place, cost in enumerate(costs, 1):
+        end = float(reference[place])
+        if cost >= end:
+            return 0.0
+        inner = np.unique(rows[:, place])
+        edges.append(np.concatenate([[cost], inner[(inner > cost) & (inner < end)], [end]]))
+    cells = list(itertools.product(*(zip(e, np.diff(e), strict=False) for e in edges)))
+    corners = np.array([[low for low, _ in cell] for cell in cells]).reshape(len(cells), -1)
+    widths = np.array([math.prod(width for _, width in cell) for cell in cells])
+    below = (rows[None, :, 1:] <= corners[:, None, :]).all(2)
+    heights = np.where(below, rows[None, :, 0], np.inf).min(1, initial=float(reference[0]))
+    gains = _expected_below(heights - mean, deviation)
+    return float(gains @ widths)
+
+
+def _expected_below(distance: Array, deviation: float) -> Array:
+    """E[max(0, distance - ε)], ε normal with that deviation."""
+    if deviation <= 0.0:
+        return np.maximum(distance, 0.0)
+    z = distance / deviation
+    density = np.exp(-0.5 * z * z) / math.sqrt(2.0 * math.pi)
+    result: Array = deviation * (z * ndtr(z) + density)
+    return result
+
+
+def _plain(known: Sequence[Known]) -> Array:
+    """Rows of (score, log cost, ...)."""
+    return np.array([[item.score, *np.log(item.costs)] for item in known], dtype=np.float64)
+
+
+def _spread(rows: Array) -> Array:
+    spread = rows.std(0)
+    return np.where(spread > 1e-9, spread, 1.0)
