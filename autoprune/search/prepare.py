@@ -29,7 +29,8 @@ from autoprune.pruning.one_shot import prunable
 from autoprune.pruning.sensitivity import Sensitivity
 from autoprune.search.bench import RecoveryBench
 from autoprune.search.plan import Limits, Plan
-from autoprune.search.screening import RepairScore, Screening
+from autoprune.search.score import RepairScore
+from autoprune.search.screening import Screening
 from autoprune.search.study import distributions
 from autoprune.search.tuning import threads_for
 from autoprune.search.verify import Gauge, objectives_of
@@ -175,6 +176,7 @@ def make_screening(
             round_to=ready.plan.space.round_to,
             threads=bench.threads,
             device=ready.training_device,
+            precision=bench.precision,
         )
 
     return Screening(ready.plan, score, count=config.search.screen, damage=damage)

@@ -8,134 +8,32 @@ the proposal that is expected to add most to the hypervolume is trained.
 
 from __future__ import annotations
 
-import copy
-import itertools
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from statistics import median
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves, tree_map
 
 from autoprune.budget import FIELDS
 from autoprune.candidate import Candidate
-from autoprune.graph import PruningGraph
 from autoprune.pareto import ParetoFront
-from autoprune.pruning import importance, sensitivity, surgery
-from autoprune.pruning.compensate import Calibration, reestimate_batchnorm, repair
 from autoprune.record import TrialRecord
 from autoprune.search.ledger import Ledger
 from autoprune.search.moves import Damage, Moves
 from autoprune.search.plan import Plan
 from autoprune.search.projection import project
+from autoprune.search.score import Score
 from autoprune.search.surrogate import Array, Forecast, Known, expected_improvement
-from autoprune.tasks.base import Batch, Task
-from autoprune.tasks.moving import to_device
-from autoprune.training.batches import sample
-from autoprune.training.rng import derive, preserved
+from autoprune.training.rng import derive
 
 _LOG = logging.getLogger(__name__)
 
 ENOUGH = 8  # trained trials before the forecast is believed; the score alone until then
 LATEST = 200  # trained trials that the forecast learns from, besides the front
-SLICE = 256  # validation samples of one score
-STATISTICS = 128  # training samples that re-estimate batch normalisations before it
-_LEAST = 1e-6  # damage below which scores are equal
-
-
-class Score(Protocol):
-    """What a proposal is worth before training: the log of its damage, less is better.
-
-    `samples` go through the smaller model for each score; `dense_samples` have gone through the
-    dense one so far.
-    """
-
-    samples: int
-    dense_samples: float
-
-    def __call__(self, candidate: Candidate) -> float:
-        """The score; any exception drops the proposal."""
-        ...
-
-
-class RepairScore:
-    """The log of the divergence from the dense model's outputs right after removal and repair.
-
-    Orders of units and moments are computed once and shared by all proposals. `dense` is left as
-    it is; `threads` is what a score may use of the machine.
-    """
-
-    def __init__(
-        self,
-        task: Task,
-        dense: nn.Module,
-        graph: PruningGraph,
-        calibration: Calibration | None,
-        *,
-        seed: int = 0,
-        round_to: int = 1,
-        threads: int = 1,
-        device: torch.device | str = "cpu",
-    ) -> None:
-        """Read the samples and run the dense model on them."""
-        self._task, self._graph, self._calibration = task, graph, calibration
-        self._dense = copy.deepcopy(dense).to(device).eval()
-        self._round_to, self._threads = round_to, threads
-        drawn = sample(task, derive(seed, "screening"), samples=STATISTICS, least=1)
-        self._statistics = heads([to_device(batch, device) for batch in drawn], STATISTICS)
-        with preserved():
-            slices = [to_device(batch, device) for batch in heads(_validation(task), SLICE)]
-            with threads_of(threads):
-                self._divergence = sensitivity.divergence(self._dense, slices, forward=task.outputs)
-        self._worths: dict[str, dict[str, Tensor]] = {}
-        self._normalised = any(
-            isinstance(m, nn.modules.batchnorm._BatchNorm) for m in dense.modules()
-        )
-        scored = sum(map(_size, slices))
-        self.dense_samples = float(scored)
-        self.samples = scored + self._normalised * sum(map(_size, self._statistics))
-
-    def __call__(self, candidate: Candidate) -> float:
-        """Build, repair, re-estimate batch normalisations, compare."""
-        with threads_of(self._threads), preserved():
-            worth = self._worth(candidate.importance)
-            keep = importance.keep_units(
-                self._graph, candidate.ratios, worth, round_to=self._round_to
-            )
-            small = copy.deepcopy(self._dense)
-            surgery.prune(small, self._graph, keep)
-            if candidate.repair and self._calibration is not None:
-                repair(small, self._dense, self._graph, keep, self._calibration)
-            if self._normalised:
-                reestimate_batchnorm(small, self._statistics, forward=self._task.loss)
-            damage = self._divergence(small)
-        if not math.isfinite(damage):
-            raise ValueError(f"its outputs' divergence is {damage}")
-        return math.log(max(damage, _LEAST))
-
-    def _worth(self, method: str) -> dict[str, Tensor]:
-        if method not in self._worths:
-            gradients = None
-            if method == "taylor":
-                gradients = importance.accumulate_gradients(
-                    self._dense, self._task.loss, self._statistics
-                )
-                self.dense_samples += 3.0 * sum(map(_size, self._statistics))
-            self._worths[method] = importance.scores(
-                self._dense,
-                self._graph,
-                method,
-                calibration=self._calibration,
-                gradients=gradients,
-            )
-        return self._worths[method]
 
 
 @dataclass(frozen=True, slots=True)
@@ -354,50 +252,3 @@ def _line(error: Exception) -> str:
 def _removal(candidate: Candidate) -> tuple[Any, ...]:
     """What a score depends on: proposals that differ in schedule and recovery share it."""
     return candidate.importance, candidate.repair, tuple(candidate.ratios.items())
-
-
-def heads(batches: Sequence[Batch], samples: int) -> list[Batch]:
-    """The first samples of each batch, about `samples` in all, each batch giving equally many.
-
-    A batch whose tensors do not all have the same first dimension stays whole.
-
-    >>> [len(part) for part in heads([torch.zeros(100), torch.zeros(100), torch.zeros(3)], 30)]
-    [10, 10, 3]
-    """
-    each = math.ceil(samples / max(1, len(batches)))
-
-    def cut(leaf: Any) -> Any:
-        return leaf[:each] if isinstance(leaf, Tensor) else leaf
-
-    return [tree_map(cut, batch) if len(_sizes(batch)) == 1 else batch for batch in batches]
-
-
-def _sizes(batch: Batch) -> set[int]:
-    """The first dimensions of a batch's tensors; -1 for a tensor without dimensions."""
-    leaves = [leaf for leaf in tree_leaves(batch) if isinstance(leaf, Tensor)]
-    return {len(leaf) if leaf.dim() else -1 for leaf in leaves}
-
-
-def _size(batch: Batch) -> int:
-    return max(1, *_sizes(batch), 1)
-
-
-def _validation(task: Task) -> list[Batch]:
-    """Validation batches from all over the loader, so that an order by class does no harm."""
-    loader = task.val_loader()
-    try:
-        step = max(1, len(loader) // 8)  # type: ignore[arg-type]
-    except TypeError:
-        step = 1
-    return list(itertools.islice(loader, 0, 8 * step, step))
-
-
-@contextmanager
-def threads_of(count: int) -> Iterator[None]:
-    """That many torch threads inside."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

@@ -27,7 +27,8 @@ from autoprune.search.ledger import STATE, Ledger
 from autoprune.search.moves import Moves, choices
 from autoprune.search.plan import Limits, Plan
 from autoprune.search.projection import project
-from autoprune.search.screening import ENOUGH, Offer, RepairScore, Screening, heads
+from autoprune.search.score import RepairScore, heads
+from autoprune.search.screening import ENOUGH, Offer, Screening
 from autoprune.search.searcher import REPORT, SCORE, SCREENED, BudgetedOptunaSearch, Proposal
 from autoprune.search.study import NAME, StudyFile
 from autoprune.search.surrogate import Forecast, Known, expected_improvement

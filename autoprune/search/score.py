@@ -1,0 +1,177 @@
+"""What a proposal is worth before any training, in well under a second."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves, tree_map
+
+from autoprune.candidate import Candidate
+from autoprune.graph import PruningGraph
+from autoprune.pruning import importance, sensitivity, surgery
+from autoprune.pruning.compensate import (
+    Calibration,
+    predict_batchnorm,
+    reestimate_batchnorm,
+    repair,
+)
+from autoprune.tasks.base import Batch, Task
+from autoprune.training.batches import sample
+from autoprune.training.precision import Precision, watched
+from autoprune.training.rng import derive, preserved
+
+SLICE = 256  # validation samples of one score
+STATISTICS = 128  # training samples that re-estimate batch normalisations where nothing is repaired
+_LEAST = 1e-6  # damage below which scores are equal
+
+
+class Score(Protocol):
+    """What a proposal is worth before training: the log of its damage, less is better.
+
+    `samples` went through the smaller model for the last score; `dense_samples` have gone through
+    the dense one so far.
+    """
+
+    samples: int
+    dense_samples: float
+
+    def __call__(self, candidate: Candidate) -> float:
+        """The score; any exception drops the proposal."""
+        ...
+
+
+class RepairScore:
+    """The log of the divergence from the dense model's outputs right after removal and repair.
+
+    Orders of units and moments are computed once and shared by all proposals. `dense` is left as
+    it is; `threads` is what a score may use of the machine, `precision` the arithmetic of the
+    smaller models' passes.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        dense: nn.Module,
+        graph: PruningGraph,
+        calibration: Calibration | None,
+        *,
+        seed: int = 0,
+        round_to: int = 1,
+        threads: int = 1,
+        device: torch.device | str = "cpu",
+        precision: Precision | None = None,
+    ) -> None:
+        """Read the samples and run the dense model on them."""
+        self._task, self._graph, self._calibration = task, graph, calibration
+        self._dense = copy.deepcopy(dense).to(device).eval()
+        self._round_to, self._threads, self._device = round_to, threads, device
+        self._precision = precision or Precision()
+        drawn = sample(task, derive(seed, "screening"), samples=STATISTICS, least=1)
+        self._statistics = heads([self._precision.batch(b, device) for b in drawn], STATISTICS)
+        with preserved():
+            found = heads(_validation(task), SLICE)
+            slices = [self._precision.batch(batch, device) for batch in found]
+            with threads_of(threads):
+                self._divergence = sensitivity.divergence(self._dense, slices, forward=task.outputs)
+        self._worths: dict[str, dict[str, Tensor]] = {}
+        self._normalised = any(
+            isinstance(m, nn.modules.batchnorm._BatchNorm) for m in dense.modules()
+        )
+        self._scored = sum(map(_size, slices))
+        self.samples, self.dense_samples = 0, float(self._scored)
+
+    def __call__(self, candidate: Candidate) -> float:
+        """Build, repair, compare; without repair batch normalisations are re-estimated before."""
+        with threads_of(self._threads), preserved():
+            worth = self._worth(candidate.importance)
+            keep = importance.keep_units(
+                self._graph, candidate.ratios, worth, round_to=self._round_to
+            )
+            small = copy.deepcopy(self._dense)
+            surgery.prune(small, self._graph, keep)
+            mended = candidate.repair and self._calibration is not None
+            if candidate.repair and self._calibration is not None:
+                with torch.no_grad():
+                    repair(small, self._dense, self._graph, keep, self._calibration)
+                    predict_batchnorm(small, self._dense, self._graph, keep, self._calibration)
+            self._precision.place(small, self._device)
+            estimated = self._normalised and not mended
+            with watched(small, self._precision, self._device):
+                if estimated:
+                    reestimate_batchnorm(small, self._statistics, forward=self._task.loss)
+                damage = self._divergence(small)
+        self.samples = self._scored + estimated * sum(map(_size, self._statistics))
+        if not math.isfinite(damage):
+            raise ValueError(f"its outputs' divergence is {damage}")
+        return math.log(max(damage, _LEAST))
+
+    def _worth(self, method: str) -> dict[str, Tensor]:
+        if method not in self._worths:
+            gradients = None
+            if method == "taylor":
+                gradients = importance.accumulate_gradients(
+                    self._dense, self._task.loss, self._statistics
+                )
+                self.dense_samples += 3.0 * sum(map(_size, self._statistics))
+            self._worths[method] = importance.scores(
+                self._dense,
+                self._graph,
+                method,
+                calibration=self._calibration,
+                gradients=gradients,
+            )
+        return self._worths[method]
+
+
+def heads(batches: Sequence[Batch], samples: int) -> list[Batch]:
+    """The first samples of each batch, about `samples` in all, each batch giving equally many.
+
+    A batch whose tensors do not all have the same first dimension stays whole.
+
+    >>> [len(part) for part in heads([torch.zeros(100), torch.zeros(100), torch.zeros(3)], 30)]
+    [10, 10, 3]
+    """
+    each = math.ceil(samples / max(1, len(batches)))
+
+    def cut(leaf: Any) -> Any:
+        return leaf[:each] if isinstance(leaf, Tensor) else leaf
+
+    return [tree_map(cut, batch) if len(_sizes(batch)) == 1 else batch for batch in batches]
+
+
+def _sizes(batch: Batch) -> set[int]:
+    """The first dimensions of a batch's tensors; -1 for a tensor without dimensions."""
+    leaves = [leaf for leaf in tree_leaves(batch) if isinstance(leaf, Tensor)]
+    return {len(leaf) if leaf.dim() else -1 for leaf in leaves}
+
+
+def _size(batch: Batch) -> int:
+    return max(1, *_sizes(batch), 1)
+
+
+def _validation(task: Task) -> list[Batch]:
+    """Validation batches from all over the loader, so that an order by class does no harm."""
+    loader = task.val_loader()
+    try:
+        step = max(1, len(loader) // 8)  # type: ignore[arg-type]
+    except TypeError:
+        step = 1
+    return list(itertools.islice(loader, 0, 8 * step, step))
+
+
+@contextmanager
+def threads_of(count: int) -> Iterator[None]:
+    """That many torch threads inside."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
