@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from autoprune.budget import FIELDS
+from autoprune.budget import FIELDS, Cost
 from autoprune.candidate import Candidate
 from autoprune.pareto import ParetoFront
 from autoprune.record import TrialRecord
@@ -136,10 +136,10 @@ class Screening:
             pool.setdefault(inside.key, Offer(inside, move[0]))
         return list(pool.values())
 
-    def _known(self, candidate: Candidate) -> Known | None:
-        """A candidate's score and costs; None where it cannot be scored."""
+    def _known(self, candidate: Candidate, cost: Cost | None = None) -> Known | None:
+        """A candidate's score and (where not given) costs; None where it cannot be scored."""
         key = _removal(candidate)
-        cost = self._plan.cost(candidate)
+        cost = cost or self._plan.cost(candidate)
         if key not in self._scores:
             self._scores[key] = self._scored(candidate, cost.macs)
         score = self._scores[key]
@@ -177,7 +177,7 @@ class Screening:
     def _gains(self, pool: list[Known], ledger: Ledger, front: ParetoFront) -> list[Any]:
         """What each is expected to add; where that is nothing, the better mean comes first."""
         trained = self._trained(ledger, front)
-        going = [k for r in ledger.running.values() if (k := self._known(r.candidate))]
+        going = [k for r in ledger.running.values() if (k := self._known(r.candidate, r.predicted))]
         reference = np.array([self._plan.objectives[p].sign for p in self._order]) * [
             self._plan.reference[p] for p in self._order
         ]
@@ -227,7 +227,7 @@ class Screening:
             later = 0.0
             if record.state == "stopped":
                 later = still_to_come.get(round(record.epochs, 6), math.nan)
-            item = self._known(record.candidate) if value is not None else None
+            item = self._known(record.candidate, record.predicted) if value is not None else None
             if item is not None and value is not None and not math.isnan(later):
                 found.append((item, metric.sign * (value + later)))
         return found
