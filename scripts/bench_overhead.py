@@ -4,7 +4,7 @@
 
 A real search (Ray Tune, Optuna, SQLite, saved models) over a real but tiny task, so that what is
 measured is the machinery. Prints the machine, versions and seed, then the overhead per trial once
-the workers are there, the start-up beside it, and how long a proposal takes early and late.
+the workers are there, and the start-up beside it.
 """
 
 from __future__ import annotations
@@ -52,16 +52,17 @@ class Parity(Task):
 
 
 class Clock:
-    """Notes when the first trial ended."""
+    """Notes when the first trial ended, and when the last."""
 
-    first: float | None = None
+    def __init__(self) -> None:
+        self.first: float | None = None
+        self.last = 0.0
 
     def update(self, snapshot: Snapshot) -> None:
-        if snapshot.done and self.first is None:
-            self.first = time.monotonic()
-        self.last = time.monotonic() if snapshot.phase == "search" else self.last
-
-    last: float = 0.0
+        if snapshot.phase == "search":
+            self.last = time.monotonic()
+            if snapshot.done and self.first is None:
+                self.first = self.last
 
 
 def main() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import time
 from collections import Counter
@@ -18,6 +19,7 @@ from autoprune.search.progress import Progress, Silent, Snapshot
 from autoprune.store import RunFolder
 
 STATE = "state.json"
+REPORT = "report"  # the key of a Tune result under which a report travels
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,11 @@ class Report:
     finished: bool = False
     artifact: str | None = None
     error: str | None = None
+
+
+def read_report(result: Mapping[str, Any]) -> Report:
+    """The report inside a Tune result."""
+    return Report(**json.loads(result[REPORT]))
 
 
 @dataclass

@@ -13,8 +13,9 @@ from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
 from autoprune.budget import FIELDS, Cost
 from autoprune.pareto import Objective, crowding, non_dominated_rank
+from autoprune.search.ledger import read_report
 from autoprune.search.plan import Plan
-from autoprune.search.searcher import BudgetedOptunaSearch, read_report
+from autoprune.search.searcher import BudgetedOptunaSearch
 
 if TYPE_CHECKING:
     from ray.tune.execution.tune_controller import TuneController

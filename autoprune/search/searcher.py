@@ -21,14 +21,13 @@ from ray.tune.search.optuna import OptunaSearch
 
 from autoprune.budget import Cost
 from autoprune.candidate import Candidate
-from autoprune.search.ledger import Ledger, Report
+from autoprune.search.ledger import REPORT, Ledger, read_report
 from autoprune.search.plan import Plan
 from autoprune.search.projection import project
 from autoprune.search.screening import Offer, Screening
 from autoprune.search.study import NAME, StudyFile, distributions, make_sampler, replay
 
 ATTEMPTS = 200
-REPORT = "report"
 SCORE, SCREENED = "score", "screened"
 
 Asked = tuple[Trial, Candidate, Cost, str]  # what may be trained: with its cost and its origin
@@ -270,8 +269,3 @@ def _as_sampled(trial: FrozenTrial) -> FrozenTrial:
     if SCREENED in trial.user_attrs:
         trial.state = TrialState.FAIL
     return trial
-
-
-def read_report(result: dict[str, Any]) -> Report:
-    """The report inside a Tune result."""
-    return Report(**json.loads(result[REPORT]))

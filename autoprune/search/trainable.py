@@ -10,8 +10,7 @@ from typing import Any, Protocol
 from ray import tune
 
 from autoprune.candidate import Candidate
-from autoprune.search.ledger import Report
-from autoprune.search.searcher import REPORT
+from autoprune.search.ledger import REPORT, Report
 from autoprune.trial import reason, release_memory
 
 

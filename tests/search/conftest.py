@@ -8,7 +8,8 @@ import pytest
 @pytest.fixture(scope="session")
 def ray_session() -> Iterator[None]:
     """One Ray with two CPU slots for all tests that train trials."""
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_worker_niceness", "0")
         warnings.simplefilter("ignore")
         import ray
 

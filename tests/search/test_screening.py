@@ -23,13 +23,13 @@ from autoprune.candidate import Candidate, Recovery
 from autoprune.graph import trace
 from autoprune.pareto import hypervolume
 from autoprune.pruning.compensate import calibrate, reestimate_batchnorm
-from autoprune.search.ledger import STATE, Ledger
+from autoprune.search.ledger import REPORT, STATE, Ledger
 from autoprune.search.moves import Moves, choices
 from autoprune.search.plan import Limits, Plan
 from autoprune.search.projection import project
 from autoprune.search.score import RepairScore, heads
 from autoprune.search.screening import ENOUGH, Offer, Screening
-from autoprune.search.searcher import REPORT, SCORE, SCREENED, BudgetedOptunaSearch, Proposal
+from autoprune.search.searcher import SCORE, SCREENED, BudgetedOptunaSearch, Proposal
 from autoprune.search.study import NAME, StudyFile
 from autoprune.search.surrogate import Forecast, Known, expected_improvement
 from autoprune.store import RunFolder

@@ -14,9 +14,9 @@ from ray.tune.search import Searcher
 from autoprune.budget import Budget
 from autoprune.candidate import Candidate
 from autoprune.errors import ConfigError
-from autoprune.search.ledger import Ledger
+from autoprune.search.ledger import REPORT, Ledger
 from autoprune.search.plan import Limits, Plan
-from autoprune.search.searcher import REPORT, BudgetedOptunaSearch, Proposal
+from autoprune.search.searcher import BudgetedOptunaSearch, Proposal
 from autoprune.search.study import NAME, StudyFile, make_sampler
 from autoprune.space import SearchSpace
 from autoprune.store import RunFolder
