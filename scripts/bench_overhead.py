@@ -1,10 +1,11 @@
 """What a search adds to a trial: wall time minus building, training and evaluation.
 
-    python scripts/bench_overhead.py [--trials 100] [--concurrent 1]
+    python scripts/bench_overhead.py [--trials 100] [--concurrent 2] [--screen 0]
 
 A real search (Ray Tune, Optuna, SQLite, saved models) over a real but tiny task, so that what is
-measured is the machinery. Prints the machine, versions and seed, then the overhead per trial once
-the workers are there, and the start-up beside it.
+measured is the machinery; screening is work on candidates, and off unless asked for. Prints the
+machine, versions and seed, then the overhead per trial once the workers are there, and the
+start-up beside it.
 """
 
 from __future__ import annotations
@@ -68,7 +69,8 @@ class Clock:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--trials", type=int, default=100)
-    parser.add_argument("--concurrent", type=int, default=1)
+    parser.add_argument("--concurrent", type=int, default=2)
+    parser.add_argument("--screen", type=int, default=0, help="proposals scored before each trial")
     options = parser.parse_args()
     config = RunConfig.from_dict(
         {
@@ -77,6 +79,7 @@ def main() -> None:
             "search": {
                 "trials": options.trials,
                 "concurrent": options.concurrent,
+                "screen": options.screen,
                 "epochs": 1,
                 "rungs": 0,
                 "calibration_samples": 256,
