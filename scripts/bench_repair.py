@@ -2,7 +2,8 @@
 
 ResNet-20 on CIFAR-10, the same ratio for every inner channel group, residual streams whole. Every
 variant starts from the same dense weights and calibration images. What is chosen is chosen on
-validation images; the test column is read, never used. Run it with
+validation images; the test column is read, never used. Run it with (rows that
+are in OUT/repair.csv already are kept, so it can be stopped and run again)
 
     OMP_NUM_THREADS=1 python scripts/bench_repair.py --data FOLDER --out results/bench/repair
 """
@@ -36,20 +37,20 @@ from autoprune.tasks.cifar10 import Cifar10
 SEED = 0
 BATCH = 128
 VARIANTS = (  # order of the units, how the rest is mended
-    ("l2", "nothing"),
     ("l2", "batchnorm"),
-    ("l2", "repair"),
     ("l2", "repair + batchnorm"),
-    ("l2", "repair + refit"),
-    ("group", "repair + batchnorm"),
-    ("bn_scale", "repair + batchnorm"),
-    ("taylor", "repair + batchnorm"),
-    ("obs", "batchnorm"),
     ("obs", "repair"),
     ("obs", "repair + batchnorm"),
     ("obs", "repair + predicted batchnorm"),
-    ("obs", "refit"),
     ("obs", "repair + refit"),
+    ("l2", "repair + refit"),
+    ("obs", "refit"),
+    ("obs", "batchnorm"),
+    ("l2", "nothing"),
+    ("l2", "repair"),
+    ("group", "repair + batchnorm"),
+    ("bn_scale", "repair + batchnorm"),
+    ("taylor", "repair + batchnorm"),
 )
 
 
@@ -87,9 +88,9 @@ class Bench:
         self.macs = count_cost(self.dense, self.task.example_input()).macs
 
     def _timed(self, name, work):
-        start = time.perf_counter()
+        start = time.process_time()
         result = work()
-        self.times[name] = time.perf_counter() - start
+        self.times[name] = time.process_time() - start
         return result
 
     def keep(self, order: str, ratio: float) -> dict[str, tuple[int, ...]]:
@@ -133,32 +134,49 @@ def accuracy(model: torch.nn.Module, loader, limit: int) -> float:
     return right / seen
 
 
-def timed_build(bench: Bench, order: str, mending: str, ratio: float, repeats: int) -> float:
+def build_seconds(bench: Bench, order: str, mending: str, ratio: float, repeats: int) -> float:
+    """Median processor time of one thread: what else runs on the machine counts little."""
     times = []
     for _ in range(repeats):
-        start = time.perf_counter()
+        start = time.process_time()
         bench.build(order, mending, ratio)
-        times.append(time.perf_counter() - start)
+        times.append(time.process_time() - start)
     return statistics.median(times)
 
 
-def measure(bench: Bench, options: argparse.Namespace) -> list[dict[str, object]]:
-    rows = []
-    for ratio, (order, mending) in itertools.product(options.ratios, VARIANTS):
+def key(row) -> tuple[float, str, str]:
+    return float(row["ratio"]), row["order"], row["mending"]
+
+
+def measure(bench: Bench, options: argparse.Namespace) -> list[dict[str, str]]:
+    """Every row that is not in the file yet, appended as soon as it is there."""
+    path = options.out / "repair.csv"
+    done = {}
+    if path.exists():
+        with path.open(newline="") as file:
+            done = {key(row): row for row in csv.DictReader(file)}
+    wanted = [(ratio, *variant) for ratio in options.ratios for variant in VARIANTS]
+    for ratio, order, mending in [each for each in wanted if each not in done]:
         small = bench.build(order, mending, ratio)
         share = count_cost(small, bench.task.example_input()).macs / bench.macs
         row = {
-            "ratio": ratio,
-            "macs_share": round(share, 4),
+            "ratio": str(ratio),
+            "macs_share": f"{share:.4f}",
             "order": order,
             "mending": mending,
-            "val_accuracy": accuracy(small, bench.task.val_loader(), options.val),
-            "test_accuracy": accuracy(small, bench.task.test_loader(), options.test),
-            "build_s": round(timed_build(bench, order, mending, ratio, options.repeats), 4),
+            "val_accuracy": f"{accuracy(small, bench.task.val_loader(), options.val):.4f}",
+            "test_accuracy": f"{accuracy(small, bench.task.test_loader(), options.test):.4f}",
+            "build_cpu_s": f"{build_seconds(bench, order, mending, ratio, options.repeats):.4f}",
         }
-        print("  ".join(f"{value}" for value in row.values()), flush=True)
-        rows.append(row)
-    return rows
+        print("  ".join(row.values()), flush=True)
+        new = not path.exists()
+        with path.open("a", newline="") as file:
+            writer = csv.DictWriter(file, row.keys())
+            if new:
+                writer.writeheader()
+            writer.writerow(row)
+        done[key(row)] = row
+    return [done[each] for each in wanted]
 
 
 def calibration_memory(data: Path) -> None:
@@ -199,18 +217,20 @@ def markdown(rows, bench: Bench, memory: str, options: argparse.Namespace) -> st
         f"Machine: {cpu}, {os.cpu_count()} cores, {torch.get_num_threads()} thread(s), load "
         f"{os.getloadavg()[0]:.1f}; torch {torch.__version__}, Python {platform.python_version()}.",
         "",
-        "`build` is the median wall-clock time from the dense model to the mended candidate.",
+        "`build` is the median processor time, one thread, from the dense model to the mended "
+        "candidate.",
         "",
-        "| MACs | order | mended by | validation | test | build (s) |",
+        "| MACs | order | mended by | validation | test | build (CPU s) |",
         "|---|---|---|---|---|---|",
         *(
-            f"| {row['macs_share']:.1%} | {row['order']} | {row['mending']} | "
-            f"{row['val_accuracy']:.1%} | {row['test_accuracy']:.1%} | {row['build_s']:.3f} |"
+            f"| {float(row['macs_share']):.1%} | {row['order']} | {row['mending']} | "
+            f"{float(row['val_accuracy']):.1%} | {float(row['test_accuracy']):.1%} | "
+            f"{float(row['build_cpu_s']):.2f} |"
             for row in rows
         ),
         "",
-        "Once per model: "
-        + ", ".join(f"{name} {value:.2f} s" for name, value in bench.times.items())
+        "Once per model (CPU s): "
+        + ", ".join(f"{name} {value:.2f}" for name, value in bench.times.items())
         + ".",
         "",
         f"Memory: {memory}.",
@@ -228,7 +248,7 @@ def main() -> None:
     parser.add_argument("--refit-samples", type=int, default=512)
     parser.add_argument("--val", type=int, default=2000)
     parser.add_argument("--test", type=int, default=10_000)
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--repeats", type=int, default=1)
     parser.add_argument("--memory", action="store_true", help="only measure calibration's memory")
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -236,14 +256,10 @@ def main() -> None:
         calibration_memory(options.data)
         return
     bench = Bench(options.data, options.samples, options.refit_samples)
+    options.out.mkdir(parents=True, exist_ok=True)
     rows = measure(bench, options)
     command = [sys.executable, __file__, "--data", str(options.data), "--memory"]
     memory = subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
-    options.out.mkdir(parents=True, exist_ok=True)
-    with (options.out / "repair.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, rows[0].keys())
-        writer.writeheader()
-        writer.writerows(rows)
     (options.out / "README.md").write_text(markdown(rows, bench, memory, options))
 
 

@@ -1,0 +1,231 @@
+"""autoprune beside its peers at equal training compute; what is done is not done again.
+
+    AUTOPRUNE_DATA=... python scripts/bench_search.py     # three tasks, five methods, three seeds
+    python scripts/bench_search.py --quick                # a few minutes, needs no data
+    python scripts/bench_search.py --tasks spoken_digits --methods autoprune uniform --seeds 0 1
+    python scripts/bench_search.py --factor 10            # and the plain loop, ten times as long
+    python scripts/bench_search.py --long                 # and long recovery of front members
+
+Every method gets the same dense weights, data, recovery recipe, arithmetic, cost model (MACs) and
+compute in training samples (`bench_search/meter.py` says what counts as how much). Each finished
+run (task, method, seed) is added to `trials.csv`; `summary.md` and `fronts.png` are made anew.
+
+Methods:
+    autoprune    its public search; variants: autoprune_l2 (units by l2), autoprune_plain (by l2 and
+                 without repair), autoprune_recipe (searches learning rate and distillation too)
+    uniform      the same ratio everywhere
+    global_l2    Torch-Pruning's global pruning chooses ratios and units
+    fastnas      the largest drop that every group may cause alone
+    ray_optuna   Ray Tune with OptunaSearch, every proposal trained as it comes; with --factor 10
+                 also "ray_optuna x10"; variant: ray_optuna_recipe
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import date
+from importlib.metadata import version
+from pathlib import Path
+
+from bench_search import handmade, long, meter, picture, searched, setup, table, text
+from bench_search.setup import FULL, QUICK, SMALL, Clock, Job, Setup, Tried
+from bench_search.table import Table
+
+from autoprune.cost.targets import device_name
+from autoprune.errors import AutopruneError
+from autoprune.training import Precision, choose
+
+Method = Callable[[Setup, int, float], list[Tried]]
+
+METHODS: dict[str, Method] = {
+    "autoprune": searched.autoprune,
+    **{name: functools.partial(handmade.run, rule=rule) for name, rule in handmade.RULES.items()},
+    "ray_optuna": searched.ray_optuna,
+    "autoprune_l2": functools.partial(searched.autoprune, importance="l2"),
+    "autoprune_plain": functools.partial(searched.autoprune, importance="l2", repair=False),
+    "autoprune_recipe": functools.partial(searched.autoprune, recipe=True),
+    "ray_optuna_recipe": functools.partial(searched.ray_optuna, recipe=True),
+}
+DEFAULT = ("autoprune", "uniform", "global_l2", "fastnas", "ray_optuna")
+PACKAGES = ("autoprune", "torch", "ray", "optuna", "torch-pruning")
+OUT = Path(__file__).parents[1] / "results" / "bench" / "search"
+
+
+def main() -> None:
+    given = _arguments()
+    jobs = QUICK if given.quick else {name: FULL[name] for name in given.tasks}
+    out = given.out or (OUT / "quick" if given.quick else OUT)
+    out.mkdir(parents=True, exist_ok=True)
+    try:
+        for job in jobs.values():
+            _bench(job, given, out)
+    except AutopruneError as error:
+        sys.exit(str(error))
+    _show(out)
+
+
+def _bench(job: Job, given: argparse.Namespace, out: Path) -> None:
+    """Every run of one task that is not in the table yet."""
+    found = Table(out / "trials.csv")
+    with tempfile.TemporaryDirectory(prefix="bench-search-") as folder:
+        ready = _ready(job, Path(folder), found)
+        _check(ready, found)
+        for seed in given.seeds:
+            for method in given.methods:
+                _once(ready, found, method, seed, again=given.again)
+            if given.factor > 1 and job.task in (*SMALL, *QUICK):
+                _once(ready, found, "ray_optuna", seed, factor=given.factor)
+        if given.long:
+            long.run(
+                ready,
+                found,
+                out / "long.csv",
+                methods=given.methods,
+                seeds=given.seeds,
+                epochs=given.long_epochs,
+                say=_say,
+            )
+
+
+def _ready(job: Job, folder: Path, found: Table) -> Setup:
+    """The setup, with the arithmetic of the rows that are there, or timed now."""
+    setup.threads()
+    there = found.of(job.task)
+    plain = setup.prepare(job, folder, precision=Precision())
+    if there.empty:
+        precision = choose(plain.task.task, plain.dense)
+    else:
+        precision = Precision("bf16" in there.iloc[0].precision, "last" in there.iloc[0].precision)
+    return replace(plain, precision=precision)
+
+
+def _check(ready: Setup, found: Table) -> None:
+    """Rows of other weights or sizes are not comparable."""
+    for column, value in (("dense", ready.weights_hash), ("setting", ready.setting)):
+        other = found.of(ready.job.task)
+        if not other.empty and set(other[column]) != {value}:
+            sys.exit(
+                f"{found.path}: {ready.job.task} was run with {column} {other.iloc[0][column]}, "
+                f"now it is {value} · write elsewhere with --out, or remove these rows"
+            )
+
+
+def _once(
+    ready: Setup,
+    found: Table,
+    method: str,
+    seed: int,
+    *,
+    factor: float = 1.0,
+    again: bool = False,
+) -> None:
+    """One run, its front's members tested, and its rows on disk."""
+    name = method if factor == 1.0 else f"{method} x{factor:g}"
+    if found.has(ready.job.task, name, seed) and not again:
+        _say(f"{ready.job.task}, {name}, seed {seed}: there already")
+        return
+    budget, clock = ready.budget(factor), Clock()
+    for left in ("models", searched.SEARCH, "tune"):
+        shutil.rmtree(ready.folder / left, ignore_errors=True)
+    with meter.metered(ready.counts, type(ready.dense)):
+        tried = METHODS[method](ready, seed, budget)
+    wall_s, passes = clock(), meter.total(ready.counts)
+    run = {
+        "task": ready.job.task,
+        "method": name,
+        "seed": seed,
+        "factor": factor,
+        "budget": budget,
+        "run_spent": passes.spent(ready.dense_macs),
+        "run_samples": passes.samples,
+        "run_weighted": passes.weighted(ready.dense_macs),
+        "run_wall_s": wall_s,
+        **_circumstances(ready),
+    }
+    rows = table.rows(ready, tried, run, budget)
+    found.drop(ready.job.task, name, seed)
+    found.add(rows)
+    points = [(row["macs_share"], row["test_accuracy"]) for row in rows if row["front"]]
+    _say(
+        f"{ready.job.task}, {name}, seed {seed}: hypervolume {table.volume(points):.4f} (test), "
+        f"{sum(bool(row['counted']) for row in rows)} trials, "
+        f"{run['run_spent'] / budget:.0%} of the compute, {wall_s / 60:.1f} min"
+    )
+
+
+def _circumstances(ready: Setup) -> dict[str, object]:
+    dense = _dense_accuracy(ready)
+    arithmetic = "bf16" if ready.precision.bf16 else "float32"
+    return {
+        "setting": ready.setting,
+        "dense": ready.weights_hash,
+        "dense_macs": ready.dense_macs,
+        "dense_val": dense["val"],
+        "dense_test": dense["test"],
+        "precision": arithmetic + (" channels last" if ready.precision.channels_last else ""),
+        "machine": device_name(),
+        "threads": len(os.sched_getaffinity(0)),
+        "versions": ", ".join([*(f"{name} {version(name)}" for name in PACKAGES), _commit()]),
+        "date": date.today().isoformat(),
+    }
+
+
+@functools.cache
+def _commit() -> str:
+    """The commit of this checkout, `+` where files of the package differ from it."""
+    git = ["git", "-C", str(Path(__file__).parent)]
+    done = subprocess.run([*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True)
+    if done.returncode:
+        return "no commit"
+    changed = subprocess.run([*git, "diff", "--quiet", "HEAD", "--", "../autoprune"]).returncode
+    return f"commit {done.stdout.strip()}{'+' if changed else ''}"
+
+
+@functools.cache
+def _dense_accuracy(ready: Setup) -> dict[str, float]:
+    task = ready.task.task
+    return {split: task.evaluate(ready.dense, split)[task.metric] for split in ("val", "test")}
+
+
+def _show(out: Path) -> None:
+    """Make table and picture anew from what is on disk."""
+    found = Table(out / "trials.csv")
+    words = text.markdown(found, long.read(out / "long.csv"))
+    (out / "summary.md").write_text(words, encoding="utf-8")
+    print(words)
+    print(f"wrote {picture.write(found, out / 'fronts.html', out / 'fronts.png')}")
+
+
+def _say(note: str) -> None:
+    print(f"[{time.strftime('%H:%M:%S')}] {note}", flush=True)
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--quick", action="store_true", help="the digits task at tiny sizes")
+    parser.add_argument("--tasks", nargs="+", choices=list(FULL), default=list(FULL))
+    parser.add_argument("--methods", nargs="+", choices=list(METHODS), default=list(DEFAULT))
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--again", action="store_true", help="replace the methods' runs")
+    parser.add_argument(
+        "--factor", type=float, default=1.0, help="the plain loop with so much more compute too"
+    )
+    parser.add_argument("--long", action="store_true", help="long recovery of front members")
+    parser.add_argument("--long-epochs", type=float, default=20.0)
+    parser.add_argument("--out", type=Path, help=f"default: {OUT}")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()

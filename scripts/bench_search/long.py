@@ -1,0 +1,79 @@
+"""The long run: front members of each method, recovered for many epochs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from datetime import date
+from pathlib import Path
+
+import pandas as pd
+
+from autoprune.candidate import Candidate
+from autoprune.errors import TrainingError
+from autoprune.pruning.compensate import calibrate
+from autoprune.store import write_text
+from autoprune.training.batches import sample
+from bench_search.setup import Setup, recover
+from bench_search.table import Table, at_most
+
+AT = (0.50, 0.35, 0.25)
+_CALIBRATION = 1024
+_KEY = ["task", "method", "seed", "level", "epochs"]
+
+
+def read(path: Path) -> pd.DataFrame:
+    return pd.read_csv(path) if path.is_file() else pd.DataFrame(columns=_KEY)
+
+
+def run(
+    setup: Setup,
+    table: Table,
+    path: Path,
+    *,
+    methods: list[str],
+    seeds: list[int],
+    epochs: float,
+    say: Callable[[str], None],
+) -> None:
+    """Recover what is not in the file `path` yet, each as it comes; tested once, at the end."""
+    for seed in seeds:
+        for method in methods:
+            for level in AT:
+                done = read(path)
+                key = (setup.job.task, method, seed, level, epochs)
+                member = at_most(table.of(setup.job.task, method, seed), level)
+                if member is None or (done[_KEY] == pd.Series(key, _KEY)).all(axis=1).any():
+                    continue
+                row = {**dict(zip(_KEY, key, strict=True)), **_recovered(setup, member, epochs)}
+                fresh = pd.DataFrame([row])
+                whole = fresh if done.empty else pd.concat([done, fresh], ignore_index=True)
+                write_text(path, whole.to_csv(index=False))
+                say(f"{method}, seed {seed}, at {level:.0%}: test {row['test_accuracy']:.4f}")
+
+
+def _recovered(setup: Setup, member: pd.Series, epochs: float) -> dict[str, object]:
+    candidate = Candidate.from_dict(json.loads(member.candidate))
+    keep = json.loads(member.keep) if isinstance(member.keep, str) else None
+    seed = int(member.seed)
+    calibration = None
+    if candidate.repair or candidate.importance == "obs":
+        batches = sample(setup.task, seed, samples=_CALIBRATION)
+        calibration = calibrate(
+            setup.dense, batches, max_samples=_CALIBRATION, seed=seed, forward=setup.task.loss
+        )
+    options = {"epochs": epochs, "seed": seed, "keep": keep, "calibration": calibration}
+    try:
+        run = recover(setup, candidate, **options)
+    except TrainingError:
+        return {"macs_share": member.macs_share, "val_accuracy": 0.0, "test_accuracy": 0.0}
+    return {
+        "macs_share": member.macs_share,
+        "short_test_accuracy": member.test_accuracy,
+        "val_accuracy": run.history[-1][setup.task.metric],
+        "test_accuracy": run.evaluate("test")[setup.task.metric],
+        "train_s": run.times["train_s"],
+        "candidate": member.candidate,
+        "dense": setup.weights_hash,
+        "date": date.today().isoformat(),
+    }
