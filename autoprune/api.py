@@ -165,12 +165,15 @@ def retrain(
     pick: str = "knee",
     epochs: float = 20.0,
     seeds: int | Sequence[int] = 3,
+    lr: float | None = None,
+    distillation: float | None = None,
     task: Task | None = None,
     on_entry: OnEntry | None = None,
 ) -> Retrained:
     """Train a run's pick in full from the dense weights, with its schedule, once for each seed.
 
-    `seeds` are the seeds, or how many (0, 1, ...). The test split is read once for each finished
+    `seeds` are the seeds, or how many (0, 1, ...). `lr` and `distillation` replace those of the
+    trial: what is best for short trials is often too cautious for a long training. The test split is read once for each finished
     model. Written to `retrained/<trial>/` in the run's folder: `seed-<n>/` and `summary.json` with
     the latency of the first seed's model, measured beside the dense one. An interrupted retraining
     goes on where it stopped when it is called again, a finished one is returned. `on_entry(seed,
@@ -181,6 +184,7 @@ def retrain(
     found = Result.read(path)
     config = config_of(RunFolder.open(path))
     numbers = tuple(range(seeds)) if isinstance(seeds, int) else tuple(seeds)
+    recipe = {"lr": lr, "distillation": distillation}
     folder = retrain_trial(
         RunFolder.open(path),
         config,
@@ -188,6 +192,7 @@ def retrain(
         found.pick(pick),
         epochs=epochs,
         seeds=numbers,
+        recipe={name: value for name, value in recipe.items() if value is not None},
         on_entry=on_entry,
     )
     return Retrained(folder, json.loads((folder / SUMMARY).read_text()))

@@ -155,6 +155,12 @@ def retrain(
     pick: PickOption = "knee",
     epochs: Annotated[float, typer.Option(help="Epochs of training for each seed.")] = 20.0,
     seeds: Annotated[int, typer.Option(min=1, help="How many seeds.")] = 3,
+    lr: Annotated[
+        float | None, typer.Option(help="Peak learning rate instead of the trial's.")
+    ] = None,
+    distillation: Annotated[
+        float | None, typer.Option(help="Distillation weight instead of the trial's.")
+    ] = None,
     quiet: Quiet = False,
 ) -> None:
     """Train a pick in full from the dense weights, and test it."""
@@ -167,7 +173,13 @@ def retrain(
 
     try:
         done = api.retrain(
-            run, pick=pick, epochs=epochs, seeds=seeds, on_entry=None if quiet else _say_entry
+            run,
+            pick=pick,
+            epochs=epochs,
+            seeds=seeds,
+            lr=lr,
+            distillation=distillation,
+            on_entry=None if quiet else _say_entry,
         )
     except KeyboardInterrupt:
         _fail("stopped; what was trained is saved · the same command goes on", INTERRUPTED)

@@ -6,12 +6,14 @@ import json
 import math
 import shutil
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
 from autoprune.budget import Cost
+from autoprune.candidate import Candidate
 from autoprune.config import RunConfig
 from autoprune.cost.analytic import count_cost
 from autoprune.cost.inputs import batched
@@ -38,16 +40,19 @@ def retrain_trial(
     *,
     epochs: float,
     seeds: Sequence[int],
+    recipe: Mapping[str, float] | None = None,
     on_entry: OnEntry | None = None,
 ) -> Path:
     """Retrain one record of a run and write everything; returns the folder.
 
-    A folder that holds this retraining is gone on with (nothing is done when it is finished); one
-    that holds another raises StoreError. `config` says where to train, what to measure, and the
-    space's `round_to`.
+    `recipe` replaces fields of the candidate's `Recovery`. A folder that holds this retraining is
+    gone on with (nothing is done when it is finished); one that holds another raises StoreError.
+    `config` says where to train, what to measure, and the space's `round_to`.
     """
     if not (0.0 < epochs < math.inf):
         raise UsageError(f"epochs must be above 0 and finite, got {epochs:g}")
+    if recipe:
+        record = replace(record, candidate=_with_recipe(record.candidate, recipe))
     name = f"retrained/{record.number}"
     folder = run.path / name
     plan = {"candidate": record.candidate.key, "epochs": float(epochs), "seeds": list(seeds)}
@@ -70,13 +75,23 @@ def retrain_trial(
     return folder
 
 
+def _with_recipe(candidate: Candidate, recipe: Mapping[str, float]) -> Candidate:
+    try:
+        return replace(candidate, recovery=replace(candidate.recovery, **recipe))
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+
+
 def _check_free(folder: Path, plan: Mapping[str, Any]) -> None:
     if not folder.exists():
         return
     file = folder / PLAN
     there = json.loads(file.read_text()) if file.is_file() else None
     if there != dict(plan):
-        what = f"epochs {there['epochs']:g}, seeds {there['seeds']}" if there else "other files"
+        what = "other files"
+        if there:
+            what = f"epochs {there['epochs']:g}, seeds {there['seeds']}"
+            what += ", another recipe" if there["candidate"] != plan["candidate"] else ""
         raise StoreError(
             f"{folder} holds another retraining ({what}) · rename or remove that folder first"
         )

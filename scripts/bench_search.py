@@ -216,7 +216,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="the digits task at tiny sizes")
     parser.add_argument("--tasks", nargs="+", choices=list(FULL), default=list(FULL))
     parser.add_argument("--methods", nargs="+", choices=list(METHODS), default=list(DEFAULT))
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--seeds", nargs="+", type=int, help="default: 0 1 2; quick: 0 1")
     parser.add_argument("--again", action="store_true", help="replace the methods' runs")
     parser.add_argument(
         "--factor", type=float, default=1.0, help="the plain loop with so much more compute too"
@@ -224,7 +224,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--long", action="store_true", help="long recovery of front members")
     parser.add_argument("--long-epochs", type=float, default=20.0)
     parser.add_argument("--out", type=Path, help=f"default: {OUT}")
-    return parser.parse_args()
+    given = parser.parse_args()
+    given.seeds = given.seeds or ([0, 1] if given.quick else [0, 1, 2])
+    return given
 
 
 if __name__ == "__main__":

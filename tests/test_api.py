@@ -14,8 +14,11 @@ import torch
 import autoprune
 from autoprune import api, cli
 from autoprune.config import RunConfig, SearchConfig
-from autoprune.errors import StoreError, TaskError
+from autoprune.errors import StoreError, TaskError, UsageError
 from autoprune.store import RECIPE
+
+
+LR = 0.0625  # of the retraining
 
 
 @pytest.fixture(scope="module")
@@ -125,10 +128,10 @@ def test_model_folder_needs_no_run(found: api.Result) -> None:
 
 @pytest.fixture(scope="module")
 def retrained(found: api.Result) -> api.Retrained:
-    """The knee trained for two epochs with two seeds."""
+    """The knee trained for two epochs with two seeds, at another rate than the trial's."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("AUTOPRUNE_CACHE", str(found.path.parent / "cache"))
-        return autoprune.retrain(found.path, pick="knee", epochs=2, seeds=2)
+        return autoprune.retrain(found.path, pick="knee", epochs=2, seeds=2, lr=LR)
 
 
 def test_retraining_writes_a_model_for_each_seed_and_their_mean(
@@ -145,6 +148,8 @@ def test_retraining_writes_a_model_for_each_seed_and_their_mean(
     assert retrained.summary["test"]["accuracy"]["mean"] == pytest.approx(mean, abs=1e-6)
     assert retrained.summary["test"]["accuracy"]["std"] == pytest.approx(gap / 2**0.5, abs=1e-6)
     assert not (retrained.path / "checkpoints").exists()
+    recovery = retrained.summary["candidate"]["recovery"]
+    assert recovery == {**knee.candidate.recovery.to_dict(), "lr": LR}
 
 
 def test_retrained_model_is_what_run_and_folder_load(
@@ -159,9 +164,13 @@ def test_retraining_is_done_once_and_never_overwritten(
     found: api.Result, retrained: api.Retrained
 ) -> None:
     before = {file: file.read_bytes() for file in retrained.path.rglob("*") if file.is_file()}
-    assert autoprune.retrain(found.path, epochs=2, seeds=[0, 1]) == retrained
+    assert autoprune.retrain(found.path, epochs=2, seeds=[0, 1], lr=LR) == retrained
     with pytest.raises(StoreError, match=r"holds another retraining \(epochs 2, seeds \[0, 1\]\)"):
-        autoprune.retrain(found.path, epochs=3, seeds=2)
+        autoprune.retrain(found.path, epochs=3, seeds=2, lr=LR)
+    with pytest.raises(StoreError, match="another recipe"):
+        autoprune.retrain(found.path, epochs=2, seeds=2)
+    with pytest.raises(UsageError, match=r"distillation must lie in \[0, 1\], got 2"):
+        autoprune.retrain(found.path, epochs=2, seeds=2, distillation=2.0)
     after = {file: file.read_bytes() for file in retrained.path.rglob("*") if file.is_file()}
     assert after == before
 
@@ -170,7 +179,9 @@ def test_retrain_command_prints_the_test_metrics(
     found: api.Result, retrained: api.Retrained, capsys
 ) -> None:
     with pytest.raises(SystemExit) as end:
-        cli.main(["retrain", str(found.path), "--epochs", "2", "--seeds", "2"])
+        cli.main(
+            ["retrain", str(found.path), "--epochs", "2", "--seeds", "2", "--lr", str(LR)]
+        )
     printed = capsys.readouterr().out
     assert not end.value.code
     assert f"wrote {retrained.path}" in printed

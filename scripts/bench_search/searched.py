@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import shutil
 import time
 from collections.abc import Callable, Mapping
@@ -211,9 +212,9 @@ def ray_optuna(setup: Setup, seed: int, budget: float, *, recipe: bool = False) 
     if recipe:
         space |= {"lr": float_in(*RECIPES["lr"], log=True)}
         space |= {"distillation": float_in(*RECIPES["distillation"])}
-    searcher = OptunaSearch(space, metric=["accuracy", "macs"], mode=["max", "min"], seed=seed)
     options = {"bench": setup, "seed": seed, "recipe": recipe, "began": time.time()}
-    with quiet(), session(1):
+    with quiet(), mock.patch.dict(os.environ, RAY_AIR_NEW_OUTPUT="0"), session(1):
+        searcher = OptunaSearch(space, metric=["accuracy", "macs"], mode=["max", "min"], seed=seed)
         tuner = tune.Tuner(
             tune.with_parameters(PlainTrial, **options),
             tune_config=tune.TuneConfig(

@@ -66,7 +66,7 @@ FULL = {
     "spoken_digits": Job("spoken_digits", steps=60, trials=20, lr=0.03),
 }
 SMALL = ("fashion_mnist", "spoken_digits")
-QUICK = {"digits": Job("digits", steps=8, trials=5, lr=0.03)}
+QUICK = {"digits": Job("digits", steps=24, trials=8, lr=0.03)}
 
 
 @dataclass(frozen=True)
