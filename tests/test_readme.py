@@ -22,7 +22,10 @@ def test_own_model_is_a_short_class_that_works(tmp_path: Path) -> None:
     task = load_task(f"{file}:Wine")
     model = task.build_model()
     assert model(next(iter(task.train_loader(0)))[0]).shape == (16, 3)
-    assert sum(len(y) for part in (0, 1, 2, 3, 4) for _, y in task.rows(part)) == 178
+    splits = (task.train_loader(0), task.val_loader(), task.test_loader())
+    assert sum(len(y) for split in splits for _, y in split) == 178
+    code = [line for line in readme_task.blocks("python")[0].splitlines() if line.strip()]
+    assert len(code) <= 15
     assert set(task.evaluate(model, "test")) == {"accuracy", "loss"}
 
 

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from autoprune.errors import TaskError
 from autoprune.tasks.dense import train_from_scratch
-from autoprune.tasks.moving import device_of, to_device
+from autoprune.tasks.moving import device_of, first_sample, to_device
 from autoprune.tasks.origin import origin_of, revive
 
 Batch = Any
@@ -23,7 +23,7 @@ _TEMPERATURE = 4.0  # Hinton, Vinyals & Dean 2015 use 2.5 to 20; 4 is usual on s
 
 
 class Task(ABC):
-    """The job that a model does. Write one small subclass with the five abstract methods.
+    """The job that a model does. Write one small subclass with the four abstract methods.
 
     The defaults fit a classifier whose batches are `(inputs, targets)`. Constructing a task must
     be cheap (load data when a loader is asked for): it is made anew in every worker.
@@ -69,9 +69,16 @@ class Task(ABC):
     def build_model(self) -> nn.Module:
         """The dense architecture, freshly initialised; the same structure at every call."""
 
-    @abstractmethod
     def example_input(self) -> Any:
-        """One input (batch 1): a tensor, a tuple of positional or a dict of keyword arguments."""
+        """One input (batch 1): a tensor, a tuple of positional or a dict of keyword arguments.
+
+        By default the first input of the first validation batch. Raises TaskError when there is
+        none.
+        """
+        batch = next(iter(self.val_loader()), None)
+        if batch is None:
+            raise TaskError(f"{type(self).__name__}: val_loader must hold at least one batch")
+        return first_sample(_pair(self, batch)[0])
 
     @abstractmethod
     def train_loader(self, seed: int) -> Iterable[Batch]:
@@ -175,7 +182,7 @@ def _pair(task: Task, batch: Batch) -> tuple[Any, Any]:
     if not isinstance(batch, tuple | list) or len(batch) != 2:
         raise TaskError(
             f"{type(task).__name__}: the defaults need batches (inputs, targets), got "
-            f"{type(batch).__name__} · override outputs, loss and evaluate"
+            f"{type(batch).__name__} · override example_input, outputs, loss and evaluate"
         )
     return batch[0], batch[1]
 

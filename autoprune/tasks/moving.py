@@ -31,3 +31,14 @@ def to_device(value: Any, device: torch.device | str) -> Any:
     if isinstance(value, tuple | list):
         return type(value)(to_device(item, device) for item in value)
     return value
+
+
+def first_sample(value: Any) -> Any:
+    """The first sample of a batch's inputs, still with a batch dimension, on the CPU."""
+    if isinstance(value, Tensor):
+        return value[:1].detach().cpu().clone()
+    if isinstance(value, Mapping):
+        return {key: first_sample(item) for key, item in value.items()}
+    if isinstance(value, tuple | list):
+        return tuple(first_sample(item) for item in value)
+    return value

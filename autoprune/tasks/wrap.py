@@ -113,17 +113,7 @@ class WrappedTask(Task):
 
     def set_example(self, example: Any) -> None:
         """Take `example`, or cut one out of the validation data when it is None."""
-        if example is None:
-            batch = next(iter(self._val), None)
-            if batch is None:
-                raise TaskError("wrap: val_loader must hold at least one batch, got none")
-            if not isinstance(batch, tuple | list):
-                raise TaskError(
-                    f"wrap: batches must be (inputs, targets), got {type(batch).__name__} · give "
-                    "example_input=, loss= and evaluate= in a Task class of your own"
-                )
-            example = _first(batch[0])
-        self._example = to_device(example, "cpu")
+        self._example = super().example_input() if example is None else to_device(example, "cpu")
 
     def train_loader(self, seed: int) -> Iterable[Batch]:
         """The given loader read under `seed`, or what the given function returns for it."""
@@ -212,14 +202,3 @@ def _metrics(answer: Any, metric: str) -> dict[str, float]:
         keys = ", ".join(map(str, found)) or "nothing"
         raise TaskError(f"wrap: evaluate must answer the metric {metric!r}, it gave {keys}")
     return {key: float(value) for key, value in found.items()}
-
-
-def _first(inputs: Any) -> Any:
-    """The first sample of a batch's inputs, still with a batch dimension."""
-    if isinstance(inputs, Tensor):
-        return inputs[:1].clone()
-    if isinstance(inputs, Mapping):
-        return {key: _first(value) for key, value in inputs.items()}
-    if isinstance(inputs, tuple | list):
-        return tuple(_first(value) for value in inputs)
-    return inputs

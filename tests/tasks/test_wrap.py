@@ -122,8 +122,8 @@ def test_a_wrapped_task_pickles():
         ({"test_loader": iter([])}, "test_loader must start anew"),
         ({"metric": "f1"}, "metric 'f1' needs evaluate=function"),
         ({"direction": "up"}, "direction must be 'maximize' or 'minimize', got 'up'"),
-        ({"val_loader": []}, "val_loader must hold at least one batch, got none"),
-        ({"val_loader": [X]}, "batches must be .inputs, targets., got Tensor"),
+        ({"val_loader": []}, "val_loader must hold at least one batch"),
+        ({"val_loader": [X]}, "need batches .inputs, targets., got Tensor"),
     ],
 )
 def test_arguments_that_do_not_fit_are_refused(change, message):
