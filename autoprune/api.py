@@ -173,11 +173,11 @@ def retrain(
     """Train a run's pick in full from the dense weights, with its schedule, once for each seed.
 
     `seeds` are the seeds, or how many (0, 1, ...). `lr` and `distillation` replace those of the
-    trial: what is best for short trials is often too cautious for a long training. The test split is read once for each finished
-    model. Written to `retrained/<trial>/` in the run's folder: `seed-<n>/` and `summary.json` with
-    the latency of the first seed's model, measured beside the dense one. An interrupted retraining
-    goes on where it stopped when it is called again, a finished one is returned. `on_entry(seed,
-    entry)` is told each validation. Raises StoreError where another retraining stands there.
+    trial: what is best for short trials is often too cautious for a long training. The test split
+    is read once for each finished model. Written to `retrained/<trial>/` in the run's folder:
+    `seed-<n>/` and `summary.json` with the latency of the first seed's model, measured beside the
+    dense one. An interrupted retraining goes on where it stopped when it is called again, a
+    finished one is returned. `on_entry(seed, entry)` is told each validation. Raises StoreError where another retraining stands there.
     """
     from autoprune.retrained import retrain_trial
 

@@ -17,7 +17,6 @@ from autoprune.config import RunConfig, SearchConfig
 from autoprune.errors import StoreError, TaskError, UsageError
 from autoprune.store import RECIPE
 
-
 LR = 0.0625  # of the retraining
 
 
@@ -179,9 +178,7 @@ def test_retrain_command_prints_the_test_metrics(
     found: api.Result, retrained: api.Retrained, capsys
 ) -> None:
     with pytest.raises(SystemExit) as end:
-        cli.main(
-            ["retrain", str(found.path), "--epochs", "2", "--seeds", "2", "--lr", str(LR)]
-        )
+        cli.main(["retrain", str(found.path), "--epochs", "2", "--seeds", "2", "--lr", str(LR)])
     printed = capsys.readouterr().out
     assert not end.value.code
     assert f"wrote {retrained.path}" in printed

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import bisect
-import heapq
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,12 +11,10 @@ import numpy as np
 
 from autoprune.budget import Cost
 from autoprune.candidate import Candidate
+from autoprune.search.knapsack import Damage, Kept, Knapsack, choices
 from autoprune.search.plan import Plan
 from autoprune.search.surrogate import place_of
 from autoprune.space import RATIO, Parameter, Value, kept_units
-
-Damage = Callable[[str, int], float]
-Kept = dict[str, int]
 
 _TRIES = 6  # shifts of which the one with the least damage is proposed
 _HALVINGS = 10
@@ -42,15 +39,16 @@ class Moves:
     def __init__(self, plan: Plan, damage: Damage | None = None) -> None:
         """Nothing is computed before the first move."""
         self._plan = plan
-        self._damage = damage if plan.space.per == "group" else None
         self._choices = {name: choices(plan, name) for name in plan.sizes}
+        self._knapsack: Knapsack | None = None
+        if damage is not None and plan.space.per == "group":
+            self._knapsack = Knapsack(self._choices, damage, self.share)
         self._free = [name for name, units in self._choices.items() if len(units) > 1]
         self._recipe = [
             p
             for p in plan.space.parameters(plan.sizes)
             if p.name != RATIO and not p.name.startswith(f"{RATIO}.")
         ]
-        self._path: list[tuple[float, Kept]] | None = None
         costs = [o.name for o in plan.objectives if o.name in Cost.__dataclass_fields__]
         self._cost = (costs or list(plan.budget.fields))[0]
 
@@ -112,9 +110,9 @@ class Moves:
     def _shifted(self, rng: np.random.Generator, kept: Kept) -> Kept | None:
         """Units of one group given to another at no more cost: of several draws the mildest."""
         found = [moved for _ in range(_TRIES) if (moved := self._shift(rng, kept))]
-        if not found or self._damage is None:
+        if not found or self._knapsack is None:
             return found[0] if found else None
-        return min(found, key=self._harm)
+        return min(found, key=self._knapsack.harm)
 
     def _shift(self, rng: np.random.Generator, kept: Kept) -> Kept | None:
         if len(self._free) < 2:
@@ -133,10 +131,6 @@ class Moves:
             fits = self.share({**moved, taker: units[middle]}) <= before * (1.0 + 1e-9)
             low, high = (middle, high) if fits else (low, middle - 1)
         return {**moved, taker: units[low]} if low > first else None
-
-    def _harm(self, kept: Mapping[str, int]) -> float:
-        assert self._damage is not None
-        return sum(self._damage(name, units) for name, units in kept.items())
 
     def _place(self, name: str, kept: int) -> int:
         units = self._choices[name]
@@ -182,44 +176,9 @@ class Moves:
 
     def _at(self, share: float, nearest: Kept) -> Kept:
         """An allocation of at most that share: the knapsack's where damages are known."""
-        if self._damage is None:
+        if self._knapsack is None:
             return self._to_share(nearest, share)
-        if self._path is None:
-            self._path = self._descend()
-        place = bisect.bisect_left([-cost for cost, _ in self._path], -share)
-        return dict(self._path[min(place, len(self._path) - 1)][1])
-
-    def _descend(self) -> list[tuple[float, Kept]]:
-        """The knapsack's allocations from the whole to the smallest model: (share, kept).
-
-        At each step the group leaves units that does the least further damage for the cost that it
-        saves; how it stands is computed anew only for the group that is next.
-        """
-        kept = {name: units[-1] for name, units in self._choices.items()}
-        path = [(self.share(kept), dict(kept))]
-        queue = [(self._price_of_step(kept, path[-1][0], name), name) for name in self._free]
-        heapq.heapify(queue)
-        while queue:
-            _, name = heapq.heappop(queue)
-            now = self._price_of_step(kept, path[-1][0], name)
-            if queue and now > queue[0][0]:
-                heapq.heappush(queue, (now, name))
-                continue
-            place = self._place(name, kept[name]) - 1
-            kept[name] = self._choices[name][place]
-            path.append((self.share(kept), dict(kept)))
-            if place > 0:
-                step = self._price_of_step(kept, path[-1][0], name)
-                heapq.heappush(queue, (step, name))
-        return path
-
-    def _price_of_step(self, kept: Kept, share: float, name: str) -> float:
-        """Further damage per saved cost of a group's next step."""
-        assert self._damage is not None
-        units = self._choices[name][self._place(name, kept[name]) - 1]
-        saved = share - self.share({**kept, name: units})
-        worse = self._damage(name, units) - self._damage(name, kept[name])
-        return worse / saved if saved > 0.0 else float("inf")
+        return self._knapsack.at(share)
 
     def _jitter(self, rng: np.random.Generator, candidate: Candidate) -> Candidate:
         """One ratio for all groups: moved a little."""
@@ -247,15 +206,6 @@ class Moves:
             params[parameter.name] = _changed(rng, parameter, params[parameter.name])
         made = self._plan.space.candidate_from(params, self._plan.sizes)
         return replace(made, ratios=candidate.ratios)
-
-
-def choices(plan: Plan, name: str) -> list[int]:
-    """The numbers of units that the space can keep of a group, ascending."""
-    size = plan.sizes[name]
-    low, high = plan.space.least(name, plan.sizes), plan.space.most(name, plan.sizes)
-    step = plan.space.round_to
-    found = {kept_units(size, 1.0 - units / size, step) for units in range(low, high + 1)}
-    return sorted(units for units in found if low <= units <= high)
 
 
 def _changed(rng: np.random.Generator, parameter: Parameter, value: Any) -> Value:

@@ -219,11 +219,11 @@ def test_a_gap_is_filled_by_the_knapsack_of_the_damages() -> None:
     # brute force over every allocation that costs at most as much
     grid = itertools.product(*(choices(plan, name) for name in "abc"))
     best = min(
-        (moves._harm(dict(zip("abc", units, strict=True))), units)
+        (moves._knapsack.harm(dict(zip("abc", units, strict=True))), units)
         for units in grid
         if moves.share(dict(zip("abc", units, strict=True))) <= moves.share(kept)
     )
-    assert moves._harm(kept) <= best[0] * 1.1
+    assert moves._knapsack.harm(kept) <= best[0] * 1.1
 
 
 def test_one_ratio_for_all_groups_stays_one() -> None:

@@ -1,10 +1,7 @@
-import itertools
-
-import pytest
 import toy
 
 from autoprune.budget import Budget
-from autoprune.search.seeding import allocate, recipe, seeds
+from autoprune.search.seeding import recipe, seeds
 from autoprune.space import SearchSpace
 
 WEIGHTS = {"a": 1.0, "b": 4.0, "c": 0.5}
@@ -53,26 +50,11 @@ def test_the_recipe_takes_the_usual_values_where_the_space_has_them() -> None:
 def test_seeds_with_damage_do_less_at_no_higher_cost_than_uniform_ones() -> None:
     plan = toy.make_plan()
     found = {p.origin: p.candidate for p in seeds(plan, damage)}
-    for level in range(4):
+    assert 0.49 < (plan.cost(found["seed:knapsack-0"]).macs or 0) / (toy.DENSE.macs or 1) <= 0.5
+    for level in range(1, 4):
         least, uniform = found[f"seed:knapsack-{level}"], found[f"seed:uniform-{level}"]
         assert (plan.cost(least).macs or 0) <= (plan.cost(uniform).macs or 0)
         kept = [plan.space.kept(c, toy.SIZES) for c in (least, uniform)]
         assert sum(damage(n, k) for n, k in kept[0].items()) <= sum(
             damage(n, k) for n, k in kept[1].items()
         )
-
-
-@pytest.mark.parametrize("share", [0.8, 0.5, 0.3])
-def test_the_allocation_is_near_the_best_of_all(share: float) -> None:
-    plan = toy.make_plan()
-    ratios = allocate(plan, damage, share)
-    greedy = {name: round(toy.SIZES[name] * (1.0 - ratio)) for name, ratio in ratios.items()}
-    limit = share * (toy.DENSE.macs or 0)
-    grid = [range(4, 17, 2), range(6, 33, 2), range(12, 65, 2)]
-    best = min(
-        sum(damage(n, k) for n, k in zip(toy.SIZES, kept, strict=True))
-        for kept in itertools.product(*grid)
-        if (toy.price(dict(zip(toy.SIZES, kept, strict=True))).macs or 0) <= limit
-    )
-    assert (toy.price(greedy).macs or 0) <= limit
-    assert sum(damage(n, k) for n, k in greedy.items()) <= 1.25 * best

@@ -1,0 +1,107 @@
+"""The least damage within a cost: how many units each group keeps."""
+
+from __future__ import annotations
+
+import bisect
+import heapq
+import math
+from collections.abc import Callable, Mapping, Sequence
+
+from autoprune.search.plan import Plan
+from autoprune.space import kept_units
+
+Damage = Callable[[str, int], float]
+Kept = dict[str, int]
+
+
+class Knapsack:
+    """Allocations that do the least damage at any price; nothing is computed before the first.
+
+    `choices` are the numbers of units that each group can keep, ascending; `damage(group, kept)` is
+    what leaving `kept` units of that group alone costs; `price(kept)` is what may not exceed a
+    limit.
+    """
+
+    def __init__(
+        self,
+        choices: Mapping[str, Sequence[int]],
+        damage: Damage,
+        price: Callable[[Mapping[str, int]], float],
+    ) -> None:
+        self._choices, self._damage, self._price = choices, damage, price
+        self._path: list[tuple[float, Kept]] | None = None
+
+    def harm(self, kept: Mapping[str, int]) -> float:
+        """The damages of all groups, added."""
+        return sum(self._damage(name, units) for name, units in kept.items())
+
+    def at(self, limit: float) -> Kept:
+        """The allocation for a price of at most `limit`, the smallest model where none has it.
+
+        The greedy solution: from the whole model down, the group leaves units that does the least
+        further damage for what it saves; exact where damage is convex, prices add up and steps are
+        small. What the last step saved too much is given back where it undoes the most damage.
+        """
+        if self._path is None:
+            self._path = self._descend()
+        place = bisect.bisect_left([-price for price, _ in self._path], -limit)
+        return self._filled(dict(self._path[min(place, len(self._path) - 1)][1]), limit)
+
+    def _filled(self, kept: Kept, limit: float) -> Kept:
+        while True:
+            back = []
+            for name, units in kept.items():
+                more = bisect.bisect_right(self._choices[name], units)
+                if more < len(self._choices[name]):
+                    moved = {**kept, name: self._choices[name][more]}
+                    if self._price(moved) <= limit:
+                        undone = self._damage(name, units) - self._damage(name, moved[name])
+                        back.append((-undone, name, moved[name]))
+            if not back:
+                return kept
+            _, name, units = min(back)
+            kept[name] = units
+
+    def _descend(self) -> list[tuple[float, Kept]]:
+        """From the whole to the smallest model, step by step: (price, kept).
+
+        How a group stands is computed anew only when it is next.
+        """
+        kept = {name: units[-1] for name, units in self._choices.items()}
+        path = [(self._price(kept), dict(kept))]
+        queue = [
+            (self._rate(kept, path[-1][0], name), name)
+            for name, units in self._choices.items()
+            if len(units) > 1
+        ]
+        heapq.heapify(queue)
+        while queue:
+            _, name = heapq.heappop(queue)
+            now = self._rate(kept, path[-1][0], name)
+            if queue and now > queue[0][0]:
+                heapq.heappush(queue, (now, name))
+                continue
+            kept[name] = self._below(kept, name)
+            path.append((self._price(kept), dict(kept)))
+            if kept[name] > self._choices[name][0]:
+                heapq.heappush(queue, (self._rate(kept, path[-1][0], name), name))
+        return path
+
+    def _rate(self, kept: Kept, price: float, name: str) -> float:
+        """Further damage per saved price of a group's next step."""
+        units = self._below(kept, name)
+        saved = price - self._price({**kept, name: units})
+        worse = self._damage(name, units) - self._damage(name, kept[name])
+        return worse / saved if saved > 0.0 else math.inf
+
+    def _below(self, kept: Kept, name: str) -> int:
+        return self._choices[name][bisect.bisect_left(self._choices[name], kept[name]) - 1]
+
+
+def choices(plan: Plan, name: str) -> list[int]:
+    """The numbers of units that the space can keep of a group, ascending."""
+    size = plan.sizes[name]
+    low, high = plan.space.least(name, plan.sizes), plan.space.most(name, plan.sizes)
+    step = plan.space.round_to
+    found = {kept_units(size, 1.0 - units / size, step) for units in range(low, high + 1)}
+    return sorted(units for units in found if low <= units <= high)
