@@ -177,7 +177,8 @@ def retrain(
     is read once for each finished model. Written to `retrained/<trial>/` in the run's folder:
     `seed-<n>/` and `summary.json` with the latency of the first seed's model, measured beside the
     dense one. An interrupted retraining goes on where it stopped when it is called again, a
-    finished one is returned. `on_entry(seed, entry)` is told each validation. Raises StoreError where another retraining stands there.
+    finished one is returned. `on_entry(seed, entry)` is told each validation. Raises StoreError
+    where another retraining stands there.
     """
     from autoprune.retrained import retrain_trial
 
