@@ -22,8 +22,9 @@ from autoprune.budget import FIELDS, Cost
 from autoprune.candidate import Candidate
 from autoprune.pareto import ParetoFront
 from autoprune.record import TrialRecord
+from autoprune.search.knapsack import Damage
 from autoprune.search.ledger import Ledger
-from autoprune.search.moves import Damage, Moves
+from autoprune.search.moves import Moves
 from autoprune.search.plan import Plan
 from autoprune.search.projection import project
 from autoprune.search.score import Score

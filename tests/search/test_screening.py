@@ -23,8 +23,9 @@ from autoprune.candidate import Candidate, Recovery
 from autoprune.graph import trace
 from autoprune.pareto import hypervolume
 from autoprune.pruning.compensate import calibrate, reestimate_batchnorm
+from autoprune.search.knapsack import choices
 from autoprune.search.ledger import REPORT, STATE, Ledger
-from autoprune.search.moves import Moves, choices
+from autoprune.search.moves import Moves
 from autoprune.search.plan import Limits, Plan
 from autoprune.search.projection import project
 from autoprune.search.score import RepairScore, heads
