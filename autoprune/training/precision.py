@@ -7,7 +7,7 @@ import logging
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -23,6 +23,7 @@ from autoprune.training.rng import preserved, seed_all
 _LOG = logging.getLogger(__name__)
 _WORTH = 1.15  # a lower precision, or another layout, has to be this much faster
 _HOPELESS = 3.0  # what is this much slower than float32 is not timed further
+_VECTOR = 16  # the widest block of channels in oneDNN's kernels: AVX-512, float32
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,11 +37,22 @@ class Precision:
     bf16: bool = False
     channels_last: bool = False
 
+    def suited(self, model: nn.Module, device: torch.device | str) -> Precision:
+        """This arithmetic, without channels last where training `model` so is not safe.
+
+        On a CPU, oneDNN's gradient of the weight of a strided 1x1 convolution writes past its
+        workspace in that layout when there are fewer input channels than a vector holds
+        (uxlfoundation/oneDNN issue 6035: crashes and wrong gradients). Pruning makes such layers.
+        """
+        if not self.channels_last or torch.device(device).type != "cpu":
+            return self
+        return replace(self, channels_last=not any(map(_is_unsafe, model.modules())))
+
     def place(self, model: nn.Module, device: torch.device | str) -> nn.Module:
         """Move `model` in place to the device and the memory layout, and return it."""
         model.to(device)
-        if self.channels_last:
-            model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        layout = torch.channels_last if self.channels_last else torch.contiguous_format
+        model.to(memory_format=layout)  # type: ignore[call-overload]
         return model
 
     def batch(self, batch: Batch, device: torch.device | str) -> Batch:
@@ -119,6 +131,7 @@ def choose(
         options += [Precision(True, False), Precision(True, True)]
     if not any(isinstance(module, nn.Conv2d) for module in model.modules()):
         options = [option for option in options if not option.channels_last]
+    options = [option for option in options if option.suited(model, device) == option]
     best, fastest, plain = options[0], float("inf"), float("inf")
     for option in options:
         limit = _HOPELESS * plain
@@ -170,6 +183,15 @@ def _time(
             if step:
                 seconds.append(taken)
     return min(seconds)
+
+
+def _is_unsafe(module: nn.Module) -> bool:
+    return (
+        isinstance(module, nn.Conv2d)
+        and module.kernel_size == (1, 1)
+        and max(module.stride) > 1
+        and module.in_channels // module.groups < _VECTOR
+    )
 
 
 def _has_bf16(device: torch.device | str) -> bool:

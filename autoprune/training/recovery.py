@@ -208,6 +208,11 @@ class RecoveryRun:
         self._lasso = GroupLasso.resume(lasso, self.model, self.graph) if lasso else None
         self._stream.seek(self.step)
 
+    @property
+    def _arithmetic(self) -> Precision:
+        """What the model as it is now can be trained with."""
+        return self.precision.suited(self.model, self.device)
+
     def _identity(self) -> dict[str, Any]:
         return {
             "candidate": self.candidate.to_dict(),
@@ -226,7 +231,7 @@ class RecoveryRun:
         }
 
     def _prepare(self) -> SGD:
-        self.precision.place(self.model, self.device)
+        self._arithmetic.place(self.model, self.device)
         if self.candidate.recovery.distillation > 0.0 and self._teacher is None:
             self._teacher = Teacher(self.task, self._dense, self.precision, self.device)
         return sgd(self.model)
@@ -254,7 +259,7 @@ class RecoveryRun:
         self._shrinking.remove(
             keep, batches, calibration if repair else None, optimizer=self._optimizer
         )
-        self.precision.place(self.model, self.device)
+        self._arithmetic.place(self.model, self.device)
 
     def _moments(self, batches: list[Batch], *, repair: bool) -> Calibration | None:
         """The shared calibration while the model is the dense one, then one of its own."""
@@ -266,7 +271,7 @@ class RecoveryRun:
 
     def _samples(self) -> list[Batch]:
         found = sample(self.task, derive(self.seed, "samples", self.step), samples=_SAMPLES)
-        return [self.precision.batch(batch, self.device) for batch in found]
+        return [self._arithmetic.batch(batch, self.device) for batch in found]
 
     def _train_until(self, stop: int) -> tuple[list[float], float]:
         """Train to step `stop`, through its milestones; the losses and the last learning rate."""
@@ -286,13 +291,14 @@ class RecoveryRun:
         """Train to step `end` with one set of sizes; appends to `losses`."""
         assert self._optimizer is not None
         self.model.train()
+        arithmetic = self._arithmetic
         waiting: list[Tensor] = []
         rate = 0.0
         while self.step < end:
             rate = learning_rate(self.candidate.recovery.lr, self.step, self.total_steps)
             for group in self._optimizer.param_groups:
                 group["lr"] = rate
-            batch = self.precision.batch(next(self._stream), self.device)
+            batch = arithmetic.batch(next(self._stream), self.device)
             seed_all(derive(self.seed, "step", self.step))
             waiting.append(self._optimise(self._optimizer, batch))
             if self._lasso is not None:

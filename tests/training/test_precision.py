@@ -112,3 +112,33 @@ def test_channels_last_reaches_images_in_nests_and_nothing_else() -> None:
     batch = Precision(channels_last=True).batch(({"x": images}, points), CPU)
     assert batch[0]["x"].is_contiguous(memory_format=torch.channels_last)
     assert batch[1].is_contiguous()
+
+
+def block(inputs: int, *, stride: int = 2, kernel: int = 1, groups: int = 1) -> nn.Module:
+    return nn.Sequential(nn.Conv2d(inputs, 32, kernel, stride, groups=groups), nn.ReLU())
+
+
+@pytest.mark.parametrize(
+    ("model", "safe"),
+    [
+        (block(8), False),
+        (block(32, groups=4), False),
+        (block(16), True),
+        (block(8, stride=1), True),
+        (block(8, kernel=3), True),
+    ],
+)
+def test_narrow_strided_projections_are_not_trained_in_channels_last(
+    model: nn.Module, safe: bool
+) -> None:
+    wanted = Precision(bf16=True, channels_last=True)
+    assert wanted.suited(model, "cpu") == Precision(bf16=True, channels_last=safe)
+    assert wanted.suited(model, "cuda") == wanted
+    assert Precision().suited(model, "cpu") == Precision()
+
+
+def test_a_model_goes_back_to_the_plain_layout() -> None:
+    model = Precision(channels_last=True).place(block(16, kernel=3), "cpu")
+    assert not model[0].weight.is_contiguous()
+    Precision().place(model, "cpu")
+    assert model[0].weight.is_contiguous()

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from autoprune.candidate import Candidate, Recovery
 from autoprune.errors import StoreError, TaskError, TrainingError
+from autoprune.graph import trace
 from autoprune.pruning import compensate
 from autoprune.schedule import Schedule
 from autoprune.training import Precision, RecoveryRun
@@ -281,3 +282,19 @@ def test_bf16_and_channels_last_train_the_same_model_a_little_less_exactly() -> 
     assert rough.keep == exact.keep
     difference = (rough.model[3].weight - exact.model[3].weight).abs().max()
     assert 0 < difference < 0.1
+
+
+def test_a_projection_that_becomes_narrow_ends_channels_last() -> None:
+    torch.manual_seed(0)
+    layers = [nn.Conv2d(1, 16, 3), nn.ReLU(), nn.Conv2d(16, 32, 3), nn.ReLU()]
+    head = [nn.Conv2d(32, 8, 1, stride=2), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 3)]
+    model = nn.Sequential(*layers, *head)
+    half_way = Schedule("linear", begin=0.5, end=0.6, steps=1)
+    plan = candidate(ratios={"2": 0.75}, schedule=half_way, recovery=Recovery(0.01, 0.5))
+    task, graph = Stripes(), trace(model, torch.zeros(1, 1, 8, 8))
+    run = RecoveryRun(task, model, graph, plan, epochs=2, seed=0, precision=Precision(False, True))
+    layouts = []
+    for epochs in (0.5, 1.5):
+        run.advance(epochs)
+        layouts.append((run.model[4].in_channels, run.model[2].weight.is_contiguous()))
+    assert layouts == [(32, False), (8, True)]
