@@ -258,6 +258,18 @@ class SearchSpace:
         them there). Raises ValueError where a choice does not hold the candidate's value, or where
         no single ratio gives the candidate's (`per="global"`).
         """
+        params: dict[str, Value] = {}
+        for parameter in self._ratio_parameters(sizes):
+            name = parameter.name
+            if name == RATIO:
+                params[name] = self._common_ratio(candidate, sizes)
+            else:
+                ratio = candidate.ratios.get(name.removeprefix(f"{RATIO}."), 0.0)
+                params[name] = parameter.clip(ratio)
+        return {**params, **self.settings_from(candidate)}
+
+    def settings_from(self, candidate: Candidate) -> dict[str, Value]:
+        """The part of `params_from` that are no ratios: what `varied` names."""
         written = {
             "importance": candidate.importance,
             "repair": candidate.repair,
@@ -265,19 +277,10 @@ class SearchSpace:
             **{f"recovery.{key}": value for key, value in candidate.recovery.to_dict().items()},
         }
         unused = ("schedule.end", "schedule.steps") if candidate.schedule.kind == "one_shot" else ()
-        params: dict[str, Value] = {}
-        for parameter in self.parameters(sizes):
-            name = parameter.name
-            if name == RATIO:
-                params[name] = self._common_ratio(candidate, sizes)
-            elif name.startswith(f"{RATIO}."):
-                ratio = candidate.ratios.get(name.removeprefix(f"{RATIO}."), 0.0)
-                params[name] = parameter.clip(ratio)
-            elif name in unused and parameter.choices:
-                params[name] = parameter.choices[0]
-            else:
-                params[name] = parameter.clip(written[name])
-        return params
+        return {
+            p.name: p.choices[0] if p.name in unused and p.choices else p.clip(written[p.name])
+            for p in self.varied
+        }
 
     def _common_ratio(self, candidate: Candidate, sizes: Mapping[str, int]) -> float:
         wanted = self.kept(candidate, sizes)

@@ -158,10 +158,7 @@ class Products:
 
     def of(self, sizes: Floats) -> Floats:
         """`candidates x dims` → `candidates x products`."""
-        result = np.ones((len(sizes), len(self.places)))
-        for factor in self.places.T:
-            result *= sizes[:, factor]
-        return result
+        return np.asarray(sizes[:, self.places].prod(axis=2))
 
 
 def _firsts(graph: PruningGraph) -> list[int]:

@@ -6,7 +6,7 @@ import json
 import math
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -91,7 +91,8 @@ class Ledger:
         self._started = time.monotonic() if since is None else since
         self._ends: list[float] = []
         self._shown: tuple[tuple[Mapping[str, float], ...], float | None] = ((), None)
-        self._refresh_front()
+        self._front = self._front_of(self.records.values())
+        self._show_front()
 
     @property
     def elapsed_s(self) -> float:
@@ -177,7 +178,8 @@ class Ledger:
         )
         self._write(record)
         self._ends.append(time.monotonic())
-        self._refresh_front()
+        self._front = self._front_of([*self._front.members, record])
+        self._show_front()
         self.save_state("search")
         self.show()
         return record
@@ -209,8 +211,7 @@ class Ledger:
 
     def front(self) -> ParetoFront:
         """The front of the completed trials by predicted cost."""
-        within = [r for r in self.records.values() if r.predicted and self.plan.allows(r.predicted)]
-        return ParetoFront(self.plan.objectives, tuple(within), self.plan.reference)
+        return self._front
 
     def save_state(self, phase: str) -> None:
         """Write how far the run is, for `resume`."""
@@ -260,8 +261,12 @@ class Ledger:
                 left.append((limits.total_epochs - self.spent_epochs) / usual * pace)
         return max(0.0, min(left)) if left else None
 
-    def _refresh_front(self) -> None:
-        front = self.front()
+    def _front_of(self, records: Iterable[TrialRecord]) -> ParetoFront:
+        within = [r for r in records if r.predicted and self.plan.allows(r.predicted)]
+        return ParetoFront(self.plan.objectives, tuple(within), self.plan.reference)
+
+    def _show_front(self) -> None:
+        front = self._front
         names = [objective.name for objective in front.objectives]
         rows = front.values.tolist()
         members = tuple(

@@ -44,11 +44,8 @@ class Moves:
         if damage is not None and plan.space.per == "group":
             self._knapsack = Knapsack(self._choices, damage, self.share)
         self._free = [name for name, units in self._choices.items() if len(units) > 1]
-        self._recipe = [
-            p
-            for p in plan.space.parameters(plan.sizes)
-            if p.name != RATIO and not p.name.startswith(f"{RATIO}.")
-        ]
+        self._recipe = list(plan.space.varied)
+        self._parents: dict[str, Parent] = {}
         costs = [o.name for o in plan.objectives if o.name in Cost.__dataclass_fields__]
         self._cost = (costs or list(plan.budget.fields))[0]
 
@@ -58,7 +55,11 @@ class Moves:
 
     def parent(self, candidate: Candidate) -> Parent:
         """A candidate with its share."""
-        return Parent(candidate, self.share(self._plan.space.kept(candidate, self._plan.sizes)))
+        found = self._parents.get(candidate.key)
+        if found is None:
+            share = self.share(self._plan.space.kept(candidate, self._plan.sizes))
+            found = self._parents[candidate.key] = Parent(candidate, share)
+        return found
 
     def propose(
         self, rng: np.random.Generator, parents: Sequence[Parent]

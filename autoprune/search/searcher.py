@@ -258,7 +258,8 @@ class BudgetedOptunaSearch(OptunaSearch):
         self._copy(trial)
 
     def _copy(self, trial: Trial) -> None:
-        frozen = copy.copy(self._study._storage.get_trial(trial._trial_id))
+        # a deep copy: the file's thread reads it while the study goes on writing attributes
+        frozen = copy.deepcopy(self._study._storage.get_trial(trial._trial_id))
         if SCREENED in frozen.user_attrs:
             frozen.state = TrialState.PRUNED
         self._file.put(frozen)

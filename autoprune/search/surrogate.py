@@ -21,7 +21,7 @@ from sklearn.linear_model import BayesianRidge
 
 from autoprune.candidate import Candidate
 from autoprune.search.plan import Plan
-from autoprune.space import RATIO, Parameter, Value
+from autoprune.space import Parameter, Value
 
 Array = npt.NDArray[np.float64]
 
@@ -44,11 +44,6 @@ class Forecast:
     def __init__(self, plan: Plan, known: Sequence[Known], targets: Sequence[float]) -> None:
         """Fit on at least two trials; `targets` are their metrics, less is better."""
         self._plan = plan
-        self._recipe = [
-            p
-            for p in plan.space.parameters(plan.sizes)
-            if p.name != RATIO and not p.name.startswith(f"{RATIO}.")
-        ]
         raw = _plain(known)
         self._mean, self._spread = raw.mean(0), _spread(raw)
         ratios = self._ratios(known)
@@ -74,8 +69,8 @@ class Forecast:
         return np.hstack([z, score**2, score * z[:, 1:], np.array(recipes), ratios])
 
     def _recipe_row(self, candidate: Candidate) -> list[float]:
-        params = self._plan.space.params_from(candidate, self._plan.sizes)
-        rows = (encode(parameter, params[parameter.name]) for parameter in self._recipe)
+        settings = self._plan.space.settings_from(candidate)
+        rows = (encode(p, settings[p.name]) for p in self._plan.space.varied)
         return [value for row in rows for value in row]
 
     def _ratios(self, known: Sequence[Known]) -> Array:

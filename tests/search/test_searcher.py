@@ -265,3 +265,18 @@ def test_a_space_in_which_nothing_varies_is_refused(folder: RunFolder) -> None:
 def test_an_unknown_sampler_is_refused() -> None:
     with pytest.raises(ConfigError, match="one of tpe, nsga2, gp, random, got 'cma'"):
         make_sampler("cma", 0)
+
+
+def test_a_trial_on_its_way_to_the_file_is_not_the_studys_own(
+    folder: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hand = Hand(folder, toy.make_plan())
+    sent = []
+    monkeypatch.setattr(hand.file, "put", sent.append)
+    assert hand.suggest() is not None
+    trial = hand.searcher.study.get_trials(deepcopy=False)[0]
+    trial.user_attrs["later"] = 1
+    trial.system_attrs["later"] = 1
+    assert "later" not in sent[0].user_attrs
+    assert "later" not in sent[0].system_attrs
+    hand.close()
