@@ -10,6 +10,7 @@ from autoprune.budget import Cost
 from autoprune.candidate import Candidate
 
 State = Literal["complete", "stopped", "infeasible", "failed"]
+UNIFORM = "seed:uniform"  # how the origin of a uniform baseline begins
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +38,11 @@ class TrialRecord:
     times: Mapping[str, float] = field(default_factory=dict)
     artifact: str | None = None
     origin: str = ""
+
+    @property
+    def is_baseline(self) -> bool:
+        """Whether this is a finished uniform baseline: one ratio everywhere, the same recovery."""
+        return self.origin.startswith(UNIFORM) and self.state == "complete"
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-ready form; `from_dict` reads it back."""

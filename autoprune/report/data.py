@@ -21,7 +21,6 @@ from autoprune.record import TrialRecord
 from autoprune.report import text
 
 STATES = ("complete", "stopped", "infeasible", "failed")
-UNIFORM = "seed:uniform"
 
 
 @dataclass(frozen=True)
@@ -126,9 +125,7 @@ class RunView:
     @property
     def uniform(self) -> tuple[TrialRecord, ...]:
         """The finished uniform baselines: the same ratio everywhere, the same recovery."""
-        return tuple(
-            r for r in self.records if r.origin.startswith(UNIFORM) and r.state == "complete"
-        )
+        return tuple(record for record in self.records if record.is_baseline)
 
     @property
     def states(self) -> dict[str, int]:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from autoprune.candidate import Candidate
+from autoprune.record import UNIFORM
 from autoprune.search.knapsack import Damage, Knapsack, choices
 from autoprune.search.plan import Plan
 from autoprune.search.projection import project
@@ -55,7 +56,7 @@ def seeds(plan: Plan, damage: Damage | None = None) -> list[Proposal]:
         uniform = _uniform(plan, start, level)
         if uniform is None:
             continue
-        found.setdefault(uniform.key, Proposal(uniform, f"seed:uniform-{level}"))
+        found.setdefault(uniform.key, Proposal(uniform, f"{UNIFORM}-{level}"))
         if knapsack is not None:
             load = _load(plan, plan.space.kept(uniform, plan.sizes)) if level else 1.0
             least = _with(uniform, plan, knapsack.at(load))

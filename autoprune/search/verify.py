@@ -76,8 +76,9 @@ def verify(
     """Measure the front until every member of it is measured and within the budget.
 
     `front_of` gives the front of records by predicted cost. Where members turn out to be over
-    budget, those that they had kept off the front are measured in their turn. `save` is called
-    with each record that was measured; a record measured before is not measured again.
+    budget, those that they had kept off the front are measured in their turn. Uniform baselines are
+    measured too, so that the report compares what was measured. `save` is called with each record
+    that was measured; a record measured before is not measured again.
     """
     current = {record.number: record for record in records}
     over: dict[int, dict[str, float]] = {}
@@ -87,7 +88,9 @@ def verify(
     while True:
         left = [record for record in current.values() if record.number not in over]
         front = front_of(left)
-        new = [r for r in front.members if r.measured is None and r.artifact is not None]
+        beside_it = [r for r in left if r.is_baseline and r not in front.members]
+        asked = [*front.members, *beside_it]
+        new = [r for r in asked if r.measured is None and r.artifact is not None]
         if not new:
             break
         models = [gauge.load(folder / str(record.artifact)) for record in new]

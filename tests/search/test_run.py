@@ -120,6 +120,12 @@ def test_a_trial_is_trained_saved_loaded_and_measured(
     assert verified.dense is not None
     assert saved == [member]
 
+    worse = replace(record, number=4, metrics={"accuracy": 0.0}, origin="seed:uniform-0")
+    saved.clear()
+    verified = verify([record, worse], tmp_path, ready.gauge, plan.budget, front_of, saved.append)
+    assert [r.number for r in verified.front.members] == [3]
+    assert [(r.number, r.measured is not None) for r in saved] == [(3, True), (4, True)]
+
     tight = replace(plan.budget.limits[0], value=0.1)
     verified = verify(
         [record],
