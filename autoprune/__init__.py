@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from autoprune.budget import Budget, Cost
     from autoprune.candidate import Candidate, Recovery
     from autoprune.cost.analytic import count_cost
+    from autoprune.cost.device import DeviceProfile
     from autoprune.cost.latency import measure_latency
     from autoprune.errors import (
         AutopruneError,
@@ -48,6 +49,7 @@ _HOMES = {
     "ConfigError": "errors",
     "Cost": "budget",
     "DeviceError": "errors",
+    "DeviceProfile": "cost.device",
     "ExportError": "errors",
     "GraphError": "errors",
     "ParetoFront": "pareto",
@@ -82,6 +84,7 @@ __all__ = [
     "ConfigError",
     "Cost",
     "DeviceError",
+    "DeviceProfile",
     "ExportError",
     "GraphError",
     "ParetoFront",

@@ -66,7 +66,7 @@ def search(
     *,
     budget: Mapping[str, str | float | int],
     space: str | Path | Mapping[str, Any] = "channels_and_schedule",
-    device: Mapping[str, Any] | None = None,
+    device: str | Path | Mapping[str, Any] | None = None,
     train_on: str = "auto",
     task_args: Mapping[str, Any] | None = None,
     data: str | Path | None = None,
@@ -87,7 +87,8 @@ def search(
     """Search small models of `task` within `budget`; the arguments are the configuration's keys.
 
     `task` is a reference (`digits`, `path/to/file.py:MyTask`, `package.module:MyTask`) or a Task
-    object. `device` holds `runtime`, `threads` and `batch`: where the latency counts. `progress` is
+    object. `device` holds `runtime`, `threads` and `batch`: where the latency counts; or it is
+    the file of a `DeviceProfile`. `progress` is
     told every new state. Raises UsageError before any training where the
     arguments, the task, the model or the budget do not fit.
     """
@@ -110,7 +111,7 @@ def search(
         "task_args": dict(task_args or {}),
         "data": str(data) if data is not None else None,
         "budget": dict(budget),
-        "device": dict(device or {}),
+        "device": dict(device) if isinstance(device, Mapping) else str(device) if device else {},
         "train_on": train_on,
         "space": space if isinstance(space, str | Mapping) else str(space),
         "search": options,

@@ -213,11 +213,18 @@ def export(
 def profile(
     target: Annotated[str, typer.Argument(metavar="TASK_OR_CONFIG", help="What to look at.")],
     runtime: Annotated[
-        list[str] | None, typer.Option(help="Runtime to time; may be repeated. Default: all.")
+        list[str] | None,
+        typer.Option("--runtime", "--target", help="Runtime; may be repeated. Default: all."),
     ] = None,
     threads: Annotated[int, typer.Option(help="Threads of one forward pass.")] = 1,
+    batch: Annotated[int, typer.Option(min=1, help="Inputs of one forward pass.")] = 1,
+    samples: Annotated[int, typer.Option(min=10, help="Prunings to measure for -o.")] = 60,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="Measure prunings too; write a device profile."),
+    ] = None,
 ) -> None:
-    """Count and time the dense model, layer by layer."""
+    """Count and time the dense model, layer by layer; with -o, learn what prunings cost here."""
     from autoprune.config import RunConfig
 
     config = RunConfig.load(target) if target.endswith((".yaml", ".yml")) else None
@@ -228,7 +235,26 @@ def profile(
     from autoprune.tasks.load import load_task
 
     task = api.task_of(config) if config else load_task(target)
-    _say(render(target, measure(task, runtimes=tuple(runtime or RUNTIMES), threads=threads)))
+    chosen = tuple(runtime or RUNTIMES)
+    if output is None:
+        _say(render(target, measure(task, runtimes=chosen, threads=threads)))
+        return
+    if len(chosen) != 1:
+        raise UsageError("a device profile is of one runtime · add e.g. --runtime onnxruntime")
+    if output.exists():
+        raise UsageError(f"{output} is there already · remove it, or write elsewhere")
+    from autoprune.profile import fit_device
+
+    made = fit_device(task, chosen[0], threads=threads, batch=batch, samples=samples)
+    made.save(output)
+    fit = made.predictor
+    _say(f"measured {len(fit.samples)} prunings of {target}: {made.device}")
+    _say(
+        f"dense {fit.dense_ms:.3g} ms; on unseen prunings off by {fit.error:.1%}, 95 % stay below "
+        f"{fit.upper_factor:.2f} x predicted"
+    )
+    _say(f"wrote {output}")
+    _say(f"next  device: {output} in the configuration of a search")
 
 
 def _finish(result: Result) -> None:

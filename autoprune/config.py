@@ -8,6 +8,7 @@ in the run folder means the same from everywhere.
 from __future__ import annotations
 
 import difflib
+import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -38,8 +39,12 @@ Positive = Annotated[float, BeforeValidator(_whole), Field(gt=0, allow_inf_nan=F
 
 
 class DeviceConfig(_Section):
-    """Where the latency counts: a runtime of `cost.targets`, threads and batch of one pass."""
+    """Where the latency counts: a runtime of `cost.targets`, threads and batch of one pass.
 
+    `profile` is a file that `autoprune profile -o` wrote, and says the other three.
+    """
+
+    profile: str | None = None
     runtime: Annotated[str, Field(min_length=1)] = "onnxruntime"
     threads: Count = 1
     batch: Count = 1
@@ -111,6 +116,8 @@ class RunConfig(_Section):
         """
         folder = (base or Path.cwd()).resolve()
         values = {**data, "space": resolve_space(data.get("space"), folder, place)}
+        if "device" in data:
+            values["device"] = resolve_device(data["device"], folder, place)
         try:
             config = RunConfig.model_validate(values)
         except ValidationError as error:
@@ -176,6 +183,32 @@ def resolve_space(space: object, base: Path, place: str = "config") -> dict[str,
     if not isinstance(content, dict):
         raise ConfigError(f"{file.name} must hold a search space's keys, got {content!r}")
     return content
+
+
+def resolve_device(device: object, base: Path, place: str = "config") -> object:
+    """The section `device` with what its profile says; a path alone is a profile.
+
+    Raises ConfigError where the file is missing or no profile, or the section contradicts it.
+    """
+    section = {"profile": device} if isinstance(device, str) else device
+    if not isinstance(section, Mapping) or not isinstance(section.get("profile"), str):
+        return section
+    file = Path(_anchored(section["profile"], base) or "")
+    remedy = f"make it: autoprune profile TASK --runtime onnxruntime -o {file.name}"
+    if not file.is_file():
+        raise ConfigError(f"{place}: device.profile {file} is not a file · {remedy}")
+    try:
+        there = json.loads(file.read_text(encoding="utf-8"))["device"]
+        known = {key: there[key] for key in ("runtime", "threads", "batch")}
+    except (ValueError, KeyError, TypeError):
+        raise ConfigError(f"{place}: device.profile {file} is damaged · {remedy}") from None
+    for key, value in known.items():
+        if section.get(key, value) != value:
+            raise ConfigError(
+                f"{place}: device.{key} is {section[key]!r}, but the profile was made with "
+                f"{value!r} · leave the key out, or make another profile"
+            )
+    return {**section, **known, "profile": str(file)}
 
 
 class _Loader(yaml.SafeLoader):

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 from autoprune.budget import Cost
 from autoprune.cost.analytic import count_cost
+from autoprune.cost.device import DeviceProfile
+from autoprune.cost.inputs import batched
 from autoprune.cost.latency import Latency, measure_latency
 from autoprune.graph import PruningGraph
 from autoprune.graph.types import Frozen
@@ -55,6 +57,25 @@ def profile(
         ),
         layers=layers_of(graph),
         frozen=graph.frozen,
+    )
+
+
+def fit_device(
+    task: Task, runtime: str, *, threads: int = 1, batch: int = 1, samples: int = 60
+) -> DeviceProfile:
+    """Measure random prunings of the dense architecture on this machine, and fit.
+
+    Raises DeviceError for a runtime that is missing, or a batch that the example cannot be
+    repeated to.
+    """
+    return DeviceProfile.fit(
+        task.build_model().eval(),
+        batched(task.example_input(), batch),
+        runtime=runtime,
+        threads=threads,
+        samples=samples,
+        ignored_layers=task.ignored_layers,
+        num_heads=task.num_heads,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -46,7 +47,7 @@ def test_defaults_are_those_of_the_documentation(write) -> None:
         ("sarch: {}", "budget.yaml: sarch is not a key · nearest: search"),
         (
             "device: {xyz: 1}",
-            "budget.yaml: device.xyz is not a key · known: runtime, threads, batch",
+            "budget.yaml: device.xyz is not a key · known: profile, runtime, threads, batch",
         ),
         (
             "search: {trials: many}",
@@ -191,3 +192,22 @@ def test_mistake_inside_the_space_names_its_key(write) -> None:
 @pytest.mark.parametrize(("text", "value"), [("1e-3", 0.001), ("1e6", 1e6), ("2.5E+1", 25.0)])
 def test_exponents_are_numbers(write, text: str, value: float) -> None:
     assert read_yaml(write(f"a: {text}")) == {"a": value}
+
+
+def test_a_device_profile_says_runtime_threads_and_batch(tmp_path: Path) -> None:
+    there = {"device": {"name": "a phone", "runtime": "torch", "threads": 2, "batch": 4}}
+    (tmp_path / "device.json").write_text(json.dumps(there))
+    data = {"task": "digits", "budget": {"latency_ms": "50%"}, "device": "device.json"}
+    config = RunConfig.from_dict(data, base=tmp_path)
+    assert (config.device.runtime, config.device.threads, config.device.batch) == ("torch", 2, 4)
+    assert config.device.profile == str(tmp_path / "device.json")
+    assert RunConfig.from_dict(config.to_dict()) == config
+
+    def refused(device: object, message: str) -> None:
+        with pytest.raises(ConfigError, match=message):
+            RunConfig.from_dict({**data, "device": device}, base=tmp_path)
+
+    refused("nowhere.json", r"nowhere\.json is not a file · make it: autoprune profile")
+    refused({"profile": "device.json", "threads": 1}, r"device\.threads is 1, but .* made with 2")
+    (tmp_path / "device.json").write_text("{}")
+    refused("device.json", "is damaged")

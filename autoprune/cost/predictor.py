@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import logging
+import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -31,6 +32,7 @@ _TOGETHER = 6  # prunings that are measured in turn with the dense model
 _REPEATS = (5, 25)  # at least and at most, by how long the dense model takes
 _TIMED_MS = 600.0  # about the time for one pruning
 _DOUBTFUL = 0.1
+_COVERED = 0.95  # the share of unseen prunings that are to stay below the upper bound
 _WARMUP_S = 0.05
 _FOLDS = 5
 _PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
@@ -65,6 +67,19 @@ class LatencyPredictor:
     error: float
     held_out: tuple[tuple[float, float], ...]
     samples: tuple[Sample, ...]
+
+    @property
+    def upper_factor(self) -> float:
+        """By how much 95 % of unseen prunings stay below the prediction times this factor.
+
+        The conformal quantile of measured over predicted on the held-out prunings (Papadopoulos et
+        al. 2002; Vovk et al. 2005), at least 1: it holds for prunings drawn like the measured ones.
+        """
+        over = sorted(ours / theirs for ours, theirs in self.held_out if theirs > 0.0)
+        if not over:
+            return 1.0
+        place = min(math.ceil(_COVERED * (len(over) + 1)), len(over)) - 1
+        return max(1.0, over[place])
 
     @staticmethod
     def fit(

@@ -31,8 +31,8 @@ class Plan:
     `price` maps the kept units of each group to the predicted cost; `sizes` are the groups' units.
     `reference` is the worst point that counts for the hypervolume, in the order of `objectives`.
     `epochs` is the training of one trial, evaluated at `rungs` points before its end. `margin` is
-    the usual relative error of predicted latencies: a candidate is within the budget only if it
-    is so with that much added, so that most of what is trained holds when it is measured.
+    how far predicted latencies lie below their upper bound: a candidate is within the budget only
+    if the bound is, so that nearly all of what is trained holds when it is measured.
     """
 
     space: SearchSpace

@@ -16,7 +16,8 @@ from torch import nn
 
 from autoprune.budget import FIELDS, Cost
 from autoprune.config import RunConfig
-from autoprune.cost.inputs import Inputs, batched
+from autoprune.cost.device import DeviceProfile
+from autoprune.cost.inputs import Inputs, batched, dtype_of
 from autoprune.cost.model import CostModel
 from autoprune.cost.predictor import LatencyPredictor
 from autoprune.cost.targets import device_name
@@ -53,9 +54,14 @@ class Prepared:
     dense: nn.Module
     graph: PruningGraph
     metrics: Mapping[str, float]
-    predictor: LatencyPredictor | None
+    profile: DeviceProfile | None
     gauge: Gauge
     training_device: str
+
+    @property
+    def is_elsewhere(self) -> bool:
+        """Whether latencies count on another machine than this one."""
+        return self.profile is not None and self.profile.device.name != device_name()
 
 
 def prepare(
@@ -63,7 +69,7 @@ def prepare(
 ) -> Prepared:
     """Everything up to the plan; raises UsageError where something does not fit.
 
-    `profile` is a latency predictor that was fitted before (its `to_dict`).
+    `profile` is a device profile that the run has already (its `to_dict`).
     """
     space = SearchSpace.parse(config.space)
     objectives = _objectives(config, task)
@@ -80,9 +86,10 @@ def prepare(
         raise GraphError(f"the model of {type(task).__name__} has nothing that can leave · {why}")
     inputs = batched(example, config.device.batch)
     names = [*config.limits.fields, *(objective.name for objective in objectives)]
-    predictor = None
+    found = None
     if any(name.startswith("latency") for name in names):
-        predictor = _predictor(config, dense, graph, inputs, say, profile)
+        found = _profile(config, dense, graph, inputs, say, profile)
+    predictor = found.predictor if found else None
     costs = CostModel(graph, latency=predictor)
     limits = config.search
     plan = Plan(
@@ -103,12 +110,12 @@ def prepare(
         concurrent=limits.concurrent,
         sampler=limits.sampler,
         seed=limits.seed,
-        margin=predictor.error if predictor else 0.0,
+        margin=predictor.upper_factor - 1.0 if predictor else 0.0,
     )
     plan.check()
     distributions(plan)
     gauge = Gauge(dense, graph, example, inputs, config.device.runtime, config.device.threads)
-    return Prepared(plan, dense, graph, metrics, predictor, gauge, device)
+    return Prepared(plan, dense, graph, metrics, found, gauge, device)
 
 
 def make_bench(
@@ -239,18 +246,22 @@ def _dense_metrics(task: Task, dense: nn.Module) -> dict[str, float]:
     return metrics
 
 
-def _predictor(
+def _profile(
     config: RunConfig,
     dense: nn.Module,
     graph: PruningGraph,
     inputs: Inputs,
     say: Say,
-    profile: Mapping[str, Any] | None,
-) -> LatencyPredictor:
-    if profile is not None:
-        return LatencyPredictor.from_dict(dict(profile), graph)
+    known: Mapping[str, Any] | None,
+) -> DeviceProfile:
+    """The run's own, the given file's, or one that is measured now."""
+    file = config.device.profile
+    if known is not None or file is not None:
+        there = DeviceProfile.load(file) if known is None and file else None
+        there = there or DeviceProfile.from_dict(dict(known or {}))
+        return there.matched(graph, batch=config.device.batch, dtype=dtype_of(dense))
     say(f"latencies of random prunings in {config.device.runtime}")
-    return LatencyPredictor.fit(
+    fitted = LatencyPredictor.fit(
         dense,
         graph,
         inputs,
@@ -258,6 +269,7 @@ def _predictor(
         threads=config.device.threads,
         seed=config.search.seed,
     )
+    return DeviceProfile.of(fitted, graph)
 
 
 def _reference(

@@ -144,6 +144,9 @@ def _finish(store: RunFolder, ready: Prepared, ledger: Ledger) -> None:
     if not complete:
         raise WorkError(_no_model(ledger))
     plan = ready.plan
+    if ready.is_elsewhere:  # what is measured here would say nothing of that device
+        store.write_json(FRONT, {**ledger.front().to_dict(), "over_budget_when_measured": {}})
+        return
     verified = verify(
         complete,
         store.path,
@@ -161,8 +164,8 @@ def _finish(store: RunFolder, ready: Prepared, ledger: Ledger) -> None:
 
 def _describe(store: RunFolder, ready: Prepared) -> None:
     """Write what the search knows before its first trial, for the report and for `resume`."""
-    if ready.predictor is not None:
-        store.write_json(DEVICE, ready.predictor.to_dict())
+    if ready.profile is not None:
+        store.write_json(DEVICE, ready.profile.to_dict())
     if not (store.path / DENSE).exists():
         store.write_json(DENSE, _dense(ready, None))
     groups = [{"name": g.name, "kind": g.kind, "size": g.size} for g in ready.graph.groups]
