@@ -19,6 +19,7 @@ device:
   runtime: onnxruntime         # torch | onnxruntime
   threads: 1
   batch: 1
+  # profile: device.json       # made by autoprune profile -o; then it says the three above
 
 # train_on: auto               # cpu | cuda | auto: where candidates are trained
 
