@@ -30,7 +30,8 @@ from bench_search.meter import Metered
 MAX_RATIO = 0.9
 MOST = 0.70  # of the dense model's multiply-accumulates: the budget
 LEVELS = (0.70, 0.50, 0.35, 0.25)  # where accuracies are compared
-_LEAST = 0.08
+_SMALL = (0.12, 0.06)  # where the accuracy falls: there is much hypervolume to win
+_LEAST = 0.04
 _STATISTICS = 512  # samples with which RecoveryRun re-estimates BatchNorm
 Keep = Mapping[str, Sequence[int]]
 
@@ -238,12 +239,14 @@ def test_accuracy(setup: Setup, model: Path) -> float:
 
 
 def levels(most: float = MOST, least: float = _LEAST) -> list[float]:
-    """Cost shares for methods that are given one: those compared first, then ever finer between.
+    """Cost shares for methods that are given one: first those compared and two small ones.
 
-    >>> [round(level, 2) for level in levels()[:7]]
-    [0.7, 0.5, 0.35, 0.25, 0.39, 0.24, 0.55]
+    Then ever finer between `least` and `most`.
+
+    >>> [round(level, 2) for level in levels()[:9]]
+    [0.7, 0.5, 0.35, 0.25, 0.12, 0.06, 0.37, 0.2, 0.54]
     """
-    found = [level for level in LEVELS if level <= most]
+    found = [level for level in (*LEVELS, *_SMALL) if level <= most]
     for number in range(1, 64):
         share, digit, rest = 0.0, 0.5, number
         while rest:  # van der Corput: 1/2, 1/4, 3/4, 1/8 ...
