@@ -244,7 +244,7 @@ def levels(most: float = MOST, least: float = _LEAST) -> list[float]:
     Then ever finer between `least` and `most`.
 
     >>> [round(level, 2) for level in levels()[:9]]
-    [0.7, 0.5, 0.35, 0.25, 0.12, 0.06, 0.37, 0.2, 0.54]
+    [0.7, 0.5, 0.35, 0.25, 0.12, 0.06, 0.37, 0.2, 0.53]
     """
     found = [level for level in (*LEVELS, *_SMALL) if level <= most]
     for number in range(1, 64):
