@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from autoprune.errors import GraphError, UsageError
 from autoprune.graph import trace
+from autoprune.pruning.compensate import calibrate
 from autoprune.pruning.one_shot import groups, prunable, prune_model, verify
 
 
@@ -46,10 +47,9 @@ def test_a_ratio_for_each_named_group_and_multiples() -> None:
 
 def test_repair_brings_the_outputs_nearer() -> None:
     torch.manual_seed(0)
-    compensate = pytest.importorskip("autoprune.pruning.compensate")
     net = nn.Sequential(nn.Linear(6, 24), nn.ReLU(), nn.Linear(24, 5)).eval()
     x = torch.randn(400, 6)
-    calibration = compensate.calibrate(net, [(x, torch.zeros(400))])
+    calibration = calibrate(net, [(x, torch.zeros(400))])
     plain = prune_model(net, x[:1], 0.5)
     repaired = prune_model(net, x[:1], 0.5, calibration=calibration)
     fresh = torch.randn(400, 6)
@@ -59,6 +59,26 @@ def test_repair_brings_the_outputs_nearer() -> None:
         return float((model(fresh) - wanted).square().mean().detach())
 
     assert error(repaired) < 0.5 * error(plain)
+
+
+def test_repair_predicts_batch_statistics_and_a_refit_sees_what_came_before() -> None:
+    torch.manual_seed(0)
+    stem = [nn.Conv2d(2, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU()]
+    rest = [nn.Conv2d(16, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU()]
+    head = [nn.Conv2d(16, 8, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten()]
+    net = nn.Sequential(*stem, *rest, *head)
+    x = torch.randn(64, 2, 10, 10)
+    for _ in range(40):
+        net(x)  # statistics
+    net.eval()
+    calibration = calibrate(net, [x])
+    mended = prune_model(net, x[:1], 0.5, calibration=calibration)
+    assert not torch.equal(mended[4].running_var, net[4].running_var[: len(mended[4].running_var)])
+    fitted = prune_model(net, x[:1], 0.5, calibration=calibration, refit=[x[:32], x[32:]])
+    fresh = torch.randn(256, 2, 10, 10)
+    wanted = net(fresh)
+    errors = [float((m(fresh) - wanted).square().mean().detach()) for m in (mended, fitted)]
+    assert errors[1] < 0.95 * errors[0]
 
 
 @pytest.mark.parametrize(
