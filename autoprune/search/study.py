@@ -8,12 +8,14 @@ the run are the truth: when a run is opened again, the study is made to agree wi
 from __future__ import annotations
 
 import warnings
+from collections import deque
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import optuna
 from optuna.distributions import (
     BaseDistribution,
@@ -26,12 +28,13 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from sqlalchemy import event
 
 from autoprune.errors import ConfigError
-from autoprune.pareto import Objective
+from autoprune.pareto import Objective, non_dominated
 from autoprune.record import TrialRecord
 from autoprune.search.plan import Plan
 from autoprune.space import Parameter, Value
 
 NAME = "autoprune"
+LATEST = 100  # trials that TPE looks at besides the front
 FILE = "study.db"
 _STATES = {
     "complete": TrialState.COMPLETE,
@@ -45,9 +48,7 @@ def make_sampler(name: str, seed: int, *, concurrent: int = 1) -> BaseSampler:
     """A sampler for several objectives by its name in the configuration."""
     with _experimental():
         if name == "tpe":
-            return optuna.samplers.TPESampler(
-                seed=seed, multivariate=True, constant_liar=concurrent > 1
-            )
+            return _RecentTPE(seed=seed, multivariate=True, constant_liar=concurrent > 1)
         if name == "nsga2":
             return optuna.samplers.NSGAIISampler(seed=seed, population_size=20)
         if name == "gp":
@@ -55,6 +56,39 @@ def make_sampler(name: str, seed: int, *, concurrent: int = 1) -> BaseSampler:
         if name == "random":
             return optuna.samplers.RandomSampler(seed=seed)
     raise ConfigError(f"search.sampler must be one of tpe, nsga2, gp, random, got {name!r}")
+
+
+class _RecentTPE(optuna.samplers.TPESampler):
+    """TPE that looks at the best trials and the latest ones, so that it does not become slow."""
+
+    def sample_relative(
+        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        """As TPE does, of fewer trials."""
+        return super().sample_relative(_Recent(study), trial, search_space)  # type: ignore[arg-type]
+
+
+class _Recent:
+    """A study that shows its front and its latest trials only."""
+
+    def __init__(self, study: optuna.Study) -> None:
+        self._study = study
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._study, name)
+
+    def _get_trials(self, **options: Any) -> list[FrozenTrial]:
+        found: list[FrozenTrial] = self._study._get_trials(**options)
+        if len(found) <= 2 * LATEST:
+            return found
+        old, recent = found[:-LATEST], found[-LATEST:]
+        signs = [1.0 if d.name == "MINIMIZE" else -1.0 for d in self._study.directions]
+        whole = [t for t in old if t.state == TrialState.COMPLETE]
+        whole = [t for t in whole if all(c <= 0.0 for c in t.constraints.values())]
+        if not whole:
+            return recent
+        best = non_dominated(np.array([t.values for t in whole]) * signs)
+        return [*(t for t, good in zip(whole, best, strict=True) if good), *recent]
 
 
 def distribution(parameter: Parameter) -> BaseDistribution:
@@ -94,7 +128,7 @@ class StudyFile:
         with _experimental():
             self._study.set_metric_names([objective.name for objective in objectives])
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="study")
-        self._written: list[Future[None]] = []
+        self._written: deque[Future[None]] = deque()
 
     def trials(self) -> list[FrozenTrial]:
         """All trials on disk by number, as copies."""
@@ -103,14 +137,14 @@ class StudyFile:
 
     def put(self, trial: FrozenTrial) -> None:
         """Write a trial of the study in memory: a new one, or the newer state of one there."""
-        self._written = [future for future in self._written if not future.done() or future.result()]
+        while self._written and self._written[0].done():
+            self._written.popleft().result()
         self._written.append(self._thread.submit(self._put, trial))
 
     def flush(self) -> None:
         """Wait until everything is on disk; raises what a write raised."""
-        for future in self._written:
-            future.result()
-        self._written = []
+        while self._written:
+            self._written.popleft().result()
 
     def close(self) -> None:
         """Flush and let go of the file."""
