@@ -9,6 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from autoprune.budget import Device
@@ -20,7 +21,7 @@ from autoprune.pruning.one_shot import prunable
 
 FORMAT = 1
 _SAMPLES = 60
-_PACKAGES = ("torch", "onnxruntime", "numpy")
+_PACKAGES = ("onnxruntime", "numpy")
 
 
 @dataclass(frozen=True, eq=False)
@@ -171,7 +172,7 @@ class DeviceProfile:
 
 
 def _versions() -> dict[str, str]:
-    found = {}
+    found = {"torch": str(torch.__version__)}  # with its build
     for package in _PACKAGES:
         try:
             found[package] = version(package)

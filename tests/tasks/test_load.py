@@ -142,7 +142,7 @@ def test_data_goes_to_the_argument_or_comes_from_the_environment(folder, monkeyp
         ("task.py:WIDTH", "derives from autoprune.Task, got a value of type int"),
         (
             "task.py:Half",
-            "Half must define example_input, test_loader, train_loader, val_loader$",
+            "Half must define test_loader, train_loader, val_loader$",
         ),
         ("task.py:Failing", "cannot be made: KeyError: 'no such key'"),
         ("task.py:Sideways", "direction must be 'maximize' or 'minimize', got 'up'"),
