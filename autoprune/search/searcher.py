@@ -67,7 +67,12 @@ class BudgetedOptunaSearch(OptunaSearch):
             space=distributions(plan),
             metric=[objective.name for objective in plan.objectives],
             mode=["max" if o.direction == "maximize" else "min" for o in plan.objectives],
-            sampler=make_sampler(plan.sampler, plan.seed + len(before), concurrent=plan.concurrent),
+            sampler=make_sampler(
+                plan.sampler,
+                plan.seed + len(before),
+                concurrent=plan.concurrent,
+                best=lambda: {record.number for record in ledger.front().members},
+            ),
             study_name=NAME,
         )
         self._study: Study = self._ot_study  # type: ignore[assignment]  # set by super().__init__

@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import warnings
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import optuna
 from optuna.distributions import (
     BaseDistribution,
@@ -28,13 +27,14 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from sqlalchemy import event
 
 from autoprune.errors import ConfigError
-from autoprune.pareto import Objective, non_dominated
+from autoprune.pareto import Objective
 from autoprune.record import TrialRecord
 from autoprune.search.plan import Plan
 from autoprune.space import Parameter, Value
 
 NAME = "autoprune"
-LATEST = 100  # trials that TPE looks at besides the front
+LATEST = 100  # trials that TPE looks at besides the best ones
+Best = Callable[[], Container[int]]
 FILE = "study.db"
 _STATES = {
     "complete": TrialState.COMPLETE,
@@ -44,11 +44,16 @@ _STATES = {
 }
 
 
-def make_sampler(name: str, seed: int, *, concurrent: int = 1) -> BaseSampler:
-    """A sampler for several objectives by its name in the configuration."""
+def make_sampler(
+    name: str, seed: int, *, concurrent: int = 1, best: Best = frozenset
+) -> BaseSampler:
+    """A sampler for several objectives by its name in the configuration.
+
+    `best` answers the numbers of the trials that TPE is never to forget.
+    """
     with _experimental():
         if name == "tpe":
-            return _RecentTPE(seed=seed, multivariate=True, constant_liar=concurrent > 1)
+            return _RecentTPE(best, seed=seed, multivariate=True, constant_liar=concurrent > 1)
         if name == "nsga2":
             return optuna.samplers.NSGAIISampler(seed=seed, population_size=20)
         if name == "gp":
@@ -61,34 +66,36 @@ def make_sampler(name: str, seed: int, *, concurrent: int = 1) -> BaseSampler:
 class _RecentTPE(optuna.samplers.TPESampler):
     """TPE that looks at the best trials and the latest ones, so that it does not become slow."""
 
+    def __init__(self, best: Best, **options: Any) -> None:
+        super().__init__(**options)
+        self._best = best
+
     def sample_relative(
         self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
         """As TPE does, of fewer trials."""
-        return super().sample_relative(_Recent(study), trial, search_space)  # type: ignore[arg-type]
+        return super().sample_relative(
+            _Recent(study, self._best()),  # type: ignore[arg-type]
+            trial,
+            search_space,
+        )
 
 
 class _Recent:
-    """A study that shows its front and its latest trials only."""
+    """A study that shows some trials by number, and its latest ones."""
 
-    def __init__(self, study: optuna.Study) -> None:
-        self._study = study
+    def __init__(self, study: optuna.Study, best: Container[int]) -> None:
+        self._study, self._best = study, best
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._study, name)
 
-    def _get_trials(self, **options: Any) -> list[FrozenTrial]:
+    def _get_trials(self, **options: Any) -> list[FrozenTrial]:  # what TPESampler asks for
         found: list[FrozenTrial] = self._study._get_trials(**options)
         if len(found) <= 2 * LATEST:
             return found
-        old, recent = found[:-LATEST], found[-LATEST:]
-        signs = [1.0 if d.name == "MINIMIZE" else -1.0 for d in self._study.directions]
-        whole = [t for t in old if t.state == TrialState.COMPLETE]
-        whole = [t for t in whole if all(c <= 0.0 for c in t.constraints.values())]
-        if not whole:
-            return recent
-        best = non_dominated(np.array([t.values for t in whole]) * signs)
-        return [*(t for t, good in zip(whole, best, strict=True) if good), *recent]
+        old = [trial for trial in found[:-LATEST] if trial.number in self._best]
+        return [*old, *found[-LATEST:]]
 
 
 def distribution(parameter: Parameter) -> BaseDistribution:

@@ -14,6 +14,7 @@ from ray.tune.search import Searcher
 from autoprune.budget import Budget
 from autoprune.candidate import Candidate
 from autoprune.errors import ConfigError
+from autoprune.search import study
 from autoprune.search.ledger import REPORT, Ledger
 from autoprune.search.plan import Limits, Plan
 from autoprune.search.searcher import BudgetedOptunaSearch, Proposal
@@ -280,3 +281,24 @@ def test_a_trial_on_its_way_to_the_file_is_not_the_studys_own(
     assert "later" not in sent[0].user_attrs
     assert "later" not in sent[0].system_attrs
     hand.close()
+
+
+def test_tpe_looks_at_the_front_and_the_latest_trials_only(
+    folder: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(study, "LATEST", 8)
+    shown: list[list[int]] = []
+    real = study._Recent._get_trials
+
+    def spied(recent: study._Recent, **options: object) -> list[optuna.trial.FrozenTrial]:
+        found = real(recent, **options)
+        shown.append([trial.number for trial in found])
+        return found
+
+    monkeypatch.setattr(study._Recent, "_get_trials", spied)
+    hand = Hand(folder, toy.make_plan(limits=Limits(trials=30)))
+    hand.play(30)
+    hand.close()
+    best = {record.number for record in hand.ledger.front().members}
+    assert len(shown[-1]) <= 8 + len(best) + 1 < 30
+    assert shown[-1] == sorted(shown[-1])
