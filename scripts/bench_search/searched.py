@@ -64,12 +64,17 @@ def autoprune(
     importance: str = "obs",
     repair: bool = True,
     recipe: bool = False,
+    screen: int | None = None,
 ) -> list[Tried]:
     """The public search, told how many epochs it has, and cut off where its compute is spent."""
     clock, folder = Clock(), setup.folder / SEARCH
     shutil.rmtree(folder, ignore_errors=True)
     watch = Watch(setup, budget, clock)
     config = _config(setup, seed, budget, importance=importance, repair=repair, recipe=recipe)
+    if screen is not None:
+        config = config.model_copy(
+            update={"search": config.search.model_copy(update={"screen": screen})}
+        )
     # One arithmetic for all methods: what the search would time is timed once for the benchmark.
     with (
         mock.patch.object(search_prepare, "choose", return_value=setup.precision),
