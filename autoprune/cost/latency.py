@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import gc
-import math
 import statistics
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,13 +12,9 @@ from torch import nn
 
 from autoprune.budget import Cost, Device
 from autoprune.cost.inputs import Inputs, batch_size, dtype_of
-from autoprune.cost.targets import Call, cores, device_name, find_target
-from autoprune.errors import DeviceError
+from autoprune.cost.targets import Protocol, find_target
 
-_BURST = 5  # timed calls of one model before the next has its turn
-_STEADY = 0.05  # warm when the medians of two windows differ by less
 _SPREAD = 0.15  # a wider spread of the timings is flagged
-_LONGEST_S = 10.0  # fewer repeats (a multiple of the burst) where they would take longer
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,24 +106,14 @@ def measure_together(
     Otherwise as `measure_latency`.
     """
     target = find_target(runtime)
-    _check(models, threads, warmup_s, repeats)
-    calls = [target.prepare(model, example_inputs, threads) for model in models]
-    with target.pinned(threads), _undisturbed():
-        for call in calls:
-            _warm(call, warmup_s)
-        rounds = _rounds(calls, repeats)
-    name, batch = device_name(), batch_size(example_inputs)
-    devices = [Device(name, runtime, dtype_of(model), batch, threads) for model in models]
-    return [_latency(rounds, place, device) for place, device in enumerate(devices)]
-
-
-def _check(models: Sequence[nn.Module], threads: int, warmup_s: float, repeats: int) -> None:
     if not models:
         raise ValueError("measure_together needs at least one model")
-    if not 1 <= threads <= cores():
-        raise DeviceError(f"threads must be from 1 to {cores()} (the cores here), got {threads}")
     if repeats < 1 or not warmup_s >= 0.0:
         raise ValueError(f"need repeats >= 1 and warmup_s >= 0, got {repeats} and {warmup_s}")
+    timed = target.time(models, example_inputs, Protocol(threads, warmup_s, repeats))
+    batch = batch_size(example_inputs)
+    devices = [Device(timed.device, runtime, dtype_of(model), batch, threads) for model in models]
+    return [_latency(timed.rounds, place, device) for place, device in enumerate(devices)]
 
 
 def _latency(rounds: Sequence[Sequence[Sequence[float]]], place: int, device: Device) -> Latency:
@@ -144,60 +126,3 @@ def _latency(rounds: Sequence[Sequence[Sequence[float]]], place: int, device: De
         device=device,
         ratio=statistics.median(ratios),
     )
-
-
-def _rounds(calls: Sequence[Call], repeats: int) -> list[list[list[float]]]:
-    """Milliseconds by round, call and repeat."""
-    start = time.perf_counter()
-    rounds: list[list[list[float]]] = []
-    for turn in range(math.ceil(repeats / _BURST)):
-        burst = min(_BURST, repeats - turn * _BURST)
-        order = range(len(calls)) if turn % 2 == 0 else range(len(calls) - 1, -1, -1)
-        bursts: list[list[float]] = [[] for _ in calls]
-        for place in order:
-            if len(calls) > 1:
-                calls[place]()
-            bursts[place] = [_timed(calls[place]) for _ in range(burst)]
-        rounds.append(bursts)
-        if time.perf_counter() - start > _LONGEST_S * len(calls):
-            break
-    return rounds
-
-
-def _timed(call: Call) -> float:
-    start = time.perf_counter()
-    call()
-    return (time.perf_counter() - start) * 1e3
-
-
-def _warm(call: Call, seconds: float) -> None:
-    """Call until two windows of half of `seconds` agree; at most five times `seconds`."""
-    start = time.perf_counter()
-    before = math.inf
-    while True:
-        now = statistics.median(_window(call, seconds / 2))
-        late = time.perf_counter() - start >= 5 * seconds
-        if before != math.inf and (late or abs(now / before - 1.0) <= _STEADY):
-            return
-        before = now
-
-
-def _window(call: Call, seconds: float) -> list[float]:
-    end = time.perf_counter() + seconds
-    times = [_timed(call)]
-    while time.perf_counter() < end:
-        times.append(_timed(call))
-    return times
-
-
-@contextmanager
-def _undisturbed() -> Iterator[None]:
-    """Without the garbage collector; it is as before afterwards."""
-    before = gc.isenabled()
-    gc.collect()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if before:
-            gc.enable()

@@ -11,6 +11,7 @@ from torch import nn
 
 from autoprune.budget import Cost
 from autoprune.cost import latency as protocol
+from autoprune.cost import timing
 from autoprune.cost.latency import Latency, measure_latency, measure_together
 from autoprune.cost.targets import RUNTIMES, device_name
 from autoprune.errors import DeviceError
@@ -89,7 +90,7 @@ def test_a_failing_model_leaves_the_threads_as_they_were():
 def test_models_take_turns_in_alternating_order():
     order = []
     calls = [lambda: order.append("a"), lambda: order.append("b")]
-    rounds = protocol._rounds(calls, repeats=7)
+    rounds = timing._rounds(calls, repeats=7)
     assert [[len(burst) for burst in bursts] for bursts in rounds] == [[5, 5], [2, 2]]
     # one call before each burst is not counted
     assert order == ["a"] * 6 + ["b"] * 6 + ["b"] * 3 + ["a"] * 3
@@ -105,14 +106,14 @@ def test_ratio_is_relative_to_the_first_and_cancels_a_slow_phase():
 
 def test_a_slow_model_gets_fewer_repeats(monkeypatch):
     clock = iter(range(0, 10_000, 3))
-    monkeypatch.setattr(protocol.time, "perf_counter", lambda: next(clock))
-    assert len(protocol._rounds([lambda: None], repeats=100)) == 1
+    monkeypatch.setattr(timing.time, "perf_counter", lambda: next(clock))
+    assert len(timing._rounds([lambda: None], repeats=100)) == 1
 
 
 def test_warm_up_goes_on_until_two_windows_agree(monkeypatch):
     medians = iter([9.0, 5.0, 4.0, 3.95, 1.0])
-    monkeypatch.setattr(protocol, "_window", lambda call, seconds: [next(medians)])
-    protocol._warm(lambda: None, 100.0)
+    monkeypatch.setattr(timing, "_window", lambda call, seconds: [next(medians)])
+    timing._warm(lambda: None, 100.0)
     assert next(medians) == 1.0
 
 

@@ -1,0 +1,98 @@
+"""What a target is: a place where models are timed."""
+
+from __future__ import annotations
+
+import os
+import platform
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import nn
+
+from autoprune.cost.inputs import Inputs
+from autoprune.cost.timing import Call, rounds_of
+from autoprune.errors import DeviceError
+
+
+@dataclass(frozen=True, slots=True)
+class Protocol:
+    """How models are timed; `threads` are those of one forward pass."""
+
+    threads: int = 1
+    warmup_s: float = 0.2
+    repeats: int = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Timings:
+    """What a target has timed: `rounds[round][model]` holds milliseconds, `device` is its name."""
+
+    rounds: Sequence[Sequence[Sequence[float]]]
+    device: str
+
+
+class Target(ABC):
+    """A runtime on a device.
+
+    The promises: the given models are never touched, and models that are timed by one call take
+    turns (see `timing.rounds_of`), so that the machine's drift hits all alike.
+    """
+
+    def check(self) -> None:
+        """Raise DeviceError, with the command that mends it, where the runtime is missing."""
+        return
+
+    @abstractmethod
+    def time(
+        self, models: Sequence[nn.Module], example_inputs: Inputs, protocol: Protocol
+    ) -> Timings:
+        """Forward passes in eval mode. Raises DeviceError where they cannot be timed."""
+
+
+class LocalTarget(Target):
+    """A runtime on this machine: three methods to write, `check`, `prepare` and `pinned`."""
+
+    @abstractmethod
+    def prepare(self, model: nn.Module, example_inputs: Inputs, threads: int) -> Call:
+        """A call that runs one forward pass in eval mode with `threads` threads.
+
+        All one-time work (export, compilation) is done here; the call returns only when the
+        outputs are there.
+        """
+
+    def pinned(self, threads: int) -> AbstractContextManager[None]:
+        """What must hold while calls run; restores what it changes."""
+        return nullcontext()
+
+    def time(
+        self, models: Sequence[nn.Module], example_inputs: Inputs, protocol: Protocol
+    ) -> Timings:
+        """Prepare all, then time them in turns in this process."""
+        if not 1 <= protocol.threads <= cores():
+            raise DeviceError(
+                f"threads must be from 1 to {cores()} (the cores here), got {protocol.threads}"
+            )
+        calls = [self.prepare(model, example_inputs, protocol.threads) for model in models]
+        with self.pinned(protocol.threads):
+            rounds = rounds_of(calls, protocol.warmup_s, protocol.repeats)
+        return Timings(rounds, device_name())
+
+
+def device_name() -> str:
+    """What the processor calls itself, e.g. `AMD EPYC 7B13`."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    models = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(models, "") or platform.processor() or platform.machine() or "unknown CPU"
+
+
+def cores() -> int:
+    """How many cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

@@ -1,0 +1,63 @@
+"""The runtimes of this machine's processor."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+
+from autoprune.cost.inputs import Inputs, as_call, frozen_copy, moved
+from autoprune.cost.onnx_export import to_onnx
+from autoprune.cost.targets.base import LocalTarget
+from autoprune.cost.timing import Call
+from autoprune.errors import DeviceError
+
+
+class EagerTorch(LocalTarget):
+    """PyTorch as it is, on the CPU, in inference mode."""
+
+    def prepare(self, model: nn.Module, example_inputs: Inputs, threads: int) -> Call:
+        """A copy of the model, called with the example inputs."""
+        small = frozen_copy(model)
+        args, kwargs = as_call(moved(example_inputs, "cpu"))
+        return lambda: small(*args, **kwargs)
+
+    @contextmanager
+    def pinned(self, threads: int) -> Iterator[None]:
+        """Inference mode, and intra-operator threads set; the number before comes back."""
+        before = torch.get_num_threads()
+        torch.set_num_threads(threads)
+        try:
+            with torch.inference_mode():
+                yield
+        finally:
+            torch.set_num_threads(before)
+
+
+class OnnxRuntime(LocalTarget):
+    """ONNX Runtime's CPU provider with all graph optimisations."""
+
+    def check(self) -> None:
+        """Needs the package `onnxruntime`."""
+        if importlib.util.find_spec("onnxruntime") is None:
+            raise DeviceError("runtime 'onnxruntime' is not installed · pip install onnxruntime")
+
+    def prepare(self, model: nn.Module, example_inputs: Inputs, threads: int) -> Call:
+        """A session of the exported model; the threads are the session's own."""
+        import onnxruntime
+
+        written = to_onnx(model, example_inputs)
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+        options.log_severity_level = 3
+        # Several sessions are timed in turn: one that waits must not keep a core busy.
+        options.add_session_config_entry("session.force_spinning_stop", "1")
+        session = onnxruntime.InferenceSession(
+            written.data, options, providers=["CPUExecutionProvider"]
+        )
+        feed = written.feed(example_inputs)
+        return lambda: session.run(None, feed)
