@@ -18,6 +18,7 @@ from autoprune.cost.predictor import LatencyPredictor
 from autoprune.errors import DeviceError
 from autoprune.graph import Dim, Group, Op, PruningGraph, TensorInfo
 from autoprune.pruning.one_shot import prunable
+from autoprune.store import write_text
 
 FORMAT = 1
 _SAMPLES = 60
@@ -117,9 +118,7 @@ class DeviceProfile:
 
     def save(self, path: str | Path) -> None:
         """Write one JSON file."""
-        file = Path(path)
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(json.dumps(self.to_dict()), encoding="utf-8")
+        write_text(Path(path), json.dumps(self.to_dict()))
 
     @staticmethod
     def load(path: str | Path) -> DeviceProfile:
