@@ -7,10 +7,12 @@ import os
 import shutil
 import socket
 import subprocess
+import sys
 import threading
 import time
 from contextlib import suppress
 from pathlib import Path
+from typing import Self
 
 PROGRAM = shutil.which("sshd") or "/usr/sbin/sshd"
 MISSING = "needs OpenSSH's server: apt-get install openssh-server"
@@ -27,6 +29,8 @@ PermitRootLogin yes
 PidFile none
 AcceptEnv TMPDIR
 LogLevel ERROR
+# bash takes itself for a nested one and leaves ~/.bashrc alone, which may be slow:
+SetEnv SHLVL=1
 """
 _CLIENT = """\
 Host stranger
@@ -47,21 +51,22 @@ Host behind
     ProxyJump device
 Host nameless
     HostName no-such-host.invalid
+Host * !denied
+    IdentityFile {folder}/client
 Host *
     HostName 127.0.0.1
     Port {port}
     User {user}
-    IdentityFile {folder}/client
     IdentitiesOnly yes
     IdentityAgent none
     UserKnownHostsFile {folder}/known
     SetEnv TMPDIR={folder}/tmp
 """
-# What a key's login runs instead: one greets first, one can write no file above 8 blocks.
+# What a key's login runs instead: one greets first, one can write no file above 16 blocks.
 _FORCED = {
     "client": "",
-    "noisy": 'command="echo Welcome; eval $SSH_ORIGINAL_COMMAND" ',
-    "full": """command="trap '' XFSZ; ulimit -f 8; eval $SSH_ORIGINAL_COMMAND" """,
+    "noisy": r'command="echo Welcome; eval \"$SSH_ORIGINAL_COMMAND\"" ',
+    "full": r'command="ulimit -f 16; eval \"$SSH_ORIGINAL_COMMAND\"" ',
 }
 
 
@@ -87,9 +92,8 @@ class Server:
         (folder / "known_others").write_text(f"127.0.0.1 {public['other']}")
         keys = [f"{forced}{public[name]}" for name, forced in _FORCED.items()]
         (folder / "authorized_keys").write_text("".join(keys))
-        self._start()
 
-    def _start(self) -> None:
+    def __enter__(self) -> Self:
         if os.geteuid() == 0:  # the server drops its privileges into this empty folder
             Path("/run/sshd").mkdir(mode=0o755, parents=True, exist_ok=True)
         self._log = (self.folder / "log").open("w")
@@ -99,23 +103,34 @@ class Server:
             stderr=self._log,
         )
         for _ in range(200):
-            with suppress(ConnectionRefusedError), socket.create_connection(self._place):
-                return
+            with suppress(OSError), socket.create_connection(("127.0.0.1", self.port)):
+                return self
             if self._process.poll() is not None:
                 break
             time.sleep(0.05)
         raise RuntimeError((self.folder / "log").read_text() or "sshd does not listen")
 
-    @property
-    def _place(self) -> tuple[str, int]:
-        return "127.0.0.1", self.port
-
     def address(self, alias: str = "device", port: int | None = None, **options: object) -> str:
         """The alias as a runtime; `options` go into its query."""
-        query = "&".join(f"{k}={v}" for k, v in {"config": self.config, **options}.items())
+        default = {"config": self.config, "python": sys.executable}
+        query = "&".join(f"{key}={value}" for key, value in {**default, **options}.items())
         return f"ssh://{alias}{f':{port}' if port else ''}?{query}"
 
-    def stop(self) -> None:
+    def python(self, name: str, script: str) -> Path:
+        """What the device calls Python: a shell script, run with Python's arguments."""
+        file = self.folder / name
+        file.write_text(f"#!/bin/sh\n{script}\n")
+        file.chmod(0o755)
+        return file
+
+    def left(self, within_s: float = 10.0) -> list[Path]:
+        """The folders that are still on the device after waiting for them to go."""
+        end = time.monotonic() + within_s
+        while (found := list(self.tmp.glob("autoprune.*"))) and time.monotonic() < end:
+            time.sleep(0.05)
+        return found
+
+    def __exit__(self, *_: object) -> None:
         self._process.terminate()
         self._process.wait(10)
         self._log.close()

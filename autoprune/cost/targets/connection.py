@@ -1,12 +1,18 @@
-"""Commands and files on a device, over one connection, in a folder that goes when we go."""
+"""One errand to a device over SSH: files go there, a script runs, its answer comes back.
+
+All of it is one command in one channel, since every further one may cost a login shell's start. The
+command is a shell that owns a fresh folder; in it, Python first takes the files from its standard
+input, then imports `on_device.py`, which is one of them. That input stays open until we go, so that
+the script knows when nobody waits for it any more; the shell removes the folder however it ends.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import json
 import shlex
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
+import signal
+from collections.abc import Mapping
 
 import asyncssh
 
@@ -14,128 +20,104 @@ from autoprune.cost.targets.address import SshAddress
 from autoprune.cost.targets.login import error_words, log_in
 from autoprune.errors import DeviceError, DeviceLostError
 
-_SLOWEST = 50e3  # bytes a second that a copy must reach
-_GOODBYE_S = 5.0
-_MARK = "autoprune folder "
-_KEEP = (  # a folder that lives as long as this shell, which ends with the connection at the latest
-    'd=$(mktemp -d "${TMPDIR:-/tmp}/autoprune.XXXXXXXX") || exit 1; '
-    "trap 'rm -rf \"$d\"' EXIT; trap exit HUP INT TERM; "
-    f'echo "{_MARK}$d"; cat >/dev/null'
+_SLOWEST = 50e3  # bytes a second that copying must reach
+_NO_FOLDER, _NO_ROOM, _NO_START = 73, 74, (126, 127)  # exit statuses
+_SHELL = (
+    f'd=$(mktemp -d "${{TMPDIR:-/tmp}}/autoprune.XXXXXXXX") || exit {_NO_FOLDER}; '
+    "trap 'rm -rf \"$d\"' EXIT; trap 'exit 143' HUP INT TERM; "
+    '"$0" -B -c "$1" "$d" && echo && cat "$d/answer.json"'
 )
+_RECEIVE = f"""\
+import json, sys
+folder, given = sys.argv[1], sys.stdin.buffer
+for line in iter(given.readline, b"end\\n"):
+    name, size = json.loads(line.decode())
+    content = given.read(size)
+    try:
+        with open(folder + "/" + name, "wb") as file:
+            file.write(content)
+    except OSError as error:
+        sys.stderr.write(str(error))
+        sys.exit({_NO_ROOM})
+sys.path.insert(0, folder)
+import on_device
+on_device.main(folder)
+"""
 
 
-@dataclass(frozen=True, slots=True)
-class Done:
-    """A command that ended on the device."""
+async def answer_from(address: SshAddress, files: Mapping[str, bytes], longest_s: float) -> str:
+    """The last line that `on_device.py`, one of `files`, leaves in `answer.json`.
 
-    status: int
-    out: str
-    err: str
-
-    @property
-    def last_line(self) -> str:
-        """The last thing that it said: of a traceback, the error."""
-        return _last(self.err) or f"exit status {self.status}"
-
-
-class Connection:
-    """An open connection, with a folder on the device that is removed when it ends."""
-
-    def __init__(self, address: SshAddress, ssh: asyncssh.SSHClientConnection, folder: str) -> None:
-        self.address = address
-        self.folder = folder
-        self._ssh = ssh
-
-    async def run(self, command: str, allowed_s: float, given: bytes | None = None) -> Done:
-        """Run a command; its standard input is `given`, or stays open as long as we are there.
-
-        Raises DeviceLostError where it has not ended within `allowed_s` seconds, or the connection
-        has, and DeviceError where the device has killed it.
-        """
-        process = await self._ssh.create_process(command, encoding=None)
-        try:
-            out, err = await asyncio.wait_for(process.communicate(given), allowed_s)
-        except TimeoutError:
-            process.kill()
-            raise DeviceLostError(
-                f"{self.address} gave no answer in {allowed_s:.0f} s · if it only needs longer, "
-                f"add timeout={2 * self.address.timeout_s:g} to its address"
-            ) from None
-        if process.exit_signal:
-            raise DeviceError(
-                f"{self.address}: the measurement was killed there (SIG{process.exit_signal[0]}) · "
-                "mostly too little memory: a smaller batch or model needs less"
-            )
-        if process.exit_status is None:
-            raise DeviceLostError(f"{self.address} was lost: the connection broke off")
-        return Done(process.exit_status, _text(out), _text(err))
-
-    async def write(self, name: str, content: bytes) -> None:
-        """Copy a file into the folder. Raises DeviceError where it cannot be written."""
-        allowed_s = self.address.timeout_s + len(content) / _SLOWEST
-        done = await self.run(f"cat > {shlex.quote(f'{self.folder}/{name}')}", allowed_s, content)
-        if done.status != 0:
-            raise DeviceError(
-                f"{self.address} cannot take {name} ({len(content) / 1e6:.3g} MB): "
-                f"{done.last_line} · free space in {self.folder.rpartition('/')[0]} there, or set "
-                "TMPDIR there"
-            )
-
-    async def read(self, name: str) -> str:
-        """The last line of a text file in the folder (a login may print lines before)."""
-        path = shlex.quote(f"{self.folder}/{name}")
-        return _last((await self.run(f"cat {path}", self.address.timeout_s)).out)
-
-
-@asynccontextmanager
-async def connected(address: SshAddress) -> AsyncIterator[Connection]:
-    """A connection with a fresh folder on the device.
-
-    Raises what `log_in` raises, DeviceError where no folder can be made, and DeviceLostError where
-    the connection ends before its time.
+    It may take `longest_s` seconds, what copying needs, and the address's time-out. Raises what
+    `log_in` raises, DeviceLostError where the connection ends or the time is over, and DeviceError
+    where the device cannot do it.
     """
+    sent = b"".join(_frame(name, content) for name, content in files.items()) + b"end\n"
+    allowed_s = address.timeout_s + longest_s + len(sent) / _SLOWEST
+    command = shlex.join(["sh", "-c", _SHELL, address.python, _RECEIVE])
     ssh = await log_in(address)
     try:
-        async with _folder(address, ssh) as folder:
-            yield Connection(address, ssh, folder)
+        process = await ssh.create_process(command, encoding=None)
+        process.stdin.write(sent)
+        out, err = await asyncio.wait_for(process.communicate(), allowed_s)
+    except TimeoutError:
+        raise DeviceLostError(
+            f"{address} gave no answer in {allowed_s:.0f} s · if it only needs longer, add "
+            f"timeout={2 * address.timeout_s:g} to its address"
+        ) from None
     except (asyncssh.Error, OSError) as error:
         raise DeviceLostError(f"{address} was lost: {error_words(error)}") from error
     finally:
         ssh.abort()
         await ssh.wait_closed()
+    if process.returncode is None:
+        raise DeviceLostError(f"{address} was lost: the connection broke off")
+    if process.returncode != 0:
+        raise _refusal(address, process.returncode, _last_line(err), len(sent))
+    return _last_line(out)
 
 
-@asynccontextmanager
-async def _folder(address: SshAddress, ssh: asyncssh.SSHClientConnection) -> AsyncIterator[str]:
-    """A folder that the device itself removes when we go, or are gone."""
-    keeper = await ssh.create_process(f"sh -c {shlex.quote(_KEEP)}", errors="replace")
+def _frame(name: str, content: bytes) -> bytes:
+    return json.dumps([name, len(content)]).encode() + b"\n" + content
+
+
+def _refusal(address: SshAddress, status: int, said: str, size: int) -> DeviceError:
+    """What an exit status means; `said` is the last line of the standard error."""
+    if status == _NO_FOLDER:
+        return DeviceError(
+            f"{address} cannot make a temporary folder: {said} · free space there, or set TMPDIR "
+            "there to a folder that can be written"
+        )
+    if status == _NO_ROOM:
+        return DeviceError(
+            f"{address} cannot take the models ({size / 1e6:.2g} MB): {said} · free space there, "
+            "or set TMPDIR there to a folder with more"
+        )
+    if status in _NO_START:
+        return DeviceError(
+            f"{address} cannot start {address.python} ({said}) · install Python 3.8 or newer "
+            "there, or name it in the address: ?python=/path/to/python3"
+        )
+    if status > 128 or status < 0:
+        name = _signal_name(status - 128 if status > 128 else -status)
+        return DeviceError(
+            f"{address}: the measurement was killed there ({name}) · mostly too little memory: a "
+            "smaller batch or model needs less"
+        )
+    return DeviceError(
+        f"{address}: the measurement failed there: {said or f'exit status {status}'} · it needs "
+        "Python 3.8 or newer with NumPy and ONNX Runtime that fit each other"
+    )
+
+
+def _signal_name(number: int) -> str:
     try:
-        line = await asyncio.wait_for(_marked(keeper.stdout), address.timeout_s)
-        if not line:
-            why = _last(await keeper.stderr.read()) or "no reason given"
-            raise DeviceError(
-                f"{address} cannot make a temporary folder: {why} · free space there, or set "
-                "TMPDIR there to a folder that can be written"
-            )
-        yield line.removeprefix(_MARK).rstrip("\n")
-    finally:
-        with suppress(TimeoutError, OSError, asyncssh.Error):
-            keeper.stdin.write_eof()
-            await asyncio.wait_for(keeper.wait_closed(), _GOODBYE_S)
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
 
 
-async def _marked(lines: asyncssh.SSHReader[str]) -> str:
-    """The first line with the mark (a login may print others before), or nothing."""
-    while line := await lines.readline():
-        if line.startswith(_MARK):
-            break
-    return line
-
-
-def _text(output: bytes | str | None) -> str:
-    return output.decode(errors="replace") if isinstance(output, bytes) else output or ""
-
-
-def _last(text: str) -> str:
+def _last_line(output: bytes | str | None) -> str:
+    text = output.decode(errors="replace") if isinstance(output, bytes) else output or ""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     return lines[-1] if lines else ""

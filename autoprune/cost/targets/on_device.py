@@ -1,8 +1,8 @@
 """Times ONNX models on a device; Python 3.8, NumPy and ONNX Runtime are all it needs there.
 
 A remote target copies this file and `timing.py` into a folder of the device, with a job, and runs
-it: `python on_device.py FOLDER` reads `job.json` and writes `answer.json`. The local targets call
-the same functions, so that both are measured alike.
+`main(folder)` there, which reads `job.json` and writes `answer.json`. The local targets call the
+same functions, so that both are measured alike.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import importlib
 import json
 import os
 import platform
-import sys
 import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -95,8 +94,7 @@ def _missing() -> dict[str, str]:
 def _rounds(folder: Path, job: Mapping[str, Any]) -> Any:
     import numpy as np
 
-    sys.path.insert(0, str(folder))
-    timing = importlib.import_module("timing")
+    timing = importlib.import_module("timing")  # the copy beside this file
     with np.load(str(folder / "inputs.npz"), allow_pickle=False) as stored:
         feed = {name: stored[f"arr_{n}"] for n, name in enumerate(job["inputs"])}
     calls = [
@@ -128,13 +126,10 @@ def _leave_with_caller() -> None:
     threading.Thread(target=wait, daemon=True).start()
 
 
-def main(folder: Path) -> None:
-    """Do the job in `folder`."""
+def main(folder: str) -> None:
+    """Do the job in `folder`, and leave when whoever asked for it has gone."""
     _leave_with_caller()
-    os.environ["TMPDIR"] = str(folder)  # what packages leave behind goes with the folder
-    job = json.loads((folder / "job.json").read_text(encoding="utf-8"))
-    (folder / "answer.json").write_text(json.dumps(answer(folder, job)), encoding="utf-8")
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    os.environ["TMPDIR"] = folder  # what packages leave behind goes with the folder
+    job = json.loads(Path(folder, "job.json").read_text(encoding="utf-8"))
+    found = answer(Path(folder), job)
+    Path(folder, "answer.json").write_text(json.dumps(found), encoding="utf-8")

@@ -111,28 +111,13 @@ class Ssh(Target):
 
     async def _ask(self, job: _Job) -> dict[str, Any]:
         """The device's answer to a job (see `on_device.answer`)."""
-        from autoprune.cost.targets.connection import connected
+        from autoprune.cost.targets.connection import answer_from
 
-        at = self.address
-        async with connected(at) as there:
-            for name, module in _SCRIPTS.items():
-                await there.write(name, Path(str(module.__file__)).read_bytes())
-            for name, content in job.files.items():
-                await there.write(name, content)
-            await there.write("job.json", json.dumps(job.job).encode())
-            script = shlex.join([at.python, "-B", f"{there.folder}/on_device.py", there.folder])
-            done = await there.run(script, at.timeout_s + job.longest_s)
-            if done.status in (126, 127):
-                raise DeviceError(
-                    f"{at} cannot start {at.python} ({done.last_line}) · install Python 3.8 or "
-                    "newer there, or name it in the address: ?python=/path/to/python3"
-                )
-            if done.status != 0:
-                raise DeviceError(
-                    f"{at}: the measurement failed there: {done.last_line[:300]} · it needs "
-                    "Python 3.8 or newer with NumPy and ONNX Runtime that fit each other"
-                )
-            answer: dict[str, Any] = json.loads(await there.read("answer.json"))
+        scripts = {
+            name: Path(str(module.__file__)).read_bytes() for name, module in _SCRIPTS.items()
+        }
+        files = {**scripts, **job.files, "job.json": json.dumps(job.job).encode()}
+        answer: dict[str, Any] = json.loads(await answer_from(self.address, files, job.longest_s))
         self._judge(answer, job.job["threads"])
         return answer
 
