@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from autoprune.config import RunConfig
-from autoprune.cost.targets import find_target
+from autoprune.cost.targets import find_target, is_remote
 from autoprune.errors import StoreError, TaskError
 from autoprune.pareto import ParetoFront
 from autoprune.pick import pick as pick_record
@@ -88,8 +88,8 @@ def search(
 
     `task` is a reference (`digits`, `path/to/file.py:MyTask`, `package.module:MyTask`) or a Task
     object. `device` holds `runtime`, `threads` and `batch`: where the latency counts; or it is
-    the file of a `DeviceProfile`. `progress` is
-    told every new state. Raises UsageError before any training where the
+    the file of a `DeviceProfile`, or an address, `ssh://user@host`. `progress` is told every new
+    state. Raises UsageError before any training where the
     arguments, the task, the model or the budget do not fit.
     """
     options = {
@@ -125,7 +125,7 @@ def run_config(
 ) -> Result:
     """Search as `config` says, into its `output` or `results/<task>-<date-time>`."""
     job = task or task_of(config)
-    find_target(config.device.runtime)  # a missing runtime is said before anything is written
+    _check_device(config)  # a missing runtime is said before anything is written
     folder = Path(config.output) if config.output else Path("results") / run_name(config.task)
     from autoprune.search.run import run
 
@@ -146,6 +146,14 @@ def resume(
 
     run(config, job, Path(path), progress=progress, resume=True)
     return Result.read(path)
+
+
+def _check_device(config: RunConfig) -> None:
+    """Raise DeviceError where the search could not measure; a remote's profile is a beginning."""
+    if config.device.profile is None:
+        find_target(config.device.runtime).reach(config.device.threads)
+    elif not is_remote(config.device.runtime):
+        find_target(config.device.runtime)
 
 
 @dataclass(frozen=True)

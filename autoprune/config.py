@@ -39,7 +39,7 @@ Positive = Annotated[float, BeforeValidator(_whole), Field(gt=0, allow_inf_nan=F
 
 
 class DeviceConfig(_Section):
-    """Where the latency counts: a runtime of `cost.targets`, threads and batch of one pass.
+    """Where the latency counts: a runtime of `cost.targets` or `ssh://user@host`, threads, batch.
 
     `profile` is a file that `autoprune profile -o` wrote, and says the other three.
     """
@@ -186,11 +186,15 @@ def resolve_space(space: object, base: Path, place: str = "config") -> dict[str,
 
 
 def resolve_device(device: object, base: Path, place: str = "config") -> object:
-    """The section `device` with what its profile says; a path alone is a profile.
+    """The section `device` with what its profile says.
+
+    A path alone is a profile, an address (`ssh://user@host`) alone a runtime.
 
     Raises ConfigError where the file is missing or no profile, or the section contradicts it.
     """
-    section = {"profile": device} if isinstance(device, str) else device
+    section = device
+    if isinstance(device, str):
+        section = {"runtime" if "://" in device else "profile": device}
     if not isinstance(section, Mapping) or not isinstance(section.get("profile"), str):
         return section
     file = Path(_anchored(section["profile"], base) or "")

@@ -18,7 +18,8 @@ from autoprune.config import RunConfig
 from autoprune.cost.analytic import count_cost
 from autoprune.cost.inputs import batched
 from autoprune.cost.latency import measure_together
-from autoprune.errors import StoreError, UsageError
+from autoprune.cost.targets import find_target
+from autoprune.errors import DeviceError, StoreError, UsageError
 from autoprune.graph import trace
 from autoprune.pruning.compensate import Calibration, calibrate
 from autoprune.record import TrialRecord
@@ -47,6 +48,7 @@ def retrain_trial(
 
     `recipe` replaces fields of the candidate's `Recovery`. A folder that holds this retraining is
     gone on with (nothing is done when it is finished); one that holds another raises StoreError.
+    DeviceError where the device cannot be asked, before the training or when it is to measure.
     `config` says where to train, what to measure, and the space's `round_to`.
     """
     if not (0.0 < epochs < math.inf):
@@ -59,6 +61,7 @@ def retrain_trial(
     _check_free(folder, plan)
     if (folder / SUMMARY).is_file():
         return folder
+    find_target(config.device.runtime).reach(config.device.threads)  # before hours of training
     with run.writing():
         done, dense = _train(run, config, task, record, folder, plan, on_entry)
         for one in done.runs:
@@ -144,9 +147,13 @@ def _calibration(
 
 def _measure(config: RunConfig, task: Task, models: Sequence[nn.Module]) -> list[Cost]:
     example, where = task.example_input(), config.device
-    latencies = measure_together(
-        models, batched(example, where.batch), where.runtime, threads=where.threads
-    )
+    inputs = batched(example, where.batch)
+    try:
+        latencies = measure_together(models, inputs, where.runtime, threads=where.threads)
+    except DeviceError as error:
+        raise DeviceError(
+            f"{error} · the models are trained and saved: the same command measures them"
+        ) from error
     return [
         latency.added_to(count_cost(model, example))
         for latency, model in zip(latencies, models, strict=True)

@@ -20,7 +20,7 @@ from autoprune.cost.device import DeviceProfile
 from autoprune.cost.inputs import Inputs, batched, dtype_of
 from autoprune.cost.model import CostModel
 from autoprune.cost.predictor import LatencyPredictor
-from autoprune.cost.targets import device_name
+from autoprune.cost.targets import device_name, is_remote
 from autoprune.errors import AutopruneError, ConfigError, GraphError, TaskError
 from autoprune.graph import PruningGraph
 from autoprune.pareto import Objective
@@ -60,8 +60,10 @@ class Prepared:
 
     @property
     def is_elsewhere(self) -> bool:
-        """Whether latencies count on another machine than this one."""
-        return self.profile is not None and self.profile.device.name != device_name()
+        """Whether latencies count on a machine that cannot be asked from here."""
+        if self.profile is None or is_remote(self.profile.device.runtime):
+            return False
+        return self.profile.device.name != device_name()
 
 
 def prepare(

@@ -13,6 +13,7 @@ from autoprune.budget import Budget, Cost
 from autoprune.cost.analytic import count_cost
 from autoprune.cost.inputs import Inputs
 from autoprune.cost.latency import measure_together
+from autoprune.errors import DeviceError
 from autoprune.graph import PruningGraph
 from autoprune.pareto import Objective, ParetoFront
 from autoprune.pruning.surgery import prune
@@ -57,11 +58,16 @@ class Gauge:
 
 @dataclass(frozen=True)
 class Verified:
-    """The front by measured cost, the dense model's, and who is over budget when measured."""
+    """The front by measured cost, the dense model's, and who is over budget when measured.
+
+    Where the device could not be asked, `failure` says why in one line, and the front is that of
+    the predicted costs, without those that were found over budget before.
+    """
 
     front: ParetoFront
     dense: Cost | None
     over: dict[int, dict[str, float]]
+    failure: str | None = None
 
 
 def verify(
@@ -78,11 +84,12 @@ def verify(
     `front_of` gives the front of records by predicted cost. Where members turn out to be over
     budget, those that they had kept off the front are measured in their turn. Uniform baselines are
     measured too, so that the report compares what was measured. `save` is called with each record
-    that was measured; a record measured before is not measured again.
+    that was measured; a record measured before, beside `dense`, is not measured again.
     """
-    current = {record.number: record for record in records}
+    known = records if dense is not None else [replace(r, measured=None) for r in records]
+    current = {record.number: record for record in known}
     over: dict[int, dict[str, float]] = {}
-    for record in records:
+    for record in known:
         if record.measured is not None and dense is not None:
             _judge(record, dense, budget, over)
     while True:
@@ -90,11 +97,16 @@ def verify(
         front = front_of(left)
         beside_it = [r for r in left if r.is_baseline and r not in front.members]
         asked = [*front.members, *beside_it]
-        new = [r for r in asked if r.measured is None and r.artifact is not None]
+        new = [r for r in asked if r.measured is None and r.artifact is not None][:TOGETHER]
         if not new:
             break
         models = [gauge.load(folder / str(record.artifact)) for record in new]
-        for record, (cost, beside) in zip(new, gauge.measure(models), strict=True):
+        try:
+            costs = gauge.measure(models)
+            _check_device(new, costs)
+        except DeviceError as error:
+            return Verified(front, dense, over, str(error))
+        for record, (cost, beside) in zip(new, costs, strict=True):
             dense = dense or beside
             found = replace(record, measured=cost)
             current[found.number] = found
@@ -103,6 +115,17 @@ def verify(
     within = [current[r.number] for r in front.members if current[r.number].measured is not None]
     final = ParetoFront(front.objectives, tuple(within), front.reference, "measured")
     return Verified(final, dense, over)
+
+
+def _check_device(records: Sequence[TrialRecord], costs: Sequence[tuple[Cost, Cost]]) -> None:
+    """Raise DeviceError where it is not the one for which latencies were predicted."""
+    for record, (cost, _) in zip(records, costs, strict=True):
+        expected = record.predicted.device if record.predicted else None
+        if expected and cost.device and cost.device.name != expected.name:
+            raise DeviceError(
+                f"latencies were predicted for {expected.name}, but {cost.device.runtime} is "
+                f"{cost.device.name} now · profile that one"
+            )
 
 
 def _judge(
