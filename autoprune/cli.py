@@ -222,7 +222,7 @@ def profile(
     ] = None,
     threads: Annotated[int, typer.Option(help="Threads of one forward pass.")] = 1,
     batch: Annotated[int, typer.Option(min=1, help="Inputs of one forward pass.")] = 1,
-    samples: Annotated[int, typer.Option(min=10, help="Prunings to measure for -o.")] = 60,
+    samples: Annotated[int, typer.Option(min=10, help="Most prunings to measure for -o.")] = 100,
     output: Annotated[
         Path | None,
         typer.Option("--output", "-o", help="Measure prunings too; write a device profile."),

@@ -61,7 +61,7 @@ def profile(
 
 
 def fit_device(
-    task: Task, runtime: str, *, threads: int = 1, batch: int = 1, samples: int = 60
+    task: Task, runtime: str, *, threads: int = 1, batch: int = 1, samples: int = 100
 ) -> DeviceProfile:
     """Measure random prunings of the dense architecture in `runtime`, here or remote, and fit.
 

@@ -16,6 +16,7 @@ from torch import nn
 from autoprune.budget import Device
 from autoprune.cost.inputs import Inputs
 from autoprune.cost.predictor import LatencyPredictor
+from autoprune.cost.sampling import Until
 from autoprune.cost.targets import Ssh, is_remote
 from autoprune.errors import DeviceError, DeviceLostError
 from autoprune.graph import Dim, Group, Op, PruningGraph, TensorInfo
@@ -23,7 +24,6 @@ from autoprune.pruning.one_shot import prunable
 from autoprune.store import write_text
 
 FORMAT = 1
-_SAMPLES = 60
 _PACKAGES = ("onnxruntime", "numpy")
 
 
@@ -53,12 +53,17 @@ class DeviceProfile:
         *,
         runtime: str = "onnxruntime",
         threads: int = 1,
-        samples: int = _SAMPLES,
+        samples: int = 100,
+        seconds: float = 60.0,
+        error: float = 0.03,
         seed: int = 0,
         ignored_layers: Iterable[str] = (),
         num_heads: Mapping[str, int] | None = None,
     ) -> DeviceProfile:
-        """Measure `samples` random prunings of the model, here or on the device, and fit.
+        """Measure prunings of the model, here or on the device, and fit.
+
+        At most `samples` of them, for about `seconds`, or until the mean absolute relative error
+        on prunings that the fit had not seen is at most `error`.
 
         At the batch of `example_inputs`, in `runtime` with `threads` threads; the model is left as
         it is. A device over SSH that is lost after 20 prunings is fitted to those. Raises
@@ -75,7 +80,7 @@ class DeviceProfile:
                 example_inputs,
                 runtime=runtime,
                 threads=threads,
-                samples=samples,
+                until=Until(samples, seconds, error),
                 seed=seed,
             ),
             graph,

@@ -8,21 +8,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autoprune.cost.model import Floats, Sizes
-from autoprune.graph import Op, PruningGraph
+from autoprune.graph import Dim, Op, PruningGraph
 
-_BLOCK = 8  # channels that vector kernels handle at once
-_LIGHT = (
-    8.0  # multiply-accumulates per byte of traffic below which a contraction is bandwidth-bound
-)
+_BLOCKS = (8, 32)  # channels that kernels handle at once: the rest of a block costs as if full
+_STEPS = (4, 8)  # channel counts off these take slower kernels (ONNX Runtime's below 4 a vector)
+_LIGHT = 8.0  # multiply-accumulates per byte below which a contraction is bandwidth-bound
 
 
 class LatencyFeatures:
-    """Features of candidates, each relative to the dense model (so all are 1 there).
+    """Features of candidates, each relative to its largest value (at the dense model mostly 1).
 
-    Shared ones sum over the model: by kind of contraction the multiply-accumulates, the same with
-    channels rounded up to a multiple of 8, and the bytes in and out; the bytes that all other
-    operators move; a constant. Own ones are the same per contraction. Those that no candidate
-    changes are left out, the constant stands for them. All are non-negative.
+    Shared ones sum over the model, by kind of contraction: the multiply-accumulates, the same with
+    channels rounded up to blocks of 8 and 32, the bytes in and out, the elements of the weights,
+    and work and traffic where the channels in or out are no multiple of 4 or 8; then the bytes
+    that all other operators move, and a constant. Own ones are the same per contraction. Those
+    that no candidate changes are left out, the constant stands for them. All are non-negative.
     """
 
     def __init__(self, graph: PruningGraph) -> None:
@@ -31,7 +31,12 @@ class LatencyFeatures:
         heavy = [op for op in graph.ops if op.macs]
         moving = [op for op in graph.ops if not op.macs and _moves(graph, op)]
         self._macs = self._sizes.products(op.macs for op in heavy)
+        self._weights = self._sizes.products(
+            tuple(dim for dim in op.macs if dim.per_unit) for op in heavy
+        )
         self._tensors = self._sizes.products(tensor.dims for tensor in graph.tensors)
+        self._channels_in = self._sizes.products(_channels(graph, op.inputs) for op in heavy)
+        self._channels_out = self._sizes.products(_channels(graph, op.outputs) for op in heavy)
         itemsizes = np.array([tensor.itemsize for tensor in graph.tensors], float)
         self._in = _incidence((op.inputs for op in heavy), itemsizes)
         self._out = _incidence((op.outputs for op in heavy), itemsizes)
@@ -39,10 +44,10 @@ class LatencyFeatures:
         whole = np.array([list(self.groups.values())], dtype=np.int64)
         self._kinds = _kinds(heavy, self._own(whole)[0])
         self._names = _names(heavy, [kind for kind, _ in self._kinds])
-        self._scale = self._raw(whole)[0]
-        least = self._raw(np.ones_like(whole))[0]
+        seen = self._raw(np.concatenate([whole, np.maximum(whole - 1, 1), np.ones_like(whole)]))
+        self._scale = seen.max(axis=0)
         constant = np.arange(len(self._names)) == len(self._names) - 1
-        self._used = (self._scale > least) | constant
+        self._used = (seen.min(axis=0) < self._scale) | constant
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -64,11 +69,16 @@ class LatencyFeatures:
         return np.array([[kept.get(name, size) for name, size in self.groups.items()]])
 
     def _own(self, kept: NDArray[np.int64]) -> Floats:
-        """`candidates x 4 x contractions`: macs, macs in blocks, bytes in, bytes out."""
+        """`candidates x kinds of feature x contractions`, in the order of `_OWN`."""
         sizes = self._sizes.of(kept)
         tensors = self._tensors.of(sizes)
-        blocks = self._macs.of(self._sizes.padded(kept, _BLOCK))
-        own = [self._macs.of(sizes), blocks, tensors @ self._in.T, tensors @ self._out.T]
+        macs, inward, outward = self._macs.of(sizes), tensors @ self._in.T, tensors @ self._out.T
+        own = [macs, inward, outward, self._weights.of(sizes)]
+        own += [self._macs.of(self._sizes.padded(kept, block)) for block in _BLOCKS]
+        into, out_of = self._channels_in.of(sizes), self._channels_out.of(sizes)
+        for step in _STEPS:
+            off_in, off_out = into % step != 0, out_of % step != 0
+            own += [macs * off_in, macs * off_out, (inward + outward) * (off_in | off_out)]
         return np.stack(own, axis=1)
 
     def _raw(self, kept: NDArray[np.int64]) -> Floats:
@@ -79,7 +89,15 @@ class LatencyFeatures:
         return np.concatenate([own.reshape(n, -1), *by_kind, rest, np.ones((n, 1))], axis=1)
 
 
-_OWN = ("macs", "macs in blocks", "bytes in", "bytes out")
+_OWN = (
+    *("macs", "bytes in", "bytes out", "weights"),
+    *(f"macs in blocks of {block}" for block in _BLOCKS),
+    *(
+        f"{what} off {step}"
+        for step in _STEPS
+        for what in ("macs with channels in", "macs with channels out", "bytes with channels")
+    ),
+)
 
 
 def _names(heavy: list[Op], kinds: list[str]) -> list[str]:
@@ -96,12 +114,21 @@ def _names(heavy: list[Op], kinds: list[str]) -> list[str]:
 
 def _kinds(heavy: list[Op], own: Floats) -> list[tuple[str, NDArray[np.int64]]]:
     """Contractions by operator, those with little arithmetic for their traffic apart."""
-    macs, traffic = own[0], own[2] + own[3]
+    macs, traffic = own[0], own[1] + own[2]
     members: dict[str, list[int]] = {}
     for place, op in enumerate(heavy):
         light = macs[place] < _LIGHT * traffic[place]
         members.setdefault(f"light {op.name}" if light else op.name, []).append(place)
     return [(kind, np.array(places)) for kind, places in sorted(members.items())]
+
+
+def _channels(graph: PruningGraph, tensors: Iterable[int]) -> tuple[Dim, ...]:
+    """The first dimension that pruning changes among those of the tensors; none, where none is."""
+    for place in tensors:
+        for dim in graph.tensors[place].dims:
+            if dim.per_unit:
+                return (dim,)
+    return (Dim(max(_STEPS)),)  # whole: on every step
 
 
 def _incidence(tensors: Iterable[tuple[int, ...]], itemsizes: Floats) -> Floats:

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from autoprune.budget import Device
-from autoprune.cost import predictor
+from autoprune.cost import sampling
 from autoprune.cost.device import DeviceProfile
 from autoprune.cost.latency import Latency
 from autoprune.errors import DeviceError
@@ -45,8 +45,8 @@ def profile(monkeypatch: pytest.MonkeyPatch) -> DeviceProfile:
         device = Device("a clock", runtime, batch=2, threads=threads)
         return [Latency(t, t, (t, t), device, t / times[0]) for t in times]
 
-    monkeypatch.setattr(predictor, "measure_together", read)
-    monkeypatch.setattr(predictor, "measure_latency", lambda m, *a, **k: read([m], *a, **k)[0])
+    monkeypatch.setattr(sampling, "measure_together", read)
+    monkeypatch.setattr(sampling, "measure_latency", lambda m, *a, **k: read([m], *a, **k)[0])
     torch.manual_seed(0)
     return DeviceProfile.fit(Net(), X, runtime="torch", samples=30)
 

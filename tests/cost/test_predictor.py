@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 
 from autoprune.budget import Device
+from autoprune.cost import fitting
 from autoprune.cost.features import LatencyFeatures
-from autoprune.cost.predictor import LatencyPredictor, Sample, random_keeps
+from autoprune.cost.predictor import LatencyPredictor
+from autoprune.cost.sampling import Sample, random_keeps
 from autoprune.errors import DeviceError
 from autoprune.graph import Dim, Group, Op, PruningGraph, TensorInfo
 
@@ -124,19 +126,28 @@ def test_profile_of_another_model_is_refused_with_what_differs(other, message):
     ).to_dict()
     with pytest.raises(DeviceError, match=message):
         LatencyPredictor.from_dict(data, chain(other))
-    with pytest.raises(DeviceError, match="must have format 1, got 7"):
+    with pytest.raises(DeviceError, match="must have format 2, got 7"):
         LatencyPredictor.from_dict({**data, "format": 7}, graph)
 
 
 def test_features_are_one_for_the_dense_model_and_count_work_by_hand():
     graph = chain((16, 8))
     features = LatencyFeatures(graph)
-    np.testing.assert_allclose(features.of(features.row({})), 1.0)
     names = features.names
+    dense = dict(zip(names, features.of(features.row({}))[0], strict=True))
+    assert {name: value for name, value in dense.items() if " off " not in name} == {
+        name: 1.0 for name in names if " off " not in name
+    }
+    assert {value for name, value in dense.items() if " off " in name} == {0.0}
     assert len(names) == len(set(names))
     row = dict(zip(names, features.of(features.row({"layer0": 9}))[0], strict=True))
     assert row["layer1: macs"] == pytest.approx(9 / 16)
-    assert row["layer1: macs in blocks"] == pytest.approx(16 / 16)  # 9 channels fill two blocks
+    assert row["layer1: macs in blocks of 8"] == pytest.approx(16 / 16)  # 9 channels fill two
+    assert row["layer1: weights"] == pytest.approx(9 / 16)
+    # the largest known is the layer with 15 and 7 channels; the 8 channels out are on every step
+    assert row["layer1: macs with channels in off 4"] == pytest.approx(9 * 8 / (15 * 7))
+    assert row["layer1: macs with channels out off 4"] == 0.0
+    assert row["layer0: macs with channels out off 8"] == pytest.approx(9 / 15)
     assert row["layer1: bytes in"] == pytest.approx(9 / 16)
     # what this group does not change: the last layer
     assert row["layer2: macs"] == 1.0
@@ -156,3 +167,31 @@ def test_random_prunings_are_seeded_and_range_widely():
         for name, units in keep.items():
             assert units == tuple(sorted(set(units)))
             assert 0 <= units[0] <= units[-1] < graph.sizes()[name]
+
+
+def test_kernels_that_dislike_odd_widths_are_learned():
+    """Widths off 4 take half as long again: no smooth law of the work explains that."""
+    graph = chain((64, 48, 40))
+
+    def law(kept) -> float:
+        a, b, c = kept["layer0"], kept["layer1"], kept["layer2"]
+        slow = 1.5 if a % 4 else 1.0
+        return slow * a * b + b * c + 500
+
+    fitted = LatencyPredictor.from_samples(
+        graph, samples_of(graph, law, 60), device=DEVICE, dense_ms=3.0
+    )
+    whole = fitted.predict({})
+    assert fitted.predict({"layer0": 63}) > 1.1 * whole
+    assert fitted.predict({"layer0": 60}) < whole
+    assert fitted.error < 0.02
+
+
+def test_farthest_rows_are_where_nothing_is_known_yet():
+    x = np.array([[1.0, 0.0], [2.0, 0.0], [0.0, 1.0], [0.0, 0.9], [1.0, 0.1]])
+    assert fitting.farthest(x, [0, 1], [2, 3, 4], 1, np.full(2, 0.01)) == [2]
+    # once the second direction is known, the variance along it has all but gone
+    chosen = fitting.farthest(x, [0, 1], [2, 3, 4], 2, np.full(2, 0.01))
+    after = x[[0, 1, 2]].T @ x[[0, 1, 2]] + 0.01 * np.eye(2)
+    variance = {row: x[row] @ np.linalg.inv(after) @ x[row] for row in (3, 4)}
+    assert chosen == [2, max(variance, key=variance.__getitem__)]

@@ -19,7 +19,7 @@ import torch
 from sshd import Proxy, Server, free_port
 from torch import nn
 
-from autoprune.cost import predictor, timing
+from autoprune.cost import sampling, timing
 from autoprune.cost.device import DeviceProfile
 from autoprune.cost.latency import measure_latency, measure_together
 from autoprune.cost.targets import SshAddress, find_target, login, on_device
@@ -292,7 +292,7 @@ def test_a_device_lost_in_the_middle_is_left_clean(
 
 def lost_after(calls: int, proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
     """Cut the way to the device after so many measurements in turns."""
-    measure, done = predictor.measure_together, []
+    measure, done = sampling.measure_together, []
 
     def counting(*args: object, **options: object) -> object:
         if len(done) == calls:
@@ -300,7 +300,7 @@ def lost_after(calls: int, proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> Non
         done.append(1)
         return measure(*args, **options)
 
-    monkeypatch.setattr(predictor, "measure_together", counting)
+    monkeypatch.setattr(sampling, "measure_together", counting)
 
 
 def test_a_fit_goes_on_with_what_was_measured(
@@ -309,7 +309,7 @@ def test_a_fit_goes_on_with_what_was_measured(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr(predictor, "_LEAST", 12)
+    monkeypatch.setattr(sampling, "_LEAST", 12)
     lost_after(2, proxy, monkeypatch)
     address = server.address(port=proxy.port)
     with caplog.at_level(logging.WARNING):

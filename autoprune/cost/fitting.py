@@ -1,0 +1,80 @@
+"""Non-negative least squares on relative errors, its cross-validation, and where it is unsure."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import nnls
+
+from autoprune.cost.model import Floats
+
+Bools = NDArray[np.bool_]
+Penalty = tuple[float, float]  # on shared features, on those of single layers
+
+FOLDS = 5
+PENALTIES: tuple[Penalty, ...] = tuple(itertools.product((1e-5, 1e-3, 1e-2), (1e-2, 1.0, 100.0)))
+
+
+def fit(x: Floats, y: Floats, shared: Bools, penalty: Penalty) -> Floats:
+    """Coefficients ≥ 0 with the least sum of squares of (x·c / y - 1) (Lawson & Hanson 1974).
+
+    `x` is `rows x features`, `y` > 0. Each feature's square is penalised by rows times its penalty.
+    """
+    weak = np.where(shared, *penalty)
+    rows = np.concatenate([x / y[:, None], np.diag(np.sqrt(weak * len(y)))])
+    target = np.concatenate([np.ones(len(y)), np.zeros(len(weak))])
+    return np.asarray(nnls(rows, target, maxiter=50 * len(rows))[0])
+
+
+def best_penalty(x: Floats, y: Floats, shared: Bools) -> tuple[Penalty, float]:
+    """The penalty with the least mean absolute relative error on rows left out; that error."""
+    errors = []
+    for penalty in PENALTIES:
+        found = _left_out(x, y, shared, [penalty] * FOLDS)
+        errors.append(float(np.mean(np.abs(found[1:] / y[1:] - 1.0))))
+    place = int(np.argmin(errors))
+    return PENALTIES[place], errors[place]
+
+
+def cross_validated(x: Floats, y: Floats, shared: Bools) -> Floats:
+    """For each row but the first, what a fit predicts (penalty chosen as well) without it."""
+    seen = [~held for held in folds(len(y))]
+    penalties = [best_penalty(x[rows], y[rows], shared)[0] for rows in seen]
+    return _left_out(x, y, shared, penalties)
+
+
+def _left_out(x: Floats, y: Floats, shared: Bools, penalties: Sequence[Penalty]) -> Floats:
+    predicted = y.copy()
+    for held, penalty in zip(folds(len(y)), penalties, strict=True):
+        predicted[held] = x[held] @ fit(x[~held], y[~held], shared, penalty)
+    return predicted
+
+
+def folds(n: int) -> list[Bools]:
+    """Which rows are held out in each fold; the first row, the dense model, is in none."""
+    places = np.concatenate([[-1], np.arange(n - 1) % FOLDS])
+    return [places == fold for fold in range(FOLDS)]
+
+
+def farthest(
+    x: Floats, known: Sequence[int], candidates: Sequence[int], count: int, weak: Floats
+) -> list[int]:
+    """`count` of the candidate rows about which a fit to the known rows is least sure, in turn.
+
+    Rows of `x` are relative to what they are predicted to be; the fit's variance there is
+    x (X'X + W)⁻¹ x' with `weak` on the diagonal of W, updated after each choice (D-optimal
+    augmentation; Fedorov 1972).
+    """
+    inverse = np.linalg.inv(x[list(known)].T @ x[list(known)] + np.diag(weak))
+    left, found = list(candidates), []
+    for _ in range(min(count, len(left))):
+        rows = x[left]
+        variance = np.einsum("ij,jk,ik->i", rows, inverse, rows)
+        chosen = left.pop(int(np.argmax(variance)))
+        found.append(chosen)
+        step = inverse @ x[chosen]
+        inverse -= np.outer(step, step) / (1.0 + x[chosen] @ step)
+    return found

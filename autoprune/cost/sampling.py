@@ -1,0 +1,225 @@
+"""Which prunings to measure for a latency prediction, and measuring them."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import statistics
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from torch import nn
+
+from autoprune.budget import Device
+from autoprune.cost import fitting
+from autoprune.cost.features import LatencyFeatures
+from autoprune.cost.inputs import Inputs
+from autoprune.cost.latency import Latency, measure_latency, measure_together
+from autoprune.cost.model import Floats
+from autoprune.errors import DeviceLostError
+from autoprune.graph import PruningGraph
+from autoprune.pruning.surgery import prune
+from autoprune.space import kept_units
+
+_log = logging.getLogger(__name__)
+
+_FIRST = 24  # prunings drawn at random before the fit says where it is unsure
+_LEAST = 20  # prunings that are enough for a fit where time is over, or the device was lost
+_TOGETHER = 6  # prunings that are measured in turn with the dense model
+_UNSURE = 4  # of them, those about which the fit is least sure; the others are drawn at random
+_POOL = 8  # times as many prunings to choose from
+_REPEATS = (5, 300)  # at least and at most, by how long the dense model takes
+_TIMED_MS = 400.0  # about the time for one pruning
+_WARMUP_S = 0.05
+
+Keep = dict[str, tuple[int, ...]]
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One measured pruning: units kept by group, and its latency (alone and relative to dense)."""
+
+    kept: Mapping[str, int]
+    median_ms: float
+    ratio: float
+
+
+@dataclass(frozen=True, slots=True)
+class Until:
+    """When measuring ends: after `samples` prunings or `seconds`, or once the fit is good enough.
+
+    Time counts from the 20th pruning on. Good enough is a mean absolute relative error of at most
+    `error` on prunings left out.
+    """
+
+    samples: int = 100
+    seconds: float = 60.0
+    error: float = 0.03
+
+
+@dataclass
+class Measured:
+    """What was measured: the prunings, and the dense model beside each batch of them."""
+
+    samples: list[Sample] = field(default_factory=list)
+    dense: list[Latency] = field(default_factory=list)
+    pruned: list[Latency] = field(default_factory=list)
+
+    @property
+    def device(self) -> Device:
+        """Where."""
+        return self.dense[0].device
+
+    @property
+    def dense_ms(self) -> float:
+        """The dense model's median over all batches."""
+        return statistics.median(it.median_ms for it in self.dense)
+
+    @property
+    def p95_factor(self) -> float:
+        """How far the 95th percentile usually lies above the median."""
+        return statistics.median(it.p95_ms / it.median_ms for it in (*self.dense, *self.pruned))
+
+
+ENOUGH = Until()
+
+
+class Sampler:
+    """Measures prunings of a model in batches, beside the dense one."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        graph: PruningGraph,
+        example_inputs: Inputs,
+        *,
+        runtime: str,
+        threads: int,
+        seed: int,
+    ) -> None:
+        self._model, self._graph, self._inputs = model, graph, example_inputs
+        self._runtime, self._threads, self._seed = runtime, threads, seed
+        self._features = LatencyFeatures(graph)
+
+    def measure(self, until: Until) -> Measured:
+        """At first random prunings; then in each batch those that a fit is least sure about.
+
+        Raises DeviceLostError where a remote device is lost before 20 prunings were measured.
+        """
+        quick = measure_latency(
+            self._model,
+            self._inputs,
+            self._runtime,
+            threads=self._threads,
+            warmup_s=_WARMUP_S,
+            repeats=_REPEATS[0],
+        )
+        repeats = int(np.clip(_TIMED_MS / quick.median_ms, *_REPEATS))
+        first = random_keeps(self._graph, min(_FIRST, until.samples), self._seed)
+        pool = random_keeps(self._graph, _POOL * until.samples, self._seed + 1)
+        found, began = Measured(), time.monotonic()
+        while first and (len(found.samples) < _LEAST or time.monotonic() - began < until.seconds):
+            batch, first = first[:_TOGETHER], first[_TOGETHER:]
+            try:
+                self._batch(batch, repeats, found)
+            except DeviceLostError as error:
+                _check_enough(len(found.samples), until.samples, error)
+                break
+            if not first:
+                first = self._next(found.samples, pool, until)
+        return found
+
+    def _batch(self, keeps: Sequence[Keep], repeats: int, found: Measured) -> None:
+        models = [pruned(self._model, self._graph, keep) for keep in keeps]
+        dense, *rest = measure_together(
+            [self._model, *models],
+            self._inputs,
+            self._runtime,
+            threads=self._threads,
+            warmup_s=_WARMUP_S,
+            repeats=repeats,
+        )
+        found.dense.append(dense)
+        found.pruned.extend(rest)
+        for keep, it in zip(keeps, rest, strict=True):
+            kept = {name: len(units) for name, units in keep.items()}
+            found.samples.append(Sample(kept, it.median_ms, it.ratio))
+
+    def _next(self, samples: Sequence[Sample], pool: list[Keep], until: Until) -> list[Keep]:
+        """The next batch, taken out of the pool; none, where enough is known."""
+        count = min(_TOGETHER, until.samples - len(samples))
+        if count <= 0:
+            return []
+        x, y = rows_of(self._features, samples)
+        shared = self._features.shared
+        penalty, error = fitting.best_penalty(x, y, shared)
+        if error <= until.error:
+            return []
+        coefficients = fitting.fit(x, y, shared, penalty)
+        kept = [self._features.row({n: len(u) for n, u in keep.items()}) for keep in pool]
+        every = np.concatenate([x, self._features.of(np.concatenate(kept))])
+        level = np.maximum(every @ coefficients, y.min() / 2)  # where the fit says next to nothing
+        chosen = fitting.farthest(
+            every / level[:, None],
+            range(len(x)),
+            range(len(x), len(every)),
+            min(_UNSURE, count),
+            np.where(shared, *penalty) * len(y),
+        )
+        taken = {place - len(x) for place in chosen}
+        taken |= set(
+            [place for place in range(len(pool)) if place not in taken][: count - len(taken)]
+        )
+        batch = [pool[place] for place in sorted(taken)]
+        pool[:] = [keep for place, keep in enumerate(pool) if place not in taken]
+        return batch
+
+
+def rows_of(features: LatencyFeatures, samples: Sequence[Sample]) -> tuple[Floats, Floats]:
+    """Features and ratios: first those of the dense model, then one row a sample."""
+    rows = [features.row({}), *(features.row(sample.kept) for sample in samples)]
+    x = features.of(np.concatenate(rows))
+    return x, np.array([1.0, *(sample.ratio for sample in samples)])
+
+
+def random_keeps(graph: PruningGraph, samples: int, seed: int) -> list[Keep]:
+    """Random units to keep, of candidates that range from almost dense to almost nothing.
+
+    A uniform level for the model, each group up to 0.3 from it, rounded to 1, 4 or 8 units.
+    """
+    rng = np.random.default_rng(seed)
+    levels = rng.permutation((np.arange(samples) + rng.random(samples)) / samples)
+    keeps = []
+    for level in levels:
+        round_to = int(rng.choice([1, 4, 8]))
+        keep = {}
+        for group in graph.groups:
+            ratio = float(np.clip(level + rng.uniform(-0.3, 0.3), 0.0, 0.95))
+            kept = kept_units(group.size, ratio, round_to)
+            chosen = rng.choice(group.size, kept, replace=False)
+            keep[group.name] = tuple(np.sort(chosen).tolist())
+        keeps.append(keep)
+    return keeps
+
+
+def pruned(model: nn.Module, graph: PruningGraph, keep: Mapping[str, Sequence[int]]) -> nn.Module:
+    """A copy of the model with those units."""
+    small = copy.deepcopy(model)
+    prune(small, graph, keep)
+    return small
+
+
+def _check_enough(measured: int, wanted: int, error: DeviceLostError) -> None:
+    """Say how many prunings a device was lost after; raise where they are too few for a fit."""
+    if measured < _LEAST:
+        raise DeviceLostError(
+            f"{error} · {measured} of {wanted} prunings were measured, a fit needs {_LEAST}"
+        ) from error
+    _log.warning(
+        "%s · the fit uses the %d of at most %d prunings that were measured before",
+        error,
+        measured,
+        wanted,
+    )
