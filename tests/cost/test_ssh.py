@@ -107,14 +107,14 @@ def test_a_busy_device_is_said(
     about = {"name": "n", "host": "h", "cores": 2, "load": 2.5}
 
     async def answered(self: Ssh, job: object) -> dict[str, object]:
-        return {"device": about, "rounds": [[[1.0]]]}
+        return {"device": about}
 
     monkeypatch.setattr(Ssh, "_ask", answered)
-    find_target(server.address()).time([], X, Protocol())
+    find_target(server.address()).reach(1)
     assert "ssh://device is busy (load 2.5 on 2 cores)" in caplog.text
     about["load"] = 2.0
     caplog.clear()
-    find_target(server.address()).time([], X, Protocol())
+    find_target(server.address()).reach(1)
     assert caplog.text == ""
 
 
