@@ -354,9 +354,12 @@ def test_wrong_addresses_are_refused_in_one_line(address: str, says: str) -> Non
         find_target(address)
 
 
-def test_a_password_is_refused_and_not_repeated() -> None:
-    with pytest.raises(DeviceError, match="password has no place") as refusal:
-        find_target("ssh://pi:secret@cam")
+@pytest.mark.parametrize(
+    "address", ["ssh://pi:secret@cam", "ssh://pi:secret@cam:port?x", "ssh://:secret@["]
+)
+def test_a_password_is_refused_and_not_repeated(address: str) -> None:
+    with pytest.raises(DeviceError, match="must not hold a password") as refusal:
+        find_target(address)
     assert "secret" not in str(refusal.value)
 
 
