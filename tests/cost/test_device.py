@@ -14,7 +14,7 @@ from autoprune.budget import Device
 from autoprune.cost import sampling
 from autoprune.cost.device import DeviceProfile
 from autoprune.cost.latency import Latency
-from autoprune.errors import DeviceError
+from autoprune.errors import DeviceError, DeviceLostError
 from autoprune.graph import trace
 from autoprune.pruning.surgery import prune
 
@@ -49,6 +49,42 @@ def profile(monkeypatch: pytest.MonkeyPatch) -> DeviceProfile:
     monkeypatch.setattr(sampling, "measure_latency", lambda m, *a, **k: read([m], *a, **k)[0])
     torch.manual_seed(0)
     return DeviceProfile.fit(Net(), X, runtime="torch", samples=30)
+
+
+def lost_after(samples: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The device is lost once so many prunings were measured."""
+    read, measured = predictor.measure_together, []
+
+    def losing(models, *args, **options):
+        if len(measured) >= samples:
+            raise DeviceLostError("ssh://cam was lost")
+        found = read(models, *args, **options)
+        measured.extend(found[1:])
+        return found
+
+    monkeypatch.setattr(predictor, "measure_together", losing)
+
+
+def test_a_fit_goes_on_with_what_was_measured_before_the_device_was_lost(
+    profile: DeviceProfile, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    lost_after(24, monkeypatch)
+    again = DeviceProfile.fit(Net(), X, runtime="torch", samples=30)
+    assert again.predictor.samples == profile.predictor.samples[:24]
+    assert (
+        "ssh://cam was lost · the fit uses the 24 of 30 prunings that were measured before"
+        in caplog.text
+    )
+
+
+def test_a_device_lost_with_fewer_than_twenty_measured_is_an_error(
+    profile: DeviceProfile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lost_after(18, monkeypatch)
+    with pytest.raises(
+        DeviceLostError, match=r"was lost · 18 of 30 prunings were measured, a fit needs 20$"
+    ):
+        DeviceProfile.fit(Net(), X, runtime="torch", samples=30)
 
 
 def smaller(share: float) -> nn.Module:

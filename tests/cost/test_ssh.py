@@ -107,14 +107,14 @@ def test_a_busy_device_is_said(
     about = {"name": "n", "host": "h", "cores": 2, "load": 2.5}
 
     async def answered(self: Ssh, job: object) -> dict[str, object]:
-        return {"device": about, "rounds": [[[1.0]]]}
+        return {"device": about}
 
     monkeypatch.setattr(Ssh, "_ask", answered)
-    find_target(server.address()).time([], X, Protocol())
+    find_target(server.address()).reach(1)
     assert "ssh://device is busy (load 2.5 on 2 cores)" in caplog.text
     about["load"] = 2.0
     caplog.clear()
-    find_target(server.address()).time([], X, Protocol())
+    find_target(server.address()).reach(1)
     assert caplog.text == ""
 
 
@@ -354,9 +354,12 @@ def test_wrong_addresses_are_refused_in_one_line(address: str, says: str) -> Non
         find_target(address)
 
 
-def test_a_password_is_refused_and_not_repeated() -> None:
-    with pytest.raises(DeviceError, match="password has no place") as refusal:
-        find_target("ssh://pi:secret@cam")
+@pytest.mark.parametrize(
+    "address", ["ssh://pi:secret@cam", "ssh://pi:secret@cam:port?x", "ssh://:secret@["]
+)
+def test_a_password_is_refused_and_not_repeated(address: str) -> None:
+    with pytest.raises(DeviceError, match="must not hold a password") as refusal:
+        find_target(address)
     assert "secret" not in str(refusal.value)
 
 

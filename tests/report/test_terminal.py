@@ -7,7 +7,7 @@ from rich.console import Console
 from synthetic_run import CONFIG, ENVIRONMENT, make_run
 
 from autoprune.errors import StoreError
-from autoprune.report import terminal
+from autoprune.report import sections, terminal
 from autoprune.report.read import read
 from autoprune.store import RunFolder
 
@@ -82,3 +82,16 @@ def test_runs_without_a_front_or_a_trial_can_be_shown(tmp_path) -> None:
 def test_task_name_with_markup_is_shown_as_it_is(tmp_path) -> None:
     run = make_run(tmp_path / "run", trials=6, task="jobs.py:[bold]Odd[/bold]")
     assert "jobs.py:[bold]Odd[/bold]" in text_of(terminal.summary(read(run)))
+
+
+def test_a_front_that_could_not_be_measured_says_why(tmp_path) -> None:
+    run = make_run(tmp_path / "demo")
+    why = "ssh://pi@cam was lost: <the> connection broke off"
+    run.write_json("front.json", {**run.read_json("front.json"), "not_measured": why})
+    run.write_json("state.json", {"phase": "verify", "elapsed_s": 1.0})
+    text = text_of(terminal.show(read(run)))
+    assert f"not measured: {why}" in text
+    assert "autoprune resume tries again" in text
+    page = sections.head(read(run))
+    assert "could not be measured: ssh://pi@cam was lost: &lt;the&gt; connection" in page
+    assert "has not ended" not in page

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import shlex
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -42,16 +43,14 @@ class SshAddress:
     @staticmethod
     def parse(text: str) -> SshAddress:
         """Read an address. Raises DeviceError that says what cannot be read, and the form."""
+        if re.match(rf"{SCHEME}[^/@]*:[^/]*@", text):  # first, so that no message repeats it
+            raise DeviceError("an ssh:// address must not hold a password · use a key: ssh-copy-id")
         try:
             parts = urlsplit(text)
             host, port = parts.hostname, parts.port
             options = dict(parse_qsl(parts.query, keep_blank_values=True, strict_parsing=True))
         except ValueError as error:
             raise DeviceError(f"runtime {text!r} cannot be read ({error}) · {_FORM}") from None
-        if parts.password is not None:
-            raise DeviceError(
-                f"a password has no place in the address of {host} · use a key: ssh-copy-id"
-            )
         if not text.startswith(SCHEME) or not host or parts.path.strip("/") or parts.fragment:
             raise DeviceError(f"runtime {text!r} is no address of a device · {_FORM}")
         _check_keys(text, options)

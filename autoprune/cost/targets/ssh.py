@@ -86,12 +86,11 @@ class Ssh(Target):
 
     def reach(self, threads: int) -> None:
         """Connect, and see whether the device has what measuring needs."""
-        _complete(self._ask(_Job.of([], (), Protocol(threads), self.address.provider)))
+        self._about(threads)
 
     def versions(self) -> dict[str, str]:
         """Of Python and the packages there."""
-        answer = _complete(self._ask(_Job.of([], (), Protocol(), self.address.provider)))
-        return dict(answer["device"]["versions"])
+        return dict(self._about()["versions"])
 
     def time(
         self, models: Sequence[nn.Module], example_inputs: Inputs, protocol: Protocol
@@ -100,6 +99,12 @@ class Ssh(Target):
         job = _Job.of(models, example_inputs, protocol, self.address.provider)
         answer = _complete(self._ask(job))
         about = answer["device"]
+        return Timings(answer["rounds"], f"{about['name']} ({about['host']})")
+
+    def _about(self, threads: int = 1) -> dict[str, Any]:
+        """What the device says of itself; a busy one is logged as a warning."""
+        nothing = _Job.of([], (), Protocol(threads), self.address.provider)
+        about: dict[str, Any] = _complete(self._ask(nothing))["device"]
         if about["load"] > about["cores"]:
             _log.warning(
                 "%s is busy (load %.1f on %d cores): other programs there make latencies longer",
@@ -107,7 +112,7 @@ class Ssh(Target):
                 about["load"],
                 about["cores"],
             )
-        return Timings(answer["rounds"], f"{about['name']} ({about['host']})")
+        return about
 
     async def _ask(self, job: _Job) -> dict[str, Any]:
         """The device's answer to a job (see `on_device.answer`)."""
