@@ -12,17 +12,14 @@ from typing import Any
 
 from torch import nn
 
-from autoprune.budget import Cost
 from autoprune.candidate import Candidate
 from autoprune.config import RunConfig
-from autoprune.cost.analytic import count_cost
-from autoprune.cost.inputs import batched
-from autoprune.cost.latency import measure_together
 from autoprune.errors import StoreError, UsageError
 from autoprune.graph import trace
 from autoprune.pruning.compensate import Calibration, calibrate
 from autoprune.record import TrialRecord
 from autoprune.retrain import OnEntry, Retraining, retrain
+from autoprune.search.sites import local_sites, measured
 from autoprune.store import RunFolder, recipe_of, save_model
 from autoprune.tasks.base import Task
 from autoprune.tasks.load import load_dense
@@ -59,6 +56,7 @@ def retrain_trial(
     _check_free(folder, plan)
     if (folder / SUMMARY).is_file():
         return folder
+    sites = local_sites(config.targets, run.profiles(config.targets))
     with run.writing():
         done, dense = _train(run, config, task, record, folder, plan, on_entry)
         for one in done.runs:
@@ -66,7 +64,7 @@ def retrain_trial(
                 record.candidate, one.keep, task=config.task, task_args=config.task_args
             )
             save_model(folder / f"seed-{one.seed}", one.model, recipe)
-        beside, small = _measure(config, task, [dense, done.runs[0].model])
+        beside, small = measured([dense, done.runs[0].model], task.example_input(), sites)
         summary: dict[str, Any] = {"number": record.number, **done.summary()}
         summary["measured"] = small.to_dict()
         summary["dense"] = {**summary["dense"], "measured": beside.to_dict()}
@@ -140,14 +138,3 @@ def _calibration(
     samples, seed = config.search.calibration_samples, config.search.seed
     batches = sample(task, seed, samples=samples)
     return calibrate(dense, batches, max_samples=samples, seed=seed, forward=task.loss)
-
-
-def _measure(config: RunConfig, task: Task, models: Sequence[nn.Module]) -> list[Cost]:
-    example, where = task.example_input(), config.device
-    latencies = measure_together(
-        models, batched(example, where.batch), where.runtime, threads=where.threads
-    )
-    return [
-        latency.added_to(count_cost(model, example))
-        for latency, model in zip(latencies, models, strict=True)
-    ]

@@ -36,7 +36,7 @@ def view_of(
         name="run",
         config={"task": "t", "budget": budget or {"latency_ms": "80%"}},
         environment={},
-        device={},
+        devices={"": {}},
         records=records,
         front=ParetoFront(objectives, records, source="measured"),
         finished=True,
@@ -60,7 +60,9 @@ def test_finished_run_is_read_whole(finished_run, view) -> None:
     assert [r.number for r in view.members] == [m["number"] for m in stored["members"]]
     assert view.retrained[0].number == stored["knee"]
     assert view.retrained[0].test == {"accuracy": (0.9112, 0.0011)}
-    assert view.retrained[0].speedup == pytest.approx(1.5 / view.front.knee.measured.latency_ms)
+    assert view.retrained[0].speedup("latency_ms") == pytest.approx(
+        1.5 / view.front.knee.measured.latency_ms
+    )
     assert view.wall_s == 1312.4
 
 

@@ -10,9 +10,9 @@ import torch
 from stripes import Stripes
 from torch import nn
 
+from autoprune.budget import Budget, Cost
 from autoprune.config import RunConfig
 from autoprune.errors import BudgetError, ConfigError, StoreError, TaskError
-from autoprune.pareto import ParetoFront
 from autoprune.record import TrialRecord
 from autoprune.search.bench import RecoveryBench
 from autoprune.search.prepare import Prepared, make_bench, measure_damage, prepare
@@ -63,7 +63,7 @@ def test_the_plan_says_what_the_configuration_says(ready: Prepared) -> None:
     # conv 3x3 on 8x8: 6*6*16*9, then 4*4*16*16*9, and 16*3
     assert plan.dense.macs == 6 * 6 * 16 * 9 + 4 * 4 * 16 * 16 * 9 + 16 * 3
     assert plan.reference == (ready.metrics["accuracy"] / 2, float(plan.dense.macs or 0))
-    assert plan.margin == 0.0
+    assert plan.margins == {}
 
 
 def test_the_first_candidates_come_from_sensitivities(
@@ -108,10 +108,11 @@ def test_a_trial_is_trained_saved_loaded_and_measured(
     saved: list[TrialRecord] = []
     plan = ready.plan
 
-    def front_of(records: Any) -> ParetoFront:
-        return ParetoFront(plan.objectives, tuple(records), plan.reference)
+    def save(found: TrialRecord, dense: Cost) -> None:
+        assert dense.source == "measured"
+        saved.append(found)
 
-    verified = verify([record], tmp_path, ready.gauge, plan.budget, front_of, saved.append)
+    verified = verify([record], tmp_path, ready.gauge, plan, save)
     (member,) = verified.front.members
     assert member.measured is not None
     assert member.measured.macs == predicted.macs
@@ -122,21 +123,17 @@ def test_a_trial_is_trained_saved_loaded_and_measured(
 
     worse = replace(record, number=4, metrics={"accuracy": 0.0}, origin="seed:uniform-0")
     saved.clear()
-    verified = verify([record, worse], tmp_path, ready.gauge, plan.budget, front_of, saved.append)
+    verified = verify([record, worse], tmp_path, ready.gauge, plan, save)
     assert [r.number for r in verified.front.members] == [3]
     assert [(r.number, r.measured is not None) for r in saved] == [(3, True), (4, True)]
 
-    tight = replace(plan.budget.limits[0], value=0.1)
-    verified = verify(
-        [record],
-        tmp_path,
-        ready.gauge,
-        replace(plan.budget, limits=(tight,)),
-        front_of,
-        saved.append,
-    )
+    tight = replace(plan, budget=Budget((replace(plan.budget.limits[0], value=0.1),)))
+    verified = verify([record], tmp_path, ready.gauge, tight, save)
     assert len(verified.front) == 0
     assert verified.over[3]["macs"] > 0.0
+    saved.clear()
+    again = verify([member], tmp_path, ready.gauge, tight, save, verified.dense)
+    assert (len(again.front), list(again.over), saved) == (0, [3], [])  # judged, not measured again
 
 
 class Broken(Ready):
