@@ -49,7 +49,12 @@ def _best(front: ParetoFront) -> TrialRecord:
 
 
 def _fastest(front: ParetoFront, device: str) -> TrialRecord:
-    latency = Objective(on_device(field_at("latency_ms", device), front.devices, "pick fastest"))
+    if not device and len(front.devices) > 1:
+        raise UsageError(
+            f"pick fastest must say on which device, one of {', '.join(front.devices)} · e.g. "
+            f"fastest@{front.devices[0]}"
+        )
+    latency = Objective(on_device(field_at("latency_ms", device), front.devices, "pick"))
     for source in ("measured", "predicted"):
         times = [(latency.value(record, source), record) for record in front.members]
         known = [(value, record) for value, record in times if value is not None]

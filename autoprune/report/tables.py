@@ -45,7 +45,8 @@ def models(view: RunView) -> str:
         ]
     return section(
         "Models beside dense",
-        f'<div class="scroll"><table class="cards"><thead>{_model_head(view, name)}</thead>'
+        f'<div class="scroll"><table class="cards{" several" if len(view.latencies) > 1 else ""}">'
+        f"<thead>{_model_head(view, name)}</thead>"
         f"<tbody>{''.join(rows)}</tbody></table></div>"
         f'<p class="note">{escape(device_line(view))}. Latencies are medians in milliseconds for '
         "one forward pass; the speed-up divides the measured medians. Predicted is what the "

@@ -1,0 +1,111 @@
+"""Who stays on the front once it is measured, where some devices cannot be."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import toy
+
+from autoprune.budget import Budget, Cost, Device, Timing
+from autoprune.candidate import Candidate
+from autoprune.config import DeviceConfig
+from autoprune.cost.targets import device_name
+from autoprune.pareto import Objective
+from autoprune.record import TrialRecord
+from autoprune.search.sites import Site
+from autoprune.search.verify import verify
+
+PHONE, SERVER = Device("a phone"), Device(device_name())
+SITES = (
+    Site("phone", DeviceConfig(profile="phone.json"), PHONE),
+    Site("server", DeviceConfig()),
+)
+
+
+def cost(source: Any, **ms: float) -> Cost:
+    devices = {"phone": PHONE, "server": SERVER}
+    timings = tuple(Timing(name, value, None, devices[name]) for name, value in ms.items())
+    return Cost(macs=100, source=source, timings=timings)
+
+
+PLAN = toy.make_plan(
+    dense=cost("predicted", phone=20.0, server=10.0),
+    budget=Budget.parse({"latency_ms": {"phone": "50%", "server": "50%"}}),
+    objectives=(
+        Objective("accuracy", "maximize"),
+        Objective("latency_ms@phone"),
+        Objective("latency_ms@server"),
+    ),
+    reference=(0.0, 20.0, 10.0),
+)
+DENSE = cost("measured", server=12.0)
+
+
+def trial(number: int, accuracy: float, phone: float, server: float) -> TrialRecord:
+    return TrialRecord(
+        number,
+        Candidate({"a": number / 100}),
+        "complete",
+        seed=0,
+        metrics={"accuracy": accuracy},
+        predicted=cost("predicted", phone=phone, server=server),
+        artifact=str(number),
+    )
+
+
+@dataclass
+class Scale:
+    """A gauge that knows by heart what each trial takes on the server."""
+
+    server: dict[str, float]
+    sites: tuple[Site, ...] = SITES
+    asked: list[str] = field(default_factory=list)
+
+    def load(self, artifact: Path) -> str:
+        return artifact.name
+
+    def measure(self, models: list[str]) -> list[tuple[Cost, Cost]]:
+        self.asked += models
+        return [(cost("measured", server=self.server[name]), DENSE) for name in models]
+
+
+def checked(*records: TrialRecord, **server: float) -> tuple[Any, Scale, list[TrialRecord]]:
+    gauge = Scale({name.removeprefix("t"): value for name, value in server.items()})
+    saved: list[TrialRecord] = []
+
+    def save(record: TrialRecord, dense: Cost) -> None:
+        assert dense == DENSE
+        saved.append(record)
+
+    return verify(records, Path(), gauge, PLAN, save), gauge, saved  # type: ignore[arg-type]
+
+
+def test_what_is_over_on_one_device_leaves_and_lets_others_in() -> None:
+    # 2 is dominated by 1 as predicted, until 1 takes 6.6 of 6 ms on the server when measured.
+    records = (trial(1, 0.9, 8.0, 4.0), trial(2, 0.8, 8.0, 4.5), trial(3, 0.7, 4.0, 2.0))
+    found, gauge, saved = checked(*records, t1=6.6, t2=5.7, t3=2.4)
+    assert [record.number for record in found.front] == [3, 2]
+    assert found.front.values.tolist() == [[0.7, 4.0, 2.4], [0.8, 8.0, 5.7]]
+    assert (found.front.source, found.front.elsewhere) == ("measured", ("phone",))
+    assert list(found.over) == [1]
+    assert found.over[1] == pytest.approx({"latency_ms@phone": -0.2, "latency_ms@server": 0.1})
+    assert sorted(gauge.asked) == ["1", "2", "3"]
+    assert all(record.measured.names == ("server",) for record in saved if record.measured)
+
+
+def test_a_device_elsewhere_is_held_against_its_limit_by_prediction() -> None:
+    found, _, _ = checked(trial(1, 0.9, 10.5, 4.0), trial(2, 0.8, 9.5, 3.0), t1=1.0, t2=1.0)
+    assert [record.number for record in found.front] == [2]
+    assert found.over[1]["latency_ms@phone"] == pytest.approx(0.05)
+
+
+def test_what_an_earlier_sitting_measured_is_judged_and_not_measured_again() -> None:
+    before = replace(trial(1, 0.9, 8.0, 4.0), measured=cost("measured", server=6.6))
+    gauge = Scale({"2": 5.0})
+    records = [before, trial(2, 0.8, 8.0, 4.5)]
+    found = verify(records, Path(), gauge, PLAN, lambda *_: None, DENSE)  # type: ignore[arg-type]
+    assert [record.number for record in found.front] == [2]
+    assert gauge.asked == ["2"]
