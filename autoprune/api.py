@@ -89,9 +89,10 @@ def search(
 
     `task` is a reference (`digits`, `path/to/file.py:MyTask`, `package.module:MyTask`) or a Task
     object. `device` holds `runtime`, `threads` and `batch`: where the latency counts; or it is
-    the file of a `DeviceProfile`. `devices` are several such by name, with latencies called
-    `latency_ms@<name>`. `progress` is told every new state. Raises UsageError before any training
-    where the arguments, the task, the model or the budget do not fit.
+    the file of a `DeviceProfile`, or an address, `ssh://user@host`. `devices` are several such by
+    name, with latencies called `latency_ms@<name>`. `progress` is told every new state. Raises
+    UsageError before any training where the arguments, the task, the model or the budget do not
+    fit.
     """
     options = {
         "sampler": sampler,

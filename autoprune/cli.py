@@ -215,7 +215,11 @@ def profile(
     target: Annotated[str, typer.Argument(metavar="TASK_OR_CONFIG", help="What to look at.")],
     runtime: Annotated[
         list[str] | None,
-        typer.Option("--runtime", "--target", help="Runtime; may be repeated. Default: all."),
+        typer.Option(
+            "--runtime",
+            "--target",
+            help="Runtime, or ssh://user@host; may be repeated. Default: all here.",
+        ),
     ] = None,
     threads: Annotated[int, typer.Option(help="Threads of one forward pass.")] = 1,
     batch: Annotated[int, typer.Option(min=1, help="Inputs of one forward pass.")] = 1,
@@ -225,7 +229,7 @@ def profile(
         typer.Option("--output", "-o", help="Measure prunings too; write a device profile."),
     ] = None,
 ) -> None:
-    """Count and time the dense model, layer by layer; with -o, learn what prunings cost here."""
+    """Count and time the dense model, layer by layer; with -o, learn what prunings cost."""
     from autoprune.config import RunConfig
 
     config = RunConfig.load(target) if target.endswith((".yaml", ".yml")) else None

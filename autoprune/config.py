@@ -40,7 +40,7 @@ Positive = Annotated[float, BeforeValidator(_whole), Field(gt=0, allow_inf_nan=F
 
 
 class DeviceConfig(_Section):
-    """A place where latency counts: a runtime of `cost.targets`, threads and batch of one pass.
+    """A place where latency counts: a runtime of `cost.targets` or an `ssh://` address.
 
     `profile` is a file that `autoprune profile -o` wrote, and says the other three.
     """
@@ -195,11 +195,15 @@ def resolve_space(space: object, base: Path, place: str = "config") -> dict[str,
 def resolve_device(
     device: object, base: Path, place: str = "config", key: str = "device"
 ) -> object:
-    """A device's section with what its profile says; a path alone is a profile.
+    """A device's section with what its profile says.
+
+    A path alone is a profile, an address (`ssh://user@host`) alone a runtime.
 
     Raises ConfigError where the file is missing or no profile, or the section contradicts it.
     """
-    section = {"profile": device} if isinstance(device, str) else device
+    section = device
+    if isinstance(device, str):
+        section = {"runtime" if "://" in device else "profile": device}
     if not isinstance(section, Mapping) or not isinstance(section.get("profile"), str):
         return section
     file = Path(_anchored(section["profile"], base) or "")

@@ -7,6 +7,7 @@ AutopruneError
 │   ├── GraphError        a model that cannot be traced, a group that does not exist
 │   ├── BudgetError       a limit that cannot be read or cannot be met
 │   ├── DeviceError       a runtime, profile or device that is missing or does not fit
+│   │   └── DeviceLostError   a remote device that cannot be reached, or was lost on the way
 │   └── StoreError        a run folder that is missing, taken or damaged
 └── WorkError             the work itself failed; the CLI exits with 1
     ├── TrainingError     loss or metric became NaN, or training could not go on
@@ -42,6 +43,10 @@ class BudgetError(UsageError):
 
 class DeviceError(UsageError):
     """A runtime, profile or device is missing or does not fit."""
+
+
+class DeviceLostError(DeviceError):
+    """A remote device cannot be reached, or was lost on the way."""
 
 
 class StoreError(UsageError):

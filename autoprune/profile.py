@@ -63,10 +63,10 @@ def profile(
 def fit_device(
     task: Task, runtime: str, *, threads: int = 1, batch: int = 1, samples: int = 60
 ) -> DeviceProfile:
-    """Measure random prunings of the dense architecture on this machine, and fit.
+    """Measure random prunings of the dense architecture in `runtime`, here or remote, and fit.
 
-    Raises DeviceError for a runtime that is missing, or a batch that the example cannot be
-    repeated to.
+    Raises DeviceError for a runtime that is missing or cannot be reached, or a batch that the
+    example cannot be repeated to.
     """
     return DeviceProfile.fit(
         task.build_model().eval(),

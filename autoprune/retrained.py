@@ -12,14 +12,15 @@ from typing import Any
 
 from torch import nn
 
+from autoprune.budget import Cost
 from autoprune.candidate import Candidate
 from autoprune.config import RunConfig
-from autoprune.errors import StoreError, UsageError
+from autoprune.errors import DeviceError, StoreError, UsageError
 from autoprune.graph import trace
 from autoprune.pruning.compensate import Calibration, calibrate
 from autoprune.record import TrialRecord
 from autoprune.retrain import OnEntry, Retraining, retrain
-from autoprune.search.sites import local_sites, measured
+from autoprune.search.sites import Site, local_sites, measured, reach
 from autoprune.store import RunFolder, recipe_of, save_model
 from autoprune.tasks.base import Task
 from autoprune.tasks.load import load_dense
@@ -44,6 +45,7 @@ def retrain_trial(
 
     `recipe` replaces fields of the candidate's `Recovery`. A folder that holds this retraining is
     gone on with (nothing is done when it is finished); one that holds another raises StoreError.
+    DeviceError where the device cannot be asked, before the training or when it is to measure.
     `config` says where to train, what to measure, and the space's `round_to`.
     """
     if not (0.0 < epochs < math.inf):
@@ -57,6 +59,7 @@ def retrain_trial(
     if (folder / SUMMARY).is_file():
         return folder
     sites = local_sites(config.targets, run.profiles(config.targets))
+    reach(sites)  # before hours of training
     with run.writing():
         done, dense = _train(run, config, task, record, folder, plan, on_entry)
         for one in done.runs:
@@ -64,7 +67,7 @@ def retrain_trial(
                 record.candidate, one.keep, task=config.task, task_args=config.task_args
             )
             save_model(folder / f"seed-{one.seed}", one.model, recipe)
-        beside, small = measured([dense, done.runs[0].model], task.example_input(), sites)
+        beside, small = _measure(task, [dense, done.runs[0].model], sites)
         summary: dict[str, Any] = {"number": record.number, **done.summary()}
         summary["measured"] = small.to_dict()
         summary["dense"] = {**summary["dense"], "measured": beside.to_dict()}
@@ -138,3 +141,12 @@ def _calibration(
     samples, seed = config.search.calibration_samples, config.search.seed
     batches = sample(task, seed, samples=samples)
     return calibrate(dense, batches, max_samples=samples, seed=seed, forward=task.loss)
+
+
+def _measure(task: Task, models: Sequence[nn.Module], sites: Sequence[Site]) -> list[Cost]:
+    try:
+        return measured(models, task.example_input(), sites)
+    except DeviceError as error:
+        raise DeviceError(
+            f"{error} · the models are trained and saved: the same command measures them"
+        ) from error

@@ -1,1 +1,26 @@
-"""Makes the modules beside this file importable from every test folder."""
+"""Makes the modules beside this file importable from every test folder; one SSH server for all."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import sshd
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[sshd.Server]:
+    """A real OpenSSH server: the remote device of the tests."""
+    if not Path(sshd.PROGRAM).is_file():
+        pytest.skip(sshd.MISSING)
+    with sshd.Server(tmp_path_factory.mktemp("sshd")) as running:
+        yield running
+
+
+@pytest.fixture
+def proxy(server: sshd.Server) -> Iterator[sshd.Proxy]:
+    """A way to that server which a test can cut."""
+    way = sshd.Proxy(server.port)
+    yield way
+    way.cut()

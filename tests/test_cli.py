@@ -14,6 +14,7 @@ from rich.console import Console
 
 from autoprune import cli
 from autoprune.config import RunConfig
+from autoprune.cost.device import DeviceProfile
 from autoprune.errors import ExportError
 from autoprune.search.progress import Snapshot
 
@@ -320,3 +321,26 @@ def test_progress_in_a_terminal_shows_the_front() -> None:
     shown = console.file.getvalue()
     for part in ("searching", "6 of 20 trials", "predicted latency_ms", "97.12 %", "0.123 ms"):
         assert part in shown
+
+
+def test_profile_writes_a_device_profile_once(run, tmp_path: Path) -> None:
+    file = tmp_path / "made" / "device.json"
+    asked = ("profile", "digits", "--target", "torch", "--samples", "10", "-o", file)
+    code, out, _ = run(*asked)
+    assert code == 0
+    assert f"wrote {file}" in out
+    assert "measured 10 prunings of digits" in out
+    made = DeviceProfile.load(file)
+    assert (made.device.runtime, len(made.predictor.samples)) == ("torch", 10)
+    before = file.read_bytes()
+    code, _, err = run(*asked)
+    assert code == 2
+    assert f"{file} is there already" in err
+    assert file.read_bytes() == before
+
+
+def test_a_device_profile_is_of_one_runtime(run, tmp_path: Path) -> None:
+    code, _, err = run("profile", "digits", "-o", tmp_path / "device.json")
+    assert code == 2
+    assert "a device profile is of one runtime · add e.g. --runtime onnxruntime" in err
+    assert not list(tmp_path.iterdir())

@@ -149,7 +149,8 @@ def test_breach_is_found(room_name: str, source: str, breach: str) -> None:
 
 
 def test_every_import_is_a_declared_dependency() -> None:
-    listed = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    listed = [*project["dependencies"], *project["optional-dependencies"]["ssh"]]
     declared = {re.split(r"[\[>=<]", line)[0].lower() for line in listed}
     names = {"yaml": "pyyaml", "sklearn": "scikit-learn", "PIL": "pillow"}  # import -> distribution
     used = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -15,9 +16,11 @@ from torch import nn
 from autoprune.budget import Device
 from autoprune.cost.inputs import Inputs
 from autoprune.cost.predictor import LatencyPredictor
-from autoprune.errors import DeviceError
+from autoprune.cost.targets import Ssh, is_remote
+from autoprune.errors import DeviceError, DeviceLostError
 from autoprune.graph import Dim, Group, Op, PruningGraph, TensorInfo
 from autoprune.pruning.one_shot import prunable
+from autoprune.store import write_text
 
 FORMAT = 1
 _SAMPLES = 60
@@ -55,10 +58,11 @@ class DeviceProfile:
         ignored_layers: Iterable[str] = (),
         num_heads: Mapping[str, int] | None = None,
     ) -> DeviceProfile:
-        """Measure `samples` random prunings of the model on this machine, and fit.
+        """Measure `samples` random prunings of the model, here or on the device, and fit.
 
         At the batch of `example_inputs`, in `runtime` with `threads` threads; the model is left as
-        it is. Raises DeviceError for a runtime that is missing or too many threads, GraphError
+        it is. A device over SSH that is lost after 20 prunings is fitted to those. Raises
+        DeviceError for a runtime that is missing or too many threads, GraphError
         where the model cannot be traced, ValueError for fewer than 10 samples.
         """
         graph = prunable(
@@ -79,8 +83,8 @@ class DeviceProfile:
 
     @staticmethod
     def of(predictor: LatencyPredictor, graph: PruningGraph) -> DeviceProfile:
-        """The profile of a predictor that was fitted here, with this machine's versions."""
-        return DeviceProfile(predictor, graph, _versions())
+        """The profile of a predictor that was fitted now, with the versions on its device."""
+        return DeviceProfile(predictor, graph, _versions(predictor.device.runtime))
 
     @property
     def device(self) -> Device:
@@ -117,9 +121,7 @@ class DeviceProfile:
 
     def save(self, path: str | Path) -> None:
         """Write one JSON file."""
-        file = Path(path)
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(json.dumps(self.to_dict()), encoding="utf-8")
+        write_text(Path(path), json.dumps(self.to_dict()))
 
     @staticmethod
     def load(path: str | Path) -> DeviceProfile:
@@ -171,8 +173,12 @@ class DeviceProfile:
         return DeviceProfile(predictor, graph, self.versions)
 
 
-def _versions() -> dict[str, str]:
+def _versions(runtime: str) -> dict[str, str]:
     found = {"torch": str(torch.__version__)}  # with its build
+    if is_remote(runtime):
+        with suppress(DeviceLostError):  # what it has measured counts all the same
+            found |= Ssh(runtime).versions()
+        return found
     for package in _PACKAGES:
         try:
             found[package] = version(package)

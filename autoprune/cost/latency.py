@@ -60,15 +60,16 @@ def measure_latency(
     warmup_s: float = 0.2,
     repeats: int = 100,
 ) -> Latency:
-    """How long one forward pass takes on this machine: median and 95th percentile.
+    """How long one forward pass takes, here or on another machine: median and 95th percentile.
 
     A copy of the model in eval mode, at the batch of `example_inputs`, in `runtime` (a key of
-    `targets.RUNTIMES`) with `threads` threads. It is warmed up for `warmup_s` seconds and on until
-    two windows agree, then timed `repeats` times (fewer, where that would take over 10 s). The
-    model and the process's number of threads stay as they were.
+    `targets.RUNTIMES`, or `ssh://user@host`) with `threads` threads. It is warmed up for `warmup_s`
+    seconds and on until two windows agree, then timed `repeats` times (fewer, where that would take
+    over 10 s). The model and the process's number of threads stay as they were.
 
     Raises:
-        DeviceError: unknown or missing runtime, or more threads than cores.
+        DeviceError: unknown or missing runtime, more threads than cores, a remote device that fails
+            (DeviceLostError where it cannot be reached, or is lost on the way).
         ExportError: the runtime needs ONNX, and the model cannot be written.
 
     >>> import torch

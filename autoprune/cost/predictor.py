@@ -21,13 +21,14 @@ from autoprune.cost.features import LatencyFeatures
 from autoprune.cost.inputs import Inputs
 from autoprune.cost.latency import Latency, measure_latency, measure_together
 from autoprune.cost.model import Floats
-from autoprune.errors import DeviceError
+from autoprune.errors import DeviceError, DeviceLostError
 from autoprune.graph import PruningGraph
 from autoprune.pruning.surgery import prune
 from autoprune.space import kept_units
 
 _log = logging.getLogger(__name__)
 
+_LEAST = 20  # prunings measured before the device was lost that are enough for a fit
 _TOGETHER = 6  # prunings that are measured in turn with the dense model
 _REPEATS = (5, 25)  # at least and at most, by how long the dense model takes
 _TIMED_MS = 600.0  # about the time for one pruning
@@ -94,10 +95,11 @@ class LatencyPredictor:
     ) -> LatencyPredictor:
         """Prune copies of the model at random, measure them beside the dense one, and fit.
 
-        Measuring takes seconds to a minute. An error above 10 % is logged as a warning.
+        Measuring takes seconds to a minute. An error above 10 % is logged as a warning, and so is a
+        remote device that was lost after 20 samples: the fit uses those.
 
         Raises:
-            DeviceError: unknown or missing runtime, too many threads.
+            DeviceError: unknown or missing runtime, too many threads, a device lost before.
             ValueError: fewer than 10 samples.
         """
         if samples < 2 * _FOLDS:
@@ -111,19 +113,23 @@ class LatencyPredictor:
         pruned: list[Latency] = []
         for start in range(0, samples, _TOGETHER):
             models = [_pruned(model, graph, keep) for keep in keeps[start : start + _TOGETHER]]
-            first, *rest = measure_together(
-                [model, *models],
-                example_inputs,
-                runtime,
-                threads=threads,
-                warmup_s=_WARMUP_S,
-                repeats=repeats,
-            )
+            try:
+                first, *rest = measure_together(
+                    [model, *models],
+                    example_inputs,
+                    runtime,
+                    threads=threads,
+                    warmup_s=_WARMUP_S,
+                    repeats=repeats,
+                )
+            except DeviceLostError as error:
+                _check_enough(len(pruned), samples, error)
+                break
             dense.append(first)
             pruned.extend(rest)
         measured = [
             Sample({name: len(units) for name, units in keep.items()}, it.median_ms, it.ratio)
-            for keep, it in zip(keeps, pruned, strict=True)
+            for keep, it in zip(keeps, pruned, strict=False)
         ]
         fitted = LatencyPredictor.from_samples(
             graph,
@@ -138,7 +144,7 @@ class LatencyPredictor:
                 "were noisy); measure on an idle machine to trust them",
                 100 * fitted.error,
                 sum(it.noisy for it in pruned),
-                samples,
+                len(pruned),
             )
         return fitted
 
@@ -244,6 +250,20 @@ def random_keeps(graph: PruningGraph, samples: int, seed: int) -> list[dict[str,
             keep[group.name] = tuple(np.sort(chosen).tolist())
         keeps.append(keep)
     return keeps
+
+
+def _check_enough(measured: int, wanted: int, error: DeviceLostError) -> None:
+    """Say how many prunings a device was lost after; raise where they are too few for a fit."""
+    if measured < _LEAST:
+        raise DeviceLostError(
+            f"{error} · {measured} of {wanted} prunings were measured, a fit needs {_LEAST}"
+        ) from error
+    _log.warning(
+        "%s · the fit uses the %d of %d prunings that were measured before",
+        error,
+        measured,
+        wanted,
+    )
 
 
 def _pruned(model: nn.Module, graph: PruningGraph, keep: Mapping[str, Sequence[int]]) -> nn.Module:

@@ -1,6 +1,6 @@
 """How calls are timed: warm until steady, then in turns.
 
-Nothing but the standard library is used: the same file also runs on a remote device.
+Nothing but the standard library of Python 3.8 is used: the same file also runs on remote devices.
 """
 
 from __future__ import annotations
@@ -9,10 +9,14 @@ import gc
 import math
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
-Call = Callable[[], object]
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+    from typing import TypeAlias
+
+Call: TypeAlias = "Callable[[], object]"
 
 BURST = 5  # timed calls of one model before the next has its turn
 STEADY = 0.05  # warm when the medians of two windows differ by less

@@ -69,7 +69,10 @@ class Retrained:
 
 @dataclass(frozen=True)
 class RunView:
-    """Everything that a report needs, read once."""
+    """Everything that a report needs, read once.
+
+    `not_measured` says why the device could not measure the front of a search that has ended.
+    """
 
     name: str
     config: Mapping[str, Any]
@@ -84,6 +87,7 @@ class RunView:
     retrained: tuple[Retrained, ...]
     importances: Mapping[str, Mapping[str, float]]
     wall_s: float | None
+    not_measured: str | None = None
 
     @property
     def task(self) -> str:

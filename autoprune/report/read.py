@@ -38,6 +38,7 @@ def read(run: RunFolder | str | Path) -> RunView:
         retrained=_retrained(folder),
         importances=_json(folder, "importances.json"),
         wall_s=state.get("elapsed_s"),
+        not_measured=stored.get("not_measured"),
     )
 
 

@@ -47,7 +47,12 @@ def head(view: RunView) -> str:
     kind = f"autoprune report · run <b>{escape(view.name)}</b>"
     parts = [f'<header><div class="kind">{kind}</div><h1>{escape(view.task)}</h1>']
     parts.append(f'<p class="lead">{_outcome(view, limits)}</p></header>')
-    if not view.finished:
+    if view.not_measured:
+        parts.append(
+            f'<p class="warn">The front could not be measured: {escape(view.not_measured)}. It is '
+            "by prediction; <code>autoprune resume</code> tries again.</p>"
+        )
+    elif not view.finished:
         so_far = f"{len(view.records)} trials so far"
         parts.append(f'<p class="warn">This run has not ended: {so_far}.</p>')
     return "".join(parts) + _tiles(view)

@@ -46,6 +46,9 @@ def summary(view: RunView) -> RenderableType:
     lines.append(f"front   {state}, knee trial {knee.number if knee else text.NONE}")
     if view.front.reference is not None:
         lines.append(f", hypervolume {view.front.hypervolume:.4g}")
+    if view.not_measured:
+        lines.append(f"\n        not measured: {view.not_measured}", "yellow")
+        lines.append("\n        autoprune resume tries again", "yellow")
     return lines
 
 

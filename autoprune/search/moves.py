@@ -91,7 +91,7 @@ class Moves:
             if shifted is None:
                 return None
             kept = shifted
-        child = self._with(parent.candidate, kept)
+        child = self._plan.resized(parent.candidate, kept)
         return kind, self._settings(rng, child, always=False)
 
     def _kinds(self, parents: Sequence[Parent]) -> list[str]:
@@ -103,10 +103,6 @@ class Moves:
 
     def _kept(self, parent: Parent) -> Kept:
         return self._plan.space.kept(parent.candidate, self._plan.sizes)
-
-    def _with(self, candidate: Candidate, kept: Mapping[str, int]) -> Candidate:
-        ratios = {name: 1.0 - units / self._plan.sizes[name] for name, units in kept.items()}
-        return replace(candidate, ratios=self._plan.space.effective(ratios, self._plan.sizes))
 
     def _shifted(self, rng: np.random.Generator, kept: Kept) -> Kept | None:
         """Units of one group given to another at no more cost: of several draws the mildest."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from autoprune.budget import Budget, Cost
 from autoprune.candidate import Candidate
@@ -63,6 +63,11 @@ class Plan:
     def cost(self, candidate: Candidate) -> Cost:
         """What the candidate's finished model is predicted to cost."""
         return self.price(self.space.kept(candidate, self.sizes))
+
+    def resized(self, candidate: Candidate, kept: Mapping[str, int]) -> Candidate:
+        """The candidate with `kept` units of each group, as far as the space allows."""
+        ratios = {name: 1.0 - units / self.sizes[name] for name, units in kept.items()}
+        return replace(candidate, ratios=self.space.effective(ratios, self.sizes))
 
     def over(self, cost: Cost) -> dict[str, float]:
         """(cost / limit) - 1 for each limited field, with the margin: above 0 is over budget."""

@@ -30,7 +30,7 @@ from autoprune.search.bench import RecoveryBench
 from autoprune.search.plan import Limits, Plan
 from autoprune.search.score import RepairScore
 from autoprune.search.screening import Screening
-from autoprune.search.sites import Site, sites_of
+from autoprune.search.sites import Site, check, sites_of
 from autoprune.search.study import distributions
 from autoprune.search.tuning import threads_for
 from autoprune.search.verify import Gauge, objectives_of
@@ -63,7 +63,7 @@ class Prepared:
 
     @property
     def is_elsewhere(self) -> bool:
-        """Whether latencies count on other machines only."""
+        """Whether latencies count on machines only that cannot be asked from here."""
         return all(site.is_elsewhere for site in self.sites)
 
 
@@ -76,10 +76,13 @@ def prepare(
 ) -> Prepared:
     """Everything up to the plan; raises UsageError where something does not fit.
 
-    `profiles` are those that the run has already, by device (see `DeviceProfile.to_dict`).
+    `profiles` are those that a run which goes on has already, by device (see
+    `DeviceProfile.to_dict`); without, the devices are asked whether they can measure.
     """
     objectives = _objectives(config, task)
     sites = sites_of(config.targets, profiles or {})
+    if profiles is None:
+        check(sites)
     device = training_device(config.train_on)
     say("the dense model")
     dense = load_dense(task, device=device)

@@ -60,7 +60,8 @@ def run(
     Nothing is written before task, model, space and budget are known to fit (UsageError).
     KeyboardInterrupt passes through once everything is on disk: `resume` then loses nothing but
     the training of the trials that were running, which are tried again. A finished run is left as
-    it is. Raises WorkError when no trial could be completed.
+    it is; one whose front could not be measured is not finished, and `resume` tries that again.
+    Raises WorkError when no trial could be completed.
     """
     watcher = progress or Silent()
     place = Path(folder)
@@ -84,7 +85,7 @@ def run(
 
 
 def _prepare(config: RunConfig, task: Task, place: Path, say: Say, *, resume: bool) -> Prepared:
-    profiles = RunFolder(place).profiles(config.targets) if resume else {}
+    profiles = RunFolder(place).profiles(config.targets) if resume else None
     return prepare(config, task, say, profiles=profiles)
 
 
@@ -126,35 +127,48 @@ def _search(
         if not ledger.over():
             gpus = 1.0 / plan.concurrent if ready.training_device == "cuda" else 0.0
             run_trials(plan, bench, searcher, store.path, gpus=gpus)
-        ledger.show("verify", "measuring the front alone on this machine")
+        where = dict.fromkeys(site.where for site in ready.sites if not site.is_elsewhere)
+        ledger.show("verify", f"measuring the front alone on {', '.join(where)}")
         ledger.save_state("verify")
-        _finish(store, ready, ledger)
+        failure = _finish(store, ready, ledger)
         store.write_json(IMPORTANCES, importances(searcher.study, plan))
-        ledger.save_state("done")
-        ledger.show("done")
+        if failure is None:
+            ledger.save_state("done")
+            ledger.show("done")
+        else:
+            ledger.show("verify", f"not measured: {failure}")
     finally:
         store.write_csv()
         file.close()
 
 
-def _finish(store: RunFolder, ready: Prepared, ledger: Ledger) -> None:
+def _finish(store: RunFolder, ready: Prepared, ledger: Ledger) -> str | None:
+    """Write the front; why it could not be measured, where its device could not be asked."""
     complete = [r for r in ledger.records.values() if r.state == "complete"]
     if not complete:
         raise WorkError(_no_model(ledger))
     if ready.is_elsewhere:  # what is measured here would say nothing of that device
         store.write_json(FRONT, {**ledger.front().to_dict(), "over_budget_when_measured": {}})
-        return
+        return None
 
     def save(record: TrialRecord, dense: Cost) -> None:
         store.write_json(DENSE, _dense(ready, dense.to_dict()))
         ledger.update(record)
 
-    before = store.read_json(DENSE)["measured"]
-    known = Cost.from_dict(before) if before else None
+    known = _measured_dense(store)
     verified = verify(complete, store.path, ready.gauge, ready.plan, save, known)
     over = {str(number): found for number, found in verified.over.items()}
     front = verified.front.to_dict()
-    store.write_json(FRONT, {**front, "over_budget_when_measured": over})
+    store.write_json(
+        FRONT, {**front, "over_budget_when_measured": over, "not_measured": verified.failure}
+    )
+    return verified.failure
+
+
+def _measured_dense(store: RunFolder) -> Cost | None:
+    """The dense model's cost beside which some of the front was measured before."""
+    before = store.read_json(DENSE).get("measured")
+    return Cost.from_dict(before) if before else None
 
 
 def _describe(store: RunFolder, ready: Prepared) -> None:

@@ -59,15 +59,10 @@ def seeds(plan: Plan, damage: Damage | None = None) -> list[Proposal]:
         found.setdefault(uniform.key, Proposal(uniform, f"{UNIFORM}-{level}"))
         if knapsack is not None:
             load = _load(plan, plan.space.kept(uniform, plan.sizes)) if level else 1.0
-            least = _with(uniform, plan, knapsack.at(load))
+            least = plan.resized(uniform, knapsack.at(load))
             if plan.allows(plan.cost(least)):
                 found.setdefault(least.key, Proposal(least, f"seed:knapsack-{level}"))
     return list(found.values())
-
-
-def _with(candidate: Candidate, plan: Plan, kept: Mapping[str, int]) -> Candidate:
-    ratios = {name: 1.0 - units / plan.sizes[name] for name, units in kept.items()}
-    return replace(candidate, ratios=plan.space.effective(ratios, plan.sizes))
 
 
 def _load(plan: Plan, kept: Mapping[str, int]) -> float:

@@ -19,7 +19,7 @@ from autoprune.cost.device import DeviceProfile
 from autoprune.cost.inputs import Inputs, batched, dtype_of
 from autoprune.cost.latency import measure_together
 from autoprune.cost.predictor import LatencyPredictor
-from autoprune.cost.targets import device_name, find_target
+from autoprune.cost.targets import device_name, find_target, is_remote
 from autoprune.fields import LATENCIES, field_at
 from autoprune.graph import PruningGraph
 
@@ -39,8 +39,15 @@ class Site:
 
     @property
     def is_elsewhere(self) -> bool:
-        """Whether its latencies are those of another machine, and cannot be measured from here."""
-        return self.device is not None and self.device.name != device_name()
+        """Whether its latencies are those of a machine that cannot be asked from here."""
+        if self.device is None or is_remote(self.device.runtime):
+            return False
+        return self.device.name != device_name()
+
+    @property
+    def where(self) -> str:
+        """What is measured on, in words."""
+        return self.config.runtime if is_remote(self.config.runtime) else "this machine"
 
     @property
     def fields(self) -> tuple[str, ...]:
@@ -93,7 +100,7 @@ def sites_of(
 ) -> tuple[Site, ...]:
     """The devices with the profiles that are there already; `known` are those of the run itself.
 
-    Raises DeviceError where a profile cannot be read, or a runtime that is needed here is missing.
+    Raises DeviceError where a profile cannot be read.
     """
     sites = []
     for name, config in targets.items():
@@ -103,7 +110,6 @@ def sites_of(
         elif config.profile is not None:
             profile = DeviceProfile.load(config.profile)
         sites.append(Site(name, config, profile.device if profile else None, profile))
-    _check(sites)
     return tuple(sites)
 
 
@@ -115,7 +121,6 @@ def local_sites(
         Site(name, config, Device(**known[name]["device"]) if name in known else None)
         for name, config in targets.items()
     ]
-    _check(sites)
     return tuple(site for site in sites if not site.is_elsewhere)
 
 
@@ -134,7 +139,18 @@ def measured(models: Sequence[nn.Module], example: Inputs, sites: Iterable[Site]
     return costs
 
 
-def _check(sites: Iterable[Site]) -> None:
+def check(sites: Iterable[Site]) -> None:
+    """Raise DeviceError where a search could not measure; a remote's profile is a beginning."""
     for site in sites:
-        if not site.is_elsewhere:
+        if site.is_elsewhere or (site.profile is not None and is_remote(site.config.runtime)):
+            continue
+        if site.profile is None:
+            reach([site])
+        else:
             find_target(site.config.runtime)
+
+
+def reach(sites: Iterable[Site]) -> None:
+    """Raise DeviceError where one of them cannot be asked now, or lacks what measuring needs."""
+    for site in sites:
+        find_target(site.config.runtime).reach(site.config.threads)

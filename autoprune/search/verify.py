@@ -15,6 +15,7 @@ from torch import nn
 
 from autoprune.budget import Budget, Cost
 from autoprune.cost.inputs import Inputs
+from autoprune.errors import DeviceError
 from autoprune.graph import PruningGraph
 from autoprune.pareto import Objective, ParetoFront
 from autoprune.pruning.surgery import prune
@@ -55,11 +56,16 @@ class Gauge:
 
 @dataclass(frozen=True)
 class Verified:
-    """The front by measured cost, the dense model's, and who is over budget when measured."""
+    """The front by measured cost, the dense model's, and who is over budget when measured.
+
+    Where the device could not be asked, `failure` says why in one line, and the front is that of
+    the predicted costs, without those that were found over budget before.
+    """
 
     front: ParetoFront
     dense: Cost | None
     over: dict[int, dict[str, float]]
+    failure: str | None = None
 
 
 def verify(
@@ -78,9 +84,10 @@ def verify(
     model's cost; that is given as `dense` where records were measured before (in a sitting that
     was interrupted), which are not measured again.
     """
-    current = {record.number: record for record in records}
+    known = records if dense is not None else [replace(r, measured=None) for r in records]
+    current = {record.number: record for record in known}
     over: dict[int, dict[str, float]] = {}
-    for record in records:
+    for record in known:
         if dense is not None:
             _judge(record, dense, plan, over)
     while True:
@@ -88,11 +95,16 @@ def verify(
         front = ParetoFront(plan.objectives, tuple(left), plan.reference)
         beside_it = [r for r in left if r.is_baseline and r not in front.members]
         asked = [*front.members, *beside_it]
-        new = [r for r in asked if r.measured is None and r.artifact is not None]
+        new = [r for r in asked if r.measured is None and r.artifact is not None][:TOGETHER]
         if not new:
             break
         models = [gauge.load(folder / str(record.artifact)) for record in new]
-        for record, (cost, beside) in zip(new, gauge.measure(models), strict=True):
+        try:
+            costs = gauge.measure(models)
+            _check_device(new, costs)
+        except DeviceError as error:
+            return Verified(front, dense, over, str(error))
+        for record, (cost, beside) in zip(new, costs, strict=True):
             dense = dense or beside
             found = replace(record, measured=cost)
             current[found.number] = found
@@ -102,6 +114,19 @@ def verify(
     elsewhere = tuple(site.name for site in gauge.sites if site.is_elsewhere)
     final = replace(front, records=tuple(within), source="measured", elsewhere=elsewhere)
     return Verified(final, dense, over)
+
+
+def _check_device(records: Sequence[TrialRecord], costs: Sequence[tuple[Cost, Cost]]) -> None:
+    """Raise DeviceError where one is not that for which latencies were predicted."""
+    for record, (cost, _) in zip(records, costs, strict=True):
+        for name in cost.names or ("",):
+            expected = record.predicted.device_of(name) if record.predicted else None
+            found = cost.device_of(name)
+            if expected and found and found.name != expected.name:
+                raise DeviceError(
+                    f"latencies were predicted for {expected.name}, but {found.runtime} is "
+                    f"{found.name} now · profile that one"
+                )
 
 
 def _judge(record: TrialRecord, dense: Cost, plan: Plan, over: dict[int, dict[str, float]]) -> None:

@@ -1,8 +1,24 @@
 import logging
 import warnings
 from collections.abc import Iterator
+from pathlib import Path
 
+import optuna
 import pytest
+
+from autoprune.store import RunFolder
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> RunFolder:
+    return RunFolder.create(tmp_path / "run", {}, {})
+
+
+@pytest.fixture(autouse=True)
+def _quiet_optuna() -> Iterator[None]:
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    yield
+    optuna.logging.set_verbosity(optuna.logging.INFO)
 
 
 @pytest.fixture(scope="session")

@@ -1,11 +1,10 @@
 """Screening: what is proposed, how it is scored and foreseen, what is chosen, who hears of it."""
 
 import itertools
-import json
 import logging
 import math
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,14 +23,14 @@ from autoprune.graph import trace
 from autoprune.pareto import hypervolume
 from autoprune.pruning.compensate import calibrate, reestimate_batchnorm
 from autoprune.search.knapsack import choices
-from autoprune.search.ledger import REPORT, STATE, Ledger
+from autoprune.search.ledger import STATE, Ledger
 from autoprune.search.moves import Moves
 from autoprune.search.plan import Limits, Plan
 from autoprune.search.projection import project
 from autoprune.search.score import RepairScore, heads
 from autoprune.search.screening import ENOUGH, Offer, Screening
-from autoprune.search.searcher import SCORE, SCREENED, BudgetedOptunaSearch, Proposal
-from autoprune.search.study import NAME, StudyFile
+from autoprune.search.searcher import SCORE, SCREENED
+from autoprune.search.study import NAME
 from autoprune.search.surrogate import Forecast, Known, expected_improvement
 from autoprune.store import RunFolder
 
@@ -67,54 +66,10 @@ def screening(plan: Plan, score: ToyScore | None = None, count: int = 8) -> Scre
     return Screening(plan, lambda: made, count=count)
 
 
-class Hand:
-    """Plays Ray Tune's part."""
-
-    def __init__(
-        self,
-        folder: RunFolder,
-        plan: Plan,
-        chosen: Screening | None,
-        seeds: Sequence[Proposal] = (),
-    ) -> None:
-        self.ledger = Ledger(plan, folder)
-        self.file = StudyFile(folder.path, plan.objectives)
-        self.searcher = BudgetedOptunaSearch(plan, self.ledger, self.file, seeds, chosen)
-        self.plan, self.count = plan, len(self.ledger.records)
-
-    def play(self, trials: int) -> list[Candidate]:
-        found = []
-        for _ in range(trials):
-            self.count += 1
-            spec = self.searcher.suggest(f"t{self.count}")
-            assert isinstance(spec, dict)
-            candidate = Candidate.from_dict(json.loads(spec["trial"])["candidate"])
-            report = {
-                "metrics": {"accuracy": accuracy(candidate)},
-                "epochs": self.plan.epochs,
-                "finished": True,
-            }
-            self.searcher.on_trial_complete(f"t{self.count}", {REPORT: json.dumps(report)})
-            found.append(candidate)
-        return found
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> RunFolder:
-    return RunFolder.create(tmp_path / "run", {}, {})
-
-
-@pytest.fixture(autouse=True)
-def _quiet_optuna() -> Iterator[None]:
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    yield
-    optuna.logging.set_verbosity(optuna.logging.INFO)
-
-
-def play(folder: RunFolder, trials: int, **changes: object) -> Hand:
+def play(folder: RunFolder, trials: int, **changes: object) -> toy.Hand:
     """A finished toy search with screening."""
     plan = toy.make_plan(limits=Limits(trials=trials), **changes)
-    hand = Hand(folder, plan, screening(plan))
+    hand = toy.Hand(folder, plan, screening=screening(plan), accuracy=accuracy)
     hand.play(trials)
     hand.file.close()
     return hand
@@ -263,7 +218,7 @@ def test_a_dropped_proposal_leaves_its_reason(
     folder: RunFolder, caplog: pytest.LogCaptureFixture
 ) -> None:
     plan = toy.make_plan(limits=Limits(trials=4))
-    hand = Hand(folder, plan, screening(plan, ToyScore(lambda candidate: True)))
+    hand = toy.Hand(folder, plan, screening=screening(plan, ToyScore(lambda candidate: True)))
     with caplog.at_level(logging.WARNING):
         assert len(hand.play(4)) == 4
     hand.file.close()
@@ -277,7 +232,7 @@ def test_a_score_that_cannot_be_made_turns_screening_off(
         raise ValueError("outputs of this task\ncannot be compared")
 
     plan = toy.make_plan(limits=Limits(trials=4))
-    hand = Hand(folder, plan, Screening(plan, fail, count=8))
+    hand = toy.Hand(folder, plan, screening=Screening(plan, fail, count=8))
     with caplog.at_level(logging.WARNING):
         assert len(hand.play(4)) == 4
     hand.file.close()
@@ -314,7 +269,7 @@ def test_its_work_is_counted_and_counted_on(folder: RunFolder) -> None:
     assert 5.0 < spent["samples"] <= 5.0 + 10 * spent["proposals"] * 0.5  # half the cost at most
     plan = toy.make_plan(limits=Limits(trials=12))
     score = ToyScore()
-    hand = Hand(folder, plan, screening(plan, score))
+    hand = toy.Hand(folder, plan, screening=screening(plan, score), accuracy=accuracy)
     hand.play(2)
     hand.file.close()
     later = folder.read_json(STATE)["screening"]
@@ -338,7 +293,12 @@ def test_it_beats_the_sampler_alone_at_equal_trials(tmp_path: Path) -> None:
         for seed in range(2):
             folder = RunFolder.create(tmp_path / f"{count}-{seed}", {}, {})
             plan = toy.make_plan(limits=Limits(trials=18), seed=seed)
-            hand = Hand(folder, plan, screening(plan, count=count) if count else None)
+            hand = toy.Hand(
+                folder,
+                plan,
+                screening=screening(plan, count=count) if count else None,
+                accuracy=accuracy,
+            )
             hand.play(18)
             hand.file.close()
             volumes.append(hand.ledger.front().hypervolume)

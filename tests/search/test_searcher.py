@@ -2,7 +2,6 @@
 
 import json
 import math
-from collections.abc import Iterator
 from pathlib import Path
 
 import optuna
@@ -15,59 +14,12 @@ from autoprune.budget import Budget
 from autoprune.candidate import Candidate
 from autoprune.errors import ConfigError
 from autoprune.search import study
-from autoprune.search.ledger import REPORT, Ledger
-from autoprune.search.plan import Limits, Plan
-from autoprune.search.searcher import BudgetedOptunaSearch, Proposal
-from autoprune.search.study import NAME, StudyFile, make_sampler
+from autoprune.search.ledger import REPORT
+from autoprune.search.plan import Limits
+from autoprune.search.searcher import Proposal
+from autoprune.search.study import NAME, make_sampler
 from autoprune.space import SearchSpace
 from autoprune.store import RunFolder
-
-
-class Hand:
-    """Plays Ray Tune's part."""
-
-    def __init__(self, folder: RunFolder, plan: Plan, seeds: tuple[Proposal, ...] = ()) -> None:
-        self.ledger = Ledger(plan, folder)
-        self.file = StudyFile(folder.path, plan.objectives)
-        self.searcher = BudgetedOptunaSearch(plan, self.ledger, self.file, seeds)
-        self.plan, self.count = plan, 0
-
-    def suggest(self) -> tuple[str, Candidate] | None:
-        self.count += 1
-        found = self.searcher.suggest(f"t{self.count}")
-        if not isinstance(found, dict):
-            return None
-        spec = json.loads(found["trial"])
-        return f"t{self.count}", Candidate.from_dict(spec["candidate"])
-
-    def complete(self, trial: str, accuracy: float) -> None:
-        report = {"metrics": {"accuracy": accuracy}, "epochs": self.plan.epochs, "finished": True}
-        self.searcher.on_trial_complete(trial, {REPORT: json.dumps(report)})
-
-    def play(self, trials: int) -> list[Candidate]:
-        found = []
-        for _ in range(trials):
-            suggested = self.suggest()
-            assert suggested is not None
-            trial, candidate = suggested
-            self.complete(trial, 1.0 - sum(r * r for r in candidate.ratios.values()) / 3)
-            found.append(candidate)
-        return found
-
-    def close(self) -> None:
-        self.file.close()
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> RunFolder:
-    return RunFolder.create(tmp_path / "run", {}, {})
-
-
-@pytest.fixture(autouse=True)
-def _quiet_optuna() -> Iterator[None]:
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    yield
-    optuna.logging.set_verbosity(optuna.logging.INFO)
 
 
 def study_of(folder: RunFolder) -> optuna.Study:
@@ -79,7 +31,7 @@ def test_every_proposal_is_within_the_budget_new_and_known_to_optuna(
     folder: RunFolder, sampler: str
 ) -> None:
     plan = toy.make_plan(limits=Limits(trials=12), sampler=sampler)
-    hand = Hand(folder, plan)
+    hand = toy.Hand(folder, plan)
     candidates = hand.play(12)
     hand.close()
     assert all(plan.allows(plan.cost(candidate)) for candidate in candidates)
@@ -96,7 +48,7 @@ def test_a_proposal_over_budget_is_told_truly_and_its_projection_is_tried(
     folder: RunFolder,
 ) -> None:
     plan = toy.make_plan(budget=Budget.parse({"macs": "10%"}))
-    hand = Hand(folder, plan)
+    hand = toy.Hand(folder, plan)
     hand.play(3)
     hand.close()
     trials, records = study_of(folder).trials, {r.number: r for r in folder.records()}
@@ -117,7 +69,7 @@ def test_seeds_come_first_and_a_seed_twice_is_tried_once(folder: RunFolder) -> N
     ratios = toy.SPACE.effective({"a": 0.5, "b": 0.5, "c": 0.5}, toy.SIZES)
     seed = toy.SPACE.candidate_from({"recovery.lr": 0.05}, toy.SIZES)
     seed = Candidate(ratios, seed.schedule, seed.importance, seed.repair, seed.recovery)
-    hand = Hand(folder, toy.make_plan(), (Proposal(seed, "seed:x"), Proposal(seed, "seed:y")))
+    hand = toy.Hand(folder, toy.make_plan(), (Proposal(seed, "seed:x"), Proposal(seed, "seed:y")))
     first, second = hand.play(2)
     hand.close()
     assert first == seed
@@ -126,7 +78,7 @@ def test_seeds_come_first_and_a_seed_twice_is_tried_once(folder: RunFolder) -> N
 
 
 def test_a_stopped_trial_gives_no_value_and_stays_off_the_front(folder: RunFolder) -> None:
-    hand = Hand(folder, toy.make_plan())
+    hand = toy.Hand(folder, toy.make_plan())
     suggested = hand.suggest()
     assert suggested is not None
     report = {"metrics": {"accuracy": 0.99}, "epochs": 1.0, "finished": False}
@@ -140,7 +92,7 @@ def test_a_stopped_trial_gives_no_value_and_stays_off_the_front(folder: RunFolde
 
 
 def test_a_failed_trial_is_told_failed_and_recorded_with_its_reason(folder: RunFolder) -> None:
-    hand = Hand(folder, toy.make_plan())
+    hand = toy.Hand(folder, toy.make_plan())
     suggested = hand.suggest()
     assert suggested is not None
     report = {
@@ -158,7 +110,7 @@ def test_a_failed_trial_is_told_failed_and_recorded_with_its_reason(folder: RunF
 
 
 def test_only_as_many_run_as_may_at_once(folder: RunFolder) -> None:
-    hand = Hand(folder, toy.make_plan(concurrent=2))
+    hand = toy.Hand(folder, toy.make_plan(concurrent=2))
     first, second = hand.suggest(), hand.suggest()
     assert first is not None
     assert second is not None
@@ -169,7 +121,7 @@ def test_only_as_many_run_as_may_at_once(folder: RunFolder) -> None:
 
 
 def test_the_search_ends_after_its_trials(folder: RunFolder) -> None:
-    hand = Hand(folder, toy.make_plan(limits=Limits(trials=2)))
+    hand = toy.Hand(folder, toy.make_plan(limits=Limits(trials=2)))
     hand.play(2)
     assert hand.searcher.suggest("more") == Searcher.FINISHED
     hand.close()
@@ -177,7 +129,7 @@ def test_the_search_ends_after_its_trials(folder: RunFolder) -> None:
 
 def test_the_search_ends_before_its_epochs_are_exceeded(folder: RunFolder) -> None:
     plan = toy.make_plan(limits=Limits(trials=99, total_epochs=9.0), epochs=4.0)
-    hand = Hand(folder, plan)
+    hand = toy.Hand(folder, plan)
     hand.play(2)
     assert hand.searcher.suggest("more") == Searcher.FINISHED
     assert hand.ledger.spent_epochs == 8.0
@@ -185,14 +137,14 @@ def test_the_search_ends_before_its_epochs_are_exceeded(folder: RunFolder) -> No
 
 
 def test_the_search_ends_with_its_time(folder: RunFolder) -> None:
-    hand = Hand(folder, toy.make_plan(limits=Limits(trials=99, seconds=0.0)))
+    hand = toy.Hand(folder, toy.make_plan(limits=Limits(trials=99, seconds=0.0)))
     assert hand.searcher.suggest("none") == Searcher.FINISHED
     hand.close()
 
 
 def test_a_space_that_is_used_up_ends_the_search(folder: RunFolder) -> None:
     space = SearchSpace.parse({"ratios": {"min": 0.6, "max": 0.75, "per": "global"}, "round_to": 4})
-    hand = Hand(folder, toy.make_plan(space=space, limits=Limits(trials=999)))
+    hand = toy.Hand(folder, toy.make_plan(space=space, limits=Limits(trials=999)))
     seen = set()
     while (suggested := hand.suggest()) is not None:
         seen.add(suggested[1].key)
@@ -206,7 +158,7 @@ def test_a_space_that_is_used_up_ends_the_search(folder: RunFolder) -> None:
 def test_the_same_seed_gives_the_same_candidates_in_the_same_order(tmp_path: Path) -> None:
     runs = []
     for name, seed in (("x", 3), ("y", 3), ("z", 4)):
-        hand = Hand(RunFolder.create(tmp_path / name, {}, {}), toy.make_plan(seed=seed))
+        hand = toy.Hand(RunFolder.create(tmp_path / name, {}, {}), toy.make_plan(seed=seed))
         runs.append(hand.play(8))
         hand.close()
     assert runs[0] == runs[1]
@@ -222,7 +174,7 @@ def test_a_killed_search_goes_on_and_tries_again_what_was_running(folder: RunFol
         )
         for r in (0.5, 0.6, 0.7)
     )
-    killed = Hand(folder, plan, seeds)
+    killed = toy.Hand(folder, plan, seeds)
     done, running = killed.suggest(), killed.suggest()
     assert done is not None
     assert running is not None
@@ -231,7 +183,7 @@ def test_a_killed_search_goes_on_and_tries_again_what_was_running(folder: RunFol
     assert third is not None
     killed.file.flush()  # and no more: the process is gone
 
-    resumed = Hand(folder, plan, seeds)
+    resumed = toy.Hand(folder, plan, seeds)
     again = resumed.play(5)
     resumed.close()
     assert again[:2] == [running[1], third[1]]
@@ -244,13 +196,13 @@ def test_a_killed_search_goes_on_and_tries_again_what_was_running(folder: RunFol
 
 def test_a_study_file_that_was_lost_is_made_again_from_the_records(folder: RunFolder) -> None:
     plan = toy.make_plan(budget=Budget.parse({"macs": "20%"}), limits=Limits(trials=8))
-    hand = Hand(folder, plan)
+    hand = toy.Hand(folder, plan)
     hand.play(4)
     hand.close()
     before = [(t.state, t.values, t.constraints) for t in study_of(folder).trials]
     for file in folder.path.glob("study.db*"):
         file.unlink()
-    resumed = Hand(folder, plan)
+    resumed = toy.Hand(folder, plan)
     resumed.play(1)
     resumed.close()
     after = [(t.state, t.values, t.constraints) for t in study_of(folder).trials]
@@ -260,7 +212,7 @@ def test_a_study_file_that_was_lost_is_made_again_from_the_records(folder: RunFo
 def test_a_space_in_which_nothing_varies_is_refused(folder: RunFolder) -> None:
     plan = toy.make_plan(space=SearchSpace.parse({"ratios": {"max": 0.0}}))
     with pytest.raises(ConfigError, match="nothing varies in this space"):
-        Hand(folder, plan)
+        toy.Hand(folder, plan)
 
 
 def test_an_unknown_sampler_is_refused() -> None:
@@ -271,7 +223,7 @@ def test_an_unknown_sampler_is_refused() -> None:
 def test_a_trial_on_its_way_to_the_file_is_not_the_studys_own(
     folder: RunFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    hand = Hand(folder, toy.make_plan())
+    hand = toy.Hand(folder, toy.make_plan())
     sent = []
     monkeypatch.setattr(hand.file, "put", sent.append)
     assert hand.suggest() is not None
@@ -296,7 +248,7 @@ def test_tpe_looks_at_the_front_and_the_latest_trials_only(
         return found
 
     monkeypatch.setattr(study._Recent, "_get_trials", spied)
-    hand = Hand(folder, toy.make_plan(limits=Limits(trials=30)))
+    hand = toy.Hand(folder, toy.make_plan(limits=Limits(trials=30)))
     hand.play(30)
     hand.close()
     best = {record.number for record in hand.ledger.front().members}

@@ -13,6 +13,7 @@ from autoprune.budget import Budget, Cost, Device, Timing
 from autoprune.candidate import Candidate
 from autoprune.config import DeviceConfig
 from autoprune.cost.targets import device_name
+from autoprune.errors import DeviceLostError
 from autoprune.pareto import Objective
 from autoprune.record import TrialRecord
 from autoprune.search.sites import Site
@@ -109,3 +110,26 @@ def test_what_an_earlier_sitting_measured_is_judged_and_not_measured_again() -> 
     found = verify(records, Path(), gauge, PLAN, lambda *_: None, DENSE)  # type: ignore[arg-type]
     assert [record.number for record in found.front] == [2]
     assert gauge.asked == ["2"]
+
+
+def test_a_device_that_is_lost_leaves_the_front_by_prediction() -> None:
+    before = replace(trial(1, 0.9, 8.0, 4.0), measured=cost("measured", server=6.6))
+    gauge = Scale({})
+
+    def lost(models: list[str]) -> None:
+        raise DeviceLostError("the server was lost")
+
+    gauge.measure = lost  # type: ignore[assignment,method-assign]
+    records = [before, trial(2, 0.8, 8.0, 4.5), trial(3, 0.7, 4.0, 2.0)]
+    found = verify(records, Path(), gauge, PLAN, lambda *_: None, DENSE)  # type: ignore[arg-type]
+    assert (found.failure, found.front.source) == ("the server was lost", "predicted")
+    assert [record.number for record in found.front] == [3, 2]  # 1 was over budget before
+
+
+def test_another_machine_behind_a_name_is_refused() -> None:
+    strange = replace(cost("measured", server=1.0), timings=(Timing("server", 1.0, None, PHONE),))
+    gauge = Scale({})
+    gauge.measure = lambda models: [(strange, DENSE)]  # type: ignore[method-assign]
+    found = verify([trial(1, 0.9, 8.0, 4.0)], Path(), gauge, PLAN, lambda *_: None)  # type: ignore[arg-type]
+    assert found.failure is not None
+    assert found.failure.startswith(f"latencies were predicted for {device_name()}, but torch is ")

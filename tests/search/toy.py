@@ -4,14 +4,16 @@ import json
 import os
 import signal
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from autoprune.budget import Budget, Cost
+from autoprune.candidate import Candidate
 from autoprune.pareto import Objective
-from autoprune.search.ledger import Ledger, Report
+from autoprune.search.ledger import REPORT, Ledger, Report
 from autoprune.search.plan import Limits, Plan
+from autoprune.search.screening import Screening
 from autoprune.search.searcher import BudgetedOptunaSearch, Proposal
 from autoprune.search.study import StudyFile
 from autoprune.search.trainable import Spec
@@ -125,3 +127,51 @@ def run_toy(
     finally:
         file.close()
     return ledger
+
+
+def height(candidate: Candidate) -> float:
+    """An accuracy that falls with the square of the ratios."""
+    return 1.0 - sum(r * r for r in candidate.ratios.values()) / 3
+
+
+class Hand:
+    """Plays Ray Tune's part: asks the searcher, and reports what `accuracy` says."""
+
+    def __init__(
+        self,
+        folder: RunFolder,
+        plan: Plan,
+        seeds: Sequence[Proposal] = (),
+        screening: Screening | None = None,
+        accuracy: Callable[[Candidate], float] = height,
+    ) -> None:
+        self.ledger = Ledger(plan, folder)
+        self.file = StudyFile(folder.path, plan.objectives)
+        self.searcher = BudgetedOptunaSearch(plan, self.ledger, self.file, seeds, screening)
+        self.plan, self.count = plan, len(self.ledger.records)
+        self._accuracy = accuracy
+
+    def suggest(self) -> tuple[str, Candidate] | None:
+        self.count += 1
+        found = self.searcher.suggest(f"t{self.count}")
+        if not isinstance(found, dict):
+            return None
+        spec = json.loads(found["trial"])
+        return f"t{self.count}", Candidate.from_dict(spec["candidate"])
+
+    def complete(self, trial: str, accuracy: float) -> None:
+        report = {"metrics": {"accuracy": accuracy}, "epochs": self.plan.epochs, "finished": True}
+        self.searcher.on_trial_complete(trial, {REPORT: json.dumps(report)})
+
+    def play(self, trials: int) -> list[Candidate]:
+        found = []
+        for _ in range(trials):
+            suggested = self.suggest()
+            assert suggested is not None
+            trial, candidate = suggested
+            self.complete(trial, self._accuracy(candidate))
+            found.append(candidate)
+        return found
+
+    def close(self) -> None:
+        self.file.close()

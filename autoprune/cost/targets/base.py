@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import os
-import platform
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from pathlib import Path
 
 from torch import nn
 
 from autoprune.cost.inputs import Inputs
+from autoprune.cost.targets.on_device import cores, device_name
 from autoprune.cost.timing import Call, rounds_of
 from autoprune.errors import DeviceError
 
@@ -46,6 +44,10 @@ class Target(ABC):
         return
 
     @abstractmethod
+    def reach(self, threads: int) -> None:
+        """Raise DeviceError where the device cannot be reached, or has fewer cores."""
+
+    @abstractmethod
     def time(
         self, models: Sequence[nn.Module], example_inputs: Inputs, protocol: Protocol
     ) -> Timings:
@@ -67,32 +69,19 @@ class LocalTarget(Target):
         """What must hold while calls run; restores what it changes."""
         return nullcontext()
 
+    def reach(self, threads: int) -> None:
+        """The device is this machine."""
+        if not 1 <= threads <= cores():
+            raise DeviceError(
+                f"threads must be from 1 to {cores()} (the cores here), got {threads}"
+            )
+
     def time(
         self, models: Sequence[nn.Module], example_inputs: Inputs, protocol: Protocol
     ) -> Timings:
         """Prepare all, then time them in turns in this process."""
-        if not 1 <= protocol.threads <= cores():
-            raise DeviceError(
-                f"threads must be from 1 to {cores()} (the cores here), got {protocol.threads}"
-            )
+        self.reach(protocol.threads)
         calls = [self.prepare(model, example_inputs, protocol.threads) for model in models]
         with self.pinned(protocol.threads):
             rounds = rounds_of(calls, protocol.warmup_s, protocol.repeats)
         return Timings(rounds, device_name())
-
-
-def device_name() -> str:
-    """What the processor calls itself, e.g. `AMD EPYC 7B13`."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        lines = []
-    models = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(models, "") or platform.processor() or platform.machine() or "unknown CPU"
-
-
-def cores() -> int:
-    """How many cores this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

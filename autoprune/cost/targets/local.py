@@ -12,6 +12,7 @@ from torch import nn
 from autoprune.cost.inputs import Inputs, as_call, frozen_copy, moved
 from autoprune.cost.onnx_export import to_onnx
 from autoprune.cost.targets.base import LocalTarget
+from autoprune.cost.targets.on_device import open_session
 from autoprune.cost.timing import Call
 from autoprune.errors import DeviceError
 
@@ -47,17 +48,7 @@ class OnnxRuntime(LocalTarget):
 
     def prepare(self, model: nn.Module, example_inputs: Inputs, threads: int) -> Call:
         """A session of the exported model; the threads are the session's own."""
-        import onnxruntime
-
         written = to_onnx(model, example_inputs)
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.inter_op_num_threads = 1
-        options.log_severity_level = 3
-        # Several sessions are timed in turn: one that waits must not keep a core busy.
-        options.add_session_config_entry("session.force_spinning_stop", "1")
-        session = onnxruntime.InferenceSession(
-            written.data, options, providers=["CPUExecutionProvider"]
-        )
+        session = open_session(written.data, threads)
         feed = written.feed(example_inputs)
         return lambda: session.run(None, feed)

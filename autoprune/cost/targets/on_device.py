@@ -1,0 +1,135 @@
+"""Times ONNX models on a device; Python 3.8, NumPy and ONNX Runtime are all it needs there.
+
+A remote target copies this file and `timing.py` into a folder of the device, with a job, and runs
+`main(folder)` there, which reads `job.json` and writes `answer.json`. The local targets call the
+same functions, so that both are measured alike.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import platform
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+CPU = "CPUExecutionProvider"
+_NEEDED = ("numpy", "onnxruntime")
+
+
+def device_name() -> str:
+    """What board or processor calls itself, e.g. `Raspberry Pi 5 Model B` or `AMD EPYC 7B13`."""
+    board = _text("/proc/device-tree/model").strip("\0 \n")
+    lines = _text("/proc/cpuinfo").splitlines()
+    models = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    found = board or next(models, "") or platform.processor() or platform.machine()
+    return found or "unknown CPU"
+
+
+def cores() -> int:
+    """How many cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def open_session(model: str | bytes, threads: int, provider: str = CPU) -> Any:
+    """An ONNX Runtime session with all graph optimisations; `model` is a path or the bytes."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    # Several sessions are timed in turn: one that waits must not keep a core busy.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
+    return onnxruntime.InferenceSession(model, options, providers=[provider])
+
+
+def answer(folder: Path, job: Mapping[str, Any]) -> dict[str, Any]:
+    """What this device is, and the raw times of the job's models where they can be measured.
+
+    The job holds `models` (file names), `inputs` (names, in the order of `inputs.npz`), `threads`,
+    `provider`, `warmup_s` and `repeats`.
+    """
+    missing = _missing()
+    found: dict[str, Any] = {"device": _about(missing), "missing": missing}
+    fits = not missing and job["provider"] in found["device"]["providers"]
+    if fits and 1 <= job["threads"] <= cores():
+        found["rounds"] = _rounds(folder, job) if job["models"] else []
+    return found
+
+
+def _about(missing: Mapping[str, str]) -> dict[str, Any]:
+    versions = {"python": platform.python_version()}
+    for name in _NEEDED:
+        if name not in missing:
+            versions[name] = str(importlib.import_module(name).__version__)
+    runtime = None if "onnxruntime" in missing else importlib.import_module("onnxruntime")
+    return {
+        "name": device_name(),
+        "host": platform.node(),
+        "cores": cores(),
+        "load": os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0,
+        "versions": versions,
+        "providers": runtime.get_available_providers() if runtime else [],
+    }
+
+
+def _missing() -> dict[str, str]:
+    found = {}
+    for name in _NEEDED:
+        try:
+            importlib.import_module(name)
+        except ImportError as error:
+            found[name] = str(error)
+    return found
+
+
+def _rounds(folder: Path, job: Mapping[str, Any]) -> Any:
+    import numpy as np
+
+    timing = importlib.import_module("timing")  # the copy beside this file
+    with np.load(str(folder / "inputs.npz"), allow_pickle=False) as stored:
+        feed = {name: stored[f"arr_{n}"] for n, name in enumerate(job["inputs"])}
+    calls = [
+        _call(open_session(str(folder / name), job["threads"], job["provider"]), feed)
+        for name in job["models"]
+    ]
+    return timing.rounds_of(calls, job["warmup_s"], job["repeats"])
+
+
+def _call(session: Any, feed: Mapping[str, Any]) -> Callable[[], object]:
+    return lambda: session.run(None, feed)
+
+
+def _text(path: str) -> str:
+    try:
+        return Path(path).read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
+
+
+def _leave_with_caller() -> None:
+    """End this process when whoever started it is gone: its end of our standard input closes."""
+
+    def wait() -> None:
+        while os.read(0, 4096):
+            continue
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
+def main(folder: str) -> None:
+    """Do the job in `folder`, and leave when whoever asked for it has gone."""
+    _leave_with_caller()
+    os.environ["TMPDIR"] = folder  # what packages leave behind goes with the folder
+    job = json.loads(Path(folder, "job.json").read_text(encoding="utf-8"))
+    found = answer(Path(folder), job)
+    Path(folder, "answer.json").write_text(json.dumps(found), encoding="utf-8")

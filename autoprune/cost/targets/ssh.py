@@ -1,0 +1,150 @@
+"""A remote device over SSH: models go there as ONNX, raw times come back."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import importlib.util
+import io
+import json
+import logging
+import shlex
+from collections.abc import Coroutine, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+from torch import nn
+
+from autoprune.cost import timing
+from autoprune.cost.inputs import Inputs
+from autoprune.cost.onnx_export import to_onnx
+from autoprune.cost.targets import on_device
+from autoprune.cost.targets.address import SshAddress
+from autoprune.cost.targets.base import Protocol, Target, Timings
+from autoprune.errors import DeviceError
+
+_log = logging.getLogger(__name__)
+_T = TypeVar("_T")
+_SCRIPTS = {"timing.py": timing, "on_device.py": on_device}
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """What the device is to do: its `job.json`, and the other files that travel."""
+
+    job: Mapping[str, Any]
+    files: Mapping[str, bytes] = field(default_factory=dict)
+
+    @staticmethod
+    def of(
+        models: Sequence[nn.Module], example_inputs: Inputs, protocol: Protocol, provider: str
+    ) -> _Job:
+        """Each model as ONNX, named by its content (so that equal ones travel once); the inputs."""
+        written = [to_onnx(model, example_inputs) for model in models]
+        names = [f"{hashlib.sha256(one.data).hexdigest()[:16]}.onnx" for one in written]
+        files = {name: one.data for name, one in zip(names, written, strict=True)}
+        feed = written[0].feed(example_inputs) if written else {}
+        if feed:
+            packed = io.BytesIO()
+            np.savez(packed, *feed.values())
+            files["inputs.npz"] = packed.getvalue()
+        job = {**asdict(protocol), "provider": provider, "models": names, "inputs": list(feed)}
+        return _Job(job, files)
+
+    @property
+    def longest_s(self) -> float:
+        """How long the measurement itself may take, for models that run in under a second."""
+        warm_s = 5 * self.job["warmup_s"] + timing.LONGEST_S
+        return float(warm_s * len(self.job["models"]))
+
+
+class Ssh(Target):
+    """ONNX Runtime on another machine, which needs Python 3.8, NumPy and ONNX Runtime.
+
+    Each call opens one connection, copies models, inputs and two small scripts into a fresh folder
+    (removed by the device when the connection ends, however it does), and times there what
+    `OnnxRuntime` times here. Raises DeviceLostError where the device cannot be reached or is lost
+    on the way, and another DeviceError for what has to be mended first.
+    """
+
+    def __init__(self, runtime: str) -> None:
+        """`runtime` as in `SshAddress`; DeviceError where it cannot be read."""
+        self.address = SshAddress.parse(runtime)
+
+    def check(self) -> None:
+        """Needs the package `asyncssh`, and the ssh configuration that the address names."""
+        if importlib.util.find_spec("asyncssh") is None:
+            raise DeviceError(
+                "a device over SSH needs the package asyncssh · pip install 'autoprune[ssh]'"
+            )
+        config = self.address.config
+        if config is not None and not Path(config).is_file():
+            raise DeviceError(f"{self.address}: the ssh configuration {config} is not a file")
+
+    def reach(self, threads: int) -> None:
+        """Connect, and see whether the device has what measuring needs."""
+        _complete(self._ask(_Job.of([], (), Protocol(threads), self.address.provider)))
+
+    def versions(self) -> dict[str, str]:
+        """Of Python and the packages there."""
+        answer = _complete(self._ask(_Job.of([], (), Protocol(), self.address.provider)))
+        return dict(answer["device"]["versions"])
+
+    def time(
+        self, models: Sequence[nn.Module], example_inputs: Inputs, protocol: Protocol
+    ) -> Timings:
+        """Export here, then time there, in turns."""
+        job = _Job.of(models, example_inputs, protocol, self.address.provider)
+        answer = _complete(self._ask(job))
+        about = answer["device"]
+        if about["load"] > about["cores"]:
+            _log.warning(
+                "%s is busy (load %.1f on %d cores): other programs there make latencies longer",
+                self.address,
+                about["load"],
+                about["cores"],
+            )
+        return Timings(answer["rounds"], f"{about['name']} ({about['host']})")
+
+    async def _ask(self, job: _Job) -> dict[str, Any]:
+        """The device's answer to a job (see `on_device.answer`)."""
+        from autoprune.cost.targets.connection import answer_from
+
+        scripts = {
+            name: Path(str(module.__file__)).read_bytes() for name, module in _SCRIPTS.items()
+        }
+        files = {**scripts, **job.files, "job.json": json.dumps(job.job).encode()}
+        answer: dict[str, Any] = json.loads(await answer_from(self.address, files, job.longest_s))
+        self._judge(answer, job.job["threads"])
+        return answer
+
+    def _judge(self, answer: Mapping[str, Any], threads: int) -> None:
+        """Raise DeviceError where the device lacks what the job asks for."""
+        at, about = self.address, answer["device"]
+        if answer["missing"]:
+            names = " and ".join(answer["missing"])
+            wanted = shlex.join([at.python, "-m", "pip", "install", *answer["missing"]])
+            first = next(iter(answer["missing"].values()))
+            raise DeviceError(f"{at} lacks {names} ({first}) · run there: {wanted}")
+        if at.provider not in about["providers"]:
+            raise DeviceError(
+                f"{at} has no {at.provider} · provider must be one of "
+                f"{', '.join(about['providers'])}"
+            )
+        if not 1 <= threads <= about["cores"]:
+            raise DeviceError(
+                f"threads must be from 1 to {about['cores']} (the cores of {at}), got {threads}"
+            )
+
+
+def _complete(work: Coroutine[Any, Any, _T]) -> _T:
+    """Run to the end; beside an event loop that runs already (a notebook's) in its own thread."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(work)
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(asyncio.run, work).result()
