@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from autoprune.budget import Value
 from autoprune.config import RunConfig
-from autoprune.cost.targets import find_target, is_remote
 from autoprune.errors import StoreError, TaskError
 from autoprune.pareto import ParetoFront
 from autoprune.pick import pick as pick_record
@@ -64,9 +64,10 @@ class Result:
 def search(
     task: str | Task,
     *,
-    budget: Mapping[str, str | float | int],
+    budget: Mapping[str, Value | Mapping[str, Value]],
     space: str | Path | Mapping[str, Any] = "channels_and_schedule",
     device: str | Path | Mapping[str, Any] | None = None,
+    devices: Mapping[str, str | Path | Mapping[str, Any]] | None = None,
     train_on: str = "auto",
     task_args: Mapping[str, Any] | None = None,
     data: str | Path | None = None,
@@ -88,9 +89,10 @@ def search(
 
     `task` is a reference (`digits`, `path/to/file.py:MyTask`, `package.module:MyTask`) or a Task
     object. `device` holds `runtime`, `threads` and `batch`: where the latency counts; or it is
-    the file of a `DeviceProfile`, or an address, `ssh://user@host`. `progress` is told every new
-    state. Raises UsageError before any training where the
-    arguments, the task, the model or the budget do not fit.
+    the file of a `DeviceProfile`, or an address, `ssh://user@host`. `devices` are several such by
+    name, with latencies called `latency_ms@<name>`. `progress` is told every new state. Raises
+    UsageError before any training where the arguments, the task, the model or the budget do not
+    fit.
     """
     options = {
         "sampler": sampler,
@@ -111,7 +113,7 @@ def search(
         "task_args": dict(task_args or {}),
         "data": str(data) if data is not None else None,
         "budget": dict(budget),
-        "device": dict(device) if isinstance(device, Mapping) else str(device) if device else {},
+        **_device_sections(device, devices),
         "train_on": train_on,
         "space": space if isinstance(space, str | Mapping) else str(space),
         "search": options,
@@ -120,12 +122,26 @@ def search(
     return run_config(RunConfig.from_dict(settings, place="search"), task=given, progress=progress)
 
 
+def _device_sections(
+    device: str | Path | Mapping[str, Any] | None,
+    devices: Mapping[str, str | Path | Mapping[str, Any]] | None,
+) -> dict[str, Any]:
+    """The sections that are given, in the YAML's shape."""
+
+    def plain(one: str | Path | Mapping[str, Any]) -> object:
+        return dict(one) if isinstance(one, Mapping) else str(one)
+
+    found: dict[str, Any] = {} if device is None else {"device": plain(device)}
+    if devices is not None:
+        found["devices"] = {name: plain(one) for name, one in devices.items()}
+    return found
+
+
 def run_config(
     config: RunConfig, *, task: Task | None = None, progress: Progress | None = None
 ) -> Result:
     """Search as `config` says, into its `output` or `results/<task>-<date-time>`."""
     job = task or task_of(config)
-    _check_device(config)  # a missing runtime is said before anything is written
     folder = Path(config.output) if config.output else Path("results") / run_name(config.task)
     from autoprune.search.run import run
 
@@ -146,14 +162,6 @@ def resume(
 
     run(config, job, Path(path), progress=progress, resume=True)
     return Result.read(path)
-
-
-def _check_device(config: RunConfig) -> None:
-    """Raise DeviceError where the search could not measure; a remote's profile is a beginning."""
-    if config.device.profile is None:
-        find_target(config.device.runtime).reach(config.device.threads)
-    elif not is_remote(config.device.runtime):
-        find_target(config.device.runtime)
 
 
 @dataclass(frozen=True)

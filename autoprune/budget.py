@@ -9,17 +9,11 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from autoprune.errors import BudgetError
+from autoprune.fields import FIELDS, by_device, is_cost, split_field
 
 Source = Literal["analytic", "predicted", "measured"]
 
-FIELDS: tuple[str, ...] = (
-    "params",
-    "macs",
-    "weight_bytes",
-    "peak_memory_bytes",
-    "latency_ms",
-    "latency_p95_ms",
-)
+Value = str | float | int
 _COUNTS = {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9}
 _BYTES = {"b": 1.0, "kb": 1e3, "mb": 1e6, "gb": 1e9, "kib": 2.0**10, "mib": 2.0**20, "gib": 2.0**30}
 _TIMES = {"us": 1e-3, "ms": 1.0, "s": 1e3}
@@ -52,12 +46,23 @@ class Device:
 
 
 @dataclass(frozen=True, slots=True)
+class Timing:
+    """The latency of one forward pass on a device that the search calls by `name`."""
+
+    name: str
+    latency_ms: float
+    latency_p95_ms: float | None
+    device: Device
+
+
+@dataclass(frozen=True, slots=True)
 class Cost:
     """What one model costs; `None` where it was not determined.
 
     Multiply-accumulates (`macs`) and `peak_memory_bytes` (weights plus the largest set of live
     activations) are for one forward pass at the batch of the example input. Latencies are
-    milliseconds for one forward pass; they need a `device`.
+    milliseconds for one forward pass; they need a `device`. Where a search names its devices, all
+    latencies are in `timings`, one a device, and are read as `latency_ms@<name>`.
     """
 
     params: int | None = None
@@ -68,27 +73,69 @@ class Cost:
     latency_p95_ms: float | None = None
     source: Source = "analytic"
     device: Device | None = None
+    timings: tuple[Timing, ...] = ()
 
     def __post_init__(self) -> None:
         if self.latency_ms is not None and self.device is None:
             raise ValueError("a latency needs a device: runtime, dtype, batch and threads")
+        if len(set(self.names)) != len(self.timings):
+            raise ValueError(f"a device has one timing, got {', '.join(self.names)}")
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The named devices whose latency is known, in the order of the configuration."""
+        return tuple(timing.name for timing in self.timings)
+
+    def value(self, field: str) -> float | None:
+        """The value of a cost, None where it was not determined; ValueError where it is none."""
+        if not is_cost(field):
+            raise ValueError(f"{field!r} is not a cost")
+        base, name = split_field(field)
+        found: float | None = getattr(self._timing(name) if name else self, base, None)
+        return found
 
     def get(self, field: str) -> float:
-        """The value of one of `FIELDS`; raises BudgetError where it was not determined."""
-        value = getattr(self, field) if field in FIELDS else None
+        """The value of a cost; raises BudgetError where it was not determined."""
+        value = self.value(field) if is_cost(field) else None
         if value is None:
             raise BudgetError(f"{field} was not determined for this model ({self.source} cost)")
         return float(value)
 
+    def device_of(self, name: str) -> Device | None:
+        """Where the latency of a named device holds; `""` is the device without a name."""
+        found: Device | None = getattr(self._timing(name) if name else self, "device", None)
+        return found
+
+    def timed(
+        self, median_ms: float, p95_ms: float | None, device: Device, source: Source, name: str = ""
+    ) -> Cost:
+        """The same with a latency, in place of any other on the device of that name."""
+        if not name:
+            return dataclasses.replace(
+                self, latency_ms=median_ms, latency_p95_ms=p95_ms, device=device, source=source
+            )
+        others = tuple(timing for timing in self.timings if timing.name != name)
+        timings = (*others, Timing(name, median_ms, p95_ms, device))
+        return dataclasses.replace(self, timings=timings, source=source)
+
     def to_dict(self) -> dict[str, Any]:
         """A JSON-ready form; `from_dict` reads it back."""
-        return dataclasses.asdict(self)
+        plain = dataclasses.asdict(self)
+        timings = plain.pop("timings")
+        return {**plain, "timings": list(timings)} if timings else plain
 
     @staticmethod
     def from_dict(data: Mapping[str, Any]) -> Cost:
         """Inverse of `to_dict`."""
         device = Device(**data["device"]) if data.get("device") else None
-        return Cost(**{**data, "device": device})
+        timings = tuple(
+            Timing(**{**timing, "device": Device(**timing["device"])})
+            for timing in data.get("timings", ())
+        )
+        return Cost(**{**data, "device": device, "timings": timings})
+
+    def _timing(self, name: str) -> Timing | None:
+        return next((timing for timing in self.timings if timing.name == name), None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,8 +165,8 @@ class Budget:
     limits: tuple[Limit, ...]
 
     @staticmethod
-    def parse(spec: Mapping[str, str | float | int], place: str = "budget") -> Budget:
-        """Read limits such as `8`, `"8 ms"`, `"2 MB"`, `"50%"`.
+    def parse(spec: Mapping[str, Value | Mapping[str, Value]], place: str = "budget") -> Budget:
+        """Read limits such as `8`, `"8 ms"`, `"2 MB"`, `"50%"`; latencies also by device name.
 
         Raises BudgetError that names the key, the value and the form that is understood.
         """
@@ -128,7 +175,8 @@ class Budget:
             raise BudgetError(
                 f"{place} needs at least one limit, e.g. latency_ms: 50% · fields: {known}"
             )
-        return Budget(tuple(_limit(field, value, place) for field, value in spec.items()))
+        flat = by_device(spec, place)
+        return Budget(tuple(_limit(field, value, place) for field, value in flat.items()))
 
     @property
     def fields(self) -> tuple[str, ...]:
@@ -149,10 +197,10 @@ class Budget:
         return ", ".join(str(limit) for limit in self.limits)
 
 
-def _limit(field: str, value: str | float, place: str) -> Limit:
-    if field not in FIELDS:
+def _limit(field: str, value: Value, place: str) -> Limit:
+    if not is_cost(field):
         raise BudgetError(f"{place}.{field} is not a cost · fields: {', '.join(FIELDS)}")
-    units = _UNITS[field]
+    units = _UNITS[split_field(field)[0]]
     text = str(value).strip()
     match = re.fullmatch(r"([0-9]*\.?[0-9]+(?:[eE][+-]?[0-9]+)?)\s*(%|[A-Za-z]*)", text)
     if isinstance(value, bool) or match is None:
@@ -170,5 +218,5 @@ def _limit(field: str, value: str | float, place: str) -> Limit:
 
 
 def _forms(field: str) -> str:
-    units = ", ".join(unit for unit in _UNITS[field] if unit)
+    units = ", ".join(unit for unit in _UNITS[split_field(field)[0]] if unit)
     return f"write e.g. {_EXAMPLE.get(field, '8 ms')!r} or '50%' (units: {units})"

@@ -184,7 +184,8 @@ def retrain(
     except KeyboardInterrupt:
         _fail("stopped; what was trained is saved · the same command goes on", INTERRUPTED)
     _say(terminal.retrained_table(read(run)))
-    _say(_speed(done.summary))
+    for line in _speeds(done.summary):
+        _say(line)
     _say(f"wrote {done.path}")
     _say(f"next  autoprune export {done.path} --format onnx")
 
@@ -272,16 +273,22 @@ def _finish(result: Result) -> None:
         _say(f"        autoprune retrain {result.path} --pick knee --epochs 20")
 
 
-def _speed(summary: Mapping[str, Any]) -> str:
-    """The retrained model's latency beside the dense one's, as measured in turns."""
+def _speeds(summary: Mapping[str, Any]) -> Iterator[str]:
+    """For each device, the retrained model's latency beside the dense one's, measured in turns."""
     from autoprune.budget import Cost
+    from autoprune.fields import field_at
 
     small, dense = Cost.from_dict(summary["measured"]), Cost.from_dict(summary["dense"]["measured"])
-    gain = dense.get("latency_ms") / small.get("latency_ms")
-    return (
-        f"measured {small.get('latency_ms'):.3g} ms, dense {dense.get('latency_ms'):.3g} ms: "
-        f"{gain:.2f} times the speed ({small.device})"
-    )
+    for name in small.names or ("",):
+        field, on = field_at("latency_ms", name), f" on {name}" if name else ""
+        ours, theirs = small.value(field), dense.value(field)
+        if ours is None or theirs is None:
+            yield "latency not measured: the search's devices are other machines"
+            continue
+        yield (
+            f"measured {ours:.3g} ms{on}, dense {theirs:.3g} ms: {theirs / ours:.2f} times the "
+            f"speed ({small.device_of(name)})"
+        )
 
 
 def _say_entry(seed: int, entry: Mapping[str, float]) -> None:

@@ -18,7 +18,8 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from autoprune.budget import Budget
-from autoprune.errors import ConfigError
+from autoprune.errors import BudgetError, ConfigError
+from autoprune.fields import DEVICE_NAME, by_device, on_device
 from autoprune.space import SearchSpace
 
 
@@ -39,7 +40,7 @@ Positive = Annotated[float, BeforeValidator(_whole), Field(gt=0, allow_inf_nan=F
 
 
 class DeviceConfig(_Section):
-    """Where the latency counts: a runtime of `cost.targets` or `ssh://user@host`, threads, batch.
+    """A place where latency counts: a runtime of `cost.targets` or an `ssh://` address.
 
     `profile` is a file that `autoprune profile -o` wrote, and says the other three.
     """
@@ -85,6 +86,7 @@ class RunConfig(_Section):
     data: str | None = None
     budget: dict[str, Any]
     device: DeviceConfig = DeviceConfig()
+    devices: dict[str, DeviceConfig] = {}
     train_on: Literal["cpu", "cuda", "auto"] = "auto"
     space: dict[str, Any] = {}
     search: SearchConfig = SearchConfig()
@@ -116,12 +118,12 @@ class RunConfig(_Section):
         """
         folder = (base or Path.cwd()).resolve()
         values = {**data, "space": resolve_space(data.get("space"), folder, place)}
-        if "device" in data:
-            values["device"] = resolve_device(data["device"], folder, place)
+        values |= _resolved_devices(data, folder, place)
         try:
             config = RunConfig.model_validate(values)
         except ValidationError as error:
             raise ConfigError(_one_line(error, place)) from error
+        config = _with_devices_named(config, place)
         Budget.parse(config.budget, f"{place}: budget")
         SearchSpace.parse(config.space, f"{place}: space")
         return config.model_copy(
@@ -131,6 +133,11 @@ class RunConfig(_Section):
                 "output": _anchored(config.output, folder),
             }
         )
+
+    @property
+    def targets(self) -> dict[str, DeviceConfig]:
+        """Where latencies count, by name; the only device, where it has no name, under `""`."""
+        return self.devices or {"": self.device}
 
     @property
     def limits(self) -> Budget:
@@ -144,7 +151,7 @@ class RunConfig(_Section):
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values in the YAML's shape; `from_dict` reads an equal configuration back."""
-        return self.model_dump(mode="json")
+        return self.model_dump(mode="json", exclude={"device" if self.devices else "devices"})
 
     def to_yaml(self) -> str:
         """The resolved configuration as YAML, keys in the documented order."""
@@ -185,8 +192,10 @@ def resolve_space(space: object, base: Path, place: str = "config") -> dict[str,
     return content
 
 
-def resolve_device(device: object, base: Path, place: str = "config") -> object:
-    """The section `device` with what its profile says.
+def resolve_device(
+    device: object, base: Path, place: str = "config", key: str = "device"
+) -> object:
+    """A device's section with what its profile says.
 
     A path alone is a profile, an address (`ssh://user@host`) alone a runtime.
 
@@ -200,19 +209,68 @@ def resolve_device(device: object, base: Path, place: str = "config") -> object:
     file = Path(_anchored(section["profile"], base) or "")
     remedy = f"make it: autoprune profile TASK --runtime onnxruntime -o {file.name}"
     if not file.is_file():
-        raise ConfigError(f"{place}: device.profile {file} is not a file · {remedy}")
+        raise ConfigError(f"{place}: {key}.profile {file} is not a file · {remedy}")
     try:
         there = json.loads(file.read_text(encoding="utf-8"))["device"]
         known = {key: there[key] for key in ("runtime", "threads", "batch")}
     except (ValueError, KeyError, TypeError):
-        raise ConfigError(f"{place}: device.profile {file} is damaged · {remedy}") from None
-    for key, value in known.items():
-        if section.get(key, value) != value:
+        raise ConfigError(f"{place}: {key}.profile {file} is damaged · {remedy}") from None
+    for name, value in known.items():
+        if section.get(name, value) != value:
             raise ConfigError(
-                f"{place}: device.{key} is {section[key]!r}, but the profile was made with "
+                f"{place}: {key}.{name} is {section[name]!r}, but the profile was made with "
                 f"{value!r} · leave the key out, or make another profile"
             )
     return {**section, **known, "profile": str(file)}
+
+
+def _resolved_devices(data: Mapping[str, Any], base: Path, place: str) -> dict[str, Any]:
+    """The sections `device` and `devices` as `resolve_device` leaves them; only one may stand."""
+    if "device" in data and "devices" in data:
+        raise ConfigError(
+            f"{place}: device and devices exclude each other · name the device in devices, too"
+        )
+    if "device" in data:
+        return {"device": resolve_device(data["device"], base, place)}
+    if "devices" not in data:
+        return {}
+    devices = data["devices"]
+    if not isinstance(devices, Mapping) or not devices:
+        raise ConfigError(
+            f"{place}: devices must map a name to each device, got {devices!r} · e.g. "
+            "devices: {phone: phone.json, server: {runtime: torch}}"
+        )
+    for name in devices:
+        if not isinstance(name, str) or not DEVICE_NAME.fullmatch(name):
+            raise ConfigError(
+                f"{place}: a device's name may hold letters, digits, _ and -, got {name!r}"
+            )
+    return {
+        "devices": {
+            name: resolve_device(device, base, place, f"devices.{name}")
+            for name, device in devices.items()
+        }
+    }
+
+
+def _with_devices_named(config: RunConfig, place: str) -> RunConfig:
+    """Limits and objectives by flat names, each latency with the device that it is of."""
+    names = list(config.devices)
+    limits = by_device(config.budget, f"{place}: budget")
+    budget: dict[str, Any] = {}
+    for field, value in limits.items():
+        name = on_device(field, names, f"{place}: budget")
+        if name in budget:
+            raise BudgetError(f"{place}: budget.{name} stands twice · leave one of them out")
+        budget[name] = value
+    objectives = config.search.objectives
+    try:
+        where = f"{place}: search.objectives"
+        named = [on_device(each, names, where) for each in objectives] if objectives else None
+    except BudgetError as error:
+        raise ConfigError(str(error)) from None
+    search = config.search.model_copy(update={"objectives": named})
+    return config.model_copy(update={"budget": budget, "search": search})
 
 
 class _Loader(yaml.SafeLoader):
@@ -301,6 +359,8 @@ _MISSING = {
 
 
 def _keys_at(path: Sequence[str]) -> list[str]:
+    if path[:1] == ["devices"]:
+        return list(DeviceConfig.model_fields)
     model: type[BaseModel] = RunConfig
     for part in path:
         inner = model.model_fields[part].annotation

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from autoprune.budget import FIELDS
 from autoprune.errors import BudgetError, StoreError
+from autoprune.fields import cost_fields, is_cost, is_latency, on_device, split_field
 from autoprune.record import TrialRecord
 
 Direction = Literal["maximize", "minimize"]
@@ -138,7 +138,7 @@ def knee(points: npt.ArrayLike) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Objective:
-    """A name, which is a metric or a field of `Cost`, and the direction in which it is better."""
+    """A name, which is a metric or a cost, and the direction in which it is better."""
 
     name: str
     direction: Direction = "minimize"
@@ -161,12 +161,12 @@ class Objective:
         Latencies are read from `source` only: predicted and measured never mix. The exact counts
         (params, macs, bytes) are the same in both and come from whichever has them.
         """
-        if self.name not in FIELDS:
+        if not is_cost(self.name):
             return record.metrics.get(self.name)
         costs = [getattr(record, source)]
-        if not self.name.startswith("latency"):
+        if not is_latency(self.name):
             costs += [record.predicted, record.measured]
-        values = (getattr(cost, self.name) for cost in costs if cost is not None)
+        values = (cost.value(self.name) for cost in costs if cost is not None)
         return next((float(value) for value in values if value is not None), None)
 
     def to_dict(self) -> dict[str, str]:
@@ -180,15 +180,17 @@ class ParetoFront:
 
     Only `complete` records in which every objective is determined take part; of records with equal
     values the lowest number stays. `members` are ordered by rising cost (the first objective that
-    is a field of `Cost`, otherwise the last one). `reference` is the worst point that still counts
-    for the hypervolume, in the objectives' own units and order. `source` says which latency is
-    meant. NaN raises ValueError.
+    is a cost, otherwise the last one). `reference` is the worst point that still counts for the
+    hypervolume, in the objectives' own units and order. `source` says which latency is meant; on
+    the named devices in `elsewhere`, which could not be measured, it is the predicted one. NaN
+    raises ValueError.
     """
 
     objectives: tuple[Objective, ...]
     records: tuple[TrialRecord, ...] = field(repr=False)
     reference: tuple[float, ...] | None = None
     source: CostSource = "predicted"
+    elsewhere: tuple[str, ...] = ()
     members: tuple[TrialRecord, ...] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -228,22 +230,38 @@ class ParetoFront:
             return None
         return self.members[int(np.argmin(self.values[:, column] * self._signs[column]))]
 
+    def source_of(self, name: str) -> CostSource:
+        """Which latency is meant where an objective or a limit has this name."""
+        return "predicted" if split_field(name)[1] in self.elsewhere else self.source
+
+    def value(self, name: str, record: TrialRecord) -> float | None:
+        """A record's cost or metric as this front knows it; None where it was not determined."""
+        return Objective(name).value(record, self.source_of(name))
+
+    @property
+    def devices(self) -> tuple[str, ...]:
+        """The named devices that the records' latencies are of; empty where none has a name."""
+        costs = (cost for r in self.records for cost in (r.predicted, r.measured) if cost)
+        return tuple(dict.fromkeys(name for cost in costs for name in cost.names))
+
     def at_most(self, **limits: float) -> ParetoFront:
         """The front of the records whose costs stay within the limits, e.g. `latency_ms=3`.
 
-        Limits are costs or minimised objectives, in their own units, and inclusive. A record in
-        which a limited cost is not determined is left out. Raises BudgetError for an unknown name.
+        Limits are costs or minimised objectives, in their own units, and inclusive; a latency
+        without a device is that of the only one. A record in which a limited cost is not determined
+        is left out. Raises BudgetError for an unknown name.
         """
         minimised = [o.name for o in self.objectives if o.direction == "minimize"]
-        known = list(dict.fromkeys([*FIELDS, *minimised]))
-        asked = {Objective(_known(name, known)): limit for name, limit in limits.items()}
+        known = list(dict.fromkeys([*cost_fields(self.devices), *minimised]))
+        names = {name: on_device(name, self.devices, "limit") for name in limits}
+        asked = {_known(names[name], known): limit for name, limit in limits.items()}
 
         def within(record: TrialRecord) -> bool:
-            values = ((o.value(record, self.source), limit) for o, limit in asked.items())
+            values = ((self.value(cost, record), limit) for cost, limit in asked.items())
             return all(value is not None and value <= limit for value, limit in values)
 
         kept = tuple(record for record in self.records if within(record))
-        return ParetoFront(self.objectives, kept, self.reference, self.source)
+        return replace(self, records=kept)
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-ready form; `from_dict` reads it back with the run's records."""
@@ -252,6 +270,7 @@ class ParetoFront:
             "objectives": [objective.to_dict() for objective in self.objectives],
             "reference": list(self.reference) if self.reference is not None else None,
             "source": self.source,
+            **({"elsewhere": list(self.elsewhere)} if self.elsewhere else {}),
             "hypervolume": self.hypervolume if self.reference is not None else None,
             "knee": best.number if best else None,
             "members": [
@@ -274,6 +293,7 @@ class ParetoFront:
             tuple(by_number[number] for number in numbers),
             tuple(reference) if reference is not None else None,
             data.get("source", "predicted"),
+            tuple(data.get("elsewhere", ())),
         )
 
     def __len__(self) -> int:
@@ -287,7 +307,7 @@ class ParetoFront:
         return np.array([objective.sign for objective in self.objectives])
 
     def _values(self, records: Sequence[TrialRecord]) -> Array:
-        rows = [[o.value(record, self.source) for o in self.objectives] for record in records]
+        rows = [[self.value(o.name, record) for o in self.objectives] for record in records]
         return np.array(rows, dtype=np.float64).reshape(len(records), len(self.objectives))
 
     def _members(self) -> tuple[TrialRecord, ...]:
@@ -295,11 +315,11 @@ class ParetoFront:
             record
             for record in self.records
             if record.state == "complete"
-            and all(o.value(record, self.source) is not None for o in self.objectives)
+            and all(self.value(o.name, record) is not None for o in self.objectives)
         ]
         values = self._values(whole) * self._signs
         names = [objective.name for objective in self.objectives]
-        cost = next((i for i, name in enumerate(names) if name in FIELDS), len(names) - 1)
+        cost = next((i for i, name in enumerate(names) if is_cost(name)), len(names) - 1)
         first: dict[tuple[float, ...], TrialRecord] = {}
         for index in np.flatnonzero(non_dominated(values)):
             key = tuple(values[index].tolist())

@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-from autoprune.budget import FIELDS, Budget
+from autoprune.budget import Budget
 from autoprune.errors import StoreError, UsageError
+from autoprune.fields import field_at, is_cost, on_device, split_field
 from autoprune.pareto import Objective, ParetoFront
 from autoprune.record import TrialRecord
 
@@ -17,7 +18,8 @@ def pick(front: ParetoFront, text: str, records: Iterable[TrialRecord] = ()) -> 
     """The record that `text` names.
 
     `knee` is the best trade of the front and `best` its best in the task's metric; `fastest` has
-    the lowest measured latency (the lowest predicted one where none was measured). `trial=N` is
+    the lowest measured latency (the lowest predicted one where none was measured); where devices
+    have names, `fastest@phone` says on which one, and `latency_ms@phone<=8`. `trial=N` is
     any of the front's records or of `records`. A limit, or several with commas between them, picks
     the best in the metric of those within; latencies are those that the front was made with.
 
@@ -26,11 +28,15 @@ def pick(front: ParetoFront, text: str, records: Iterable[TrialRecord] = ()) -> 
     wanted = text.strip()
     if match := re.fullmatch(r"trial\s*=\s*(\d+)", wanted):
         return _numbered(front, int(match.group(1)), records)
-    if "<=" not in wanted and wanted not in _NAMED:
+    word, device = split_field(wanted)
+    named = wanted in _NAMED or word == "fastest"
+    if "<=" not in wanted and not named:
         raise UsageError(f"pick must be {FORMS}, got {text!r}")
     if not front.members:
         raise StoreError("the front is empty: no trial finished within the budget")
-    return _NAMED[wanted](front) if wanted in _NAMED else _within(front, wanted)
+    if word == "fastest":
+        return _fastest(front, device)
+    return _NAMED[wanted](front) if named else _within(front, wanted)
 
 
 def _knee(front: ParetoFront) -> TrialRecord:
@@ -38,12 +44,17 @@ def _knee(front: ParetoFront) -> TrialRecord:
 
 
 def _best(front: ParetoFront) -> TrialRecord:
-    metric = next((o.name for o in front.objectives if o.name not in FIELDS), None)
+    metric = next((o.name for o in front.objectives if not is_cost(o.name)), None)
     return front.best(metric) or front.members[0]
 
 
-def _fastest(front: ParetoFront) -> TrialRecord:
-    latency = Objective("latency_ms")
+def _fastest(front: ParetoFront, device: str) -> TrialRecord:
+    if not device and len(front.devices) > 1:
+        raise UsageError(
+            f"pick fastest must say on which device, one of {', '.join(front.devices)} · e.g. "
+            f"fastest@{front.devices[0]}"
+        )
+    latency = Objective(on_device(field_at("latency_ms", device), front.devices, "pick"))
     for source in ("measured", "predicted"):
         times = [(latency.value(record, source), record) for record in front.members]
         known = [(value, record) for value, record in times if value is not None]
@@ -52,7 +63,7 @@ def _fastest(front: ParetoFront) -> TrialRecord:
     raise StoreError(f"no member's latency is known · pick {FORMS}")
 
 
-_NAMED = {"knee": _knee, "best": _best, "fastest": _fastest}
+_NAMED = {"knee": _knee, "best": _best}
 
 
 def _numbered(front: ParetoFront, number: int, more: Iterable[TrialRecord]) -> TrialRecord:
@@ -68,6 +79,7 @@ def _within(front: ParetoFront, text: str) -> TrialRecord:
     if not all(sign and name.strip() and value.strip() for name, sign, value in parts):
         raise UsageError(f"pick must be {FORMS}, got {text!r}")
     spec: dict[str, str | float | int] = {n.strip(): v.strip() for n, _, v in parts}
+    spec = {on_device(name, front.devices, "pick"): value for name, value in spec.items()}
     budget = Budget.parse(spec, "pick")
     relative = [limit.field for limit in budget.limits if limit.relative]
     if relative:
@@ -80,6 +92,6 @@ def _within(front: ParetoFront, text: str) -> TrialRecord:
 
 
 def _lowest(front: ParetoFront, field: str) -> str:
-    values = (Objective(field).value(record, front.source) for record in front.members)
+    values = (front.value(field, record) for record in front.members)
     known = [value for value in values if value is not None]
     return f"{field} {min(known):.4g}" if known else f"{field} is not known"

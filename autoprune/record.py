@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from autoprune.budget import Cost
@@ -52,8 +52,8 @@ class TrialRecord:
             "metrics": dict(self.metrics),
             "history": [dict(entry) for entry in self.history],
             "times": dict(self.times),
-            "predicted": asdict(self.predicted) if self.predicted else None,
-            "measured": asdict(self.measured) if self.measured else None,
+            "predicted": self.predicted.to_dict() if self.predicted else None,
+            "measured": self.measured.to_dict() if self.measured else None,
         }
 
     @staticmethod

@@ -15,15 +15,12 @@ from torch import nn
 from autoprune.budget import Cost
 from autoprune.candidate import Candidate
 from autoprune.config import RunConfig
-from autoprune.cost.analytic import count_cost
-from autoprune.cost.inputs import batched
-from autoprune.cost.latency import measure_together
-from autoprune.cost.targets import find_target
 from autoprune.errors import DeviceError, StoreError, UsageError
 from autoprune.graph import trace
 from autoprune.pruning.compensate import Calibration, calibrate
 from autoprune.record import TrialRecord
 from autoprune.retrain import OnEntry, Retraining, retrain
+from autoprune.search.sites import Site, local_sites, measured, reach
 from autoprune.store import RunFolder, recipe_of, save_model
 from autoprune.tasks.base import Task
 from autoprune.tasks.load import load_dense
@@ -61,7 +58,8 @@ def retrain_trial(
     _check_free(folder, plan)
     if (folder / SUMMARY).is_file():
         return folder
-    find_target(config.device.runtime).reach(config.device.threads)  # before hours of training
+    sites = local_sites(config.targets, run.profiles(config.targets))
+    reach(sites)  # before hours of training
     with run.writing():
         done, dense = _train(run, config, task, record, folder, plan, on_entry)
         for one in done.runs:
@@ -69,7 +67,7 @@ def retrain_trial(
                 record.candidate, one.keep, task=config.task, task_args=config.task_args
             )
             save_model(folder / f"seed-{one.seed}", one.model, recipe)
-        beside, small = _measure(config, task, [dense, done.runs[0].model])
+        beside, small = _measure(task, [dense, done.runs[0].model], sites)
         summary: dict[str, Any] = {"number": record.number, **done.summary()}
         summary["measured"] = small.to_dict()
         summary["dense"] = {**summary["dense"], "measured": beside.to_dict()}
@@ -145,16 +143,10 @@ def _calibration(
     return calibrate(dense, batches, max_samples=samples, seed=seed, forward=task.loss)
 
 
-def _measure(config: RunConfig, task: Task, models: Sequence[nn.Module]) -> list[Cost]:
-    example, where = task.example_input(), config.device
-    inputs = batched(example, where.batch)
+def _measure(task: Task, models: Sequence[nn.Module], sites: Sequence[Site]) -> list[Cost]:
     try:
-        latencies = measure_together(models, inputs, where.runtime, threads=where.threads)
+        return measured(models, task.example_input(), sites)
     except DeviceError as error:
         raise DeviceError(
             f"{error} · the models are trained and saved: the same command measures them"
         ) from error
-    return [
-        latency.added_to(count_cost(model, example))
-        for latency, model in zip(latencies, models, strict=True)
-    ]

@@ -13,7 +13,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -21,9 +21,9 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from autoprune.budget import FIELDS
 from autoprune.candidate import Candidate
 from autoprune.errors import StoreError
+from autoprune.fields import cost_fields, field_at
 from autoprune.record import TrialRecord
 
 if TYPE_CHECKING:
@@ -38,6 +38,15 @@ CONFIG, ENVIRONMENT, RECORDS, TABLE = (
     "trials.csv",
 )
 RECIPE, WEIGHTS = "candidate.json", "weights.safetensors"
+
+
+def device_file(name: str) -> str:
+    """The run's file of a device's profile; `""` is the only device, without a name.
+
+    >>> device_file(""), device_file("phone")
+    ('device.json', 'device-phone.json')
+    """
+    return f"device-{name}.json" if name else "device.json"
 
 
 class RunFolder:
@@ -156,6 +165,11 @@ class RunFolder:
     def read_json(self, name: str) -> Any:
         """The content of a JSON file; StoreError where it is missing or damaged."""
         return _read_json(self.path / name)
+
+    def profiles(self, devices: Iterable[str]) -> dict[str, dict[str, Any]]:
+        """The device profiles that the run holds, by the names of the devices."""
+        there = {name: device_file(name) for name in devices}
+        return {n: self.read_json(f) for n, f in there.items() if (self.path / f).is_file()}
 
     def write_csv(self) -> Path:
         """Write `trials.csv`: one row a record, every group's ratio and every cost in a column."""
@@ -312,11 +326,15 @@ def _row(record: TrialRecord) -> dict[str, Any]:
     candidate = record.candidate.to_dict()
     row = {name: getattr(record, name) for name in _FIRST}
     row |= {f"metric.{name}": value for name, value in record.metrics.items()}
-    for source in ("predicted", "measured"):
-        cost = getattr(record, source)
-        row |= {f"{source}.{name}": getattr(cost, name, None) for name in FIELDS}
-    device = next((c.device for c in (record.measured, record.predicted) if c and c.device), None)
-    row["device"] = str(device) if device else None
+    costs = {"predicted": record.predicted, "measured": record.measured}
+    devices = list(dict.fromkeys(name for cost in costs.values() if cost for name in cost.names))
+    for source, cost in costs.items():
+        fields = cost_fields(devices)
+        row |= {f"{source}.{name}": cost.value(name) if cost else None for name in fields}
+    for name in devices or [""]:
+        found = (cost.device_of(name) for cost in (record.measured, record.predicted) if cost)
+        device = next((known for known in found if known), None)
+        row[field_at("device", name)] = str(device) if device else None
     row |= {f"time.{name}": value for name, value in record.times.items()}
     row |= {"importance": candidate["importance"], "repair": candidate["repair"]}
     for section in ("schedule", "recovery"):

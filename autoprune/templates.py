@@ -20,6 +20,9 @@ device:
   threads: 1
   batch: 1
   # profile: device.json       # made by autoprune profile -o; then it says the three above
+# Several devices, in place of the one above, and a latency for each of them in the budget:
+# devices: {{phone: phone.json, server: {{runtime: torch}}}}
+# budget: {{latency_ms: {{phone: 8 ms, server: 50%}}}}
 
 # train_on: auto               # cpu | cuda | auto: where candidates are trained
 

@@ -107,6 +107,21 @@ BAD = {
         "task: digits\nbudget: {macs: 50%}",
         "--set search.trials must have the form key=value",
     ),
+    "latency without a device": (
+        "search b.yaml",
+        "task: digits\nbudget: {latency_ms: 8}\ndevices: {phone: {}, server: {}}",
+        "b.yaml: budget: latency_ms must say on which device, one of phone, server",
+    ),
+    "unknown device": (
+        "search b.yaml",
+        "task: digits\nbudget: {latency_ms: {fone: 8}}\ndevices: {phone: {}, server: {}}",
+        "latency_ms@fone: no device is called 'fone' · nearest: phone",
+    ),
+    "device and devices": (
+        "search b.yaml --set device.threads=2",
+        "task: digits\nbudget: {macs: 50%}\ndevices: {phone: {}}",
+        "b.yaml: device and devices exclude each other",
+    ),
     "missing task file": (
         "search b.yaml",
         "task: none.py:Mine\nbudget: {macs: 50%}",
@@ -219,6 +234,11 @@ UNFIT = {
     "checkpoint does not fit": ("Misfit", "macs: 50%", "other.safetensors"),
     "no such class": ("Goood", "macs: 50%", "holds no class 'Goood'"),
     "no such runtime": ("Good", "macs: 50%}\ndevice: {runtime: tensort", "runtime must be one of"),
+    "no such runtime on one of several": (
+        "Good",
+        "macs: 50%}\ndevices: {a: {runtime: torch}, b: {runtime: tensort}",
+        "runtime must be one of",
+    ),
     "no such objective": (
         "Good",
         "macs: 50%}\nsearch: {objectives: [acuracy, macs]",

@@ -211,3 +211,102 @@ def test_a_device_profile_says_runtime_threads_and_batch(tmp_path: Path) -> None
     refused({"profile": "device.json", "threads": 1}, r"device\.threads is 1, but .* made with 2")
     (tmp_path / "device.json").write_text("{}")
     refused("device.json", "is damaged")
+
+
+DEVICES = "devices: {phone: {runtime: torch}, server: {threads: 2, batch: 4}}\n"
+
+
+def test_several_devices_have_names_and_a_latency_each(write) -> None:
+    text = (
+        "task: digits\nbudget: {latency_ms: {phone: 8 ms, server: 50%}, macs: 60%}\n"
+        "search: {objectives: [accuracy, latency_ms@server]}\n" + DEVICES
+    )
+    config = RunConfig.load(write(text), ["devices.phone.threads=3"])
+    assert config.limits.fields == ("latency_ms@phone", "latency_ms@server", "macs")
+    assert list(config.targets) == ["phone", "server"]
+    assert (config.targets["phone"].runtime, config.targets["phone"].threads) == ("torch", 3)
+    assert config.targets["server"].batch == 4
+    copy = write(config.to_yaml(), "elsewhere/config.yaml")
+    assert RunConfig.load(copy) == config
+    assert "device" not in yaml.safe_load(copy.read_text())
+
+
+def test_one_device_may_have_a_name_that_need_not_be_repeated(write) -> None:
+    text = MINIMAL + "devices: {phone: {}}\nsearch: {objectives: [accuracy, latency_ms]}"
+    config = RunConfig.load(write(text))
+    assert config.limits.fields == ("latency_ms@phone",)
+    assert config.search.objectives == ["accuracy", "latency_ms@phone"]
+
+
+def test_a_device_without_a_name_stands_alone(write) -> None:
+    config = RunConfig.load(write(MINIMAL))
+    assert config.targets == {"": config.device}
+    assert "devices" not in config.to_dict()
+
+
+def test_devices_may_be_profiles(tmp_path: Path) -> None:
+    there = {"device": {"name": "a phone", "runtime": "torch", "threads": 2, "batch": 4}}
+    (tmp_path / "phone.json").write_text(json.dumps(there))
+    data = {
+        "task": "digits",
+        "budget": {"latency_ms@phone": 8},
+        "devices": {"phone": "phone.json", "server": {}},
+    }
+    config = RunConfig.from_dict(data, base=tmp_path)
+    phone = config.devices["phone"]
+    assert (phone.runtime, phone.threads, phone.batch) == ("torch", 2, 4)
+    assert phone.profile == str(tmp_path / "phone.json")
+    assert RunConfig.from_dict(config.to_dict()) == config
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            MINIMAL + DEVICES,
+            "b.yaml: budget: latency_ms must say on which device, one of phone, server",
+        ),
+        (
+            "task: digits\nbudget: {latency_ms: {phon: 8}}\n" + DEVICES,
+            "b.yaml: budget: latency_ms@phon: no device is called 'phon' · nearest: phone",
+        ),
+        (
+            "task: digits\nbudget: {latency_ms: {phone: 8}}",
+            "b.yaml: budget: latency_ms@phone is a latency on a named device",
+        ),
+        (
+            "task: digits\nbudget: {latency_ms: 8, latency_ms@a: 9}\ndevices: {a: {}}",
+            "b.yaml: budget.latency_ms@a stands twice",
+        ),
+        (
+            "task: digits\nbudget: {macs: 50%}\ndevice: {}\n" + DEVICES,
+            "b.yaml: device and devices exclude each other",
+        ),
+        (
+            "task: digits\nbudget: {macs: 50%}\nsearch: {objectives: [accuracy, latency_ms]}\n"
+            + DEVICES,
+            "b.yaml: search.objectives: latency_ms must say on which device",
+        ),
+        (
+            "task: digits\nbudget: {macs: 50%}\ndevices: {}",
+            "b.yaml: devices must map a name to each device, got {}",
+        ),
+        (
+            "task: digits\nbudget: {macs: 50%}\ndevices: {my phone: {}}",
+            "b.yaml: a device's name may hold letters, digits, _ and -, got 'my phone'",
+        ),
+        (
+            "task: digits\nbudget: {macs: 50%}\ndevices: {a: {thread: 1}}",
+            "b.yaml: devices.a.thread is not a key · nearest: threads",
+        ),
+        (
+            "task: digits\nbudget: {macs: 50%}\ndevices: {a: none.json}",
+            "b.yaml: devices.a.profile ",
+        ),
+    ],
+)
+def test_devices_that_do_not_fit_are_refused_in_one_line(write, text: str, message: str) -> None:
+    with pytest.raises((BudgetError, ConfigError)) as caught:
+        RunConfig.load(write(text, "b.yaml"))
+    assert str(caught.value).startswith(message)
+    assert "\n" not in str(caught.value)

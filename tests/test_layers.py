@@ -41,6 +41,7 @@ FLOORS = {
     "pareto": 0,
     "pick": 0,
     "errors": 0,
+    "fields": 0,
 }
 ONLY_IN = {"optuna": "search", "ray": "search", "plotly": "report"}
 NEVER = {"pickle", "dill", "cloudpickle", "shelve"}

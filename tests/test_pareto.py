@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from autoprune.budget import Cost, Device
+from autoprune.budget import Cost, Device, Timing
 from autoprune.candidate import Candidate
 from autoprune.errors import BudgetError, StoreError
 from autoprune.pareto import (
@@ -249,3 +249,49 @@ def test_what_a_front_needs_is_said() -> None:
         Objective("accuracy", "up")
     with pytest.raises(ValueError, match="NaN"):
         ParetoFront(OBJECTIVES, (record(0, float("nan"), 1.0),))
+
+
+def on_two(number: int, accuracy: float, phone: float, server: float) -> TrialRecord:
+    """Predicted on both devices, measured (at half of that) on the server only."""
+    timings = [Timing("phone", phone, None, Device("arm")), Timing("server", server, None, PC)]
+    measured = Timing("server", server / 2, None, PC)
+    return TrialRecord(
+        number,
+        Candidate({"g": number / 100}),
+        "complete",
+        seed=0,
+        metrics={"accuracy": accuracy},
+        predicted=Cost(source="predicted", timings=tuple(timings)),
+        measured=Cost(source="measured", timings=(measured,)),
+    )
+
+
+PC = Device("pc")
+ON_TWO = (
+    Objective("accuracy", "maximize"),
+    Objective("latency_ms@phone"),
+    Objective("latency_ms@server"),
+)
+
+
+def test_devices_elsewhere_are_in_the_front_by_their_prediction() -> None:
+    records = (on_two(1, 0.9, 8.0, 4.0), on_two(2, 0.8, 4.0, 2.0), on_two(3, 0.7, 5.0, 6.0))
+    front = ParetoFront(ON_TWO, records, source="measured", elsewhere=("phone",))
+    assert numbers(front) == [2, 1]
+    assert front.values.tolist() == [[0.8, 4.0, 1.0], [0.9, 8.0, 2.0]]
+    assert (front.source_of("latency_ms@phone"), front.source_of("macs")) == (
+        "predicted",
+        "measured",
+    )
+    assert front.devices == ("phone", "server")
+    again = ParetoFront.from_dict(json.loads(json.dumps(front.to_dict())), records)
+    assert (numbers(again), again.elsewhere) == ([2, 1], ("phone",))
+    assert numbers(front.at_most(**{"latency_ms@phone": 4.0})) == [2]
+    assert numbers(front.at_most(**{"latency_ms@server": 2.0, "latency_ms@phone": 9})) == [2, 1]
+    with pytest.raises(BudgetError, match="must say on which device, one of phone, server"):
+        front.at_most(latency_ms=3)
+    assert "elsewhere" not in ParetoFront(ON_TWO, records).to_dict()
+
+
+def test_a_measured_front_without_the_device_elsewhere_would_be_empty() -> None:
+    assert numbers(ParetoFront(ON_TWO, (on_two(1, 0.9, 8.0, 4.0),), source="measured")) == []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from autoprune.budget import Cost, Device
+from autoprune.budget import Cost, Device, Timing
 from autoprune.candidate import Candidate
 from autoprune.errors import BudgetError, StoreError, UsageError
 from autoprune.pareto import Objective, ParetoFront
@@ -92,3 +92,67 @@ def test_number_may_name_a_trial_beside_the_front() -> None:
 def test_empty_front_is_said() -> None:
     with pytest.raises(StoreError, match="the front is empty"):
         pick(ParetoFront(OBJECTIVES, ()), "knee")
+
+
+def timed(number: int, accuracy: float, phone: float, server: float) -> TrialRecord:
+    """Measured on the server only: half of what was predicted there."""
+    predicted = (Timing("phone", phone, None, DEVICE), Timing("server", 2 * server, None, DEVICE))
+    return TrialRecord(
+        number=number,
+        candidate=Candidate({"conv": number / 100}),
+        state="complete",
+        seed=0,
+        metrics={"accuracy": accuracy},
+        predicted=Cost(source="predicted", timings=predicted),
+        measured=Cost(source="measured", timings=(Timing("server", server, None, DEVICE),)),
+    )
+
+
+SEVERAL = ParetoFront(
+    (
+        Objective("accuracy", "maximize"),
+        Objective("latency_ms@phone"),
+        Objective("latency_ms@server"),
+    ),
+    (timed(1, 0.9, 8.0, 1.0), timed(2, 0.8, 4.0, 1.5), timed(3, 0.7, 6.0, 0.5)),
+    source="measured",
+    elsewhere=("phone",),
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [
+        ("best", 1),
+        ("fastest@phone", 2),
+        ("fastest@server", 3),
+        ("latency_ms@phone<=8", 1),
+        ("latency_ms@phone<=7 ms", 2),
+        ("latency_ms@server <= 0.9, latency_ms@phone <= 7", 3),
+    ],
+)
+def test_pick_on_a_named_device(text: str, number: int) -> None:
+    assert pick(SEVERAL, text).number == number
+
+
+@pytest.mark.parametrize(
+    ("text", "error", "message"),
+    [
+        ("fastest", UsageError, "pick fastest must say on which device, .* e.g. fastest@phone"),
+        ("fastest@phon", BudgetError, "no device is called 'phon' · nearest: phone"),
+        ("latency_ms<=3", BudgetError, "must say on which device, one of phone, server"),
+        ("latency_ms@sever<=3", BudgetError, "no device is called 'sever' · nearest: server"),
+        ("latency_ms@server<=0.1", StoreError, "lowest: latency_ms@server 0.5"),
+        ("best@phone", UsageError, "pick must be knee"),
+    ],
+)
+def test_pick_on_several_devices_refuses_what_is_not_clear(
+    text: str, error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        pick(SEVERAL, text)
+
+
+def test_pick_names_a_device_only_where_devices_have_names() -> None:
+    with pytest.raises(BudgetError, match="no device has a name · write latency_ms"):
+        pick(FRONT, "fastest@phone")

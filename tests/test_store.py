@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from autoprune.budget import Cost, Device
+from autoprune.budget import Cost, Device, Timing
 from autoprune.candidate import Candidate
 from autoprune.errors import StoreError
 from autoprune.record import TrialRecord
@@ -192,3 +192,30 @@ def test_what_is_no_model_is_named(folder: RunFolder) -> None:
     (path / "candidate.json").write_text(json.dumps({"format": 99}))
     with pytest.raises(StoreError, match="must have format 1, got 99"):
         read_model(path)
+
+
+def test_the_table_has_a_column_for_each_device(folder: RunFolder) -> None:
+    phone, server = Device("arm", batch=4), Device("x86")
+    predicted = (Timing("phone", 8.0, 9.0, phone), Timing("server", 2.0, 2.5, server))
+    measured = (Timing("server", 1.5, 1.75, server),)
+    folder.append(
+        record(
+            0,
+            predicted=Cost(macs=100, source="predicted", timings=predicted),
+            measured=Cost(macs=100, source="measured", timings=measured),
+        )
+    )
+    folder.append(record(1, state="infeasible", predicted=Cost(macs=900)))
+    table = pd.read_csv(folder.write_csv())
+    first = table.iloc[0]
+    assert (first["predicted.latency_ms@phone"], first["measured.latency_ms@server"]) == (8.0, 1.5)
+    assert pd.isna(first["measured.latency_ms@phone"])
+    assert (first["device@phone"], first["device@server"]) == (str(phone), str(server))
+    assert folder.records()[0].predicted.names == ("phone", "server")
+
+
+def test_profiles_are_found_by_the_names_of_their_devices(folder: RunFolder) -> None:
+    folder.write_json("device.json", {"error": 1})
+    folder.write_json("device-phone.json", {"error": 2})
+    assert folder.profiles([""]) == {"": {"error": 1}}
+    assert folder.profiles(["phone", "server"]) == {"phone": {"error": 2}}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -43,15 +42,9 @@ class Latency:
         """Whether the spread is so large (above 0.15) that something else used the machine."""
         return self.spread > _SPREAD
 
-    def added_to(self, cost: Cost) -> Cost:
-        """The cost with this measured latency in place of any other."""
-        return dataclasses.replace(
-            cost,
-            latency_ms=self.median_ms,
-            latency_p95_ms=self.p95_ms,
-            source="measured",
-            device=self.device,
-        )
+    def added_to(self, cost: Cost, name: str = "") -> Cost:
+        """The cost with this measured latency, in place of any other on the device of that name."""
+        return cost.timed(self.median_ms, self.p95_ms, self.device, "measured", name)
 
     def __str__(self) -> str:
         """Both figures with the device they hold for."""

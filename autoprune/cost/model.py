@@ -26,12 +26,18 @@ class CostModel:
 
     Parameters, multiply-accumulates, bytes and peak memory are exact: they equal what `count_cost`
     counts on the model after surgery. With `latency`, costs also hold its prediction, and their
-    source is `predicted`.
+    source is `predicted`; several predictors come by the names of their devices.
     """
 
-    def __init__(self, graph: PruningGraph, *, latency: LatencyPredictor | None = None) -> None:
+    def __init__(
+        self,
+        graph: PruningGraph,
+        *,
+        latency: LatencyPredictor | Mapping[str, LatencyPredictor] | None = None,
+    ) -> None:
         self.graph = graph
-        self.latency = latency
+        named = latency if isinstance(latency, Mapping) else {"": latency} if latency else {}
+        self.latency: Mapping[str, LatencyPredictor] = named
         self._whole = graph.sizes()
         sizes = Sizes(self._whole)
         held = {**graph.parameters, **graph.buffers}
@@ -61,15 +67,11 @@ class CostModel:
         counts = self.costs(np.array([list(whole.values())], dtype=np.int64))
         one = {field: int(values[0]) for field, values in counts.items()}
         cost = Cost(one["params"], one["macs"], one["weight_bytes"], one["peak_memory_bytes"])
-        if self.latency is None:
-            return cost
-        return dataclasses.replace(
-            cost,
-            latency_ms=(median := self.latency.predict(whole)),
-            latency_p95_ms=median * self.latency.p95_factor,
-            source="predicted",
-            device=self.latency.device,
-        )
+        for name, fitted in self.latency.items():
+            median = fitted.predict(whole)
+            p95 = median * fitted.p95_factor
+            cost = cost.timed(median, p95, fitted.device, "predicted", name)
+        return cost
 
     def costs(self, kept: NDArray[np.int64]) -> dict[str, NDArray[np.int64]]:
         """Counted fields for many candidates at once.

@@ -14,8 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from autoprune.budget import FIELDS, Budget, Cost, Limit
+from autoprune.budget import Budget, Cost, Limit
 from autoprune.errors import BudgetError
+from autoprune.fields import field_at, is_cost, split_field
 from autoprune.pareto import CostSource, Objective, ParetoFront
 from autoprune.record import TrialRecord
 from autoprune.report import text
@@ -57,9 +58,13 @@ class Retrained:
     dense_measured: Cost | None
 
     @property
-    def speedup(self) -> float | None:
-        """Dense median latency over this one, measured side by side; None where either was not."""
-        return _ratio(self.dense_measured, self.measured)
+    def devices(self) -> tuple[str, ...]:
+        """The devices on which it was measured, by name."""
+        return (self.measured.names if self.measured else ()) or ("",)
+
+    def speedup(self, field: str) -> float | None:
+        """Dense latency over this one, measured side by side; None where either was not."""
+        return _ratio(self.dense_measured, self.measured, field)
 
 
 @dataclass(frozen=True)
@@ -72,7 +77,7 @@ class RunView:
     name: str
     config: Mapping[str, Any]
     environment: Mapping[str, Any]
-    device: Mapping[str, Any]
+    devices: Mapping[str, Mapping[str, Any]]
     records: tuple[TrialRecord, ...]
     front: ParetoFront | None
     finished: bool
@@ -93,13 +98,18 @@ class RunView:
     def metric(self) -> Objective | None:
         """The first objective that is a metric of the task."""
         objectives = self.front.objectives if self.front else ()
-        return next((o for o in objectives if o.name not in FIELDS), None)
+        return next((o for o in objectives if not is_cost(o.name)), None)
 
     @property
     def cost(self) -> Objective | None:
         """The first objective that is a cost."""
         objectives = self.front.objectives if self.front else ()
-        return next((o for o in objectives if o.name in FIELDS), None)
+        return next((o for o in objectives if is_cost(o.name)), None)
+
+    @property
+    def latencies(self) -> tuple[str, ...]:
+        """The median latency of each device by its name: `latency_ms@phone`, ..."""
+        return tuple(field_at("latency_ms", name) for name in self.devices or ("",))
 
     @property
     def limits(self) -> tuple[tuple[Limit, float | None], ...]:
@@ -159,9 +169,19 @@ class RunView:
         before = self.dense.metrics.get(self.metric.name) if self.metric else None
         return None if value is None or before is None else value - before
 
-    def speedup(self, measured: Cost | None) -> float | None:
-        """Dense median latency over this one, both measured; None where either was not."""
-        return _ratio(self.dense.measured, measured)
+    def speedup(
+        self, record: TrialRecord, field: str, source: CostSource = "measured"
+    ) -> float | None:
+        """Dense latency over this one, both by `source`; None where either is not known."""
+        return _ratio(getattr(self.dense, source), getattr(record, source), field)
+
+    def is_elsewhere(self, field: str) -> bool:
+        """Whether this latency stays predicted: the search has ended and could not measure it."""
+        return self.front is not None and self.finished and self.source_of(field) == "predicted"
+
+    def source_of(self, field: str) -> CostSource:
+        """Which latency the front was made with: measured, or predicted."""
+        return self.front.source_of(field) if self.front else "predicted"
 
     @property
     def gain_source(self) -> CostSource:
@@ -188,27 +208,39 @@ class RunView:
         """The first limit that the measured model breaks, as words; None where it breaks none."""
         for limit, _ in self.limits:
             bound = self.bound(limit, "measured")
-            got = getattr(record.measured, limit.field, None)
+            got = record.measured.value(limit.field) if record.measured else None
             if bound is not None and got is not None and got > bound:
-                return f"{text.cost(limit.field, got)} > {text.cost(limit.field, bound)}"
+                device = split_field(limit.field)[1]
+                on = f" on {device}" if device else ""
+                return f"{text.cost(limit.field, got)} > {text.cost(limit.field, bound)}{on}"
         return None
 
     def verdict(self, record: TrialRecord) -> Verdict:
         """Whether this model is really faster than the dense one, as measured, and within budget.
 
-        Below 2 % either way counts as no difference.
+        On each device in turn; one that is elsewhere is predicted, and its part says so.
         """
-        ratio = self.speedup(record.measured)
-        if ratio is None:
-            return Verdict("latency not measured", None)
         over = self.over_budget(record)
         if over:
             return Verdict(f"over the budget as measured: {over}", False)
+        parts = [self._faster(record, field) for field in self.latencies]
+        known = [part.good for part in parts if part.good is not None]
+        return Verdict("; ".join(part.text for part in parts), all(known) if known else None)
+
+    def _faster(self, record: TrialRecord, field: str) -> Verdict:
+        """One device's part of the verdict; below 2 % either way counts as no difference."""
+        device = split_field(field)[1]
+        on = f" on {device}" if device else ""
+        source: CostSource = "predicted" if self.is_elsewhere(field) else "measured"
+        ratio = self.speedup(record, field, source)
+        if ratio is None:
+            return Verdict(f"latency not measured{on}", None)
+        good = source == "measured" or None
         if ratio >= 1.02:
-            return Verdict(f"{_times(ratio)} faster than dense, measured", True)
+            return Verdict(f"{_times(ratio)} faster than dense{on}, {source}", good)
         if ratio > 0.98:
-            return Verdict("as fast as dense, measured", False)
-        return Verdict(f"{_times(1.0 / ratio)} slower than dense, measured", False)
+            return Verdict(f"as fast as dense{on}, {source}", False)
+        return Verdict(f"{_times(1.0 / ratio)} slower than dense{on}, {source}", False)
 
     def removed(self, record: TrialRecord) -> dict[str, float]:
         """The removed fraction of every group that some trial names, in natural name order."""
@@ -222,8 +254,8 @@ class RunView:
         return sorted((x, y) for x, y in pairs if x is not None and y is not None)
 
 
-def _ratio(dense: Cost | None, small: Cost | None) -> float | None:
-    before, after = (cost.latency_ms if cost else None for cost in (dense, small))
+def _ratio(dense: Cost | None, small: Cost | None, field: str) -> float | None:
+    before, after = (cost.value(field) if cost else None for cost in (dense, small))
     return before / after if before and after else None
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from html import escape
 
+from autoprune.fields import split_field
 from autoprune.record import TrialRecord
 from autoprune.report import text
 from autoprune.report.data import RunView
@@ -98,19 +99,20 @@ def history(view: RunView, name: str) -> Figure | None:
     return {"data": traces, "layout": drawn}
 
 
-def prediction(view: RunView) -> Figure | None:
+def prediction(view: RunView, field: str) -> Figure | None:
     """Measured against predicted latency of the models that have both, and the line of equals.
 
     In grey the random prunings that the predictor was judged by.
     """
     pairs = [
-        (cost_of(r, "predicted", "latency_ms"), cost_of(r, "measured", "latency_ms"), r.number)
+        (cost_of(r, "predicted", field), cost_of(r, "measured", field), r.number)
         for r in view.records
     ]
     known = [(p, m, f"trial {n}") for p, m, n in pairs if p is not None and m is not None]
     if len(known) < 2:
         return None
-    held_out = [(p, m, "a random pruning") for m, p in view.device.get("held_out") or ()]
+    profile = view.devices.get(split_field(field)[1], {})
+    held_out = [(p, m, "a random pruning") for m, p in profile.get("held_out") or ()]
     top = 1.08 * max(max(p, m) for p, m, _ in known + held_out)
     equal = {"x": [0, top], "y": [0, top], "mode": "lines", "hoverinfo": "skip"}
     drawn = layout(

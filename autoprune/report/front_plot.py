@@ -6,15 +6,15 @@ from collections.abc import Sequence
 from html import escape
 
 from autoprune.budget import Cost
+from autoprune.fields import is_cost
 from autoprune.pareto import CostSource
 from autoprune.record import TrialRecord
 from autoprune.report import text
 from autoprune.report.data import RunView
 from autoprune.report.style import Figure, axis, colours, layout, level
 
-AXES: tuple[tuple[str, CostSource, str, str], ...] = (  # key, source, field of Cost, label
-    ("measured.latency_ms", "measured", "latency_ms", "Latency, measured"),
-    ("predicted.latency_ms", "predicted", "latency_ms", "Latency, predicted"),
+Axis = tuple[str, CostSource, str, str]  # key, source, cost, label
+_COUNTS: tuple[Axis, ...] = (
     ("macs", "predicted", "macs", "MACs"),
     ("params", "predicted", "params", "Parameters"),
     ("weight_bytes", "predicted", "weight_bytes", "Weight bytes"),
@@ -22,10 +22,20 @@ AXES: tuple[tuple[str, CostSource, str, str], ...] = (  # key, source, field of 
 )
 
 
+def axes(view: RunView) -> tuple[Axis, ...]:
+    """Every cost that the front may be drawn against: each device's latency, then the counts."""
+    sources: tuple[CostSource, ...] = ("measured", "predicted")
+    latencies: list[Axis] = []
+    for field in view.latencies:
+        label = text.label(field).replace("latency", "Latency", 1)
+        latencies += [(f"{s}.{field}", s, field, f"{label}, {s}") for s in sources]
+    return (*latencies, *_COUNTS)
+
+
 def fronts(view: RunView) -> dict[str, Figure]:
     """The front against each cost axis for which some finished model has a value."""
     figures = {}
-    for key, source, field, label in AXES:
+    for key, source, field, label in axes(view):
         priced = [r for r in view.records if cost_of(r, source, field) is not None]
         known = [r for r in priced if view.metric_of(r) is not None]
         if known and view.metric:
@@ -35,13 +45,17 @@ def fronts(view: RunView) -> dict[str, Figure]:
 
 def default_axis(view: RunView, axes: Sequence[str]) -> str | None:
     """The axis to show first: the searched cost, measured when every member was measured."""
-    costs = [o.name for o in view.front.objectives] if view.front else []
-    measured = view.members and all(
-        r.measured is not None and r.measured.latency_ms is not None for r in view.members
-    )
-    wanted = [f"measured.{name}" for name in costs if measured]
-    wanted += [f"predicted.{name}" for name in costs] + costs
+    names = [o.name for o in view.front.objectives] if view.front else []
+    costs = [name for name in names if is_cost(name)]
+    wanted = [key for name in costs for key in (*_measured(view, name), f"predicted.{name}", name)]
     return next((key for key in [*wanted, *axes] if key in axes), None)
+
+
+def _measured(view: RunView, name: str) -> list[str]:
+    """The axis of a measured cost, where every member was measured."""
+    costs = [record.measured for record in view.members]
+    known = costs and all(cost is not None and cost.value(name) is not None for cost in costs)
+    return [f"measured.{name}"] if known else []
 
 
 def _front(view: RunView, source: CostSource, field: str, label: str) -> Figure:
@@ -185,7 +199,8 @@ class _FrontPlot:
         return notes
 
     def _dense(self) -> tuple[float, float] | None:
-        value = getattr(getattr(self.view.dense, self.source), self.field, None)
+        cost: Cost | None = getattr(self.view.dense, self.source)
+        value = cost.value(self.field) if cost else None
         metric = self.view.dense.metrics.get(self.name)
         return (
             None if value is None or metric is None else (value / self.scale, metric * self.percent)
@@ -317,12 +332,11 @@ def _hover(view: RunView, record: TrialRecord) -> str:
         beside = f" ({text.change(name, change)} to dense)" if change is not None else ""
         lines.append(f"{escape(name)} {text.metric(name, value)}{beside}")
     for source, cost in (("predicted", record.predicted), ("measured", record.measured)):
-        if cost is not None and cost.latency_ms is not None:
-            lines.append(f"latency {source} {text.cost('latency_ms', cost.latency_ms)}")
+        known = [(f, cost.value(f)) for f in view.latencies] if cost is not None else []
+        lines += [f"{text.label(f)} {source} {text.cost(f, v)}" for f, v in known if v is not None]
     if record.predicted is not None:
-        fields = ("macs", "params", "weight_bytes")
-        known = [(f, getattr(record.predicted, f)) for f in fields]
-        lines.append(", ".join(f"{text.LABELS[f]} {text.cost(f, v)}" for f, v in known))
+        counts = [(f, record.predicted.value(f)) for f in ("macs", "params", "weight_bytes")]
+        lines.append(", ".join(f"{text.label(f)} {text.cost(f, v)}" for f, v in counts))
     made = record.candidate
     lines.append(f"{made.schedule.kind} · {made.importance} · lr {made.recovery.lr:.2g}")
     if record.error:
@@ -333,8 +347,7 @@ def _hover(view: RunView, record: TrialRecord) -> str:
 def cost_of(record: TrialRecord, source: CostSource, field: str) -> float | None:
     """One field of the record's cost by source; None where it was not determined."""
     cost: Cost | None = getattr(record, source)
-    value = getattr(cost, field) if cost is not None else None
-    return None if value is None else float(value)
+    return cost.value(field) if cost is not None else None
 
 
 def _scale(view: RunView, field: str) -> tuple[float, str]:

@@ -34,7 +34,7 @@ def page(view: RunView) -> str:
 
 
 def front_page(view: RunView, axis: str | None = None) -> str:
-    """The front plot and its legend alone, for a picture; `axis` is a key of `front_plot.AXES`.
+    """The front plot and its legend alone, for a picture; `axis` as `front_plot.axes` has it.
 
     Raises UsageError for an axis on which this run has no finished model.
     """
@@ -85,8 +85,9 @@ def _figures(view: RunView) -> dict[str, Any]:
         "schedules": figures.schedules(view),
         "history_metric": figures.history(view, metric) if metric else None,
         "history_loss": figures.history(view, "loss"),
-        "prediction": figures.prediction(view),
     }
+    for index, field in enumerate(view.latencies):
+        drawn[f"prediction_{index}"] = figures.prediction(view, field)
     for index, (_, figure) in enumerate(figures.importances(view).items()):
         drawn[f"importance_{index}"] = figure
     return {name: figure for name, figure in drawn.items() if figure}

@@ -10,7 +10,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from autoprune.budget import FIELDS
+from autoprune.fields import is_cost, is_latency
 from autoprune.report import text
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ def _front(snapshot: Snapshot) -> Table:
 
 
 def _title(column: str) -> str:
-    return f"predicted {column}" if column.startswith("latency") else column
+    return f"predicted {column}" if is_latency(column) else column
 
 
 def _cell(column: str, value: float | None) -> str:
@@ -88,4 +88,4 @@ def _cell(column: str, value: float | None) -> str:
         return text.NONE
     if column in ("trial", "number"):
         return f"{value:.0f}"
-    return text.cost(column, value) if column in FIELDS else text.metric(column, value)
+    return text.cost(column, value) if is_cost(column) else text.metric(column, value)

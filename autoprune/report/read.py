@@ -6,12 +6,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from autoprune.budget import FIELDS, Cost
+from autoprune.budget import Cost
 from autoprune.errors import StoreError
+from autoprune.fields import is_cost
 from autoprune.pareto import Direction, Objective, ParetoFront
 from autoprune.record import TrialRecord
 from autoprune.report.data import Dense, Retrained, RunView
-from autoprune.store import RunFolder
+from autoprune.store import RunFolder, device_file
 
 _LOWER_IS_BETTER = ("loss", "error", "perplexity", "mae", "mse", "rmse")
 
@@ -27,7 +28,7 @@ def read(run: RunFolder | str | Path) -> RunView:
         name=folder.path.resolve().name,
         config=config,
         environment=_json(folder, "environment.json"),
-        device=_json(folder, "device.json"),
+        devices=_devices(folder, config),
         records=records,
         front=_front(stored, config, records, dense),
         finished=bool(stored) and state.get("phase", "done") == "done",
@@ -48,6 +49,12 @@ def _json(folder: RunFolder, name: str) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise StoreError(f"{folder.path / name} must hold a mapping, got {type(content).__name__}")
     return content
+
+
+def _devices(folder: RunFolder, config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """By name, what is known of each device: its profile, or nothing."""
+    names = list(config.get("devices") or {}) or [""]
+    return {name: _json(folder, device_file(name)) for name in names}
 
 
 def _dense(data: Mapping[str, Any]) -> Dense:
@@ -78,7 +85,7 @@ def _front(
 
 
 def _direction(name: str) -> Direction:
-    lower = name in FIELDS or any(word in name for word in _LOWER_IS_BETTER)
+    lower = is_cost(name) or any(word in name for word in _LOWER_IS_BETTER)
     return "minimize" if lower else "maximize"
 
 

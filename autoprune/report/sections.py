@@ -8,10 +8,11 @@ from typing import Any
 import yaml
 
 from autoprune.budget import Cost
+from autoprune.fields import is_latency, split_field
 from autoprune.record import TrialRecord
 from autoprune.report import text
 from autoprune.report.data import RunView
-from autoprune.report.front_plot import default_axis
+from autoprune.report.front_plot import cost_of, default_axis
 from autoprune.report.markup import escape, facts, flat, folded, heads, plot, section
 from autoprune.report.tables import settings
 from autoprune.report.terminal import device_line
@@ -118,20 +119,26 @@ def training(view: RunView, drawn: Mapping[str, Any]) -> str:
 
 def prediction(view: RunView, drawn: Mapping[str, Any]) -> str:
     """How well the latency that the search believed agreed with the measurement."""
-    if "prediction" not in drawn:
-        return ""
-    errors = [
-        abs(r.predicted.latency_ms / r.measured.latency_ms - 1.0)
-        for r in view.records
-        if r.predicted and r.measured and r.predicted.latency_ms and r.measured.latency_ms
+    parts = [
+        f'<div class="keep">{_prediction(view, field)}'
+        f'<div style="max-width:520px">{plot(f"prediction_{index}")}</div></div>'
+        for index, field in enumerate(view.latencies)
+        if f"prediction_{index}" in drawn
     ]
+    if not parts:
+        return ""
+    body = f'<div class="pair">{"".join(parts)}</div>' if len(parts) > 1 else parts[0]
+    return section("Did the prediction hold?", body)
+
+
+def _prediction(view: RunView, field: str) -> str:
+    pairs = [(cost_of(r, "predicted", field), cost_of(r, "measured", field)) for r in view.records]
+    errors = [abs(p / m - 1.0) for p, m in pairs if p and m]
     mean, worst = 100 * sum(errors) / len(errors), 100 * max(errors)
-    return section(
-        "Did the prediction hold?",
-        f"<p>Over {len(errors)} models that were measured, the predicted latency was off by "
-        f"<b>{mean:.1f} %</b> on average and by {worst:.1f} % at worst.{_fit(view)} The line is "
-        "equality.</p>"
-        f'<div style="max-width:520px">{plot("prediction")}</div>',
+    return (
+        f"<p>Over {len(errors)} models that were measured, the predicted {text.label(field)} was "
+        f"off by <b>{mean:.1f} %</b> on average and by {worst:.1f} % at worst.{_fit(view, field)} "
+        "The line is equality.</p>"
     )
 
 
@@ -177,12 +184,13 @@ def search(view: RunView) -> str:
 def details(view: RunView) -> str:
     """Configuration, environment and device, folded."""
     config = yaml.safe_dump(dict(view.config), sort_keys=False, allow_unicode=True)
-    plain = {k: v for k, v in view.device.items() if not isinstance(v, (list, dict))}
-    device = {**view.device.get("device", {}), **plain}
     parts = [folded("Configuration", f"<pre><code>{escape(config)}</code></pre>")]
     parts.append(folded("Environment and versions", facts(flat(view.environment))))
-    if device:
-        parts.append(folded("Device profile", facts(device)))
+    for name, profile in view.devices.items():
+        plain = {k: v for k, v in profile.items() if not isinstance(v, (list, dict))}
+        device = {**profile.get("device", {}), **plain}
+        title = f"Device profile: {name}" if name else "Device profile"
+        parts += [folded(title, facts(device))] if device else []
     return section("How to get this again", "".join(parts))
 
 
@@ -232,31 +240,34 @@ def _tiles(view: RunView) -> str:
             "Dense",
             text.metric(name, dense.metrics.get(name)),
             "",
-            _cost_words(dense.measured, dense.predicted),
+            _cost_words(view, dense.measured, dense.predicted),
         )
     ]
     picks = (
-        ("knee", view.front.knee),
-        (_cheapest_word(view), view.members[0]),
-        ("best", view.front.best()),
+        ("knee", "Knee", view.front.knee),
+        ("fastest", _cheapest_word(view), view.members[0]),
+        ("best", "Best", view.front.best()),
     )
-    for kind, record in picks:
+    for kind, word, record in picks:
         if record is not None:
             value = view.metric_of(record)
             verdict = view.verdict(record)
             tone = {True: "good", False: "bad", None: "dim"}[verdict.good]
             more = (
-                f"{_cost_words(record.measured, record.predicted)}"
+                f"{_cost_words(view, record.measured, record.predicted)}"
                 f'<div class="{tone}">{escape(verdict.text)}</div>'
             )
-            title = f"{kind.capitalize()} · trial {record.number}"
+            title = f"{word} · trial {record.number}"
             change = text.change(name, view.change(value))
             tiles.append(_tile(kind, title, text.metric(name, value), change, more))
     return f'<div class="tiles">{"".join(tiles)}</div>'
 
 
 def _cheapest_word(view: RunView) -> str:
-    return "fastest" if view.cost and view.cost.name.startswith("latency") else "smallest"
+    if view.cost is None or not is_latency(view.cost.name):
+        return "Smallest"
+    device = split_field(view.cost.name)[1]
+    return f"Fastest on {device}" if device else "Fastest"
 
 
 def _tile(kind: str, who: str, value: str, change: str, more: str) -> str:
@@ -267,12 +278,15 @@ def _tile(kind: str, who: str, value: str, change: str, more: str) -> str:
     )
 
 
-def _cost_words(measured: Cost | None, predicted: Cost | None) -> str:
+def _cost_words(view: RunView, measured: Cost | None, predicted: Cost | None) -> str:
     parts = []
-    if measured and measured.latency_ms is not None:
-        parts.append(f"{text.cost('latency_ms', measured.latency_ms)} measured")
-    elif predicted and predicted.latency_ms is not None:
-        parts.append(f"{text.cost('latency_ms', predicted.latency_ms)} predicted")
+    for field in view.latencies:
+        device = split_field(field)[1]
+        on = f" on {device}" if device else ""
+        pairs = (("measured", measured), ("predicted", predicted))
+        found = ((source, cost.value(field)) for source, cost in pairs if cost)
+        known_by = [(source, value) for source, value in found if value is not None][:1]
+        parts += [f"{text.cost(field, value)} {source}{on}" for source, value in known_by]
     known = predicted or measured
     if known and known.macs is not None:
         parts.append(f"{text.cost('macs', known.macs)} MACs")
@@ -294,8 +308,9 @@ def _legend(axes: Mapping[str, Any], first: str | None) -> str:
     return f'<ul class="legend">{items}</ul>'
 
 
-def _fit(view: RunView) -> str:
-    error, pairs = view.device.get("error"), view.device.get("held_out") or ()
+def _fit(view: RunView, field: str) -> str:
+    profile = view.devices.get(split_field(field)[1], {})
+    error, pairs = profile.get("error"), profile.get("held_out") or ()
     if not isinstance(error, float):
         return ""
     return (

@@ -5,7 +5,10 @@ On a phone their rows become cards, where each cell carries its column's name.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from autoprune.budget import Cost
+from autoprune.fields import field_at, split_field
 from autoprune.record import TrialRecord
 from autoprune.report import text
 from autoprune.report.data import Retrained, RunView
@@ -32,8 +35,8 @@ def models(view: RunView) -> str:
     others = [record for record in view.uniform if record not in view.members]
     if others:
         rows.append(
-            '<tr class="head"><td colspan="12" class="full">Baseline: one ratio for every group'
-            "</td></tr>"
+            f'<tr class="head"><td colspan="{12 + (len(view.latencies) > 1)}" class="full">'
+            "Baseline: one ratio for every group</td></tr>"
         )
         mark = '<span class="dot square"></span>'
         rows += [
@@ -42,12 +45,13 @@ def models(view: RunView) -> str:
         ]
     return section(
         "Models beside dense",
-        f'<div class="scroll"><table class="cards"><thead>{_model_head(name)}</thead>'
+        f'<div class="scroll"><table class="cards{" several" if len(view.latencies) > 1 else ""}">'
+        f"<thead>{_model_head(view, name)}</thead>"
         f"<tbody>{''.join(rows)}</tbody></table></div>"
         f'<p class="note">{escape(device_line(view))}. Latencies are medians in milliseconds for '
         "one forward pass; the speed-up divides the measured medians. Predicted is what the "
         "search believed; measured is the finished model, alone on the machine."
-        f"{_uniform_note(view)}</p>",
+        f"{_elsewhere_note(view)}{_uniform_note(view)}</p>",
     )
 
 
@@ -118,19 +122,29 @@ def settings(view: RunView) -> str:
 def _uniform_note(view: RunView) -> str:
     if view.cost is None or all(view.gain(record) is None for record in view.members):
         return ""
-    cost = f"{view.gain_source} {text.LABELS[view.cost.name]}"
+    cost = f"{view.gain_source} {text.label(view.cost.name)}"
     return f" To uniform: the difference to uniform ratios at equal {cost}, read between baselines."
 
 
-def _model_head(name: str) -> str:
+def _elsewhere_note(view: RunView) -> str:
+    away = [split_field(field)[1] for field in view.latencies if view.is_elsewhere(field)]
+    if not any(away):
+        return ""
+    is_are = "is another machine" if len(away) == 1 else "are other machines"
+    return f" {escape(', '.join(away))} {is_are} than the one of the search: predicted only."
+
+
+def _model_head(view: RunView, name: str) -> str:
+    device = '<th class="l">device</th>' if len(view.latencies) > 1 else ""
+    above = '<th class="span"></th>' if device else ""
     groups = (
         '<tr><th class="l span" colspan="4"></th><th class="span" colspan="3"></th>'
-        '<th class="span predicted">predicted</th>'
+        f'{above}<th class="span predicted">predicted</th>'
         '<th class="span measured" colspan="3">measured</th><th class="span"></th></tr>'
     )
     plain = (f"val {name}", "to dense", "to uniform", "params", "MACs", "weights")
     return (
-        f'{groups}<tr><th class="l">model</th>{heads(plain, left=False)}'
+        f'{groups}<tr><th class="l">model</th>{heads(plain, left=False)}{device}'
         '<th class="predicted">ms</th><th class="measured">ms</th><th>p95 ms</th>'
         '<th>speed-up</th><th class="l">verdict</th></tr>'
     )
@@ -138,10 +152,13 @@ def _model_head(name: str) -> str:
 
 def _dense_row(view: RunView, name: str) -> str:
     counts, measured = view.dense.predicted or view.dense.measured, view.dense.measured
-    speed = "1.00×" if measured and measured.latency_ms else text.NONE
+    speed = "<br>".join(
+        "1.00×" if measured and measured.value(field) else text.NONE for field in view.latencies
+    )
     value = text.metric(name, view.dense.metrics.get(name))
     who = '<span class="dot diamond"></span>dense'
-    cells = _cells(name, who, (value, "", ""), counts, view.dense.predicted, measured, None)
+    cells = _cells(name, who, (value, "", ""), counts, None)
+    cells += _latencies(view, view.dense.predicted, measured)
     return f'<tr class="dense">{cells}{cell(speed, "speed-up")}{cell("", "", "l full empty")}</tr>'
 
 
@@ -149,8 +166,8 @@ def _row(view: RunView, record: TrialRecord, name: str, who: str, kind: str) -> 
     value = view.metric_of(record)
     verdict = view.verdict(record)
     tone = {True: "good", False: "bad", None: "dim"}[verdict.good]
-    ratio = view.speedup(record.measured)
-    speed = f"{ratio:.2f}×" if ratio else text.NONE
+    ratios = [view.speedup(record, field) for field in view.latencies]
+    speed = "<br>".join(f"{ratio:.2f}×" if ratio else text.NONE for ratio in ratios)
     gain = view.gain(record) if record not in view.uniform else None
     cells = _cells(
         name,
@@ -161,10 +178,9 @@ def _row(view: RunView, record: TrialRecord, name: str, who: str, kind: str) -> 
             text.change(name, gain) if gain is not None else "",
         ),
         record.predicted,
-        record.predicted,
-        record.measured,
         view.dense.predicted,
     )
+    cells += _latencies(view, record.predicted, record.measured)
     return (
         f'<tr class="{kind}" id="trial-{record.number}">{cells}'
         f"{cell(speed, 'speed-up')}{cell(escape(verdict.text), '', f'l full verdict {tone}')}</tr>"
@@ -176,8 +192,6 @@ def _cells(
     who: str,
     values: tuple[str, str, str],
     counts: Cost | None,
-    predicted: Cost | None,
-    measured: Cost | None,
     dense: Cost | None,
 ) -> str:
     names = (f"val {name}", "to dense", "to uniform")
@@ -191,15 +205,34 @@ def _cells(
         amount = getattr(counts, field, None)
         of = text.share(amount, getattr(dense, field, None)) if dense else ""
         parts.append(f'<td data-label="{label}" title="{of}">{text.cost(field, amount)}</td>')
-    parts.append(cell(_ms(predicted, "latency_ms"), "predicted ms", "predicted"))
-    parts.append(cell(_ms(measured, "latency_ms"), "measured ms", "measured"))
-    parts.append(cell(_ms(measured, "latency_p95_ms"), "measured p95"))
     return "".join(parts)
 
 
-def _ms(cost: Cost | None, field: str) -> str:
-    value = getattr(cost, field, None)
-    return text.NONE if value is None else text.three_digits(value)
+def _latencies(view: RunView, predicted: Cost | None, measured: Cost | None) -> str:
+    """Predicted, measured and its p95, in a line for each device; of several, their names first."""
+    names = [split_field(field)[1] for field in view.latencies]
+    parts = [cell("<br>".join(map(escape, names)), "device", "l")] if len(names) > 1 else []
+    parts.append(cell(_ms(predicted, "latency_ms", names), "predicted ms", "predicted"))
+    parts.append(cell(_ms(measured, "latency_ms", names), "measured ms", "measured"))
+    parts.append(cell(_ms(measured, "latency_p95_ms", names), "measured p95"))
+    return "".join(parts)
+
+
+def _ms(cost: Cost | None, field: str, names: Sequence[str]) -> str:
+    values = (cost.value(field_at(field, name)) if cost else None for name in names)
+    return "<br>".join(text.NONE if v is None else text.three_digits(v) for v in values)
+
+
+def _speeds(result: Retrained) -> list[str]:
+    """The measured latency on each device, and how many times faster than dense that is."""
+    found = []
+    for field in (field_at("latency_ms", name) for name in result.devices):
+        value = result.measured.value(field) if result.measured else None
+        if value is not None:
+            device, ratio = split_field(field)[1], result.speedup(field)
+            words = text.cost(field, value) + (f" ({ratio:.2f}×)" if ratio else "")
+            found.append(f"{device} {words}" if device else words)
+    return found
 
 
 def _retrained_row(result: Retrained) -> str:
@@ -210,10 +243,6 @@ def _retrained_row(result: Retrained) -> str:
         for n, (mean, _) in result.test.items()
         if n in result.dense
     ]
-    ratio = result.speedup
-    speed = (
-        f"{text.cost('latency_ms', result.measured.latency_ms)}" if result.measured else text.NONE
-    )
     return (
         "<tr>"
         + cell(f"trial {result.number}", "", "l full")
@@ -222,6 +251,6 @@ def _retrained_row(result: Retrained) -> str:
         + cell(test or text.NONE, "test, mean ± std")
         + cell(dense or text.NONE, "dense, test")
         + cell("<br>".join(changes) or text.NONE, "difference")
-        + cell(speed + (f" ({ratio:.2f}×)" if ratio else ""), "measured")
+        + cell("<br>".join(map(escape, _speeds(result))) or text.NONE, "measured")
         + "</tr>"
     )

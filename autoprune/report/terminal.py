@@ -9,12 +9,14 @@ from rich.text import Text
 
 from autoprune.budget import Cost
 from autoprune.errors import StoreError
+from autoprune.fields import cost_fields, field_at, split_field
 from autoprune.record import TrialRecord
 from autoprune.report import text
 from autoprune.report.data import Retrained, RunView
 
 _STYLES = {"complete": "green", "stopped": "yellow", "infeasible": "dim", "failed": "red"}
 _COUNTS = ("params", "macs", "weight_bytes")
+_MS, _P95 = "latency_ms", "latency_p95_ms"
 
 
 def show(view: RunView) -> RenderableType:
@@ -51,12 +53,22 @@ def summary(view: RunView) -> RenderableType:
 
 
 def front_table(view: RunView) -> RenderableType:
-    """The dense model and every member of the front; predicted and measured latency apart."""
+    """The dense model and every member of the front; predicted and measured latency apart.
+
+    With several devices, each model has a line for each of them, and no number of parameters:
+    the bytes say the same, and a terminal is narrow.
+    """
     name = view.metric.name if view.metric else "metric"
     table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=0)
     table.add_column("trial", no_wrap=True)
-    for column in (f"val\n{name}", "to\ndense", *(field.replace("_", "\n") for field in _COUNTS)):
+    for column in (
+        f"val\n{name}",
+        "to\ndense",
+        *(field.replace("_", "\n") for field in _counts(view)),
+    ):
         table.add_column(column, justify="right", no_wrap=True)
+    if len(view.latencies) > 1:
+        table.add_column("device", no_wrap=True)
     for column in ("predicted\nms", "measured\nms", "its p95\nms", "speed-\nup"):
         table.add_column(column, justify="right", no_wrap=True)
     table.add_row(*_dense_cells(view, name), style="bold", end_section=True)
@@ -68,7 +80,7 @@ def front_table(view: RunView) -> RenderableType:
     for record in (r for r in view.uniform if r not in view.members):
         table.add_row(f"{record.number} ▫", *_cells(view, record, name), style="dim")
     marks = "◆ knee" + (" · ▫ uniform ratios" if view.uniform else "")
-    return Group(table, Text(f"{marks} · {device_line(view)}", "dim"))
+    return Group(table, Text(f"{marks} · " + "\n".join(device_lines(view)), "dim"))
 
 
 def device_line(view: RunView) -> str:
@@ -76,15 +88,27 @@ def device_line(view: RunView) -> str:
 
     A latency is never shown without its device, runtime, dtype, batch and threads.
     """
-    measured = _device(view.dense.measured, *(r.measured for r in view.records))
-    predicted = _device(view.dense.predicted, *(r.predicted for r in view.records))
+    return "; ".join(device_lines(view))
+
+
+def device_lines(view: RunView) -> list[str]:
+    """The same, apart for each device."""
+    return [_device_words(view, field) for field in view.latencies]
+
+
+def _device_words(view: RunView, field: str) -> str:
+    name = split_field(field)[1]
+    latency = f"Latency on {name}" if name else "Latency"
+    measured = _device(name, view.dense.measured, *(r.measured for r in view.records))
+    predicted = _device(name, view.dense.predicted, *(r.predicted for r in view.records))
     if measured is None and predicted is None:
-        return "Latency: neither predicted nor measured"
+        return f"{latency}: neither predicted nor measured"
     if measured == predicted:
-        return f"Latency predicted for and measured on: {measured}"
+        return f"{latency} predicted for and measured on: {measured}"
     parts = [f"predicted for: {predicted}"] if predicted else []
-    parts += [f"measured on: {measured}"] if measured else ["not measured yet"]
-    return "Latency " + " · ".join(parts)
+    missing = "not measured" if view.is_elsewhere(field) else "not measured yet"
+    parts += [f"measured on: {measured}"] if measured else [missing]
+    return f"{latency} " + " · ".join(parts)
 
 
 def retrained_table(view: RunView) -> Table:
@@ -116,34 +140,48 @@ def _dense_cells(view: RunView, name: str) -> list[str]:
         "dense",
         text.metric(name, view.dense.metrics.get(name)),
         "",
-        *(text.cost(field, getattr(counts, field, None)) for field in _COUNTS),
-        *_latencies(counts, measured),
-        "1.00×" if measured and measured.latency_ms else text.NONE,
+        *(text.cost(field, counts.value(field) if counts else None) for field in _counts(view)),
+        *_latencies(view, counts, measured),
+        "\n".join(
+            "1.00×" if measured and measured.value(field) else text.NONE for field in view.latencies
+        ),
     ]
 
 
 def _cells(view: RunView, record: TrialRecord, name: str) -> list[str | Text]:
     value = view.metric_of(record)
-    ratio = view.speedup(record.measured)
-    good = view.verdict(record).good
-    style = {True: "green", False: "red", None: ""}[good]
+    ratios = [view.speedup(record, field) for field in view.latencies]
+    speeds = (f"{ratio:.2f}×" if ratio else text.NONE for ratio in ratios)
+    style = {True: "green", False: "red", None: ""}[view.verdict(record).good]
     return [
         text.metric(name, value),
         text.change(name, view.change(value)),
-        *(text.cost(field, getattr(record.predicted, field, None)) for field in _COUNTS),
-        *_latencies(record.predicted, record.measured),
-        Text(f"{ratio:.2f}×" if ratio else text.NONE, style),
+        *(
+            text.cost(field, record.predicted.value(field) if record.predicted else None)
+            for field in _counts(view)
+        ),
+        *_latencies(view, record.predicted, record.measured),
+        Text("\n".join(speeds), style),
     ]
 
 
-def _latencies(predicted: Cost | None, measured: Cost | None) -> list[str]:
-    pairs = ((predicted, "latency_ms"), (measured, "latency_ms"), (measured, "latency_p95_ms"))
-    values = (getattr(cost, field, None) for cost, field in pairs)
-    return [text.NONE if value is None else text.three_digits(value) for value in values]
+def _counts(view: RunView) -> tuple[str, ...]:
+    return _COUNTS[1:] if len(view.latencies) > 1 else _COUNTS
 
 
-def _device(*costs: Cost | None) -> str | None:
-    names = dict.fromkeys(str(cost.device) for cost in costs if cost is not None and cost.device)
+def _latencies(view: RunView, predicted: Cost | None, measured: Cost | None) -> list[str]:
+    """Predicted, measured and its p95, in a line for each device; of several, their names first."""
+    names = [split_field(field)[1] for field in view.latencies]
+    columns = [names] if len(names) > 1 else []
+    for cost, field in ((predicted, _MS), (measured, _MS), (measured, _P95)):
+        values = (cost.value(field_at(field, name)) if cost else None for name in names)
+        columns.append([text.NONE if v is None else text.three_digits(v) for v in values])
+    return ["\n".join(lines) for lines in columns]
+
+
+def _device(name: str, *costs: Cost | None) -> str | None:
+    found = (cost.device_of(name) for cost in costs if cost is not None)
+    names = dict.fromkeys(str(device) for device in found if device)
     return " | ".join(names) or None
 
 
@@ -216,8 +254,10 @@ def _cost_line(cost: Cost | None) -> str:
     if cost is None:
         return ""
     parts = [
-        f"{text.LABELS[field]} {text.cost(field, value)}"
-        for field in text.LABELS
-        if (value := getattr(cost, field)) is not None
+        f"{text.label(field)} {text.cost(field, value)}"
+        for field in dict.fromkeys((*cost_fields(), *cost_fields(cost.names)))
+        if (value := cost.value(field)) is not None
     ]
-    return ", ".join(parts) + (f" ({cost.device})" if cost.device else "")
+    devices = [str(cost.device)] if cost.device else []
+    devices += [f"{timing.name}: {timing.device}" for timing in cost.timings]
+    return ", ".join(parts) + (f" ({'; '.join(devices)})" if devices else "")

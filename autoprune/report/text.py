@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from autoprune.budget import Limit
+from autoprune.fields import split_field
 
 NONE = "–"
 LABELS = {
@@ -15,6 +16,16 @@ LABELS = {
 }
 _COUNTS = ((1e9, " G"), (1e6, " M"), (1e3, " k"))
 _BYTES = ((1e9, " GB"), (1e6, " MB"), (1e3, " kB"))
+
+
+def label(field: str) -> str:
+    """What a cost is called, with the name of its device.
+
+    >>> label("macs"), label("latency_p95_ms@phone")
+    ('MACs', 'latency p95 on phone')
+    """
+    base, device = split_field(field)
+    return f"{LABELS[base]} on {device}" if device else LABELS[base]
 
 
 def cost(name: str, value: float | None) -> str:
@@ -126,9 +137,9 @@ def limit(bound: Limit, value: float | None) -> str:
     """
     of_dense = f"{100 * bound.value:g} % of dense" if bound.relative else ""
     if value is None:
-        return f"{LABELS[bound.field]} ≤ {of_dense}"
+        return f"{label(bound.field)} ≤ {of_dense}"
     note = f" ({of_dense})" if of_dense else ""
-    return f"{LABELS[bound.field]} ≤ {cost(bound.field, value)}{note}"
+    return f"{label(bound.field)} ≤ {cost(bound.field, value)}{note}"
 
 
 def last_line(error: str | None) -> str:

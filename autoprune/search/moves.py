@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from autoprune.budget import Cost
 from autoprune.candidate import Candidate
+from autoprune.fields import is_cost
 from autoprune.search.knapsack import Damage, Kept, Knapsack, choices
 from autoprune.search.plan import Plan
 from autoprune.search.surrogate import place_of
@@ -46,7 +46,7 @@ class Moves:
         self._free = [name for name, units in self._choices.items() if len(units) > 1]
         self._recipe = list(plan.space.varied)
         self._parents: dict[str, Parent] = {}
-        costs = [o.name for o in plan.objectives if o.name in Cost.__dataclass_fields__]
+        costs = [o.name for o in plan.objectives if is_cost(o.name)]
         self._cost = (costs or list(plan.budget.fields))[0]
 
     def share(self, kept: Mapping[str, int]) -> float:

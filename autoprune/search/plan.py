@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from autoprune.budget import Budget, Cost
 from autoprune.candidate import Candidate
@@ -30,9 +30,9 @@ class Plan:
 
     `price` maps the kept units of each group to the predicted cost; `sizes` are the groups' units.
     `reference` is the worst point that counts for the hypervolume, in the order of `objectives`.
-    `epochs` is the training of one trial, evaluated at `rungs` points before its end. `margin` is
-    how far predicted latencies lie below their upper bound: a candidate is within the budget only
-    if the bound is, so that nearly all of what is trained holds when it is measured.
+    `epochs` is the training of one trial, evaluated at `rungs` points before its end. `margins` say
+    by name how far predicted latencies lie below their upper bound: a candidate is within the
+    budget only if the bound is, so that nearly all of what is trained holds when it is measured.
     """
 
     space: SearchSpace
@@ -48,7 +48,7 @@ class Plan:
     concurrent: int = 1
     sampler: str = "tpe"
     seed: int = 0
-    margin: float = 0.0
+    margins: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def milestones(self) -> tuple[float, ...]:
@@ -73,7 +73,7 @@ class Plan:
         """(cost / limit) - 1 for each limited field, with the margin: above 0 is over budget."""
         found = self.budget.violations(cost, self.dense)
         return {
-            name: (value + 1.0) * (1.0 + self.margin) - 1.0 if name.startswith("latency") else value
+            name: (value + 1.0) * (1.0 + self.margins.get(name, 0.0)) - 1.0
             for name, value in found.items()
         }
 

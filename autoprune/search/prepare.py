@@ -14,14 +14,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from autoprune.budget import FIELDS, Cost
+from autoprune.budget import Cost
 from autoprune.config import RunConfig
-from autoprune.cost.device import DeviceProfile
-from autoprune.cost.inputs import Inputs, batched, dtype_of
 from autoprune.cost.model import CostModel
-from autoprune.cost.predictor import LatencyPredictor
-from autoprune.cost.targets import device_name, is_remote
+from autoprune.cost.targets import device_name
 from autoprune.errors import AutopruneError, ConfigError, GraphError, TaskError
+from autoprune.fields import cost_fields, is_cost
 from autoprune.graph import PruningGraph
 from autoprune.pareto import Objective
 from autoprune.pruning import sensitivity
@@ -32,6 +30,7 @@ from autoprune.search.bench import RecoveryBench
 from autoprune.search.plan import Limits, Plan
 from autoprune.search.score import RepairScore
 from autoprune.search.screening import Screening
+from autoprune.search.sites import Site, check, sites_of
 from autoprune.search.study import distributions
 from autoprune.search.tuning import threads_for
 from autoprune.search.verify import Gauge, objectives_of
@@ -54,27 +53,36 @@ class Prepared:
     dense: nn.Module
     graph: PruningGraph
     metrics: Mapping[str, float]
-    profile: DeviceProfile | None
     gauge: Gauge
     training_device: str
 
     @property
+    def sites(self) -> tuple[Site, ...]:
+        """The devices where latencies count."""
+        return self.gauge.sites
+
+    @property
     def is_elsewhere(self) -> bool:
-        """Whether latencies count on a machine that cannot be asked from here."""
-        if self.profile is None or is_remote(self.profile.device.runtime):
-            return False
-        return self.profile.device.name != device_name()
+        """Whether latencies count on machines only that cannot be asked from here."""
+        return all(site.is_elsewhere for site in self.sites)
 
 
 def prepare(
-    config: RunConfig, task: Task, say: Say, *, profile: Mapping[str, Any] | None = None
+    config: RunConfig,
+    task: Task,
+    say: Say,
+    *,
+    profiles: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> Prepared:
     """Everything up to the plan; raises UsageError where something does not fit.
 
-    `profile` is a device profile that the run has already (its `to_dict`).
+    `profiles` are those that a run which goes on has already, by device (see
+    `DeviceProfile.to_dict`); without, the devices are asked whether they can measure.
     """
-    space = SearchSpace.parse(config.space)
     objectives = _objectives(config, task)
+    sites = sites_of(config.targets, profiles or {})
+    if profiles is None:
+        check(sites)
     device = training_device(config.train_on)
     say("the dense model")
     dense = load_dense(task, device=device)
@@ -86,16 +94,31 @@ def prepare(
     if not graph.groups:
         why = "; ".join(f"{frozen.name}: {frozen.reason}" for frozen in graph.frozen[:3])
         raise GraphError(f"the model of {type(task).__name__} has nothing that can leave · {why}")
-    inputs = batched(example, config.device.batch)
     names = [*config.limits.fields, *(objective.name for objective in objectives)]
-    found = None
-    if any(name.startswith("latency") for name in names):
-        found = _profile(config, dense, graph, inputs, say, profile)
-    predictor = found.predictor if found else None
-    costs = CostModel(graph, latency=predictor)
+    sites = tuple(
+        site.fitted(dense, graph, example, config.search.seed, say)
+        if site.is_predicted(names)
+        else site
+        for site in sites
+    )
+    plan = _plan(config, graph, objectives, metrics, sites)
+    plan.check()
+    distributions(plan)
+    return Prepared(plan, dense, graph, metrics, Gauge(dense, graph, example, sites), device)
+
+
+def _plan(
+    config: RunConfig,
+    graph: PruningGraph,
+    objectives: tuple[Objective, ...],
+    metrics: Mapping[str, float],
+    sites: tuple[Site, ...],
+) -> Plan:
+    predictors = {site.name: site.profile.predictor for site in sites if site.profile}
+    costs = CostModel(graph, latency=predictors)
     limits = config.search
-    plan = Plan(
-        space=space,
+    return Plan(
+        space=config.search_space,
         sizes=graph.sizes(),
         price=costs.cost,
         dense=costs.dense,
@@ -112,12 +135,8 @@ def prepare(
         concurrent=limits.concurrent,
         sampler=limits.sampler,
         seed=limits.seed,
-        margin=predictor.upper_factor - 1.0 if predictor else 0.0,
+        margins={name: margin for site in sites for name, margin in site.margins.items()},
     )
-    plan.check()
-    distributions(plan)
-    gauge = Gauge(dense, graph, example, inputs, config.device.runtime, config.device.threads)
-    return Prepared(plan, dense, graph, metrics, found, gauge, device)
 
 
 def make_bench(
@@ -211,14 +230,15 @@ def environment(config: RunConfig) -> dict[str, Any]:
 
 def _objectives(config: RunConfig, task: Task) -> tuple[Objective, ...]:
     names = config.search.objectives or [task.metric, config.limits.fields[0]]
-    known = [task.metric, *FIELDS]
+    costs = cost_fields(list(config.devices))
+    known = [task.metric, *costs]
     for name in names:
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1)
             hint = f" · nearest: {near[0]}" if near else ""
             raise ConfigError(
                 f"search.objectives: {name!r} is neither the task's metric ({task.metric}) nor a "
-                f"cost ({', '.join(FIELDS)}){hint}"
+                f"cost ({', '.join(costs)}){hint}"
             )
     if task.metric not in names or len(set(names)) != len(names):
         raise ConfigError(
@@ -248,39 +268,13 @@ def _dense_metrics(task: Task, dense: nn.Module) -> dict[str, float]:
     return metrics
 
 
-def _profile(
-    config: RunConfig,
-    dense: nn.Module,
-    graph: PruningGraph,
-    inputs: Inputs,
-    say: Say,
-    known: Mapping[str, Any] | None,
-) -> DeviceProfile:
-    """The run's own, the given file's, or one that is measured now."""
-    file = config.device.profile
-    if known is not None or file is not None:
-        there = DeviceProfile.load(file) if known is None and file else None
-        there = there or DeviceProfile.from_dict(dict(known or {}))
-        return there.matched(graph, batch=config.device.batch, dtype=dtype_of(dense))
-    say(f"latencies of random prunings in {config.device.runtime}")
-    fitted = LatencyPredictor.fit(
-        dense,
-        graph,
-        inputs,
-        runtime=config.device.runtime,
-        threads=config.device.threads,
-        seed=config.search.seed,
-    )
-    return DeviceProfile.of(fitted, graph)
-
-
 def _reference(
     objectives: tuple[Objective, ...], metrics: Mapping[str, float], dense: Cost
 ) -> tuple[float, ...]:
     """The worst that counts: half of the dense metric (twice, where less is better), dense cost."""
 
     def worst(objective: Objective) -> float:
-        if objective.name in FIELDS:
+        if is_cost(objective.name):
             return dense.get(objective.name)
         value = metrics[objective.name]
         better_up = objective.direction == "maximize"

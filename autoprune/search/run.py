@@ -13,9 +13,7 @@ import optuna
 
 from autoprune.budget import Cost
 from autoprune.config import RunConfig
-from autoprune.cost.targets import is_remote
 from autoprune.errors import StoreError, WorkError
-from autoprune.pareto import ParetoFront
 from autoprune.pruning.sensitivity import Sensitivity
 from autoprune.record import TrialRecord
 from autoprune.search.bench import RecoveryBench
@@ -37,11 +35,10 @@ from autoprune.search.seeding import seeds
 from autoprune.search.study import StudyFile
 from autoprune.search.tuning import quiet, run_trials
 from autoprune.search.verify import verify
-from autoprune.store import RunFolder
+from autoprune.store import RunFolder, device_file
 from autoprune.tasks.base import Task
 
-DEVICE, DENSE, GROUPS, FRONT, IMPORTANCES, SENSITIVITY = (
-    "device.json",
+DENSE, GROUPS, FRONT, IMPORTANCES, SENSITIVITY = (
     "dense.json",
     "groups.json",
     "front.json",
@@ -88,9 +85,8 @@ def run(
 
 
 def _prepare(config: RunConfig, task: Task, place: Path, say: Say, *, resume: bool) -> Prepared:
-    there = resume and (place / DEVICE).is_file()
-    profile = RunFolder(place).read_json(DEVICE) if there else None
-    return prepare(config, task, say, profile=profile)
+    profiles = RunFolder(place).profiles(config.targets) if resume else None
+    return prepare(config, task, say, profiles=profiles)
 
 
 def _create(config: RunConfig, place: Path) -> RunFolder:
@@ -131,8 +127,8 @@ def _search(
         if not ledger.over():
             gpus = 1.0 / plan.concurrent if ready.training_device == "cuda" else 0.0
             run_trials(plan, bench, searcher, store.path, gpus=gpus)
-        where = ready.gauge.runtime if is_remote(ready.gauge.runtime) else "this machine"
-        ledger.show("verify", f"measuring the front alone on {where}")
+        where = dict.fromkeys(site.where for site in ready.sites if not site.is_elsewhere)
+        ledger.show("verify", f"measuring the front alone on {', '.join(where)}")
         ledger.save_state("verify")
         failure = _finish(store, ready, ledger)
         store.write_json(IMPORTANCES, importances(searcher.study, plan))
@@ -151,21 +147,16 @@ def _finish(store: RunFolder, ready: Prepared, ledger: Ledger) -> str | None:
     complete = [r for r in ledger.records.values() if r.state == "complete"]
     if not complete:
         raise WorkError(_no_model(ledger))
-    plan = ready.plan
     if ready.is_elsewhere:  # what is measured here would say nothing of that device
         store.write_json(FRONT, {**ledger.front().to_dict(), "over_budget_when_measured": {}})
         return None
-    verified = verify(
-        complete,
-        store.path,
-        ready.gauge,
-        plan.budget,
-        lambda records: ParetoFront(plan.objectives, tuple(records), plan.reference),
-        ledger.update,
-        _measured_dense(store),
-    )
-    if verified.dense is not None:
-        store.write_json(DENSE, _dense(ready, verified.dense.to_dict()))
+
+    def save(record: TrialRecord, dense: Cost) -> None:
+        store.write_json(DENSE, _dense(ready, dense.to_dict()))
+        ledger.update(record)
+
+    known = _measured_dense(store)
+    verified = verify(complete, store.path, ready.gauge, ready.plan, save, known)
     over = {str(number): found for number, found in verified.over.items()}
     front = verified.front.to_dict()
     store.write_json(
@@ -182,8 +173,9 @@ def _measured_dense(store: RunFolder) -> Cost | None:
 
 def _describe(store: RunFolder, ready: Prepared) -> None:
     """Write what the search knows before its first trial, for the report and for `resume`."""
-    if ready.profile is not None:
-        store.write_json(DEVICE, ready.profile.to_dict())
+    for site in ready.sites:
+        if site.profile is not None:
+            store.write_json(device_file(site.name), site.profile.to_dict())
     if not (store.path / DENSE).exists():
         store.write_json(DENSE, _dense(ready, None))
     groups = [{"name": g.name, "kind": g.kind, "size": g.size} for g in ready.graph.groups]

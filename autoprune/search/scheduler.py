@@ -11,7 +11,8 @@ import numpy as np
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
-from autoprune.budget import FIELDS, Cost
+from autoprune.budget import Cost
+from autoprune.fields import is_cost
 from autoprune.pareto import Objective, crowding, non_dominated_rank
 from autoprune.search.ledger import read_report
 from autoprune.search.plan import Plan
@@ -139,14 +140,14 @@ class RungScheduler(FIFOScheduler):
 
     def _point(self, metrics: Mapping[str, float], cost: Cost) -> list[float]:
         values = [
-            cost.get(o.name) if o.name in FIELDS else metrics[o.name] for o in self._plan.objectives
+            cost.get(o.name) if is_cost(o.name) else metrics[o.name] for o in self._plan.objectives
         ]
         return [o.sign * v for o, v in zip(self._plan.objectives, values, strict=True)]
 
 
 def objective_end(plan: Plan, objective: Objective) -> float:
     """The best that an objective can be in this space: the smallest model's cost, or 0."""
-    return plan.smallest().get(objective.name) if objective.name in FIELDS else 0.0
+    return plan.smallest().get(objective.name) if is_cost(objective.name) else 0.0
 
 
 def error_of(trial: Trial) -> str:

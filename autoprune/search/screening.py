@@ -18,8 +18,9 @@ from typing import Any
 
 import numpy as np
 
-from autoprune.budget import FIELDS, Cost
+from autoprune.budget import Cost
 from autoprune.candidate import Candidate
+from autoprune.fields import is_cost
 from autoprune.pareto import ParetoFront
 from autoprune.record import TrialRecord
 from autoprune.search.knapsack import Damage
@@ -94,7 +95,7 @@ class Screening:
         self._moves = Moves(plan, damage)
         self._scores: dict[tuple[Any, ...], float | None] = {}
         names = [objective.name for objective in plan.objectives]
-        costs = [place for place, name in enumerate(names) if name in FIELDS]
+        costs = [place for place, name in enumerate(names) if is_cost(name)]
         metric = next((place for place in range(len(names)) if place not in costs), 0)
         self._order = [metric, *costs]
 

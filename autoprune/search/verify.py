@@ -1,4 +1,8 @@
-"""The end of a search: its front, every member measured alone beside the dense model."""
+"""The end of a search: its front, every member measured alone beside the dense model.
+
+Members are measured on each device that can be measured from here; on the others the prediction
+stays all that is known, and is never written beside what was measured.
+"""
 
 from __future__ import annotations
 
@@ -10,14 +14,14 @@ from pathlib import Path
 from torch import nn
 
 from autoprune.budget import Budget, Cost
-from autoprune.cost.analytic import count_cost
 from autoprune.cost.inputs import Inputs
-from autoprune.cost.latency import measure_together
 from autoprune.errors import DeviceError
 from autoprune.graph import PruningGraph
 from autoprune.pareto import Objective, ParetoFront
 from autoprune.pruning.surgery import prune
 from autoprune.record import TrialRecord
+from autoprune.search.plan import Plan
+from autoprune.search.sites import Site, measured
 from autoprune.store import read_model
 
 TOGETHER = 6  # models that take turns with the dense one
@@ -25,25 +29,19 @@ TOGETHER = 6  # models that take turns with the dense one
 
 @dataclass(frozen=True)
 class Gauge:
-    """Measures models where the budget counts: inputs at its batch, its runtime and threads."""
+    """Measures models where the budget counts, on every device that can be measured from here."""
 
     dense: nn.Module
     graph: PruningGraph
     example: Inputs
-    inputs: Inputs
-    runtime: str
-    threads: int
+    sites: tuple[Site, ...]
 
     def measure(self, models: Sequence[nn.Module]) -> list[tuple[Cost, Cost]]:
         """(cost of the model, cost of the dense model beside it), both measured."""
         found: list[tuple[Cost, Cost]] = []
         for start in range(0, len(models), TOGETHER):
             group = [self.dense, *models[start : start + TOGETHER]]
-            latencies = measure_together(group, self.inputs, self.runtime, threads=self.threads)
-            costs = [
-                latency.added_to(count_cost(model, self.example))
-                for model, latency in zip(group, latencies, strict=True)
-            ]
+            costs = measured(group, self.example, self.sites)
             found += [(cost, costs[0]) for cost in costs[1:]]
         return found
 
@@ -74,27 +72,27 @@ def verify(
     records: Sequence[TrialRecord],
     folder: Path,
     gauge: Gauge,
-    budget: Budget,
-    front_of: Callable[[Sequence[TrialRecord]], ParetoFront],
-    save: Callable[[TrialRecord], None],
+    plan: Plan,
+    save: Callable[[TrialRecord, Cost], None],
     dense: Cost | None = None,
 ) -> Verified:
     """Measure the front until every member of it is measured and within the budget.
 
-    `front_of` gives the front of records by predicted cost. Where members turn out to be over
-    budget, those that they had kept off the front are measured in their turn. Uniform baselines are
-    measured too, so that the report compares what was measured. `save` is called with each record
-    that was measured; a record measured before, beside `dense`, is not measured again.
+    Where members of the front by predicted cost turn out to be over budget, those that they had
+    kept off it are measured in their turn. Uniform baselines are measured too, so that the report
+    compares what was measured. `save` is called with each record that was measured, and the dense
+    model's cost; that is given as `dense` where records were measured before (in a sitting that
+    was interrupted), which are not measured again.
     """
     known = records if dense is not None else [replace(r, measured=None) for r in records]
     current = {record.number: record for record in known}
     over: dict[int, dict[str, float]] = {}
     for record in known:
-        if record.measured is not None and dense is not None:
-            _judge(record, dense, budget, over)
+        if dense is not None:
+            _judge(record, dense, plan, over)
     while True:
         left = [record for record in current.values() if record.number not in over]
-        front = front_of(left)
+        front = ParetoFront(plan.objectives, tuple(left), plan.reference)
         beside_it = [r for r in left if r.is_baseline and r not in front.members]
         asked = [*front.members, *beside_it]
         new = [r for r in asked if r.measured is None and r.artifact is not None][:TOGETHER]
@@ -110,29 +108,39 @@ def verify(
             dense = dense or beside
             found = replace(record, measured=cost)
             current[found.number] = found
-            save(found)
-            _judge(found, beside, budget, over)
+            save(found, dense)
+            _judge(found, beside, plan, over)
     within = [current[r.number] for r in front.members if current[r.number].measured is not None]
-    final = ParetoFront(front.objectives, tuple(within), front.reference, "measured")
+    elsewhere = tuple(site.name for site in gauge.sites if site.is_elsewhere)
+    final = replace(front, records=tuple(within), source="measured", elsewhere=elsewhere)
     return Verified(final, dense, over)
 
 
 def _check_device(records: Sequence[TrialRecord], costs: Sequence[tuple[Cost, Cost]]) -> None:
-    """Raise DeviceError where it is not the one for which latencies were predicted."""
+    """Raise DeviceError where one is not that for which latencies were predicted."""
     for record, (cost, _) in zip(records, costs, strict=True):
-        expected = record.predicted.device if record.predicted else None
-        if expected and cost.device and cost.device.name != expected.name:
-            raise DeviceError(
-                f"latencies were predicted for {expected.name}, but {cost.device.runtime} is "
-                f"{cost.device.name} now · profile that one"
-            )
+        for name in cost.names or ("",):
+            expected = record.predicted.device_of(name) if record.predicted else None
+            found = cost.device_of(name)
+            if expected and found and found.name != expected.name:
+                raise DeviceError(
+                    f"latencies were predicted for {expected.name}, but {found.runtime} is "
+                    f"{found.name} now · profile that one"
+                )
 
 
-def _judge(
-    record: TrialRecord, dense: Cost, budget: Budget, over: dict[int, dict[str, float]]
-) -> None:
-    assert record.measured is not None
-    found = budget.violations(record.measured, dense)
+def _judge(record: TrialRecord, dense: Cost, plan: Plan, over: dict[int, dict[str, float]]) -> None:
+    """Hold each limit against what was measured; on a device elsewhere, what was predicted."""
+    measured, predicted = record.measured, record.predicted
+    if measured is None:
+        return
+    found: dict[str, float] = {}
+    for limit in plan.budget.limits:
+        alone = Budget((limit,))
+        if measured.value(limit.field) is not None:
+            found |= alone.violations(measured, dense)
+        elif predicted is not None:
+            found |= alone.violations(predicted, plan.dense)
     if any(value > 0.0 for value in found.values()):
         over[record.number] = found
 

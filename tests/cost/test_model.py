@@ -96,15 +96,16 @@ def test_impossible_numbers_are_refused(kept, message):
         CostModel(two_convolutions()).cost(kept)
 
 
+@dataclasses.dataclass
+class Fitted:
+    device: Device
+    p95_factor: float
+
+    def predict(self, kept):
+        return kept["a"] / 2 + kept["b"]
+
+
 def test_predicted_latency_travels_with_its_device():
-    @dataclasses.dataclass
-    class Fitted:
-        device: Device
-        p95_factor: float
-
-        def predict(self, kept):
-            return kept["a"] / 2 + kept["b"]
-
     device = Device("x", "onnxruntime")
     cost = CostModel(two_convolutions(), latency=Fitted(device, 1.5)).cost({"a": 4})
     assert (cost.latency_ms, cost.latency_p95_ms) == (6.0, 9.0)
@@ -132,3 +133,15 @@ def test_skip_keeps_a_storage_live_and_the_rest_does_not_add_up():
 def test_contained_live_sets_are_left_out():
     rows = np.array([[1, 0, 0], [1, 1, 0], [0, 1, 0], [0, 1, 1], [0, 1, 1], [0, 0, 1]], bool)
     assert _maximal(rows).tolist() == [[True, True, False], [False, True, True]]
+
+
+def test_each_named_device_has_its_own_prediction():
+    phone, server = Device("arm", "onnxruntime", batch=1), Device("x86", "torch", batch=8)
+    fitted = {"phone": Fitted(phone, 1.5), "server": Fitted(server, 2.0)}
+    cost = CostModel(two_convolutions(), latency=fitted).cost({"a": 4})
+    for name, device, factor in (("phone", phone, 1.5), ("server", server, 2.0)):
+        median = cost.get(f"latency_ms@{name}")
+        assert cost.get(f"latency_p95_ms@{name}") == pytest.approx(factor * median)
+        assert cost.device_of(name) == device
+    assert (cost.source, cost.names) == ("predicted", ("phone", "server"))
+    assert (cost.latency_ms, cost.device) == (None, None)

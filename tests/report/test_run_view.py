@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 from synthetic_run import CONFIG, DENSE, DEVICE, ENVIRONMENT, SIZES, make_run
 
-from autoprune.budget import Cost
+from autoprune.budget import Cost, Timing
 from autoprune.candidate import Candidate
 from autoprune.errors import StoreError
 from autoprune.pareto import Objective, ParetoFront
@@ -36,7 +36,7 @@ def view_of(
         name="run",
         config={"task": "t", "budget": budget or {"latency_ms": "80%"}},
         environment={},
-        device={},
+        devices={"": {}},
         records=records,
         front=ParetoFront(objectives, records, source="measured"),
         finished=True,
@@ -60,7 +60,9 @@ def test_finished_run_is_read_whole(finished_run, view) -> None:
     assert [r.number for r in view.members] == [m["number"] for m in stored["members"]]
     assert view.retrained[0].number == stored["knee"]
     assert view.retrained[0].test == {"accuracy": (0.9112, 0.0011)}
-    assert view.retrained[0].speedup == pytest.approx(1.5 / view.front.knee.measured.latency_ms)
+    assert view.retrained[0].speedup("latency_ms") == pytest.approx(
+        1.5 / view.front.knee.measured.latency_ms
+    )
     assert view.wall_s == 1312.4
 
 
@@ -162,3 +164,39 @@ def test_groups_are_in_natural_order_and_absent_ones_stay_whole() -> None:
     view = view_of(record, trial(1, 0.9, 6.0))
     assert list(view.removed(record).items()) == [("block2.conv", 0.25), ("block10.conv", 0.5)]
     assert set(view.removed(view.records[1]).values()) == {0.0}
+
+
+def on_two(phone: float | None, server: float | None, source: str) -> Cost:
+    values = {"phone": phone, "server": server}
+    timings = [Timing(n, ms, None, DEVICE) for n, ms in values.items() if ms is not None]
+    return Cost(macs=100, source=source, timings=tuple(timings))
+
+
+def test_each_device_has_its_part_of_the_verdict() -> None:
+    record = trial(
+        0,
+        0.8,
+        None,
+        predicted=on_two(4.0, 3.0, "predicted"),
+        measured=on_two(None, 2.0, "measured"),
+    )
+    dense = Dense({"accuracy": 0.9}, on_two(8.0, 6.0, "predicted"), on_two(None, 3.0, "measured"))
+    view = view_of(record, budget={"latency_ms@server": "80%"}, dense=dense)
+    objectives = (Objective("accuracy", "maximize"), Objective("latency_ms@phone"))
+    front = ParetoFront(objectives, (record,), source="measured", elsewhere=("phone",))
+    view = replace(view, front=front, devices={"phone": {}, "server": {}})
+    assert view.latencies == ("latency_ms@phone", "latency_ms@server")
+    assert [view.is_elsewhere(field) for field in view.latencies] == [True, False]
+    assert view.speedup(record, "latency_ms@phone") is None
+    assert view.speedup(record, "latency_ms@server") == pytest.approx(1.5)
+    verdict = view.verdict(record)
+    assert verdict.text == (
+        "2.0× faster than dense on phone, predicted; 1.5× faster than dense on server, measured"
+    )
+    assert verdict.good is True
+    slow = replace(record, measured=on_two(None, 2.9, "measured"))
+    over = view.verdict(slow)
+    assert (over.text, over.good) == (
+        "over the budget as measured: 2.90 ms > 2.40 ms on server",
+        False,
+    )

@@ -1,4 +1,7 @@
+import pytest
 import toy
+
+from autoprune.budget import Budget, Cost, Device, Timing
 
 
 def test_a_trial_is_evaluated_at_halves_and_at_its_end() -> None:
@@ -8,3 +11,18 @@ def test_a_trial_is_evaluated_at_halves_and_at_its_end() -> None:
 
 def test_the_smallest_model_keeps_the_least_of_every_group() -> None:
     assert toy.make_plan().smallest() == toy.price({"a": 4, "b": 6, "c": 12})
+
+
+def test_each_latency_has_its_own_margin() -> None:
+    device = Device("here")
+    dense = Cost(macs=100, timings=(Timing("a", 10.0, 11.0, device), Timing("b", 4.0, 5.0, device)))
+    plan = toy.make_plan(
+        dense=dense,
+        budget=Budget.parse({"macs": "100%", "latency_ms": {"a": "10 ms", "b": "50%"}}),
+        margins={"latency_ms@a": 0.1},
+    )
+    cost = Cost(macs=100, timings=(Timing("a", 9.5, 10.0, device), Timing("b", 2.0, 3.0, device)))
+    assert plan.over(cost) == pytest.approx(
+        {"macs": 0.0, "latency_ms@a": 0.95 * 1.1 - 1.0, "latency_ms@b": 0.0}
+    )
+    assert not plan.allows(cost)

@@ -74,7 +74,9 @@ def test_the_margin_counts_on_latencies_only() -> None:
 
     dense = Cost(macs=100, latency_ms=10.0, device=Device("cpu"))
     plan = toy.make_plan(
-        dense=dense, budget=Budget.parse({"macs": "50%", "latency_ms": "50%"}), margin=0.1
+        dense=dense,
+        budget=Budget.parse({"macs": "50%", "latency_ms": "50%"}),
+        margins={"latency_ms": 0.1},
     )
     near = Cost(macs=50, latency_ms=4.6, device=Device("cpu"))
     assert plan.over(near) == {"macs": 0.0, "latency_ms": pytest.approx(4.6 * 1.1 / 5.0 - 1.0)}

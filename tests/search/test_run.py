@@ -1,19 +1,25 @@
 """The parts of a real search around its trials: preparing, the first candidates, measuring."""
 
+import json
 import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import readme_task
 import torch
 from stripes import Stripes
 from torch import nn
 
+import autoprune
+from autoprune.budget import Budget, Cost
 from autoprune.config import RunConfig
 from autoprune.errors import BudgetError, ConfigError, StoreError, TaskError
-from autoprune.pareto import ParetoFront
+from autoprune.profile import fit_device
 from autoprune.record import TrialRecord
+from autoprune.report.read import read
+from autoprune.search import sites
 from autoprune.search.bench import RecoveryBench
 from autoprune.search.prepare import Prepared, make_bench, measure_damage, prepare
 from autoprune.search.run import run
@@ -21,6 +27,8 @@ from autoprune.search.seeding import seeds
 from autoprune.search.trainable import Spec
 from autoprune.search.verify import verify
 from autoprune.store import RunFolder
+from autoprune.tasks.base import Task
+from autoprune.tasks.load import load_task
 
 SPACE = {"ratios": {"max": 0.75}, "round_to": 4, "recovery": {"lr": [0.02, 0.05]}}
 
@@ -63,7 +71,7 @@ def test_the_plan_says_what_the_configuration_says(ready: Prepared) -> None:
     # conv 3x3 on 8x8: 6*6*16*9, then 4*4*16*16*9, and 16*3
     assert plan.dense.macs == 6 * 6 * 16 * 9 + 4 * 4 * 16 * 16 * 9 + 16 * 3
     assert plan.reference == (ready.metrics["accuracy"] / 2, float(plan.dense.macs or 0))
-    assert plan.margin == 0.0
+    assert plan.margins == {}
 
 
 def test_the_first_candidates_come_from_sensitivities(
@@ -108,10 +116,11 @@ def test_a_trial_is_trained_saved_loaded_and_measured(
     saved: list[TrialRecord] = []
     plan = ready.plan
 
-    def front_of(records: Any) -> ParetoFront:
-        return ParetoFront(plan.objectives, tuple(records), plan.reference)
+    def save(found: TrialRecord, dense: Cost) -> None:
+        assert dense.source == "measured"
+        saved.append(found)
 
-    verified = verify([record], tmp_path, ready.gauge, plan.budget, front_of, saved.append)
+    verified = verify([record], tmp_path, ready.gauge, plan, save)
     (member,) = verified.front.members
     assert member.measured is not None
     assert member.measured.macs == predicted.macs
@@ -122,21 +131,17 @@ def test_a_trial_is_trained_saved_loaded_and_measured(
 
     worse = replace(record, number=4, metrics={"accuracy": 0.0}, origin="seed:uniform-0")
     saved.clear()
-    verified = verify([record, worse], tmp_path, ready.gauge, plan.budget, front_of, saved.append)
+    verified = verify([record, worse], tmp_path, ready.gauge, plan, save)
     assert [r.number for r in verified.front.members] == [3]
     assert [(r.number, r.measured is not None) for r in saved] == [(3, True), (4, True)]
 
-    tight = replace(plan.budget.limits[0], value=0.1)
-    verified = verify(
-        [record],
-        tmp_path,
-        ready.gauge,
-        replace(plan.budget, limits=(tight,)),
-        front_of,
-        saved.append,
-    )
+    tight = replace(plan, budget=Budget((replace(plan.budget.limits[0], value=0.1),)))
+    verified = verify([record], tmp_path, ready.gauge, tight, save)
     assert len(verified.front) == 0
     assert verified.over[3]["macs"] > 0.0
+    saved.clear()
+    again = verify([member], tmp_path, ready.gauge, tight, save, verified.dense)
+    assert (len(again.front), list(again.over), saved) == (0, [3], [])  # judged, not measured again
 
 
 class Broken(Ready):
@@ -174,3 +179,64 @@ def test_a_folder_with_another_run_is_refused_first(tmp_path: Path) -> None:
 def test_objectives_that_do_not_fit_are_named(objectives: list[str], says: str) -> None:
     with pytest.raises(ConfigError, match=says):
         prepare(config(search={"objectives": objectives}), Ready(), quiet)
+
+
+def phone(folder: Path, task: Task) -> Path:
+    """A profile of the task's model that says it was made on another machine."""
+    made = fit_device(task, "torch", samples=10).to_dict()
+    made["device"]["name"] = "a phone"
+    (folder / "phone.json").write_text(json.dumps(made))
+    return folder / "phone.json"
+
+
+def test_where_the_only_device_is_another_machine_nothing_is_measured(
+    tmp_path: Path, ray_session: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AUTOPRUNE_CACHE", str(tmp_path / "cache"))
+    task = f"{readme_task.write(tmp_path)}:Wine"
+    profile = phone(tmp_path, load_task(task))
+
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("this machine's latency says nothing of the phone's")
+
+    monkeypatch.setattr(sites, "measure_together", refuse)
+    found = autoprune.search(
+        task,
+        budget={"latency_ms": "900%", "macs": "60%"},  # wide: a busy machine decides nothing
+        device=profile,
+        space="quick",
+        output=tmp_path / "run",
+        trials=2,
+        epochs=1,
+        rungs=0,
+        concurrent=1,
+        screen=0,
+    )
+    assert (found.front.source, len(found.front) > 0) == ("predicted", True)
+    for record in found.records:
+        assert record.measured is None
+        assert record.predicted is not None
+        assert record.predicted.device is not None
+        assert record.predicted.device.name == "a phone"
+    assert json.loads((found.path / "dense.json").read_text())["measured"] is None
+    view = read(found.path)
+    assert view.is_elsewhere("latency_ms")
+    assert view.verdict(found.front.members[0]).text.endswith("dense, predicted")
+
+
+def test_a_profile_that_no_limit_needs_still_says_where_latencies_count(tmp_path: Path) -> None:
+    found = prepare(
+        config(device=str(phone(tmp_path, Ready())), budget={"macs": "60%"}), Ready(), quiet
+    )
+    assert found.is_elsewhere
+    assert found.plan.dense.latency_ms is not None
+
+
+def test_a_device_without_a_limit_is_measured_and_not_predicted() -> None:
+    devices = {"server": {"runtime": "torch"}, "other": {"runtime": "torch", "batch": 2}}
+    found = prepare(config(devices=devices, budget={"macs": "60%"}), Ready(), quiet)
+    assert (found.plan.dense.names, found.plan.margins, found.is_elsewhere) == ((), {}, False)
+    ((cost, beside),) = found.gauge.measure([found.dense])
+    assert cost.names == beside.names == ("server", "other")
+    assert [d.batch for name in cost.names if (d := cost.device_of(name))] == [1, 2]
+    assert cost.macs == found.plan.dense.macs

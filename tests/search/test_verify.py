@@ -1,123 +1,135 @@
-"""The front is measured member by member; a device that fails takes nothing back."""
+"""Who stays on the front once it is measured, where some devices cannot be."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from autoprune.budget import Budget, Cost, Device
+import pytest
+import toy
+
+from autoprune.budget import Budget, Cost, Device, Timing
 from autoprune.candidate import Candidate
+from autoprune.config import DeviceConfig
+from autoprune.cost.targets import device_name
 from autoprune.errors import DeviceLostError
-from autoprune.pareto import Objective, ParetoFront
+from autoprune.pareto import Objective
 from autoprune.record import TrialRecord
-from autoprune.search.verify import Verified, verify
+from autoprune.search.sites import Site
+from autoprune.search.verify import verify
 
-CAM = Device("a board (cam)", "ssh://cam")
-DENSE_MS = 10.0
-BUDGET = Budget.parse({"latency_ms": 5})
+PHONE, SERVER = Device("a phone"), Device(device_name())
+SITES = (
+    Site("phone", DeviceConfig(profile="phone.json"), PHONE),
+    Site("server", DeviceConfig()),
+)
 
 
-def latency(ms: float, source: Any, device: Device = CAM) -> Cost:
-    return Cost(latency_ms=ms, latency_p95_ms=ms, source=source, device=device)
+def cost(source: Any, **ms: float) -> Cost:
+    devices = {"phone": PHONE, "server": SERVER}
+    timings = tuple(Timing(name, value, None, devices[name]) for name, value in ms.items())
+    return Cost(macs=100, source=source, timings=timings)
 
 
-def record(number: int, accuracy: float, ms: float) -> TrialRecord:
+PLAN = toy.make_plan(
+    dense=cost("predicted", phone=20.0, server=10.0),
+    budget=Budget.parse({"latency_ms": {"phone": "50%", "server": "50%"}}),
+    objectives=(
+        Objective("accuracy", "maximize"),
+        Objective("latency_ms@phone"),
+        Objective("latency_ms@server"),
+    ),
+    reference=(0.0, 20.0, 10.0),
+)
+DENSE = cost("measured", server=12.0)
+
+
+def trial(number: int, accuracy: float, phone: float, server: float) -> TrialRecord:
     return TrialRecord(
         number,
         Candidate({"a": number / 100}),
         "complete",
         seed=0,
         metrics={"accuracy": accuracy},
-        predicted=latency(ms, "predicted"),
-        artifact=f"models/{number}",
+        predicted=cost("predicted", phone=phone, server=server),
+        artifact=str(number),
     )
 
 
 @dataclass
-class Clock:
-    """A gauge on which a model takes `times[number]`; it is lost after so many errands."""
+class Scale:
+    """A gauge that knows by heart what each trial takes on the server."""
 
-    times: dict[int, float]
-    errands: int = 100
-    device: Device = CAM
-    asked: list[int] = field(default_factory=list)
+    server: dict[str, float]
+    sites: tuple[Site, ...] = SITES
+    asked: list[str] = field(default_factory=list)
 
-    def load(self, artifact: Path) -> int:
-        return int(artifact.name)
+    def load(self, artifact: Path) -> str:
+        return artifact.name
 
-    def measure(self, models: Sequence[int]) -> list[tuple[Cost, Cost]]:
-        if not self.errands:
-            raise DeviceLostError("ssh://cam was lost")
-        self.errands -= 1
+    def measure(self, models: list[str]) -> list[tuple[Cost, Cost]]:
         self.asked += models
-        dense = latency(DENSE_MS, "measured", self.device)
-        return [(latency(self.times[n], "measured", self.device), dense) for n in models]
+        return [(cost("measured", server=self.server[name]), DENSE) for name in models]
 
 
-def verified(
-    records: Sequence[TrialRecord], clock: Clock, dense: Cost | None = None
-) -> tuple[Verified, list[TrialRecord]]:
-    objectives = Objective("accuracy", "maximize"), Objective("latency_ms")
-
-    def front_of(left: Sequence[TrialRecord]) -> ParetoFront:
-        return ParetoFront(objectives, tuple(left))
-
+def checked(*records: TrialRecord, **server: float) -> tuple[Any, Scale, list[TrialRecord]]:
+    gauge = Scale({name.removeprefix("t"): value for name, value in server.items()})
     saved: list[TrialRecord] = []
-    found = verify(records, Path(), clock, BUDGET, front_of, saved.append, dense)  # type: ignore[arg-type]
-    return found, saved
+
+    def save(record: TrialRecord, dense: Cost) -> None:
+        assert dense == DENSE
+        saved.append(record)
+
+    return verify(records, Path(), gauge, PLAN, save), gauge, saved  # type: ignore[arg-type]
 
 
-EIGHT = [record(n, 0.1 * n, 0.5 * n) for n in range(1, 9)]  # all on the front, dearer and better
-ON_TIME = {n: 0.5 * n for n in range(1, 9)}
+def test_what_is_over_on_one_device_leaves_and_lets_others_in() -> None:
+    # 2 is dominated by 1 as predicted, until 1 takes 6.6 of 6 ms on the server when measured.
+    records = (trial(1, 0.9, 8.0, 4.0), trial(2, 0.8, 8.0, 4.5), trial(3, 0.7, 4.0, 2.0))
+    found, gauge, saved = checked(*records, t1=6.6, t2=5.7, t3=2.4)
+    assert [record.number for record in found.front] == [3, 2]
+    assert found.front.values.tolist() == [[0.7, 4.0, 2.4], [0.8, 8.0, 5.7]]
+    assert (found.front.source, found.front.elsewhere) == ("measured", ("phone",))
+    assert list(found.over) == [1]
+    assert found.over[1] == pytest.approx({"latency_ms@phone": -0.2, "latency_ms@server": 0.1})
+    assert sorted(gauge.asked) == ["1", "2", "3"]
+    assert all(record.measured.names == ("server",) for record in saved if record.measured)
 
 
-def numbers(found: Verified) -> list[int]:
-    return [member.number for member in found.front.members]
+def test_a_device_elsewhere_is_held_against_its_limit_by_prediction() -> None:
+    found, _, _ = checked(trial(1, 0.9, 10.5, 4.0), trial(2, 0.8, 9.5, 3.0), t1=1.0, t2=1.0)
+    assert [record.number for record in found.front] == [2]
+    assert found.over[1]["latency_ms@phone"] == pytest.approx(0.05)
 
 
-def test_every_member_is_measured_and_kept_within_the_budget() -> None:
-    found, saved = verified(EIGHT, Clock({**ON_TIME, 3: 6.0}))
-    assert numbers(found) == [1, 2, 4, 5, 6, 7, 8]
-    assert {it.number: it.measured.latency_ms for it in saved if it.measured} == {**ON_TIME, 3: 6.0}
-    assert found.over == {3: {"latency_ms": 6.0 / 5.0 - 1.0}}
-    assert (found.failure, found.front.source) == (None, "measured")
-    assert found.dense == latency(DENSE_MS, "measured")
+def test_what_an_earlier_sitting_measured_is_judged_and_not_measured_again() -> None:
+    before = replace(trial(1, 0.9, 8.0, 4.0), measured=cost("measured", server=6.6))
+    gauge = Scale({"2": 5.0})
+    records = [before, trial(2, 0.8, 8.0, 4.5)]
+    found = verify(records, Path(), gauge, PLAN, lambda *_: None, DENSE)  # type: ignore[arg-type]
+    assert [record.number for record in found.front] == [2]
+    assert gauge.asked == ["2"]
 
 
-def test_a_device_that_is_lost_takes_nothing_back() -> None:
-    found, saved = verified(EIGHT, Clock({**ON_TIME, 3: 6.0}, errands=1))
-    assert found.failure == "ssh://cam was lost"
-    assert [it.number for it in saved] == [1, 2, 3, 4, 5, 6]
-    assert numbers(found) == [1, 2, 4, 5, 6, 7, 8]  # without the one that is known to be too slow
-    assert found.front.source == "predicted"
-    assert found.dense == latency(DENSE_MS, "measured")
+def test_a_device_that_is_lost_leaves_the_front_by_prediction() -> None:
+    before = replace(trial(1, 0.9, 8.0, 4.0), measured=cost("measured", server=6.6))
+    gauge = Scale({})
+
+    def lost(models: list[str]) -> None:
+        raise DeviceLostError("the server was lost")
+
+    gauge.measure = lost  # type: ignore[assignment,method-assign]
+    records = [before, trial(2, 0.8, 8.0, 4.5), trial(3, 0.7, 4.0, 2.0)]
+    found = verify(records, Path(), gauge, PLAN, lambda *_: None, DENSE)  # type: ignore[arg-type]
+    assert (found.failure, found.front.source) == ("the server was lost", "predicted")
+    assert [record.number for record in found.front] == [3, 2]  # 1 was over budget before
 
 
-def test_the_rest_is_measured_when_the_device_is_back() -> None:
-    before, saved = verified(EIGHT, Clock({**ON_TIME, 3: 6.0}, errands=1))
-    again, clock = [*saved, *EIGHT[6:]], Clock(ON_TIME)
-    found, _ = verified(again, clock, before.dense)
-    assert clock.asked == [7, 8]
-    assert numbers(found) == [1, 2, 4, 5, 6, 7, 8]
-    assert list(found.over) == [3]
-
-
-def test_what_was_measured_beside_an_unknown_dense_model_is_measured_again() -> None:
-    slow = replace(EIGHT[0], measured=latency(6.0, "measured"))
-    clock = Clock(ON_TIME)
-    found, _ = verified([slow], clock)
-    assert clock.asked == [1]
-    assert numbers(found) == [1]
-
-
-def test_another_device_than_was_predicted_for_is_not_believed() -> None:
-    other = Device("a faster board (cam)", "ssh://cam")
-    found, saved = verified(EIGHT, Clock(ON_TIME, device=other))
-    assert saved == []
-    assert found.failure == (
-        "latencies were predicted for a board (cam), but ssh://cam is a faster board (cam) now · "
-        "profile that one"
-    )
-    assert numbers(found) == list(range(1, 9))
+def test_another_machine_behind_a_name_is_refused() -> None:
+    strange = replace(cost("measured", server=1.0), timings=(Timing("server", 1.0, None, PHONE),))
+    gauge = Scale({})
+    gauge.measure = lambda models: [(strange, DENSE)]  # type: ignore[method-assign]
+    found = verify([trial(1, 0.9, 8.0, 4.0)], Path(), gauge, PLAN, lambda *_: None)  # type: ignore[arg-type]
+    assert found.failure is not None
+    assert found.failure.startswith(f"latencies were predicted for {device_name()}, but torch is ")

@@ -1,0 +1,156 @@
+"""The devices of a search: where latencies count, what they are predicted from, who is measured.
+
+Everything that tells one device from several is decided here: the rest of a search knows latencies
+by their names only (`latency_ms@phone`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from torch import nn
+
+from autoprune.budget import Cost, Device
+from autoprune.config import DeviceConfig
+from autoprune.cost.analytic import count_cost
+from autoprune.cost.device import DeviceProfile
+from autoprune.cost.inputs import Inputs, batched, dtype_of
+from autoprune.cost.latency import measure_together
+from autoprune.cost.predictor import LatencyPredictor
+from autoprune.cost.targets import device_name, find_target, is_remote
+from autoprune.fields import LATENCIES, field_at
+from autoprune.graph import PruningGraph
+
+
+@dataclass(frozen=True)
+class Site:
+    """One device of a search; `name` is empty where the configuration has one without a name.
+
+    `device` says where a profile was made, before it is read in full; `profile` is None where
+    latencies are measured, but not predicted.
+    """
+
+    name: str
+    config: DeviceConfig
+    device: Device | None = None
+    profile: DeviceProfile | None = None
+
+    @property
+    def is_elsewhere(self) -> bool:
+        """Whether its latencies are those of a machine that cannot be asked from here."""
+        if self.device is None or is_remote(self.device.runtime):
+            return False
+        return self.device.name != device_name()
+
+    @property
+    def where(self) -> str:
+        """What is measured on, in words."""
+        return self.config.runtime if is_remote(self.config.runtime) else "this machine"
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """What its latencies are called."""
+        return tuple(field_at(field, self.name) for field in LATENCIES)
+
+    @property
+    def margins(self) -> dict[str, float]:
+        """By how much the upper bound lies above the prediction, for each of the fields."""
+        if self.profile is None:
+            return {}
+        return dict.fromkeys(self.fields, self.profile.predictor.upper_factor - 1.0)
+
+    def is_predicted(self, names: Collection[str]) -> bool:
+        """Whether one of these costs is its latency, or its profile is there anyway."""
+        return self.profile is not None or any(field in names for field in self.fields)
+
+    def inputs(self, example: Inputs) -> Inputs:
+        """The example at this device's batch."""
+        return batched(example, self.config.batch)
+
+    def fitted(
+        self,
+        dense: nn.Module,
+        graph: PruningGraph,
+        example: Inputs,
+        seed: int,
+        say: Callable[[str], None],
+    ) -> Site:
+        """The same with the profile of this very model: the one it has, or one measured now."""
+        config = self.config
+        if self.profile is not None:
+            matched = self.profile.matched(graph, batch=config.batch, dtype=dtype_of(dense))
+            return replace(self, profile=matched)
+        on = f" on {self.name}" if self.name else ""
+        say(f"latencies of random prunings in {config.runtime}{on}")
+        found = LatencyPredictor.fit(
+            dense,
+            graph,
+            self.inputs(example),
+            runtime=config.runtime,
+            threads=config.threads,
+            seed=seed,
+        )
+        return replace(self, device=found.device, profile=DeviceProfile.of(found, graph))
+
+
+def sites_of(
+    targets: Mapping[str, DeviceConfig], known: Mapping[str, Mapping[str, Any]]
+) -> tuple[Site, ...]:
+    """The devices with the profiles that are there already; `known` are those of the run itself.
+
+    Raises DeviceError where a profile cannot be read.
+    """
+    sites = []
+    for name, config in targets.items():
+        profile = None
+        if name in known:
+            profile = DeviceProfile.from_dict(known[name])
+        elif config.profile is not None:
+            profile = DeviceProfile.load(config.profile)
+        sites.append(Site(name, config, profile.device if profile else None, profile))
+    return tuple(sites)
+
+
+def local_sites(
+    targets: Mapping[str, DeviceConfig], known: Mapping[str, Mapping[str, Any]]
+) -> tuple[Site, ...]:
+    """The devices of a search that can be measured from here, by the profiles that it has left."""
+    sites = [
+        Site(name, config, Device(**known[name]["device"]) if name in known else None)
+        for name, config in targets.items()
+    ]
+    return tuple(site for site in sites if not site.is_elsewhere)
+
+
+def measured(models: Sequence[nn.Module], example: Inputs, sites: Iterable[Site]) -> list[Cost]:
+    """What each model costs, its latencies measured in turns on each device that can be from here.
+
+    Counts and bytes are those of the example as it is.
+    """
+    costs = [count_cost(model, example) for model in models]
+    for site in sites:
+        if site.is_elsewhere:
+            continue
+        runtime, threads = site.config.runtime, site.config.threads
+        latencies = measure_together(models, site.inputs(example), runtime, threads=threads)
+        costs = [it.added_to(c, site.name) for it, c in zip(latencies, costs, strict=True)]
+    return costs
+
+
+def check(sites: Iterable[Site]) -> None:
+    """Raise DeviceError where a search could not measure; a remote's profile is a beginning."""
+    for site in sites:
+        if site.is_elsewhere or (site.profile is not None and is_remote(site.config.runtime)):
+            continue
+        if site.profile is None:
+            reach([site])
+        else:
+            find_target(site.config.runtime)
+
+
+def reach(sites: Iterable[Site]) -> None:
+    """Raise DeviceError where one of them cannot be asked now, or lacks what measuring needs."""
+    for site in sites:
+        find_target(site.config.runtime).reach(site.config.threads)

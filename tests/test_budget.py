@@ -1,0 +1,84 @@
+"""Costs and limits: what is read, what is held, what comes back from JSON."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from autoprune.budget import Budget, Cost, Device, Timing
+from autoprune.errors import BudgetError
+
+PHONE, SERVER = Device("arm", "onnxruntime"), Device("x86", "torch", batch=8, threads=2)
+COST = Cost(
+    macs=100,
+    source="predicted",
+    timings=(Timing("phone", 8.0, 9.0, PHONE), Timing("server", 2.0, None, SERVER)),
+)
+
+
+def test_a_latency_is_read_by_the_name_of_its_device() -> None:
+    assert (COST.get("latency_ms@phone"), COST.get("latency_p95_ms@phone")) == (8.0, 9.0)
+    assert (COST.value("latency_p95_ms@server"), COST.value("latency_ms@tv")) == (None, None)
+    assert (COST.names, COST.device_of("server")) == (("phone", "server"), SERVER)
+    assert (COST.device_of("tv"), COST.device_of("")) == (None, None)
+    with pytest.raises(BudgetError, match=r"latency_ms was not determined .*predicted cost"):
+        COST.get("latency_ms")
+    with pytest.raises(ValueError, match="'accuracy' is not a cost"):
+        COST.value("accuracy")
+
+
+def test_costs_survive_json_and_one_device_is_written_as_before() -> None:
+    assert Cost.from_dict(json.loads(json.dumps(COST.to_dict()))) == COST
+    single = Cost(macs=100, latency_ms=3.0, source="measured", device=PHONE)
+    written = {
+        "params": None,
+        "macs": 100,
+        "weight_bytes": None,
+        "peak_memory_bytes": None,
+        "latency_ms": 3.0,
+        "latency_p95_ms": None,
+        "source": "measured",
+        "device": {
+            "name": "arm",
+            "runtime": "onnxruntime",
+            "dtype": "float32",
+            "batch": 1,
+            "threads": 1,
+        },
+    }
+    assert single.to_dict() == written
+    assert Cost.from_dict(written) == single
+
+
+def test_a_device_has_one_timing_and_the_newest_counts() -> None:
+    again = COST.timed(5.0, 6.0, PHONE, "predicted", "phone")
+    assert (again.get("latency_ms@phone"), again.get("latency_ms@server")) == (5.0, 2.0)
+    with pytest.raises(ValueError, match="one timing, got phone, phone"):
+        Cost(timings=(COST.timings[0], COST.timings[0]))
+
+
+def test_limits_hold_on_every_device() -> None:
+    budget = Budget.parse({"latency_ms": {"phone": "8 ms", "server": "50%"}, "macs": "100%"})
+    assert budget.fields == ("latency_ms@phone", "latency_ms@server", "macs")
+    assert Budget.parse({"latency_ms@phone": 8, "latency_ms@server": "50%", "macs": "100%"}) == (
+        budget
+    )
+    dense = COST.timed(5.0, None, SERVER, "predicted", "server")
+    over = budget.violations(COST, dense)
+    assert over == pytest.approx({"latency_ms@phone": 0.0, "latency_ms@server": -0.2, "macs": 0.0})
+    assert budget.allows(COST, dense)
+    assert not budget.allows(COST, COST)  # 2 ms of at most 1 ms
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ({"latency_ms": {"phone": "8 MB"}}, r"budget\.latency_ms@phone: unit 'MB' does not fit"),
+        ({"latency_ms@": 8}, r"budget\.latency_ms@ is not a cost"),
+        ({"macs@phone": 8}, r"budget\.macs@phone is not a cost"),
+    ],
+)
+def test_a_limit_that_cannot_be_read_is_refused(spec: dict, message: str) -> None:
+    with pytest.raises(BudgetError, match=message):
+        Budget.parse(spec)
