@@ -6,10 +6,11 @@ a `Candidate` and back, and rounds ratios to what the hardware likes.
 
 from __future__ import annotations
 
+import bisect
 import difflib
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any, Literal
 
@@ -18,6 +19,8 @@ from autoprune.errors import ConfigError
 from autoprune.schedule import KINDS, Schedule
 
 RATIO = "ratio"
+AUTO = "auto"  # a `round_to` that is learned from the target
+_UNKNOWN_TARGET = 4
 Per = Literal["group", "global"]
 Value = bool | int | float | str
 
@@ -75,6 +78,7 @@ class _Knob:
     words: tuple[str, ...] = ()
     open_low: bool = False
     open_high: bool = False
+    besides: str = ""  # what else may be written, as the error says it
 
     def check(self, value: Any, place: str) -> Value:
         """The value in its own type; ConfigError where it does not fit."""
@@ -95,7 +99,7 @@ class _Knob:
         number = _as_number(value)
         if number is None or (self.kind == "integer" and number != int(number)):
             noun = "a whole number" if self.kind == "integer" else "a number"
-            raise ConfigError(f"{place} must be {noun}, got {value!r}")
+            raise ConfigError(f"{place} must be {noun}{self.besides}, got {value!r}")
         too_low = number < self.low or (self.open_low and number == self.low)
         if too_low or number > self.high or (self.open_high and number == self.high):
             raise ConfigError(f"{place} must lie in {self._interval()}, got {value!r}")
@@ -119,7 +123,7 @@ _KNOBS: dict[str, _Knob] = {
     "recovery.regulariser": _Knob("number", 0.0),
 }
 _RATIO = _Knob("number", 0.0, high=1.0, open_high=True)
-_ROUND = _Knob("integer", 1, low=1)
+_ROUND = _Knob("integer", 1, low=1, besides=" or auto")
 _SECTIONS = ("schedule", "recovery")
 _TOP = ("ratios", "round_to", "importance", "repair", *_SECTIONS)
 
@@ -130,7 +134,9 @@ class SearchSpace:
 
     Ratios lie in [`min_ratio`, `max_ratio`], one for each group or (`per="global"`) one for all.
     `varied` are the other distributions, `fixed` the values of the keys that do not vary. Methods
-    that need the model take `sizes`: the number of units of each group.
+    that need the model take `sizes`: the number of units of each group. With `auto` (written as
+    `round_to: auto`) the search fills in `widths`, the numbers of units that the target likes;
+    groups without any are rounded to `round_to`.
 
     >>> space = SearchSpace.parse({"ratios": {"max": 0.5}, "recovery": {"lr": [0.01, 0.1]}})
     >>> [parameter.name for parameter in space.parameters({"conv1": 16})]
@@ -143,6 +149,8 @@ class SearchSpace:
     round_to: int = 1
     varied: tuple[Parameter, ...] = ()
     fixed: Mapping[str, Value] = field(default_factory=dict)
+    auto: bool = False
+    widths: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.min_ratio <= self.max_ratio < 1.0:
@@ -156,7 +164,7 @@ class SearchSpace:
 
     def __reduce__(self) -> tuple[Any, ...]:  # a mapping proxy cannot travel to a worker by itself
         state = (self.min_ratio, self.max_ratio, self.per, self.round_to, self.varied)
-        return SearchSpace, (*state, dict(self.fixed))
+        return SearchSpace, (*state, dict(self.fixed), self.auto, dict(self.widths))
 
     @staticmethod
     def parse(spec: Mapping[str, Any], place: str = "space") -> SearchSpace:
@@ -178,15 +186,18 @@ class SearchSpace:
             else:
                 fixed[name] = read
         per = _Knob("word", "group", words=("group", "global"))
+        step = spec.get("round_to", 1)
+        auto = step == AUTO
         return SearchSpace(
             min_ratio=float(_RATIO.check(ratios.get("min", 0.0), f"{place}.ratios.min")),
             max_ratio=float(_RATIO.check(ratios.get("max", 0.8), f"{place}.ratios.max")),
             per="global"
             if per.check(ratios.get("per", "group"), f"{place}.ratios.per") == "global"
             else "group",
-            round_to=int(_ROUND.check(spec.get("round_to", 1), f"{place}.round_to")),
+            round_to=1 if auto else int(_ROUND.check(step, f"{place}.round_to")),
             varied=tuple(varied),
             fixed=fixed,
+            auto=auto,
         )
 
     def parameters(self, sizes: Mapping[str, int]) -> tuple[Parameter, ...]:
@@ -205,23 +216,55 @@ class SearchSpace:
 
     def most(self, name: str, sizes: Mapping[str, int]) -> int:
         """The most units that this space keeps of a group."""
-        return kept_units(sizes[name], self.min_ratio, self.round_to)
+        return self.units(name, sizes[name], self.min_ratio)
 
     def least(self, name: str, sizes: Mapping[str, int]) -> int:
         """The fewest units that this space keeps of a group."""
-        return kept_units(sizes[name], self.max_ratio, self.round_to)
+        return self.units(name, sizes[name], self.max_ratio)
+
+    def units(self, name: str, size: int, ratio: float) -> int:
+        """How many of a group's `size` units stay when the fraction `ratio` leaves.
+
+        The nearest of its widths where there are any (ties keep more), else `kept_units`.
+        """
+        widths = self.widths.get(name)
+        if not widths:
+            return kept_units(size, ratio, self.round_to)
+        wanted = round(size * (1.0 - ratio), 9)
+        place = bisect.bisect_left(widths, wanted)
+        near = widths[max(0, place - 1) : place + 1]
+        return min(near, key=lambda width: (abs(width - wanted), -width))
+
+    def choices(self, name: str, sizes: Mapping[str, int]) -> list[int]:
+        """The numbers of units that this space can keep of a group, ascending."""
+        size, low, high = sizes[name], self.least(name, sizes), self.most(name, sizes)
+        found = {self.units(name, size, 1.0 - units / size) for units in range(low, high + 1)}
+        return sorted(units for units in found if low <= units <= high)
+
+    def fitted(self, widths: Mapping[str, tuple[int, ...]]) -> SearchSpace:
+        """The space of `round_to: auto` with the widths that a target likes, ascending.
+
+        Where nothing is known of the target (no widths), multiples of 4. Any other space is left.
+
+        >>> space = SearchSpace.parse({"round_to": "auto", "ratios": {"max": 0.7}})
+        >>> space.fitted({"conv1": (4, 12, 16)}).choices("conv1", {"conv1": 16})
+        [4, 12, 16]
+        """
+        if not self.auto:
+            return self
+        return replace(self, widths=dict(widths), round_to=1 if widths else _UNKNOWN_TARGET)
 
     def kept(self, candidate: Candidate, sizes: Mapping[str, int]) -> dict[str, int]:
         """How many units of each group stay; groups that are not named stay whole."""
         return {
-            name: kept_units(size, candidate.ratios.get(name, 0.0), self.round_to)
+            name: self.units(name, size, candidate.ratios.get(name, 0.0))
             for name, size in sizes.items()
         }
 
     def effective(self, ratios: Mapping[str, float], sizes: Mapping[str, int]) -> dict[str, float]:
         """The ratios that really result after rounding; unchanged when rounded again."""
         return {
-            name: 1.0 - kept_units(size, ratios.get(name, 0.0), self.round_to) / size
+            name: 1.0 - self.units(name, size, ratios.get(name, 0.0)) / size
             for name, size in sizes.items()
         }
 
@@ -287,7 +330,7 @@ class SearchSpace:
         total = sum(wanted.values())
 
         def kept(ratio: float) -> dict[str, int]:
-            return {name: kept_units(size, ratio, self.round_to) for name, size in sizes.items()}
+            return {name: self.units(name, size, ratio) for name, size in sizes.items()}
 
         low, high = self.min_ratio, self.max_ratio
         for ratio in (low, high):

@@ -147,7 +147,7 @@ def test_presets_are_spaces() -> None:
         ({"ratios": 0.5}, "space.ratios must be a mapping"),
         ({"ratios": {"per": "layer"}}, "one of group, global, got 'layer'"),
         ({"round_to": 0}, "space.round_to must lie in"),
-        ({"round_to": 2.5}, "space.round_to must be a whole number, got 2.5"),
+        ({"round_to": 2.5}, "space.round_to must be a whole number or auto, got 2.5"),
         ({"importance": "l3"}, "space.importance must be one of l1, l2"),
         ({"importance": {"min": 0, "max": 1}}, "takes a value or a list"),
         ({"repair": "yes"}, "space.repair must be true or false"),
@@ -164,3 +164,35 @@ def test_presets_are_spaces() -> None:
 def test_a_mistake_names_its_place(spec: dict[str, object], says: str) -> None:
     with pytest.raises(ConfigError, match=says):
         SearchSpace.parse(spec)
+
+
+def test_widths_that_the_target_likes_are_the_only_choices() -> None:
+    sizes = {"a": 16, "b": 12}
+    auto = SearchSpace.parse({"round_to": "auto", "ratios": {"max": 0.6}})
+    space = auto.fitted({"a": (4, 8, 15, 16), "b": (6, 12)})
+    assert space.choices("a", sizes) == [8, 15, 16]
+    assert space.choices("b", sizes) == [6, 12]
+    made = space.candidate_from({"ratio.a": 0.3, "ratio.b": 0.25}, sizes)
+    assert space.kept(made, sizes) == {"a": 8, "b": 12}  # 11.2 is nearer to 8; ties keep more
+    assert space.effective(made.ratios, sizes) == made.ratios
+    assert kept_units(16, made.ratios["a"], space.round_to) == 8  # training needs no widths
+    assert pickle.loads(pickle.dumps(space)) == space
+
+
+def test_one_ratio_for_all_groups_finds_its_way_back_through_widths() -> None:
+    sizes = {"a": 16, "b": 12}
+    auto = SearchSpace.parse({"round_to": "auto", "ratios": {"max": 0.6, "per": "global"}})
+    space = auto.fitted({"a": (4, 8, 15, 16), "b": (6, 12)})
+    made = space.candidate_from({"ratio": 0.6}, sizes)
+    assert space.candidate_from(space.params_from(made, sizes), sizes) == made
+
+
+def test_where_nothing_is_known_of_the_target_auto_is_four() -> None:
+    auto = SearchSpace.parse({"round_to": "auto"})
+    assert auto.fitted({}).round_to == 4
+    assert SearchSpace.parse({"round_to": 2}).fitted({"a": (1,)}).choices("a", {"a": 8}) == [
+        2,
+        4,
+        6,
+        8,
+    ]

@@ -7,9 +7,6 @@ import heapq
 import math
 from collections.abc import Callable, Mapping, Sequence
 
-from autoprune.search.plan import Plan
-from autoprune.space import kept_units
-
 Damage = Callable[[str, int], float]
 Kept = dict[str, int]
 
@@ -96,12 +93,3 @@ class Knapsack:
 
     def _below(self, kept: Kept, name: str) -> int:
         return self._choices[name][bisect.bisect_left(self._choices[name], kept[name]) - 1]
-
-
-def choices(plan: Plan, name: str) -> list[int]:
-    """The numbers of units that the space can keep of a group, ascending."""
-    size = plan.sizes[name]
-    low, high = plan.space.least(name, plan.sizes), plan.space.most(name, plan.sizes)
-    step = plan.space.round_to
-    found = {kept_units(size, 1.0 - units / size, step) for units in range(low, high + 1)}
-    return sorted(units for units in found if low <= units <= high)

@@ -11,10 +11,10 @@ import numpy as np
 
 from autoprune.candidate import Candidate
 from autoprune.fields import is_cost
-from autoprune.search.knapsack import Damage, Kept, Knapsack, choices
+from autoprune.search.knapsack import Damage, Kept, Knapsack
 from autoprune.search.plan import Plan
 from autoprune.search.surrogate import place_of
-from autoprune.space import RATIO, Parameter, Value, kept_units
+from autoprune.space import RATIO, Parameter, Value
 
 _TRIES = 6  # shifts of which the one with the least damage is proposed
 _HALVINGS = 10
@@ -39,7 +39,7 @@ class Moves:
     def __init__(self, plan: Plan, damage: Damage | None = None) -> None:
         """Nothing is computed before the first move."""
         self._plan = plan
-        self._choices = {name: choices(plan, name) for name in plan.sizes}
+        self._choices = {name: plan.space.choices(name, plan.sizes) for name in plan.sizes}
         self._knapsack: Knapsack | None = None
         if damage is not None and plan.space.per == "group":
             self._knapsack = Knapsack(self._choices, damage, self.share)
@@ -141,7 +141,7 @@ class Moves:
         def moved(part: float) -> Kept:
             wanted = {name: units + part * (ends[name] - units) for name, units in kept.items()}
             return {
-                name: kept_units(size, 1.0 - wanted[name] / size, self._plan.space.round_to)
+                name: self._plan.space.units(name, size, 1.0 - wanted[name] / size)
                 for name, size in self._plan.sizes.items()
             }
 

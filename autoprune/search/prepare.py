@@ -18,6 +18,7 @@ from autoprune.budget import Cost
 from autoprune.config import RunConfig
 from autoprune.cost.model import CostModel
 from autoprune.cost.targets import device_name
+from autoprune.cost.widths import liked_widths
 from autoprune.errors import AutopruneError, ConfigError, GraphError, TaskError
 from autoprune.fields import cost_fields, is_cost
 from autoprune.graph import PruningGraph
@@ -118,7 +119,7 @@ def _plan(
     costs = CostModel(graph, latency=predictors)
     limits = config.search
     return Plan(
-        space=config.search_space,
+        space=config.search_space.fitted(liked_widths(predictors.values())),
         sizes=graph.sizes(),
         price=costs.cost,
         dense=costs.dense,

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from autoprune.candidate import Candidate
 from autoprune.record import UNIFORM
-from autoprune.search.knapsack import Damage, Knapsack, choices
+from autoprune.search.knapsack import Damage, Knapsack
 from autoprune.search.plan import Plan
 from autoprune.search.projection import project
 from autoprune.search.searcher import Proposal
@@ -50,7 +50,7 @@ def seeds(plan: Plan, damage: Damage | None = None) -> list[Proposal]:
     found: dict[str, Proposal] = {}
     knapsack: Knapsack | None = None
     if damage is not None and plan.space.per == "group":
-        options = {name: choices(plan, name) for name in plan.sizes}
+        options = {name: plan.space.choices(name, plan.sizes) for name in plan.sizes}
         knapsack = Knapsack(options, damage, lambda kept: _load(plan, kept))
     for level in range(LEVELS):
         uniform = _uniform(plan, start, level)

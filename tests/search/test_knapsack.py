@@ -3,7 +3,7 @@ import itertools
 import pytest
 import toy
 
-from autoprune.search.knapsack import Knapsack, choices
+from autoprune.search.knapsack import Knapsack
 from autoprune.space import SearchSpace
 
 WEIGHTS = {"a": 1.0, "b": 4.0, "c": 0.5}
@@ -21,7 +21,7 @@ def price(kept) -> float:
 @pytest.mark.parametrize("share", [0.8, 0.5, 0.3])
 def test_the_allocation_is_near_the_best_of_all(share: float, step: int) -> None:
     plan = toy.make_plan(space=SearchSpace.parse({"ratios": {"max": 0.8}, "round_to": step}))
-    options = {name: choices(plan, name) for name in toy.SIZES}
+    options = {name: plan.space.choices(name, plan.sizes) for name in toy.SIZES}
     knapsack = Knapsack(options, damage, price)
     found = knapsack.at(share * price(toy.SIZES))
     best = min(
@@ -49,5 +49,5 @@ def test_a_price_below_all_gives_the_smallest() -> None:
 
 def test_choices_are_what_the_space_can_keep() -> None:
     plan = toy.make_plan(space=SearchSpace.parse({"ratios": {"max": 0.5}, "round_to": 8}))
-    assert choices(plan, "a") == [8, 12, 16]  # a small group has finer steps
-    assert choices(plan, "c") == [32, 40, 48, 56, 64]
+    assert plan.space.choices("a", plan.sizes) == [8, 12, 16]  # a small group has finer steps
+    assert plan.space.choices("c", plan.sizes) == [32, 40, 48, 56, 64]

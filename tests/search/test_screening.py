@@ -22,7 +22,6 @@ from autoprune.candidate import Candidate, Recovery
 from autoprune.graph import trace
 from autoprune.pareto import hypervolume
 from autoprune.pruning.compensate import calibrate, reestimate_batchnorm
-from autoprune.search.knapsack import choices
 from autoprune.search.ledger import STATE, Ledger
 from autoprune.search.moves import Moves
 from autoprune.search.plan import Limits, Plan
@@ -173,7 +172,7 @@ def test_a_gap_is_filled_by_the_knapsack_of_the_damages() -> None:
     kept = moves._at(0.4, {})
     assert moves.share(kept) <= 0.4
     # brute force over every allocation that costs at most as much
-    grid = itertools.product(*(choices(plan, name) for name in "abc"))
+    grid = itertools.product(*(plan.space.choices(name, plan.sizes) for name in "abc"))
     best = min(
         (moves._knapsack.harm(dict(zip("abc", units, strict=True))), units)
         for units in grid
