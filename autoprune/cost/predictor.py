@@ -134,6 +134,16 @@ class LatencyPredictor:
             samples=tuple(samples),
         )
 
+    def extended(self, graph: PruningGraph, samples: Sequence[Sample]) -> LatencyPredictor:
+        """Fitted anew with further measured prunings of the same model on the same device."""
+        return LatencyPredictor.from_samples(
+            graph,
+            [*self.samples, *samples],
+            device=self.device,
+            dense_ms=self.dense_ms,
+            p95_factor=self.p95_factor,
+        )
+
     def predict(self, kept: Mapping[str, int]) -> float:
         """Median milliseconds with `kept[group]` units; groups that are not named are whole."""
         return float(self.predict_many(self.features.row(kept))[0])

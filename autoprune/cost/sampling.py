@@ -108,15 +108,7 @@ class Sampler:
 
         Raises DeviceLostError where a remote device is lost before 20 prunings were measured.
         """
-        quick = measure_latency(
-            self._model,
-            self._inputs,
-            self._runtime,
-            threads=self._threads,
-            warmup_s=_WARMUP_S,
-            repeats=_REPEATS[0],
-        )
-        repeats = int(np.clip(_TIMED_MS / quick.median_ms, *_REPEATS))
+        repeats = self._repeats()
         first = random_keeps(self._graph, min(_FIRST, until.samples), self._seed)
         pool = random_keeps(self._graph, _POOL * until.samples, self._seed + 1)
         found, began = Measured(), time.monotonic()
@@ -130,6 +122,24 @@ class Sampler:
             if not first:
                 first = self._next(found.samples, pool, until)
         return found
+
+    def measure_these(self, keeps: Sequence[Keep]) -> Measured:
+        """Prunings that are given, in batches beside the dense model."""
+        found, repeats = Measured(), self._repeats()
+        for start in range(0, len(keeps), _TOGETHER):
+            self._batch(keeps[start : start + _TOGETHER], repeats, found)
+        return found
+
+    def _repeats(self) -> int:
+        quick = measure_latency(
+            self._model,
+            self._inputs,
+            self._runtime,
+            threads=self._threads,
+            warmup_s=_WARMUP_S,
+            repeats=_REPEATS[0],
+        )
+        return int(np.clip(_TIMED_MS / quick.median_ms, *_REPEATS))
 
     def _batch(self, keeps: Sequence[Keep], repeats: int, found: Measured) -> None:
         models = [pruned(self._model, self._graph, keep) for keep in keeps]

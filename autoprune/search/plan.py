@@ -48,7 +48,7 @@ class Plan:
     concurrent: int = 1
     sampler: str = "tpe"
     seed: int = 0
-    margins: Mapping[str, float] = field(default_factory=dict)
+    margins: dict[str, float] = field(default_factory=dict)
 
     @property
     def milestones(self) -> tuple[float, ...]:

@@ -7,7 +7,7 @@ import math
 import os
 import platform
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -17,6 +17,7 @@ from torch import nn
 from autoprune.budget import Cost
 from autoprune.config import RunConfig
 from autoprune.cost.model import CostModel
+from autoprune.cost.predictor import LatencyPredictor
 from autoprune.cost.targets import device_name
 from autoprune.cost.widths import liked_widths
 from autoprune.errors import AutopruneError, ConfigError, GraphError, TaskError
@@ -48,7 +49,10 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Prepared:
-    """A search that can begin. `metrics` are the dense model's on the validation split."""
+    """A search that can begin. `metrics` are the dense model's on the validation split.
+
+    `predictors` are by device, and the very ones that the plan's prices ask.
+    """
 
     plan: Plan
     dense: nn.Module
@@ -56,6 +60,13 @@ class Prepared:
     metrics: Mapping[str, float]
     gauge: Gauge
     training_device: str
+    predictors: dict[str, LatencyPredictor] = field(default_factory=dict)
+
+    def relearn(self, site: Site) -> None:
+        """From now on the plan's prices and margins on that device are those of its profile."""
+        if site.profile is not None:
+            self.predictors[site.name] = site.profile.predictor
+            self.plan.margins.update(site.margins)
 
     @property
     def sites(self) -> tuple[Site, ...]:
@@ -102,10 +113,12 @@ def prepare(
         else site
         for site in sites
     )
-    plan = _plan(config, graph, objectives, metrics, sites)
+    predictors = {site.name: site.profile.predictor for site in sites if site.profile}
+    plan = _plan(config, graph, objectives, metrics, sites, predictors)
     plan.check()
     distributions(plan)
-    return Prepared(plan, dense, graph, metrics, Gauge(dense, graph, example, sites), device)
+    gauge = Gauge(dense, graph, example, sites)
+    return Prepared(plan, dense, graph, metrics, gauge, device, predictors)
 
 
 def _plan(
@@ -114,8 +127,8 @@ def _plan(
     objectives: tuple[Objective, ...],
     metrics: Mapping[str, float],
     sites: tuple[Site, ...],
+    predictors: Mapping[str, LatencyPredictor],
 ) -> Plan:
-    predictors = {site.name: site.profile.predictor for site in sites if site.profile}
     costs = CostModel(graph, latency=predictors)
     limits = config.search
     return Plan(

@@ -29,6 +29,7 @@ from autoprune.search.prepare import (
     prepare,
 )
 from autoprune.search.progress import Progress, Silent, Snapshot
+from autoprune.search.relearning import Relearning
 from autoprune.search.screening import Screening
 from autoprune.search.searcher import BudgetedOptunaSearch, Proposal
 from autoprune.search.seeding import seeds
@@ -123,7 +124,8 @@ def _search(
     plan = ready.plan
     file = StudyFile(store.path, plan.objectives)
     try:
-        searcher = BudgetedOptunaSearch(plan, ledger, file, first, screening)
+        relearning = Relearning(ready, store)
+        searcher = BudgetedOptunaSearch(plan, ledger, file, first, screening, relearning)
         if not ledger.over():
             gpus = 1.0 / plan.concurrent if ready.training_device == "cuda" else 0.0
             run_trials(plan, bench, searcher, store.path, gpus=gpus)

@@ -14,7 +14,7 @@ from autoprune.pareto import Objective
 from autoprune.search.ledger import REPORT, Ledger, Report
 from autoprune.search.plan import Limits, Plan
 from autoprune.search.screening import Screening
-from autoprune.search.searcher import BudgetedOptunaSearch, Proposal
+from autoprune.search.searcher import BudgetedOptunaSearch, Proposal, Relearns
 from autoprune.search.study import StudyFile
 from autoprune.search.trainable import Spec
 from autoprune.search.tuning import run_trials
@@ -144,10 +144,13 @@ class Hand:
         seeds: Sequence[Proposal] = (),
         screening: Screening | None = None,
         accuracy: Callable[[Candidate], float] = height,
+        relearning: Relearns | None = None,
     ) -> None:
         self.ledger = Ledger(plan, folder)
         self.file = StudyFile(folder.path, plan.objectives)
-        self.searcher = BudgetedOptunaSearch(plan, self.ledger, self.file, seeds, screening)
+        self.searcher = BudgetedOptunaSearch(
+            plan, self.ledger, self.file, seeds, screening, relearning
+        )
         self.plan, self.count = plan, len(self.ledger.records)
         self._accuracy = accuracy
 
