@@ -125,7 +125,8 @@ def run_config(
 ) -> Result:
     """Search as `config` says, into its `output` or `results/<task>-<date-time>`."""
     job = task or task_of(config)
-    find_target(config.device.runtime)  # a missing runtime is said before anything is written
+    if config.device.profile is None:  # made elsewhere, its runtime need not be here
+        find_target(config.device.runtime)  # missing: said before anything is written
     folder = Path(config.output) if config.output else Path("results") / run_name(config.task)
     from autoprune.search.run import run
 

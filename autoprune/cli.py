@@ -214,7 +214,9 @@ def profile(
     target: Annotated[str, typer.Argument(metavar="TASK_OR_CONFIG", help="What to look at.")],
     runtime: Annotated[
         list[str] | None,
-        typer.Option("--runtime", "--target", help="Runtime; may be repeated. Default: all."),
+        typer.Option(
+            "--runtime", "--target", help="May be repeated. Default: torch and onnxruntime."
+        ),
     ] = None,
     threads: Annotated[int, typer.Option(help="Threads of one forward pass.")] = 1,
     batch: Annotated[int, typer.Option(min=1, help="Inputs of one forward pass.")] = 1,
@@ -229,13 +231,12 @@ def profile(
 
     config = RunConfig.load(target) if target.endswith((".yaml", ".yml")) else None
     from autoprune import api
-    from autoprune.cost.targets import RUNTIMES
     from autoprune.profile import profile as measure
     from autoprune.report.profile import render
     from autoprune.tasks.load import load_task
 
     task = api.task_of(config) if config else load_task(target)
-    chosen = tuple(runtime or RUNTIMES)
+    chosen = tuple(runtime or ("torch", "onnxruntime"))
     if output is None:
         _say(render(target, measure(task, runtimes=chosen, threads=threads)))
         return

@@ -16,7 +16,7 @@ budget:
 
 # Where the latency counts.
 device:
-  runtime: onnxruntime         # torch | onnxruntime
+  runtime: onnxruntime         # torch | torch-compile | cuda | cuda-graph | onnxruntime-cuda
   threads: 1
   batch: 1
   # profile: device.json       # made by autoprune profile -o; then it says the three above

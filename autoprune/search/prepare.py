@@ -20,7 +20,7 @@ from autoprune.cost.device import DeviceProfile
 from autoprune.cost.inputs import Inputs, batched, dtype_of
 from autoprune.cost.model import CostModel
 from autoprune.cost.predictor import LatencyPredictor
-from autoprune.cost.targets import device_name
+from autoprune.cost.targets import device_name, is_here
 from autoprune.errors import AutopruneError, ConfigError, GraphError, TaskError
 from autoprune.graph import PruningGraph
 from autoprune.pareto import Objective
@@ -61,7 +61,7 @@ class Prepared:
     @property
     def is_elsewhere(self) -> bool:
         """Whether latencies count on another machine than this one."""
-        return self.profile is not None and self.profile.device.name != device_name()
+        return self.profile is not None and not is_here(self.profile.device)
 
 
 def prepare(

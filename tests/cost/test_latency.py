@@ -13,10 +13,11 @@ from autoprune.budget import Cost
 from autoprune.cost import latency as protocol
 from autoprune.cost import timing
 from autoprune.cost.latency import Latency, measure_latency, measure_together
-from autoprune.cost.targets import RUNTIMES, device_name
+from autoprune.cost.targets import device_name
 from autoprune.errors import DeviceError
 
 X = torch.zeros(2, 3, 8, 8)
+RUNTIMES = ("torch", "onnxruntime")  # the others have their tests in test_targets
 QUICK = {"warmup_s": 0.002, "repeats": 12}
 
 
@@ -138,7 +139,7 @@ def test_measured_latency_replaces_a_predicted_one():
     [
         (
             {"runtime": "onnx"},
-            "runtime must be one of torch, onnxruntime, got 'onnx' .*onnxruntime",
+            "runtime must be one of torch, onnxruntime, .*, got 'onnx' .*onnxruntime",
         ),
         ({"threads": 0}, r"threads must be from 1 to \d+ \(the cores here\), got 0"),
         ({"threads": 10_000}, "got 10000"),

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from difflib import get_close_matches
 
+from autoprune.budget import Device
 from autoprune.cost.targets.base import (
     LocalTarget,
     Protocol,
@@ -18,10 +19,19 @@ from autoprune.cost.targets.base import (
     cores,
     device_name,
 )
+from autoprune.cost.targets.compiled import CompiledTorch
+from autoprune.cost.targets.cuda import CudaGraph, EagerCuda, OnnxRuntimeCuda
 from autoprune.cost.targets.local import EagerTorch, OnnxRuntime
 from autoprune.errors import DeviceError
 
-RUNTIMES: Mapping[str, Target] = {"torch": EagerTorch(), "onnxruntime": OnnxRuntime()}
+RUNTIMES: Mapping[str, Target] = {
+    "torch": EagerTorch(),
+    "onnxruntime": OnnxRuntime(),
+    "torch-compile": CompiledTorch(),
+    "cuda": EagerCuda(),
+    "cuda-graph": CudaGraph(),
+    "onnxruntime-cuda": OnnxRuntimeCuda(),
+}
 """Name in the configuration → target."""
 
 
@@ -36,15 +46,28 @@ def find_target(runtime: str) -> Target:
     return target
 
 
+def is_here(device: Device) -> bool:
+    """Whether this is the device of a latency: the same name, and its runtime is installed."""
+    try:
+        return find_target(device.runtime).device_name() == device.name
+    except DeviceError:
+        return False
+
+
 __all__ = [
     "RUNTIMES",
+    "CompiledTorch",
+    "CudaGraph",
+    "EagerCuda",
     "EagerTorch",
     "LocalTarget",
     "OnnxRuntime",
+    "OnnxRuntimeCuda",
     "Protocol",
     "Target",
     "Timings",
     "cores",
     "device_name",
     "find_target",
+    "is_here",
 ]

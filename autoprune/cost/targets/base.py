@@ -45,6 +45,10 @@ class Target(ABC):
         """Raise DeviceError, with the command that mends it, where the runtime is missing."""
         return
 
+    def device_name(self) -> str:
+        """What the device calls itself."""
+        return device_name()
+
     @abstractmethod
     def time(
         self, models: Sequence[nn.Module], example_inputs: Inputs, protocol: Protocol
@@ -78,7 +82,7 @@ class LocalTarget(Target):
         calls = [self.prepare(model, example_inputs, protocol.threads) for model in models]
         with self.pinned(protocol.threads):
             rounds = rounds_of(calls, protocol.warmup_s, protocol.repeats)
-        return Timings(rounds, device_name())
+        return Timings(rounds, self.device_name())
 
 
 def device_name() -> str:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import nn
 
 from autoprune.cost.inputs import Inputs, as_call, frozen_copy, moved
-from autoprune.cost.onnx_export import to_onnx
+from autoprune.cost.onnx_export import OnnxModel, to_onnx
 from autoprune.cost.targets.base import LocalTarget
 from autoprune.cost.timing import Call
 from autoprune.errors import DeviceError
@@ -40,6 +41,8 @@ class EagerTorch(LocalTarget):
 class OnnxRuntime(LocalTarget):
     """ONNX Runtime's CPU provider with all graph optimisations."""
 
+    providers: tuple[str, ...] = ("CPUExecutionProvider",)
+
     def check(self) -> None:
         """Needs the package `onnxruntime`."""
         if importlib.util.find_spec("onnxruntime") is None:
@@ -47,17 +50,19 @@ class OnnxRuntime(LocalTarget):
 
     def prepare(self, model: nn.Module, example_inputs: Inputs, threads: int) -> Call:
         """A session of the exported model; the threads are the session's own."""
+        written = to_onnx(model, example_inputs)
+        session = self.session(written, threads)
+        feed = written.feed(example_inputs)
+        return lambda: session.run(None, feed)
+
+    def session(self, written: OnnxModel, threads: int) -> Any:
+        """An `InferenceSession` of a model that was written."""
         import onnxruntime
 
-        written = to_onnx(model, example_inputs)
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
         options.log_severity_level = 3
         # Several sessions are timed in turn: one that waits must not keep a core busy.
         options.add_session_config_entry("session.force_spinning_stop", "1")
-        session = onnxruntime.InferenceSession(
-            written.data, options, providers=["CPUExecutionProvider"]
-        )
-        feed = written.feed(example_inputs)
-        return lambda: session.run(None, feed)
+        return onnxruntime.InferenceSession(written.data, options, providers=list(self.providers))
