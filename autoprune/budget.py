@@ -31,6 +31,8 @@ _UNITS: dict[str, dict[str, float]] = {
     "latency_ms": _TIMES,
     "latency_p95_ms": _TIMES,
 }
+_SPREAD = 0.15  # wider than this: something else used the machine
+_BUSY = 0.1
 _EXAMPLE = {"params": "1.5 M", "macs": "20 M", "weight_bytes": "2 MB", "peak_memory_bytes": "4 MB"}
 
 
@@ -52,12 +54,52 @@ class Device:
 
 
 @dataclass(frozen=True, slots=True)
+class Confidence:
+    """How far a measured latency is to be trusted.
+
+    `ci_ms` is a 95 % confidence interval of the median. `ratio` is the time relative to the model
+    that was measured first, in turns with this one, and `ratio_ci` the interval of it. `spread` is
+    the distance between the quartiles relative to the median, `busy` the share of the device's
+    cores that other processes used meanwhile, None if unknown.
+    """
+
+    ci_ms: tuple[float, float]
+    ratio: float = 1.0
+    ratio_ci: tuple[float, float] = (1.0, 1.0)
+    spread: float = 0.0
+    busy: float | None = None
+
+    @property
+    def half_width(self) -> float:
+        """Half of the median's interval, relative to its middle."""
+        low, high = self.ci_ms
+        return (high - low) / (high + low)
+
+    @property
+    def note(self) -> str:
+        """Why the measurement is noisy, in words; empty where it is not.
+
+        It is with a spread above 0.15, or with others on more than a tenth of the cores.
+        """
+        parts = [f"spread {self.spread:.0%}"] if self.spread > _SPREAD else []
+        if self.busy is not None and self.busy > _BUSY:
+            parts.append(f"other processes on {self.busy:.0%} of the cores")
+        return f"noisy: {', '.join(parts)}" if parts else ""
+
+    @staticmethod
+    def from_dict(data: Mapping[str, Any]) -> Confidence:
+        """Inverse of `dataclasses.asdict`."""
+        pairs = {name: tuple(data[name]) for name in ("ci_ms", "ratio_ci")}
+        return Confidence(**{**data, **pairs})
+
+
+@dataclass(frozen=True, slots=True)
 class Cost:
     """What one model costs; `None` where it was not determined.
 
     Multiply-accumulates (`macs`) and `peak_memory_bytes` (weights plus the largest set of live
     activations) are for one forward pass at the batch of the example input. Latencies are
-    milliseconds for one forward pass; they need a `device`.
+    milliseconds for one forward pass; they need a `device`, and measured ones have a `confidence`.
     """
 
     params: int | None = None
@@ -68,6 +110,7 @@ class Cost:
     latency_p95_ms: float | None = None
     source: Source = "analytic"
     device: Device | None = None
+    confidence: Confidence | None = None
 
     def __post_init__(self) -> None:
         if self.latency_ms is not None and self.device is None:
@@ -88,7 +131,8 @@ class Cost:
     def from_dict(data: Mapping[str, Any]) -> Cost:
         """Inverse of `to_dict`."""
         device = Device(**data["device"]) if data.get("device") else None
-        return Cost(**{**data, "device": device})
+        sure = Confidence.from_dict(data["confidence"]) if data.get("confidence") else None
+        return Cost(**{**data, "device": device, "confidence": sure})
 
 
 @dataclass(frozen=True, slots=True)

@@ -274,10 +274,12 @@ def _speed(summary: Mapping[str, Any]) -> str:
     from autoprune.budget import Cost
 
     small, dense = Cost.from_dict(summary["measured"]), Cost.from_dict(summary["dense"]["measured"])
-    gain = dense.get("latency_ms") / small.get("latency_ms")
+    gain, note = dense.get("latency_ms") / small.get("latency_ms"), ""
+    if small.confidence:
+        gain, note = 1.0 / small.confidence.ratio, small.confidence.note
     return (
         f"measured {small.get('latency_ms'):.3g} ms, dense {dense.get('latency_ms'):.3g} ms: "
-        f"{gain:.2f} times the speed ({small.device})"
+        f"{gain:.2f} times the speed ({small.device})" + (f" · {note}" if note else "")
     )
 
 

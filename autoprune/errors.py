@@ -7,6 +7,7 @@ AutopruneError
 │   ├── GraphError        a model that cannot be traced, a group that does not exist
 │   ├── BudgetError       a limit that cannot be read or cannot be met
 │   ├── DeviceError       a runtime, profile or device that is missing or does not fit
+│   │   └── NoisyError    a measurement that is too noisy to be used
 │   └── StoreError        a run folder that is missing, taken or damaged
 └── WorkError             the work itself failed; the CLI exits with 1
     ├── TrainingError     loss or metric became NaN, or training could not go on
@@ -14,6 +15,9 @@ AutopruneError
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
 
 
 class AutopruneError(Exception):
@@ -42,6 +46,14 @@ class BudgetError(UsageError):
 
 class DeviceError(UsageError):
     """A runtime, profile or device is missing or does not fit."""
+
+
+class NoisyError(DeviceError):
+    """A measurement is too noisy to be used; `latencies` is what was measured."""
+
+    def __init__(self, message: str, latencies: Sequence[Any] = ()) -> None:
+        super().__init__(message)
+        self.latencies = tuple(latencies)
 
 
 class StoreError(UsageError):

@@ -17,7 +17,7 @@ from autoprune.candidate import Candidate
 from autoprune.config import RunConfig
 from autoprune.cost.analytic import count_cost
 from autoprune.cost.inputs import batched
-from autoprune.cost.latency import measure_together
+from autoprune.cost.latency import measured_or_flagged
 from autoprune.errors import StoreError, UsageError
 from autoprune.graph import trace
 from autoprune.pruning.compensate import Calibration, calibrate
@@ -144,9 +144,8 @@ def _calibration(
 
 def _measure(config: RunConfig, task: Task, models: Sequence[nn.Module]) -> list[Cost]:
     example, where = task.example_input(), config.device
-    latencies = measure_together(
-        models, batched(example, where.batch), where.runtime, threads=where.threads
-    )
+    inputs = batched(example, where.batch)
+    latencies = measured_or_flagged(models, inputs, where.runtime, where.threads)
     return [
         latency.added_to(count_cost(model, example))
         for latency, model in zip(latencies, models, strict=True)

@@ -14,6 +14,7 @@ from torch import nn
 
 from autoprune.budget import Device
 from autoprune.cost.inputs import Inputs
+from autoprune.cost.latency import measure_latency
 from autoprune.cost.predictor import LatencyPredictor
 from autoprune.errors import DeviceError
 from autoprune.graph import Dim, Group, Op, PruningGraph, TensorInfo
@@ -58,12 +59,14 @@ class DeviceProfile:
         """Measure `samples` random prunings of the model on this machine, and fit.
 
         At the batch of `example_inputs`, in `runtime` with `threads` threads; the model is left as
-        it is. Raises DeviceError for a runtime that is missing or too many threads, GraphError
-        where the model cannot be traced, ValueError for fewer than 10 samples.
+        it is. Raises DeviceError for a runtime that is missing, too many threads or a machine that
+        is too busy, GraphError where the model cannot be traced, ValueError for fewer than 10
+        samples.
         """
         graph = prunable(
             model, example_inputs, ignored_layers=tuple(ignored_layers), num_heads=num_heads
         )
+        measure_latency(model, example_inputs, runtime, threads=threads)  # refuses a busy machine
         return DeviceProfile.of(
             LatencyPredictor.fit(
                 model,

@@ -58,8 +58,8 @@ class Retrained:
 
     @property
     def speedup(self) -> float | None:
-        """Dense median latency over this one, measured side by side; None where either was not."""
-        return _ratio(self.dense_measured, self.measured)
+        """How many times faster than dense, measured side by side; None where either was not."""
+        return _speedup(self.dense_measured, self.measured)
 
 
 @dataclass(frozen=True)
@@ -156,8 +156,8 @@ class RunView:
         return None if value is None or before is None else value - before
 
     def speedup(self, measured: Cost | None) -> float | None:
-        """Dense median latency over this one, both measured; None where either was not."""
-        return _ratio(self.dense.measured, measured)
+        """How many times faster than dense, as measured in turns; None where either was not."""
+        return _speedup(self.dense.measured, measured)
 
     @property
     def gain_source(self) -> CostSource:
@@ -198,13 +198,20 @@ class RunView:
         if ratio is None:
             return Verdict("latency not measured", None)
         over = self.over_budget(record)
+        note = self.noise(record)
+        tail = f" · {note}" if note else ""
         if over:
-            return Verdict(f"over the budget as measured: {over}", False)
+            return Verdict(f"over the budget as measured: {over}{tail}", False)
         if ratio >= 1.02:
-            return Verdict(f"{_times(ratio)} faster than dense, measured", True)
+            return Verdict(f"{_times(ratio)} faster than dense, measured{tail}", True)
         if ratio > 0.98:
-            return Verdict("as fast as dense, measured", False)
-        return Verdict(f"{_times(1.0 / ratio)} slower than dense, measured", False)
+            return Verdict(f"as fast as dense, measured{tail}", False)
+        return Verdict(f"{_times(1.0 / ratio)} slower than dense, measured{tail}", False)
+
+    def noise(self, record: TrialRecord) -> str:
+        """Why the record's measurement is noisy, in words; empty where it is not."""
+        measured = record.measured
+        return measured.confidence.note if measured and measured.confidence else ""
 
     def removed(self, record: TrialRecord) -> dict[str, float]:
         """The removed fraction of every group that some trial names, in natural name order."""
@@ -218,7 +225,10 @@ class RunView:
         return sorted((x, y) for x, y in pairs if x is not None and y is not None)
 
 
-def _ratio(dense: Cost | None, small: Cost | None) -> float | None:
+def _speedup(dense: Cost | None, small: Cost | None) -> float | None:
+    """The inverse of the ratio in turns; of the two medians where no ratio was kept."""
+    if small is not None and small.confidence is not None:
+        return 1.0 / small.confidence.ratio
     before, after = (cost.latency_ms if cost else None for cost in (dense, small))
     return before / after if before and after else None
 

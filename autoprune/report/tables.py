@@ -45,8 +45,9 @@ def models(view: RunView) -> str:
         f'<div class="scroll"><table class="cards"><thead>{_model_head(name)}</thead>'
         f"<tbody>{''.join(rows)}</tbody></table></div>"
         f'<p class="note">{escape(device_line(view))}. Latencies are medians in milliseconds for '
-        "one forward pass; the speed-up divides the measured medians. Predicted is what the "
-        "search believed; measured is the finished model, alone on the machine."
+        "one forward pass, ± half of the 95 % confidence interval; the speed-up is the ratio to "
+        "the dense model, measured in turns. Predicted is what the search believed; measured is "
+        "the finished model, alone on the machine."
         f"{_uniform_note(view)}</p>",
     )
 
@@ -142,7 +143,9 @@ def _dense_row(view: RunView, name: str) -> str:
     value = text.metric(name, view.dense.metrics.get(name))
     who = '<span class="dot diamond"></span>dense'
     cells = _cells(name, who, (value, "", ""), counts, view.dense.predicted, measured, None)
-    return f'<tr class="dense">{cells}{cell(speed, "speed-up")}{cell("", "", "l full empty")}</tr>'
+    note = measured.confidence.note if measured and measured.confidence else ""
+    last = cell(escape(note), "", "l full" if note else "l full empty")
+    return f'<tr class="dense">{cells}{cell(speed, "speed-up")}{last}</tr>'
 
 
 def _row(view: RunView, record: TrialRecord, name: str, who: str, kind: str) -> str:
@@ -192,7 +195,9 @@ def _cells(
         of = text.share(amount, getattr(dense, field, None)) if dense else ""
         parts.append(f'<td data-label="{label}" title="{of}">{text.cost(field, amount)}</td>')
     parts.append(cell(_ms(predicted, "latency_ms"), "predicted ms", "predicted"))
-    parts.append(cell(_ms(measured, "latency_ms"), "measured ms", "measured"))
+    sure = text.sure(measured)
+    small = f" <small>{sure}</small>" if sure else ""
+    parts.append(cell(_ms(measured, "latency_ms") + small, "measured ms", "measured"))
     parts.append(cell(_ms(measured, "latency_p95_ms"), "measured p95"))
     return "".join(parts)
 
@@ -211,9 +216,9 @@ def _retrained_row(result: Retrained) -> str:
         if n in result.dense
     ]
     ratio = result.speedup
-    speed = (
-        f"{text.cost('latency_ms', result.measured.latency_ms)}" if result.measured else text.NONE
-    )
+    sure = text.sure(result.measured)
+    speed = text.cost("latency_ms", result.measured.latency_ms) if result.measured else text.NONE
+    speed += f" <small>{sure}</small>" if sure else ""
     return (
         "<tr>"
         + cell(f"trial {result.number}", "", "l full")

@@ -61,10 +61,13 @@ def front_table(view: RunView) -> RenderableType:
     for record in view.members:
         mark = " ◆" if knee is not None and record.number == knee.number else ""
         mark += " ▫" if record in view.uniform else ""
+        mark += " ~" if view.noise(record) else ""
         table.add_row(f"{record.number}{mark}", *_cells(view, record, name))
     for record in (r for r in view.uniform if r not in view.members):
-        table.add_row(f"{record.number} ▫", *_cells(view, record, name), style="dim")
+        mark = " ▫ ~" if view.noise(record) else " ▫"
+        table.add_row(f"{record.number}{mark}", *_cells(view, record, name), style="dim")
     marks = "◆ knee" + (" · ▫ uniform ratios" if view.uniform else "")
+    marks += " · ~ noisy measurement" if any(map(view.noise, view.records)) else ""
     return Group(table, Text(f"{marks} · {device_line(view)}", "dim"))
 
 
@@ -217,4 +220,6 @@ def _cost_line(cost: Cost | None) -> str:
         for field in text.LABELS
         if (value := getattr(cost, field)) is not None
     ]
+    parts += [sure] if (sure := text.sure(cost)) else []
+    parts += [cost.confidence.note] if cost.confidence and cost.confidence.note else []
     return ", ".join(parts) + (f" ({cost.device})" if cost.device else "")

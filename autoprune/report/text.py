@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from autoprune.budget import Limit
+from autoprune.budget import Cost, Limit
 
 NONE = "–"
 LABELS = {
@@ -45,6 +45,18 @@ def three_digits(value: float) -> str:
     size = abs(value)
     places = 0 if size >= 100 else 1 if size >= 10 else 2 if size >= 1 else 3 if size >= 0.1 else 4
     return f"{value:.{places}f}"
+
+
+def sure(cost: Cost | None) -> str:
+    """The half width of a measured latency's 95 % confidence interval, or nothing.
+
+    >>> from autoprune.budget import Confidence, Device
+    >>> sure(Cost(latency_ms=1.0, device=Device("x"), confidence=Confidence((0.98, 1.02))))
+    '±2 %'
+    """
+    if cost is None or cost.confidence is None:
+        return ""
+    return f"±{100 * cost.confidence.half_width:.2g} %"
 
 
 def is_share(name: str) -> bool:

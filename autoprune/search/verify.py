@@ -12,7 +12,7 @@ from torch import nn
 from autoprune.budget import Budget, Cost
 from autoprune.cost.analytic import count_cost
 from autoprune.cost.inputs import Inputs
-from autoprune.cost.latency import measure_together
+from autoprune.cost.latency import measured_or_flagged
 from autoprune.graph import PruningGraph
 from autoprune.pareto import Objective, ParetoFront
 from autoprune.pruning.surgery import prune
@@ -38,7 +38,7 @@ class Gauge:
         found: list[tuple[Cost, Cost]] = []
         for start in range(0, len(models), TOGETHER):
             group = [self.dense, *models[start : start + TOGETHER]]
-            latencies = measure_together(group, self.inputs, self.runtime, threads=self.threads)
+            latencies = measured_or_flagged(group, self.inputs, self.runtime, self.threads)
             costs = [
                 latency.added_to(count_cost(model, self.example))
                 for model, latency in zip(group, latencies, strict=True)

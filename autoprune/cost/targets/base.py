@@ -13,25 +13,35 @@ from pathlib import Path
 from torch import nn
 
 from autoprune.cost.inputs import Inputs
+from autoprune.cost.targets.load import OthersLoad
 from autoprune.cost.timing import Call, rounds_of
 from autoprune.errors import DeviceError
 
 
 @dataclass(frozen=True, slots=True)
 class Protocol:
-    """How models are timed; `threads` are those of one forward pass."""
+    """How models are timed; `threads` are those of one forward pass.
+
+    `precision`: further rounds until every median is known this well (see `timing.rounds_of`).
+    """
 
     threads: int = 1
     warmup_s: float = 0.2
     repeats: int = 100
+    precision: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Timings:
-    """What a target has timed: `rounds[round][model]` holds milliseconds, `device` is its name."""
+    """What a target has timed: `rounds[round][model]` holds milliseconds, `device` is its name.
+
+    `busy` is the share of its `cores` that other processes took meanwhile, None if unknown.
+    """
 
     rounds: Sequence[Sequence[Sequence[float]]]
     device: str
+    busy: float | None = None
+    cores: int = 1
 
 
 class Target(ABC):
@@ -80,9 +90,10 @@ class LocalTarget(Target):
                 f"threads must be from 1 to {cores()} (the cores here), got {protocol.threads}"
             )
         calls = [self.prepare(model, example_inputs, protocol.threads) for model in models]
+        load = OthersLoad()
         with self.pinned(protocol.threads):
-            rounds = rounds_of(calls, protocol.warmup_s, protocol.repeats)
-        return Timings(rounds, self.device_name())
+            rounds = rounds_of(calls, protocol.warmup_s, protocol.repeats, protocol.precision)
+        return Timings(rounds, self.device_name(), load.share(), cores())
 
 
 def device_name() -> str:
