@@ -25,6 +25,8 @@ _UNITS: dict[str, dict[str, float]] = {
     "latency_ms": _TIMES,
     "latency_p95_ms": _TIMES,
 }
+_SPREAD = 0.15  # wider than this: something else used the machine
+_BUSY = 0.1
 _EXAMPLE = {"params": "1.5 M", "macs": "20 M", "weight_bytes": "2 MB", "peak_memory_bytes": "4 MB"}
 
 
@@ -46,13 +48,60 @@ class Device:
 
 
 @dataclass(frozen=True, slots=True)
+class Confidence:
+    """How far a measured latency is to be trusted.
+
+    `ci_ms` is a 95 % confidence interval of the median. `ratio` is the time relative to the model
+    that was measured first, in turns with this one, and `ratio_ci` the interval of it. `spread` is
+    the distance between the quartiles relative to the median, `busy` the share of the device's
+    cores that other processes used meanwhile, None if unknown.
+    """
+
+    ci_ms: tuple[float, float]
+    ratio: float = 1.0
+    ratio_ci: tuple[float, float] = (1.0, 1.0)
+    spread: float = 0.0
+    busy: float | None = None
+
+    @property
+    def half_width(self) -> float:
+        """Half of the median's interval, relative to its middle."""
+        low, high = self.ci_ms
+        return (high - low) / (high + low)
+
+    @property
+    def note(self) -> str:
+        """Why the measurement is noisy, in words; empty where it is not.
+
+        It is with a spread above 0.15, or with others on more than a tenth of the cores.
+        """
+        parts = [f"spread {self.spread:.0%}"] if self.spread > _SPREAD else []
+        if self.busy is not None and self.busy > _BUSY:
+            parts.append(f"other processes on {self.busy:.0%} of the cores")
+        return f"noisy: {', '.join(parts)}" if parts else ""
+
+    @staticmethod
+    def from_dict(data: Mapping[str, Any]) -> Confidence:
+        """Inverse of `dataclasses.asdict`."""
+        pairs = {name: tuple(data[name]) for name in ("ci_ms", "ratio_ci")}
+        return Confidence(**{**data, **pairs})
+
+
+@dataclass(frozen=True, slots=True)
 class Timing:
-    """The latency of one forward pass on a device that the search calls by `name`."""
+    """The latency of one forward pass on a device; a search with several calls it by `name`."""
 
     name: str
     latency_ms: float
     latency_p95_ms: float | None
     device: Device
+    confidence: Confidence | None = None
+
+    @staticmethod
+    def from_dict(data: Mapping[str, Any]) -> Timing:
+        """Inverse of `dataclasses.asdict`."""
+        sure = Confidence.from_dict(data["confidence"]) if data.get("confidence") else None
+        return Timing(**{**data, "device": Device(**data["device"]), "confidence": sure})
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,8 +110,9 @@ class Cost:
 
     Multiply-accumulates (`macs`) and `peak_memory_bytes` (weights plus the largest set of live
     activations) are for one forward pass at the batch of the example input. Latencies are
-    milliseconds for one forward pass; they need a `device`. Where a search names its devices, all
-    latencies are in `timings`, one a device, and are read as `latency_ms@<name>`.
+    milliseconds for one forward pass; they need a `device`, and measured ones have a `confidence`.
+    Where a search names its devices, all latencies are in `timings`, one a device, and are read as
+    `latency_ms@<name>`.
     """
 
     params: int | None = None
@@ -73,6 +123,7 @@ class Cost:
     latency_p95_ms: float | None = None
     source: Source = "analytic"
     device: Device | None = None
+    confidence: Confidence | None = None
     timings: tuple[Timing, ...] = ()
 
     def __post_init__(self) -> None:
@@ -106,33 +157,46 @@ class Cost:
         found: Device | None = getattr(self._timing(name) if name else self, "device", None)
         return found
 
-    def timed(
-        self, median_ms: float, p95_ms: float | None, device: Device, source: Source, name: str = ""
-    ) -> Cost:
+    def confidence_of(self, name: str) -> Confidence | None:
+        """How far the latency on a named device is to be trusted, None where it was not measured.
+
+        `""` is the device without a name.
+        """
+        found: Confidence | None = getattr(self._timing(name) if name else self, "confidence", None)
+        return found
+
+    def note(self, name: str) -> str:
+        """Why the measurement on a named device is noisy, in words; empty where it is not."""
+        sure = self.confidence_of(name)
+        return sure.note if sure else ""
+
+    def timed(self, timing: Timing, source: Source) -> Cost:
         """The same with a latency, in place of any other on the device of that name."""
-        if not name:
-            return dataclasses.replace(
-                self, latency_ms=median_ms, latency_p95_ms=p95_ms, device=device, source=source
-            )
-        others = tuple(timing for timing in self.timings if timing.name != name)
-        timings = (*others, Timing(name, median_ms, p95_ms, device))
-        return dataclasses.replace(self, timings=timings, source=source)
+        if timing.name:
+            others = tuple(each for each in self.timings if each.name != timing.name)
+            return dataclasses.replace(self, timings=(*others, timing), source=source)
+        return dataclasses.replace(
+            self,
+            latency_ms=timing.latency_ms,
+            latency_p95_ms=timing.latency_p95_ms,
+            device=timing.device,
+            confidence=timing.confidence,
+            source=source,
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-ready form; `from_dict` reads it back."""
         plain = dataclasses.asdict(self)
-        timings = plain.pop("timings")
-        return {**plain, "timings": list(timings)} if timings else plain
+        rest = {"confidence": plain.pop("confidence"), "timings": list(plain.pop("timings"))}
+        return plain | {name: value for name, value in rest.items() if value}
 
     @staticmethod
     def from_dict(data: Mapping[str, Any]) -> Cost:
         """Inverse of `to_dict`."""
         device = Device(**data["device"]) if data.get("device") else None
-        timings = tuple(
-            Timing(**{**timing, "device": Device(**timing["device"])})
-            for timing in data.get("timings", ())
-        )
-        return Cost(**{**data, "device": device, "timings": timings})
+        sure = Confidence.from_dict(data["confidence"]) if data.get("confidence") else None
+        timings = tuple(Timing.from_dict(timing) for timing in data.get("timings", ()))
+        return Cost(**{**data, "device": device, "confidence": sure, "timings": timings})
 
     def _timing(self, name: str) -> Timing | None:
         return next((timing for timing in self.timings if timing.name == name), None)

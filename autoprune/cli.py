@@ -218,7 +218,7 @@ def profile(
         typer.Option(
             "--runtime",
             "--target",
-            help="Runtime, or ssh://user@host; may be repeated. Default: all here.",
+            help="Runtime, or ssh://user@host; may be repeated. Default: torch and onnxruntime.",
         ),
     ] = None,
     threads: Annotated[int, typer.Option(help="Threads of one forward pass.")] = 1,
@@ -234,13 +234,12 @@ def profile(
 
     config = RunConfig.load(target) if target.endswith((".yaml", ".yml")) else None
     from autoprune import api
-    from autoprune.cost.targets import RUNTIMES
     from autoprune.profile import profile as measure
     from autoprune.report.profile import render
     from autoprune.tasks.load import load_task
 
     task = api.task_of(config) if config else load_task(target)
-    chosen = tuple(runtime or RUNTIMES)
+    chosen = tuple(runtime or ("torch", "onnxruntime"))
     if output is None:
         _say(render(target, measure(task, runtimes=chosen, threads=threads)))
         return
@@ -281,13 +280,14 @@ def _speeds(summary: Mapping[str, Any]) -> Iterator[str]:
     small, dense = Cost.from_dict(summary["measured"]), Cost.from_dict(summary["dense"]["measured"])
     for name in small.names or ("",):
         field, on = field_at("latency_ms", name), f" on {name}" if name else ""
-        ours, theirs = small.value(field), dense.value(field)
+        ours, theirs, sure = small.value(field), dense.value(field), small.confidence_of(name)
         if ours is None or theirs is None:
             yield "latency not measured: the search's devices are other machines"
             continue
+        gain, note = 1.0 / sure.ratio if sure else theirs / ours, small.note(name)
         yield (
-            f"measured {ours:.3g} ms{on}, dense {theirs:.3g} ms: {theirs / ours:.2f} times the "
-            f"speed ({small.device_of(name)})"
+            f"measured {ours:.3g} ms{on}, dense {theirs:.3g} ms: {gain:.2f} times the speed "
+            f"({small.device_of(name)})" + (f" · {note}" if note else "")
         )
 
 

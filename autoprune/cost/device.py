@@ -15,6 +15,7 @@ from torch import nn
 
 from autoprune.budget import Device
 from autoprune.cost.inputs import Inputs
+from autoprune.cost.latency import measure_latency
 from autoprune.cost.predictor import LatencyPredictor
 from autoprune.cost.sampling import Sampler, Until
 from autoprune.cost.targets import Ssh, is_remote
@@ -67,12 +68,13 @@ class DeviceProfile:
 
         At the batch of `example_inputs`, in `runtime` with `threads` threads; the model is left as
         it is. A device over SSH that is lost after 20 prunings is fitted to those. Raises
-        DeviceError for a runtime that is missing or too many threads, GraphError
-        where the model cannot be traced, ValueError for fewer than 10 samples.
+        DeviceError for a runtime that is missing, too many threads or a device that is too busy,
+        GraphError where the model cannot be traced, ValueError for fewer than 10 samples.
         """
         graph = prunable(
             model, example_inputs, ignored_layers=tuple(ignored_layers), num_heads=num_heads
         )
+        measure_latency(model, example_inputs, runtime, threads=threads)  # refuses a busy machine
         return DeviceProfile.of(
             LatencyPredictor.fit(
                 model,

@@ -2,18 +2,31 @@
 
 from __future__ import annotations
 
+import logging
 import statistics
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from torch import nn
 
-from autoprune.budget import Cost, Device
+from autoprune.budget import Confidence, Cost, Device, Timing
 from autoprune.cost.inputs import Inputs, batch_size, dtype_of
-from autoprune.cost.targets import Protocol, find_target
+from autoprune.cost.targets import Protocol, Timings, find_target
+from autoprune.cost.timing import half_width, mean_ratio, median_interval, ratios_of
+from autoprune.errors import NoisyError
 
-_SPREAD = 0.15  # a wider spread of the timings is flagged
+_log = logging.getLogger(__name__)
+
+PRECISION = 0.02  # medians and ratios to the first model are measured until known this well
+_REPEATS = 100
+_TRIES = 4
+_PAUSE_S = 3.0  # before the second try; twice as long before each further one
+_HOPELESS = 0.25  # refused: it could not tell a model from one that takes a fifth less
+# Refused: with others on 88 % of two cores, one thread measured a model of 0.65 of the dense one's
+# time as 0.90 of it, and the interval was narrow all the same; on 76 % as 0.76; on 53 % as 0.65.
+_LEAST_ROOM = 0.35  # of a core for each thread
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,8 +34,10 @@ class Latency:
     """Milliseconds of one forward pass, with everything that they depend on.
 
     `raw_ms` holds every timed call in order. `ratio` is the time relative to the first model that
-    was measured together with this one (1 for itself): the median over the rounds of the two
-    medians in that round, so that slow phases of the machine cancel.
+    was measured together with this one (1 for itself): in each round the ratio of the two medians,
+    so that slow phases of the machine cancel, and of all rounds the geometric mean without the
+    fifth at either end. `ratio_ci` is its 95 % confidence interval (see `timing.mean_ratio`),
+    `busy` the share of the cores that others used meanwhile.
     """
 
     median_ms: float
@@ -30,6 +45,8 @@ class Latency:
     raw_ms: tuple[float, ...]
     device: Device
     ratio: float = 1.0
+    ratio_ci: tuple[float, float] = (1.0, 1.0)
+    busy: float | None = None
 
     @property
     def spread(self) -> float:
@@ -38,17 +55,29 @@ class Latency:
         return float((high - low) / self.median_ms)
 
     @property
+    def ci_ms(self) -> tuple[float, float]:
+        """A 95 % confidence interval of the median, from order statistics."""
+        return median_interval(self.raw_ms)
+
+    @property
+    def confidence(self) -> Confidence:
+        """How far this is to be trusted."""
+        return Confidence(self.ci_ms, self.ratio, self.ratio_ci, self.spread, self.busy)
+
+    @property
     def noisy(self) -> bool:
-        """Whether the spread is so large (above 0.15) that something else used the machine."""
-        return self.spread > _SPREAD
+        """Whether spread or load say that something else used the machine."""
+        return bool(self.confidence.note)
 
     def added_to(self, cost: Cost, name: str = "") -> Cost:
         """The cost with this measured latency, in place of any other on the device of that name."""
-        return cost.timed(self.median_ms, self.p95_ms, self.device, "measured", name)
+        timing = Timing(name, self.median_ms, self.p95_ms, self.device, self.confidence)
+        return cost.timed(timing, "measured")
 
     def __str__(self) -> str:
-        """Both figures with the device they hold for."""
-        return f"{self.median_ms:.3f} ms (p95 {self.p95_ms:.3f} ms; {self.device})"
+        """The figures with the device they hold for."""
+        sure = f"± {self.confidence.half_width:.1%}"
+        return f"{self.median_ms:.3f} ms ({sure}, p95 {self.p95_ms:.3f} ms; {self.device})"
 
 
 def measure_latency(
@@ -58,18 +87,21 @@ def measure_latency(
     *,
     threads: int = 1,
     warmup_s: float = 0.2,
-    repeats: int = 100,
+    repeats: int | None = None,
 ) -> Latency:
     """How long one forward pass takes, here or on another machine: median and 95th percentile.
 
     A copy of the model in eval mode, at the batch of `example_inputs`, in `runtime` (a key of
     `targets.RUNTIMES`, or `ssh://user@host`) with `threads` threads. It is warmed up for `warmup_s`
-    seconds and on until two windows agree, then timed `repeats` times (fewer, where that would take
-    over 10 s). The model and the process's number of threads stay as they were.
+    seconds and on until two windows agree. Then it is timed at least 100 times and on until the
+    median is known to 2 % with 95 % confidence, or 4 s are over; or exactly `repeats` times. Either
+    ends after 10 s. The model and the process's number of threads stay as they were.
 
     Raises:
         DeviceError: unknown or missing runtime, more threads than cores, a remote device that fails
             (DeviceLostError where it cannot be reached, or is lost on the way).
+        NoisyError: a DeviceError; without `repeats`, where four tries do not tell the median to
+            25 %, or other processes leave too little of the cores.
         ExportError: the runtime needs ONNX, and the model cannot be written.
 
     >>> import torch
@@ -91,32 +123,79 @@ def measure_together(
     *,
     threads: int = 1,
     warmup_s: float = 0.2,
-    repeats: int = 100,
+    repeats: int | None = None,
 ) -> list[Latency]:
     """Latencies of several models that take turns, so that the machine's drift hits all alike.
 
-    Each round gives every model a short burst (one call that is not counted, then five that are),
-    in alternating order. Put the dense model first: every result's `ratio` is relative to it.
-    Otherwise as `measure_latency`.
+    Each round gives every model a short burst (one call that is not counted, then three that are),
+    in alternating order. Put the dense model first: every result's `ratio` is relative to it, and
+    is measured until it is known to 2 % as well. Otherwise as `measure_latency`.
     """
     target = find_target(runtime)
     if not models:
         raise ValueError("measure_together needs at least one model")
-    if repeats < 1 or not warmup_s >= 0.0:
+    if (repeats is not None and repeats < 1) or not warmup_s >= 0.0:
         raise ValueError(f"need repeats >= 1 and warmup_s >= 0, got {repeats} and {warmup_s}")
-    timed = target.time(models, example_inputs, Protocol(threads, warmup_s, repeats))
+    protocol = Protocol(threads, warmup_s, repeats or _REPEATS, None if repeats else PRECISION)
+    for attempt in range(_TRIES):
+        if attempt:
+            time.sleep(_PAUSE_S * 2 ** (attempt - 1))
+        timed = target.time(models, example_inputs, protocol)
+        found = _latencies(timed, models, example_inputs, runtime, threads)
+        trouble = "" if repeats else _trouble(timed, found)
+        if not trouble:
+            return found
+    raise NoisyError(
+        f"the measurement is refused after {_TRIES} tries: {trouble} · stop what else runs there",
+        found,
+    )
+
+
+def measured_or_flagged(
+    models: Sequence[nn.Module], example_inputs: Inputs, runtime: str, threads: int
+) -> list[Latency]:
+    """`measure_together` for work that must not be lost: what would be refused is only noisy."""
+    try:
+        return measure_together(models, example_inputs, runtime, threads=threads)
+    except NoisyError as error:
+        _log.warning("%s", error)
+        return list(error.latencies)
+
+
+def _trouble(timed: Timings, latencies: Sequence[Latency]) -> str:
+    """Why a measurement is worth nothing; empty where it is worth something."""
+    doubt = latencies[0].confidence.half_width  # of one alone; of several, their ratios count
+    if len(latencies) > 1:
+        doubt = max(half_width(it.ratio_ci) for it in latencies)
+    if doubt > _HOPELESS:
+        return f"latencies are known to ±{doubt:.0%} only, at most ±{_HOPELESS:.0%} is accepted"
+    threads = latencies[0].device.threads
+    if timed.busy is not None and (1.0 - timed.busy) * timed.cores < _LEAST_ROOM * threads:
+        return f"other processes took {timed.busy:.0%} of the cores"
+    return ""
+
+
+def _latencies(
+    timed: Timings,
+    models: Sequence[nn.Module],
+    example_inputs: Inputs,
+    runtime: str,
+    threads: int,
+) -> list[Latency]:
     batch = batch_size(example_inputs)
     devices = [Device(timed.device, runtime, dtype_of(model), batch, threads) for model in models]
-    return [_latency(timed.rounds, place, device) for place, device in enumerate(devices)]
+    return [_latency(timed, place, device) for place, device in enumerate(devices)]
 
 
-def _latency(rounds: Sequence[Sequence[Sequence[float]]], place: int, device: Device) -> Latency:
-    raw = [value for bursts in rounds for value in bursts[place]]
-    ratios = [statistics.median(b[place]) / statistics.median(b[0]) for b in rounds]
+def _latency(timed: Timings, place: int, device: Device) -> Latency:
+    raw = [value for bursts in timed.rounds for value in bursts[place]]
+    ratio, interval = mean_ratio(ratios_of(timed.rounds, place))
     return Latency(
         median_ms=statistics.median(raw),
         p95_ms=float(np.quantile(raw, 0.95)),
         raw_ms=tuple(raw),
         device=device,
-        ratio=statistics.median(ratios),
+        ratio=ratio,
+        ratio_ci=interval,
+        busy=timed.busy,
     )

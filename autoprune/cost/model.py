@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from autoprune.budget import Cost
+from autoprune.budget import Cost, Timing
 from autoprune.errors import GraphError
 from autoprune.graph import Dim, PruningGraph
 from autoprune.space import kept_units
@@ -70,7 +70,7 @@ class CostModel:
         for name, fitted in self.latency.items():
             median = fitted.predict(whole)
             p95 = median * fitted.p95_factor
-            cost = cost.timed(median, p95, fitted.device, "predicted", name)
+            cost = cost.timed(Timing(name, median, p95, fitted.device), "predicted")
         return cost
 
     def costs(self, kept: NDArray[np.int64]) -> dict[str, NDArray[np.int64]]:

@@ -63,8 +63,8 @@ class Retrained:
         return (self.measured.names if self.measured else ()) or ("",)
 
     def speedup(self, field: str) -> float | None:
-        """Dense latency over this one, measured side by side; None where either was not."""
-        return _ratio(self.dense_measured, self.measured, field)
+        """How many times faster than dense, measured side by side; None where either was not."""
+        return _speedup(self.dense_measured, self.measured, field)
 
 
 @dataclass(frozen=True)
@@ -172,8 +172,8 @@ class RunView:
     def speedup(
         self, record: TrialRecord, field: str, source: CostSource = "measured"
     ) -> float | None:
-        """Dense latency over this one, both by `source`; None where either is not known."""
-        return _ratio(getattr(self.dense, source), getattr(record, source), field)
+        """How many times faster than dense, both by `source`; None where either is not known."""
+        return _speedup(getattr(self.dense, source), getattr(record, source), field)
 
     def is_elsewhere(self, field: str) -> bool:
         """Whether this latency stays predicted: the search has ended and could not measure it."""
@@ -222,7 +222,9 @@ class RunView:
         """
         over = self.over_budget(record)
         if over:
-            return Verdict(f"over the budget as measured: {over}", False)
+            noise = text.noise(record.measured)
+            tail = f" · {noise}" if noise else ""
+            return Verdict(f"over the budget as measured: {over}{tail}", False)
         parts = [self._faster(record, field) for field in self.latencies]
         known = [part.good for part in parts if part.good is not None]
         return Verdict("; ".join(part.text for part in parts), all(known) if known else None)
@@ -235,12 +237,14 @@ class RunView:
         ratio = self.speedup(record, field, source)
         if ratio is None:
             return Verdict(f"latency not measured{on}", None)
+        note = record.measured.note(device) if record.measured and source == "measured" else ""
+        tail = f"{on}, {source}" + (f" · {note}" if note else "")
         good = source == "measured" or None
         if ratio >= 1.02:
-            return Verdict(f"{_times(ratio)} faster than dense{on}, {source}", good)
+            return Verdict(f"{_times(ratio)} faster than dense{tail}", good)
         if ratio > 0.98:
-            return Verdict(f"as fast as dense{on}, {source}", False)
-        return Verdict(f"{_times(1.0 / ratio)} slower than dense{on}, {source}", False)
+            return Verdict(f"as fast as dense{tail}", False)
+        return Verdict(f"{_times(1.0 / ratio)} slower than dense{tail}", False)
 
     def removed(self, record: TrialRecord) -> dict[str, float]:
         """The removed fraction of every group that some trial names, in natural name order."""
@@ -254,7 +258,12 @@ class RunView:
         return sorted((x, y) for x, y in pairs if x is not None and y is not None)
 
 
-def _ratio(dense: Cost | None, small: Cost | None, field: str) -> float | None:
+def _speedup(dense: Cost | None, small: Cost | None, field: str) -> float | None:
+    """The inverse of the ratio in turns; of the two latencies where no ratio was kept."""
+    base, device = split_field(field)
+    sure = small.confidence_of(device) if small else None
+    if sure is not None and base == "latency_ms":
+        return 1.0 / sure.ratio
     before, after = (cost.value(field) if cost else None for cost in (dense, small))
     return before / after if before and after else None
 

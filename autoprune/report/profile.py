@@ -22,8 +22,10 @@ def render(name: str, profile: Profile) -> RenderableType:
         value = getattr(profile.cost, field)
         facts.add_row(Text(text.LABELS[field], "bold"), text.cost(field, value))
     for latency in profile.latencies:
-        noise = " · noisy: something else used the machine" if latency.noisy else ""
-        facts.add_row(Text(text.LABELS["latency_ms"], "bold"), f"{latency}{noise}")
+        note = latency.confidence.note
+        facts.add_row(
+            Text(text.LABELS["latency_ms"], "bold"), f"{latency}{f' · {note}' if note else ''}"
+        )
     parts: list[RenderableType] = [Text(f"{name}, dense", "bold"), facts, _layers(profile)]
     if profile.frozen:
         parts.append(Text("stays whole", "bold"))

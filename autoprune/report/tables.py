@@ -49,8 +49,9 @@ def models(view: RunView) -> str:
         f"<thead>{_model_head(view, name)}</thead>"
         f"<tbody>{''.join(rows)}</tbody></table></div>"
         f'<p class="note">{escape(device_line(view))}. Latencies are medians in milliseconds for '
-        "one forward pass; the speed-up divides the measured medians. Predicted is what the "
-        "search believed; measured is the finished model, alone on the machine."
+        "one forward pass, ± half of the 95 % confidence interval; the speed-up is the ratio to "
+        "the dense model, measured in turns. Predicted is what the search believed; measured is "
+        "the finished model, alone on the machine."
         f"{_elsewhere_note(view)}{_uniform_note(view)}</p>",
     )
 
@@ -159,7 +160,9 @@ def _dense_row(view: RunView, name: str) -> str:
     who = '<span class="dot diamond"></span>dense'
     cells = _cells(name, who, (value, "", ""), counts, None)
     cells += _latencies(view, view.dense.predicted, measured)
-    return f'<tr class="dense">{cells}{cell(speed, "speed-up")}{cell("", "", "l full empty")}</tr>'
+    note = text.noise(measured)
+    last = cell(escape(note), "", "l full" if note else "l full empty")
+    return f'<tr class="dense">{cells}{cell(speed, "speed-up")}{last}</tr>'
 
 
 def _row(view: RunView, record: TrialRecord, name: str, who: str, kind: str) -> str:
@@ -219,19 +222,27 @@ def _latencies(view: RunView, predicted: Cost | None, measured: Cost | None) -> 
 
 
 def _ms(cost: Cost | None, field: str, names: Sequence[str]) -> str:
-    values = (cost.value(field_at(field, name)) if cost else None for name in names)
-    return "<br>".join(text.NONE if v is None else text.three_digits(v) for v in values)
+    """A line for each device; beside a measured median, how well it is known."""
+    lines = []
+    for name in names:
+        value = cost.value(field_at(field, name)) if cost else None
+        line = text.NONE if value is None else text.three_digits(value)
+        sure = text.sure(cost, name) if field == "latency_ms" else ""
+        lines.append(line + (f" <small>{sure}</small>" if sure else ""))
+    return "<br>".join(lines)
 
 
 def _speeds(result: Retrained) -> list[str]:
     """The measured latency on each device, and how many times faster than dense that is."""
     found = []
-    for field in (field_at("latency_ms", name) for name in result.devices):
+    for name in result.devices:
+        field = field_at("latency_ms", name)
         value = result.measured.value(field) if result.measured else None
         if value is not None:
-            device, ratio = split_field(field)[1], result.speedup(field)
+            ratio, sure = result.speedup(field), text.sure(result.measured, name)
             words = text.cost(field, value) + (f" ({ratio:.2f}×)" if ratio else "")
-            found.append(f"{device} {words}" if device else words)
+            words = escape(f"{name} {words}" if name else words)
+            found.append(words + (f" <small>{sure}</small>" if sure else ""))
     return found
 
 
@@ -251,6 +262,6 @@ def _retrained_row(result: Retrained) -> str:
         + cell(test or text.NONE, "test, mean ± std")
         + cell(dense or text.NONE, "dense, test")
         + cell("<br>".join(changes) or text.NONE, "difference")
-        + cell("<br>".join(map(escape, _speeds(result))) or text.NONE, "measured")
+        + cell("<br>".join(_speeds(result)) or text.NONE, "measured")
         + "</tr>"
     )

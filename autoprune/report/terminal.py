@@ -80,6 +80,8 @@ def front_table(view: RunView) -> RenderableType:
     for record in (r for r in view.uniform if r not in view.members):
         table.add_row(f"{record.number} ▫", *_cells(view, record, name), style="dim")
     marks = "◆ knee" + (" · ▫ uniform ratios" if view.uniform else "")
+    shown = (view.dense.measured, *(record.measured for record in view.records))
+    marks += " · ~ noisy measurement" if any(map(text.noise, shown)) else ""
     return Group(table, Text(f"{marks} · " + "\n".join(device_lines(view)), "dim"))
 
 
@@ -174,9 +176,16 @@ def _latencies(view: RunView, predicted: Cost | None, measured: Cost | None) -> 
     names = [split_field(field)[1] for field in view.latencies]
     columns = [names] if len(names) > 1 else []
     for cost, field in ((predicted, _MS), (measured, _MS), (measured, _P95)):
-        values = (cost.value(field_at(field, name)) if cost else None for name in names)
-        columns.append([text.NONE if v is None else text.three_digits(v) for v in values])
+        columns.append([_ms(cost, field, name) for name in names])
     return ["\n".join(lines) for lines in columns]
+
+
+def _ms(cost: Cost | None, field: str, name: str) -> str:
+    value = cost.value(field_at(field, name)) if cost else None
+    if cost is None or value is None:
+        return text.NONE
+    mark = "~" if field == _MS and cost.note(name) else ""
+    return mark + text.three_digits(value)
 
 
 def _device(name: str, *costs: Cost | None) -> str | None:
@@ -253,11 +262,13 @@ def _entry(name: str, value: float | None) -> str:
 def _cost_line(cost: Cost | None) -> str:
     if cost is None:
         return ""
-    parts = [
-        f"{text.label(field)} {text.cost(field, value)}"
-        for field in dict.fromkeys((*cost_fields(), *cost_fields(cost.names)))
-        if (value := cost.value(field)) is not None
-    ]
+    parts = []
+    for field in dict.fromkeys((*cost_fields(), *cost_fields(cost.names))):
+        base, device = split_field(field)
+        sure = text.sure(cost, device) if base == _MS else ""
+        if (value := cost.value(field)) is not None:
+            parts.append(f"{text.label(field)} {text.cost(field, value)} {sure}".strip())
+    parts += [noise] if (noise := text.noise(cost)) else []
     devices = [str(cost.device)] if cost.device else []
     devices += [f"{timing.name}: {timing.device}" for timing in cost.timings]
     return ", ".join(parts) + (f" ({'; '.join(devices)})" if devices else "")

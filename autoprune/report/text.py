@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from autoprune.budget import Limit
+from autoprune.budget import Cost, Limit
 from autoprune.fields import split_field
 
 NONE = "–"
@@ -56,6 +56,30 @@ def three_digits(value: float) -> str:
     size = abs(value)
     places = 0 if size >= 100 else 1 if size >= 10 else 2 if size >= 1 else 3 if size >= 0.1 else 4
     return f"{value:.{places}f}"
+
+
+def sure(cost: Cost | None, device: str = "") -> str:
+    """The half width of a measured latency's 95 % confidence interval, or nothing.
+
+    >>> from autoprune.budget import Confidence, Device
+    >>> sure(Cost(latency_ms=1.0, device=Device("x"), confidence=Confidence((0.98, 1.02))))
+    '±2 %'
+    """
+    found = cost.confidence_of(device) if cost else None
+    return f"±{100 * found.half_width:.2g} %" if found else ""
+
+
+def noise(cost: Cost | None) -> str:
+    """Why measured latencies are noisy, each after the name of its device; or nothing.
+
+    >>> from autoprune.budget import Confidence, Device, Timing
+    >>> wide = Confidence((0.9, 1.1), spread=0.2)
+    >>> noise(Cost(timings=(Timing("phone", 1.0, None, Device("x"), wide),)))
+    'phone noisy: spread 20%'
+    """
+    names = (cost.names or ("",)) if cost else ()
+    notes = ((name, cost.note(name)) for name in names if cost)
+    return "; ".join(f"{name} {note}".strip() for name, note in notes if note)
 
 
 def is_share(name: str) -> bool:

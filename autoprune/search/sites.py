@@ -17,9 +17,9 @@ from autoprune.config import DeviceConfig
 from autoprune.cost.analytic import count_cost
 from autoprune.cost.device import DeviceProfile
 from autoprune.cost.inputs import Inputs, batched, dtype_of
-from autoprune.cost.latency import measure_together
+from autoprune.cost.latency import measured_or_flagged
 from autoprune.cost.predictor import LatencyPredictor
-from autoprune.cost.targets import device_name, find_target, is_remote
+from autoprune.cost.targets import find_target, is_here, is_remote
 from autoprune.fields import LATENCIES, field_at
 from autoprune.graph import PruningGraph
 
@@ -42,7 +42,7 @@ class Site:
         """Whether its latencies are those of a machine that cannot be asked from here."""
         if self.device is None or is_remote(self.device.runtime):
             return False
-        return self.device.name != device_name()
+        return not is_here(self.device)
 
     @property
     def where(self) -> str:
@@ -147,20 +147,14 @@ def measured(models: Sequence[nn.Module], example: Inputs, sites: Iterable[Site]
         if site.is_elsewhere:
             continue
         runtime, threads = site.config.runtime, site.config.threads
-        latencies = measure_together(models, site.inputs(example), runtime, threads=threads)
+        latencies = measured_or_flagged(models, site.inputs(example), runtime, threads)
         costs = [it.added_to(c, site.name) for it, c in zip(latencies, costs, strict=True)]
     return costs
 
 
 def check(sites: Iterable[Site]) -> None:
-    """Raise DeviceError where a search could not measure; a remote's profile is a beginning."""
-    for site in sites:
-        if site.is_elsewhere or (site.profile is not None and is_remote(site.config.runtime)):
-            continue
-        if site.profile is None:
-            reach([site])
-        else:
-            find_target(site.config.runtime)
+    """Raise DeviceError where a search could not begin to measure; a profile is a beginning."""
+    reach(site for site in sites if site.profile is None)
 
 
 def reach(sites: Iterable[Site]) -> None:

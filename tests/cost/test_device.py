@@ -11,10 +11,10 @@ import torch
 from torch import nn
 
 from autoprune.budget import Device
-from autoprune.cost import sampling
+from autoprune.cost import device, sampling
 from autoprune.cost.device import DeviceProfile
 from autoprune.cost.latency import Latency
-from autoprune.errors import DeviceError, DeviceLostError
+from autoprune.errors import DeviceError, DeviceLostError, NoisyError
 from autoprune.graph import trace
 from autoprune.pruning.surgery import prune
 
@@ -42,11 +42,12 @@ def profile(monkeypatch: pytest.MonkeyPatch) -> DeviceProfile:
     def read(models, example_inputs, runtime, *, threads, warmup_s, repeats):
         counts = [sum(p.numel() for p in model.parameters()) for model in models]
         times = [count * (1.0 + 0.02 * (-1.0) ** count) / 1000 for count in counts]
-        device = Device("a clock", runtime, batch=2, threads=threads)
-        return [Latency(t, t, (t, t), device, t / times[0]) for t in times]
+        clock = Device("a clock", runtime, batch=2, threads=threads)
+        return [Latency(t, t, (t, t), clock, t / times[0]) for t in times]
 
     monkeypatch.setattr(sampling, "measure_together", read)
     monkeypatch.setattr(sampling, "measure_latency", lambda m, *a, **k: read([m], *a, **k)[0])
+    monkeypatch.setattr(device, "measure_latency", lambda m, *a, **k: None)
     torch.manual_seed(0)
     return DeviceProfile.fit(Net(), X, runtime="torch", samples=30)
 
@@ -162,3 +163,12 @@ def test_missing_and_damaged_files_are_said_in_one_line(
     file.write_text(json.dumps({**data, "profile": 9}))
     with pytest.raises(DeviceError, match="must have format 1, got 9"):
         DeviceProfile.load(file)
+
+
+def test_a_machine_that_is_too_busy_makes_no_profile(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*args: object, **options: object) -> None:
+        raise NoisyError("the measurement is refused")
+
+    monkeypatch.setattr(device, "measure_latency", refuse)
+    with pytest.raises(NoisyError, match="refused"):
+        DeviceProfile.fit(Net(), X, runtime="torch", samples=30)

@@ -2,21 +2,35 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gc
+import itertools
+import json
+import math
 import statistics
 
+import numpy as np
 import pytest
 import torch
+from scipy.stats import binom, trim_mean
+from scipy.stats.mstats import trimmed_mean_ci
 from torch import nn
 
-from autoprune.budget import Cost
+from autoprune.budget import Confidence, Cost
 from autoprune.cost import latency as protocol
 from autoprune.cost import timing
-from autoprune.cost.latency import Latency, measure_latency, measure_together
-from autoprune.cost.targets import RUNTIMES, device_name
-from autoprune.errors import DeviceError
+from autoprune.cost.latency import (
+    Latency,
+    measure_latency,
+    measure_together,
+    measured_or_flagged,
+)
+from autoprune.cost.targets import Protocol, Target, Timings, device_name, load
+from autoprune.errors import DeviceError, NoisyError
 
 X = torch.zeros(2, 3, 8, 8)
+RUNTIMES = ("torch", "onnxruntime")  # the others have their tests in test_targets
+LIMITS = {"_HOPELESS": 0.25, "_LEAST_ROOM": 0.35}
 QUICK = {"warmup_s": 0.002, "repeats": 12}
 
 
@@ -90,18 +104,149 @@ def test_a_failing_model_leaves_the_threads_as_they_were():
 def test_models_take_turns_in_alternating_order():
     order = []
     calls = [lambda: order.append("a"), lambda: order.append("b")]
-    rounds = timing._rounds(calls, repeats=7)
-    assert [[len(burst) for burst in bursts] for bursts in rounds] == [[5, 5], [2, 2]]
+    rounds = timing._rounds(calls, repeats=5)
+    assert [[len(burst) for burst in bursts] for bursts in rounds] == [[3, 3], [2, 2]]
     # one call before each burst is not counted
-    assert order == ["a"] * 6 + ["b"] * 6 + ["b"] * 3 + ["a"] * 3
+    assert order == ["a"] * 4 + ["b"] * 4 + ["b"] * 3 + ["a"] * 3
+
+
+def latencies(*rounds, busy=None) -> list[Latency]:
+    """Latencies of models timed in these rounds, each a list of bursts by model."""
+    timed = Timings([[list(burst) for burst in bursts] for bursts in rounds], "x", busy)
+    return [protocol._latency(timed, n, protocol.Device("x")) for n in range(len(rounds[0]))]
 
 
 def test_ratio_is_relative_to_the_first_and_cancels_a_slow_phase():
-    rounds = [[[2.0, 2.0], [1.0, 1.0]], [[20.0, 20.0], [10.0, 10.0]], [[2.0, 2.0], [1.0, 1.0]]]
-    device = protocol.Device("x")
-    dense, pruned = (protocol._latency(rounds, place, device) for place in (0, 1))
+    dense, pruned = latencies([[2.0, 2.0], [1.0, 1.0]], [[20, 20], [10, 10]], [[2, 2], [1, 1]])
     assert (dense.ratio, pruned.ratio) == (1.0, 0.5)
+    assert (dense.ratio_ci, pruned.ratio_ci) == ((1.0, 1.0), (0.5, 0.5))
     assert (dense.median_ms, pruned.median_ms) == (2.0, 1.0)
+    assert pruned.ci_ms == (1.0, 10.0)  # the slow phase is in the median's interval
+
+
+@pytest.mark.parametrize("n", [6, 7, 20, 99, 100, 501])
+def test_the_interval_of_the_median_is_the_narrowest_with_95_percent(n):
+    low, high = timing.median_interval(range(1, n + 1))
+    assert low + high == n + 1
+    assert binom.cdf(low - 1, n, 0.5) <= 0.025 < binom.cdf(low, n, 0.5)
+
+
+def test_fewer_than_six_values_give_their_range():
+    assert timing.median_interval([3.0, 1.0, 2.0]) == (1.0, 3.0)
+    assert timing.median_interval([2.0]) == (2.0, 2.0)
+
+
+@pytest.mark.parametrize("n", [10, 20, 100])
+def test_the_ratio_is_a_trimmed_mean_of_logarithms_within_its_interval(n):
+    ratios = np.exp(np.random.default_rng(n).standard_t(3, n) / 10.0) / 2.0
+    middle, interval = timing.mean_ratio(ratios.tolist())
+    assert math.log(middle) == pytest.approx(trim_mean(np.log(ratios), 0.2))
+    limits = trimmed_mean_ci(np.log(ratios), (0.2, 0.2), alpha=0.05)
+    half = np.diff(np.asarray(limits)) / 2.0
+    assert np.log(interval) == pytest.approx(np.asarray(limits), abs=0.01 * float(half[0]))
+    assert interval[0] < middle < interval[1]
+
+
+class Scripted(timing.ClockedCall):
+    """Times that swing around `middle` by `swing`, less with each call where it `settles`."""
+
+    def __init__(self, middle: float, swing: float, settles: bool = False) -> None:
+        self.middle, self.swing, self.settles, self.calls = middle, swing, settles, 0
+
+    def __call__(self) -> float:
+        self.calls += 1
+        swing = self.swing / self.calls if self.settles else self.swing
+        return self.middle * (1.0 + swing * (-1.0) ** self.calls)
+
+
+def test_further_rounds_follow_until_median_and_ratio_are_known():
+    steady = timing._rounds([Scripted(2.0, 0.0), Scripted(1.0, 0.0)], 18, 0.02)
+    assert len(steady) == 6
+    assert timing.is_precise(steady, 0.0)
+    late = timing._rounds([Scripted(2.0, 0.0), Scripted(1.0, 2.0, settles=True)], 18, 0.02)
+    assert len(late) > 6
+    assert timing.is_precise(late, 0.02)
+    assert not timing.is_precise(late[:-1], 0.02)
+    assert len(timing._rounds([Scripted(2.0, 0.0)], 10, 0.02)) == 6  # five have no interval
+    assert len(timing._rounds([Scripted(2.0, 0.5)], 18)) == 6
+
+
+def test_further_rounds_end_with_their_time(monkeypatch):
+    clock = iter(range(10_000))
+    monkeypatch.setattr(timing.time, "perf_counter", lambda: next(clock))
+    # a second a round: five rounds until more than 4 s are over, though nothing is known to 0.1 %
+    assert len(timing._rounds([Scripted(2.0, 0.5)], 5, 0.001)) == 5
+
+
+class Restless(Target):
+    """A busy machine: the second model takes 1, 2 or 4 times as long, until try `steady`."""
+
+    def __init__(self, steady: int, share: float) -> None:
+        self.steady, self.share = steady, share
+        self.asked: list[Protocol] = []
+
+    def reach(self, threads):
+        pass
+
+    def time(self, models, example_inputs, protocol):
+        self.asked.append(protocol)
+        slow = 1.0 if len(self.asked) >= self.steady else 2.0
+        return Timings([[[1.0] * 5, [slow ** (n % 3)] * 5] for n in range(20)], "x", self.share, 2)
+
+
+@pytest.fixture
+def busy(monkeypatch):
+    """Puts a machine that is steady at the n-th try in place of every target."""
+    pauses: list[float] = []
+    monkeypatch.setattr(protocol.time, "sleep", pauses.append)
+    for name, value in LIMITS.items():
+        monkeypatch.setattr(protocol, name, value)
+
+    def put(steady: int, share: float = 0.8) -> tuple[Restless, list[float]]:
+        machine = Restless(steady, share)
+        monkeypatch.setattr(protocol, "find_target", lambda runtime: machine)
+        return machine, pauses
+
+    return put
+
+
+def test_a_hopeless_measurement_is_tried_again_after_a_pause(busy):
+    machine, pauses = busy(steady=2)
+    _, second = measure_together([small(), small()], X)
+    assert (second.ratio, second.ratio_ci) == (1.0, (1.0, 1.0))
+    assert [it.precision for it in machine.asked] == [protocol.PRECISION] * 2
+    assert pauses == [3.0]
+
+
+def test_a_measurement_that_stays_hopeless_is_refused_with_its_figures(busy):
+    machine, pauses = busy(steady=99)
+    with pytest.raises(NoisyError, match=r"refused after 4 tries: .* known to ±44% only") as it:
+        measure_together([small(), small()], X)
+    assert "\n" not in str(it.value)
+    # 7, 7 and 6 rounds at 1, 2 and 4 times; without the fifth at either end 3, 7 and 2
+    assert [latency.ratio for latency in it.value.latencies] == [1.0, pytest.approx(2 ** (11 / 12))]
+    assert (len(machine.asked), pauses) == (4, [3.0, 6.0, 12.0])
+
+
+def test_a_steady_measurement_without_room_for_its_threads_is_refused(busy):
+    busy(steady=0, share=0.7)
+    measure_together([small()], X, threads=1)  # 0.6 of a core for the thread
+    with pytest.raises(NoisyError, match=r"other processes took 70% of the cores · stop"):
+        measure_together([small()], X, threads=2)
+
+
+def test_work_that_must_not_be_lost_is_flagged_instead(busy):
+    busy(steady=99)
+    _, second = measured_or_flagged([small(), small()], X, "torch", 1)
+    low, high = second.ratio_ci
+    assert 1.0 < low < second.ratio < high < 4.0
+    assert "other processes on 80% of the cores" in second.confidence.note
+
+
+def test_exactly_so_many_repeats_are_never_refused(busy):
+    machine, _ = busy(steady=99)
+    assert len(measure_together([small(), small()], X, repeats=3)) == 2
+    assert [(it.repeats, it.precision) for it in machine.asked] == [(3, None)]
 
 
 def test_a_slow_model_gets_fewer_repeats(monkeypatch):
@@ -117,20 +262,94 @@ def test_warm_up_goes_on_until_two_windows_agree(monkeypatch):
     assert next(medians) == 1.0
 
 
-def test_wide_spread_is_flagged():
+def test_wide_spread_and_a_busy_machine_are_flagged():
     device = protocol.Device("x")
-    steady = Latency(1.0, 1.0, (1.0, 1.0, 1.01, 1.01, 5.0), device)
+    steady = Latency(1.0, 1.0, (1.0, 1.0, 1.01, 1.01, 5.0), device, busy=0.1)
     assert not steady.noisy
-    assert Latency(1.0, 1.0, (0.8, 0.8, 1.0, 1.2, 1.2), device).noisy
+    assert steady.confidence.note == ""
+    wide = Latency(1.0, 1.0, (0.8, 0.8, 1.0, 1.2, 1.2), device)
+    assert wide.confidence.note == "noisy: spread 40%"
+    busy = dataclasses.replace(steady, busy=0.5)
+    assert busy.confidence.note == "noisy: other processes on 50% of the cores"
 
 
-def test_measured_latency_replaces_a_predicted_one():
+def test_measured_latency_replaces_a_predicted_one_and_travels_with_its_confidence():
     device = protocol.Device("x", threads=2)
     predicted = Cost(params=3, latency_ms=9.0, source="predicted", device=protocol.Device("y"))
-    cost = Latency(1.0, 2.0, (1.0, 2.0), device).added_to(predicted)
+    measured = Latency(1.0, 2.0, (1.0, 2.0), device, 0.5, (0.4, 0.6), 0.0)
+    cost = measured.added_to(predicted)
     assert cost == Cost(
-        params=3, latency_ms=1.0, latency_p95_ms=2.0, source="measured", device=device
+        params=3,
+        latency_ms=1.0,
+        latency_p95_ms=2.0,
+        source="measured",
+        device=device,
+        confidence=Confidence((1.0, 2.0), 0.5, (0.4, 0.6), 0.5, 0.0),
     )
+    assert Cost.from_dict(json.loads(json.dumps(cost.to_dict()))) == cost
+
+
+def test_others_load_is_what_our_cores_did_less_what_we_did(monkeypatch, tmp_path):
+    stat = tmp_path / "stat"
+    monkeypatch.setattr(load, "_STAT", stat)
+    monkeypatch.setattr(load.os, "sched_getaffinity", lambda pid: {0, 2})
+    monkeypatch.setattr(load.os, "sysconf", lambda name: 100)
+    clocks = {"monotonic": iter([0.0, 10.0, 10.0]), "process_time": iter([1.0, 4.0, 30.0])}
+    for name, values in clocks.items():
+        monkeypatch.setattr(load.time, name, lambda values=values: next(values))
+    stat.write_text(
+        "cpu 9 9 9 9\ncpu0 100 0 0 5 5 0 0 0\ncpu1 7 7 7 7 7 7 7 7\ncpu2 0 0 0 0 0 0 0 0\n"
+    )
+    watch = load.OthersLoad()
+    # of 2 x 10 s: 6 s user and nice, 1 s system, 2 s stolen; idle, waiting and cpu1 do not count
+    stat.write_text(
+        "cpu0 400 100 100 90 90 0 0 200\ncpu1 0 0 0 0 0 0 0 0\ncpu2 200 0 0 5 5 0 0 0\n"
+    )
+    assert watch.share() == pytest.approx((9.0 - 3.0) / 20.0)
+    # we did more than the counters have noticed yet; but what was stolen was not ours
+    assert watch.share() == pytest.approx(2.0 / 20.0)
+    assert load.stolen_s() == pytest.approx(2.0)
+
+
+def test_a_system_that_does_not_tell_its_load_is_unknown(monkeypatch, tmp_path):
+    monkeypatch.setattr(load, "_STAT", tmp_path / "none")
+    assert load.OthersLoad().share() is None
+    assert load.stolen_s() == 0.0
+
+
+class Counting(timing.ClockedCall):
+    """Each call takes as many milliseconds as there were calls."""
+
+    calls = 0
+
+    def __call__(self) -> float:
+        self.calls += 1
+        return float(self.calls)
+
+
+def rounds_while_stolen(monkeypatch, readings, repeats, step_s=0.25) -> list[float]:
+    """The first time of each round; the clock goes on by `step_s` a round."""
+    clock = (step_s * n for n in itertools.count())
+    monkeypatch.setattr(timing.time, "perf_counter", lambda: next(clock))
+    stolen = iter(readings)
+    rounds = timing._rounds([Counting()], repeats, stolen_s=lambda: next(stolen))
+    return [bursts[0][0] for bursts in rounds]
+
+
+def test_rounds_that_were_stolen_from_are_measured_again(monkeypatch):
+    readings = [7.0, 7.01, 7.03, 7.04, 7.05]  # in the second round 20 ms of 250
+    assert rounds_while_stolen(monkeypatch, readings, 9) == [1.0, 7.0, 10.0]
+
+
+def test_short_rounds_are_judged_together(monkeypatch):
+    # four of 60 ms make a stretch; one tick of the kernel in the rest of 60 ms says nothing
+    readings = [0.0, 0.02, 0.03, 0.04]
+    assert rounds_while_stolen(monkeypatch, readings, 15, 0.06) == [13.0, 16.0, 19.0, 22.0, 25.0]
+
+
+def test_what_is_stolen_all_the_time_is_measured_all_the_same(monkeypatch):
+    # half a second a call is thrown away, and then no more
+    assert rounds_while_stolen(monkeypatch, itertools.count(), 6) == [7.0, 10.0]
 
 
 @pytest.mark.parametrize(
@@ -138,7 +357,7 @@ def test_measured_latency_replaces_a_predicted_one():
     [
         (
             {"runtime": "onnx"},
-            "runtime must be one of torch, onnxruntime, got 'onnx' .*onnxruntime",
+            "runtime must be one of torch, onnxruntime, .*, got 'onnx' .*onnxruntime",
         ),
         ({"threads": 0}, r"threads must be from 1 to \d+ \(the cores here\), got 0"),
         ({"threads": 10_000}, "got 10000"),

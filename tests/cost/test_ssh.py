@@ -22,7 +22,7 @@ from torch import nn
 from autoprune.cost import sampling, timing
 from autoprune.cost.device import DeviceProfile
 from autoprune.cost.latency import measure_latency, measure_together
-from autoprune.cost.targets import SshAddress, find_target, login, on_device
+from autoprune.cost.targets import SshAddress, find_target, load, login, on_device
 from autoprune.cost.targets.base import Protocol
 from autoprune.cost.targets.ssh import Ssh, _Job
 from autoprune.errors import DeviceError, DeviceLostError
@@ -63,6 +63,17 @@ def test_raw_times_come_back_with_the_remote_device(server: Server) -> None:
         assert (latency.device.runtime, latency.device.batch) == (address, 2)
     assert dense.ratio == 1.0
     assert server.left() == []
+
+
+def test_precision_travels_and_the_load_of_others_comes_back(server: Server) -> None:
+    target = find_target(server.address())
+    rough = target.time([small()], X, Protocol(1, 0.002, 3))
+    assert len(rough.rounds) == 1
+    timed = target.time([small()], X, Protocol(1, 0.002, 3, precision=1.0))
+    assert len(timed.rounds) == 6  # fewer have no interval
+    assert timed.cores == on_device.cores()
+    assert (timed.busy is None) == (load.OthersLoad().share() is None)
+    assert timed.busy is None or 0.0 <= timed.busy <= 1.0
 
 
 def test_the_device_runs_the_exported_models_on_the_inputs(server: Server, tmp_path: Path) -> None:
@@ -373,9 +384,9 @@ def test_an_address_keeps_what_ssh_needs() -> None:
     assert (six.host, six.port, str(six)) == ("fe80::1", 22, "ssh://[fe80::1]:22")
 
 
-# The two files that run on the device
+# The files that run on the device
 
-ON_DEVICE = [Path(str(module.__file__)) for module in (timing, on_device)]
+ON_DEVICE = [Path(str(module.__file__)) for module in (timing, load, on_device)]
 
 
 @pytest.mark.parametrize("file", ON_DEVICE, ids=lambda file: file.name)

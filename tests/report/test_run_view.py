@@ -1,15 +1,18 @@
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
+from types import MappingProxyType
 
 import pytest
 from synthetic_run import CONFIG, DENSE, DEVICE, ENVIRONMENT, SIZES, make_run
 
-from autoprune.budget import Cost, Timing
+from autoprune.budget import Confidence, Cost, Timing
 from autoprune.candidate import Candidate
 from autoprune.errors import StoreError
 from autoprune.pareto import Objective, ParetoFront
 from autoprune.record import TrialRecord
+from autoprune.report import tables, terminal
 from autoprune.report.data import Dense, RunView
 from autoprune.report.read import read
 from autoprune.store import RunFolder
@@ -166,9 +169,18 @@ def test_groups_are_in_natural_order_and_absent_ones_stay_whole() -> None:
     assert set(view.removed(view.records[1]).values()) == {0.0}
 
 
-def on_two(phone: float | None, server: float | None, source: str) -> Cost:
+def on_two(
+    phone: float | None,
+    server: float | None,
+    source: str,
+    sure: Mapping[str, Confidence] = MappingProxyType({}),
+) -> Cost:
     values = {"phone": phone, "server": server}
-    timings = [Timing(n, ms, None, DEVICE) for n, ms in values.items() if ms is not None]
+    timings = [
+        Timing(name, value, None, DEVICE, sure.get(name))
+        for name, value in values.items()
+        if value is not None
+    ]
     return Cost(macs=100, source=source, timings=tuple(timings))
 
 
@@ -200,3 +212,27 @@ def test_each_device_has_its_part_of_the_verdict() -> None:
         "over the budget as measured: 2.90 ms > 2.40 ms on server",
         False,
     )
+
+
+def test_ratio_and_noise_are_those_of_each_device() -> None:
+    sure = {
+        "phone": Confidence((3.9, 4.1), ratio=0.5),
+        "server": Confidence((1.8, 2.2), ratio=0.8, spread=0.2),
+    }
+    record = trial(0, 0.8, None, measured=on_two(4.0, 2.0, "measured", sure))
+    dense = Dense({"accuracy": 0.9}, None, on_two(9.0, 3.0, "measured"))
+    objectives = (Objective("accuracy", "maximize"), Objective("latency_ms@phone"))
+    view = replace(
+        view_of(record, dense=dense),
+        front=ParetoFront(objectives, (record,), source="measured"),
+        devices={"phone": {}, "server": {}},
+    )
+    assert view.speedup(record, "latency_ms@phone") == 2.0  # in turns; the medians say 2.25
+    assert view.speedup(record, "latency_ms@server") == 1.25
+    assert view.verdict(record).text == (
+        "2.0× faster than dense on phone, measured; "
+        "1.2× faster than dense on server, measured · noisy: spread 20%"
+    )
+    assert terminal._latencies(view, None, record.measured)[2] == "4.00\n~2.00"
+    page = tables.models(view)
+    assert "4.00 <small>±2.5 %</small><br>2.00 <small>±10 %</small>" in page

@@ -1,13 +1,16 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
 from synthetic_run import CONFIG, ENVIRONMENT, make_run
 
+from autoprune.budget import Confidence
 from autoprune.errors import StoreError
-from autoprune.report import sections, terminal
+from autoprune.report import html, sections, terminal
+from autoprune.report.data import RunView
 from autoprune.report.read import read
 from autoprune.store import RunFolder
 
@@ -41,6 +44,34 @@ def test_front_table_fits_eighty_columns(view) -> None:
     text = text_of(terminal.front_table(view), width=80)
     assert "…" not in text
     assert line_of(text, "dense")[-4:] == ["1.40", "1.42", "1.55", "1.00×"]
+
+
+def with_confidence(run: RunFolder, number: int, sure: Confidence) -> RunView:
+    """The run as it is read when that trial's measurement is known so well."""
+    view = read(run)
+    record = next(r for r in view.records if r.number == number)
+    cost = replace(record.measured, confidence=sure)
+    run.append(replace(record, measured=cost))
+    return read(run)
+
+
+def test_a_noisy_measurement_is_flagged_with_its_figures(tmp_path) -> None:
+    run = make_run(tmp_path / "run")
+    number = read(run).members[0].number
+    assert "noisy" not in text_of(terminal.front_table(read(run)))
+    sure = Confidence((0.9, 1.1), 0.5, (0.4, 0.6), 0.39, 0.8)
+    view = with_confidence(run, number, sure)
+    text = text_of(terminal.front_table(view), width=80)
+    row = line_of(text, f"{number} ")
+    assert row[-3].startswith("~")
+    assert row[-1] == "2.00×"  # the ratio in turns, not the quotient of the medians
+    assert "~ noisy measurement" in text
+    detail = text_of(terminal.trial(view, number))
+    assert "±10 %" in detail
+    assert "noisy: spread 39%, other processes on 80% of the cores" in detail
+    page = html.page(view)
+    assert "<small>±10 %</small>" in page
+    assert "noisy: spread 39%" in page
 
 
 def test_summary_counts_every_state(view) -> None:

@@ -137,7 +137,7 @@ def test_a_search_that_is_gone_on_with_measures_nothing_twice(
     state = json.loads((again / "state.json").read_text())
     (again / "state.json").write_text(json.dumps({**state, "phase": "verify"}))
     monkeypatch.setattr(LatencyPredictor, "fit", refuse)
-    monkeypatch.setattr(sites, "measure_together", refuse)
+    monkeypatch.setattr(sites, "measured_or_flagged", refuse)
     resumed = autoprune.resume(again)
     assert resumed.records == found.records
     assert resumed.front.to_dict() == found.front.to_dict()

@@ -50,6 +50,25 @@ def test_trials_that_break_and_workers_that_die_do_not_end_the_search(folder: Ru
     assert not (folder.path / "tune").exists()
 
 
+@pytest.mark.slow
+def test_nothing_of_ours_runs_once_the_trials_are_done(folder: RunFolder) -> None:
+    """What is measured afterwards has the machine to itself."""
+    code = (
+        "import sys; sys.path.insert(0, sys.argv[2])\n"
+        "import pathlib, ray, toy\n"
+        "from autoprune.search.plan import Limits\n"
+        "from autoprune.store import RunFolder\n"
+        "ray.cloudpickle.register_pickle_by_value(toy)\n"
+        "plan = toy.make_plan(limits=Limits(trials=4), concurrent=2)\n"
+        "toy.run_toy(RunFolder(sys.argv[1]), plan)\n"
+        "tasks = pathlib.Path('/proc/self/task').glob('*/children')\n"
+        "print(ray.is_initialized(), [task.read_text() for task in tasks if task.read_text()])\n"
+    )
+    command = [sys.executable, "-c", code, str(folder.path), str(Path(__file__).parent)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "False []"
+
+
 def test_hopeless_trials_wait_at_their_rung_and_good_ones_go_on(folder: RunFolder) -> None:
     plan = toy.make_plan(limits=Limits(trials=14))
     toy.run_toy(folder, plan)

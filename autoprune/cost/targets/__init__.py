@@ -10,14 +10,24 @@ from __future__ import annotations
 from collections.abc import Mapping
 from difflib import get_close_matches
 
+from autoprune.budget import Device
 from autoprune.cost.targets.address import SCHEME, SshAddress
 from autoprune.cost.targets.base import LocalTarget, Protocol, Target, Timings
+from autoprune.cost.targets.compiled import CompiledTorch
+from autoprune.cost.targets.cuda import CudaGraph, EagerCuda, OnnxRuntimeCuda
 from autoprune.cost.targets.local import EagerTorch, OnnxRuntime
 from autoprune.cost.targets.on_device import cores, device_name
 from autoprune.cost.targets.ssh import Ssh
 from autoprune.errors import DeviceError
 
-RUNTIMES: Mapping[str, Target] = {"torch": EagerTorch(), "onnxruntime": OnnxRuntime()}
+RUNTIMES: Mapping[str, LocalTarget] = {
+    "torch": EagerTorch(),
+    "onnxruntime": OnnxRuntime(),
+    "torch-compile": CompiledTorch(),
+    "cuda": EagerCuda(),
+    "cuda-graph": CudaGraph(),
+    "onnxruntime-cuda": OnnxRuntimeCuda(),
+}
 """Name in the configuration → target."""
 
 
@@ -40,11 +50,27 @@ def find_target(runtime: str) -> Target:
     return target
 
 
+def is_here(device: Device) -> bool:
+    """Whether this machine is the device of a latency: the same name, its runtime installed."""
+    target = RUNTIMES.get(device.runtime)
+    if target is None or target.device_name() != device.name:
+        return False
+    try:
+        target.check()
+    except DeviceError:
+        return False
+    return True
+
+
 __all__ = [
     "RUNTIMES",
+    "CompiledTorch",
+    "CudaGraph",
+    "EagerCuda",
     "EagerTorch",
     "LocalTarget",
     "OnnxRuntime",
+    "OnnxRuntimeCuda",
     "Protocol",
     "Ssh",
     "SshAddress",
@@ -53,5 +79,6 @@ __all__ = [
     "cores",
     "device_name",
     "find_target",
+    "is_here",
     "is_remote",
 ]

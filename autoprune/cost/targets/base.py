@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from autoprune.cost.inputs import Inputs
+from autoprune.cost.targets.load import OthersLoad, stolen_s
 from autoprune.cost.targets.on_device import cores, device_name
 from autoprune.cost.timing import Call, rounds_of
 from autoprune.errors import DeviceError
@@ -17,19 +18,28 @@ from autoprune.errors import DeviceError
 
 @dataclass(frozen=True, slots=True)
 class Protocol:
-    """How models are timed; `threads` are those of one forward pass."""
+    """How models are timed; `threads` are those of one forward pass.
+
+    `precision`: further rounds until every median is known this well (see `timing.rounds_of`).
+    """
 
     threads: int = 1
     warmup_s: float = 0.2
     repeats: int = 100
+    precision: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Timings:
-    """What a target has timed: `rounds[round][model]` holds milliseconds, `device` is its name."""
+    """What a target has timed: `rounds[round][model]` holds milliseconds, `device` is its name.
+
+    `busy` is the share of its `cores` that other processes took meanwhile, None if unknown.
+    """
 
     rounds: Sequence[Sequence[Sequence[float]]]
     device: str
+    busy: float | None = None
+    cores: int = 1
 
 
 class Target(ABC):
@@ -69,6 +79,10 @@ class LocalTarget(Target):
         """What must hold while calls run; restores what it changes."""
         return nullcontext()
 
+    def device_name(self) -> str:
+        """What the device calls itself."""
+        return device_name()
+
     def reach(self, threads: int) -> None:
         """The device is this machine."""
         if not 1 <= threads <= cores():
@@ -82,6 +96,9 @@ class LocalTarget(Target):
         """Prepare all, then time them in turns in this process."""
         self.reach(protocol.threads)
         calls = [self.prepare(model, example_inputs, protocol.threads) for model in models]
+        load = OthersLoad()
         with self.pinned(protocol.threads):
-            rounds = rounds_of(calls, protocol.warmup_s, protocol.repeats)
-        return Timings(rounds, device_name())
+            rounds = rounds_of(
+                calls, protocol.warmup_s, protocol.repeats, protocol.precision, stolen_s
+            )
+        return Timings(rounds, self.device_name(), load.share(), cores())

@@ -5,14 +5,15 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import nn
 
 from autoprune.cost.inputs import Inputs, as_call, frozen_copy, moved
-from autoprune.cost.onnx_export import to_onnx
+from autoprune.cost.onnx_export import OnnxModel, to_onnx
 from autoprune.cost.targets.base import LocalTarget
-from autoprune.cost.targets.on_device import open_session
+from autoprune.cost.targets.on_device import CPU, open_session
 from autoprune.cost.timing import Call
 from autoprune.errors import DeviceError
 
@@ -41,6 +42,8 @@ class EagerTorch(LocalTarget):
 class OnnxRuntime(LocalTarget):
     """ONNX Runtime's CPU provider with all graph optimisations."""
 
+    provider = CPU
+
     def check(self) -> None:
         """Needs the package `onnxruntime`."""
         if importlib.util.find_spec("onnxruntime") is None:
@@ -49,6 +52,10 @@ class OnnxRuntime(LocalTarget):
     def prepare(self, model: nn.Module, example_inputs: Inputs, threads: int) -> Call:
         """A session of the exported model; the threads are the session's own."""
         written = to_onnx(model, example_inputs)
-        session = open_session(written.data, threads)
+        session = self.session(written, threads)
         feed = written.feed(example_inputs)
         return lambda: session.run(None, feed)
+
+    def session(self, written: OnnxModel, threads: int) -> Any:
+        """An `InferenceSession` of a model that was written."""
+        return open_session(written.data, threads, self.provider)

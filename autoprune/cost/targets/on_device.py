@@ -1,8 +1,8 @@
 """Times ONNX models on a device; Python 3.8, NumPy and ONNX Runtime are all it needs there.
 
-A remote target copies this file and `timing.py` into a folder of the device, with a job, and runs
-`main(folder)` there, which reads `job.json` and writes `answer.json`. The local targets call the
-same functions, so that both are measured alike.
+A remote target copies this file, `load.py` and `timing.py` into a folder of the device, with a job,
+and runs `main(folder)` there, which reads `job.json` and writes `answer.json`. The local targets
+call the same functions, so that both are measured alike.
 """
 
 from __future__ import annotations
@@ -54,14 +54,15 @@ def open_session(model: str | bytes, threads: int, provider: str = CPU) -> Any:
 def answer(folder: Path, job: Mapping[str, Any]) -> dict[str, Any]:
     """What this device is, and the raw times of the job's models where they can be measured.
 
-    The job holds `models` (file names), `inputs` (names, in the order of `inputs.npz`), `threads`,
-    `provider`, `warmup_s` and `repeats`.
+    The job holds `models` (file names), `inputs` (names, in the order of `inputs.npz`), `provider`,
+    and the fields of `Protocol`. `busy` is the share of the cores that others used meanwhile.
     """
     missing = _missing()
     found: dict[str, Any] = {"device": _about(missing), "missing": missing}
     fits = not missing and job["provider"] in found["device"]["providers"]
     if fits and 1 <= job["threads"] <= cores():
-        found["rounds"] = _rounds(folder, job) if job["models"] else []
+        rounds, busy = _measured(folder, job) if job["models"] else ([], None)
+        found.update(rounds=rounds, busy=busy)
     return found
 
 
@@ -91,17 +92,21 @@ def _missing() -> dict[str, str]:
     return found
 
 
-def _rounds(folder: Path, job: Mapping[str, Any]) -> Any:
+def _measured(folder: Path, job: Mapping[str, Any]) -> tuple[Any, float | None]:
     import numpy as np
 
-    timing = importlib.import_module("timing")  # the copy beside this file
+    timing, load = map(importlib.import_module, ("timing", "load"))  # the copies beside this file
     with np.load(str(folder / "inputs.npz"), allow_pickle=False) as stored:
         feed = {name: stored[f"arr_{n}"] for n, name in enumerate(job["inputs"])}
     calls = [
         _call(open_session(str(folder / name), job["threads"], job["provider"]), feed)
         for name in job["models"]
     ]
-    return timing.rounds_of(calls, job["warmup_s"], job["repeats"])
+    others = load.OthersLoad()
+    rounds = timing.rounds_of(
+        calls, job["warmup_s"], job["repeats"], job["precision"], load.stolen_s
+    )
+    return rounds, others.share()
 
 
 def _call(session: Any, feed: Mapping[str, Any]) -> Callable[[], object]:

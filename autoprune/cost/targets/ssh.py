@@ -21,14 +21,14 @@ from torch import nn
 from autoprune.cost import timing
 from autoprune.cost.inputs import Inputs
 from autoprune.cost.onnx_export import to_onnx
-from autoprune.cost.targets import on_device
+from autoprune.cost.targets import load, on_device
 from autoprune.cost.targets.address import SshAddress
 from autoprune.cost.targets.base import Protocol, Target, Timings
 from autoprune.errors import DeviceError
 
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
-_SCRIPTS = {"timing.py": timing, "on_device.py": on_device}
+_SCRIPTS = {"timing.py": timing, "load.py": load, "on_device.py": on_device}
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,15 +56,18 @@ class _Job:
 
     @property
     def longest_s(self) -> float:
-        """How long the measurement itself may take, for models that run in under a second."""
-        warm_s = 5 * self.job["warmup_s"] + timing.LONGEST_S
-        return float(warm_s * len(self.job["models"]))
+        """How long the measurement itself may take, for models that run in under a second.
+
+        Warming up, rounds until their time is over, however precise they are to be, and the last.
+        """
+        each_s = 5 * self.job["warmup_s"] + timing.LONGEST_S + timing.BURST + 1
+        return float(each_s * len(self.job["models"]))
 
 
 class Ssh(Target):
     """ONNX Runtime on another machine, which needs Python 3.8, NumPy and ONNX Runtime.
 
-    Each call opens one connection, copies models, inputs and two small scripts into a fresh folder
+    Each call opens one connection, copies models, inputs and three scripts into a fresh folder
     (removed by the device when the connection ends, however it does), and times there what
     `OnnxRuntime` times here. Raises DeviceLostError where the device cannot be reached or is lost
     on the way, and another DeviceError for what has to be mended first.
@@ -99,7 +102,8 @@ class Ssh(Target):
         job = _Job.of(models, example_inputs, protocol, self.address.provider)
         answer = _complete(self._ask(job))
         about = answer["device"]
-        return Timings(answer["rounds"], f"{about['name']} ({about['host']})")
+        name = f"{about['name']} ({about['host']})"
+        return Timings(answer["rounds"], name, answer["busy"], about["cores"])
 
     def _about(self, threads: int = 1) -> dict[str, Any]:
         """What the device says of itself; a busy one is logged as a warning."""
