@@ -4,9 +4,9 @@
 
 One profile in ONNX Runtime and one table of sensitivities a task; then for each rule of widths
 (any, multiples of 8, `auto`) the knapsack's allocations at several shares of the dense model's
-predicted latency. Models are repaired and refitted on the same 512 samples, not trained, scored on the test
-split, and measured in turns with the dense one. Latency at equal accuracy is interpolated between
-the models of a rule. Writes `results/bench/widths/widths.csv` and `summary.md`.
+predicted latency. Models are repaired and refitted on the same 512 samples, not trained, scored on
+the test split, and measured in turns with the dense one. Latency at equal accuracy is interpolated
+between the models of a rule. Writes `results/bench/widths/widths.csv` and `summary.md`.
 """
 
 from __future__ import annotations
