@@ -15,9 +15,9 @@ from torch import nn
 from autoprune.budget import Cost
 from autoprune.candidate import Candidate
 from autoprune.config import RunConfig
-from autoprune.cost.analytic import count_cost
 from autoprune.cost.inputs import batched
 from autoprune.cost.latency import measured_or_flagged
+from autoprune.cost.memory import counted_and_weighed
 from autoprune.errors import StoreError, UsageError
 from autoprune.graph import trace
 from autoprune.pruning.compensate import Calibration, calibrate
@@ -147,6 +147,6 @@ def _measure(config: RunConfig, task: Task, models: Sequence[nn.Module]) -> list
     inputs = batched(example, where.batch)
     latencies = measured_or_flagged(models, inputs, where.runtime, where.threads)
     return [
-        latency.added_to(count_cost(model, example))
+        latency.added_to(counted_and_weighed(model, example, where.runtime, where.threads))
         for latency, model in zip(latencies, models, strict=True)
     ]

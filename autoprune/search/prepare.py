@@ -90,7 +90,8 @@ def prepare(
     if any(name.startswith("latency") for name in names):
         found = _profile(config, dense, graph, inputs, say, profile)
     predictor = found.predictor if found else None
-    costs = CostModel(graph, latency=predictor)
+    where = config.device
+    costs = CostModel(graph, latency=predictor, runtime=where.runtime, threads=where.threads)
     limits = config.search
     plan = Plan(
         space=space,

@@ -10,9 +10,9 @@ from pathlib import Path
 from torch import nn
 
 from autoprune.budget import Budget, Cost
-from autoprune.cost.analytic import count_cost
 from autoprune.cost.inputs import Inputs
 from autoprune.cost.latency import measured_or_flagged
+from autoprune.cost.memory import counted_and_weighed
 from autoprune.graph import PruningGraph
 from autoprune.pareto import Objective, ParetoFront
 from autoprune.pruning.surgery import prune
@@ -40,7 +40,9 @@ class Gauge:
             group = [self.dense, *models[start : start + TOGETHER]]
             latencies = measured_or_flagged(group, self.inputs, self.runtime, self.threads)
             costs = [
-                latency.added_to(count_cost(model, self.example))
+                latency.added_to(
+                    counted_and_weighed(model, self.example, self.runtime, self.threads)
+                )
                 for model, latency in zip(group, latencies, strict=True)
             ]
             found += [(cost, costs[0]) for cost in costs[1:]]
@@ -109,7 +111,7 @@ def _judge(
     record: TrialRecord, dense: Cost, budget: Budget, over: dict[int, dict[str, float]]
 ) -> None:
     assert record.measured is not None
-    found = budget.violations(record.measured, dense)
+    found = budget.known_of(record.measured, dense).violations(record.measured, dense)
     if any(value > 0.0 for value in found.values()):
         over[record.number] = found
 
