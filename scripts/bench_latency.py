@@ -4,11 +4,11 @@
     python scripts/bench_latency.py --families vit --runtimes torch
     python scripts/bench_latency.py --rate       # candidates costed per second, ResNet-56
 
-Each profile measures at most 100 prunings, for at most 60 s. Then 40 prunings that it has not seen
+Each profile measures at most 100 prunings, for about 50 s. Then 40 prunings that it has not seen
 (drawn as its first ones, other seed) are measured longer beside the dense model; errors are those
 of the time relative to dense, so that the machine's drift cancels. Beside it, a fit to
 multiply-accumulates alone on the same measurements, and a lookup: every group alone at as many
-widths as 60 measurements allow, differences to the dense model added. Rows are added to
+widths as 40 measurements allow, differences to the dense model added. Rows are added to
 `results/bench/latency/latency.csv`, `summary.md` is made anew. Leave the machine alone meanwhile.
 """
 
@@ -41,7 +41,7 @@ from autoprune.pruning.one_shot import prunable
 from autoprune.tasks.cifar10 import CifarResNet
 
 OUT = Path(__file__).parents[1] / "results" / "bench" / "latency"
-UNSEEN, SEED, LOOKUP = 40, 1000, 60
+UNSEEN, SEED, LOOKUP = 40, 1000, 40
 PACKAGES = ("torch", "onnxruntime", "numpy", "scipy")
 SHOWN = {
     "family": "family",
@@ -89,7 +89,7 @@ def bench(family: str, runtime: str) -> dict[str, object]:
     graph = prunable(model, inputs)
     taken, began = _stolen(), time.monotonic()
     predictor = LatencyPredictor.fit(
-        model, graph, inputs, runtime=runtime, until=Until(error=0.015)
+        model, graph, inputs, runtime=runtime, until=Until(seconds=50.0, error=0.015)
     )
     took = time.monotonic() - began
     sampler = Sampler(model, graph, inputs, runtime=runtime, threads=1, seed=SEED)
