@@ -12,7 +12,7 @@ from autoprune.candidate import Candidate
 from autoprune.errors import StoreError
 from autoprune.pareto import Objective, ParetoFront
 from autoprune.record import TrialRecord
-from autoprune.report import tables, terminal
+from autoprune.report import memory, tables, terminal
 from autoprune.report.data import Dense, RunView
 from autoprune.report.read import read
 from autoprune.store import RunFolder
@@ -236,3 +236,20 @@ def test_ratio_and_noise_are_those_of_each_device() -> None:
     assert terminal._latencies(view, None, record.measured)[2] == "4.00\n~2.00"
     page = tables.models(view)
     assert "4.00 <small>±2.5 %</small><br>2.00 <small>±10 %</small>" in page
+
+
+def test_peak_memory_of_several_devices_says_whose_it_is() -> None:
+    sure = {"phone": Confidence((3.9, 4.1)), "server": Confidence((1.8, 2.2))}
+    taken = replace(on_two(4.0, 2.0, "measured", sure), peak_memory_bytes=2_000_000)
+    record = trial(0, 0.8, None, measured=taken)
+    objectives = (Objective("accuracy", "maximize"), Objective("latency_ms@phone"))
+    view = replace(
+        view_of(record),
+        front=ParetoFront(objectives, (record,), source="measured"),
+        devices={"phone": {}, "server": {}},
+    )
+    assert f"in {DEVICE.runtime} (of the one that takes most)" in memory.memory(view)
+    assert "2.00 MB" in memory.memory(view)
+    untold = replace(record, measured=replace(taken, peak_memory_bytes=None))
+    front = ParetoFront(objectives, (untold,), source="measured")
+    assert memory.memory(replace(view, front=front)) == ""
