@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from autoprune.cost.analytic import count_cost
     from autoprune.cost.device import DeviceProfile
     from autoprune.cost.latency import measure_latency
+    from autoprune.cost.memory import measure_peak_memory
     from autoprune.errors import (
         AutopruneError,
         BudgetError,
@@ -69,6 +70,7 @@ _HOMES = {
     "groups": "pruning.one_shot",
     "load": "api",
     "measure_latency": "cost.latency",
+    "measure_peak_memory": "cost.memory",
     "prune_model": "pruning.one_shot",
     "resume": "api",
     "retrain": "api",
@@ -105,6 +107,7 @@ __all__ = [
     "groups",
     "load",
     "measure_latency",
+    "measure_peak_memory",
     "prune_model",
     "resume",
     "retrain",

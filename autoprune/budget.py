@@ -247,6 +247,11 @@ class Budget:
         """The cost fields that are limited, in the order given."""
         return tuple(limit.field for limit in self.limits)
 
+    def known_of(self, *costs: Cost) -> Budget:
+        """The limits on what all these costs know: some runtimes do not tell their memory."""
+        fields = [f for f in self.fields if all(cost.value(f) is not None for cost in costs)]
+        return Budget(tuple(limit for limit in self.limits if limit.field in fields))
+
     def violations(self, cost: Cost, dense: Cost) -> dict[str, float]:
         """For each limited field (cost / limit) - 1: above 0 is over budget."""
         return {

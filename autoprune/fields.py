@@ -100,7 +100,7 @@ def on_device(name: str, devices: Sequence[str], place: str) -> str:
 def by_device(spec: Mapping[str, Any], place: str = "budget") -> dict[str, Any]:
     """Limits by flat names: `{latency_ms: {phone: 8}}` becomes `{latency_ms@phone: 8}`.
 
-    Raises BudgetError for one that stands twice, and for a count that differs between devices.
+    Raises BudgetError for one that stands twice, and for a count by device.
     """
     flat: dict[str, Any] = {}
     for field, value in spec.items():
@@ -108,7 +108,8 @@ def by_device(spec: Mapping[str, Any], place: str = "budget") -> dict[str, Any]:
         if isinstance(value, Mapping) and field in FIELDS:
             if field not in LATENCIES:
                 raise BudgetError(
-                    f"{place}.{field} is the same on every device, got {value!r} · write one limit"
+                    f"{place}.{field} is one limit for all devices, got {value!r} · write e.g. "
+                    f"{field}: 50%"
                 )
             limits = {str(device): limit for device, limit in value.items()}
             if not limits or "" in limits:

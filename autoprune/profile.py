@@ -11,6 +11,7 @@ from autoprune.cost.analytic import count_cost
 from autoprune.cost.device import DeviceProfile
 from autoprune.cost.inputs import batched
 from autoprune.cost.latency import Latency, measured_or_flagged
+from autoprune.cost.targets import find_target
 from autoprune.graph import PruningGraph
 from autoprune.graph.types import Frozen
 from autoprune.pruning.one_shot import prunable
@@ -33,10 +34,14 @@ class Layer:
 
 @dataclass(frozen=True)
 class Profile:
-    """The dense model of a task before any pruning, for one input of the example's batch."""
+    """The dense model of a task before any pruning, for one input of the example's batch.
+
+    `memory` is the measured peak by runtime, None where it does not tell.
+    """
 
     cost: Cost
     latencies: tuple[Latency, ...]
+    memory: tuple[tuple[str, int | None], ...]
     layers: tuple[Layer, ...]
     frozen: tuple[Frozen, ...]
 
@@ -54,6 +59,10 @@ def profile(
         cost=count_cost(model, inputs),
         latencies=tuple(
             measured_or_flagged([model], inputs, runtime, threads)[0] for runtime in runtimes
+        ),
+        memory=tuple(
+            (runtime, find_target(runtime).peak_memory(model, inputs, threads))
+            for runtime in runtimes
         ),
         layers=layers_of(graph),
         frozen=graph.frozen,

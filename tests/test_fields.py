@@ -81,7 +81,7 @@ def test_limits_by_device_become_flat_in_the_order_given() -> None:
     ("spec", "message"),
     [
         ({"latency_ms": {"a": 1}, "latency_ms@a": 2}, r"budget\.latency_ms@a stands twice"),
-        ({"macs": {"a": 1}}, r"budget\.macs is the same on every device, got \{'a': 1\}"),
+        ({"macs": {"a": 1}}, r"budget\.macs is one limit for all devices, got \{'a': 1\}"),
         ({"latency_ms": {}}, r"budget\.latency_ms must name devices"),
     ],
 )

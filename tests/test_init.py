@@ -38,6 +38,7 @@ NAMES = [
     "groups",
     "load",
     "measure_latency",
+    "measure_peak_memory",
     "prune_model",
     "resume",
     "retrain",

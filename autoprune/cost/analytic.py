@@ -22,6 +22,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from autoprune.budget import Cost
 from autoprune.cost.inputs import Inputs, as_call, evaluating, tensors
+from autoprune.cost.workspace import CONVOLUTIONS, Convolution, is_wide, workspace_bytes
 
 _log = logging.getLogger(__name__)
 
@@ -138,9 +139,9 @@ def count_cost(model: nn.Module, example_inputs: Inputs) -> Cost:
     One forward pass in eval mode at the batch of `example_inputs`; the model, its mode and its
     buffers stay as they are. Shared parameters count once. `weight_bytes` is everything that the
     model holds: parameters and buffers. `peak_memory_bytes` adds the largest set of activations
-    that is live at one operator, where an activation lives from the operator that makes its
-    storage to the last that touches it. The inputs are the caller's and live throughout, and the
-    outputs live to the end.
+    that is live at one operator, where an activation lives as long as the model's own code holds
+    it, and what a convolution on a CPU allocates for itself (`workspace`, for one thread). The
+    inputs are the caller's and live throughout, and the outputs live to the end.
     Operators without a formula are logged as a warning (`count` returns them).
 
     >>> cost = count_cost(nn.Linear(4, 3), torch.zeros(2, 4))
@@ -160,8 +161,7 @@ def count(model: nn.Module, example_inputs: Inputs) -> Count:
     held = [*model.parameters(), *model.buffers()]
     watch = _Watch(held, tensors((args, kwargs)))
     with evaluating(model), torch.no_grad(), _slow_attention(), watch:
-        outputs = model(*args, **kwargs)
-    watch.lives.keep(tensors(outputs))
+        model(*args, **kwargs)
     weights = _held_bytes(held)
     cost = Cost(
         params=sum(parameter.numel() for parameter in model.parameters()),
@@ -189,41 +189,40 @@ class _slow_attention:  # noqa: N801
 
 
 class _Lives:
-    """From which to which operator each storage is live."""
+    """From which to which operator each storage is live, and what operators need for themselves."""
 
     def __init__(self) -> None:
+        self.workspace: Counter[int] = Counter()
         self._numbers: dict[int, int] = {}
         self._alive: list[StorageWeakRef] = []  # an address is not given again while one is held
         self._bytes: list[int] = []
         self._first: list[int] = []
-        self._last: list[float] = []
+        self._last: dict[int, float] = {}
 
-    def add(self, tensor: Tensor, now: int, last: float, size: int | None = None) -> None:
-        """A storage that is met at operator `now` and is live until `last` at least."""
+    def add(self, tensor: Tensor, now: int, size: int | None = None) -> None:
+        """A storage that is met at operator `now`."""
         storage = tensor.untyped_storage()
-        number = self._numbers.get(storage._cdata)
-        if number is None:
+        if storage._cdata not in self._numbers:
             self._alive.append(StorageWeakRef(storage))  # type: ignore[no-untyped-call]
             self._numbers[storage._cdata] = len(self._bytes)
             self._bytes.append(storage.nbytes() if size is None else size)
             self._first.append(now)
-            self._last.append(last)
-        else:
-            self._last[number] = max(self._last[number], last)
 
-    def keep(self, outputs: Sequence[Tensor]) -> None:
-        """The storages of the outputs are live to the end."""
-        for tensor in outputs:
-            number = self._numbers.get(tensor.untyped_storage()._cdata)
-            if number is not None:
-                self._last[number] = math.inf
+    def note_freed(self, now: int) -> None:
+        """Before operator `now`: what is gone was last held for the one before."""
+        for number, storage in enumerate(self._alive):
+            if number not in self._last and storage.expired():  # type: ignore[no-untyped-call]
+                self._last[number] = now - 1
 
     def peak(self) -> int:
         """The most bytes that are live at one operator."""
         change: Counter[float] = Counter()
-        for size, first, last in zip(self._bytes, self._first, self._last, strict=True):
+        for number, (size, first) in enumerate(zip(self._bytes, self._first, strict=True)):
             change[first] += size
-            change[last + 1] -= size
+            change[self._last.get(number, math.inf) + 1] -= size
+        for call, size in self.workspace.items():
+            change[call] += size
+            change[call + 1] -= size
         live = most = 0
         for moment in sorted(change):
             live += change[moment]
@@ -240,7 +239,7 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._now = 0
         self._held = {tensor.untyped_storage()._cdata for tensor in held}
         for tensor in inputs:
-            self.lives.add(tensor, 0, math.inf, tensor.numel() * tensor.element_size())
+            self.lives.add(tensor, 0, tensor.numel() * tensor.element_size())
 
     def _is_held(self, tensor: Tensor) -> bool:
         return tensor.untyped_storage()._cdata in self._held
@@ -260,15 +259,35 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
             if result is not NotImplemented:
                 return result
             self.uncounted[name] += 1
+        self.lives.note_freed(self._now)
         result = func(*args, **kwargs)
         outputs = tensors(result)
+        if name in CONVOLUTIONS and outputs[0].device.type == "cpu":
+            self.lives.workspace[self._now] = _workspace(args, outputs[0])
         if name in MACS:
             self.macs[name] += MACS[name](args, outputs)
         for tensor in (*tensors((args, kwargs)), *outputs):
             if tensor.layout is torch.strided and not self._is_held(tensor):
-                self.lives.add(tensor, self._now, self._now)
+                self.lives.add(tensor, self._now)
         self._now += 1
         return result
+
+
+def _workspace(args: Sequence[Any], output: Tensor) -> int:
+    source, weight, transposed = args[0], args[1], bool(args[6])
+    sizes = Convolution(
+        batch=source.shape[0],
+        channels=source.shape[1],
+        filters=output.shape[1],
+        depth=weight.shape[1],
+        kernel=math.prod(weight.shape[2:]),
+        inside=math.prod(source.shape[2:]),
+        outside=math.prod(output.shape[2:]),
+        itemsize=source.element_size(),
+        is_wide=is_wide(weight.shape[2:]),
+        is_transposed=transposed,
+    )
+    return round(float(workspace_bytes(sizes)))
 
 
 def _free(func: Any, name: str) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autoprune.budget import Cost, Timing
+from autoprune.cost.activations import Activations
+from autoprune.cost.liveness import execution_of
 from autoprune.errors import GraphError
 from autoprune.graph import Dim, PruningGraph
 from autoprune.space import kept_units
@@ -24,9 +25,12 @@ Floats = NDArray[np.float64]
 class CostModel:
     """Cost as a function of how many units each group keeps.
 
-    Parameters, multiply-accumulates, bytes and peak memory are exact: they equal what `count_cost`
-    counts on the model after surgery. With `latency`, costs also hold its prediction, and their
-    source is `predicted`; several predictors come by the names of their devices.
+    Parameters, multiply-accumulates and bytes are exact: they equal what `count_cost` counts on the
+    model after surgery, and so does peak memory in the runtime "torch". In ONNX Runtime, peak
+    memory is that of its fused graph (see `liveness`), without what its planner wastes; of several
+    `runtimes`, each with its threads, that of the one that needs most. With `latency`, costs also
+    hold its prediction, and their source is `predicted`; several predictors come by the names of
+    their devices.
     """
 
     def __init__(
@@ -34,6 +38,7 @@ class CostModel:
         graph: PruningGraph,
         *,
         latency: LatencyPredictor | Mapping[str, LatencyPredictor] | None = None,
+        runtimes: Iterable[tuple[str, int]] = (("torch", 1),),
     ) -> None:
         self.graph = graph
         named = latency if isinstance(latency, Mapping) else {"": latency} if latency else {}
@@ -45,11 +50,14 @@ class CostModel:
         self._held = sizes.products(held.values())
         self._held_itemsizes = np.array([graph.itemsizes.get(name, 4) for name in held], float)
         self._macs = sizes.products(op.macs for op in graph.ops if op.macs)
-        self._storages = sizes.products(graph.tensors[first].dims for first in _firsts(graph))
-        self._storage_itemsizes = np.array(
-            [graph.tensors[first].itemsize for first in _firsts(graph)], float
-        )
-        self._live = _live_sets(graph)
+        self._runs = [
+            Activations(graph, sizes, execution, threads)
+            for execution, threads in dict.fromkeys((execution_of(r), n) for r, n in runtimes)
+        ]
+        self._loaded = [
+            np.array([name not in run.folded for name in held]) * self._held_itemsizes
+            for run in self._runs
+        ]
         self._sizes = sizes
 
     @property
@@ -80,14 +88,14 @@ class CostModel:
         result is an array over the candidates.
         """
         sizes = self._sizes.of(kept)
-        weights = self._held.of(sizes) @ self._held_itemsizes
-        storages = self._storages.of(sizes) * self._storage_itemsizes
-        live = (storages @ self._live.T).max(axis=1, initial=0.0)
+        held = self._held.of(sizes)
+        runs = zip(self._runs, self._loaded, strict=True)
+        peaks = [held @ loaded + run.peak(sizes) for run, loaded in runs]
         fields = {
             "params": self._params.of(sizes).sum(axis=1),
             "macs": self._macs.of(sizes).sum(axis=1),
-            "weight_bytes": weights,
-            "peak_memory_bytes": weights + live,
+            "weight_bytes": held @ self._held_itemsizes,
+            "peak_memory_bytes": np.max(peaks, axis=0),
         }
         return {name: np.rint(values).astype(np.int64) for name, values in fields.items()}
 
@@ -161,46 +169,3 @@ class Products:
     def of(self, sizes: Floats) -> Floats:
         """`candidates x dims` → `candidates x products`."""
         return np.asarray(sizes[:, self.places].prod(axis=2))
-
-
-def _firsts(graph: PruningGraph) -> list[int]:
-    """The first tensor of each storage, in the order in which storages appear."""
-    seen: dict[int, int] = {}
-    for place, tensor in enumerate(graph.tensors):
-        seen.setdefault(tensor.storage, place)
-    return list(seen.values())
-
-
-def _live_sets(graph: PruningGraph) -> Floats:
-    """Which storages are live at which operator: `operators x storages`, 0 or 1.
-
-    An operator whose storages are all live at the next or previous one too is left out.
-    """
-    columns = {graph.tensors[first].storage: n for n, first in enumerate(_firsts(graph))}
-    first, last = [math.inf] * len(columns), [-math.inf] * len(columns)
-    for moment, op in enumerate(graph.ops):
-        for tensor in (*op.inputs, *op.outputs):
-            column = columns[graph.tensors[tensor].storage]
-            first[column] = min(first[column], moment)
-            last[column] = max(last[column], moment)
-    for tensor in graph.inputs:
-        column = columns[graph.tensors[tensor].storage]
-        first[column], last[column] = 0, math.inf
-    for tensor in graph.outputs:
-        last[columns[graph.tensors[tensor].storage]] = math.inf
-    moments = np.arange(max(1, len(graph.ops)))[:, None]
-    live = (np.array(first) <= moments) & (moments <= np.array(last))
-    kept = _maximal(live)
-    return kept.astype(np.float64)
-
-
-def _maximal(live: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """The rows without those that a neighbour contains."""
-    rows: list[NDArray[np.bool_]] = []
-    for row in live:
-        if rows and not (row & ~rows[-1]).any():
-            continue
-        while rows and not (rows[-1] & ~row).any():
-            rows.pop()
-        rows.append(row)
-    return np.array(rows).reshape(len(rows), live.shape[1])

@@ -163,11 +163,16 @@ def _rounds(
         longest = LONGEST_S if precision is None or left > BURST else FURTHER_S
         if now - start > longest * len(calls):
             return rounds
-        enough = left <= BURST and (precision is None or is_precise(rounds, precision))
+        enough = left <= BURST and (precision is None or _is_known(rounds, precision))
         if enough or now - stretch.since >= STRETCH_S:
             thrown = stretch.end(rounds, now)
             if enough and not thrown:
                 return rounds
+
+
+def _is_known(rounds: Rounds, precision: float) -> bool:
+    """`is_precise`, asked at every twentieth of the rounds so far: it takes longer than those."""
+    return len(rounds) % max(1, len(rounds) // 20) == 0 and is_precise(rounds, precision)
 
 
 class _Stretch:

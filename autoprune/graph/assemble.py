@@ -84,6 +84,7 @@ class Assembly:
                 name: tensor.element_size()
                 for name, tensor in (*model.named_parameters(), *model.named_buffers())
             },
+            freed=dict(flow.freed),
         )
 
     # --- groups -----------------------------------------------------------------------------

@@ -119,6 +119,13 @@ class Storages:
     def __init__(self) -> None:
         self._known: dict[int, tuple[StorageWeakRef, int]] = {}
         self._count = 0
+        self.freed: dict[int, int] = {}
+
+    def note_freed(self, call: int) -> None:
+        """Note in `freed`, for each storage that is gone by now, the call before this one."""
+        gone = [key for key, (reference, _) in self._known.items() if reference.expired()]  # type: ignore[no-untyped-call]
+        for key in gone:
+            self.freed[self._known.pop(key)[1]] = call - 1
 
     def number(self, tensor: Tensor) -> int:
         """The number of a tensor's storage; an address is given again once a storage is gone."""

@@ -68,6 +68,11 @@ class Flow(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return False
 
     @property
+    def freed(self) -> dict[int, int]:
+        """The call after which each storage was gone; one that is not named lived to the end."""
+        return self._storages.freed
+
+    @property
     def layer(self) -> str:
         """The path of the module that runs."""
         return self._stack[-1]
@@ -194,6 +199,8 @@ class Flow(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 result = func.decompose(*args, **kwargs)
             if result is not NotImplemented:
                 return result
+        if self.recording:
+            self._storages.note_freed(len(self.records))
         call = Call.of(func, args, kwargs)
         before = [self.state(tensor) for tensor in call.tensors]
         result = func(*args, **kwargs)

@@ -130,6 +130,7 @@ class PruningGraph:
     inputs: tuple[int, ...] = ()
     outputs: tuple[int, ...] = ()
     itemsizes: Mapping[str, int] = field(default_factory=dict)  # parameter or buffer → bytes each
+    freed: Mapping[int, int] | None = None  # storage → the last call for which the run held it
 
     def group(self, name: str) -> Group:
         """The group of that name. Raises GraphError that names the nearest known one."""

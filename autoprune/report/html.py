@@ -11,6 +11,7 @@ from autoprune.errors import UsageError
 from autoprune.report import figures, front_plot, sections, tables
 from autoprune.report.data import RunView
 from autoprune.report.markup import escape
+from autoprune.report.memory import memory
 from autoprune.report.read import read
 from autoprune.store import RunFolder
 
@@ -98,6 +99,7 @@ def _body(view: RunView, drawn: dict[str, Any]) -> list[str]:
         sections.head(view),
         sections.front(view, drawn),
         tables.models(view),
+        memory(view),
         tables.retrained(view),
         sections.removed(view, drawn),
         sections.training(view, drawn),

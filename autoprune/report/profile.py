@@ -21,6 +21,9 @@ def render(name: str, profile: Profile) -> RenderableType:
     for field in ("params", "macs", "weight_bytes", "peak_memory_bytes"):
         value = getattr(profile.cost, field)
         facts.add_row(Text(text.LABELS[field], "bold"), text.cost(field, value))
+    for runtime, measured in profile.memory:
+        figure = text.cost("peak_memory_bytes", measured)
+        facts.add_row(Text("", "bold"), f"{figure} measured ({runtime})")
     for latency in profile.latencies:
         note = latency.confidence.note
         facts.add_row(

@@ -129,7 +129,8 @@ def _plan(
     sites: tuple[Site, ...],
     predictors: Mapping[str, LatencyPredictor],
 ) -> Plan:
-    costs = CostModel(graph, latency=predictors)
+    runtimes = [(site.config.runtime, site.config.threads) for site in sites]
+    costs = CostModel(graph, latency=predictors, runtimes=runtimes)
     limits = config.search
     return Plan(
         space=config.search_space.fitted(liked_widths(predictors.values())),

@@ -18,6 +18,7 @@ from autoprune.cost.analytic import count_cost
 from autoprune.cost.device import DeviceProfile
 from autoprune.cost.inputs import Inputs, batched, dtype_of
 from autoprune.cost.latency import measured_or_flagged
+from autoprune.cost.memory import counted_and_weighed
 from autoprune.cost.predictor import LatencyPredictor
 from autoprune.cost.targets import find_target, is_here, is_remote
 from autoprune.fields import LATENCIES, field_at
@@ -140,16 +141,26 @@ def local_sites(
 def measured(models: Sequence[nn.Module], example: Inputs, sites: Iterable[Site]) -> list[Cost]:
     """What each model costs, its latencies measured in turns on each device that can be from here.
 
-    Counts and bytes are those of the example as it is.
+    Counts and bytes are those of the example as it is; peak memory is that of the device that takes
+    most, None where one of them cannot be asked or does not tell.
     """
-    costs = [count_cost(model, example) for model in models]
-    for site in sites:
-        if site.is_elsewhere:
-            continue
+    sites = list(sites)
+    here = [site for site in sites if not site.is_elsewhere]
+    costs = [_counted(model, example, sites, here) for model in models]
+    for site in here:
         runtime, threads = site.config.runtime, site.config.threads
         latencies = measured_or_flagged(models, site.inputs(example), runtime, threads)
         costs = [it.added_to(c, site.name) for it, c in zip(latencies, costs, strict=True)]
     return costs
+
+
+def _counted(
+    model: nn.Module, example: Inputs, sites: Sequence[Site], here: Sequence[Site]
+) -> Cost:
+    if len(here) < len(sites):
+        return replace(count_cost(model, example), peak_memory_bytes=None)
+    runtimes = [(site.config.runtime, site.config.threads) for site in here]
+    return counted_and_weighed(model, example, runtimes) if here else count_cost(model, example)
 
 
 def check(sites: Iterable[Site]) -> None:

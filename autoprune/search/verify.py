@@ -130,17 +130,18 @@ def _check_device(records: Sequence[TrialRecord], costs: Sequence[tuple[Cost, Co
 
 
 def _judge(record: TrialRecord, dense: Cost, plan: Plan, over: dict[int, dict[str, float]]) -> None:
-    """Hold each limit against what was measured; on a device elsewhere, what was predicted."""
+    """Hold each limit against what was measured; where it could not be, what was predicted.
+
+    That is the latency of a device elsewhere, and the memory of a runtime that does not tell.
+    """
     measured, predicted = record.measured, record.predicted
     if measured is None:
         return
-    found: dict[str, float] = {}
-    for limit in plan.budget.limits:
-        alone = Budget((limit,))
-        if measured.value(limit.field) is not None:
-            found |= alone.violations(measured, dense)
-        elif predicted is not None:
-            found |= alone.violations(predicted, plan.dense)
+    known = plan.budget.known_of(measured, dense)
+    found = known.violations(measured, dense)
+    if predicted is not None:
+        rest = tuple(limit for limit in plan.budget.limits if limit not in known.limits)
+        found |= Budget(rest).violations(predicted, plan.dense)
     if any(value > 0.0 for value in found.values()):
         over[record.number] = found
 

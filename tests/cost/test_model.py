@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 from autoprune.budget import Device
-from autoprune.cost.model import CostModel, _maximal
+from autoprune.cost import workspace
+from autoprune.cost.liveness import maximal
+from autoprune.cost.model import CostModel
 from autoprune.errors import GraphError
 from autoprune.graph import Dim, Group, Op, PruningGraph, TensorInfo
 
@@ -43,13 +45,15 @@ def two_convolutions() -> PruningGraph:
     )
 
 
-def test_counts_by_hand():
+def test_counts_by_hand(monkeypatch):
+    monkeypatch.setattr(workspace, "_itemsizes", lambda: [4])
+    monkeypatch.setattr(workspace, "block", lambda: 8)
     cost = CostModel(two_convolutions()).cost({"a": 4, "b": 2})
     assert cost.params == 4 * 27 + 8 * 4 + 1
     assert cost.macs == 64 * 4 * 27 + 16 * 8 * 4
     assert cost.weight_bytes == 4 * 108 + 2 * 32 + 4 + 4 * 4 + 8
-    # at the last operator: image, hidden and result are live
-    assert cost.peak_memory_bytes == cost.weight_bytes + 4 * (192 + 256 + 128)
+    # at the first operator: image and hidden are live, and the image is unfolded 9 times
+    assert cost.peak_memory_bytes == cost.weight_bytes + 4 * (192 + 256 + 9 * 192)
     assert (cost.source, cost.latency_ms) == ("analytic", None)
 
 
@@ -132,7 +136,7 @@ def test_skip_keeps_a_storage_live_and_the_rest_does_not_add_up():
 
 def test_contained_live_sets_are_left_out():
     rows = np.array([[1, 0, 0], [1, 1, 0], [0, 1, 0], [0, 1, 1], [0, 1, 1], [0, 0, 1]], bool)
-    assert _maximal(rows).tolist() == [[True, True, False], [False, True, True]]
+    assert maximal(rows).tolist() == [[True, True, False], [False, True, True]]
 
 
 def test_each_named_device_has_its_own_prediction():
@@ -145,3 +149,13 @@ def test_each_named_device_has_its_own_prediction():
         assert cost.device_of(name) == device
     assert (cost.source, cost.names) == ("predicted", ("phone", "server"))
     assert (cost.latency_ms, cost.device) == (None, None)
+
+
+def test_peak_memory_is_that_of_the_runtime_that_needs_most():
+    alone = [
+        CostModel(two_convolutions(), runtimes=[one]).dense.get("peak_memory_bytes")
+        for one in (("torch", 1), ("ssh://pi@cam", 1))
+    ]
+    assert alone[0] != alone[1]
+    both = CostModel(two_convolutions(), runtimes=[("ssh://pi@cam", 1), ("torch", 1)])
+    assert both.dense.get("peak_memory_bytes") == max(alone)

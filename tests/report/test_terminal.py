@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import re
 from dataclasses import replace
 
 import pytest
@@ -72,6 +73,18 @@ def test_a_noisy_measurement_is_flagged_with_its_figures(tmp_path) -> None:
     page = html.page(view)
     assert "<small>±10 %</small>" in page
     assert "noisy: spread 39%" in page
+
+
+def test_measured_peak_memory_stands_beside_the_analytic_one(tmp_path) -> None:
+    run = make_run(tmp_path / "run")
+    assert "Peak memory</h2>" not in html.page(read(run))  # nothing says that it was measured
+    record = read(run).members[0]
+    cost = replace(record.measured, peak_memory_bytes=2_000_000, confidence=Confidence((1.0, 1.0)))
+    believed = replace(record.predicted, peak_memory_bytes=1_900_000)
+    run.append(replace(record, predicted=believed, measured=cost))
+    page = html.page(read(run))
+    row = page[page.index("Peak memory</h2>") :].partition(f"trial {record.number}<")[2]
+    assert re.findall(r">([^<]+)</td>", row)[1:4] == ["1.90 MB", "2.00 MB", "95 %"]
 
 
 def test_summary_counts_every_state(view) -> None:

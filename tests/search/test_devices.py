@@ -119,7 +119,7 @@ def test_tables_have_a_line_for_each_device(found: api.Result) -> None:
     cells = [line.split()[-5:] for line in lines[start : start + 3]]
     assert [row[0] for row in cells] == ["laptop", "edge", "phone"]
     assert cells[2][2:] == ["–", "–", "–"]
-    assert float(cells[0][2]) > 0.0
+    assert float(cells[0][2].lstrip("~")) > 0.0  # a busy machine is flagged
     assert any(line.startswith("Latency on phone predicted for: a phone") for line in lines)
     page = html.page(view)
     assert "phone is another machine than the one of the search: predicted only" in page

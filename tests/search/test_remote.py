@@ -27,6 +27,7 @@ from autoprune.report import html, terminal
 from autoprune.report.read import read
 from autoprune.search.prepare import prepare
 from autoprune.search.progress import Snapshot
+from autoprune.search.sites import check, sites_of
 
 HERE = f"{device_name()} ({platform.node()})"
 
@@ -163,16 +164,17 @@ def test_a_search_on_an_unreachable_device_is_refused_first(
 @pytest.fixture
 def profile(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """A profile of the README's model, made with an address that leads nowhere today."""
-    from autoprune.cost import predictor
+    from autoprune.cost import device, sampling
     from autoprune.tasks.load import load_task
 
     def read_clock(models: list[nn.Module], *_: object, **options: object) -> list[Latency]:
         times = [sum(p.numel() for p in model.parameters()) / 1000 for model in models]
-        device = Device("a board (cam)", NOWHERE)
-        return [Latency(t, t, (t, t), device, t / times[0]) for t in times]
+        board = Device("a board (cam)", NOWHERE)
+        return [Latency(t, t, (t, t), board, t / times[0]) for t in times]
 
-    monkeypatch.setattr(predictor, "measure_together", read_clock)
-    monkeypatch.setattr(predictor, "measure_latency", lambda m, *a, **k: read_clock([m])[0])
+    monkeypatch.setattr(sampling, "measure_together", read_clock)
+    for module in (device, sampling):
+        monkeypatch.setattr(module, "measure_latency", lambda m, *a, **k: read_clock([m])[0])
     model = load_task(f"{readme_task.write(tmp_path)}:Wine").build_model()
     made = DeviceProfile.fit(model.eval(), torch.zeros(1, 13), runtime=NOWHERE, samples=20)
     made.save(tmp_path / "device.json")
@@ -186,11 +188,11 @@ def test_a_profile_of_a_remote_device_is_enough_to_begin(profile: Path) -> None:
     task = f"{profile.parent}/my_task.py:Wine"
     config = RunConfig.from_dict({"task": task, "budget": {"macs": 1}, "device": str(profile)})
     assert config.device.runtime == NOWHERE
-    api._check_device(config)
+    check(sites_of(config.targets, {}))
     without = config.model_copy(update={"device": RunConfig.model_fields["device"].default})
     remote = without.device.model_copy(update={"runtime": NOWHERE})
     with pytest.raises(DeviceLostError, match=r"cannot be reached"):
-        api._check_device(config.model_copy(update={"device": remote}))
+        check(sites_of(config.model_copy(update={"device": remote}).targets, {}))
 
 
 @pytest.mark.parametrize(

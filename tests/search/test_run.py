@@ -199,7 +199,7 @@ def test_where_the_only_device_is_another_machine_nothing_is_measured(
     def refuse(*_: object, **__: object) -> None:
         raise AssertionError("this machine's latency says nothing of the phone's")
 
-    monkeypatch.setattr(sites, "measure_together", refuse)
+    monkeypatch.setattr(sites, "measured_or_flagged", refuse)
     found = autoprune.search(
         task,
         budget={"latency_ms": "900%", "macs": "60%"},  # wide: a busy machine decides nothing

@@ -17,7 +17,7 @@ from autoprune.errors import DeviceLostError
 from autoprune.pareto import Objective
 from autoprune.record import TrialRecord
 from autoprune.search.sites import Site
-from autoprune.search.verify import verify
+from autoprune.search.verify import _judge, verify
 
 PHONE, SERVER = Device("a phone"), Device(device_name())
 SITES = (
@@ -133,3 +133,23 @@ def test_another_machine_behind_a_name_is_refused() -> None:
     found = verify([trial(1, 0.9, 8.0, 4.0)], Path(), gauge, PLAN, lambda *_: None)  # type: ignore[arg-type]
     assert found.failure is not None
     assert found.failure.startswith(f"latencies were predicted for {device_name()}, but torch is ")
+
+
+def test_memory_that_was_not_told_is_held_against_its_limit_by_the_count() -> None:
+    dense = replace(cost("measured", server=12.0), peak_memory_bytes=None)
+    plan = replace(
+        PLAN,
+        budget=Budget.parse({"peak_memory_bytes": "50%"}),
+        dense=replace(PLAN.dense, peak_memory_bytes=100),
+    )
+    found = {}
+    for number, counted, told in ((1, 40, None), (2, 60, None), (3, 60, 45)):
+        predicted = replace(cost("predicted", server=3.0), peak_memory_bytes=counted)
+        taken = replace(cost("measured", server=3.0), peak_memory_bytes=told)
+        record = replace(trial(number, 0.9, 8.0, 4.0), predicted=predicted, measured=taken)
+        beside = replace(dense, peak_memory_bytes=None if told is None else 100)
+        over: dict[int, dict[str, float]] = {}
+        _judge(record, beside, plan, over)
+        found[number] = over
+    assert list(map(bool, found.values())) == [False, True, False]
+    assert found[2][2] == pytest.approx({"peak_memory_bytes": 0.2})

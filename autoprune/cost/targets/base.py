@@ -63,6 +63,13 @@ class Target(ABC):
     ) -> Timings:
         """Forward passes in eval mode. Raises DeviceError where they cannot be timed."""
 
+    def peak_memory(self, model: nn.Module, example_inputs: Inputs, threads: int) -> int | None:
+        """The most bytes that one forward pass holds, weights and inputs with it.
+
+        As measured; None where this runtime does not tell.
+        """
+        return None
+
 
 class LocalTarget(Target):
     """A runtime on this machine: three methods to write, `check`, `prepare` and `pinned`."""

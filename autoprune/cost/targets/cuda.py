@@ -61,6 +61,17 @@ class EagerCuda(LocalTarget):
         """A copy on the GPU, called with the example inputs that are there already."""
         return EventClock(_on_gpu(model, example_inputs))
 
+    def peak_memory(self, model: nn.Module, example_inputs: Inputs, threads: int) -> int | None:
+        """What PyTorch's allocator gave at most, with the libraries' workspaces, above before."""
+        torch.cuda.synchronize()
+        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        call = self.prepare(model, example_inputs, threads)
+        with self.pinned(threads):
+            call()
+        torch.cuda.synchronize()
+        return torch.cuda.max_memory_allocated() - before
+
     @contextmanager
     def pinned(self, threads: int) -> Iterator[None]:
         """Inference mode."""
@@ -120,6 +131,10 @@ class OnnxRuntimeCuda(OnnxRuntime):
     def device_name(self) -> str:
         """The GPU's name."""
         return gpu_name()
+
+    def peak_memory(self, model: nn.Module, example_inputs: Inputs, threads: int) -> int | None:
+        """Not known: ONNX Runtime's CUDA arena does not tell what it gave."""
+        return None
 
     def prepare(self, model: nn.Module, example_inputs: Inputs, threads: int) -> Call:
         """A session with everything bound on the GPU; a run returns when its outputs are there."""

@@ -13,6 +13,7 @@ from torch import nn
 from autoprune.cost.inputs import Inputs, as_call, frozen_copy, moved
 from autoprune.cost.onnx_export import OnnxModel, to_onnx
 from autoprune.cost.targets.base import LocalTarget
+from autoprune.cost.targets.memory import allocated_bytes, held_bytes, session_bytes
 from autoprune.cost.targets.on_device import CPU, open_session
 from autoprune.cost.timing import Call
 from autoprune.errors import DeviceError
@@ -26,6 +27,13 @@ class EagerTorch(LocalTarget):
         small = frozen_copy(model)
         args, kwargs = as_call(moved(example_inputs, "cpu"))
         return lambda: small(*args, **kwargs)
+
+    def peak_memory(self, model: nn.Module, example_inputs: Inputs, threads: int) -> int | None:
+        """Weights, inputs, and the most that the CPU's allocator gave beyond during one pass."""
+        call = self.prepare(model, example_inputs, threads)
+        with self.pinned(threads):
+            call()  # what is made once, such as chosen kernels, is not counted
+            return held_bytes(model, example_inputs) + allocated_bytes(call)
 
     @contextmanager
     def pinned(self, threads: int) -> Iterator[None]:
@@ -59,3 +67,8 @@ class OnnxRuntime(LocalTarget):
     def session(self, written: OnnxModel, threads: int) -> Any:
         """An `InferenceSession` of a model that was written."""
         return open_session(written.data, threads, self.provider)
+
+    def peak_memory(self, model: nn.Module, example_inputs: Inputs, threads: int) -> int | None:
+        """Weights as the optimised graph holds them, inputs, and the arena's size in a run."""
+        written = to_onnx(model, example_inputs)
+        return session_bytes(written.data, written.feed(example_inputs), threads)

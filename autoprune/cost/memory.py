@@ -1,0 +1,58 @@
+"""The peak memory of one forward pass, measured in a runtime."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable
+
+from torch import nn
+
+from autoprune.budget import Cost
+from autoprune.cost.analytic import count_cost
+from autoprune.cost.inputs import Inputs
+from autoprune.cost.targets import find_target
+from autoprune.errors import DeviceError
+
+
+def measure_peak_memory(
+    model: nn.Module, example_inputs: Inputs, runtime: str = "torch", *, threads: int = 1
+) -> int:
+    """The most bytes that one forward pass holds: weights, inputs, activations and workspaces.
+
+    A copy of the model in eval mode, at the batch of `example_inputs`. In `torch` the sum of what
+    PyTorch's allocator gave; in `onnxruntime` the weights of its optimised graph and the least that
+    its arena can do with; on a GPU what PyTorch's allocator gave there. What the runtime's own
+    libraries take (code, thread stacks, a CUDA context) does not depend on the model and is left
+    out. `count_cost` gives the figure to compare with.
+
+    Raises DeviceError for a runtime that is unknown or missing, or does not tell its memory.
+
+    >>> import torch
+    >>> model, x = nn.Linear(256, 64), torch.zeros(8, 256)
+    >>> measure_peak_memory(model, x) == 4 * (256 * 64 + 64 + 8 * 256 + 8 * 64)
+    True
+    """
+    found = find_target(runtime).peak_memory(model, example_inputs, threads)
+    if found is None:
+        raise DeviceError(
+            f"runtime {runtime!r} did not tell how much memory it took · measure in another one, "
+            "e.g. 'torch', or count it with count_cost"
+        )
+    return found
+
+
+def counted_and_weighed(
+    model: nn.Module, example_inputs: Inputs, runtimes: Iterable[tuple[str, int]]
+) -> Cost:
+    """What the model costs: counted, with its peak memory as measured.
+
+    Of several runtimes, each with its threads, that of the one that takes most; None where one of
+    them does not tell.
+    """
+    counted, most = count_cost(model, example_inputs), 0
+    for runtime, threads in dict.fromkeys(runtimes):
+        found = find_target(runtime).peak_memory(model, example_inputs, threads)
+        if found is None:
+            return dataclasses.replace(counted, peak_memory_bytes=None)
+        most = max(most, found)
+    return dataclasses.replace(counted, peak_memory_bytes=most)

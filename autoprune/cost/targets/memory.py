@@ -1,0 +1,81 @@
+"""How much memory is really taken: from PyTorch's allocator, and from ONNX Runtime's arena."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from autoprune.cost.inputs import Inputs, as_call, tensors
+from autoprune.cost.targets import arena
+from autoprune.cost.timing import Call
+
+_log = logging.getLogger(__name__)
+_LIMIT_S = 300.0
+
+
+def held_bytes(model: nn.Module, example_inputs: Inputs) -> int:
+    """Parameters, buffers and inputs, shared memory once."""
+    held = [*model.parameters(), *model.buffers(), *tensors(as_call(example_inputs))]
+    unique = {(t.untyped_storage()._cdata, t.storage_offset(), t.shape): t for t in held}
+    return sum(tensor.numel() * tensor.element_size() for tensor in unique.values())
+
+
+def allocated_bytes(call: Call) -> int:
+    """The most that PyTorch's CPU allocator gave at once during a call, from its own events."""
+    cpu = [torch.profiler.ProfilerActivity.CPU]
+    with torch.profiler.profile(activities=cpu, profile_memory=True, acc_events=False) as profiler:
+        outputs = call()
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "trace.json"
+        profiler.export_chrome_trace(str(file))
+        trace = json.loads(file.read_text(encoding="utf-8"))
+    del outputs  # until here: they are live to the end
+    events = [e for e in trace["traceEvents"] if e.get("name") == "[memory]"]
+    live = most = 0
+    for event in sorted(events, key=lambda event: float(event["ts"])):
+        live += int(event["args"]["Bytes"])
+        most = max(most, live)
+    return most
+
+
+def session_bytes(data: bytes, feed: Mapping[str, NDArray[Any]], threads: int) -> int | None:
+    """What a session of ONNX Runtime takes on the CPU; None where its arena does not tell.
+
+    It is asked in a process of its own (see `arena`), which takes about a second.
+    """
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place)
+        (folder / "model.onnx").write_bytes(data)
+        np.savez(folder / "feed.npz", **feed)  # type: ignore[arg-type]
+        command = [sys.executable, str(Path(arena.__file__).resolve()), str(folder)]
+        environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+        try:
+            subprocess.run(
+                command, env=environment, check=True, capture_output=True, timeout=_LIMIT_S
+            )
+            run = json.loads((folder / "arena.json").read_text(encoding="utf-8"))["run"]
+        except (subprocess.SubprocessError, OSError, ValueError, KeyError) as error:
+            _log.warning("ONNX Runtime's memory is not known (%s)", type(error).__name__)
+            return None
+        graph = onnx.load(str(folder / "optimized.onnx")).graph
+    weights = sum(_tensor_bytes(tensor) for tensor in graph.initializer)
+    return weights + sum(array.nbytes for array in feed.values()) + int(run)
+
+
+def _tensor_bytes(tensor: onnx.TensorProto) -> int:
+    itemsize = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
+    return int(math.prod(tensor.dims) * itemsize)
