@@ -22,6 +22,7 @@ from pathlib import Path
 OUT = Path(__file__).parents[1] / "results" / "bench" / "latency"
 SHARE, RUNTIME = 0.4, "onnxruntime"
 CONFIG = """task: {task}
+output: {run}
 budget: {{latency_ms: {share:.0%}}}
 device: {{runtime: {runtime}, threads: 1}}
 space: {{ratios: {{max: 0.9}}, round_to: auto, importance: obs, schedule: {{kind: one_shot}}}}
@@ -46,6 +47,7 @@ def main() -> None:
         config.write_text(
             CONFIG.format(
                 task=given.task,
+                run=run,
                 share=SHARE,
                 runtime=RUNTIME,
                 trials=given.trials,
@@ -53,7 +55,7 @@ def main() -> None:
             ),
             encoding="utf-8",
         )
-        search = ["autoprune", "search", str(config), "--output", str(run)]
+        search = ["autoprune", "search", str(config)]
         subprocess.run([sys.executable, "-m", *search], check=True)
         fresh = [sys.executable, __file__, "--again", str(run)]
         done = subprocess.run(fresh, check=True, capture_output=True, text=True)
