@@ -22,8 +22,9 @@ def render(name: str, profile: Profile) -> RenderableType:
         value = getattr(profile.cost, field)
         facts.add_row(Text(text.LABELS[field], "bold"), text.cost(field, value))
     for runtime, measured in profile.memory:
-        figure = text.cost("peak_memory_bytes", measured)
-        facts.add_row(Text("", "bold"), f"{figure} measured ({runtime})")
+        if measured is not None:
+            figure = text.cost("peak_memory_bytes", measured)
+            facts.add_row(Text("", "bold"), f"{figure} measured ({runtime})")
     for latency in profile.latencies:
         note = latency.confidence.note
         facts.add_row(
