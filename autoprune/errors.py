@@ -75,3 +75,13 @@ class TrainingError(WorkError):
 
 class ExportError(WorkError):
     """A written model does not load again or does not agree with the original."""
+
+
+def first_line(error: BaseException) -> str:
+    """What a foreign error says first, at most 200 characters.
+
+    >>> first_line(ValueError("no such layer\\nat line 7"))
+    'no such layer'
+    """
+    lines = str(error).strip().splitlines()
+    return lines[0][:200] if lines else "no message"

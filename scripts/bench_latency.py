@@ -5,7 +5,7 @@
     python scripts/bench_latency.py --rate       # candidates costed per second, ResNet-56
 
 Each profile measures at most 100 prunings, for about 50 s. Then 40 prunings that it has not seen
-(drawn as its first ones, other seed) are measured longer beside the dense model; errors are those
+(drawn as its first ones, other seed) are measured four times beside the dense model; errors are those
 of the time relative to dense, so that the machine's drift cancels. Beside it, a fit to
 multiply-accumulates alone on the same measurements, and a lookup: every group alone at as many
 widths as 40 measurements allow, differences to the dense model added. Rows are added to
@@ -34,14 +34,14 @@ from torch import nn
 from autoprune.cost.inputs import Inputs
 from autoprune.cost.model import CostModel
 from autoprune.cost.predictor import LatencyPredictor
-from autoprune.cost.sampling import Keep, Measured, Sample, Sampler, Until, random_keeps
+from autoprune.cost.sampling import Sample, Sampler, Until, random_keeps
 from autoprune.cost.targets import device_name
 from autoprune.graph import PruningGraph
 from autoprune.pruning.one_shot import prunable
 from autoprune.tasks.cifar10 import CifarResNet
 
 OUT = Path(__file__).parents[1] / "results" / "bench" / "latency"
-UNSEEN, SEED, LOOKUP = 40, 1000, 40
+UNSEEN, PASSES, SEED, LOOKUP = 40, 4, 1000, 40
 PACKAGES = ("torch", "onnxruntime", "numpy", "scipy")
 SHOWN = {
     "family": "family",
@@ -93,10 +93,10 @@ def bench(family: str, runtime: str) -> dict[str, object]:
     )
     took = time.monotonic() - began
     sampler = Sampler(model, graph, inputs, runtime=runtime, threads=1, seed=SEED)
-    unseen = _twice(sampler, random_keeps(graph, UNSEEN, SEED))
-    first, second = (np.array([s.ratio for s in half.samples]) for half in unseen)
-    measured = np.sqrt(first * second)
-    kept = [sample.kept for sample in unseen[0].samples]
+    passes = [sampler.measure_these(random_keeps(graph, UNSEEN, SEED)) for _ in range(PASSES)]
+    logs = np.log([[sample.ratio for sample in each.samples] for each in passes])
+    measured = np.exp(logs.mean(0))
+    kept = [sample.kept for sample in passes[0].samples]
     predicted = np.array([predictor.predict(k) for k in kept]) / predictor.dense_ms
     off = np.abs(predicted / measured - 1.0)
     return {
@@ -112,7 +112,7 @@ def bench(family: str, runtime: str) -> dict[str, object]:
         "covered": (measured <= predicted * predictor.upper_factor).mean(),
         "upper_factor": predictor.upper_factor,
         "held_out": predictor.error,
-        "noise": np.abs(np.log(first / second)).mean() / 2.0,  # of the mean of both
+        "noise": np.sqrt(logs.var(0, ddof=1).mean()),
         "macs_mape": _macs_alone(graph, predictor, kept, measured),
         "lookup_mape": _lookup(model, graph, inputs, runtime, kept, measured),
         "stolen": (_stolen() - taken) / (time.monotonic() - began) / (os.cpu_count() or 1),
@@ -120,10 +120,6 @@ def bench(family: str, runtime: str) -> dict[str, object]:
         "versions": ", ".join(f"{name} {version(name)}" for name in PACKAGES),
         "date": date.today().isoformat(),
     }
-
-
-def _twice(sampler: Sampler, keeps: list[Keep]) -> tuple[Measured, Measured]:
-    return sampler.measure_these(keeps), sampler.measure_these(keeps)
 
 
 def _macs_alone(
@@ -222,7 +218,8 @@ def _summary(found: pd.DataFrame) -> None:
     last = found.iloc[-1]
     words = (
         f"# Predicted latencies\n\n`python scripts/bench_latency.py`: {UNSEEN} prunings that the "
-        f"profile had not seen. Mean error over the rows: {found.mape.mean():.1%} (MACs alone "
+        f"profile had not seen, each measured {PASSES} times; what they are compared with is the "
+        "mean, the noise of one measurement is their standard deviation. Mean error over the rows: {found.mape.mean():.1%} (MACs alone "
         f"{found.macs_mape.mean():.1%}, lookup {found.lookup_mape.mean():.1%}).\n"
         f"{last.machine}; {last.versions}; {last.date}.\n\n{text}\n"
     )

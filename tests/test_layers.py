@@ -37,6 +37,7 @@ FLOORS = {
     "space": 0,
     "schedule": 0,
     "budget": 0,
+    "silence": 0,
     "record": 0,
     "pareto": 0,
     "pick": 0,

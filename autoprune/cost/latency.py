@@ -14,7 +14,7 @@ from torch import nn
 from autoprune.budget import Confidence, Cost, Device, Timing
 from autoprune.cost.inputs import Inputs, batch_size, dtype_of
 from autoprune.cost.targets import Protocol, Timings, find_target
-from autoprune.cost.timing import half_width, mean_ratio, median_interval, ratios_of
+from autoprune.cost.timing import half_width, mean_ratio, median_interval
 from autoprune.errors import NoisyError
 
 _log = logging.getLogger(__name__)
@@ -34,10 +34,11 @@ class Latency:
     """Milliseconds of one forward pass, with everything that they depend on.
 
     `raw_ms` holds every timed call in order. `ratio` is the time relative to the first model that
-    was measured together with this one (1 for itself): in each round the ratio of the two medians,
-    so that slow phases of the machine cancel, and of all rounds the geometric mean without the
-    fifth at either end. `ratio_ci` is its 95 % confidence interval (see `timing.mean_ratio`),
-    `busy` the share of the cores that others used meanwhile.
+    was measured together with this one (1 for itself): in each round the ratio of the two medians
+    at equal pace of the processor (see `timing.Rounds`), so that slow phases of the machine cancel,
+    and of all rounds the geometric mean without the fifth at either end. `ratio_ci` is its 95 %
+    confidence interval (see `timing.mean_ratio`), `busy` the share of the cores that others used
+    meanwhile.
     """
 
     median_ms: float
@@ -128,8 +129,9 @@ def measure_together(
     """Latencies of several models that take turns, so that the machine's drift hits all alike.
 
     Each round gives every model a short burst (one call that is not counted, then three that are),
-    in alternating order. Put the dense model first: every result's `ratio` is relative to it, and
-    is measured until it is known to 2 % as well. Otherwise as `measure_latency`.
+    in alternating order, with a yardstick of how fast the processor is around each call. Put the
+    dense model first: every result's `ratio` is relative to it, and is measured until it is known
+    to 2 % as well. Otherwise as `measure_latency`.
     """
     target = find_target(runtime)
     if not models:
@@ -184,12 +186,13 @@ def _latencies(
 ) -> list[Latency]:
     batch = batch_size(example_inputs)
     devices = [Device(timed.device, runtime, dtype_of(model), batch, threads) for model in models]
-    return [_latency(timed, place, device) for place, device in enumerate(devices)]
+    ratios = timed.rounds.ratios()
+    return [_latency(timed, place, device, ratios[place]) for place, device in enumerate(devices)]
 
 
-def _latency(timed: Timings, place: int, device: Device) -> Latency:
-    raw = [value for bursts in timed.rounds for value in bursts[place]]
-    ratio, interval = mean_ratio(ratios_of(timed.rounds, place))
+def _latency(timed: Timings, place: int, device: Device, ratios: Sequence[float]) -> Latency:
+    raw = [value for bursts in timed.rounds.ms for value in bursts[place]]
+    ratio, interval = mean_ratio(ratios)
     return Latency(
         median_ms=statistics.median(raw),
         p95_ms=float(np.quantile(raw, 0.95)),

@@ -17,7 +17,8 @@ from torch.jit import TracerWarning  # type: ignore[attr-defined]
 from torch.utils import _pytree as pytree
 
 from autoprune.cost.inputs import Inputs, as_call, frozen_copy, moved, tensors
-from autoprune.errors import ExportError
+from autoprune.errors import ExportError, first_line
+from autoprune.silence import silenced
 
 _log = logging.getLogger(__name__)
 _OPSET = 18
@@ -58,7 +59,7 @@ def to_onnx(model: nn.Module, example_inputs: Inputs, *, dynamic_batch: bool = F
         try:
             data = _write(flat, names, exporter, dynamic_batch)
         except Exception as error:  # noqa: BLE001 (exporters raise whatever they meet; chained below)
-            reasons.append(f"{exporter}: {type(error).__name__}: {_first_line(error)}")
+            reasons.append(f"{exporter}: {type(error).__name__}: {first_line(error)}")
             _log.debug("ONNX exporter %s failed", exporter, exc_info=error)
             last = error
         else:
@@ -125,9 +126,8 @@ def _quiet() -> Iterator[None]:
 
     Sizes are constants here on purpose; the caller compares the outputs.
     """
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
-    levels = [logger.level for logger in loggers]
-    with warnings.catch_warnings():
+    loggers = ("torch.onnx", "onnxscript", "onnx_ir")
+    with silenced(*loggers, below=logging.ERROR), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="You are using the legacy TorchScript")
         warnings.filterwarnings("ignore", message="The feature will be removed")
         warnings.filterwarnings("ignore", category=TracerWarning)
@@ -136,15 +136,4 @@ def _quiet() -> Iterator[None]:
             "ignore", category=DeprecationWarning, module=r"(torch|copyreg|onnx)"
         )
         warnings.filterwarnings("ignore", category=FutureWarning, module=r"(torch|copyreg|onnx)")
-        for logger in loggers:
-            logger.setLevel(logging.ERROR)
-        try:
-            yield
-        finally:
-            for logger, level in zip(loggers, levels, strict=True):
-                logger.setLevel(level)
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0][:200] if lines else "no message"
+        yield

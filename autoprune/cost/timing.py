@@ -11,6 +11,7 @@ import statistics
 import time
 from abc import ABC, abstractmethod
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from typing import TypeAlias
 
 Call: TypeAlias = "Callable[[], object]"
-Rounds: TypeAlias = "list[list[list[float]]]"
 
 
 class ClockedCall(ABC):
@@ -39,6 +39,45 @@ TRIM = 0.2  # of the rounds' ratios at either end do not count: something came b
 STOLEN = 0.05  # of its time: a stretch of rounds that lost more is measured again
 STRETCH_S = 0.2  # rounds are judged in stretches of this length, since the kernel counts in 10 ms
 AGAIN_S = 0.5  # a call: no more is thrown away when this much was
+YARDSTICK = range(2500)  # summed around every timed call: about 40 microseconds on a server
+OUTSIDE = 0.05  # of the times at either end, and of the slowest paces, are taken as the next ones
+
+
+@dataclass
+class Rounds:
+    """`ms[round][call]` is a burst of timed calls; `paces` are the seconds of a yardstick there.
+
+    The yardstick is a fixed piece of arithmetic, run between the calls. It tells how fast the
+    processor was at that moment: a neighbour on the same core, or a lower clock, slows both.
+    """
+
+    ms: list[list[list[float]]] = field(default_factory=list)
+    paces: list[list[float]] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.ms)
+
+    def drop(self, first: int) -> None:
+        """Forget the rounds from that one on."""
+        del self.ms[first:], self.paces[first:]
+
+    def ratios(self) -> list[list[float]]:
+        """By call, its times relative to the first one's, round by round and at equal pace.
+
+        From the medians of bursts. The logarithm of a time rises with that of the pace by a slope
+        that all calls share (analysis of covariance, Fisher 1932), between 0 and 1. Fewer than six
+        rounds are too few for a slope.
+        """
+        times = [[math.log(statistics.median(burst)) for burst in bursts] for bursts in self.ms]
+        paces = [[math.log(pace) for pace in each] for each in self.paces]
+        if len(times) >= LEAST_ROUNDS and len(times[0]) > 1:
+            cap = _quantile([pace for each in paces for pace in each], 1.0 - OUTSIDE)
+            paces = [[min(pace, cap) for pace in each] for each in paces]
+            slope = _shared_slope(list(zip(*paces)), list(zip(*times)))
+            times = [
+                [value - slope * pace for value, pace in zip(*pair)] for pair in zip(times, paces)
+            ]
+        return [[math.exp(each[n] - each[0]) for each in times] for n in range(len(times[0]))]
 
 
 def rounds_of(
@@ -51,9 +90,10 @@ def rounds_of(
     """Milliseconds by round, call and repeat, of calls that are warmed up first.
 
     Each call is warmed up for `warmup_s` seconds and on until two windows agree. Each round then
-    gives every call a short burst (one that is not counted, then three that are), in alternating
-    order, until each was timed `repeats` times or 10 s a call are over. With `precision`, further
-    rounds follow until `is_precise`, or until 4 s a call are over.
+    gives every call a short burst (one that is not counted, then three that are, with a yardstick
+    around each, see `Rounds`), in alternating order, until each was timed `repeats` times or 10 s
+    a call are over. With `precision`, further rounds follow until `is_precise`, or until 4 s a call
+    are over.
 
     `stolen_s` reads a clock of the seconds that the machine under this one took from it. Rounds in
     which that was more than 5 % of the time are measured again, while there is time.
@@ -85,11 +125,6 @@ def half_width(interval: tuple[float, float]) -> float:
     return (high - low) / (high + low)
 
 
-def ratios_of(rounds: Sequence[Sequence[Sequence[float]]], place: int) -> list[float]:
-    """The time of one call relative to the first one's, round by round (medians of bursts)."""
-    return [statistics.median(b[place]) / statistics.median(b[0]) for b in rounds]
-
-
 def mean_ratio(ratios: Sequence[float]) -> tuple[float, tuple[float, float]]:
     """The geometric mean of ratios without the fifth at either end, and its 95 % interval.
 
@@ -115,12 +150,31 @@ def is_precise(rounds: Rounds, precision: float) -> bool:
     """Whether every median, and every ratio to the first call, is known to within `precision`."""
     if len(rounds) < LEAST_ROUNDS:
         return False
-    return all(
-        half_width(median_interval([value for bursts in rounds for value in bursts[place]]))
-        <= precision
-        and half_width(mean_ratio(ratios_of(rounds, place))[1]) <= precision
-        for place in range(len(rounds[0]))
+    medians = (
+        median_interval([value for bursts in rounds.ms for value in bursts[place]])
+        for place in range(len(rounds.ms[0]))
     )
+    if any(half_width(interval) > precision for interval in medians):
+        return False
+    return all(half_width(mean_ratio(each)[1]) <= precision for each in rounds.ratios())
+
+
+def _shared_slope(x: Sequence[Sequence[float]], y: Sequence[Sequence[float]]) -> float:
+    """The slope of y over x within the rows, 0 to 1; the outermost y of each row are drawn in."""
+    above = below = 0.0
+    for xs, ys in zip(x, y):
+        low, high = _quantile(ys, OUTSIDE), _quantile(ys, 1.0 - OUTSIDE)
+        inner = [min(max(value, low), high) for value in ys]
+        middle_x, middle_y = statistics.fmean(xs), statistics.fmean(inner)
+        above += sum((a - middle_x) * (b - middle_y) for a, b in zip(xs, inner))
+        below += sum((a - middle_x) ** 2 for a in xs)
+    return min(max(above / below, 0.0), 1.0) if below > 0.0 else 0.0
+
+
+def _quantile(values: Sequence[float], share: float) -> float:
+    """The value at that share of the way up."""
+    ordered = sorted(values)
+    return ordered[round(share * (len(ordered) - 1))]
 
 
 def _student(freedom: float) -> float:
@@ -155,10 +209,10 @@ def _rounds(
 ) -> Rounds:
     start = time.perf_counter()
     stretch = _Stretch(start, stolen_s, AGAIN_S * len(calls))
-    rounds: Rounds = []
+    rounds = Rounds()
     while True:
         left = repeats - BURST * len(rounds)
-        rounds.append(_round(calls, len(rounds), min(BURST, left) if left > 0 else BURST))
+        _round(calls, rounds, min(BURST, left) if left > 0 else BURST)
         now = time.perf_counter()
         longest = LONGEST_S if precision is None or left > BURST else FURTHER_S
         if now - start > longest * len(calls):
@@ -190,19 +244,33 @@ class _Stretch:
         thrown = lost > STOLEN * max(seconds, STRETCH_S) and self._patience_s > 0.0
         if thrown:
             self._patience_s -= seconds
-            del rounds[self._first :]
+            rounds.drop(self._first)
         self.since, self._stolen, self._first = now, stolen, len(rounds)
         return thrown
 
 
-def _round(calls: Sequence[Call], turn: int, burst: int) -> list[list[float]]:
-    order = range(len(calls)) if turn % 2 == 0 else range(len(calls) - 1, -1, -1)
+def _round(calls: Sequence[Call], rounds: Rounds, burst: int) -> None:
+    """Add a round: a burst of every call, and the yardstick around each timed one."""
+    order = range(len(calls)) if len(rounds) % 2 == 0 else range(len(calls) - 1, -1, -1)
     bursts: list[list[float]] = [[] for _ in calls]
+    paces = [0.0] * len(calls)
     for place in order:
         if len(calls) > 1:
             calls[place]()
-        bursts[place] = [_timed(calls[place]) for _ in range(burst)]
-    return bursts
+        before = _yardstick()
+        for _ in range(burst):
+            bursts[place].append(_timed(calls[place]))
+            after = _yardstick()
+            paces[place] += (before + after) / 2 / burst
+            before = after
+    rounds.ms.append(bursts)
+    rounds.paces.append(paces)
+
+
+def _yardstick() -> float:
+    start = time.perf_counter()
+    sum(YARDSTICK)
+    return max(time.perf_counter() - start, 1e-9)  # where a coarse clock shows nothing
 
 
 def _timed(call: Call) -> float:

@@ -19,6 +19,7 @@ from autoprune.search.plan import Plan
 from autoprune.search.scheduler import RungScheduler
 from autoprune.search.searcher import BudgetedOptunaSearch
 from autoprune.search.trainable import Bench, PruneTrial
+from autoprune.silence import silenced
 
 FOLDER = "tune"
 _ENVIRONMENT = {
@@ -111,14 +112,6 @@ def _environment(concurrent: int) -> Iterator[None]:
 def quiet() -> Iterator[None]:
     """Only errors of Ray's and Optuna's loggers, and no warnings about their own future."""
     optuna.logging.get_verbosity()  # sets up its logger, which would reset the level later
-    loggers = [logging.getLogger(name) for name in ("ray", "ray.tune", "ray.air", "optuna")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.CRITICAL)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
+    with silenced("ray", "ray.tune", "ray.air", "optuna"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield

@@ -58,9 +58,9 @@ class Wound(timing.ClockedCall):
 def test_a_call_with_its_own_clock_is_believed():
     wound = Wound()
     rounds = timing.rounds_of([wound, lambda: None], 0.001, 6)
-    assert [bursts[0] for bursts in rounds] == [[7.0] * 3, [7.0] * 3]
+    assert [bursts[0] for bursts in rounds.ms] == [[7.0] * 3, [7.0] * 3]
     assert wound.calls >= 8
-    assert all(value < 7.0 for bursts in rounds for value in bursts[1])
+    assert all(value < 7.0 for bursts in rounds.ms for value in bursts[1])
 
 
 def test_the_event_clock_waits_for_the_device_before_and_after(monkeypatch):

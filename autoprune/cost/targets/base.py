@@ -12,7 +12,7 @@ from torch import nn
 from autoprune.cost.inputs import Inputs
 from autoprune.cost.targets.load import OthersLoad, stolen_s
 from autoprune.cost.targets.on_device import cores, device_name
-from autoprune.cost.timing import Call, rounds_of
+from autoprune.cost.timing import Call, Rounds, rounds_of
 from autoprune.errors import DeviceError
 
 
@@ -31,12 +31,12 @@ class Protocol:
 
 @dataclass(frozen=True, slots=True)
 class Timings:
-    """What a target has timed: `rounds[round][model]` holds milliseconds, `device` is its name.
+    """What a target has timed: the rounds in which the models took turns; `device` is its name.
 
     `busy` is the share of its `cores` that other processes took meanwhile, None if unknown.
     """
 
-    rounds: Sequence[Sequence[Sequence[float]]]
+    rounds: Rounds
     device: str
     busy: float | None = None
     cores: int = 1

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import shutil
 import sys
@@ -18,7 +17,8 @@ from torch import nn
 from autoprune.cost.inputs import Inputs, as_call, frozen_copy, moved
 from autoprune.cost.targets.local import EagerTorch
 from autoprune.cost.timing import Call
-from autoprune.errors import DeviceError
+from autoprune.errors import DeviceError, first_line
+from autoprune.silence import silenced
 
 
 class CompiledTorch(EagerTorch):
@@ -60,7 +60,7 @@ class CompiledTorch(EagerTorch):
         except Exception as error:
             raise DeviceError(
                 f"runtime 'torch-compile' cannot run {type(model).__name__} "
-                f"({type(error).__name__}: {_first_line(error)}) · measure it in another runtime"
+                f"({type(error).__name__}: {first_line(error)}) · measure it in another runtime"
             ) from error
         return lambda: compiled(*args, **kwargs)
 
@@ -68,17 +68,6 @@ class CompiledTorch(EagerTorch):
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Without the compiler's own warnings; what cannot be compiled is our error."""
-    logger = logging.getLogger("torch")
-    before = logger.level
-    logger.setLevel(logging.CRITICAL)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(before)
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0][:200] if lines else "no message"
+    with silenced("torch"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield

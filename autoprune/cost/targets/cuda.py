@@ -15,7 +15,7 @@ from autoprune.cost.onnx_export import to_onnx
 from autoprune.cost.targets.base import LocalTarget
 from autoprune.cost.targets.local import OnnxRuntime
 from autoprune.cost.timing import Call, ClockedCall
-from autoprune.errors import DeviceError
+from autoprune.errors import DeviceError, first_line
 
 _WARM = 3  # passes before a capture: libraries are loaded and kernels chosen
 
@@ -89,10 +89,9 @@ class CudaGraph(EagerCuda):
             with torch.inference_mode():
                 return _Replay(work)
         except RuntimeError as error:
-            first = str(error).strip().splitlines()[0][:200]
             raise DeviceError(
-                f"runtime 'cuda-graph' cannot capture {type(model).__name__} ({first}) "
-                "· measure it in 'cuda'"
+                f"runtime 'cuda-graph' cannot capture {type(model).__name__} "
+                f"({first_line(error)}) · measure it in 'cuda'"
             ) from error
 
 

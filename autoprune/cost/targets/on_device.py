@@ -61,8 +61,7 @@ def answer(folder: Path, job: Mapping[str, Any]) -> dict[str, Any]:
     found: dict[str, Any] = {"device": _about(missing), "missing": missing}
     fits = not missing and job["provider"] in found["device"]["providers"]
     if fits and 1 <= job["threads"] <= cores():
-        rounds, busy = _measured(folder, job) if job["models"] else ([], None)
-        found.update(rounds=rounds, busy=busy)
+        found.update(_measured(folder, job) if job["models"] else {"ms": [], "paces": []})
     return found
 
 
@@ -92,7 +91,7 @@ def _missing() -> dict[str, str]:
     return found
 
 
-def _measured(folder: Path, job: Mapping[str, Any]) -> tuple[Any, float | None]:
+def _measured(folder: Path, job: Mapping[str, Any]) -> dict[str, Any]:
     import numpy as np
 
     timing, load = map(importlib.import_module, ("timing", "load"))  # the copies beside this file
@@ -106,7 +105,7 @@ def _measured(folder: Path, job: Mapping[str, Any]) -> tuple[Any, float | None]:
     rounds = timing.rounds_of(
         calls, job["warmup_s"], job["repeats"], job["precision"], load.stolen_s
     )
-    return rounds, others.share()
+    return {"ms": rounds.ms, "paces": rounds.paces, "busy": others.share()}
 
 
 def _call(session: Any, feed: Mapping[str, Any]) -> Callable[[], object]:

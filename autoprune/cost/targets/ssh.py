@@ -103,7 +103,8 @@ class Ssh(Target):
         answer = _complete(self._ask(job))
         about = answer["device"]
         name = f"{about['name']} ({about['host']})"
-        return Timings(answer["rounds"], name, answer["busy"], about["cores"])
+        rounds = timing.Rounds(answer["ms"], answer["paces"])
+        return Timings(rounds, name, answer["busy"], about["cores"])
 
     def _about(self, threads: int = 1) -> dict[str, Any]:
         """What the device says of itself; a busy one is logged as a warning."""
