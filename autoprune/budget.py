@@ -54,7 +54,7 @@ class Confidence:
     `ci_ms` is a 95 % confidence interval of the median. `ratio` is the time relative to the model
     that was measured first, in turns with this one, and `ratio_ci` the interval of it. `spread` is
     the distance between the quartiles relative to the median, `busy` the share of the device's
-    cores that other processes used meanwhile, None if unknown.
+    cores that others (programs, or other virtual machines) used meanwhile, None if unknown.
     """
 
     ci_ms: tuple[float, float]
@@ -77,7 +77,7 @@ class Confidence:
         """
         parts = [f"spread {self.spread:.0%}"] if self.spread > _SPREAD else []
         if self.busy is not None and self.busy > _BUSY:
-            parts.append(f"other processes on {self.busy:.0%} of the cores")
+            parts.append(f"others on {self.busy:.0%} of the cores")
         return f"noisy: {', '.join(parts)}" if parts else ""
 
     @staticmethod

@@ -5,8 +5,8 @@
     python scripts/bench_latency.py --rate       # candidates costed per second, ResNet-56
 
 Each profile measures at most 100 prunings, for about 50 s. Then 40 prunings that it has not seen
-(drawn as its first ones, other seed) are measured four times beside the dense model; errors are those
-of the time relative to dense, so that the machine's drift cancels. Beside it, a fit to
+(drawn as its first ones, other seed) are measured four times beside the dense model; errors are
+those of the time relative to dense, so that the machine's drift cancels. Beside it, a fit to
 multiply-accumulates alone on the same measurements, and a lookup: every group alone at as many
 widths as 40 measurements allow, differences to the dense model added. Rows are added to
 `results/bench/latency/latency.csv`, `summary.md` is made anew. Leave the machine alone meanwhile.
@@ -218,9 +218,10 @@ def _summary(found: pd.DataFrame) -> None:
     last = found.iloc[-1]
     words = (
         f"# Predicted latencies\n\n`python scripts/bench_latency.py`: {UNSEEN} prunings that the "
-        f"profile had not seen, each measured {PASSES} times; what they are compared with is the "
-        "mean, the noise of one measurement is their standard deviation. Mean error over the rows: {found.mape.mean():.1%} (MACs alone "
-        f"{found.macs_mape.mean():.1%}, lookup {found.lookup_mape.mean():.1%}).\n"
+        f"profile had not seen, each measured {PASSES} times; predictions are compared with the "
+        "mean, the noise of one measurement is the standard deviation. Mean error over the rows: "
+        f"{found.mape.mean():.1%} (MACs alone {found.macs_mape.mean():.1%}, lookup "
+        f"{found.lookup_mape.mean():.1%}).\n"
         f"{last.machine}; {last.versions}; {last.date}.\n\n{text}\n"
     )
     (OUT / "summary.md").write_text(words, encoding="utf-8")

@@ -102,7 +102,7 @@ def measure_latency(
         DeviceError: unknown or missing runtime, more threads than cores, a remote device that fails
             (DeviceLostError where it cannot be reached, or is lost on the way).
         NoisyError: a DeviceError; without `repeats`, where four tries do not tell the median to
-            25 %, or other processes leave too little of the cores.
+            25 %, or others leave too little of the cores.
         ExportError: the runtime needs ONNX, and the model cannot be written.
 
     >>> import torch
@@ -173,7 +173,7 @@ def _trouble(timed: Timings, latencies: Sequence[Latency]) -> str:
         return f"latencies are known to ±{doubt:.0%} only, at most ±{_HOPELESS:.0%} is accepted"
     threads = latencies[0].device.threads
     if timed.busy is not None and (1.0 - timed.busy) * timed.cores < _LEAST_ROOM * threads:
-        return f"other processes took {timed.busy:.0%} of the cores"
+        return f"others took {timed.busy:.0%} of the cores"
     return ""
 
 

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from autoprune.errors import TaskError
-from autoprune.tasks.base import Task
 from autoprune.tasks.cifar10_files import read
 from autoprune.tasks.folders import data_folders
-from autoprune.tasks.loaders import Normalise, PadCropFlip, TensorLoader, stratified
+from autoprune.tasks.in_memory import InMemoryTask, Splits
+from autoprune.tasks.loaders import Normalise, PadCropFlip, stratified
 
 DEPTHS: tuple[int, ...] = (20, 32, 56)
 _SPLIT_SEED = 0
@@ -22,7 +22,7 @@ _VALIDATION_SHARE = 0.1
 _PREPARE = Normalise(mean=(0.485, 0.456, 0.406), deviation=(0.229, 0.224, 0.225))
 
 
-class Cifar10(Task):
+class Cifar10(InMemoryTask):
     """Train 45,000, validation 5,000 (stratified, always the same), test 10,000 (the official one).
 
     Args:
@@ -41,6 +41,8 @@ class Cifar10(Task):
     """
 
     dense_lr = 4e-3
+    augment = PadCropFlip(pad=4)
+    prepare = _PREPARE
 
     def __init__(
         self,
@@ -67,30 +69,9 @@ class Cifar10(Task):
         """One image, `(1, 3, 32, 32)`."""
         return torch.zeros(1, 3, 32, 32)
 
-    def train_loader(self, seed: int) -> TensorLoader:
-        """Shuffled, zero-padded by 4 and cropped at random, half of the images mirrored."""
-        images, labels, rows = _splits(self.data)["train"]
-        return TensorLoader(
-            images,
-            labels,
-            rows=rows,
-            batch_size=self.batch_size,
-            seed=seed,
-            augment=PadCropFlip(pad=4),
-            prepare=_PREPARE,
-        )
-
-    def val_loader(self) -> TensorLoader:
-        """The validation images in order."""
-        return self._in_order("val")
-
-    def test_loader(self) -> TensorLoader:
-        """The test images in order."""
-        return self._in_order("test")
-
-    def _in_order(self, split: str) -> TensorLoader:
-        images, labels, rows = _splits(self.data)[split]
-        return TensorLoader(images, labels, rows=rows, batch_size=500, prepare=_PREPARE)
+    def splits(self) -> Splits:
+        """uint8 images (N, 3, 32, 32), labels, rows; zero-padded by 4, cropped and mirrored."""
+        return _splits(self.data)
 
 
 class CifarResNet(nn.Module):
@@ -168,7 +149,7 @@ def _found_checkpoint(data: str | Path | None, depth: int, *, needed: bool) -> P
 
 
 @cache
-def _splits(data: str | Path | None) -> dict[str, tuple[Tensor, Tensor, Tensor]]:
+def _splits(data: str | Path | None) -> Splits:
     """Split -> (uint8 images (N, 3, 32, 32), labels, rows); one copy in a process."""
     arrays = read(data)
     images, labels = torch.from_numpy(arrays["train_images"]), arrays["train_labels"]

@@ -9,15 +9,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from autoprune.tasks.base import Task
-from autoprune.tasks.loaders import Normalise, PadCropFlip, TensorLoader, stratified
+from autoprune.tasks.in_memory import InMemoryTask, Splits
+from autoprune.tasks.loaders import Normalise, PadCropFlip, stratified
 
 WIDTHS = (48, 96, 192)
 _SPLIT_SEED = 0
 _PREPARE = Normalise(mean=(0.305,), deviation=(0.33,))  # of the enlarged training images
 
 
-class Digits(Task):
+class Digits(InMemoryTask):
     """1,797 handwritten digits, 10 classes: train 1,079, validation 359, test 359 (stratified).
 
     The 8 x 8 images are enlarged to 16 x 16, so that the network (27 M multiply-accumulates) is
@@ -26,6 +26,9 @@ class Digits(Task):
     """
 
     dense_epochs = 5
+    augment = PadCropFlip(pad=1, flip=False)
+    prepare = _PREPARE
+    evaluated_at_once = 256
 
     def __init__(self, batch_size: int = 64) -> None:
         self.batch_size = batch_size
@@ -38,30 +41,9 @@ class Digits(Task):
         """One image, `(1, 1, 16, 16)`."""
         return torch.zeros(1, 1, 16, 16)
 
-    def train_loader(self, seed: int) -> TensorLoader:
-        """Shuffled, shifted by up to one of the sixteen pixels."""
-        images, labels, rows = _splits()["train"]
-        return TensorLoader(
-            images,
-            labels,
-            rows=rows,
-            batch_size=self.batch_size,
-            seed=seed,
-            augment=PadCropFlip(pad=1, flip=False),
-            prepare=_PREPARE,
-        )
-
-    def val_loader(self) -> TensorLoader:
-        """359 images in order."""
-        return self._in_order("val")
-
-    def test_loader(self) -> TensorLoader:
-        """359 images in order."""
-        return self._in_order("test")
-
-    def _in_order(self, split: str) -> TensorLoader:
-        images, labels, rows = _splits()[split]
-        return TensorLoader(images, labels, rows=rows, batch_size=256, prepare=_PREPARE)
+    def splits(self) -> Splits:
+        """uint8 images (1797, 1, 16, 16), labels, rows; shifted by up to one of sixteen pixels."""
+        return _splits()
 
 
 class DigitsNet(nn.Module):
@@ -102,7 +84,7 @@ class _Block(nn.Module):
 
 
 @cache
-def _splits() -> dict[str, tuple[Tensor, Tensor, Tensor]]:
+def _splits() -> Splits:
     """Split -> (uint8 images (1797, 1, 16, 16), labels, rows)."""
     from sklearn.datasets import load_digits  # heavy, and needed for this task only
 

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from autoprune.errors import TaskError
-from autoprune.tasks.base import Task
 from autoprune.tasks.folders import arrays_of, cached_arrays, find_file
-from autoprune.tasks.loaders import Normalise, PadCropFlip, TensorLoader, stratified
+from autoprune.tasks.in_memory import InMemoryTask, Splits
+from autoprune.tasks.loaders import Normalise, PadCropFlip, stratified
 
 _SPLIT_SEED = 0
 _VALIDATION_SHARE = 0.1
@@ -28,7 +28,7 @@ _IDX = {
 }
 
 
-class FashionMnist(Task):
+class FashionMnist(InMemoryTask):
     """Train 54,000, validation 6,000 (stratified, always the same), test 10,000 (official).
 
     The images come from `fashion_mnist.npz` (train_images, train_labels, test_images, test_labels)
@@ -42,6 +42,8 @@ class FashionMnist(Task):
     """
 
     dense_lr = 4e-3
+    augment = PadCropFlip(pad=2)
+    prepare = _PREPARE
 
     def __init__(
         self, data: str | Path | None = None, dense_epochs: int = 8, batch_size: int = 128
@@ -56,30 +58,9 @@ class FashionMnist(Task):
         """One image, `(1, 1, 28, 28)`."""
         return torch.zeros(1, 1, 28, 28)
 
-    def train_loader(self, seed: int) -> TensorLoader:
-        """Shuffled, zero-padded by 2 and cropped at random, half of the images mirrored."""
-        images, labels, rows = _splits(self.data)["train"]
-        return TensorLoader(
-            images,
-            labels,
-            rows=rows,
-            batch_size=self.batch_size,
-            seed=seed,
-            augment=PadCropFlip(pad=2),
-            prepare=_PREPARE,
-        )
-
-    def val_loader(self) -> TensorLoader:
-        """The validation images in order."""
-        return self._in_order("val")
-
-    def test_loader(self) -> TensorLoader:
-        """The test images in order."""
-        return self._in_order("test")
-
-    def _in_order(self, split: str) -> TensorLoader:
-        images, labels, rows = _splits(self.data)[split]
-        return TensorLoader(images, labels, rows=rows, batch_size=500, prepare=_PREPARE)
+    def splits(self) -> Splits:
+        """uint8 images (N, 1, 28, 28), labels, rows; zero-padded by 2, cropped and mirrored."""
+        return _splits(self.data)
 
 
 class SmallVgg(nn.Module):
@@ -111,7 +92,7 @@ def _convolution(inputs: int, outputs: int) -> tuple[nn.Module, ...]:
 
 
 @cache
-def _splits(data: str | Path | None) -> dict[str, tuple[Tensor, Tensor, Tensor]]:
+def _splits(data: str | Path | None) -> Splits:
     """Split -> (uint8 images (N, 1, 28, 28), labels, rows); one copy in a process."""
     path = find_file(data, "fashion_mnist", (_NPZ, _IDX["train_images"]))
     sources = [path] if path.name == _NPZ else [path.with_name(name) for name in _IDX.values()]

@@ -11,10 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from autoprune.tasks.base import Task
 from autoprune.tasks.folders import cached_arrays
 from autoprune.tasks.fsdd_files import RATE_HZ, read, sources
-from autoprune.tasks.loaders import TensorLoader
+from autoprune.tasks.in_memory import InMemoryTask, Splits
 
 FRAMES, MELS = 64, 40
 _WINDOW, _HOP = 256, 128  # 32 ms and 16 ms: 64 frames are one second
@@ -22,7 +21,25 @@ _TEST_TAKES = 5  # takes 0-4 of each speaker and digit: the official test set
 _VAL_TAKES = 10  # takes 5-9
 
 
-class SpokenDigits(Task):
+@dataclass(frozen=True)
+class _ShiftGainNoise:
+    """Each clip rolled in time, made louder or softer, with noise added; features stay log-mel."""
+
+    frames: int
+    gain: float
+    noise: float
+
+    def __call__(self, batch: Tensor, generator: torch.Generator) -> Tensor:
+        count, device = len(batch), batch.device
+        shift = torch.randint(-self.frames, self.frames + 1, (count, 1), generator=generator)
+        place = (torch.arange(batch.shape[2]) - shift) % batch.shape[2]
+        moved = batch[torch.arange(count)[:, None], :, place.to(device)].transpose(1, 2)
+        loudness = self.gain * torch.randn(count, 1, 1, 1, generator=generator)
+        noise = self.noise * torch.randn(batch.shape, generator=generator)
+        return moved + loudness.to(device) + noise.to(device)
+
+
+class SpokenDigits(InMemoryTask):
     """Train 2,400, validation 300 (takes 5 to 9), test 300 (takes 0 to 4, the official ones).
 
     All six speakers are in every split. The clips are the set's own `recordings/*.wav`, or
@@ -37,6 +54,8 @@ class SpokenDigits(Task):
     """
 
     dense_lr = 4e-3
+    augment = _ShiftGainNoise(frames=6, gain=0.3, noise=0.2)
+    evaluated_at_once = 300
 
     def __init__(
         self, data: str | Path | None = None, dense_epochs: int = 15, batch_size: int = 64
@@ -51,29 +70,9 @@ class SpokenDigits(Task):
         """One clip's features, `(1, 1, 64, 40)`: frames, mels."""
         return torch.zeros(1, 1, FRAMES, MELS)
 
-    def train_loader(self, seed: int) -> TensorLoader:
-        """Shuffled, moved by up to 6 frames, with a little noise and another loudness."""
-        features, labels, rows = _splits(self.data)["train"]
-        return TensorLoader(
-            features,
-            labels,
-            rows=rows,
-            batch_size=self.batch_size,
-            seed=seed,
-            augment=_ShiftGainNoise(frames=6, gain=0.3, noise=0.2),
-        )
-
-    def val_loader(self) -> TensorLoader:
-        """Takes 5 to 9 in order."""
-        return self._in_order("val")
-
-    def test_loader(self) -> TensorLoader:
-        """Takes 0 to 4 in order."""
-        return self._in_order("test")
-
-    def _in_order(self, split: str) -> TensorLoader:
-        features, labels, rows = _splits(self.data)[split]
-        return TensorLoader(features, labels, rows=rows, batch_size=300)
+    def splits(self) -> Splits:
+        """Features (N, 1, 64, 40), labels, rows; moved by up to 6 frames, with a little noise."""
+        return _splits(self.data)
 
 
 class KeywordNet(nn.Module):
@@ -105,24 +104,6 @@ class _Separable(nn.Module):
         return F.relu(self.bn2(self.pointwise(x)))
 
 
-@dataclass(frozen=True)
-class _ShiftGainNoise:
-    """Each clip rolled in time, made louder or softer, with noise added; features stay log-mel."""
-
-    frames: int
-    gain: float
-    noise: float
-
-    def __call__(self, batch: Tensor, generator: torch.Generator) -> Tensor:
-        count, device = len(batch), batch.device
-        shift = torch.randint(-self.frames, self.frames + 1, (count, 1), generator=generator)
-        place = (torch.arange(batch.shape[2]) - shift) % batch.shape[2]
-        moved = batch[torch.arange(count)[:, None], :, place.to(device)].transpose(1, 2)
-        loudness = self.gain * torch.randn(count, 1, 1, 1, generator=generator)
-        noise = self.noise * torch.randn(batch.shape, generator=generator)
-        return moved + loudness.to(device) + noise.to(device)
-
-
 def log_mel(clip: Tensor) -> Tensor:
     """Log-mel energies `(64, 40)` of one clip in [-1, 1] at 8 kHz; cut or padded to one second.
 
@@ -148,7 +129,7 @@ def _mel_filters() -> Tensor:
 
 
 @cache
-def _splits(data: str | Path | None) -> dict[str, tuple[Tensor, Tensor, Tensor]]:
+def _splits(data: str | Path | None) -> Splits:
     """Split -> (features (N, 1, 64, 40), labels, rows); one copy in a process."""
     files = sources(data)
     arrays = cached_arrays("fsdd", files, lambda: _features(files))

@@ -69,7 +69,7 @@ def test_a_noisy_measurement_is_flagged_with_its_figures(tmp_path) -> None:
     assert "~ noisy measurement" in text
     detail = text_of(terminal.trial(view, number))
     assert "±10 %" in detail
-    assert "noisy: spread 39%, other processes on 80% of the cores" in detail
+    assert "noisy: spread 39%, others on 80% of the cores" in detail
     page = html.page(view)
     assert "<small>±10 %</small>" in page
     assert "noisy: spread 39%" in page
