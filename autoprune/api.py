@@ -82,7 +82,7 @@ def search(
     concurrent: int = 2,
     seed: int = 0,
     calibration_samples: int = 1024,
-    screen: int = 8,
+    screen: int = 32,
     progress: Progress | None = None,
 ) -> Result:
     """Search small models of `task` within `budget`; the arguments are the configuration's keys.

@@ -70,7 +70,7 @@ class SearchConfig(_Section):
     concurrent: Count = 2
     seed: Natural = 0
     calibration_samples: Count = 1024
-    screen: Natural = 8
+    screen: Natural = 32
 
 
 class RunConfig(_Section):

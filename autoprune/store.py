@@ -335,6 +335,9 @@ def _row(record: TrialRecord) -> dict[str, Any]:
         found = (cost.device_of(name) for cost in (record.measured, record.predicted) if cost)
         device = next((known for known in found if known), None)
         row[field_at("device", name)] = str(device) if device else None
+        sure = record.measured.confidence_of(name) if record.measured else None
+        row[field_at("measured.ratio_to_dense", name)] = sure.ratio if sure else None
+        row[field_at("measured.noise", name)] = (sure.note or None) if sure else None
     row |= {f"time.{name}": value for name, value in record.times.items()}
     row |= {"importance": candidate["importance"], "repair": candidate["repair"]}
     for section in ("schedule", "recovery"):

@@ -41,7 +41,7 @@ search:
   concurrent: 2                # trials at the same time; cores are divided among them
   seed: 0
   calibration_samples: 1024    # training samples for activation statistics
-  screen: 8                    # proposals scored before training for each one trained; 0 = none
+  screen: 32                   # proposals scored before training for each one trained; 0 = none
 
 # output: results/my-run       # default: results/<task>-<date-time>
 """

@@ -13,7 +13,8 @@ run (task, method, seed) is added to `trials.csv`; `summary.md` and `fronts.png`
 Methods:
     autoprune    its public search; variants: autoprune_l2 (units by l2), autoprune_plain (by l2 and
                  without repair), autoprune_recipe (searches learning rate and distillation too),
-                 autoprune_screen0 (trains every proposal), autoprune_screen32 (scores 32 for one)
+                 autoprune_screen0 (trains every proposal), autoprune_screen8 and
+                 autoprune_screen128 (score so many for each one trained; the default is 32)
     uniform      the same ratio everywhere
     global_l2    Torch-Pruning's global pruning chooses ratios and units
     fastnas      the largest drop that every group may cause alone
@@ -55,7 +56,8 @@ METHODS: dict[str, Method] = {
     "autoprune_plain": functools.partial(searched.autoprune, importance="l2", repair=False),
     "autoprune_recipe": functools.partial(searched.autoprune, recipe=True),
     "autoprune_screen0": functools.partial(searched.autoprune, screen=0),
-    "autoprune_screen32": functools.partial(searched.autoprune, screen=32),
+    "autoprune_screen8": functools.partial(searched.autoprune, screen=8),
+    "autoprune_screen128": functools.partial(searched.autoprune, screen=128),
     "ray_optuna_recipe": functools.partial(searched.ray_optuna, recipe=True),
 }
 DEFAULT = ("autoprune", "uniform", "global_l2", "fastnas", "ray_optuna")

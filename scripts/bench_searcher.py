@@ -1,6 +1,6 @@
 """Does the searcher get slower as a search grows? Its thread's time per trial at 50 and at 1000.
 
-    python scripts/bench_searcher.py [--trials 1000] [--sampler tpe] [--screen 8]
+    python scripts/bench_searcher.py [--trials 1000] [--sampler tpe] [--screen 32]
 
 The real searcher, screening, records and study file on ResNet-20's groups and costs; training and
 scores are arithmetic, so that only the searcher's own time is left. Medians over 40 trials.
@@ -119,7 +119,7 @@ def main() -> None:
     )
     parser.add_argument("--trials", type=int, default=1000)
     parser.add_argument("--sampler", default="tpe", choices=["tpe", "nsga2", "random"])
-    parser.add_argument("--screen", type=int, default=8)
+    parser.add_argument("--screen", type=int, default=32)
     given = parser.parse_args()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     torch.set_num_threads(1)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from autoprune.budget import Cost, Device, Timing
+from autoprune.budget import Confidence, Cost, Device, Timing
 from autoprune.candidate import Candidate
 from autoprune.errors import StoreError
 from autoprune.record import TrialRecord
@@ -127,7 +127,8 @@ def test_a_failed_write_leaves_the_old_file_and_no_rest(folder: RunFolder) -> No
 
 def test_the_table_opens_in_pandas(folder: RunFolder) -> None:
     device = Device("my cpu", "onnxruntime", threads=2)
-    measured = Cost(params=9, latency_ms=1.5, source="measured", device=device)
+    sure = Confidence((1.4, 1.6), ratio=0.6, ratio_ci=(0.58, 0.62), spread=0.3)
+    measured = Cost(params=9, latency_ms=1.5, source="measured", device=device, confidence=sure)
     folder.append(record(0, measured=measured))
     folder.append(record(1, state="failed", metrics={}, error="out of memory\nTraceback: ..."))
     folder.write_csv()
@@ -138,6 +139,8 @@ def test_the_table_opens_in_pandas(folder: RunFolder) -> None:
     assert table["metric.accuracy"].isna()[1]
     assert (table["predicted.macs"][0], table["measured.latency_ms"][0]) == (100, 1.5)
     assert table["device"][0] == str(device)
+    assert (table["measured.ratio_to_dense"][0], table["measured.noise"][0]) == (0.6, sure.note)
+    assert table["measured.ratio_to_dense"].isna()[1]
     assert table["error"][1] == "out of memory"
     assert (table["ratio.conv1"][0], table["schedule.kind"][0]) == (0.5, "one_shot")
 

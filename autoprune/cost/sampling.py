@@ -50,8 +50,8 @@ class Sample:
 class Until:
     """When measuring ends: after `samples` prunings or `seconds`, or once the fit is good enough.
 
-    Time counts from the 20th pruning on. Good enough is a mean absolute relative error of at most
-    `error` on prunings left out.
+    Time counts from the 20th pruning on; a batch that would end after it is not begun. Good enough
+    is a mean absolute relative error of at most `error` on prunings left out.
     """
 
     samples: int = 100
@@ -111,14 +111,18 @@ class Sampler:
         repeats = self._repeats()
         first = random_keeps(self._graph, min(_FIRST, until.samples), self._seed)
         pool = random_keeps(self._graph, _POOL * until.samples, self._seed + 1)
-        found, began = Measured(), time.monotonic()
-        while first and (len(found.samples) < _LEAST or time.monotonic() - began < until.seconds):
+        found, began, longest = Measured(), time.monotonic(), 0.0
+        while first:
+            start = time.monotonic()
+            if len(found.samples) >= _LEAST and start - began + longest > until.seconds:
+                break
             batch, first = first[:_TOGETHER], first[_TOGETHER:]
             try:
                 self._batch(batch, repeats, found)
             except DeviceLostError as error:
                 _check_enough(len(found.samples), until.samples, error)
                 break
+            longest = max(longest, time.monotonic() - start)
             if not first:
                 first = self._next(found.samples, pool, until)
         return found

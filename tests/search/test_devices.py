@@ -104,7 +104,8 @@ def test_each_device_has_its_file_and_its_columns(found: api.Result) -> None:
     row = rows[found.front.members[0].number]
     assert float(row["predicted.latency_ms@phone"]) > 0.0
     assert float(row["measured.latency_p95_ms@edge"]) > 0.0
-    assert row["measured.latency_ms@phone"] == ""
+    assert row["measured.latency_ms@phone"] == row["measured.ratio_to_dense@phone"] == ""
+    assert float(row["measured.ratio_to_dense@edge"]) > 0.0
     assert row["device@phone"].startswith("a phone, onnxruntime")
 
 
