@@ -34,7 +34,7 @@ from torch import nn
 from autoprune.cost.inputs import Inputs
 from autoprune.cost.model import CostModel
 from autoprune.cost.predictor import LatencyPredictor
-from autoprune.cost.sampling import Sample, Sampler, Until, random_keeps
+from autoprune.cost.sampling import Keep, Sample, Sampler, Until, random_keeps
 from autoprune.cost.targets import device_name
 from autoprune.graph import PruningGraph
 from autoprune.pruning.one_shot import prunable
@@ -93,10 +93,8 @@ def bench(family: str, runtime: str) -> dict[str, object]:
     )
     took = time.monotonic() - began
     sampler = Sampler(model, graph, inputs, runtime=runtime, threads=1, seed=SEED)
-    passes = [sampler.measure_these(random_keeps(graph, UNSEEN, SEED)) for _ in range(PASSES)]
-    logs = np.log([[sample.ratio for sample in each.samples] for each in passes])
+    kept, logs = _measured(sampler, random_keeps(graph, UNSEEN, SEED))
     measured = np.exp(logs.mean(0))
-    kept = [sample.kept for sample in passes[0].samples]
     predicted = np.array([predictor.predict(k) for k in kept]) / predictor.dense_ms
     off = np.abs(predicted / measured - 1.0)
     return {
@@ -120,6 +118,20 @@ def bench(family: str, runtime: str) -> dict[str, object]:
         "versions": ", ".join(f"{name} {version(name)}" for name in PACKAGES),
         "date": date.today().isoformat(),
     }
+
+
+def _measured(sampler: Sampler, keeps: list[Keep]) -> tuple[list[dict[str, int]], np.ndarray]:
+    """Units kept by pruning, and the logarithms of its ratios, `passes x prunings`.
+
+    Each pass measures them in other company: what is odd about one copy of the dense model would
+    otherwise be in the ratios of the same few each time.
+    """
+    rng, logs = np.random.default_rng(SEED), np.zeros((PASSES, len(keeps)))
+    for row in logs:
+        order = rng.permutation(len(keeps))
+        found = sampler.measure_these([keeps[place] for place in order])
+        row[order] = np.log([sample.ratio for sample in found.samples])
+    return [{name: len(units) for name, units in keep.items()} for keep in keeps], logs
 
 
 def _macs_alone(

@@ -70,6 +70,29 @@ def to_onnx(model: nn.Module, example_inputs: Inputs, *, dynamic_batch: bool = F
     ) from last
 
 
+def write_unfolded(model: nn.Module, example_inputs: Inputs) -> OnnxModel:
+    """As the TorchScript-based exporter writes it, every tensor of the state as it is.
+
+    Nothing is folded or fused; initialisers are called `model.` and their name in the state dict.
+    Whatever the exporter raises passes through.
+    """
+    inputs = moved(example_inputs, "cpu")
+    names, buffer = _names(inputs), io.BytesIO()
+    flat = _Flat(model, inputs).eval()
+    with _quiet(), torch.no_grad():
+        torch.onnx.export(
+            flat,
+            tuple(flat.example),
+            buffer,  # type: ignore[arg-type]
+            input_names=list(names),
+            dynamo=False,
+            opset_version=_OPSET,
+            do_constant_folding=False,
+            training=torch.onnx.TrainingMode.PRESERVE,
+        )
+    return OnnxModel(buffer.getvalue(), tuple(names), "torchscript")
+
+
 def _write(flat: _Flat, names: Sequence[str], exporter: str, dynamic_batch: bool) -> bytes:
     buffer = io.BytesIO()
     call = tuple(flat.example)

@@ -82,6 +82,12 @@ class LocalTarget(Target):
         outputs are there.
         """
 
+    def prepare_all(
+        self, models: Sequence[nn.Module], example_inputs: Inputs, threads: int
+    ) -> list[Call]:
+        """A call for each model; where the others are prunings of the first, that may save work."""
+        return [self.prepare(model, example_inputs, threads) for model in models]
+
     def pinned(self, threads: int) -> AbstractContextManager[None]:
         """What must hold while calls run; restores what it changes."""
         return nullcontext()
@@ -102,7 +108,7 @@ class LocalTarget(Target):
     ) -> Timings:
         """Prepare all, then time them in turns in this process."""
         self.reach(protocol.threads)
-        calls = [self.prepare(model, example_inputs, protocol.threads) for model in models]
+        calls = self.prepare_all(models, example_inputs, protocol.threads)
         load = OthersLoad()
         with self.pinned(protocol.threads):
             rounds = rounds_of(

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from autoprune.cost.inputs import Inputs, as_call, frozen_copy, moved
-from autoprune.cost.onnx_export import to_onnx
+from autoprune.cost.onnx_export import OnnxModel
 from autoprune.cost.targets.base import LocalTarget
 from autoprune.cost.targets.local import OnnxRuntime
 from autoprune.cost.timing import Call, ClockedCall
@@ -135,11 +135,10 @@ class OnnxRuntimeCuda(OnnxRuntime):
         """Not known: ONNX Runtime's CUDA arena does not tell what it gave."""
         return None
 
-    def prepare(self, model: nn.Module, example_inputs: Inputs, threads: int) -> Call:
+    def call_of(self, written: OnnxModel, example_inputs: Inputs, threads: int) -> Call:
         """A session with everything bound on the GPU; a run returns when its outputs are there."""
         import onnxruntime
 
-        written = to_onnx(model, example_inputs)
         session = self.session(written, threads)
         if session.get_providers()[0] != self.provider:
             raise DeviceError(

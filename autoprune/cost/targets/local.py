@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -12,6 +12,7 @@ from torch import nn
 
 from autoprune.cost.inputs import Inputs, as_call, frozen_copy, moved
 from autoprune.cost.onnx_export import OnnxModel, to_onnx
+from autoprune.cost.onnx_prunings import onnx_of_prunings
 from autoprune.cost.targets.base import LocalTarget
 from autoprune.cost.targets.memory import allocated_bytes, held_bytes, session_bytes
 from autoprune.cost.targets.on_device import CPU, open_session
@@ -59,7 +60,17 @@ class OnnxRuntime(LocalTarget):
 
     def prepare(self, model: nn.Module, example_inputs: Inputs, threads: int) -> Call:
         """A session of the exported model; the threads are the session's own."""
-        written = to_onnx(model, example_inputs)
+        return self.call_of(to_onnx(model, example_inputs), example_inputs, threads)
+
+    def prepare_all(
+        self, models: Sequence[nn.Module], example_inputs: Inputs, threads: int
+    ) -> list[Call]:
+        """Sessions of graphs of which one is exported and the others are filled."""
+        written = onnx_of_prunings(models, example_inputs)
+        return [self.call_of(each, example_inputs, threads) for each in written]
+
+    def call_of(self, written: OnnxModel, example_inputs: Inputs, threads: int) -> Call:
+        """A call that runs a model that was written."""
         session = self.session(written, threads)
         feed = written.feed(example_inputs)
         return lambda: session.run(None, feed)

@@ -20,7 +20,7 @@ from torch import nn
 
 from autoprune.cost import timing
 from autoprune.cost.inputs import Inputs
-from autoprune.cost.onnx_export import to_onnx
+from autoprune.cost.onnx_prunings import onnx_of_prunings
 from autoprune.cost.targets import load, on_device
 from autoprune.cost.targets.address import SshAddress
 from autoprune.cost.targets.base import Protocol, Target, Timings
@@ -43,7 +43,7 @@ class _Job:
         models: Sequence[nn.Module], example_inputs: Inputs, protocol: Protocol, provider: str
     ) -> _Job:
         """Each model as ONNX, named by its content (so that equal ones travel once); the inputs."""
-        written = [to_onnx(model, example_inputs) for model in models]
+        written = list(onnx_of_prunings(models, example_inputs)) if models else []
         names = [f"{hashlib.sha256(one.data).hexdigest()[:16]}.onnx" for one in written]
         files = {name: one.data for name, one in zip(names, written, strict=True)}
         feed = written[0].feed(example_inputs) if written else {}
