@@ -31,26 +31,40 @@ def fit(x: Floats, y: Floats, shared: Bools, penalty: Penalty) -> Floats:
 
 def best_penalty(x: Floats, y: Floats, shared: Bools) -> tuple[Penalty, float]:
     """The penalty with the least mean absolute relative error on rows left out; that error."""
-    errors = []
-    for penalty in PENALTIES:
-        found = _left_out(x, y, shared, [penalty] * FOLDS)
-        errors.append(float(np.mean(np.abs(found[1:] / y[1:] - 1.0))))
+    errors = [error_left_out(x, y, shared, penalty) for penalty in PENALTIES]
     place = int(np.argmin(errors))
     return PENALTIES[place], errors[place]
 
 
-def cross_validated(x: Floats, y: Floats, shared: Bools) -> Floats:
-    """For each row but the first, what a fit predicts (penalty chosen as well) without it."""
-    seen = [~held for held in folds(len(y))]
-    penalties = [best_penalty(x[rows], y[rows], shared)[0] for rows in seen]
-    return _left_out(x, y, shared, penalties)
-
-
-def _left_out(x: Floats, y: Floats, shared: Bools, penalties: Sequence[Penalty]) -> Floats:
+def left_out(x: Floats, y: Floats, shared: Bools, penalty: Penalty) -> Floats:
+    """For each row but the first, what a fit predicts without its fold."""
     predicted = y.copy()
-    for held, penalty in zip(folds(len(y)), penalties, strict=True):
+    for held in folds(len(y)):
         predicted[held] = x[held] @ fit(x[~held], y[~held], shared, penalty)
     return predicted
+
+
+def error_left_out(x: Floats, y: Floats, shared: Bools, penalty: Penalty) -> float:
+    """The mean absolute relative error on rows left out."""
+    return float(np.mean(np.abs(left_out(x, y, shared, penalty)[1:] / y[1:] - 1.0)))
+
+
+def levelled(
+    x: Floats, y: Floats, shared: Bools, batches: Sequence[int | None], penalty: Penalty
+) -> Floats:
+    """Ratios without what all of a batch have in common, which is the dense model's own error.
+
+    One copy of a model is some per cent slower than another by its place in memory. The dense
+    model of a batch is taken to be as far off as each pruning in it: the batch's logarithmic
+    level is the sum of its prunings' residuals, of a fit without them, over their number and one.
+    `batches` are those of the rows, None for a row of no batch.
+    """
+    residuals = np.log(y / np.maximum(left_out(x, y, shared, penalty), y.min() / 2))
+    found = y.copy()
+    for batch in {each for each in batches if each is not None}:
+        members = np.array([each == batch for each in batches])
+        found[members] *= np.exp(-residuals[members].sum() / (members.sum() + 1))
+    return found
 
 
 def folds(n: int) -> list[Bools]:

@@ -121,11 +121,14 @@ class LatencyPredictor:
         features = LatencyFeatures(graph)
         x, y = rows_of(features, samples)
         shared = features.shared
-        predicted = fitting.cross_validated(x, y, shared)
+        penalty, _ = fitting.best_penalty(x, y, shared)
+        batches = [None, *(sample.batch for sample in samples)]
+        level = fitting.levelled(x, y, shared, batches, penalty)
+        predicted = fitting.left_out(x, level, shared, penalty)  # for what one measurement says
         held_out = tuple(zip(y[1:].tolist(), predicted[1:].tolist(), strict=True))
         return LatencyPredictor(
             features=features,
-            coefficients=fitting.fit(x, y, shared, fitting.best_penalty(x, y, shared)[0]),
+            coefficients=fitting.fit(x, level, shared, penalty),
             device=device,
             dense_ms=dense_ms,
             p95_factor=p95_factor,
@@ -136,6 +139,11 @@ class LatencyPredictor:
 
     def extended(self, graph: PruningGraph, samples: Sequence[Sample]) -> LatencyPredictor:
         """Fitted anew with further measured prunings of the same model on the same device."""
+        after = 1 + max((it.batch for it in self.samples if it.batch is not None), default=0)
+        samples = [
+            it if it.batch is None else dataclasses.replace(it, batch=after + it.batch)
+            for it in samples
+        ]
         return LatencyPredictor.from_samples(
             graph,
             [*self.samples, *samples],
@@ -164,10 +172,7 @@ class LatencyPredictor:
             "held_out": [list(pair) for pair in self.held_out],
             "features": list(self.features.names),
             "coefficients": self.coefficients.tolist(),
-            "samples": [
-                {"kept": dict(it.kept), "median_ms": it.median_ms, "ratio": it.ratio}
-                for it in self.samples
-            ],
+            "samples": [{**dataclasses.asdict(it), "kept": dict(it.kept)} for it in self.samples],
         }
 
     @staticmethod

@@ -30,6 +30,7 @@ _LEAST = 20  # prunings that are enough for a fit where time is over, or the dev
 _TOGETHER = 6  # prunings that are measured in turn with the dense model
 _UNSURE = 4  # of them, those about which the fit is least sure; the others are drawn at random
 _POOL = 8  # times as many prunings to choose from
+_AGAIN = 1.5  # times as many prunings: the fit's penalty is chosen anew, which takes seconds
 _REPEATS = (5, 300)  # at least and at most, by how long the dense model takes
 _TIMED_MS = 400.0  # about the time for one pruning
 _WARMUP_S = 0.05
@@ -39,11 +40,15 @@ Keep = dict[str, tuple[int, ...]]
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One measured pruning: units kept by group, and its latency (alone and relative to dense)."""
+    """One measured pruning: units kept by group, and its latency (alone and relative to dense).
+
+    Prunings of one `batch` were measured beside the same copy of the dense model.
+    """
 
     kept: Mapping[str, int]
     median_ms: float
     ratio: float
+    batch: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +107,8 @@ class Sampler:
         self._model, self._graph, self._inputs = model, graph, example_inputs
         self._runtime, self._threads, self._seed = runtime, threads, seed
         self._features = LatencyFeatures(graph)
+        self._penalty: fitting.Penalty | None = None
+        self._chosen_at = 0
 
     def measure(self, until: Until) -> Measured:
         """At first random prunings; then in each batch those that a fit is least sure about.
@@ -159,7 +166,7 @@ class Sampler:
         found.pruned.extend(rest)
         for keep, it in zip(keeps, rest, strict=True):
             kept = {name: len(units) for name, units in keep.items()}
-            found.samples.append(Sample(kept, it.median_ms, it.ratio))
+            found.samples.append(Sample(kept, it.median_ms, it.ratio, len(found.dense)))
 
     def _next(self, samples: Sequence[Sample], pool: list[Keep], until: Until) -> list[Keep]:
         """The next batch, taken out of the pool; none, where enough is known."""
@@ -168,9 +175,14 @@ class Sampler:
             return []
         x, y = rows_of(self._features, samples)
         shared = self._features.shared
-        penalty, error = fitting.best_penalty(x, y, shared)
+        if self._penalty is None or len(samples) >= _AGAIN * self._chosen_at:
+            self._penalty, error = fitting.best_penalty(x, y, shared)
+            self._chosen_at = len(samples)
+        else:
+            error = fitting.error_left_out(x, y, shared, self._penalty)
         if error <= until.error:
             return []
+        penalty = self._penalty
         coefficients = fitting.fit(x, y, shared, penalty)
         kept = [self._features.row({n: len(u) for n, u in keep.items()}) for keep in pool]
         every = np.concatenate([x, self._features.of(np.concatenate(kept))])
