@@ -1,7 +1,7 @@
 """ONNX graphs of a model and its prunings: exported once, then filled with other weights.
 
-Exporting takes a hundred times as long as exchanging the weights of a graph that is there. A graph
-whose weights were exchanged is only for timing: it is not folded, which ONNX Runtime makes up for.
+Exporting takes far longer than exchanging the weights of a graph that is there, and comparing it
+with the model. Such a graph is only for timing: ONNX Runtime does the folding that it lacks.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import onnx
 import torch
 from torch import Tensor, nn
 
-from autoprune.cost.inputs import Inputs, as_call, frozen_copy, tensors
+from autoprune.cost.inputs import Inputs, as_call, frozen_copy, moved, tensors
 from autoprune.cost.onnx_export import OnnxModel, to_onnx, write_unfolded
 from autoprune.errors import ExportError, first_line
 
@@ -89,14 +89,20 @@ class Template:
         return OnnxModel(graph.SerializeToString(), self._inputs, "torchscript")
 
 
-_known: WeakKeyDictionary[nn.Module, Template | None] = WeakKeyDictionary()
+_Shapes = tuple[tuple[int, ...], ...]
+_known: WeakKeyDictionary[nn.Module, dict[_Shapes, Template | None]] = WeakKeyDictionary()
 
 
 def _template(model: nn.Module, example_inputs: Inputs) -> Template | None:
-    """The model's template, made once; None where it would not be timed like the model."""
-    if model not in _known:
-        _known[model] = _checked_template(model, example_inputs)
-    return _known[model]
+    """The model's template for inputs of these shapes, made once.
+
+    None where it would not be timed like the model.
+    """
+    known = _known.setdefault(model, {})
+    shapes = tuple(tuple(each.shape) for each in tensors(as_call(example_inputs)))
+    if shapes not in known:
+        known[shapes] = _checked_template(model, example_inputs)
+    return known[shapes]
 
 
 def _checked_template(model: nn.Module, example_inputs: Inputs) -> Template | None:
@@ -136,16 +142,17 @@ def _disagreement(written: OnnxModel, model: nn.Module, example_inputs: Inputs) 
         written.data, options, providers=["CPUExecutionProvider"]
     )
     found = session.run(None, written.feed(example_inputs))
-    args, kwargs = as_call(example_inputs)
+    args, kwargs = as_call(moved(example_inputs, "cpu"))
     small = frozen_copy(model)
     with torch.no_grad():
         wanted = [each.numpy() for each in tensors(small(*args, **kwargs))]
     if [each.shape for each in found] != [each.shape for each in wanted]:
         return float("inf")
-    return max(
-        float(np.abs(a - b).max() / max(np.abs(b).max(), 1e-12)) if b.size else 0.0
+    off = [
+        np.abs(a - b).max(initial=0.0) / max(np.abs(b).max(initial=0.0), 1e-12)
         for a, b in zip(found, wanted, strict=True)
-    )
+    ]
+    return float(np.max(off))  # NaN where one is
 
 
 def _key(name: str) -> str:

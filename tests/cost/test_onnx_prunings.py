@@ -85,6 +85,10 @@ def test_prunings_are_filled_and_become_the_same_in_onnx_runtime(exported):
     again = prunings(model, 2)
     list(onnx_of_prunings([model, *again], X))
     assert exported == [model]  # the graph is kept for the model's further prunings
+    two = list(onnx_of_prunings([model, *again], torch.cat([X, X])))
+    assert exported == [model, model]  # and another one for another batch
+    session = onnxruntime.InferenceSession(two[1].data, providers=["CPUExecutionProvider"])
+    assert session.get_inputs()[0].shape[0] == 2
 
 
 def test_a_model_alone_is_written_anew(exported):
@@ -148,6 +152,14 @@ def test_graphs_that_onnx_runtime_would_run_otherwise_are_not_used(exported, mon
         alone(each, it) < 1e-5 for each, it in zip(models, onnx_of_prunings(models, X), strict=True)
     )
     assert exported == [model, *models]
+
+
+def test_outputs_that_are_not_numbers_agree_with_nothing():
+    model = Inverted().eval()
+    template = onnx_prunings.Template(model, X)
+    with torch.no_grad():
+        model.head.bias[0] = torch.nan
+    assert template.filled(model, X) is None
 
 
 def test_a_model_that_cannot_be_written_is_said():
