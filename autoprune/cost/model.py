@@ -27,10 +27,10 @@ class CostModel:
 
     Parameters, multiply-accumulates and bytes are exact: they equal what `count_cost` counts on the
     model after surgery, and so does peak memory in the runtime "torch". In ONNX Runtime, peak
-    memory is that of its fused graph (see `liveness`), without what its planner wastes; of several
-    `runtimes`, each with its threads, that of the one that needs most. With `latency`, costs also
-    hold its prediction, and their source is `predicted`; several predictors come by the names of
-    their devices.
+    memory is that of its fused graph (see `liveness`) as its planner lays it out (see `packing`);
+    of several `runtimes`, each with its threads, that of the one that needs most. With `latency`,
+    costs also hold its prediction, and their source is `predicted`; several predictors come by the
+    names of their devices.
     """
 
     def __init__(
