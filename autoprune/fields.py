@@ -13,15 +13,9 @@ from typing import Any
 
 from autoprune.errors import BudgetError
 
-FIELDS: tuple[str, ...] = (
-    "params",
-    "macs",
-    "weight_bytes",
-    "peak_memory_bytes",
-    "latency_ms",
-    "latency_p95_ms",
-)
+COUNTS: tuple[str, ...] = ("params", "macs", "weight_bytes", "peak_memory_bytes")
 LATENCIES: tuple[str, ...] = ("latency_ms", "latency_p95_ms")
+FIELDS: tuple[str, ...] = (*COUNTS, *LATENCIES)
 AT = "@"
 DEVICE_NAME = re.compile(r"[A-Za-z0-9_-]+")
 

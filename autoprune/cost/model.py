@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,6 +13,7 @@ from autoprune.budget import Cost, Timing
 from autoprune.cost.activations import Activations
 from autoprune.cost.liveness import execution_of
 from autoprune.errors import GraphError
+from autoprune.fields import COUNTS, LATENCIES, field_at
 from autoprune.graph import Dim, PruningGraph
 from autoprune.space import kept_units
 
@@ -65,39 +66,54 @@ class CostModel:
         """The cost with every unit kept."""
         return self.cost({})
 
-    def cost(self, kept: Mapping[str, int]) -> Cost:
+    def cost(self, kept: Mapping[str, int], fields: Collection[str] | None = None) -> Cost:
         """The cost with `kept[group]` units left; groups that are not named stay whole.
+
+        With `fields` only those are determined (a latency with its percentile), which is quicker:
+        most of the time of a whole cost goes into peak memory.
 
         Raises:
             GraphError: a group that does not exist, or a number outside 1 to its size.
         """
         whole = self._checked(kept)
-        counts = self.costs(np.array([list(whole.values())], dtype=np.int64))
+        counts = self.costs(np.array([list(whole.values())], dtype=np.int64), fields)
         one = {field: int(values[0]) for field, values in counts.items()}
-        cost = Cost(one["params"], one["macs"], one["weight_bytes"], one["peak_memory_bytes"])
+        params, macs, weights, memory = (one.get(field) for field in COUNTS)
+        cost = Cost(params, macs, weights, memory)
         for name, fitted in self.latency.items():
+            wanted = [field_at(each, name) for each in LATENCIES]
+            if fields is not None and not any(each in fields for each in wanted):
+                continue
             median = fitted.predict(whole)
             p95 = median * fitted.p95_factor
             cost = cost.timed(Timing(name, median, p95, fitted.device), "predicted")
         return cost
 
-    def costs(self, kept: NDArray[np.int64]) -> dict[str, NDArray[np.int64]]:
-        """Counted fields for many candidates at once.
+    def costs(
+        self, kept: NDArray[np.int64], fields: Collection[str] | None = None
+    ) -> dict[str, NDArray[np.int64]]:
+        """Counted fields for many candidates at once; those in `fields`, where it is given.
 
         `kept` is `candidates x groups`, columns in the order of `graph.groups`; each value of the
         result is an array over the candidates.
         """
         sizes = self._sizes.of(kept)
+        wanted = [field for field in COUNTS if fields is None or field in fields]
+        return {field: np.rint(self._count(field, sizes)).astype(np.int64) for field in wanted}
+
+    def _count(self, field: str, sizes: Floats) -> Floats:
+        if field == "params":
+            return np.asarray(self._params.of(sizes).sum(axis=1))
+        if field == "macs":
+            return np.asarray(self._macs.of(sizes).sum(axis=1))
+        if field == "weight_bytes":
+            return np.asarray(self._held.of(sizes) @ self._held_itemsizes)
+        return self._peak(sizes)
+
+    def _peak(self, sizes: Floats) -> Floats:
         held = self._held.of(sizes)
         runs = zip(self._runs, self._loaded, strict=True)
-        peaks = [held @ loaded + run.peak(sizes) for run, loaded in runs]
-        fields = {
-            "params": self._params.of(sizes).sum(axis=1),
-            "macs": self._macs.of(sizes).sum(axis=1),
-            "weight_bytes": held @ self._held_itemsizes,
-            "peak_memory_bytes": np.max(peaks, axis=0),
-        }
-        return {name: np.rint(values).astype(np.int64) for name, values in fields.items()}
+        return np.asarray(np.max([held @ loaded + run.peak(sizes) for run, loaded in runs], axis=0))
 
     def smallest(self, max_ratio: float | Mapping[str, float], round_to: int = 1) -> Cost:
         """The least that a candidate can cost when each group loses at most `max_ratio` of it.

@@ -51,7 +51,8 @@ class Moves:
 
     def share(self, kept: Mapping[str, int]) -> float:
         """The cost of such a model, over the dense one's."""
-        return self._plan.price(kept).get(self._cost) / self._plan.dense.get(self._cost)
+        price = self._plan.price(kept, (self._cost,))
+        return price.get(self._cost) / self._plan.dense.get(self._cost)
 
     def parent(self, candidate: Candidate) -> Parent:
         """A candidate with its share."""

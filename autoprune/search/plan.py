@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
+from typing import Protocol
 
 from autoprune.budget import Budget, Cost
 from autoprune.candidate import Candidate
@@ -12,7 +13,12 @@ from autoprune.pareto import Objective
 from autoprune.record import TrialRecord
 from autoprune.space import SearchSpace
 
-Price = Callable[[Mapping[str, int]], Cost]
+
+class Price(Protocol):
+    """The predicted cost of a model."""
+
+    def __call__(self, kept: Mapping[str, int], fields: Collection[str] | None = None) -> Cost:
+        """With `kept[group]` units left; of some fields alone, where they are named."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +34,7 @@ class Limits:
 class Plan:
     """One search: what may vary, what it costs, what is wanted, and when it ends.
 
-    `price` maps the kept units of each group to the predicted cost; `sizes` are the groups' units.
+    `price` is the predicted cost by the kept units of each group; `sizes` are the groups' units.
     `reference` is the worst point that counts for the hypervolume, in the order of `objectives`.
     `epochs` is the training of one trial, evaluated at `rungs` points before its end. `margins` say
     by name how far predicted latencies lie below their upper bound: a candidate is within the
@@ -63,6 +69,14 @@ class Plan:
     def cost(self, candidate: Candidate) -> Cost:
         """What the candidate's finished model is predicted to cost."""
         return self.price(self.space.kept(candidate, self.sizes))
+
+    def fits(self, candidate: Candidate) -> bool:
+        """Whether the candidate is within the budget, with the margin; predicts nothing else."""
+        return self.load(self.space.kept(candidate, self.sizes)) <= 1.0
+
+    def load(self, kept: Mapping[str, int]) -> float:
+        """The largest share of a limit that is used, with the margin; above 1 is over budget."""
+        return 1.0 + max(self.over(self.price(kept, self.budget.fields)).values())
 
     def resized(self, candidate: Candidate, kept: Mapping[str, int]) -> Candidate:
         """The candidate with `kept` units of each group, as far as the space allows."""

@@ -20,17 +20,17 @@ def project(candidate: Candidate, plan: Plan) -> Candidate | None:
     the space has one ratio for all groups, that ratio moves. A candidate within the budget is
     returned as it is. None when the line never meets the budget.
     """
-    if plan.allows(plan.cost(candidate)):
+    if plan.fits(candidate):
         return candidate
     start = _ratios(candidate, plan)
     best = _moved(candidate, start, plan, 1.0)
-    if not plan.allows(plan.cost(best)):
+    if not plan.fits(best):
         return None
     low, high = 0.0, 1.0
     for _ in range(_HALVINGS):
         middle = (low + high) / 2.0
         moved = _moved(candidate, start, plan, middle)
-        if plan.allows(plan.cost(moved)):
+        if plan.fits(moved):
             best, high = moved, middle
         else:
             low = middle

@@ -98,6 +98,7 @@ class BudgetedOptunaSearch(OptunaSearch):
         self._reasons: dict[str, str] = {}
         self._waiting: set[str] = set()
         self._held: Asked | None = None
+        self._uncopied: dict[int, Trial] | None = None
         again = [
             Proposal(
                 plan.space.candidate_from(t.params, plan.sizes), t.user_attrs.get("origin", "")
@@ -234,19 +235,28 @@ class BudgetedOptunaSearch(OptunaSearch):
     def _screen(self, screening: Screening) -> None:
         """Ask Optuna some times, and put the best of its proposals and others next in the queue."""
         before = screening.spent.screen_s
+        self._uncopied = {}  # each is copied once, as it is after the choice
+        try:
+            self._choose(screening)
+        finally:
+            copied, self._uncopied = self._uncopied, None
+            for number in sorted(copied):  # the file numbers trials as it gets them
+                self._copy(copied[number])
+        self._screen_s += screening.spent.screen_s - before
+        self.ledger.screening = screening.spent.to_dict()
+
+    def _choose(self, screening: Screening) -> None:
         asked: dict[int, Asked] = {}
         offers: list[Offer] = []
         for _ in range(screening.asks):
             found, inside = self._ask(None)
             if found is not None:
-                self._copy(found[0])  # the file numbers trials in the order in which it gets them
+                self._copy(found[0])
                 asked[found[0].number] = found
                 offers.append(Offer(found[1], found[3], found[0].number))
             elif inside is not None:
                 offers.append(Offer(inside.candidate, inside.origin))
         verdict = screening.choose(offers, self.ledger, len(self._study.get_trials(deepcopy=False)))
-        self._screen_s += screening.spent.screen_s - before
-        self.ledger.screening = screening.spent.to_dict()
         chosen = verdict.chosen
         for number, (trial, candidate, cost, _) in asked.items():
             if candidate.key in verdict.scores:
@@ -281,6 +291,9 @@ class BudgetedOptunaSearch(OptunaSearch):
         self._copy(trial)
 
     def _copy(self, trial: Trial) -> None:
+        if self._uncopied is not None:
+            self._uncopied[trial.number] = trial
+            return
         # a deep copy: the file's thread reads it while the study goes on writing attributes
         frozen = copy.deepcopy(self._study._storage.get_trial(trial._trial_id))
         if SCREENED in frozen.user_attrs:

@@ -51,23 +51,18 @@ def seeds(plan: Plan, damage: Damage | None = None) -> list[Proposal]:
     knapsack: Knapsack | None = None
     if damage is not None and plan.space.per == "group":
         options = {name: plan.space.choices(name, plan.sizes) for name in plan.sizes}
-        knapsack = Knapsack(options, damage, lambda kept: _load(plan, kept))
+        knapsack = Knapsack(options, damage, plan.load)
     for level in range(LEVELS):
         uniform = _uniform(plan, start, level)
         if uniform is None:
             continue
         found.setdefault(uniform.key, Proposal(uniform, f"{UNIFORM}-{level}"))
         if knapsack is not None:
-            load = _load(plan, plan.space.kept(uniform, plan.sizes)) if level else 1.0
+            load = plan.load(plan.space.kept(uniform, plan.sizes)) if level else 1.0
             least = plan.resized(uniform, knapsack.at(load))
-            if plan.allows(plan.cost(least)):
+            if plan.fits(least):
                 found.setdefault(least.key, Proposal(least, f"seed:knapsack-{level}"))
     return list(found.values())
-
-
-def _load(plan: Plan, kept: Mapping[str, int]) -> float:
-    """The largest share of a limit that is used; up to 1 is within the budget."""
-    return 1.0 + max(plan.over(plan.price(kept)).values())
 
 
 def _uniform(plan: Plan, start: Candidate, level: int) -> Candidate | None:

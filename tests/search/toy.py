@@ -4,7 +4,7 @@ import json
 import os
 import signal
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -28,7 +28,7 @@ SPACE = SearchSpace.parse(
 )
 
 
-def price(kept: Mapping[str, int]) -> Cost:
+def price(kept: Mapping[str, int], fields: Collection[str] | None = None) -> Cost:
     macs = kept["a"] * 3 + kept["a"] * kept["b"] + kept["b"] * kept["c"]
     return Cost(params=macs // 2, macs=macs)
 
