@@ -24,6 +24,7 @@ from sklearn.gaussian_process.kernels import RBF, ConstantKernel, WhiteKernel
 
 from autoprune.cost import fitting
 from autoprune.cost.features import LatencyFeatures
+from autoprune.cost.residual import Residual
 from autoprune.cost.sampling import Sampler, random_keeps
 from autoprune.cost.targets import device_name
 from autoprune.pruning.one_shot import prunable
@@ -40,10 +41,9 @@ class Fits:
     def __init__(self, features: LatencyFeatures, kept: np.ndarray) -> None:
         self._x, self._shared = features.of(kept), features.shared
         self._dense = features.of(features.row({}))
-        sizes = np.array(list(features.groups.values()))
-        self._widths = np.concatenate([kept / sizes, (kept % 4 != 0) * 1.0], 1)
+        self._kept, self._sizes = kept, np.array(list(features.groups.values()))
         logs = np.log(np.maximum(self._x[:, self._shared], 1e-3))
-        self._logs = np.concatenate([logs, self._widths], 1)
+        self._logs = np.concatenate([logs, kept / self._sizes, (kept % 4 != 0) * 1.0], 1)
 
     def __call__(
         self, rows: np.ndarray, ratios: np.ndarray, batches: list[int], wanted: np.ndarray
@@ -55,14 +55,14 @@ class Fits:
         level = fitting.levelled(x, y, self._shared, [None, *batches], penalty)
         base = self._x[wanted] @ fitting.fit(x, level, self._shared, penalty)
         left_out = fitting.left_out(x, level, self._shared, penalty)
-        residual = _process(1e-3).fit(self._widths[rows], np.log(level / left_out)[1:])
-        alone = _process(0.1).fit(self._logs[rows], np.log(level[1:]))
+        residual = Residual.fit(self._kept[rows], self._sizes, np.log(level / left_out)[1:])
+        alone = _process().fit(self._logs[rows], np.log(level[1:]))
         plain = fitting.fit(x, y, self._shared, penalty)
         return {
             "non-negative least squares": self._x[wanted] @ plain,
             "the same, batches levelled": base,
             "and a Gaussian process on its residuals": base
-            * np.exp(residual.predict(self._widths[wanted])),
+            * np.exp(residual.of(self._kept[wanted])),
             "a Gaussian process on logarithms": np.exp(alone.predict(self._logs[wanted])),
         }
 
@@ -134,8 +134,8 @@ def compare(family: str, stored: dict[str, Any]) -> list[list[str]]:
     return lines
 
 
-def _process(variance: float) -> GaussianProcessRegressor:
-    kernel = ConstantKernel(variance, (1e-6, 10.0)) * RBF(3.0, (0.3, 50.0))
+def _process() -> GaussianProcessRegressor:
+    kernel = ConstantKernel(0.1, (1e-6, 10.0)) * RBF(3.0, (0.3, 50.0))
     return GaussianProcessRegressor(
         kernel + WhiteKernel(1e-3, (1e-5, 1e-1)), normalize_y=True, random_state=0
     )

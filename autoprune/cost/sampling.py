@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import logging
+import math
 import statistics
 import time
 from collections.abc import Mapping, Sequence
@@ -27,8 +29,9 @@ _log = logging.getLogger(__name__)
 
 _FIRST = 24  # prunings drawn at random before the fit says where it is unsure
 _LEAST = 20  # prunings that are enough for a fit where time is over, or the device was lost
-_TOGETHER = 6  # prunings that are measured in turn with the dense model
-_UNSURE = 4  # of them, those about which the fit is least sure; the others are drawn at random
+_TOGETHER = (6, 24)  # prunings that take turns with the dense model: many, so that drift hits all
+_ROOM = 1e9  # bytes: the weights of so many dense models at most
+_UNSURE = 2 / 3  # of them, those about which the fit is least sure; the others are drawn at random
 _POOL = 8  # times as many prunings to choose from
 _AGAIN = 1.5  # times as many prunings: the fit's penalty is chosen anew, which takes seconds
 _REPEATS = (5, 300)  # at least and at most, by how long the dense model takes
@@ -55,7 +58,7 @@ class Sample:
 class Until:
     """When measuring ends: after `samples` prunings or `seconds`, or once the fit is good enough.
 
-    Time counts from the 20th pruning on; a batch that would end after it is not begun. Good enough
+    Time counts from the 20th pruning on; no pruning is begun that would end after it. Good enough
     is a mean absolute relative error of at most `error` on prunings left out.
     """
 
@@ -107,6 +110,9 @@ class Sampler:
         self._model, self._graph, self._inputs = model, graph, example_inputs
         self._runtime, self._threads, self._seed = runtime, threads, seed
         self._features = LatencyFeatures(graph)
+        fewest, most = _TOGETHER
+        bytes_ = sum(it.numel() * it.element_size() for it in model.state_dict().values())
+        self._together = int(np.clip(_ROOM / max(bytes_, 1), fewest, most))
         self._penalty: fitting.Penalty | None = None
         self._chosen_at = 0
 
@@ -118,27 +124,27 @@ class Sampler:
         repeats = self._repeats()
         first = random_keeps(self._graph, min(_FIRST, until.samples), self._seed)
         pool = random_keeps(self._graph, _POOL * until.samples, self._seed + 1)
-        found, began, longest = Measured(), time.monotonic(), 0.0
+        found, began, pace = Measured(), time.monotonic(), 0.0
         while first:
+            batch, first = first[: self._together], first[self._together :]
             start = time.monotonic()
-            if len(found.samples) >= _LEAST and start - began + longest > until.seconds:
-                break
-            batch, first = first[:_TOGETHER], first[_TOGETHER:]
             try:
                 self._batch(batch, repeats, found)
             except DeviceLostError as error:
                 _check_enough(len(found.samples), until.samples, error)
                 break
-            longest = max(longest, time.monotonic() - start)
-            if not first:
-                first = self._next(found.samples, pool, until)
+            pace = max(pace, (time.monotonic() - start) / len(batch))
+            if len(found.samples) >= _LEAST:
+                left = until.seconds - (time.monotonic() - began)
+                affordable = max(0, int(left / pace))
+                first = first[:affordable] or self._next(found.samples, pool, until, affordable)
         return found
 
     def measure_these(self, keeps: Sequence[Keep]) -> Measured:
         """Prunings that are given, in batches beside the dense model."""
         found, repeats = Measured(), self._repeats()
-        for start in range(0, len(keeps), _TOGETHER):
-            self._batch(keeps[start : start + _TOGETHER], repeats, found)
+        for batch in _even(keeps, self._together):
+            self._batch(batch, repeats, found)
         return found
 
     def _repeats(self) -> int:
@@ -168,10 +174,16 @@ class Sampler:
             kept = {name: len(units) for name, units in keep.items()}
             found.samples.append(Sample(kept, it.median_ms, it.ratio, len(found.dense)))
 
-    def _next(self, samples: Sequence[Sample], pool: list[Keep], until: Until) -> list[Keep]:
-        """The next batch, taken out of the pool; none, where enough is known."""
-        count = min(_TOGETHER, until.samples - len(samples))
-        if count <= 0:
+    def _next(
+        self, samples: Sequence[Sample], pool: list[Keep], until: Until, most: int
+    ) -> list[Keep]:
+        """The next batch, taken out of the pool; none, where enough is known.
+
+        There is time for `most`; for fewer than six none is begun, unless those are the last.
+        """
+        left = until.samples - len(samples)
+        count = min(self._together, left, most)
+        if count < min(_TOGETHER[0], left) or left <= 0:
             return []
         x, y = rows_of(self._features, samples)
         shared = self._features.shared
@@ -191,7 +203,7 @@ class Sampler:
             every / level[:, None],
             range(len(x)),
             range(len(x), len(every)),
-            min(_UNSURE, count),
+            math.ceil(_UNSURE * count),
             np.where(shared, *penalty) * len(y),
         )
         taken = {place - len(x) for place in chosen}
@@ -201,6 +213,13 @@ class Sampler:
         batch = [pool[place] for place in sorted(taken)]
         pool[:] = [keep for place, keep in enumerate(pool) if place not in taken]
         return batch
+
+
+def _even(keeps: Sequence[Keep], most: int) -> list[Sequence[Keep]]:
+    """In as few batches as can be, of about the same size."""
+    number = math.ceil(len(keeps) / most)
+    ends = [round(len(keeps) * n / number) for n in range(number + 1)] if number else []
+    return [keeps[start:end] for start, end in itertools.pairwise(ends)]
 
 
 def rows_of(features: LatencyFeatures, samples: Sequence[Sample]) -> tuple[Floats, Floats]:

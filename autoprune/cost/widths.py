@@ -38,7 +38,7 @@ def _times(predictors: Collection[LatencyPredictor], groups: dict[str, int], nam
         kept: NDArray[np.int64] = np.tile(np.array(around, dtype=np.int64), (size, 1))
         kept[:, place] = np.arange(1, size + 1)
         for predictor in predictors:
-            total += predictor.predict_many(kept) / predictor.dense_ms
+            total += predictor.additive(kept)
     return total
 
 

@@ -321,6 +321,7 @@ def test_a_fit_goes_on_with_what_was_measured(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     monkeypatch.setattr(sampling, "_LEAST", 12)
+    monkeypatch.setattr(sampling, "_TOGETHER", (6, 6))
     lost_after(2, proxy, monkeypatch)
     address = server.address(port=proxy.port)
     with caplog.at_level(logging.WARNING):
