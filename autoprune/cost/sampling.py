@@ -35,7 +35,7 @@ _UNSURE = 2 / 3  # of them, those about which the fit is least sure; the others 
 _POOL = 8  # times as many prunings to choose from
 _AGAIN = 1.5  # times as many prunings: the fit's penalty is chosen anew, which takes seconds
 _REPEATS = (5, 300)  # at least and at most, by how long the dense model takes
-_TIMED_MS = 400.0  # about the time for one pruning
+_TIMED_MS = 250.0  # about the time for one pruning
 _WARMUP_S = 0.05
 
 Keep = dict[str, tuple[int, ...]]
