@@ -147,8 +147,8 @@ def test_each_pruning_keeps_its_own_measurement(monkeypatch, caplog):
         assert sample.ratio == pytest.approx(costs.cost(sample.kept).params / costs.dense.params)
     assert fitted.dense_ms == costs.dense.params / 100
     assert fitted.p95_factor == 2.0
-    # the dense model (2937 parameters) alone, then beside all; 400 / 29.37 is 13
-    assert asked == [(1, 5), (14, 13)]
+    # the dense model (2937 parameters) alone, then beside all; 250 / 29.37 is 8
+    assert asked == [(1, 5), (14, 8)]
     assert "off by" not in caplog.text
     monkeypatch.setattr("autoprune.cost.predictor._DOUBTFUL", -1.0)
     LatencyPredictor.fit(model, graph, x, until=Until(10))
