@@ -249,6 +249,19 @@ def test_a_table_keeps_whole_runs_and_says_which_are_there(
     assert len(bench.table.Table(path).of("a", "uniform")) == 3
 
 
+def test_processes_that_share_a_table_lose_no_runs(bench: ModuleType, tmp_path: Path) -> None:
+    path = tmp_path / "trials.csv"
+    run = {"task": "a", "method": "uniform", "trial": 0}
+    bench.table.Table(path).add([{**run, "seed": 0, "spent": 1.0}])
+    one, other = bench.table.Table(path), bench.table.Table(path)
+    one.add([{**run, "seed": 1}])
+    other.drop("a", "uniform", 0)
+    other.add([{**run, "seed": 0, "spent": 2.0}])
+    found = bench.table.Table(path)
+    assert found.has("a", "uniform", 1)
+    assert found.of("a", "uniform", 0).spent.tolist() == [2.0]
+
+
 def test_the_summary_reads_fronts_levels_and_compute(bench: ModuleType, tmp_path: Path) -> None:
     circumstances = {
         "task": "a",

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from filelock import FileLock
 
 from autoprune.pareto import hypervolume, non_dominated
 from autoprune.store import write_text
@@ -112,11 +113,15 @@ def points_of(trials: pd.DataFrame, column: str) -> list[tuple[float, float]]:
 
 
 class Table:
-    """`trials.csv`: whole runs only, written beside and renamed, so that a kill loses nothing."""
+    """`trials.csv`: whole runs only, written beside and renamed, so that a kill loses nothing.
+
+    Several processes may add their runs to the same file.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.data = pd.read_csv(path) if path.is_file() else pd.DataFrame(columns=RUN)
+        self.data = self._read()
+        self._dropped: list[tuple[str, str, int]] = []
 
     def has(self, task: str, method: str, seed: int) -> bool:
         return not self.of(task, method, seed).empty
@@ -128,12 +133,23 @@ class Table:
 
     def drop(self, task: str, method: str, seed: int) -> None:
         """Leave a run out from the next `add` on."""
+        self._dropped.append((task, method, seed))
         self.data = self.data.drop(self.of(task, method, seed).index).reset_index(drop=True)
 
     def add(self, new: Sequence[Mapping[str, object]]) -> None:
+        """Write a run, beside those that are in the file by now."""
         fresh = pd.DataFrame(new)
-        self.data = fresh if self.data.empty else pd.concat([self.data, fresh], ignore_index=True)
-        write_text(self.path, self.data.to_csv(index=False))
+        with FileLock(f"{self.path}.lock"):
+            self.data, dropped = self._read(), self._dropped
+            self._dropped = []
+            for run in dropped:
+                self.data = self.data.drop(self.of(*run).index).reset_index(drop=True)
+            old = [] if self.data.empty else [self.data]
+            self.data = pd.concat([*old, fresh], ignore_index=True)
+            write_text(self.path, self.data.to_csv(index=False))
+
+    def _read(self) -> pd.DataFrame:
+        return pd.read_csv(self.path) if self.path.is_file() else pd.DataFrame(columns=RUN)
 
 
 def summary(table: Table, task: str) -> pd.DataFrame:
