@@ -2,7 +2,7 @@
 
     python scripts/bench_protocol.py             # about five minutes
 
-Five prunings beside the dense model, ten times over, as a profile measures them (0.4 s each). From
+Five prunings beside the dense model, ten times over, 0.4 s each. From
 the same raw times: the ratio of medians over all calls, the mean over rounds as measured, and the
 same at equal pace of the processor (`cost.timing.Rounds`). The figure is the standard deviation of
 a ratio between the ten, so less is better; it says something on a machine that is shared.

@@ -54,9 +54,10 @@ def levelled(
 ) -> Floats:
     """Ratios without what all of a batch have in common, which is the dense model's own error.
 
-    One copy of a model is some per cent slower than another by its place in memory. The dense
-    model of a batch is taken to be as far off as each pruning in it: the batch's logarithmic
-    level is the sum of its prunings' residuals, of a fit without them, over their number and one.
+    Models of a batch take turns for some seconds, in which whatever else the machine does hits the
+    dense one otherwise than smaller ones. It is taken to be as far off as each pruning beside it:
+    the batch's logarithmic level is the sum of its prunings' residuals, of a fit without them, over
+    their number and one.
     `batches` are those of the rows, None for a row of no batch.
     """
     residuals = np.log(y / np.maximum(left_out(x, y, shared, penalty), y.min() / 2))

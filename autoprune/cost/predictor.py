@@ -39,8 +39,9 @@ class LatencyPredictor:
     Fitted by least squares on relative errors, with non-negative coefficients (`fitting.fit`) for
     features of the whole model and of each layer, penalised by amounts that cross-validation
     chooses; times a correction by a Gaussian process (`Residual`) where that lowers the error.
-    `error` is the mean absolute relative error on prunings that the fit had not seen (five folds),
-    `held_out` the measured and predicted ratios behind it. `p95_factor` is the usual distance of
+    `error` is the mean absolute relative error on prunings that the fit had not seen (five folds;
+    penalty and correction are chosen by the same folds), `held_out` the measured and predicted
+    ratios behind it. `p95_factor` is the usual distance of
     the 95th percentile.
     """
 
