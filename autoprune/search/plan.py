@@ -72,7 +72,8 @@ class Plan:
 
     def fits(self, candidate: Candidate) -> bool:
         """Whether the candidate is within the budget, with the margin; predicts nothing else."""
-        return self.load(self.space.kept(candidate, self.sizes)) <= 1.0
+        kept = self.space.kept(candidate, self.sizes)
+        return self.allows(self.price(kept, self.budget.fields))
 
     def load(self, kept: Mapping[str, int]) -> float:
         """The largest share of a limit that is used, with the margin; above 1 is over budget."""
