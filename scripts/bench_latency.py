@@ -4,7 +4,7 @@
     python scripts/bench_latency.py --families vit --runtimes torch
     python scripts/bench_latency.py --rate       # candidates costed per second, ResNet-56
 
-Each profile measures at most 100 prunings, for about 52 s. Then 40 prunings that it has not seen
+Each profile measures at most 100 prunings, for about 48 s. Then 40 prunings that it has not seen
 (drawn as its first ones, other seed) are measured four times beside the dense model; errors are
 those of the time relative to dense, so that the machine's drift cancels. Beside it, a fit to
 multiply-accumulates alone on the same measurements, and a lookup: every group alone at as many
@@ -89,7 +89,7 @@ def bench(family: str, runtime: str) -> dict[str, object]:
     graph = prunable(model, inputs)
     taken, began = _stolen(), time.monotonic()
     predictor = LatencyPredictor.fit(
-        model, graph, inputs, runtime=runtime, until=Until(seconds=52.0, error=0.015)
+        model, graph, inputs, runtime=runtime, until=Until(seconds=48.0, error=0.015)
     )
     took = time.monotonic() - began
     sampler = Sampler(model, graph, inputs, runtime=runtime, threads=1, seed=SEED)

@@ -14,6 +14,7 @@ from __future__ import annotations
 import platform
 import statistics
 import warnings
+from dataclasses import replace
 from datetime import date
 from importlib.metadata import version
 from pathlib import Path
@@ -38,7 +39,7 @@ CASES = (
 PRUNINGS, TIMES, TIMED_MS = 5, 10, 400.0
 WAYS = {
     "medians of all calls": lambda rounds: _medians(rounds),
-    "rounds": lambda rounds: _means(Rounds(rounds.ms, [[1.0] * len(p) for p in rounds.paces])),
+    "rounds": lambda rounds: _means(replace(rounds, paces=[[1.0] * len(p) for p in rounds.paces])),
     "rounds at equal pace": lambda rounds: _means(rounds),
 }
 
@@ -75,7 +76,7 @@ def bench(family: str, runtime: str) -> tuple[float, dict[str, float]]:
     models = [model, *(pruned(model, graph, keep) for keep in random_keeps(graph, PRUNINGS, 3))]
     target = find_target(runtime)
     first = target.time(models[:1], inputs, Protocol(1, 0.05, 20)).rounds
-    dense_ms = statistics.median(value for bursts in first.ms for value in bursts[0])
+    dense_ms = statistics.median(first.times()[0])
     repeats = int(np.clip(TIMED_MS / dense_ms, 5, 300))
     found = [target.time(models, inputs, Protocol(1, 0.05, repeats)).rounds for _ in range(TIMES)]
     noise = {}
@@ -90,8 +91,7 @@ def _means(rounds: Rounds) -> list[float]:
 
 
 def _medians(rounds: Rounds) -> list[float]:
-    every = [[value for bursts in rounds.ms for value in bursts[n]] for n in range(PRUNINGS + 1)]
-    dense, *rest = (statistics.median(values) for values in every)
+    dense, *rest = (statistics.median(values) for values in rounds.times())
     return [value / dense for value in rest]
 
 

@@ -34,8 +34,8 @@ class Latency:
     """Milliseconds of one forward pass, with everything that they depend on.
 
     `raw_ms` holds every timed call in order. `ratio` is the time relative to the first model that
-    was measured together with this one (1 for itself): in each round the ratio of the two medians
-    at equal pace of the processor (see `timing.Rounds`), so that slow phases of the machine cancel,
+    was measured together with this one (1 for itself): in each round the ratio of their medians at
+    equal pace of the processor (see `timing.Rounds`), so that slow phases of the machine cancel,
     and of all rounds the geometric mean without the fifth at either end. `ratio_ci` is its 95 %
     confidence interval (see `timing.mean_ratio`), `busy` the share of the cores that others used
     meanwhile.
@@ -129,9 +129,10 @@ def measure_together(
     """Latencies of several models that take turns, so that the machine's drift hits all alike.
 
     Each round gives every model a short burst (one call that is not counted, then three that are),
-    in alternating order, with a yardstick of how fast the processor is around each call. Put the
-    dense model first: every result's `ratio` is relative to it, and is measured until it is known
-    to 2 % as well. Otherwise as `measure_latency`.
+    in an order drawn anew, with a yardstick of how fast the processor is around each call. Put the
+    dense model first: it has several turns a round (see `timing.rounds_of`), every result's `ratio`
+    is relative to it, and is measured until it is known to 2 % as well. Otherwise as
+    `measure_latency`.
     """
     target = find_target(runtime)
     if not models:
@@ -186,12 +187,13 @@ def _latencies(
 ) -> list[Latency]:
     batch = batch_size(example_inputs)
     devices = [Device(timed.device, runtime, dtype_of(model), batch, threads) for model in models]
-    ratios = timed.rounds.ratios()
-    return [_latency(timed, place, device, ratios[place]) for place, device in enumerate(devices)]
+    each = zip(timed.rounds.times(), timed.rounds.ratios(), devices, strict=True)
+    return [_latency(raw, ratios, device, timed.busy) for raw, ratios, device in each]
 
 
-def _latency(timed: Timings, place: int, device: Device, ratios: Sequence[float]) -> Latency:
-    raw = [value for bursts in timed.rounds.ms for value in bursts[place]]
+def _latency(
+    raw: Sequence[float], ratios: Sequence[float], device: Device, busy: float | None
+) -> Latency:
     ratio, interval = mean_ratio(ratios)
     return Latency(
         median_ms=statistics.median(raw),
@@ -200,5 +202,5 @@ def _latency(timed: Timings, place: int, device: Device, ratios: Sequence[float]
         device=device,
         ratio=ratio,
         ratio_ci=interval,
-        busy=timed.busy,
+        busy=busy,
     )

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gc
 import math
+import random
 import statistics
 import time
 from abc import ABC, abstractmethod
@@ -45,14 +46,17 @@ OUTSIDE = 0.05  # of the times at either end, and of the slowest paces, are take
 
 @dataclass
 class Rounds:
-    """`ms[round][call]` is a burst of timed calls; `paces` are the seconds of a yardstick there.
+    """What was timed: `ms[round][turn]` is a burst of calls, `paces` the seconds of a yardstick.
 
-    The yardstick is a fixed piece of arithmetic, run between the calls. It tells how fast the
-    processor was at that moment: a neighbour on the same core, or a lower clock, slows both.
+    The first `turns` of a round are the first call's, which the others are compared with; then
+    every other call has one. The yardstick is a fixed piece of arithmetic, run between the calls.
+    It tells how fast the processor was at that moment: a neighbour on the same core, or a lower
+    clock, slows both.
     """
 
     ms: list[list[list[float]]] = field(default_factory=list)
     paces: list[list[float]] = field(default_factory=list)
+    turns: int = 1
 
     def __len__(self) -> int:
         return len(self.ms)
@@ -61,12 +65,19 @@ class Rounds:
         """Forget the rounds from that one on."""
         del self.ms[first:], self.paces[first:]
 
+    def times(self) -> list[list[float]]:
+        """By call, the milliseconds of all its turns, in order."""
+        return [
+            [value for bursts in self.ms for place in places for value in bursts[place]]
+            for places in self._places()
+        ]
+
     def ratios(self) -> list[list[float]]:
         """By call, its times relative to the first one's, round by round and at equal pace.
 
-        From the medians of bursts. The logarithm of a time rises with that of the pace by a slope
-        that all calls share (analysis of covariance, Fisher 1932), between 0 and 1. Fewer than six
-        rounds are too few for a slope.
+        From the medians of bursts; of the first call, the median of its turns' in the round. The
+        logarithm of a time rises with that of the pace by a slope that all calls share (analysis of
+        covariance, Fisher 1932), between 0 and 1. Fewer than six rounds are too few for a slope.
         """
         times = [[math.log(statistics.median(burst)) for burst in bursts] for bursts in self.ms]
         paces = [[math.log(pace) for pace in each] for each in self.paces]
@@ -77,7 +88,15 @@ class Rounds:
             times = [
                 [value - slope * pace for value, pace in zip(*pair)] for pair in zip(times, paces)
             ]
-        return [[math.exp(each[n] - each[0]) for each in times] for n in range(len(times[0]))]
+        first, *rest = self._places()
+        levels = [statistics.median(each[place] for place in first) for each in times]
+        others = [[each[n] - level for each, level in zip(times, levels)] for (n,) in rest]
+        return [[1.0] * len(times), *([math.exp(log) for log in logs] for logs in others)]
+
+    def _places(self) -> list[range]:
+        """By call, which turns of a round are its own."""
+        rest = range(self.turns, len(self.ms[0]))
+        return [range(self.turns), *(range(place, place + 1) for place in rest)]
 
 
 def rounds_of(
@@ -91,9 +110,10 @@ def rounds_of(
 
     Each call is warmed up for `warmup_s` seconds and on until two windows agree. Each round then
     gives every call a short burst (one that is not counted, then three that are, with a yardstick
-    around each, see `Rounds`), in alternating order, until each was timed `repeats` times or 10 s
-    a call are over. With `precision`, further rounds follow until `is_precise`, or until 4 s a call
-    are over.
+    around each, see `Rounds`), in an order drawn anew, until each was timed `repeats` times or 10 s
+    a call are over. The first call, which all others are compared with, has as many turns a round
+    as is best for that: the square root of their number (Dunnett 1955). With `precision`, further
+    rounds follow until `is_precise`, or until 4 s a call are over.
 
     `stolen_s` reads a clock of the seconds that the machine under this one took from it. Rounds in
     which that was more than 5 % of the time are measured again, while there is time.
@@ -150,10 +170,7 @@ def is_precise(rounds: Rounds, precision: float) -> bool:
     """Whether every median, and every ratio to the first call, is known to within `precision`."""
     if len(rounds) < LEAST_ROUNDS:
         return False
-    medians = (
-        median_interval([value for bursts in rounds.ms for value in bursts[place]])
-        for place in range(len(rounds.ms[0]))
-    )
+    medians = (median_interval(times) for times in rounds.times())
     if any(half_width(interval) > precision for interval in medians):
         return False
     return all(half_width(mean_ratio(each)[1]) <= precision for each in rounds.ratios())
@@ -209,10 +226,13 @@ def _rounds(
 ) -> Rounds:
     start = time.perf_counter()
     stretch = _Stretch(start, stolen_s, AGAIN_S * len(calls))
-    rounds = Rounds()
+    rounds = Rounds(turns=max(1, round(math.sqrt(len(calls) - 1))))
+    turns = [*[calls[0]] * rounds.turns, *calls[1:]]
+    chance = random.Random(0)
     while True:
         left = repeats - BURST * len(rounds)
-        _round(calls, rounds, min(BURST, left) if left > 0 else BURST)
+        order = chance.sample(range(len(turns)), len(turns))
+        _round(turns, order, rounds, min(BURST, left) if left > 0 else BURST)
         now = time.perf_counter()
         longest = LONGEST_S if precision is None or left > BURST else FURTHER_S
         if now - start > longest * len(calls):
@@ -249,17 +269,16 @@ class _Stretch:
         return thrown
 
 
-def _round(calls: Sequence[Call], rounds: Rounds, burst: int) -> None:
-    """Add a round: a burst of every call, and the yardstick around each timed one."""
-    order = range(len(calls)) if len(rounds) % 2 == 0 else range(len(calls) - 1, -1, -1)
-    bursts: list[list[float]] = [[] for _ in calls]
-    paces = [0.0] * len(calls)
+def _round(turns: Sequence[Call], order: Sequence[int], rounds: Rounds, burst: int) -> None:
+    """Add a round: a burst each turn, in that order, and the yardstick around each timed call."""
+    bursts: list[list[float]] = [[] for _ in turns]
+    paces = [0.0] * len(turns)
     for place in order:
-        if len(calls) > 1:
-            calls[place]()
+        if len(turns) > 1:
+            turns[place]()
         before = _yardstick()
         for _ in range(burst):
-            bursts[place].append(_timed(calls[place]))
+            bursts[place].append(_timed(turns[place]))
             after = _yardstick()
             paces[place] += (before + after) / 2 / burst
             before = after

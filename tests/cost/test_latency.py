@@ -101,13 +101,28 @@ def test_a_failing_model_leaves_the_threads_as_they_were():
     assert gc.isenabled()
 
 
-def test_models_take_turns_in_alternating_order():
+def test_models_take_turns_in_an_order_drawn_anew_for_each_round():
     order = []
     calls = [lambda: order.append("a"), lambda: order.append("b")]
-    rounds = timing._rounds(calls, repeats=5)
-    assert [[len(burst) for burst in bursts] for bursts in rounds.ms] == [[3, 3], [2, 2]]
+    rounds = timing._rounds(calls, repeats=29)
+    assert [[len(burst) for burst in bursts] for bursts in rounds.ms] == [[3, 3]] * 9 + [[2, 2]]
     # one call before each burst is not counted
-    assert order == ["a"] * 4 + ["b"] * 4 + ["b"] * 3 + ["a"] * 3
+    turns = [order[start : start + 4] for start in range(0, 72, 4)] + [order[72:75], order[75:]]
+    assert all(len(set(turn)) == 1 for turn in turns)
+    assert {turns[n][0] + turns[n + 1][0] for n in range(0, 20, 2)} == {"ab", "ba"}
+
+
+@pytest.mark.parametrize(("models", "turns"), [(1, 1), (2, 1), (5, 2), (7, 2), (25, 5)])
+def test_the_first_model_has_the_square_root_of_the_others_number_of_turns(models, turns):
+    rounds = timing._rounds([Counting() for _ in range(models)], repeats=6)
+    assert [len(times) for times in rounds.times()] == [6 * turns] + [6] * (models - 1)
+    assert [len(ratios) for ratios in rounds.ratios()] == [2] * models
+
+
+def test_the_first_model_counts_with_the_median_of_its_turns():
+    rounds = timing.Rounds([[[2.0], [2.0], [9.0], [1.0], [4.0]]], [[1.0] * 5], turns=3)
+    assert rounds.times() == [[2.0, 2.0, 9.0], [1.0], [4.0]]
+    assert rounds.ratios() == [[1.0], [pytest.approx(0.5)], [pytest.approx(2.0)]]
 
 
 def even(*rounds) -> timing.Rounds:
@@ -237,7 +252,8 @@ class Restless(Target):
     def time(self, models, example_inputs, protocol):
         self.asked.append(protocol)
         slow = 1.0 if len(self.asked) >= self.steady else 2.0
-        rounds = even(*([[1.0] * 5, [slow ** (n % 3)] * 5] for n in range(20)))
+        bursts = ([[1.0] * 5, [slow ** (n % 3)] * 5][: len(models)] for n in range(20))
+        rounds = even(*bursts)
         return Timings(rounds, "x", self.share, 2)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import platform
+import subprocess
 import sys
 import sysconfig
 from types import SimpleNamespace
@@ -61,6 +63,37 @@ def test_a_call_with_its_own_clock_is_believed():
     assert [bursts[0] for bursts in rounds.ms] == [[7.0] * 3, [7.0] * 3]
     assert wound.calls >= 8
     assert all(value < 7.0 for bursts in rounds.ms for value in bursts[1])
+
+
+MAPPED = """
+import ctypes, torch
+from autoprune.cost.targets import find_target
+
+class Info(ctypes.Structure):
+    _fields_ = [(str(n), ctypes.c_size_t) for n in range(10)]
+
+libc = ctypes.CDLL(None)
+libc.mallinfo2.restype = Info
+
+def mapped():
+    held = torch.empty(30_000_000, dtype=torch.uint8)
+    with_it = getattr(libc.mallinfo2(), "4")  # hblkhd: bytes in mapped blocks
+    del held
+    return with_it - getattr(libc.mallinfo2(), "4")
+
+with find_target("torch").pinned(1):
+    print(mapped())
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another allocator")
+@pytest.mark.parametrize(("pinned", "mapped"), [(True, False), (False, True)])
+def test_what_a_forward_pass_frees_is_kept_for_the_next(pinned, mapped):
+    code = MAPPED if pinned else MAPPED.replace('find_target("torch").pinned(1)', "torch.no_grad()")
+    told = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120
+    )
+    assert (int(told.stdout) > 0) is mapped
 
 
 def test_the_event_clock_waits_for_the_device_before_and_after(monkeypatch):

@@ -19,6 +19,8 @@ from autoprune.cost.targets.on_device import CPU, open_session
 from autoprune.cost.timing import Call
 from autoprune.errors import DeviceError
 
+_LARGEST_MAPPED = 31 << 20  # bytes
+
 
 class EagerTorch(LocalTarget):
     """PyTorch as it is, on the CPU, in inference mode."""
@@ -39,6 +41,7 @@ class EagerTorch(LocalTarget):
     @contextmanager
     def pinned(self, threads: int) -> Iterator[None]:
         """Inference mode, and intra-operator threads set; the number before comes back."""
+        _keep_heap()
         before = torch.get_num_threads()
         torch.set_num_threads(threads)
         try:
@@ -83,3 +86,14 @@ class OnnxRuntime(LocalTarget):
         """Weights as the optimised graph holds them, inputs, and the arena's size in a run."""
         written = to_onnx(model, example_inputs)
         return session_bytes(written.data, written.feed(example_inputs), threads)
+
+
+def _keep_heap() -> None:
+    """Have the C library keep up to 64 MB that are freed, instead of giving them back.
+
+    glibc gives the top of its heap back to the system when more is free there than twice the
+    largest mapped block that was ever freed (mallopt(3), M_MMAP_THRESHOLD, at most 32 MB). Below
+    that, a forward pass may give back and fault in its activations every time, or never, by what
+    happens to lie above them: a MobileNet of 6 ms took 6 or 10 ms, whole processes long.
+    """
+    torch.empty(_LARGEST_MAPPED, dtype=torch.uint8)

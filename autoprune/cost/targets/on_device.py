@@ -61,7 +61,7 @@ def answer(folder: Path, job: Mapping[str, Any]) -> dict[str, Any]:
     found: dict[str, Any] = {"device": _about(missing), "missing": missing}
     fits = not missing and job["provider"] in found["device"]["providers"]
     if fits and 1 <= job["threads"] <= cores():
-        found.update(_measured(folder, job) if job["models"] else {"ms": [], "paces": []})
+        found.update(_measured(folder, job) if job["models"] else {})
     return found
 
 
@@ -105,7 +105,7 @@ def _measured(folder: Path, job: Mapping[str, Any]) -> dict[str, Any]:
     rounds = timing.rounds_of(
         calls, job["warmup_s"], job["repeats"], job["precision"], load.stolen_s
     )
-    return {"ms": rounds.ms, "paces": rounds.paces, "busy": others.share()}
+    return {"rounds": vars(rounds), "busy": others.share()}
 
 
 def _call(session: Any, feed: Mapping[str, Any]) -> Callable[[], object]:

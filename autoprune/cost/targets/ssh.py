@@ -60,7 +60,8 @@ class _Job:
 
         Warming up, rounds until their time is over, however precise they are to be, and the last.
         """
-        each_s = 5 * self.job["warmup_s"] + timing.LONGEST_S + timing.BURST + 1
+        turns = 2  # of a model in the last round: less for all but the first, together at most
+        each_s = 5 * self.job["warmup_s"] + timing.LONGEST_S + turns * (timing.BURST + 1)
         return float(each_s * len(self.job["models"]))
 
 
@@ -103,7 +104,7 @@ class Ssh(Target):
         answer = _complete(self._ask(job))
         about = answer["device"]
         name = f"{about['name']} ({about['host']})"
-        rounds = timing.Rounds(answer["ms"], answer["paces"])
+        rounds = timing.Rounds(**answer["rounds"])
         return Timings(rounds, name, answer["busy"], about["cores"])
 
     def _about(self, threads: int = 1) -> dict[str, Any]:
