@@ -28,13 +28,15 @@ class Retrained:
     """One seed's model after its last epoch, in eval mode on the CPU.
 
     `keep` holds the dense model's units that it still has, by group; `test` the metrics of the
-    untouched test split, read once, after training; `history` the validation on the way.
+    untouched test split, read once, after training; `validation` the last ones on the way, which
+    `history` has all of.
     """
 
     seed: int
     model: nn.Module
     keep: Mapping[str, tuple[int, ...]]
     test: Mapping[str, float]
+    validation: Mapping[str, float]
     history: tuple[Mapping[str, float], ...]
     times: Mapping[str, float]
 
@@ -59,7 +61,7 @@ class Retraining:
             "epochs": self.epochs,
             "seeds": [run.seed for run in self.runs],
             "test": spread([run.test for run in self.runs]),
-            "validation": spread([_validation(run.history[-1]) for run in self.runs]),
+            "validation": spread([run.validation for run in self.runs]),
             "dense": {"test": dict(self.dense_test)},
             "runs": [
                 {
@@ -161,10 +163,11 @@ def _finish(run: RecoveryRun, folder: Path | None) -> Retrained:
         if file is not None:
             file.write_text(json.dumps(test))
     return Retrained(
-        run.seed, run.result(), dict(run.keep), test, tuple(run.history), dict(run.times)
+        seed=run.seed,
+        model=run.result(),
+        keep=dict(run.keep),
+        test=test,
+        validation=run.metrics,
+        history=tuple(run.history),
+        times=dict(run.times),
     )
-
-
-def _validation(entry: Mapping[str, float]) -> dict[str, float]:
-    extra = ("epoch", "loss", "params", "lr")
-    return {name: value for name, value in entry.items() if name not in extra}

@@ -5,7 +5,7 @@
     python scripts/bench_latency.py --rate       # candidates costed per second, ResNet-56
 
 Each profile measures at most 100 prunings, for about 48 s. Then 40 prunings that it has not seen
-(drawn as its first ones, other seed) are measured four times beside the dense model; errors are
+(drawn as its first ones, other seed) are measured six times beside the dense model; errors are
 those of the time relative to dense, so that the machine's drift cancels. Beside it, a fit to
 multiply-accumulates alone on the same measurements, and a lookup: every group alone at as many
 widths as 40 measurements allow, differences to the dense model added. Rows are added to
@@ -41,7 +41,7 @@ from autoprune.pruning.one_shot import prunable
 from autoprune.tasks.cifar10 import CifarResNet
 
 OUT = Path(__file__).parents[1] / "results" / "bench" / "latency"
-UNSEEN, PASSES, SEED, LOOKUP = 40, 4, 1000, 40
+UNSEEN, PASSES, SEED, LOOKUP = 40, 6, 1000, 40
 PACKAGES = ("torch", "onnxruntime", "numpy", "scipy")
 SHOWN = {
     "family": "family",

@@ -25,7 +25,6 @@ FLOORS = {
     "profile": 6,
     "templates": 6,
     "search": 5,
-    "trial": 4,
     "training": 3,
     "pruning": 2,
     "cost": 2,
@@ -131,7 +130,7 @@ def type_checking_imports(file: Path) -> Iterator[str]:
 @pytest.mark.parametrize(
     ("room_name", "source", "breach"),
     [
-        ("trial", "import ray", "ray outside search/"),
+        ("training", "import ray", "ray outside search/"),
         ("report", "from optuna.trial import Trial", "optuna outside search/"),
         ("api", "import plotly.express as px", "plotly outside report/"),
         ("graph", "from autoprune.pruning.surgery import prune", "floor 1 imports"),

@@ -84,12 +84,16 @@ def farthest(
     augmentation; Fedorov 1972).
     """
     inverse = np.linalg.inv(x[list(known)].T @ x[list(known)] + np.diag(weak))
-    left, found = list(candidates), []
+    left = np.array(candidates, int)
+    rows = x[left]
+    variance = np.sum(rows @ inverse * rows, axis=1)
+    found = []
     for _ in range(min(count, len(left))):
-        rows = x[left]
-        variance = np.einsum("ij,jk,ik->i", rows, inverse, rows)
-        chosen = left.pop(int(np.argmax(variance)))
-        found.append(chosen)
-        step = inverse @ x[chosen]
-        inverse -= np.outer(step, step) / (1.0 + x[chosen] @ step)
+        place = int(np.argmax(variance))
+        found.append(int(left[place]))
+        step = inverse @ rows[place]
+        scale = 1.0 + rows[place] @ step
+        inverse -= np.outer(step, step) / scale
+        variance -= (rows @ step) ** 2 / scale
+        variance[place] = -np.inf
     return found

@@ -19,7 +19,7 @@ import onnx
 import torch
 from torch import Tensor, nn
 
-from autoprune.cost.inputs import Inputs, as_call, frozen_copy, moved, tensors
+from autoprune.cost.inputs import Inputs, as_call, evaluating, frozen_copy, moved, tensors
 from autoprune.cost.onnx_export import OnnxModel, to_onnx, write_unfolded
 from autoprune.errors import ExportError, first_line
 
@@ -143,8 +143,9 @@ def _disagreement(written: OnnxModel, model: nn.Module, example_inputs: Inputs) 
     )
     found = session.run(None, written.feed(example_inputs))
     args, kwargs = as_call(moved(example_inputs, "cpu"))
-    small = frozen_copy(model)
-    with torch.no_grad():
+    here = all(each.device.type == "cpu" for each in _floats(model))
+    small = model if here else frozen_copy(model)
+    with evaluating(small), torch.no_grad():
         wanted = [each.numpy() for each in tensors(small(*args, **kwargs))]
     if [each.shape for each in found] != [each.shape for each in wanted]:
         return float("inf")

@@ -17,7 +17,6 @@ from autoprune.search.trainable import Spec
 from autoprune.store import RunFolder, recipe_of
 from autoprune.tasks.base import Task
 from autoprune.training import Precision, RecoveryRun
-from autoprune.trial import metrics_of
 
 
 @dataclass
@@ -94,7 +93,7 @@ class RecoveryTrial:
         run = self._run
         return Report(
             epochs=run.epoch,
-            metrics=metrics_of(run) if run.history else {},
+            metrics=run.metrics,
             history=tuple(run.history),
             times=run.times,
             finished=run.finished and error is None,

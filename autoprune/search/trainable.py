@@ -10,8 +10,8 @@ from typing import Any, Protocol
 from ray import tune
 
 from autoprune.candidate import Candidate
+from autoprune.search.failure import reason, release_memory
 from autoprune.search.ledger import REPORT, Report
-from autoprune.trial import reason, release_memory
 
 
 @dataclass(frozen=True, slots=True)

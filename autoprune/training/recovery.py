@@ -31,6 +31,7 @@ from autoprune.training.rng import derive, preserved, seed_all
 from autoprune.training.shrinking import Shrinking
 
 _SAMPLES = 512  # training images for statistics in the middle of a run
+_OF_TRAINING = ("epoch", "loss", "params", "lr")  # what an entry holds beside metrics
 _LOOK = 16  # steps between two looks at the losses: each look waits for the device
 
 
@@ -124,6 +125,12 @@ class RecoveryRun:
     def finished(self) -> bool:
         """Whether every step has been done."""
         return self._optimizer is not None and self.step >= self.total_steps
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """The validation metrics of the last entry of `history`; empty before the first."""
+        last = self.history[-1] if self.history else {}
+        return {name: value for name, value in last.items() if name not in _OF_TRAINING}
 
     def build(self) -> None:
         """Place the model, make the optimiser, and do the removals that come before any training.

@@ -23,7 +23,6 @@ from autoprune.pruning.sensitivity import Sensitivity
 from autoprune.space import kept_units
 from autoprune.tasks.moving import device_of
 from autoprune.training.batches import sample
-from autoprune.trial import metrics_of
 from bench_search.setup import MAX_RATIO, Clock, Keep, Setup, Tried, fitted, levels, recover, store
 
 Rule = Callable[[float], tuple[Mapping[str, int], Keep | None]]
@@ -185,7 +184,7 @@ def _tried(
         share=setup.share(kept),
         params=int(setup.costs.cost(kept).get("params")),
         epochs=run.epoch if run else 0.0,
-        accuracy=metrics_of(run)[setup.task.metric] if run else None,
+        accuracy=run.metrics[setup.task.metric] if run else None,
         spent=setup.spent(),
         wall_s=clock(),
         train_s=run.times["train_s"] if run else 0.0,

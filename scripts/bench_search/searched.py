@@ -29,7 +29,6 @@ from autoprune.search.run import run as search_run
 from autoprune.search.tuning import quiet, session, threads_for
 from autoprune.space import kept_units
 from autoprune.store import RECORDS
-from autoprune.trial import metrics_of
 from bench_search.setup import MAX_RATIO, MOST, Clock, Setup, Tried, recover, store
 
 SEARCH, PLAIN = "search", "plain.jsonl"
@@ -176,7 +175,7 @@ class PlainTrial(tune.Trainable):
         row: dict[str, Any] = {"candidate": candidate.to_dict(), "state": "failed", "accuracy": 0.0}
         try:
             run = recover(bench, candidate, epochs=bench.epochs, seed=self._seed)
-            row |= {"state": "complete", "accuracy": metrics_of(run)["accuracy"]}
+            row |= {"state": "complete", "accuracy": run.metrics["accuracy"]}
             number = len(list((bench.folder / "models").glob("[0-9]*")))
             row |= {"model": str(store(bench, run, number)), "epochs": run.epoch, **run.times}
         except TrainingError:
