@@ -96,4 +96,4 @@ def _keep_heap() -> None:
     that, a forward pass may give back and fault in its activations every time, or never, by what
     happens to lie above them: a MobileNet of 6 ms took 6 or 10 ms, whole processes long.
     """
-    torch.empty(_LARGEST_MAPPED, dtype=torch.uint8)
+    torch.empty(_LARGEST_MAPPED, dtype=torch.uint8, device="cpu")
