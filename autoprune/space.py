@@ -21,6 +21,7 @@ from autoprune.schedule import KINDS, Schedule
 RATIO = "ratio"
 AUTO = "auto"  # a `round_to` that is learned from the target
 _UNKNOWN_TARGET = 4
+_MUCH = 1.5  # times what the largest ratio leaves
 Per = Literal["group", "global"]
 Value = bool | int | float | str
 
@@ -244,7 +245,10 @@ class SearchSpace:
     def fitted(self, widths: Mapping[str, tuple[int, ...]]) -> SearchSpace:
         """The space of `round_to: auto` with the widths that a target likes, ascending.
 
-        Where nothing is known of the target (no widths), multiples of 4. Any other space is left.
+        What the largest ratio leaves is a choice too where the smallest width that is liked is half
+        as many again, so that about the same budgets can be met as without them. A group whose
+        widths are all alike to the target may have any; where nothing is known of it (no widths at
+        all), multiples of 4. Any other space is left.
 
         >>> space = SearchSpace.parse({"round_to": "auto", "ratios": {"max": 0.7}})
         >>> space.fitted({"conv1": (4, 12, 16)}).choices("conv1", {"conv1": 16})
@@ -252,7 +256,11 @@ class SearchSpace:
         """
         if not self.auto:
             return self
-        return replace(self, widths=dict(widths), round_to=1 if widths else _UNKNOWN_TARGET)
+        found = {}
+        for name, liked in widths.items():
+            least = kept_units(liked[-1], self.max_ratio)
+            found[name] = (least, *liked) if _MUCH * least <= liked[0] else tuple(liked)
+        return replace(self, widths=found, round_to=1 if found else _UNKNOWN_TARGET)
 
     def kept(self, candidate: Candidate, sizes: Mapping[str, int]) -> dict[str, int]:
         """How many units of each group stay; groups that are not named stay whole."""

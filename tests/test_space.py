@@ -179,6 +179,13 @@ def test_widths_that_the_target_likes_are_the_only_choices() -> None:
     assert pickle.loads(pickle.dumps(space)) == space
 
 
+def test_what_the_largest_ratio_leaves_is_a_choice_whatever_the_target_likes() -> None:
+    auto = SearchSpace.parse({"round_to": "auto", "ratios": {"max": 0.75}})
+    space = auto.fitted({"a": (12, 16), "b": (12,)})
+    assert space.choices("a", {"a": 16}) == [4, 12, 16]
+    assert space.least("b", {"b": 12}) == 3
+
+
 def test_one_ratio_for_all_groups_finds_its_way_back_through_widths() -> None:
     sizes = {"a": 16, "b": 12}
     auto = SearchSpace.parse({"round_to": "auto", "ratios": {"max": 0.6, "per": "global"}})

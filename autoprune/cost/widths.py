@@ -13,6 +13,7 @@ from autoprune.cost.predictor import LatencyPredictor
 _SHARES = (1.0, 0.5)  # of the other groups' units, around which a width is judged
 _REACH = 16  # units: as far as a width is compared with larger ones, and the usual price is taken
 _CHEAP = 0.3  # of the usual price of a unit
+_FLAT = 5e-3  # of the time: what a whole group must cost at least for its widths to matter
 
 
 def liked_widths(predictors: Collection[LatencyPredictor]) -> dict[str, tuple[int, ...]]:
@@ -21,12 +22,14 @@ def liked_widths(predictors: Collection[LatencyPredictor]) -> dict[str, tuple[in
     Time that is predicted to rise in steps (padding to whole vectors, slower kernels off them)
     makes a width useless from which a few units more cost less than a third of what units usually
     cost around there. What is left are the ends of the steps, all widths where time rises smoothly,
-    and always the whole group. Of several targets the times relative to the dense model are added.
+    and always the whole group. A group that time does not depend on is not named: to its target all
+    widths are alike. Of several targets the times relative to the dense model are added.
     """
     if not predictors:
         return {}
     groups = next(iter(predictors)).features.groups
-    return {name: _liked(_times(predictors, groups, name)) for name in groups}
+    times = {name: _times(predictors, groups, name) for name in groups}
+    return {name: _liked(it) for name, it in times.items() if it[-1] - it[0] > _FLAT * it[-1]}
 
 
 def _times(predictors: Collection[LatencyPredictor], groups: dict[str, int], name: str) -> Floats:

@@ -42,3 +42,9 @@ def test_the_whole_group_always_stays_a_choice_and_no_target_likes_nothing() -> 
         "layer2": 40,
     }
     assert liked_widths([]) == {}
+
+
+def test_widths_that_time_does_not_depend_on_are_all_alike() -> None:
+    assert liked_widths([fitted(lambda kept: 100.0)]) == {}
+    noise = np.random.default_rng(0)
+    assert liked_widths([fitted(lambda kept: 100.0 * noise.uniform(0.97, 1.03))]) == {}
