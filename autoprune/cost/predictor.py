@@ -41,8 +41,7 @@ class LatencyPredictor:
     chooses; times a correction by a Gaussian process (`Residual`) where that lowers the error.
     `error` is the mean absolute relative error on prunings that the fit had not seen (five folds;
     penalty and correction are chosen by the same folds), `held_out` the measured and predicted
-    ratios behind it. `p95_factor` is the usual distance of
-    the 95th percentile.
+    ratios behind it. `p95_factor` is the usual distance of the 95th percentile.
     """
 
     features: LatencyFeatures

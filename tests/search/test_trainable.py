@@ -33,11 +33,17 @@ def reports(
 ) -> list[Report]:
     """All reports of one trial, to its end."""
     model, graph = dense()
-    threads = torch.get_num_threads()
     bench = RecoveryBench(
-        task or Stripes(), model.state_dict(), graph, None, milestones, 1, folder, "stripes", {}
+        task=task or Stripes(),
+        weights=model.state_dict(),
+        graph=graph,
+        calibration=None,
+        milestones=milestones,
+        round_to=1,
+        path=folder,
+        task_reference="stripes",
+        threads=torch.get_num_threads(),
     )
-    bench.threads = threads
     actor = PruneTrial.__new__(PruneTrial)  # without Ray's own preparations
     spec = {"number": 4, "candidate": candidate.to_dict(), "seed": 7}
     actor.setup({"trial": json.dumps(spec)}, bench)
