@@ -1,6 +1,6 @@
 """autoprune beside its peers at equal training compute; what is done is not done again.
 
-    AUTOPRUNE_DATA=... python scripts/bench_search.py     # three tasks, five methods, three seeds
+    AUTOPRUNE_DATA=... python scripts/bench_search.py     # three tasks, all methods, three seeds
     python scripts/bench_search.py --quick                # a few minutes, needs no data
     python scripts/bench_search.py --tasks spoken_digits --methods autoprune uniform --seeds 0 1
     python scripts/bench_search.py --factor 10            # and the plain loop, ten times as long
@@ -18,6 +18,7 @@ Methods:
     uniform      the same ratio everywhere
     global_l2    Torch-Pruning's global pruning chooses ratios and units
     fastnas      the largest drop that every group may cause alone
+    modelopt     the same by NVIDIA ModelOpt itself, where it is installed (pip install '.[bench]')
     ray_optuna   Ray Tune with OptunaSearch, every proposal trained as it comes; with --factor 10
                  also "ray_optuna x10"; variant: ray_optuna_recipe
 """
@@ -38,7 +39,7 @@ from datetime import date
 from importlib.metadata import version
 from pathlib import Path
 
-from bench_search import handmade, long, meter, picture, searched, setup, table, text
+from bench_search import handmade, long, meter, modelopt, picture, searched, setup, table, text
 from bench_search.setup import FULL, QUICK, SMALL, Clock, Job, Setup, Tried
 from bench_search.table import Table
 
@@ -52,6 +53,7 @@ METHODS: dict[str, Method] = {
     "autoprune": searched.autoprune,
     **{name: functools.partial(handmade.run, rule=rule) for name, rule in handmade.RULES.items()},
     "ray_optuna": searched.ray_optuna,
+    "modelopt": functools.partial(handmade.run, rule=modelopt.modelopt),
     "autoprune_l2": functools.partial(searched.autoprune, importance="l2"),
     "autoprune_plain": functools.partial(searched.autoprune, importance="l2", repair=False),
     "autoprune_recipe": functools.partial(searched.autoprune, recipe=True),
@@ -61,7 +63,9 @@ METHODS: dict[str, Method] = {
     "ray_optuna_recipe": functools.partial(searched.ray_optuna, recipe=True),
 }
 DEFAULT = ("autoprune", "uniform", "global_l2", "fastnas", "ray_optuna")
+DEFAULT += ("modelopt",) if modelopt.installed() else ()
 PACKAGES = ("autoprune", "torch", "ray", "optuna", "torch-pruning")
+PACKAGES += ("nvidia-modelopt",) if modelopt.installed() else ()
 OUT = Path(__file__).parents[1] / "results" / "bench" / "search"
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import math
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
@@ -25,7 +26,7 @@ def bench() -> ModuleType:
     sys.path.insert(0, str(SCRIPTS))
     try:
         package = importlib.import_module("bench_search")
-        for name in ("meter", "setup", "handmade", "table", "text"):
+        for name in ("meter", "setup", "handmade", "modelopt", "table", "text"):
             importlib.import_module(f"bench_search.{name}")
     finally:
         sys.path.remove(str(SCRIPTS))
@@ -185,6 +186,32 @@ def test_torch_pruning_s_units_are_read_from_its_own_cut(bench: ModuleType, read
     kept = bench.handmade.torch_pruned(dense, ready.graph, ready.task.example_input(), 0.5)
     assert kept == {"conv": (1, 3)}
     assert torch.equal(dense.bn.running_mean, before)
+
+
+def test_modelopt_s_ratios_and_units_are_read_from_its_own_search(
+    bench: ModuleType, ready: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("modelopt")
+    accuracies = {4: 0.9, 3: 0.8, 2: 0.7, 1: 0.1}
+    monkeypatch.setattr(
+        bench.modelopt, "score", lambda setup, model, samples: accuracies[model[1].num_features]
+    )
+    layers = [nn.Conv2d(1, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU()]
+    layers += [nn.Conv2d(4, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU()]
+    dense = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2)).eval()
+    with torch.no_grad():  # it goes by what the next layer makes of a channel
+        dense[3].weight[:, [0, 2]] *= 1e-3
+    before = {name: tensor.clone() for name, tensor in dense.state_dict().items()}
+    graph = trace(dense, torch.zeros(1, 1, 6, 6))
+    given = replace(ready, dense=dense, graph=graph, costs=bench.setup.CostModel(graph))
+    rule = bench.modelopt.modelopt(given, 0)
+    whole = (0, 1, 2, 3)  # the layer before a flatten is not one that it cuts
+    assert rule(0.51) == ({"0": 2, "3": 4}, {"0": (1, 3), "3": whole})
+    counts, units = rule(0.3)
+    assert counts == {"0": 1, "3": 4}
+    assert units["0"] in ((1,), (3,))
+    assert rule(0.01) == (counts, units)  # its smallest model
+    assert all(torch.equal(before[name], tensor) for name, tensor in dense.state_dict().items())
 
 
 def test_fastnas_drops_never_rise_with_size(bench: ModuleType, ready: object) -> None:

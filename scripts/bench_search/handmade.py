@@ -62,7 +62,7 @@ def drops(setup: Setup, seed: int) -> Sensitivity:
     """How far validation accuracy drops when each group alone is cut; never rising with size."""
     worth = importance.scores(setup.dense, setup.graph, "l2")
     batches = sample(setup.task, seed, samples=STATISTICS)
-    dense = _score(setup, setup.dense)
+    dense = score(setup, setup.dense)
     kept: dict[str, tuple[int, ...]] = {}
     damage: dict[str, tuple[float, ...]] = {}
     for name, size in setup.graph.sizes().items():
@@ -73,7 +73,7 @@ def drops(setup: Setup, seed: int) -> Sensitivity:
             surgery.prune(small, setup.graph, importance.keep_counts(worth, {name: count}))
             with torch.no_grad():
                 reestimate_batchnorm(small, batches, forward=setup.task.loss)
-            found[count] = max(dense - _score(setup, small), *found.values())
+            found[count] = max(dense - score(setup, small), *found.values())
         kept[name] = tuple(sorted(found))
         damage[name] = tuple(found[count] for count in kept[name])
     return Sensitivity(dense, kept, damage)
@@ -108,10 +108,7 @@ def torch_pruned(
     What its graph couples otherwise than ours, it may not cut: a unit of ours stays unless all of
     its channels left.
     """
-    marked = copy.deepcopy(dense)
-    for name, buffer in marked.named_buffers():
-        if name.endswith("running_mean"):
-            buffer.copy_(torch.arange(len(buffer)))
+    marked = numbered(dense)
     last = [module for module in marked.modules() if isinstance(module, nn.Linear)][-1]
     level = logging.getLogger().level
     torch_pruning.pruner.BasePruner(
@@ -127,13 +124,22 @@ def torch_pruned(
     return read_marks(marked, graph)
 
 
+def numbered(dense: nn.Module) -> nn.Module:
+    """A copy whose running means are the numbers of their channels."""
+    marked = copy.deepcopy(dense)
+    for name, buffer in marked.named_buffers():
+        if name.endswith("running_mean"):
+            buffer.copy_(torch.arange(len(buffer)))
+    return marked
+
+
 def read_marks(marked: nn.Module, graph: PruningGraph) -> dict[str, tuple[int, ...]]:
     """Group -> units whose first numbered channel is still in a running mean."""
-    buffers = dict(marked.named_buffers())
     kept = {}
     for group in graph.groups:
         part = next(s for s in group.slices if s.tensor.endswith("running_mean"))
-        left = set(buffers[part.tensor].long().tolist())
+        layer = marked.get_submodule(part.tensor.rpartition(".")[0])
+        left = set(layer.running_mean.long().tolist())  # type: ignore[operator, union-attr]
         kept[group.name] = tuple(u for u in range(group.size) if int(part.indices[u][0]) in left)
     return kept
 
@@ -199,15 +205,15 @@ def _tolerated(table: Sensitivity, name: str, drop: float) -> int:
     return next(count for count in counts if table.at(name, count) <= drop + 1e-12)
 
 
-def _score(setup: Setup, model: nn.Module) -> float:
+def score(setup: Setup, model: nn.Module, samples: int = SCORED) -> float:
     """Accuracy on the first validation samples."""
     right = seen = 0
     model.eval()
     with torch.no_grad():
-        for inputs, targets in islice(setup.task.val_loader(), SCORED):
-            inputs, targets = (x[: SCORED - seen].to(device_of(model)) for x in (inputs, targets))
+        for inputs, targets in islice(setup.task.val_loader(), samples):
+            inputs, targets = (x[: samples - seen].to(device_of(model)) for x in (inputs, targets))
             right += int((model(inputs).argmax(1) == targets).sum())
             seen += len(targets)
-            if seen >= SCORED:
+            if seen >= samples:
                 break
     return right / seen
