@@ -8,6 +8,7 @@ from datetime import date
 from pathlib import Path
 
 import pandas as pd
+from filelock import FileLock
 
 from autoprune.candidate import Candidate
 from autoprune.errors import TrainingError
@@ -46,10 +47,17 @@ def run(
                 if member is None or (done[_KEY] == pd.Series(key, _KEY)).all(axis=1).any():
                     continue
                 row = {**dict(zip(_KEY, key, strict=True)), **_recovered(setup, member, epochs)}
-                fresh = pd.DataFrame([row])
-                whole = fresh if done.empty else pd.concat([done, fresh], ignore_index=True)
-                write_text(path, whole.to_csv(index=False))
+                _add(path, row)
                 say(f"{method}, seed {seed}, at {level:.0%}: test {row['test_accuracy']:.4f}")
+
+
+def _add(path: Path, row: dict[str, object]) -> None:
+    """Write a row beside those that are in the file by now."""
+    fresh = pd.DataFrame([row])
+    with FileLock(f"{path}.lock"):
+        done = read(path)
+        whole = fresh if done.empty else pd.concat([done, fresh], ignore_index=True)
+        write_text(path, whole.to_csv(index=False))
 
 
 def _recovered(setup: Setup, member: pd.Series, epochs: float) -> dict[str, object]:

@@ -14,14 +14,23 @@ from plotly.subplots import make_subplots
 from bench_search.setup import LEVELS, MOST
 from bench_search.table import Table, at_most
 
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8a8a8a")
+COLOURS = {  # Okabe and Ito's; variants of a method are in the table alone
+    "autoprune": "#0072B2",
+    "global_l2": "#8a8a8a",
+    "fastnas": "#D55E00",
+    "modelopt": "#E69F00",
+    "uniform": "#CC79A7",
+    "ray_optuna": "#009E73",
+}
+_MANY = "ray_optuna x"  # with so many times the compute: dashed
 _GRID = np.linspace(0.05, 1.0, 96)
 
 
 def write(table: Table, page: Path, picture: Path) -> str:
     """Write the figure as HTML and, where there is a browser, as PNG; says what was written."""
     figure = draw_figure(table)
-    page.write_text(figure.to_html(include_plotlyjs=True), encoding="utf-8")
+    words = figure.to_html(include_plotlyjs=True, config={"displayModeBar": False})
+    page.write_text(words, encoding="utf-8")
     browser = next((path for path in map(shutil.which, BROWSERS) if path), None)
     if browser is None:
         return f"{page} (a PNG needs one of {', '.join(BROWSERS)})"
@@ -34,14 +43,17 @@ def write(table: Table, page: Path, picture: Path) -> str:
 def draw_figure(table: Table) -> go.Figure:
     """One panel a task, cost against test accuracy."""
     tasks = list(table.data.task.unique())
-    methods = list(dict.fromkeys(table.data.method))
+    many = sorted({name for name in table.data.method if name.startswith(_MANY)})
+    methods = [name for name in (*COLOURS, *many) if name in set(table.data.method)]
+    shown: set[str] = set()
     figure = make_subplots(1, len(tasks), subplot_titles=tasks, horizontal_spacing=0.08)
     for column, task in enumerate(tasks, start=1):
-        for place, method in enumerate(methods):
+        for method in methods:
             trials = table.of(task, method)
             if trials.empty:
                 continue
-            colour = COLOURS[place % len(COLOURS)]
+            colour = COLOURS[method.partition(" ")[0]]
+            ours = method == "autoprune"
             members = trials[trials.front]
             common = {"legendgroup": method, "name": method}
             dots = go.Scatter(
@@ -56,10 +68,16 @@ def draw_figure(table: Table) -> go.Figure:
                 x=_GRID,
                 y=reached(trials),
                 mode="lines",
-                line={"color": colour, "width": 2, "shape": "hv"},
-                showlegend=column == 1,
+                line={
+                    "color": colour,
+                    "width": 3.5 if ours else 1.5,
+                    "shape": "hv",
+                    "dash": "dash" if method in many else "solid",
+                },
+                showlegend=method not in shown,
                 **common,
             )
+            shown.add(method)
             figure.add_trace(dots, 1, column)
             figure.add_trace(line, 1, column)
         _axes(figure, table.of(task), column)

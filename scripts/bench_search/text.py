@@ -94,15 +94,21 @@ def _long(long: pd.DataFrame) -> list[str]:
     epochs = ", ".join(f"{value:g}" for value in sorted(long.epochs.unique()))
     levels = sorted(long.level.unique(), reverse=True)
     lines = [
-        f"After {epochs} epochs of recovery, test accuracy at the end:",
+        f"After {epochs} epochs of recovery: test accuracy at the end (mean share of the MACs):",
         "",
         "| method | seeds | " + " | ".join(f"at {level:.0%}" for level in levels) + " |",
         "|---|---:|" + "---:|" * len(levels),
     ]
     for method, own in long.groupby("method", sort=False):
-        cells = [_spread(100 * own[own.level == level].test_accuracy, 2) for level in levels]
+        cells = [_member(own[own.level == level]) for level in levels]
         lines.append(f"| {method} | {own.seed.nunique()} | " + " | ".join(cells) + " |")
     return [*lines, ""]
+
+
+def _member(own: pd.DataFrame) -> str:
+    if own.empty:
+        return "–"
+    return f"{_spread(100 * own.test_accuracy, 2)} ({own.macs_share.mean():.0%})"
 
 
 def _spread(values: pd.Series, digits: int) -> str:
