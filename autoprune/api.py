@@ -74,6 +74,7 @@ def search(
     output: str | Path | None = None,
     sampler: str = "tpe",
     objectives: Sequence[str] | None = None,
+    levels: Sequence[Value] = (),
     trials: int = 30,
     total_epochs: float | None = None,
     minutes: float | None = None,
@@ -97,6 +98,7 @@ def search(
     options = {
         "sampler": sampler,
         "objectives": list(objectives) if objectives is not None else None,
+        "levels": list(levels),
         "trials": trials,
         "total_epochs": total_epochs,
         "minutes": minutes,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -241,6 +241,20 @@ class Budget:
             )
         flat = by_device(spec, place)
         return Budget(tuple(_limit(field, value, place) for field, value in flat.items()))
+
+    def lowered(self, values: Iterable[Value], place: str) -> tuple[Budget, ...]:
+        """This budget with its first limit lowered to each of `values`, in the order given.
+
+        Raises BudgetError for a value that cannot be read, or is not below that limit.
+        """
+        first, *others = self.limits
+        found = []
+        for value in values:
+            lower = _limit(first.field, value, place)
+            if lower.relative == first.relative and lower.value >= first.value:
+                raise BudgetError(f"{place}: {value!r} must be below the budget's {first}")
+            found.append(Budget((lower, *others)))
+        return tuple(found)
 
     @property
     def fields(self) -> tuple[str, ...]:

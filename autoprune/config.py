@@ -57,11 +57,13 @@ class SearchConfig(_Section):
     `epochs` are the recovery epochs of one trial, `rungs` the evaluations at which hopeless trials
     are stopped (0: never). `screen` are the proposals scored right after removal and repair for
     each one that is trained (0: every proposal is trained). `objectives` defaults to the task's
-    metric and the first budget field.
+    metric and the first budget field. `levels` are costs below the budget's first limit, in its
+    form, where good models are wanted too: the search begins with candidates just within each.
     """
 
     sampler: Literal["tpe", "nsga2", "gp", "random"] = "tpe"
     objectives: Annotated[list[str], Field(min_length=1)] | None = None
+    levels: list[str | float] = []
     trials: Count = 30
     total_epochs: Positive | None = None
     minutes: Positive | None = None
@@ -124,7 +126,8 @@ class RunConfig(_Section):
         except ValidationError as error:
             raise ConfigError(_one_line(error, place)) from error
         config = _with_devices_named(config, place)
-        Budget.parse(config.budget, f"{place}: budget")
+        budget = Budget.parse(config.budget, f"{place}: budget")
+        budget.lowered(config.search.levels, f"{place}: search.levels")
         SearchSpace.parse(config.space, f"{place}: space")
         return config.model_copy(
             update={
@@ -143,6 +146,11 @@ class RunConfig(_Section):
     def limits(self) -> Budget:
         """The budget as limits."""
         return Budget.parse(self.budget)
+
+    @property
+    def levels(self) -> tuple[Budget, ...]:
+        """The budget with its first limit lowered to each of `search.levels`."""
+        return self.limits.lowered(self.search.levels, "search.levels")
 
     @property
     def search_space(self) -> SearchSpace:

@@ -33,6 +33,7 @@ space: channels_and_schedule
 search:
   sampler: tpe                 # tpe | nsga2 | gp | random
   # objectives: [accuracy, latency_ms]   # default: the task's metric and the first limit
+  # levels: [35%, 25%]         # lower costs (of the first limit) where good models are wanted too
   trials: 30                   # the search stops at whichever of these three is reached first
   # total_epochs: 60
   # minutes: 30

@@ -13,6 +13,7 @@ run (task, method, seed) is added to `trials.csv`; `summary.md` and `fronts.png`
 Methods:
     autoprune    its public search; variants: autoprune_l2 (units by l2), autoprune_plain (by l2 and
                  without repair), autoprune_recipe (searches learning rate and distillation too),
+                 autoprune_levels (told the costs that are compared, as the hand-made methods are),
                  autoprune_screen0 (trains every proposal), autoprune_screen8 and
                  autoprune_screen128 (score so many for each one trained; the default is 32)
     uniform      the same ratio everywhere
@@ -40,7 +41,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from bench_search import handmade, long, meter, modelopt, picture, searched, setup, table, text
-from bench_search.setup import FULL, QUICK, SMALL, Clock, Job, Setup, Tried
+from bench_search.setup import FULL, LEVELS, QUICK, SMALL, Clock, Job, Setup, Tried
 from bench_search.table import Table
 
 from autoprune.cost.targets import device_name
@@ -57,6 +58,7 @@ METHODS: dict[str, Method] = {
     "autoprune_l2": functools.partial(searched.autoprune, importance="l2"),
     "autoprune_plain": functools.partial(searched.autoprune, importance="l2", repair=False),
     "autoprune_recipe": functools.partial(searched.autoprune, recipe=True),
+    "autoprune_levels": functools.partial(searched.autoprune, levels=LEVELS[1:]),
     "autoprune_screen0": functools.partial(searched.autoprune, screen=0),
     "autoprune_screen8": functools.partial(searched.autoprune, screen=8),
     "autoprune_screen128": functools.partial(searched.autoprune, screen=128),

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from autoprune.config import RunConfig, presets, read_yaml
-from autoprune.errors import BudgetError, ConfigError
+from autoprune.errors import BudgetError, ConfigError, UsageError
 
 MINIMAL = "task: digits\nbudget: {latency_ms: 50%}\n"
 
@@ -64,7 +64,7 @@ def test_defaults_are_those_of_the_documentation(write) -> None:
         ),
         (
             "search: []",
-            "budget.yaml: search must hold keys (sampler, objectives, trials, "
+            "budget.yaml: search must hold keys (sampler, objectives, levels, trials, "
             "total_epochs, minutes, epochs, rungs, concurrent, seed, calibration_samples, "
             "screen), got []",
         ),
@@ -101,6 +101,29 @@ def test_incomplete_file_is_refused(write, text: str, message: str) -> None:
 def test_missing_file_says_how_to_write_one(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="is not a file · write one with: autoprune init"):
         RunConfig.load(tmp_path / "none.yaml")
+
+
+@pytest.mark.parametrize(
+    ("levels", "message"),
+    [
+        ("[30%, 60%]", "budget.yaml: search.levels: '60%' must be below the budget's latency_ms"),
+        ("[8 MB]", "budget.yaml: search.levels.latency_ms: unit 'MB' does not fit"),
+        ("30%", "budget.yaml: search.levels"),
+    ],
+)
+def test_a_level_that_cannot_be_is_refused(write, levels: str, message: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        RunConfig.load(write(MINIMAL + f"search: {{levels: {levels}}}"))
+    assert str(caught.value).startswith(message)
+
+
+def test_levels_are_lower_first_limits() -> None:
+    text = {"task": "digits", "budget": {"macs": "50%", "params": 900}}
+    config = RunConfig.from_dict({**text, "search": {"levels": ["30%", 1000]}})
+    assert [str(level) for level in config.levels] == [
+        "macs <= 0.3 x dense, params <= 900",
+        "macs <= 1000, params <= 900",
+    ]
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
-from autoprune.budget import Budget, Cost
+from autoprune.budget import Budget, Cost, Limit
 from autoprune.candidate import Candidate
 from autoprune.errors import BudgetError
 from autoprune.pareto import Objective
@@ -36,6 +36,7 @@ class Plan:
 
     `price` is the predicted cost by the kept units of each group; `sizes` are the groups' units.
     `reference` is the worst point that counts for the hypervolume, in the order of `objectives`.
+    `levels` are lower budgets for which good models are wanted too.
     `epochs` is the training of one trial, evaluated at `rungs` points before its end. `margins` say
     by name how far predicted latencies lie below their upper bound: a candidate is within the
     budget only if the bound is, so that nearly all of what is trained holds when it is measured.
@@ -54,6 +55,7 @@ class Plan:
     concurrent: int = 1
     sampler: str = "tpe"
     seed: int = 0
+    levels: tuple[Budget, ...] = ()
     margins: dict[str, float] = field(default_factory=dict)
 
     @property
@@ -101,18 +103,29 @@ class Plan:
         return self.price({name: self.space.least(name, self.sizes) for name in self.sizes})
 
     def check(self) -> None:
-        """Raise BudgetError where no model of the space can meet the budget."""
+        """Raise BudgetError where no model of the space can meet the budget, or one of its levels.
+
+        Also where a level is not below the budget.
+        """
         smallest = self.smallest()
-        over = self.over(smallest)
         for limit in self.budget.limits:
-            if over[limit.field] > 0.0:
-                most = limit.resolve(self.dense)
-                least = most * (1.0 + over[limit.field])
-                raise BudgetError(
-                    f"budget.{limit.field} must be at least {least:.4g} (the smallest model of "
-                    f"this space), got {most:.4g} · raise it, or allow more removal with "
-                    f"space.ratios.max (now {self.space.max_ratio:g})"
-                )
+            self._check(limit, f"budget.{limit.field}", smallest)
+        for level in self.levels:
+            limit, top = level.limits[0], self.budget.limits[0]
+            self._check(limit, f"search.levels: {limit.field}", smallest)
+            if limit.resolve(self.dense) >= top.resolve(self.dense):
+                raise BudgetError(f"search.levels: {limit} must be below the budget's {top}")
+
+    def _check(self, limit: Limit, name: str, smallest: Cost) -> None:
+        """Raise BudgetError where the smallest model is above a limit, with the margin."""
+        over = replace(self, budget=Budget((limit,))).over(smallest)[limit.field]
+        if over > 0.0:
+            most = limit.resolve(self.dense)
+            raise BudgetError(
+                f"{name} must be at least {most * (1.0 + over):.4g} (the smallest model of "
+                f"this space), got {most:.4g} · raise it, or allow more removal with "
+                f"space.ratios.max (now {self.space.max_ratio:g})"
+            )
 
     def values(self, record: TrialRecord) -> list[float] | None:
         """The objectives of a record in their own units; None where one is not determined."""

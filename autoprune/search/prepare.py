@@ -150,6 +150,7 @@ def _plan(
         concurrent=limits.concurrent,
         sampler=limits.sampler,
         seed=limits.seed,
+        levels=config.levels,
         margins={name: margin for site in sites for name, margin in site.margins.items()},
     )
 

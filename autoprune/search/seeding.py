@@ -41,10 +41,11 @@ def recipe(space: SearchSpace, sizes: Mapping[str, int]) -> Candidate:
 def seeds(plan: Plan, damage: Damage | None = None) -> list[Proposal]:
     """Candidates within the budget to begin with; none twice.
 
-    Uniform ratios at `LEVELS` costs from the budget down towards the smallest model, the first
-    being the nearest to the dense model that the budget allows. With `damage`, after each of them
-    the allocation that does the least damage (see `Knapsack`): the first for the whole budget,
-    which uniform ratios seldom use up, the others at the uniform one's cost.
+    Uniform ratios for the budget and each of the plan's levels; where it has none, at `LEVELS`
+    costs from the budget down towards the smallest model, the first being the nearest to the dense
+    model that the budget allows. With `damage`, after each of them the allocation that does the
+    least damage (see `Knapsack`): for the whole budget or level, which uniform ratios seldom use
+    up, or else at the uniform one's cost.
     """
     start = recipe(plan.space, plan.sizes)
     found: dict[str, Proposal] = {}
@@ -52,27 +53,46 @@ def seeds(plan: Plan, damage: Damage | None = None) -> list[Proposal]:
     if damage is not None and plan.space.per == "group":
         options = {name: plan.space.choices(name, plan.sizes) for name in plan.sizes}
         knapsack = Knapsack(options, damage, plan.load)
-    for level in range(LEVELS):
-        uniform = _uniform(plan, start, level)
+    for number, (uniform, load) in enumerate(_levels(plan, start)):
         if uniform is None:
             continue
-        found.setdefault(uniform.key, Proposal(uniform, f"{UNIFORM}-{level}"))
+        found.setdefault(uniform.key, Proposal(uniform, f"{UNIFORM}-{number}"))
         if knapsack is not None:
-            load = plan.load(plan.space.kept(uniform, plan.sizes)) if level else 1.0
             least = plan.resized(uniform, knapsack.at(load))
             if plan.fits(least):
-                found.setdefault(least.key, Proposal(least, f"seed:knapsack-{level}"))
+                found.setdefault(least.key, Proposal(least, f"seed:knapsack-{number}"))
     return list(found.values())
 
 
-def _uniform(plan: Plan, start: Candidate, level: int) -> Candidate | None:
-    """The uniform candidate `level` parts of the way from the budget to the smallest model."""
+def _levels(plan: Plan, start: Candidate) -> list[tuple[Candidate | None, float]]:
+    """Uniform candidates with a load (see `Plan.load`), from the budget down."""
     nearest = project(start, plan)
     if nearest is None:
-        return None
+        return []
+    below = _wanted(plan, start) if plan.levels else _spread(plan, start, nearest)
+    return [(nearest, 1.0), *below]
+
+
+def _wanted(plan: Plan, start: Candidate) -> list[tuple[Candidate | None, float]]:
+    """At each of the plan's levels."""
+    top = plan.budget.limits[0].resolve(plan.dense)
+    found = [
+        (project(start, replace(plan, budget=level)), level.limits[0].resolve(plan.dense) / top)
+        for level in plan.levels
+    ]
+    return sorted(found, key=lambda item: item[1], reverse=True)
+
+
+def _spread(
+    plan: Plan, start: Candidate, nearest: Candidate
+) -> list[tuple[Candidate | None, float]]:
+    """At equal steps of the ratio from the budget to the smallest model."""
     low = max(nearest.ratios.values(), default=0.0)
-    ratio = low + (plan.space.max_ratio - low) * level / LEVELS
-    if level == 0:
-        return nearest
-    ratios = plan.space.effective(dict.fromkeys(plan.sizes, ratio), plan.sizes)
-    return project(replace(start, ratios=ratios), plan)
+    found = []
+    for level in range(1, LEVELS):
+        ratio = low + (plan.space.max_ratio - low) * level / LEVELS
+        ratios = plan.space.effective(dict.fromkeys(plan.sizes, ratio), plan.sizes)
+        uniform = project(replace(start, ratios=ratios), plan)
+        load = plan.load(plan.space.kept(uniform, plan.sizes)) if uniform else 0.0
+        found.append((uniform, load))
+    return found

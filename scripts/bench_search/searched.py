@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -64,16 +64,17 @@ def autoprune(
     repair: bool = True,
     recipe: bool = False,
     screen: int | None = None,
+    levels: Sequence[float] = (),
 ) -> list[Tried]:
     """The public search, told how many epochs it has, and cut off where its compute is spent."""
     clock, folder = Clock(), setup.folder / SEARCH
     shutil.rmtree(folder, ignore_errors=True)
     watch = Watch(setup, budget, clock)
     config = _config(setup, seed, budget, importance=importance, repair=repair, recipe=recipe)
+    changes: dict[str, Any] = {"levels": [f"{level:.0%}" for level in levels]}
     if screen is not None:
-        config = config.model_copy(
-            update={"search": config.search.model_copy(update={"screen": screen})}
-        )
+        changes["screen"] = screen
+    config = config.model_copy(update={"search": config.search.model_copy(update=changes)})
     # One arithmetic for all methods: what the search would time is timed once for the benchmark.
     with (
         mock.patch.object(search_prepare, "choose", return_value=setup.precision),

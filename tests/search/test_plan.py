@@ -2,6 +2,7 @@ import pytest
 import toy
 
 from autoprune.budget import Budget, Cost, Device, Timing
+from autoprune.errors import BudgetError
 
 
 def test_a_trial_is_evaluated_at_halves_and_at_its_end() -> None:
@@ -26,3 +27,19 @@ def test_each_latency_has_its_own_margin() -> None:
         {"macs": 0.0, "latency_ms@a": 0.95 * 1.1 - 1.0, "latency_ms@b": 0.0}
     )
     assert not plan.allows(cost)
+
+
+@pytest.mark.parametrize(
+    ("level", "message"),
+    [
+        ("1%", r"search.levels: macs must be at least 108 .* got 26.08 · raise it"),
+        (2000, r"search.levels: macs <= 2000 must be below the budget's macs <= 0.5 x dense"),
+    ],
+)
+def test_a_level_between_the_smallest_model_and_the_budget_is_needed(
+    level: str | int, message: str
+) -> None:
+    budget = Budget.parse({"macs": "50%"})
+    with pytest.raises(BudgetError, match=message):
+        toy.make_plan(levels=budget.lowered([level], "levels")).check()
+    toy.make_plan(levels=budget.lowered(["20%", 200], "levels")).check()

@@ -58,3 +58,14 @@ def test_seeds_with_damage_do_less_at_no_higher_cost_than_uniform_ones() -> None
         assert sum(damage(n, k) for n, k in kept[0].items()) <= sum(
             damage(n, k) for n, k in kept[1].items()
         )
+
+
+def test_seeds_lie_just_within_each_level_that_is_wanted() -> None:
+    budget = Budget.parse({"macs": "50%"})
+    plan = toy.make_plan(budget=budget, levels=budget.lowered(["20%", 900], "levels"))
+    costs = {p.origin: plan.cost(p.candidate).macs or 0 for p in seeds(plan, damage)}
+    whole = toy.DENSE.macs or 0
+    for number, limit in enumerate((0.5 * whole, 900, 0.2 * whole)):  # the higher cost first
+        assert 0.9 * limit < costs[f"seed:knapsack-{number}"] <= limit
+        assert 0.8 * limit < costs[f"seed:uniform-{number}"] <= limit
+    assert len(costs) == 6
