@@ -118,11 +118,25 @@ class RunView:
         A share of dense means the measured dense latency once there is one.
         """
         spec = self.config.get("budget")
-        limits = Budget.parse(spec).limits if spec else ()
-        return tuple(
-            (limit, self.bound(limit, "measured") or self.bound(limit, "predicted"))
-            for limit in limits
-        )
+        return tuple(map(self._resolved, Budget.parse(spec).limits if spec else ()))
+
+    @property
+    def levels(self) -> tuple[tuple[Limit, float | None, TrialRecord | None], ...]:
+        """The lower costs at which models are wanted too: limit, absolute value, best member."""
+        spec, values = self.config.get("budget"), self.config.get("search", {}).get("levels")
+        if not spec or not values:
+            return ()
+        lowered = (b.limits[0] for b in Budget.parse(spec).lowered(values, "search.levels"))
+        return tuple((*found, self._best(*found)) for found in map(self._resolved, lowered))
+
+    def _resolved(self, limit: Limit) -> tuple[Limit, float | None]:
+        return limit, self.bound(limit, "measured") or self.bound(limit, "predicted")
+
+    def _best(self, limit: Limit, value: float | None) -> TrialRecord | None:
+        """The member with the best metric within a limit."""
+        if self.front is None or value is None:
+            return None
+        return self.front.at_most(**{limit.field: value}).best()
 
     def bound(self, limit: Limit, source: CostSource) -> float | None:
         """The absolute value of a limit; a share of dense is taken of the dense cost by source."""

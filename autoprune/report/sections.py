@@ -243,24 +243,28 @@ def _tiles(view: RunView) -> str:
             _cost_words(view, dense.measured, dense.predicted),
         )
     ]
-    picks = (
+    picks = [
         ("knee", "Knee", view.front.knee),
         ("fastest", _cheapest_word(view), view.members[0]),
         ("best", "Best", view.front.best()),
-    )
-    for kind, word, record in picks:
-        if record is not None:
-            value = view.metric_of(record)
-            verdict = view.verdict(record)
-            tone = {True: "good", False: "bad", None: "dim"}[verdict.good]
-            more = (
-                f"{_cost_words(view, record.measured, record.predicted)}"
-                f'<div class="{tone}">{escape(verdict.text)}</div>'
-            )
-            title = f"{word} · trial {record.number}"
-            change = text.change(name, view.change(value))
-            tiles.append(_tile(kind, title, text.metric(name, value), change, more))
+    ]
+    picks += [("level", text.limit(limit, value), best) for limit, value, best in view.levels]
+    tiles += [_pick(view, kind, word, record) for kind, word, record in picks if record]
     return f'<div class="tiles">{"".join(tiles)}</div>'
+
+
+def _pick(view: RunView, kind: str, word: str, record: TrialRecord) -> str:
+    """A member of the front: its metric beside the dense one, its costs, and what it is worth."""
+    name = view.metric.name if view.metric else ""
+    value = view.metric_of(record)
+    verdict = view.verdict(record)
+    tone = {True: "good", False: "bad", None: "dim"}[verdict.good]
+    more = (
+        f"{_cost_words(view, record.measured, record.predicted)}"
+        f'<div class="{tone}">{escape(verdict.text)}</div>'
+    )
+    title = f"{word} · trial {record.number}"
+    return _tile(kind, title, text.metric(name, value), text.change(name, view.change(value)), more)
 
 
 def _cheapest_word(view: RunView) -> str:

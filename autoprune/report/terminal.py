@@ -46,10 +46,19 @@ def summary(view: RunView) -> RenderableType:
     lines.append(f"front   {state}, knee trial {knee.number if knee else text.NONE}")
     if view.front.reference is not None:
         lines.append(f", hypervolume {view.front.hypervolume:.4g}")
+    for limit, value, record in view.levels:
+        lines.append(f"\nlevel   {text.limit(limit, value)}: {_level(view, record)}")
     if view.not_measured:
         lines.append(f"\n        not measured: {view.not_measured}", "yellow")
         lines.append("\n        autoprune resume tries again", "yellow")
     return lines
+
+
+def _level(view: RunView, record: TrialRecord | None) -> str:
+    if record is None:
+        return "no model of the front"
+    name = view.metric.name if view.metric else ""
+    return f"trial {record.number}, {name} {text.metric(name, view.metric_of(record))}"
 
 
 def front_table(view: RunView) -> RenderableType:

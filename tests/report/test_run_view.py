@@ -12,7 +12,7 @@ from autoprune.candidate import Candidate
 from autoprune.errors import StoreError
 from autoprune.pareto import Objective, ParetoFront
 from autoprune.record import TrialRecord
-from autoprune.report import memory, tables, terminal
+from autoprune.report import memory, sections, tables, terminal
 from autoprune.report.data import Dense, RunView
 from autoprune.report.read import read
 from autoprune.store import RunFolder
@@ -50,6 +50,23 @@ def view_of(
         importances={},
         wall_s=None,
     )
+
+
+def test_each_level_has_the_best_member_within_it() -> None:
+    records = (trial(0, 0.88, 7.0), trial(1, 0.85, 4.9), trial(2, 0.70, 3.5))
+    view = view_of(*records)
+    assert view.levels == ()
+    view = replace(view, config={**view.config, "search": {"levels": ["50%", "4 ms", "1 ms"]}})
+    found = [(value, best and best.number) for _, value, best in view.levels]
+    assert found == [(5.0, 1), (4.0, 2), (1.0, None)]
+    running = replace(view, front=None)
+    assert [best for *_, best in running.levels] == [None, None, None]
+    words = str(terminal.summary(view))
+    assert "level   latency ≤ 5.00 ms (50 % of dense): trial 1, accuracy 85.00 %" in words
+    assert "level   latency ≤ 1.00 ms: no model of the front" in words
+    page = sections.head(view)
+    assert "latency ≤ 4.00 ms · trial 2" in page
+    assert "1.00 ms" not in page
 
 
 def test_finished_run_is_read_whole(finished_run, view) -> None:
