@@ -11,8 +11,10 @@ compute in training samples (`bench_search/meter.py` says what counts as how muc
 run (task, method, seed) is added to `trials.csv`; `summary.md` and `fronts.png` are made anew.
 
 Methods:
-    autoprune    its public search; variants: autoprune_l2 (units by l2), autoprune_plain (by l2 and
-                 without repair), autoprune_recipe (searches learning rate and distillation too),
+    autoprune    its public search, with distillation targets computed anew for each trial, as for
+                 every method; variants: autoprune_targets (computed once, as its users have it),
+                 autoprune_l2 (units by l2), autoprune_plain (by l2 and without repair),
+                 autoprune_recipe (searches learning rate and distillation too),
                  autoprune_levels (told the costs that are compared, as the hand-made methods are),
                  autoprune_screen0 (trains every proposal), autoprune_screen8 and
                  autoprune_screen128 (score so many for each one trained; the default is 32)
@@ -58,6 +60,7 @@ METHODS: dict[str, Method] = {
     "autoprune_l2": functools.partial(searched.autoprune, importance="l2"),
     "autoprune_plain": functools.partial(searched.autoprune, importance="l2", repair=False),
     "autoprune_recipe": functools.partial(searched.autoprune, recipe=True),
+    "autoprune_targets": functools.partial(searched.autoprune, share_targets=True),
     "autoprune_levels": functools.partial(searched.autoprune, levels=LEVELS[1:]),
     "autoprune_screen0": functools.partial(searched.autoprune, screen=0),
     "autoprune_screen8": functools.partial(searched.autoprune, screen=8),

@@ -29,6 +29,7 @@ from autoprune.training.precision import Precision, watched
 from autoprune.training.regulariser import GroupLasso
 from autoprune.training.rng import derive, preserved, seed_all
 from autoprune.training.shrinking import Shrinking
+from autoprune.training.target_cache import TargetCache
 
 _SAMPLES = 512  # training images for statistics in the middle of a run
 _OF_TRAINING = ("epoch", "loss", "params", "lr")  # what an entry holds beside metrics
@@ -42,7 +43,8 @@ class RecoveryRun:
     `task.train_loader`. Each of the schedule's milestones becomes a step, before which units leave
     physically, so that the rest of the training is faster. `dense` and `graph` are read, never
     changed. `calibration` is the dense model's, shared by all runs; removals from a model that has
-    changed since collect a small one of their own. The number of threads is the caller's.
+    changed since collect a small one of their own. Runs with the same dense model and `precision`
+    may share `targets`, the dense model's answers. The number of threads is the caller's.
 
     >>> from autoprune.candidate import Candidate
     >>> from autoprune.graph import trace
@@ -82,6 +84,7 @@ class RecoveryRun:
         calibration: Calibration | None = None,
         device: torch.device | str = "cpu",
         precision: Precision | None = None,
+        targets: TargetCache | None = None,
     ) -> None:
         if not 0.0 <= epochs < math.inf:
             raise ValueError(f"epochs must be at least 0 and finite, got {epochs}")
@@ -94,6 +97,7 @@ class RecoveryRun:
         self.times = {"build_s": 0.0, "train_s": 0.0, "evaluate_s": 0.0}
         self._dense, self._dense_graph, self._calibration = dense, graph, calibration
         self._stream = BatchStream(task, seed)
+        self._targets = targets or TargetCache(tries=self._stream.length)
         self.total_steps = round(epochs * self._stream.length) or (1 if epochs else 0)
         self._shrinking = Shrinking(task, dense, graph, candidate, round_to)
         self._milestones = self._milestone_steps()
@@ -240,7 +244,9 @@ class RecoveryRun:
     def _prepare(self) -> SGD:
         self._arithmetic.place(self.model, self.device)
         if self.candidate.recovery.distillation > 0.0 and self._teacher is None:
-            self._teacher = Teacher(self.task, self._dense, self.precision, self.device)
+            self._teacher = Teacher(
+                self.task, self._dense, self.precision, self.device, self._targets
+            )
         return sgd(self.model)
 
     def _pass_milestone(self) -> None:
