@@ -24,7 +24,7 @@ from autoprune.errors import StoreError, TaskError
 from autoprune.pareto import ParetoFront
 from autoprune.pick import pick as pick_record
 from autoprune.record import TrialRecord
-from autoprune.store import RECIPE, RunFolder, read_model
+from autoprune.store import CONFIG, RECIPE, RunFolder, read_model
 from autoprune.tasks.base import Task
 from autoprune.tasks.load import load_task
 
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from autoprune.search.progress import Progress
 
 FRONT, SUMMARY = "front.json", "summary.json"
+_DEEPEST = 3  # a saved model lies in retrained/<trial>/seed-<n> of a run
 _OBJECT = "python:"  # the reference of a task that was given as an object
 
 
@@ -234,7 +235,7 @@ def load_with_task(
     """`load`, together with the model's task and the folder that it came from."""
     folder = model_folder(path, pick)
     recipe, state = read_model(folder)
-    found = task or _task(recipe["task"], recipe["task_args"])
+    found = task or _task_of_model(folder, recipe)
     return rebuild(found, recipe["keep"], state, folder), found, folder
 
 
@@ -279,7 +280,7 @@ def rebuild(
 def export(
     path: str | Path,
     *,
-    format: str = "onnx",  # noqa: A002 - the word of the command line
+    format: str | None = None,  # noqa: A002 - the word of the command line
     output: str | Path | None = None,
     pick: str = "knee",
     dynamic_batch: bool = False,
@@ -287,13 +288,14 @@ def export(
 ) -> Exported:
     """Write a saved model as `onnx` or `pt2`, load the file in its runtime and compare outputs.
 
-    `path` and `pick` as for `load`; `output` defaults to `model.<format>` in the model's folder.
+    `path` and `pick` as for `load`; `output` defaults to `model.<format>` in the model's folder,
+    `format` to what the ending of `output` says, or else `onnx`.
     Raises ExportError where the written model does not agree.
     """
     from autoprune.export import export_model
 
     model, found, folder = load_with_task(path, pick=pick, task=task)
-    file = Path(output) if output is not None else folder / f"model.{format}"
+    file = Path(output) if output is not None else folder / f"model.{format or 'onnx'}"
     return export_model(
         model, file, found.example_input(), format=format, dynamic_batch=dynamic_batch
     )
@@ -325,12 +327,12 @@ def _first_seed(folder: Path) -> Path:
 
 def config_of(run: RunFolder) -> RunConfig:
     """The configuration of a run as it was resolved."""
-    return RunConfig.from_dict(run.config, place="config.yaml", base=run.path)
+    return RunConfig.from_dict(run.config, place="config.yaml", base=run.path, resolved=True)
 
 
 def task_of(config: RunConfig) -> Task:
     """The task that a configuration names. Raises TaskError where it was given as an object."""
-    return _task(config.task, config.task_args, config.data)
+    return _task(config.task, config.task_args, config.data, config.base)
 
 
 def reference_of(task: Task) -> str:
@@ -348,10 +350,25 @@ def run_name(task: str, now: datetime.datetime | None = None) -> str:
     return f"{label}-{now or datetime.datetime.now():%Y%m%d-%H%M%S}"
 
 
-def _task(reference: str, args: Mapping[str, Any], data: str | None = None) -> Task:
+def _task_of_model(folder: Path, recipe: Mapping[str, Any]) -> Task:
+    """The task of a saved model, with the data folder of the run that it lies in."""
+    around = folder.resolve().parents[:_DEEPEST]
+    run = next((parent for parent in around if (parent / CONFIG).is_file()), None)
+    if run is None:
+        return _task(recipe["task"], recipe["task_args"])
+    config = config_of(RunFolder.open(run))
+    return _task(recipe["task"], recipe["task_args"], config.data, config.base)
+
+
+def _task(
+    reference: str,
+    args: Mapping[str, Any],
+    data: str | None = None,
+    base: str | None = None,
+) -> Task:
     if reference.startswith(_OBJECT):
         raise TaskError(
             f"this run was made with a Task object ({reference.removeprefix(_OBJECT)}) · call it "
             "from Python with task=..."
         )
-    return load_task(reference, data=data, args=args)
+    return load_task(reference, base=Path(base) if base else None, data=data, args=args)

@@ -193,7 +193,9 @@ def retrain(
 @app.command()
 def export(
     path: Annotated[Path, typer.Argument(metavar="RUN_OR_MODEL", help="A run or a saved model.")],
-    format: Annotated[str, typer.Option(help="onnx or pt2.")] = "onnx",  # noqa: A002
+    format: Annotated[  # noqa: A002
+        str | None, typer.Option(help="onnx or pt2; default: the ending of --output, or onnx.")
+    ] = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Default: model.FORMAT beside the model.")
     ] = None,
@@ -218,11 +220,16 @@ def profile(
         typer.Option(
             "--runtime",
             "--target",
-            help="Runtime, or ssh://user@host; may be repeated. Default: torch and onnxruntime.",
+            help="Runtime, or ssh://user@host; may be repeated. "
+            "Default: the configuration's, or torch and onnxruntime.",
         ),
     ] = None,
-    threads: Annotated[int, typer.Option(help="Threads of one forward pass.")] = 1,
-    batch: Annotated[int, typer.Option(min=1, help="Inputs of one forward pass.")] = 1,
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="Threads of one forward pass. Default: 1.")
+    ] = None,
+    batch: Annotated[
+        int | None, typer.Option(min=1, help="Inputs of one forward pass. Default: 1.")
+    ] = None,
     samples: Annotated[int, typer.Option(min=10, help="Most prunings to measure for -o.")] = 100,
     output: Annotated[
         Path | None,
@@ -239,9 +246,12 @@ def profile(
     from autoprune.tasks.load import load_task
 
     task = api.task_of(config) if config else load_task(target)
-    chosen = tuple(runtime or ("torch", "onnxruntime"))
+    places = list(config.targets.values()) if config else []
+    chosen = tuple(runtime or [place.runtime for place in places] or ("torch", "onnxruntime"))
+    threads = threads or _common("threads", [place.threads for place in places])
+    batch = batch or _common("batch", [place.batch for place in places])
     if output is None:
-        _say(render(target, measure(task, runtimes=chosen, threads=threads)))
+        _say(render(target, measure(task, runtimes=chosen, threads=threads, batch=batch)))
         return
     if len(chosen) != 1:
         raise UsageError("a device profile is of one runtime · add e.g. --runtime onnxruntime")
@@ -259,6 +269,13 @@ def profile(
     )
     _say(f"wrote {output}")
     _say(f"next  device: {output} in the configuration of a search")
+
+
+def _common(name: str, values: Sequence[int]) -> int:
+    """What all devices of a configuration have; 1 without any."""
+    if len(set(values)) > 1:
+        raise UsageError(f"the devices differ in {name} · say for which: --{name} {values[0]}")
+    return values[0] if values else 1
 
 
 def _finish(result: Result) -> None:

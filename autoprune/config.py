@@ -63,7 +63,7 @@ class SearchConfig(_Section):
 
     sampler: Literal["tpe", "nsga2", "gp", "random"] = "tpe"
     objectives: Annotated[list[str], Field(min_length=1)] | None = None
-    levels: list[str | float] = []
+    levels: tuple[str | float, ...] = ()
     trials: Count = 30
     total_epochs: Positive | None = None
     minutes: Positive | None = None
@@ -76,7 +76,10 @@ class SearchConfig(_Section):
 
 
 class RunConfig(_Section):
-    """One search, completely described. Read it with `load`, `parse` or `from_dict`.
+    """One search, completely described. Read it with `load` or `from_dict`.
+
+    `base` is the folder in which modules and checkpoints of the task are looked up too: that of the
+    configuration.
 
     >>> config = RunConfig.from_dict({"task": "digits", "budget": {"macs": "50%"}})
     >>> config.search.trials, str(config.limits)
@@ -93,6 +96,7 @@ class RunConfig(_Section):
     space: dict[str, Any] = {}
     search: SearchConfig = SearchConfig()
     output: str | None = None
+    base: str | None = None
 
     @staticmethod
     def load(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
@@ -112,15 +116,20 @@ class RunConfig(_Section):
 
     @staticmethod
     def from_dict(
-        data: Mapping[str, Any], *, place: str = "config", base: Path | None = None
+        data: Mapping[str, Any],
+        *,
+        place: str = "config",
+        base: Path | None = None,
+        resolved: bool = False,
     ) -> RunConfig:
         """Check a mapping of the YAML's shape; `place` begins every error, `base` anchors paths.
 
+        What a run holds is `resolved`: profiles of its devices need not be where they were.
         Raises ConfigError, or BudgetError for a limit that cannot be read.
         """
         folder = (base or Path.cwd()).resolve()
         values = {**data, "space": resolve_space(data.get("space"), folder, place)}
-        values |= _resolved_devices(data, folder, place)
+        values |= {} if resolved else _resolved_devices(data, folder, place)
         try:
             config = RunConfig.model_validate(values)
         except ValidationError as error:
@@ -134,6 +143,7 @@ class RunConfig(_Section):
                 "task": _anchored_task(config.task, folder),
                 "data": _anchored(config.data, folder),
                 "output": _anchored(config.output, folder),
+                "base": _anchored(config.base, folder) or str(folder),
             }
         )
 

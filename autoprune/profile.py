@@ -34,7 +34,7 @@ class Layer:
 
 @dataclass(frozen=True)
 class Profile:
-    """The dense model of a task before any pruning, for one input of the example's batch.
+    """The dense model of a task before any pruning.
 
     `memory` is the measured peak by runtime, None where it does not tell.
     """
@@ -47,16 +47,23 @@ class Profile:
 
 
 def profile(
-    task: Task, *, runtimes: Sequence[str] = ("torch", "onnxruntime"), threads: int = 1
+    task: Task,
+    *,
+    runtimes: Sequence[str] = ("torch", "onnxruntime"),
+    threads: int = 1,
+    batch: int = 1,
 ) -> Profile:
     """Count, trace and time the dense architecture; weights do not matter and are not loaded.
 
-    Raises DeviceError for a runtime that is missing, GraphError where the model cannot be traced.
+    Counts are for one example input, latencies and memory for `batch` of them. Raises DeviceError
+    for a runtime that is missing, or a batch that the example cannot be repeated to, GraphError
+    where the model cannot be traced.
     """
-    model, inputs = task.build_model().eval(), task.example_input()
-    graph = prunable(model, inputs, ignored_layers=task.ignored_layers, num_heads=task.num_heads)
+    model, example = task.build_model().eval(), task.example_input()
+    graph = prunable(model, example, ignored_layers=task.ignored_layers, num_heads=task.num_heads)
+    inputs = batched(example, batch)
     return Profile(
-        cost=count_cost(model, inputs),
+        cost=count_cost(model, example),
         latencies=tuple(
             measured_or_flagged([model], inputs, runtime, threads)[0] for runtime in runtimes
         ),

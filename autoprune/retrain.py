@@ -17,6 +17,7 @@ from autoprune.errors import UsageError
 from autoprune.graph import PruningGraph
 from autoprune.pruning.compensate import Calibration
 from autoprune.tasks.base import Task
+from autoprune.tasks.metrics import evaluated
 from autoprune.training import Precision, RecoveryRun
 
 OnEntry = Callable[[int, Mapping[str, float]], None]
@@ -98,11 +99,12 @@ def retrain(
     once. With `checkpoints` the state after each epoch is kept there: called again with the same
     arguments, the work goes on where it was interrupted.
 
-    Raises UsageError without seeds or with one twice, TrainingError where the loss or a metric is
-    not finite.
+    Raises UsageError without seeds or with one twice, TaskError without a test split,
+    TrainingError where the loss or a metric is not finite.
     """
     if not seeds or len(set(seeds)) != len(seeds):
         raise UsageError(f"seeds must be different numbers, at least one, got {list(seeds)}")
+    task.test_loader()  # before hours of training
     finished = []
     for seed in seeds:
         run = RecoveryRun(
@@ -120,7 +122,7 @@ def retrain(
         folder = checkpoints / f"{candidate.key}-{epochs:g}-{seed}" if checkpoints else None
         _train(run, folder, on_entry)
         finished.append(_finish(run, folder))
-    dense_test = task.evaluate(dense, "test")
+    dense_test = evaluated(task, dense, "test")
     return Retraining(candidate, epochs, tuple(finished), dense_test)
 
 

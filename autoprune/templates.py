@@ -45,6 +45,7 @@ search:
   screen: 32                   # proposals scored before training for each one trained; 0 = none
 
 # output: results/my-run       # default: results/<task>-<date-time>
+# base: .                      # where the task's modules and checkpoint are looked up too
 """
 
 TASK = '''\

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import readme_task
 import torch
+from safetensors.torch import save_file
 
 import autoprune
 from autoprune import api, cli
@@ -205,3 +206,63 @@ def test_run_name_holds_task_and_time() -> None:
     now = datetime.datetime(2026, 3, 4, 5, 6, 7)
     assert api.run_name("digits", now) == "digits-20260304-050607"
     assert api.run_name("python:My Task", now) == "my-task-20260304-050607"
+
+
+def test_the_ending_says_the_format(found: api.Result, tmp_path: Path) -> None:
+    written = autoprune.export(found.path, output=tmp_path / "small.pt2")
+    assert (written.format, written.path.name) == ("pt2", "small.pt2")
+    assert autoprune.export(found.path, output=tmp_path / "a.onnx").format == "onnx"
+
+
+JOB = """
+import autoprune
+from torch import nn, rand, zeros
+
+class Job(autoprune.Task):
+    checkpoint = "weights.safetensors"
+
+    def __init__(self, data):
+        self.data = data
+
+    def build_model(self):
+        return nn.Sequential(nn.Linear(4, 32), nn.ReLU(), nn.Linear(32, 2))
+
+    def train_loader(self, seed):
+        assert str(self.data).endswith("images")
+        return [(rand(8, 4), zeros(8).long())] * 2
+
+    def val_loader(self):
+        return self.train_loader(0)
+
+    test_loader = val_loader
+"""
+
+
+def test_a_run_finds_data_and_weights_again_and_needs_no_profile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("tasks", "conf", "elsewhere"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "tasks" / "job.py").write_text(JOB)
+    layers = [torch.nn.Linear(4, 32), torch.nn.ReLU(), torch.nn.Linear(32, 2)]
+    save_file(torch.nn.Sequential(*layers).state_dict(), tmp_path / "conf" / "weights.safetensors")
+    profile = tmp_path / "conf" / "device.json"
+    autoprune.DeviceProfile.fit(
+        torch.nn.Sequential(*layers), torch.zeros(1, 4), runtime="torch", samples=10
+    ).save(profile)
+    (tmp_path / "conf" / "budget.yaml").write_text(
+        "task: ../tasks/job.py:Job\ndata: ../images\nbudget: {macs: 60%}\nspace: quick\n"
+        "device: device.json\noutput: ../run\n"
+        "search: {trials: 2, epochs: 1, rungs: 0, concurrent: 1, screen: 0}\n"
+    )
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    monkeypatch.delenv("AUTOPRUNE_DATA", raising=False)
+    done = api.run_config(RunConfig.load(tmp_path / "conf" / "budget.yaml"))
+    profile.unlink()
+    config = api.config_of(api.RunFolder.open(done.path))
+    assert config.device.runtime == "torch"
+    assert api.resume(done.path).front.members
+    _, task, folder = api.load_with_task(done.path)
+    assert Path(task.data).name == "images"
+    assert api.load_with_task(folder)[1].data == task.data
+    assert autoprune.export(done.path).path.is_file()

@@ -53,7 +53,8 @@ def test_init_writes_a_configuration_that_loads(run, tmp_path: Path) -> None:
     assert code == 0
     assert f"next: autoprune search {tmp_path}/budget.yaml" in out
     config = RunConfig.load(tmp_path / "budget.yaml")
-    assert config == RunConfig.from_dict({"task": "digits", "budget": {"latency_ms": "50%"}})
+    plain = {"task": "digits", "budget": {"latency_ms": "50%"}}
+    assert config == RunConfig.from_dict(plain, base=tmp_path)
 
 
 def test_init_shows_every_key(run, tmp_path: Path) -> None:
@@ -344,3 +345,19 @@ def test_a_device_profile_is_of_one_runtime(run, tmp_path: Path) -> None:
     assert code == 2
     assert "a device profile is of one runtime · add e.g. --runtime onnxruntime" in err
     assert not list(tmp_path.iterdir())
+
+
+def test_profile_asks_what_the_configuration_says(run, tmp_path: Path) -> None:
+    device = "device: {runtime: torch, threads: 1, batch: 3}"
+    (tmp_path / "b.yaml").write_text(f"task: digits\nbudget: {{macs: 50%}}\n{device}\n")
+    code, out, _ = run("profile", tmp_path / "b.yaml")
+    assert code == 0
+    assert "batch 3" in out
+    assert "onnxruntime" not in out
+    code, out, _ = run("profile", tmp_path / "b.yaml", "--batch", "2")
+    assert "batch 2" in out
+    devices = "devices: {a: {runtime: torch}, b: {runtime: torch, batch: 2}}"
+    (tmp_path / "c.yaml").write_text(f"task: digits\nbudget: {{macs: 50%}}\n{devices}\n")
+    code, _, err = run("profile", tmp_path / "c.yaml")
+    assert code == 2
+    assert "the devices differ in batch · say for which: --batch 1" in err

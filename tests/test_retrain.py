@@ -11,7 +11,7 @@ from stripes import Stripes, dense
 from torch import nn
 
 from autoprune.candidate import Candidate, Recovery
-from autoprune.errors import UsageError
+from autoprune.errors import TaskError, UsageError
 from autoprune.retrain import Retraining, retrain
 from autoprune.schedule import Schedule
 
@@ -92,6 +92,22 @@ def test_an_interrupted_retraining_goes_on_to_the_same_models(tmp_path: Path) ->
         assert one.test == other.test
         states = one.model.state_dict(), other.model.state_dict()
         assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+
+
+def test_a_missing_test_split_is_said_before_any_training() -> None:
+    trained = []
+
+    class Untested(Stripes):
+        def test_loader(self) -> list:
+            raise TaskError("no test split")
+
+        def train_loader(self, seed: int) -> object:
+            trained.append(seed)
+            return super().train_loader(seed)
+
+    with pytest.raises(TaskError, match="no test split"):
+        train(Untested())
+    assert not trained
 
 
 @pytest.mark.parametrize("seeds", [[], [1, 1]])

@@ -71,7 +71,8 @@ class Retrained:
 class RunView:
     """Everything that a report needs, read once.
 
-    `not_measured` says why the device could not measure the front of a search that has ended.
+    `not_measured` says why the device could not measure the front of a search that has ended;
+    `over` by how much models are over each limit as measured.
     """
 
     name: str
@@ -88,6 +89,18 @@ class RunView:
     importances: Mapping[str, Mapping[str, float]]
     wall_s: float | None
     not_measured: str | None = None
+    over: Mapping[int, Mapping[str, float]] = field(default_factory=dict)
+
+    @property
+    def without_model(self) -> str:
+        """Why the front is empty, in words."""
+        if not self.over:
+            return "no finished model yet"
+        parts = (
+            f"trial {number} by {', '.join(f'{name} {more:.1%}' for name, more in over.items())}"
+            for number, over in self.over.items()
+        )
+        return f"all finished models are over the budget as measured: {'; '.join(parts)}"
 
     @property
     def task(self) -> str:
@@ -122,21 +135,33 @@ class RunView:
 
     @property
     def levels(self) -> tuple[tuple[Limit, float | None, TrialRecord | None], ...]:
-        """The lower costs at which models are wanted too: limit, absolute value, best member."""
+        """The lower costs at which models are wanted too: limit, absolute value, best model.
+
+        That is the completed one with the best metric, on the front or not.
+        """
         spec, values = self.config.get("budget"), self.config.get("search", {}).get("levels")
         if not spec or not values:
             return ()
         lowered = (b.limits[0] for b in Budget.parse(spec).lowered(values, "search.levels"))
-        return tuple((*found, self._best(*found)) for found in map(self._resolved, lowered))
+        return tuple((limit, *self._within(limit)) for limit in lowered)
 
     def _resolved(self, limit: Limit) -> tuple[Limit, float | None]:
         return limit, self.bound(limit, "measured") or self.bound(limit, "predicted")
 
-    def _best(self, limit: Limit, value: float | None) -> TrialRecord | None:
-        """The member with the best metric within a limit."""
-        if self.front is None or value is None:
-            return None
-        return self.front.at_most(**{limit.field: value}).best()
+    def _within(self, limit: Limit) -> tuple[float | None, TrialRecord | None]:
+        """A limit's absolute value, and the best completed model within it."""
+        front, metric = self.front, self.metric
+        if front is None or metric is None:
+            return self._resolved(limit)[1], None
+        value = self.bound(limit, front.source_of(limit.field))
+        best: tuple[float, TrialRecord] | None = None
+        for record in self.records:
+            cost, score = front.value(limit.field, record), metric.value(record)
+            if record.state != "complete" or cost is None or score is None or value is None:
+                continue
+            if cost <= value and (best is None or metric.sign * score < metric.sign * best[0]):
+                best = score, record
+        return value, best[1] if best else None
 
     def bound(self, limit: Limit, source: CostSource) -> float | None:
         """The absolute value of a limit; a share of dense is taken of the dense cost by source."""

@@ -39,6 +39,7 @@ def read(run: RunFolder | str | Path) -> RunView:
         importances=_json(folder, "importances.json"),
         wall_s=state.get("elapsed_s"),
         not_measured=stored.get("not_measured"),
+        over={int(n): found for n, found in stored.get("over_budget_when_measured", {}).items()},
     )
 
 
@@ -76,7 +77,7 @@ def _front(
     if stored.get("objectives"):
         return ParetoFront.from_dict(stored, records)
     names = (config.get("search") or {}).get("objectives") or [
-        next((n for r in records for n in r.metrics if n != "loss"), None),
+        next((n for r in records for n in sorted(r.metrics, key="loss".__eq__)), None),
         next(iter(config.get("budget") or {}), None),
     ]
     if any(name is None for name in names):

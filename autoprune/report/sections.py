@@ -208,7 +208,8 @@ def _outcome(view: RunView, limits: str) -> str:
     knee = view.front.knee if view.front else None
     within = f" within {escape(limits)}" if limits else ""
     if knee is None:
-        return f"No finished model{within} yet."
+        why = escape(view.without_model)
+        return f"{why[0].upper()}{why[1:]}."
     count = len(view.members)
     name = view.metric.name if view.metric else ""
     value = view.metric_of(knee)

@@ -39,7 +39,7 @@ def summary(view: RunView) -> RenderableType:
         lines.append(", " if index else "").append(f"{count} {state}", _STYLES[state])
     lines.append(f"  ·  {view.epochs:.4g} epochs, {text.seconds(view.wall_s)}\n")
     if view.front is None or not view.members:
-        lines.append("front   no finished model yet", "yellow")
+        lines.append(f"front   {view.without_model}", "yellow")
         return lines
     knee = view.front.knee
     state = f"{len(view.members)} models" + ("" if view.finished else " so far")

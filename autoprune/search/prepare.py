@@ -39,6 +39,7 @@ from autoprune.search.verify import Gauge, objectives_of
 from autoprune.space import SearchSpace
 from autoprune.tasks.base import Task
 from autoprune.tasks.load import load_dense
+from autoprune.tasks.metrics import evaluated
 from autoprune.training import choose, training_device
 from autoprune.training.batches import sample
 
@@ -266,7 +267,7 @@ def _objectives(config: RunConfig, task: Task) -> tuple[Objective, ...]:
 
 def _dense_metrics(task: Task, dense: nn.Module) -> dict[str, float]:
     try:
-        metrics = dict(task.evaluate(dense, "val"))
+        metrics = evaluated(task, dense, "val")
     except AutopruneError:
         raise
     except Exception as error:

@@ -106,7 +106,10 @@ class BudgetedOptunaSearch(OptunaSearch):
             for t in cut
             if t.params
         ]
-        self._queue = deque([*again, *seeds])
+        # By origin: predictions may have been learned anew since, and seeds moved a little.
+        tried = {record.origin for record in ledger.records.values()}
+        tried |= {proposal.origin for proposal in again}
+        self._queue = deque([*again, *(seed for seed in seeds if seed.origin not in tried)])
         if screening is not None:
             screening.resume(ledger.screening)
             for trial in before:

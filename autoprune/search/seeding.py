@@ -49,50 +49,57 @@ def seeds(plan: Plan, damage: Damage | None = None) -> list[Proposal]:
     """
     start = recipe(plan.space, plan.sizes)
     found: dict[str, Proposal] = {}
-    knapsack: Knapsack | None = None
-    if damage is not None and plan.space.per == "group":
-        options = {name: plan.space.choices(name, plan.sizes) for name in plan.sizes}
-        knapsack = Knapsack(options, damage, plan.load)
-    for number, (uniform, load) in enumerate(_levels(plan, start)):
-        if uniform is None:
-            continue
-        found.setdefault(uniform.key, Proposal(uniform, f"{UNIFORM}-{number}"))
-        if knapsack is not None:
-            least = plan.resized(uniform, knapsack.at(load))
-            if plan.fits(least):
-                found.setdefault(least.key, Proposal(least, f"seed:knapsack-{number}"))
+    for number, (uniform, least) in enumerate(_levels(plan, start, damage)):
+        if uniform is not None:
+            found.setdefault(uniform.key, Proposal(uniform, f"{UNIFORM}-{number}"))
+        if least is not None:
+            found.setdefault(least.key, Proposal(least, f"seed:knapsack-{number}"))
     return list(found.values())
 
 
-def _levels(plan: Plan, start: Candidate) -> list[tuple[Candidate | None, float]]:
-    """Uniform candidates with a load (see `Plan.load`), from the budget down."""
+Pair = tuple[Candidate | None, Candidate | None]  # uniform, and with the least damage
+
+
+def _levels(plan: Plan, start: Candidate, damage: Damage | None) -> list[Pair]:
+    """From the budget down."""
     nearest = project(start, plan)
     if nearest is None:
         return []
-    below = _wanted(plan, start) if plan.levels else _spread(plan, start, nearest)
-    return [(nearest, 1.0), *below]
+    knapsack = _knapsack(plan, damage)
+    if plan.levels:
+        found: list[Pair] = [(nearest, _least(plan, nearest, knapsack, 1.0))]
+        for level in sorted(plan.levels, key=lambda b: -b.limits[0].resolve(plan.dense)):
+            lower = replace(plan, budget=level)
+            uniform = project(start, lower)
+            least = _least(lower, uniform or start, _knapsack(lower, damage), 1.0)
+            found.append((uniform, least))
+        return found
+    loads = [(nearest, 1.0), *_spread(plan, start, nearest)]
+    return [(uniform, _least(plan, uniform, knapsack, load)) for uniform, load in loads]
 
 
-def _wanted(plan: Plan, start: Candidate) -> list[tuple[Candidate | None, float]]:
-    """At each of the plan's levels."""
-    top = plan.budget.limits[0].resolve(plan.dense)
-    found = [
-        (project(start, replace(plan, budget=level)), level.limits[0].resolve(plan.dense) / top)
-        for level in plan.levels
-    ]
-    return sorted(found, key=lambda item: item[1], reverse=True)
+def _knapsack(plan: Plan, damage: Damage | None) -> Knapsack | None:
+    """None where damages are not known, or groups share one ratio."""
+    if damage is None or plan.space.per != "group":
+        return None
+    options = {name: plan.space.choices(name, plan.sizes) for name in plan.sizes}
+    return Knapsack(options, damage, plan.load)
 
 
-def _spread(
-    plan: Plan, start: Candidate, nearest: Candidate
-) -> list[tuple[Candidate | None, float]]:
-    """At equal steps of the ratio from the budget to the smallest model."""
+def _least(plan: Plan, like: Candidate, knapsack: Knapsack | None, load: float) -> Candidate | None:
+    """`like` with the ratios that do the least damage at a load, where the budget allows it."""
+    found = plan.resized(like, knapsack.at(load)) if knapsack is not None else None
+    return found if found is not None and plan.fits(found) else None
+
+
+def _spread(plan: Plan, start: Candidate, nearest: Candidate) -> list[tuple[Candidate, float]]:
+    """Uniform candidates with their load, at equal steps of the ratio down to the smallest."""
     low = max(nearest.ratios.values(), default=0.0)
     found = []
     for level in range(1, LEVELS):
         ratio = low + (plan.space.max_ratio - low) * level / LEVELS
         ratios = plan.space.effective(dict.fromkeys(plan.sizes, ratio), plan.sizes)
         uniform = project(replace(start, ratios=ratios), plan)
-        load = plan.load(plan.space.kept(uniform, plan.sizes)) if uniform else 0.0
-        found.append((uniform, load))
+        if uniform is not None:
+            found.append((uniform, plan.load(plan.space.kept(uniform, plan.sizes))))
     return found

@@ -21,6 +21,7 @@ from autoprune.graph import PruningGraph
 from autoprune.pruning import compensate
 from autoprune.pruning.compensate import Calibration
 from autoprune.tasks.base import Batch, Split, Task
+from autoprune.tasks.metrics import evaluated
 from autoprune.training import checkpoint
 from autoprune.training.batches import BatchStream, sample
 from autoprune.training.distillation import Teacher
@@ -32,7 +33,8 @@ from autoprune.training.shrinking import Shrinking
 from autoprune.training.target_cache import TargetCache
 
 _SAMPLES = 512  # training images for statistics in the middle of a run
-_OF_TRAINING = ("epoch", "loss", "params", "lr")  # what an entry holds beside metrics
+_OF_TRAINING = ("epoch", "params", "lr")  # what an entry holds beside losses and metrics
+_LOSS, _TRAINED = "loss", "train_loss"
 _LOOK = 16  # steps between two looks at the losses: each look waits for the device
 
 
@@ -134,7 +136,8 @@ class RecoveryRun:
     def metrics(self) -> dict[str, float]:
         """The validation metrics of the last entry of `history`; empty before the first."""
         last = self.history[-1] if self.history else {}
-        return {name: value for name, value in last.items() if name not in _OF_TRAINING}
+        others = {*_OF_TRAINING, _TRAINED if self.task.metric == _LOSS else _LOSS}
+        return {name: value for name, value in last.items() if name not in others}
 
     def build(self) -> None:
         """Place the model, make the optimiser, and do the removals that come before any training.
@@ -152,6 +155,7 @@ class RecoveryRun:
 
         Returns the new entry of `history`: `epoch`, `loss` (mean over these steps, absent when
         there were none), the validation metrics (their own loss as `val_loss`), `params`, `lr`.
+        Where the task's metric is called `loss`, that is it, and the other one is `train_loss`.
         Raises TrainingError where loss or metric is not finite.
         """
         self.build()
@@ -159,11 +163,12 @@ class RecoveryRun:
         stop = self.step + max(1, steps)
         losses, rate = self._train_until(min(stop, self.total_steps))
         metrics = self.evaluate("val")
-        if "loss" in metrics:
-            metrics["val_loss"] = metrics.pop("loss")
+        by_loss = self.task.metric == _LOSS
+        if _LOSS in metrics and not by_loss:
+            metrics["val_loss"] = metrics.pop(_LOSS)
         entry = {"epoch": self.epoch, **metrics, "params": float(_parameters(self.model))}
         if losses:
-            entry |= {"loss": sum(losses) / len(losses), "lr": rate}
+            entry |= {_TRAINED if by_loss else _LOSS: sum(losses) / len(losses), "lr": rate}
         self.history.append(entry)
         return entry
 
@@ -175,7 +180,7 @@ class RecoveryRun:
         self.build()
         with self._timed("evaluate_s"), preserved():
             self.model.eval()
-            metrics = dict(self.task.evaluate(self.model, split))
+            metrics = evaluated(self.task, self.model, split)
         if not math.isfinite(metrics.get(self.task.metric, math.nan)):
             raise TrainingError(
                 f"{type(self.task).__name__}.evaluate must give a finite {self.task.metric!r}, "

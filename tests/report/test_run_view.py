@@ -32,7 +32,7 @@ def trial(number: int, accuracy: float, latency: float | None, **more) -> TrialR
 
 
 def view_of(
-    *records: TrialRecord, budget: dict | None = None, dense: Dense | None = None
+    *records: TrialRecord, budget: dict | None = None, dense: Dense | None = None, **more: object
 ) -> RunView:
     objectives = (Objective("accuracy", "maximize"), Objective("latency_ms"))
     return RunView(
@@ -49,6 +49,7 @@ def view_of(
         retrained=(),
         importances={},
         wall_s=None,
+        **more,
     )
 
 
@@ -61,12 +62,46 @@ def test_each_level_has_the_best_member_within_it() -> None:
     assert found == [(5.0, 1), (4.0, 2), (1.0, None)]
     running = replace(view, front=None)
     assert [best for *_, best in running.levels] == [None, None, None]
+    swapped = replace(view, front=replace(view.front, objectives=view.front.objectives[::-1]))
+    assert [best and best.number for *_, best in swapped.levels] == [1, 2, None]
     words = str(terminal.summary(view))
     assert "level   latency ≤ 5.00 ms (50 % of dense): trial 1, accuracy 85.00 %" in words
     assert "level   latency ≤ 1.00 ms: no model of the front" in words
     page = sections.head(view)
     assert "latency ≤ 4.00 ms · trial 2" in page
     assert "1.00 ms" not in page
+
+
+def test_a_level_is_of_the_cost_that_the_front_knows() -> None:
+    member = trial(
+        0, 0.88, None, predicted=Cost(latency_ms=3.45, source="predicted", device=DEVICE)
+    )
+    dense = Dense({}, Cost(latency_ms=10.0, source="predicted", device=DEVICE), measured(9.5))
+    view = view_of(member, dense=dense)
+    view = replace(
+        view,
+        config={**view.config, "search": {"levels": ["35%"]}},
+        front=replace(view.front, source="predicted"),
+    )
+    assert [(value, best.number) for _, value, best in view.levels] == [(3.5, 0)]
+
+
+def test_a_level_of_no_objective_counts_models_beside_the_front() -> None:
+    small = trial(1, 0.80, 8.0, predicted=Cost(params=40, macs=100))
+    view = view_of(trial(0, 0.88, 7.0, predicted=Cost(params=60, macs=100)), small)
+    config = {"budget": {"params": 100}, "search": {"levels": [50]}}
+    view = replace(view, config={**view.config, **config})
+    assert [record.number for record in view.members] == [0]
+    assert [best.number for *_, best in view.levels] == [1]
+
+
+def test_a_front_that_is_empty_as_measured_says_by_how_much() -> None:
+    view = view_of(trial(3, 0.88, 7.0), over={3: {"latency_ms": 0.25}})
+    view = replace(view, front=replace(view.front, records=()))
+    words = "all finished models are over the budget as measured: trial 3 by latency_ms 25.0%"
+    assert words in str(terminal.summary(view))
+    assert words[1:] in sections.head(view)
+    assert "no finished model yet" in str(terminal.summary(replace(view, over={})))
 
 
 def test_finished_run_is_read_whole(finished_run, view) -> None:

@@ -194,6 +194,24 @@ def test_a_killed_search_goes_on_and_tries_again_what_was_running(folder: RunFol
     assert resumed.searcher.suggest("more") == Searcher.FINISHED
 
 
+def test_seeds_that_moved_since_they_were_tried_are_not_tried_again(folder: RunFolder) -> None:
+    def seeds(*ratios: float) -> tuple[Proposal, ...]:
+        params = [{"ratio.b": r, "ratio.c": r, "recovery.lr": 0.05} for r in ratios]
+        chosen = [toy.SPACE.candidate_from(each, toy.SIZES) for each in params]
+        return tuple(Proposal(each, f"seed:{place}") for place, each in enumerate(chosen))
+
+    plan = toy.make_plan(budget=Budget.parse({"macs": "60%"}), limits=Limits(trials=6))
+    hand = toy.Hand(folder, plan, seeds(0.5, 0.6, 0.7))
+    hand.play(2)
+    hand.close()
+    resumed = toy.Hand(folder, plan, seeds(0.55, 0.65, 0.75))
+    resumed.play(2)
+    resumed.close()
+    assert [record.origin for record in folder.records()][:3] == ["seed:0", "seed:1", "seed:2"]
+    origins = [record.origin for record in folder.records()]
+    assert len([origin for origin in origins if origin.startswith("seed:")]) == 3
+
+
 def test_a_study_file_that_was_lost_is_made_again_from_the_records(folder: RunFolder) -> None:
     plan = toy.make_plan(budget=Budget.parse({"macs": "20%"}), limits=Limits(trials=8))
     hand = toy.Hand(folder, plan)

@@ -69,3 +69,11 @@ def test_seeds_lie_just_within_each_level_that_is_wanted() -> None:
         assert 0.9 * limit < costs[f"seed:knapsack-{number}"] <= limit
         assert 0.8 * limit < costs[f"seed:uniform-{number}"] <= limit
     assert len(costs) == 6
+
+
+def test_a_level_lowers_its_own_limit_alone() -> None:
+    budget = Budget.parse({"macs": "80%", "params": "60%"})
+    plan = toy.make_plan(budget=budget, levels=budget.lowered(["40%"], "levels"))
+    found = {p.origin: plan.cost(p.candidate) for p in seeds(plan, damage)}
+    macs = (found["seed:knapsack-1"].macs or 0) / (toy.DENSE.macs or 1)
+    assert 0.36 < macs <= 0.4  # half of the limit on parameters would allow 0.23

@@ -3,6 +3,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from stripes import Stripes, dense
@@ -298,3 +299,42 @@ def test_a_projection_that_becomes_narrow_ends_channels_last() -> None:
         run.advance(epochs)
         layouts.append((run.model[4].in_channels, run.model[2].weight.is_contiguous()))
     assert layouts == [(32, False), (8, True)]
+
+
+def test_a_metric_that_is_called_loss_keeps_its_name() -> None:
+    class ByLoss(Stripes):
+        metric, direction = "loss", "minimize"
+
+    run = run_of(candidate(), ByLoss())
+    entry = run.advance(1)
+    metrics = ByLoss().evaluate(run.result(), "val")
+    assert entry["loss"] == run.metrics["loss"] == pytest.approx(metrics["loss"])
+    assert entry["train_loss"] > 0.0
+    assert set(run.metrics) == {"accuracy", "loss"}
+    plain = run_of(candidate())
+    plain.advance(1)
+    assert set(plain.metrics) == {"accuracy", "val_loss"}
+    assert plain.history[0]["loss"] == entry["train_loss"]
+
+
+def test_metrics_may_be_tensors_and_must_be_numbers() -> None:
+    class Tensors(Stripes):
+        def evaluate(self, model: nn.Module, split: str) -> dict[str, object]:
+            return {"accuracy": torch.tensor(0.5), "top5": np.float32(0.75)}
+
+    entry = run_of(candidate(), Tensors()).advance(1)
+    assert (entry["accuracy"], entry["top5"]) == (0.5, 0.75)
+    assert {type(value) for value in entry.values()} == {float}
+
+    class Words(Stripes):
+        def evaluate(self, model: nn.Module, split: str) -> dict[str, object]:
+            return {"accuracy": 0.5, "by class": [0.1, 0.2]}
+
+    with pytest.raises(TaskError, match=r"Words.evaluate must answer numbers, got 'by class'"):
+        run_of(candidate(), Words()).advance(1)
+
+    class Taken(Stripes):
+        metric = "params"
+
+    with pytest.raises(TaskError, match=r"Taken\.metric must not be called 'params'"):
+        run_of(candidate(), Taken()).advance(1)

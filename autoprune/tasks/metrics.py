@@ -1,0 +1,30 @@
+"""What a task's own `evaluate` answers, as plain numbers."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from autoprune.errors import TaskError
+from autoprune.tasks.base import Split, Task
+
+_TAKEN = ("epoch", "params", "lr")  # what else the history of a training holds
+
+
+def evaluated(task: Task, model: nn.Module, split: Split) -> dict[str, float]:
+    """`task.evaluate(model, split)`; tensors and NumPy's numbers become floats.
+
+    Raises TaskError where a value is no number, or the task's metric has a name that is taken.
+    """
+    name = type(task).__name__
+    if task.metric in _TAKEN:
+        raise TaskError(f"{name}.metric must not be called {task.metric!r} · choose another name")
+    found = {}
+    for key, value in dict(task.evaluate(model, split)).items():
+        try:
+            found[key] = float(value)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise TaskError(
+                f"{name}.evaluate must answer numbers, got {key!r}: "
+                f"{' '.join(repr(value).split())[:80]} on {split}"
+            ) from error
+    return found
