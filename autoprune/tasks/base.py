@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from autoprune.errors import TaskError
 from autoprune.tasks.dense import train_from_scratch
-from autoprune.tasks.moving import device_of, first_sample, to_device
+from autoprune.tasks.moving import attributes, device_of, first_sample, to_device
 from autoprune.tasks.origin import origin_of, revive
 
 Batch = Any
@@ -130,16 +130,18 @@ class Task(ABC):
         """How far the student's outputs are from the dense model's; 0 where they agree.
 
         `(N, C)` logits: T² KL(teacher ‖ student) at temperature T = 4 (Hinton, Vinyals & Dean
-        2015), a mean over N. Other tensors: mean squared error. Tuples, lists and mappings: the
-        mean over their parts.
+        2015), a mean over N. Other tensors: mean squared error. Nests (see `mapped`): the mean over
+        their parts. Where one answers in parts and the other with a tensor (heads that are there in
+        training only), the first part counts; other parts count where both have them. Raises
+        TaskError where they have nothing in common.
         """
-        if isinstance(student_out, Mapping):
-            pairs = [(student_out[key], teacher_out[key]) for key in student_out]
-        elif isinstance(student_out, tuple | list):
-            pairs = list(zip(student_out, teacher_out, strict=True))
-        else:
-            return _distance(student_out, teacher_out)
-        return torch.stack([self.distillation_loss(s, t) for s, t in pairs]).mean()
+        found = [_distance(s, t) for s, t in _common(student_out, teacher_out)]
+        if not found:
+            raise TaskError(
+                f"{type(self).__name__}: outputs in training and those of the dense model have "
+                "nothing in common · override distillation_loss, or set recovery.distillation to 0"
+            )
+        return torch.stack(found).mean()
 
     def train_dense(self, model: nn.Module, seed: int) -> None:
         """Train a fresh dense model in place: AdamW, short warm-up, cosine to 0, `dense_epochs`.
@@ -201,6 +203,27 @@ def _shape(value: Any) -> str:
     if isinstance(value, Tensor):
         return f"{tuple(value.shape)} {str(value.dtype).removeprefix('torch.')}"
     return type(value).__name__
+
+
+def _common(student: Any, teacher: Any) -> list[tuple[Tensor, Tensor]]:
+    """Pairs of floating-point tensors of the same place and shape."""
+    one, other = _parts(student), _parts(teacher)
+    if one is None and other is None:
+        both = isinstance(student, Tensor) and isinstance(teacher, Tensor)
+        fit = both and student.is_floating_point() and student.shape == teacher.shape
+        return [(student, teacher)] if fit else []
+    if one is None or other is None:
+        parts = one if one is not None else other
+        first = next(iter(parts.values()), None) if parts else None
+        return _common(first, teacher) if other is None else _common(student, first)
+    return [pair for key in one if key in other for pair in _common(one[key], other[key])]
+
+
+def _parts(value: Any) -> dict[Any, Any] | None:
+    """What a nest holds, by key, place or name; None where it is none."""
+    if isinstance(value, Mapping):
+        return dict(value)
+    return dict(enumerate(value)) if isinstance(value, tuple | list) else attributes(value)
 
 
 def _distance(student: Tensor, teacher: Tensor) -> Tensor:

@@ -140,12 +140,23 @@ def _cached_or_trained(task: Task, model: nn.Module, cache: Path) -> None:
 
 
 def _fingerprint(task: Task, model: nn.Module) -> str:
-    """What a cached dense model depends on: class, settings, architecture and recipe."""
+    """What a cached dense model depends on: class, settings, architecture, recipe and source."""
     settings = {key: _text(value) for key, value in vars(task).items() if key[:1] != "_"}
     shapes = {key: list(value.shape) for key, value in model.state_dict().items()}
     recipe = (task.dense_epochs, task.dense_lr)
-    parts = (type(task).__qualname__, settings, shapes, _text(model), recipe)
+    parts = (type(task).__qualname__, settings, shapes, _text(model), recipe, *_source(type(task)))
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _source(cls: type[Task]) -> tuple[str, ...]:
+    """Path and digest of the file that a user's task stands in: data and loaders are there."""
+    if cls.__module__.split(".")[0] == "autoprune":
+        return ()
+    try:
+        file = Path(inspect.getsourcefile(cls) or "").resolve()
+        return str(file), hashlib.sha256(file.read_bytes()).hexdigest()
+    except (OSError, TypeError):  # typed into a console
+        return ()
 
 
 def _text(value: object) -> str:

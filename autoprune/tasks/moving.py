@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import copy
+import dataclasses
+from collections.abc import Callable, Mapping
 from itertools import chain
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -17,20 +20,56 @@ def device_of(model: nn.Module) -> torch.device:
 
 
 def to_device(value: Any, device: torch.device | str) -> Any:
-    """The same nest of tuples, lists and mappings with every tensor on `device`.
+    """The same nest (see `mapped`) with every tensor on `device`.
 
     >>> to_device((torch.ones(2), {"ids": torch.zeros(1)}, "as it is"), "cpu")
     (tensor([1., 1.]), {'ids': tensor([0.])}, 'as it is')
     """
+    return mapped(lambda tensor: tensor.to(device, non_blocking=True), value)
+
+
+def mapped(function: Callable[[Tensor], Tensor], value: Any) -> Any:
+    """The same nest with `function` of every tensor, in containers of the same types.
+
+    Nests are made of tuples, lists, mappings, dataclasses and `SimpleNamespace`s; what is none of
+    these, nor a tensor, is left as it is.
+    """
     if isinstance(value, Tensor):
-        return value.to(device, non_blocking=True)
+        return function(value)
     if isinstance(value, Mapping):
-        return {key: to_device(item, device) for key, item in value.items()}
+        items = {key: mapped(function, item) for key, item in value.items()}
+        return items if type(value) is dict else _like(value, items)
     if isinstance(value, tuple) and hasattr(value, "_fields"):
-        return type(value)(*(to_device(item, device) for item in value))
+        return type(value)(*(mapped(function, item) for item in value))
     if isinstance(value, tuple | list):
-        return type(value)(to_device(item, device) for item in value)
-    return value
+        return type(value)(mapped(function, item) for item in value)
+    named = attributes(value)
+    if named is None:
+        return value
+    changed = copy.copy(value)
+    for name, item in named.items():
+        object.__setattr__(changed, name, mapped(function, item))
+    return changed
+
+
+def attributes(value: Any) -> dict[str, Any] | None:
+    """What a dataclass or a `SimpleNamespace` holds, by name; None for anything else."""
+    if isinstance(value, SimpleNamespace):
+        return dict(vars(value))
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {each.name: getattr(value, each.name) for each in dataclasses.fields(value)}
+    return None
+
+
+def _like(value: Mapping[Any, Any], items: dict[Any, Any]) -> Mapping[Any, Any]:
+    """A mapping of the type of `value`, or a plain one where that cannot be written to."""
+    try:
+        changed: Any = copy.copy(value)
+        for key, item in items.items():
+            changed[key] = item
+    except TypeError:
+        return items
+    return cast("Mapping[Any, Any]", changed)
 
 
 def first_sample(value: Any) -> Any:

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, load_model, save_file, save_model
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -28,7 +28,9 @@ def write(
     """Write a checkpoint; `state.json` comes last, so that a half-written one is not taken up."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / _STATE).unlink(missing_ok=True)
-    save_model(model, str(folder / _WEIGHTS))
+    # copies: tied weights may not share memory in the file, and layouts are not kept there
+    weights = {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
+    save_file({name: tensor.contiguous() for name, tensor in weights.items()}, folder / _WEIGHTS)
     save_file(_momentum(model, optimizer), folder / _MOMENTUM)
     fresh = folder / f"{_STATE}.part"
     fresh.write_text(json.dumps({"run": identity, **state}))
@@ -56,7 +58,7 @@ def read(folder: Path, identity: Mapping[str, Any]) -> dict[str, Any]:
 def load(folder: Path, model: nn.Module, optimizer: Optimizer) -> None:
     """Fill a model and an optimiser of the checkpoint's shapes."""
     try:
-        load_model(model, str(folder / _WEIGHTS))
+        model.load_state_dict(load_file(folder / _WEIGHTS), strict=True)
         momentum = load_file(folder / _MOMENTUM)
     except (OSError, RuntimeError, SafetensorError) as error:
         raise StoreError(f"{folder} does not hold this run's weights: {error}") from error

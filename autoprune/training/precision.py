@@ -5,17 +5,17 @@ from __future__ import annotations
 import copy
 import logging
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from autoprune.errors import DeviceError
 from autoprune.tasks.base import Batch, Task
-from autoprune.tasks.moving import to_device
+from autoprune.tasks.moving import mapped, to_device
 from autoprune.training.batches import sample
 from autoprune.training.optimiser import sgd
 from autoprune.training.rng import preserved, seed_all
@@ -52,7 +52,9 @@ class Precision:
         """Move `model` in place to the device and the memory layout, and return it."""
         model.to(device)
         layout = torch.channels_last if self.channels_last else torch.contiguous_format
-        model.to(memory_format=layout)  # type: ignore[call-overload]
+        for tensor in (*model.parameters(), *model.buffers()):
+            if tensor.dim() == 4:
+                tensor.data = tensor.data.contiguous(memory_format=layout)
         return model
 
     def batch(self, batch: Batch, device: torch.device | str) -> Batch:
@@ -111,9 +113,7 @@ def watched(
 
 def as_float32(value: Any) -> Any:
     """The same nest with every bfloat16 tensor as float32."""
-    if isinstance(value, Tensor):
-        return value.float() if value.dtype == torch.bfloat16 else value
-    return _map(as_float32, value)
+    return mapped(lambda x: x.float() if x.dtype == torch.bfloat16 else x, value)
 
 
 def choose(
@@ -122,8 +122,8 @@ def choose(
     """Time a few real training steps in each arithmetic and take the fastest.
 
     Copies of `model` are trained for `steps` steps on one real batch (after one step to warm up).
-    Plain float32 is left only for what is at least 15 % faster and gives a finite loss. The answer
-    is a plain value: choose once, hand it to every worker.
+    Plain float32 is left only for what runs, is at least 15 % faster and gives a finite loss. The
+    answer is a plain value: choose once, hand it to every worker.
     """
     batch = sample(task, 0, samples=1, least=1)[0]
     options = [Precision(False, False), Precision(False, True)]
@@ -135,7 +135,13 @@ def choose(
     best, fastest, plain = options[0], float("inf"), float("inf")
     for option in options:
         limit = _HOPELESS * plain
-        seconds = _time(task, model, batch, option, torch.device(device), steps, limit)
+        try:
+            seconds = _time(task, model, batch, option, torch.device(device), steps, limit)
+        except Exception as error:
+            if option == options[0]:
+                raise
+            _LOG.info("training with %s fails: %s", option, error)
+            continue
         _LOG.info("a training step with %s: %.2f ms", option, seconds * 1e3)
         plain = min(plain, seconds) if option == options[0] else plain
         if seconds < fastest and (option == options[0] or seconds * _WORTH < plain):
@@ -200,16 +206,5 @@ def _has_bf16(device: torch.device | str) -> bool:
 
 
 def _channels_last(value: Any) -> Any:
-    if isinstance(value, Tensor):
-        return value.contiguous(memory_format=torch.channels_last) if value.dim() == 4 else value
-    return _map(_channels_last, value)
-
-
-def _map(function: Any, value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: function(item) for key, item in value.items()}
-    if isinstance(value, tuple) and hasattr(value, "_fields"):
-        return type(value)(*(function(item) for item in value))
-    if isinstance(value, tuple | list):
-        return type(value)(function(item) for item in value)
-    return value
+    layout = torch.channels_last
+    return mapped(lambda x: x.contiguous(memory_format=layout) if x.dim() == 4 else x, value)

@@ -132,6 +132,22 @@ def test_data_goes_to_the_argument_or_comes_from_the_environment(folder, monkeyp
     assert load_task("digits").batch_size == 64  # takes no data, and minds no variable
 
 
+def test_a_dense_model_is_not_taken_for_another_task_of_the_same_name(tmp_path):
+    found = []
+    for place, width in (("one", 5), ("two", 5), ("two", 6)):
+        folder = tmp_path / place
+        folder.mkdir(exist_ok=True)
+        (folder / "task.py").write_text(
+            SOURCE.replace("from sibling", f"SEED = {width}\nfrom sibling")
+        )
+        (folder / "sibling.py").write_text("WIDTH = 5\n")
+        load_dense(load(folder), tmp_path / "kept")
+        found.append(len(list((tmp_path / "kept" / "dense").iterdir())))
+    assert found == [1, 2, 3]  # another file, then another content
+    load_dense(load(tmp_path / "one"), tmp_path / "kept")
+    assert len(list((tmp_path / "kept" / "dense").iterdir())) == 3
+
+
 @pytest.mark.parametrize(
     ("reference", "message"),
     [

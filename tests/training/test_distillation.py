@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from stripes import Stripes, dense
 from torch import Tensor, nn
 
 from autoprune.candidate import Candidate, Recovery
-from autoprune.errors import TrainingError
+from autoprune.errors import TaskError, TrainingError
 from autoprune.graph import trace
 from autoprune.training import Precision, RecoveryRun
 from autoprune.training.distillation import Teacher
@@ -103,3 +105,43 @@ def test_a_loss_that_never_calls_the_model_is_refused_with_the_remedy() -> None:
     )
     with pytest.raises(TrainingError, match=r"set recovery\.distillation to 0"):
         run.advance(1)
+
+
+class Aux(nn.Module):
+    """A head more in training."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.body = nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Flatten())
+        self.main, self.aux = nn.Linear(288, 3), nn.Linear(288, 3)
+
+    def forward(self, x: Tensor) -> object:
+        x = self.body(x)
+        return (self.main(x), self.aux(x)) if self.training else self.main(x)
+
+
+class WithAux(Stripes):
+    def build_model(self) -> nn.Module:
+        return Aux()
+
+    def loss(self, model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
+        found = model(batch[0])
+        parts = found if isinstance(found, tuple) else (found,)
+        return torch.stack([nn.functional.cross_entropy(p, batch[1]) for p in parts]).sum()
+
+
+def test_a_head_that_is_there_in_training_only_has_no_target() -> None:
+    task = WithAux()
+    model = task.build_model().eval()
+    chosen = Candidate({"body.0": 0.5}, recovery=Recovery(lr=0.05, distillation=0.5))
+    graph = trace(model, task.example_input())
+    run = RecoveryRun(task, model, graph, chosen, epochs=1, seed=0)
+    assert run.advance(1)["loss"] > 0.0
+    x, y = torch.randn(4, 3), torch.randn(4, 3)
+    plain = task.distillation_loss(x, y)
+    assert torch.equal(task.distillation_loss((x, y), y), plain)
+    assert torch.equal(task.distillation_loss({"a": x, "b": y}, {"a": y}), plain)
+    assert torch.equal(task.distillation_loss(SimpleNamespace(a=x), SimpleNamespace(a=y)), plain)
+    with pytest.raises(TaskError, match="nothing in common · override distillation_loss"):
+        task.distillation_loss({"a": x}, {"b": y})

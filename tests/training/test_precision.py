@@ -2,12 +2,16 @@ from __future__ import annotations
 
 import dataclasses
 import pickle
+from collections import OrderedDict
+from dataclasses import dataclass
+from types import MappingProxyType, SimpleNamespace
 
 import pytest
 import torch
 from stripes import Stripes, dense
 from torch import Tensor, nn
 
+from autoprune.tasks.wrap import wrap
 from autoprune.training import precision
 from autoprune.training.precision import Precision, as_float32, choose, watched
 
@@ -142,3 +146,53 @@ def test_a_model_goes_back_to_the_plain_layout() -> None:
     assert not model[0].weight.is_contiguous()
     Precision().place(model, "cpu")
     assert model[0].weight.is_contiguous()
+
+
+def test_five_dimensional_weights_are_left_in_their_layout() -> None:
+    model = nn.ModuleList([nn.Conv3d(2, 3, 3), nn.Conv2d(2, 3, 3)])
+    Precision(channels_last=True).place(model, "cpu")
+    assert model[0].weight.is_contiguous()
+    assert model[1].weight.is_contiguous(memory_format=torch.channels_last)
+
+
+class Answer(OrderedDict):
+    """A mapping whose items are attributes too."""
+
+    def __setitem__(self, key: str, value: object) -> None:
+        super().__setitem__(key, value)
+        super().__setattr__(key, value)
+
+
+@dataclass(frozen=True)
+class Both:
+    logits: torch.Tensor
+    more: SimpleNamespace
+
+
+def test_outputs_keep_their_type_in_float32() -> None:
+    half = torch.ones(2, dtype=torch.bfloat16)
+    answer = Answer(logits=half)
+    found = as_float32(answer)
+    assert type(found) is Answer
+    assert found.logits.dtype == found["logits"].dtype == torch.float32
+    assert answer.logits is half
+    both = as_float32(Both(half, SimpleNamespace(x=(half, None))))
+    assert (both.logits.dtype, both.more.x[0].dtype) == (torch.float32, torch.float32)
+    assert as_float32(MappingProxyType({"a": half}))["a"].dtype == torch.float32
+
+
+def test_an_arithmetic_that_fails_is_not_chosen() -> None:
+    class Picky(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a = nn.Conv2d(1, 4, 3)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = self.a(x)
+            if x.dtype != torch.float32 or not x.is_contiguous():
+                raise RuntimeError("not implemented")
+            return x.mean((2, 3))
+
+    batches = [(torch.randn(4, 1, 8, 8), torch.zeros(4).long())]
+    task = wrap(Picky(), batches, batches)
+    assert choose(task, task.build_model()) == Precision()

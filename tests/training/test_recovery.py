@@ -338,3 +338,29 @@ def test_metrics_may_be_tensors_and_must_be_numbers() -> None:
 
     with pytest.raises(TaskError, match=r"Taken\.metric must not be called 'params'"):
         run_of(candidate(), Taken()).advance(1)
+
+
+def test_shared_weights_are_saved_in_any_layout(tmp_path: Path) -> None:
+    class Tied(Stripes):
+        def build_model(self) -> nn.Module:
+            torch.manual_seed(0)
+            one, other = nn.Conv2d(8, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1)
+            other.weight = one.weight
+            layers = [nn.Conv2d(1, 8, 3), nn.ReLU(), one, nn.ReLU(), other]
+            return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 3))
+
+    task = Tied()
+    model = task.build_model().eval()
+    graph = trace(model, task.example_input())
+    chosen = Candidate(dict.fromkeys(graph.sizes(), 0.5), recovery=Recovery(0.05, 0.0, 0.0))
+    options = {"epochs": 2, "seed": 0, "precision": Precision(channels_last=True)}
+    whole, cut = (RecoveryRun(task, model, graph, chosen, **options) for _ in range(2))
+    whole.advance(1)
+    whole.advance(1)
+    cut.advance(1)
+    cut.save(tmp_path)
+    again = RecoveryRun(task, model, graph, chosen, **options)
+    again.restore(tmp_path)
+    again.advance(1)
+    for name, tensor in whole.result().state_dict().items():
+        assert torch.equal(tensor, again.result().state_dict()[name])
