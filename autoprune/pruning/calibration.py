@@ -84,7 +84,8 @@ def calibrate(
     first `max_samples` samples are used; of their patches at least 65,536 per layer are drawn with
     `seed` (all of them where there are fewer). The model runs in eval mode on its own device and is
     unchanged afterwards. Sums are kept in float64. Weights that are used in another way as well
-    (a tied embedding), depthwise and transposed convolutions are left out.
+    (a tied embedding) or through a permuted or reshaped view, depthwise and transposed convolutions
+    are left out.
 
     Raises UsageError when there is no batch.
 

@@ -1,8 +1,9 @@
 """Every y = W x of a running model, seen from below: which weight, which inputs, which outputs.
 
-A product is a convolution or a matrix product with a parameter. Its inputs are seen as rows (the
-patch under the kernel for each output position, or a token) that can be drawn one by one, so that
-large activations are never unfolded as a whole.
+A product is a convolution or a matrix product with a parameter as it is stored, or with the
+transpose of a matrix. Its inputs are seen as rows (the patch under the kernel for each output
+position, or a token) that can be drawn one by one, so that large activations are never unfolded as
+a whole.
 """
 
 from __future__ import annotations
@@ -159,8 +160,8 @@ class ProductMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if transposed:
             self.skipped[found[0]] = "a transposed convolution"
             return None
-        if weight.numel() != found[1].numel():
-            self.skipped[found[0]] = "only a part of the weight is used at once"
+        if _layout(weight) != _layout(found[1]):
+            self.skipped[found[0]] = _why_not(weight, found[1])
             return None
         kernel = tuple(weight.shape[2:])
         padded = [n + 2 * p for n, p in zip(x.shape[2:], padding, strict=True)]
@@ -183,10 +184,10 @@ class ProductMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
         name, value = found
         if weight.dim() == 3 and weight.stride(0) == 0:  # one matrix for the whole batch
             weight = weight[0]
-        if weight.dim() != 2 or weight.numel() != value.numel():
-            self.skipped[name] = "only a part of the weight is used at once"
+        straight = value.dim() == 2 and _layout(weight) == _layout(value)
+        if not straight and (weight.dim() != 2 or _layout(weight.T) != _layout(value)):
+            self.skipped[name] = _why_not(weight, value)
             return None
-        straight = weight.shape == value.shape and weight.stride() == value.stride()
         rows = x.numel() // x.shape[-1]
         items = self.size if rows % self.size == 0 else rows
         return Product(
@@ -215,6 +216,20 @@ class ProductMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
             found = self.parameter(tensor)
             if found is not None:
                 self.skipped[found[0]] = f"used by {name} as well"
+
+
+def _layout(weight: Tensor) -> list[tuple[int, int]]:
+    """Sizes and strides: outputs, inputs and the kernel's dimensions that are not 1."""
+    sizes = list(zip(weight.shape, weight.stride(), strict=True))
+    matrix = [(size, step if size > 1 else 0) for size, step in sizes[:2]]
+    return matrix + [(size, step) for size, step in sizes[2:] if size > 1]
+
+
+def _why_not(weight: Tensor, value: Tensor) -> str:
+    """Why a product with `weight`, a view of the parameter `value`, is not weighed."""
+    if weight.numel() != value.numel():
+        return "only a part of the weight is used at once"
+    return "used through a permuted or reshaped view"
 
 
 class Followers:

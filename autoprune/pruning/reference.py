@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -40,12 +41,32 @@ class Target:
 
 
 @dataclass(frozen=True, eq=False)
-class Reference:
-    """A batch of calibration samples, and the dense model's outputs on it by weight."""
+class Part:
+    """Calibration samples of one shape, as one batch, and the dense model's outputs by weight."""
 
     batch: Any
     samples: int
     targets: Mapping[str, Target]
+
+
+@dataclass(frozen=True, eq=False)
+class Reference:
+    """The dense model's outputs on calibration samples, in as few batches as can be, largest first.
+
+    One batch, unless their shapes differ (sequences that are padded batch by batch).
+    """
+
+    parts: tuple[Part, ...]
+
+    @property
+    def samples(self) -> int:
+        """How many samples all parts hold."""
+        return sum(part.samples for part in self.parts)
+
+    @property
+    def targets(self) -> Mapping[str, Target]:
+        """One target of each weight, of the first part that has one."""
+        return {name: t for part in reversed(self.parts) for name, t in part.targets.items()}
 
 
 def record(
@@ -56,35 +77,62 @@ def record(
     seed: int = 0,
     forward: Forward | None = None,
 ) -> Reference:
-    """Run the dense model once over `max_samples` samples (one batch) and keep its outputs.
+    """Run the dense model once over `max_samples` samples and keep its outputs.
 
-    At least 8,192 places of each product are drawn with `seed`. Batches and `forward` as in
-    `calibrate`; the model is unchanged. Raises UsageError when there is no batch.
+    Batches whose inputs differ in their first size only are run as one. At least 8,192 places of
+    each product are drawn with `seed`. Batches and `forward` as in `calibrate`; the model is
+    unchanged. Raises UsageError when there is no batch.
     """
-    batch, samples = _join(batches, max_samples)
-    try:  # about 1.5 times as fast for images on a CPU, but code with `view` may not take it
-        batch, watch = _watched(dense, _channels_last(batch), samples, seed, forward)
-    except RuntimeError:
-        batch, watch = _watched(dense, batch, samples, seed, forward)
-    return Reference(batch, samples, watch.targets(dict(dense.named_buffers())))
+    joined = _join(batches, max_samples, forward)
+    seen = sum(samples for _, samples in joined)
+    means = dict(dense.named_buffers())
+    parts = []
+    for batch, samples in joined:
+        watch = _Watch(dense, samples, seed, share=samples / seen)
+        try:  # about 1.5 times as fast for images on a CPU, but code with `view` may not take it
+            batch = _watched(watch, dense, _channels_last(batch), forward)
+        except RuntimeError:
+            watch = _Watch(dense, samples, seed, share=samples / seen)
+            batch = _watched(watch, dense, batch, forward)
+        parts.append(Part(batch, samples, watch.targets(means)))
+    return Reference(tuple(parts))
 
 
-def _join(batches: Iterable[Any], limit: int) -> tuple[Any, int]:
-    """The first `limit` samples as one batch."""
-    parts, seen = [], 0
+def _join(batches: Iterable[Any], limit: int, forward: Forward | None) -> list[tuple[Any, int]]:
+    """The first `limit` samples in as few batches as can be, with sizes, the largest first."""
+    alike: list[tuple[Any, list[list[Any]], list[int]]] = []  # of one form: leaves, sizes
+    seen = 0
     for batch in batches:
         part, size = take(batch, limit - seen)
-        parts.append(tree_flatten(part))
+        if forward is None and isinstance(part, tuple | list):
+            part = (part[0],)  # targets may differ in shape
+        leaves, spec = tree_flatten(part)
+        form = (spec, [_form(leaf) for leaf in leaves])
+        if not any(form == known for known, _, _ in alike):
+            alike.append((form, [], []))
+        _, rows, sizes = next(entry for entry in alike if entry[0] == form)
+        rows.append(leaves)
+        sizes.append(size)
         seen += size
         if seen >= limit:
             break
-    if not parts:
+    if not alike:
         raise UsageError("a reference needs at least one batch, got none · pass a loader with data")
-    leaves = [
-        torch.cat(column) if isinstance(column[0], Tensor) and column[0].dim() else column[0]
-        for column in zip(*(leaves for leaves, _ in parts), strict=True)
+    joined = [
+        (tree_unflatten([_cat(column) for column in zip(*rows, strict=True)], form[0]), sum(sizes))
+        for form, rows, sizes in alike
     ]
-    return tree_unflatten(leaves, parts[0][1]), seen
+    return sorted(joined, key=lambda entry: -entry[1])
+
+
+def _form(leaf: Any) -> Any:
+    """What leaves must share to be joined: the shape but for the first size."""
+    return leaf.shape[1:] if isinstance(leaf, Tensor) and leaf.dim() else type(leaf)
+
+
+def _cat(column: Sequence[Any]) -> Any:
+    joinable = isinstance(column[0], Tensor) and column[0].dim()
+    return torch.cat(list(column)) if joinable else column[0]
 
 
 def _channels_last(batch: Any) -> Any:
@@ -95,13 +143,10 @@ def _channels_last(batch: Any) -> Any:
     return tree_map(convert, batch)
 
 
-def _watched(
-    dense: nn.Module, batch: Any, samples: int, seed: int, forward: Forward | None
-) -> tuple[Any, _Watch]:
-    watch = _Watch(dense, samples, seed)
+def _watched(watch: _Watch, dense: nn.Module, batch: Any, forward: Forward | None) -> Any:
     with evaluating(dense), torch.no_grad(), watch:
         run(dense, batch, forward)
-    return batch, watch
+    return batch
 
 
 class Tails:
@@ -133,12 +178,23 @@ def is_sum(func: Any, args: Any, kwargs: Any) -> bool:
     )
 
 
+def _same_rows(old: Tensor, new: Any) -> bool:
+    """Whether `new` is a view of all rows (along the last dimension) of `old`, in their order."""
+    return (
+        isinstance(new, Tensor)
+        and new.shape[-1:] == old.shape[-1:]
+        and new.numel() == old.numel()
+        and new.is_contiguous()
+        and old.is_contiguous()
+    )
+
+
 class _Watch(ProductMode):  # type: ignore[no-untyped-call]
     """Keeps what each product of the dense model puts out."""
 
-    def __init__(self, model: nn.Module, samples: int, seed: int) -> None:
+    def __init__(self, model: nn.Module, samples: int, seed: int, share: float = 1.0) -> None:
         super().__init__(model)
-        self.size = samples
+        self.size, self.share = samples, share
         self.generator = torch.Generator().manual_seed(seed)
         self.followers = Followers()
         self.tails = Tails()
@@ -158,7 +214,8 @@ class _Watch(ProductMode):  # type: ignore[no-untyped-call]
             self.skipped[product.name] = "called several times"
             return out
         self.order.append(product.name)
-        places = product.draw(max(_MIN_ROWS, 4 * product.inputs), self.generator)
+        wanted = math.ceil(self.share * max(_MIN_ROWS, 4 * product.inputs))
+        places = product.draw(wanted, self.generator)
         # without its input, which would keep every activation alive
         slim = replace(product, x=product.x.new_empty(0))
         self.calls[product.name] = (slim, places, product.outputs(out, places))
@@ -181,8 +238,7 @@ class _Watch(ProductMode):  # type: ignore[no-untyped-call]
         out = func(*args, **kwargs)
         self.followers.fed(args[0])
         names = self.tails.of(args[0])
-        rows = isinstance(out, Tensor) and out.dim() and out.shape[-1] == args[0].shape[-1]
-        if names and rows and self.calls[names[0]][0].window is None:
+        if names and _same_rows(args[0], out) and self.calls[names[0]][0].window is None:
             self.tails.follow(args[0], out)
         else:
             self._used(args[0])

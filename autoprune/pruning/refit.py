@@ -11,7 +11,7 @@ et al. 2017 and Frantar & Alistarh 2022):
 Where the result (behind its batch normalisation) is added to a residual stream, the target is the
 sum: so a block also makes good what its predecessors got wrong. The running statistics of batch
 normalisations become those of the pass, and their scale and bias are changed so that the function
-stays the fitted one.
+stays the fitted one. Samples of several shapes pass in turn; each fit is over all so far.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from autoprune.errors import UsageError
 from autoprune.pruning.calibration import Forward, evaluating, run
 from autoprune.pruning.products import Product, ProductMode
-from autoprune.pruning.reference import Reference, Tails, is_sum, record
+from autoprune.pruning.reference import Part, Reference, Tails, is_sum, record
 
 if TYPE_CHECKING:
     from autoprune.graph import PruningGraph
@@ -50,23 +50,25 @@ def refit(
 
     Call it after `surgery.prune(small, graph, keep)` and, best, `compensate.repair`; it replaces
     `reestimate_batchnorm`. `graph` is the dense model's and `keep` holds dense indices. Weights
-    that are called several times, in another way as well, or have more than 2,304 inputs, keep
-    their values.
+    that are called several times, in another way as well, through a permuted or reshaped view, or
+    have more than 2,304 inputs, keep their values.
     """
     if not ridge > 0.0:
         raise UsageError(f"ridge must be above 0, got {ridge}")
     shapes = {name: p.shape for name, p in dense.named_parameters()}
-    kept = {}
-    for name, target in reference.targets.items():
-        kept[name] = torch.arange(target.outputs.shape[1])
+    targets = reference.targets
+    kept = {name: torch.arange(target.outputs.shape[1]) for name, target in targets.items()}
     for (name, dim), gone in graph.removed(keep).items():
-        if name in kept and dim == 1 - reference.targets[name].input_dim:
+        if name in kept and dim == 1 - targets[name].input_dim:
             mask = torch.ones(len(kept[name]), dtype=torch.bool)
             mask[torch.from_numpy(gone)] = False
             kept[name] = mask.nonzero()[:, 0]
-    fitter = _Fitter(small, reference, kept, shapes, ridge)
-    with evaluating(small), torch.no_grad(), fitter:
-        run(small, reference.batch, forward)
+    fitter = _Fitter(small, kept, shapes, ridge)
+    with evaluating(small), torch.no_grad():
+        for part in reference.parts:
+            fitter.start(part)
+            with fitter:
+                run(small, part.batch, forward)
 
 
 class _Fitter(ProductMode):  # type: ignore[no-untyped-call]
@@ -75,27 +77,35 @@ class _Fitter(ProductMode):  # type: ignore[no-untyped-call]
     def __init__(
         self,
         model: nn.Module,
-        reference: Reference,
         kept: Mapping[str, Tensor],
         shapes: Mapping[str, torch.Size],
         ridge: float,
     ) -> None:
         super().__init__(model)
-        self.size = reference.samples
-        self.reference, self.kept, self.shapes, self.ridge = reference, kept, shapes, ridge
+        self.kept, self.shapes, self.ridge = kept, shapes, ridge
         self.named = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+        self.sums: dict[str, _Sums] = {}
+        self.norm_sums: dict[str | None, tuple[int, Tensor, Tensor]] = {}
+        self.refreshed: list[tuple[Tensor, Tensor]] = []  # parts of a normalisation, what they were
+
+    def start(self, part: Part) -> None:
+        """Go on with another batch: what was summed up so far counts in each fit."""
+        self.size, self.targets = part.samples, part.targets
         self.behind_cut = False
         self.tails = Tails()
         self.waiting: dict[str, tuple[Product, Any, Any]] = {}  # product, its call
         self.norms: dict[str, tuple[Any, Any, Any]] = {}  # the call of the normalisation
         self.statistics: dict[str | None, tuple[Tensor, Tensor]] = {}  # in front of a normalisation
+        for tensor, before in reversed(self.refreshed):
+            tensor.copy_(before)  # the same function
+        self.refreshed.clear()
 
     def on_product(self, func: Any, args: Any, product: Product | None, x: Tensor) -> Any:
         """Fit the weight first, unless a sum behind it is the better target."""
         if product is None:
             return func(*args)
         name = product.name
-        target = self.reference.targets.get(name)
+        target = self.targets.get(name)
         cut = self.named[name].shape != self.shapes[name]
         if target is None or not (self.behind_cut or self._lost_inputs(product)):
             self.behind_cut |= cut
@@ -154,7 +164,7 @@ class _Fitter(ProductMode):  # type: ignore[no-untyped-call]
         """Fit the product so that it and `stream` together are the dense model's sum."""
         product, func, args = self.waiting.pop(name)
         norm = self.norms.pop(name, None)
-        target = self.reference.targets[name]
+        target = self.targets[name]
         kept = self.kept[name]
         assert target.total is not None
         wanted = target.total[:, kept] - product.outputs(stream, target.places)
@@ -177,33 +187,33 @@ class _Fitter(ProductMode):  # type: ignore[no-untyped-call]
         return result
 
     def _refresh(self, norm: str | None, x: Tensor, call: Any) -> None:
-        known = self.statistics.pop(norm) if norm in self.statistics else _statistics(x)
+        if norm in self.statistics:
+            known = self.statistics.pop(norm)
+        else:
+            self.norm_sums[norm] = _statistics(x, self.norm_sums.get(norm))
+            known = self.norm_sums[norm][1:]
+        self.refreshed += [(tensor, tensor.clone()) for tensor in call[1:5] if tensor is not None]
         _refresh(known, call)
 
     def _fit(self, product: Product, wanted: Tensor) -> None:
         """Least squares of `wanted` (places, outputs) on the present inputs, near the weight."""
-        target = self.reference.targets[product.name]
+        target = self.targets[product.name]
         parameter = self.named[product.name]
         weight = parameter if product.input_dim == 1 else parameter.T
         weight = weight.reshape(product.blocks, -1, product.inputs).float()
         rows = product.rows(target.places)  # (blocks, n, d)
         wanted = wanted.reshape(wanted.shape[0], product.blocks, -1).transpose(0, 1)
-        free = target.bias is not None or target.norm is not None
-        middle = rows.mean(1, keepdim=True) if free else torch.zeros_like(rows[:, :1])
-        level = wanted.mean(1, keepdim=True) if free else torch.zeros_like(wanted[:, :1])
-        rows = rows - middle
-        rest = wanted - level - rows @ weight.mT
-        second = (rows.mT @ rows).double() / rows.shape[1]
-        cross = (rows.mT @ rest).double() / rows.shape[1]
+        sums = self.sums.setdefault(product.name, _Sums(weight.clone()))
+        sums.add(rows, wanted, centred=target.bias is not None or target.norm is not None)
+        second, cross = sums.second / sums.rows, sums.cross / sums.rows
         scale = second.diagonal(dim1=1, dim2=2).mean(1).clamp_min(torch.finfo(torch.float32).tiny)
         eye = torch.eye(product.inputs, dtype=second.dtype, device=second.device)
         factor, failed = torch.linalg.cholesky_ex(second + self.ridge * scale[:, None, None] * eye)
         if bool(failed.any()) or not bool(torch.isfinite(cross).all()):
             return
-        fresh = weight + torch.cholesky_solve(cross, factor).mT.float()
-        level = level.flatten()
-        mean = (middle @ fresh.mT).flatten()
-        shift = level - mean
+        fresh = sums.weight + torch.cholesky_solve(cross, factor).mT.float()
+        mean = (sums.middle @ fresh.mT).flatten()
+        shift = sums.level.flatten() - mean
         spread = ((fresh @ second.float()) * fresh).sum(2).flatten()
         fresh = fresh.flatten(0, 1)
         parameter.copy_((fresh if product.input_dim == 1 else fresh.T).reshape(parameter.shape))
@@ -213,6 +223,39 @@ class _Fitter(ProductMode):  # type: ignore[no-untyped-call]
             running = self.named[f"{target.norm}.running_mean"]
             running.copy_(target.mean[self.kept[product.name]] - shift)
             self.statistics[target.norm] = (mean, spread)
+
+
+class _Sums:
+    """What a fit needs of all rows so far: their means, and products around them.
+
+    `weight` (blocks, outputs, d) is the one so far; `middle` (blocks, 1, d) and `level` (blocks, 1,
+    outputs) are the means of inputs and wanted outputs, `second` and `cross` the sums of the
+    inputs' products with themselves and with what `weight` leaves over.
+    """
+
+    def __init__(self, weight: Tensor) -> None:
+        self.weight, self.rows = weight, 0
+        self.middle, self.level = weight.new_zeros(()), weight.new_zeros(())
+        self.second = self.cross = weight.new_zeros((), dtype=torch.float64)
+
+    def add(self, rows: Tensor, wanted: Tensor, *, centred: bool) -> None:
+        """Add rows (blocks, n, d) and their wanted outputs, around the means or around 0."""
+        count = rows.shape[1]
+        share = count / (self.rows + count)
+        middle = rows.mean(1, keepdim=True) if centred else torch.zeros_like(rows[:, :1])
+        level = wanted.mean(1, keepdim=True) if centred else torch.zeros_like(wanted[:, :1])
+        rows = rows - middle
+        rest = wanted - level - rows @ self.weight.mT
+        self.second = self.second + (rows.mT @ rows).double()
+        self.cross = self.cross + (rows.mT @ rest).double()
+        if self.rows:
+            apart, lift = middle - self.middle, level - self.level
+            left = lift - apart @ self.weight.mT
+            self.second += (self.rows * share) * (apart.mT @ apart).double()
+            self.cross += (self.rows * share) * (apart.mT @ left).double()
+            middle, level = self.middle + share * apart, self.level + share * lift
+        self.middle, self.level = middle, level
+        self.rows += count
 
 
 def _like_result(product: Product, args: Any) -> Tensor:
@@ -227,11 +270,19 @@ def _like_result(product: Product, args: Any) -> Tensor:
     return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=layout)
 
 
-def _statistics(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and variance of each channel."""
+def _statistics(
+    x: Tensor, before: tuple[int, Tensor, Tensor] | None = None
+) -> tuple[int, Tensor, Tensor]:
+    """Count, mean and variance of each channel, together with those of `before`."""
     dims = [d for d in range(x.dim()) if d != 1]
     variance, mean = torch.var_mean(x.float(), dims, correction=0)
-    return mean, variance
+    count = x.numel() // x.shape[1]
+    if before is None:
+        return count, mean, variance
+    share = count / (before[0] + count)
+    apart = mean - before[1]
+    variance = before[2].lerp(variance, share) + share * (1.0 - share) * apart.square()
+    return before[0] + count, before[1] + share * apart, variance
 
 
 def _refresh(statistics: tuple[Tensor, Tensor], call: Any) -> None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import bisect
 import copy
+import dataclasses
 import itertools
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -131,40 +133,79 @@ def divergence(
     """A score: how far another model's outputs are from those of `model` on the same batches.
 
     For outputs of shape (N, C) the mean Kullback-Leibler divergence of their softmax in nats, for
-    anything else the mean squared difference over the variance of the model's outputs. The
-    outputs of `model` are computed once. Raises UsageError when there is no batch.
+    other tensors the mean squared difference over the variance of the model's output, and for a
+    single value (a loss, say) the squared difference over the sum of both squares: at most 2. They
+    are summed over the outputs, and averaged over the batches by their samples. Floating-point
+    tensors count, wherever the outputs hold them: in sequences, mappings and attributes. One that
+    gets another shape is left out. The outputs of `model` are computed once. Raises UsageError when
+    there is no batch, or nothing to compare.
     """
     batches = list(batches)
     if not batches:
         raise UsageError("divergence needs at least one batch, got none")
     wanted = [_outputs(model, batch, forward) for batch in batches]
+    if not any(b.numel() for target in wanted for b in target):
+        raise UsageError("the model's outputs must hold a floating-point tensor, got none")
+    sizes = [_samples(batch, target) for batch, target in zip(batches, wanted, strict=True)]
 
     def score(other: nn.Module) -> float:
-        total = torch.zeros((), dtype=torch.float64)
-        samples = 0
-        for batch, target in zip(batches, wanted, strict=True):
-            found = _outputs(other, batch, forward)
-            total += sum(_distance(a, b) for a, b in zip(found, target, strict=True))
-            samples += len(target[0])
-        return float(total) / samples
+        total, pairs = torch.zeros((), dtype=torch.float64), 0
+        for batch, target, size in zip(batches, wanted, sizes, strict=True):
+            for a, b in zip(_outputs(other, batch, forward), target, strict=False):
+                if a.shape == b.shape and b.numel():
+                    total += size * _distance(a, b)
+                    pairs += 1
+        if not pairs:
+            raise UsageError("an output of the smaller model must keep its shape, got others only")
+        return float(total) / sum(sizes)
 
     return score
 
 
 def _outputs(model: nn.Module, batch: Any, forward: Forward | None) -> list[Tensor]:
     with evaluating(model), torch.no_grad():
-        leaves = tree_flatten(run(model, batch, forward))[0]
-    return [x.detach() for x in leaves if isinstance(x, Tensor) and x.is_floating_point()]
+        found = _tensors(run(model, batch, forward), {})
+    return [x.detach() for x in found if x.is_floating_point()]
+
+
+def _tensors(tree: Any, seen: dict[int, Any]) -> list[Tensor]:
+    """All tensors in sequences, mappings and attributes, but for modules; objects `seen` by id."""
+    found = []
+    for leaf in tree_flatten(tree)[0]:
+        if isinstance(leaf, Tensor):
+            found.append(leaf)
+        elif id(leaf) not in seen and not isinstance(leaf, type | nn.Module | ModuleType):
+            seen[id(leaf)] = leaf
+            for part in _parts(leaf):
+                found += _tensors(part, seen)
+    return found
+
+
+def _parts(value: Any) -> Iterable[Any]:
+    """What a value that is no plain container holds."""
+    if isinstance(value, Mapping):
+        return value.values()
+    if isinstance(value, list | tuple):
+        return value
+    if dataclasses.is_dataclass(value):
+        return [getattr(value, entry.name, None) for entry in dataclasses.fields(value)]
+    return vars(value).values() if hasattr(value, "__dict__") else ()
+
+
+def _samples(batch: Any, outputs: Sequence[Tensor]) -> int:
+    """The first size in the batch; in the outputs where the batch holds no tensor."""
+    return next((len(x) for x in (*_tensors(batch, {}), *outputs) if x.dim()), 1)
 
 
 def _distance(found: Tensor, wanted: Tensor) -> Tensor:
-    """The distance summed over samples, float64 on the CPU."""
+    """The mean distance of the samples, float64 on the CPU."""
     found, wanted = found.double().cpu(), wanted.double().cpu()
     if wanted.dim() == 2 and wanted.shape[1] > 1:
         logs = F.log_softmax(found, 1), F.log_softmax(wanted, 1)
-        return F.kl_div(*logs, reduction="sum", log_target=True)
-    spread = wanted.var(correction=0).clamp_min(1e-30)
-    return (found - wanted).square().mean() / spread * len(wanted)
+        return F.kl_div(*logs, reduction="batchmean", log_target=True)
+    single = wanted.numel() == 1
+    spread = found.square() + wanted.square() if single else wanted.var(correction=0)
+    return ((found - wanted).square() / spread.clamp_min(1e-30)).mean()
 
 
 def _finite(value: float, what: str) -> float:

@@ -148,6 +148,52 @@ def test_every_use_of_a_weight_is_seen_and_what_cannot_be_weighed_is_named():
     assert "embedding" in calibration.skipped["embed.weight"]
 
 
+class Viewed(nn.Module):
+    """A bare weight, and the product that takes a view of it."""
+
+    def __init__(self, shape, product):
+        super().__init__()
+        self.w = nn.Parameter(torch.randn(shape))
+        self.product = product
+
+    def forward(self, x):
+        return self.product(x, self.w)
+
+
+@pytest.mark.parametrize(
+    ("shape", "inputs", "product"),
+    [
+        ((4, 4, 3, 3), (2, 4, 5, 5), lambda x, w: F.conv2d(x, w.transpose(0, 1))),
+        ((3, 3, 4, 5), (2, 4, 5, 5), lambda x, w: F.conv2d(x, w.permute(3, 2, 0, 1))),
+        ((4, 4, 3, 3), (2, 4, 5, 5), lambda x, w: F.conv2d(x, w.transpose(2, 3))),
+        ((4, 2, 3), (7, 4), lambda x, w: x @ w.flatten(1)),
+        ((4, 2, 3), (7, 4), lambda x, w: torch.tensordot(x, w, 1)),
+        ((2, 3, 4), (7, 4), lambda x, w: F.linear(x, w.flatten(0, 1))),
+        ((4, 3), (7, 6), lambda x, w: x @ w.view(6, 2)),
+    ],
+)
+def test_a_weight_that_is_permuted_or_reshaped_is_named_and_not_weighed(shape, inputs, product):
+    calibration = calibrate(Viewed(shape, product), [torch.randn(inputs)])
+    assert not calibration.moments
+    assert calibration.skipped == {"w": "used through a permuted or reshaped view"}
+
+
+@pytest.mark.parametrize(
+    ("shape", "inputs", "product", "input_dim"),
+    [
+        ((4, 4), (7, 4), lambda x, w: x @ w, 0),
+        ((4, 4), (7, 4), lambda x, w: x @ w.T, 1),
+        ((1, 4), (7, 4), lambda x, w: x @ w.T, 1),
+        ((4, 4), (2, 4, 9), lambda x, w: F.conv1d(x, w[..., None]), 1),
+        ((4, 4, 1, 1), (7, 4), lambda x, w: F.linear(x, w.flatten(1)), 1),
+        ((5, 4, 3), (2, 4, 1, 9), lambda x, w: F.conv2d(x, w[:, :, None]), 1),
+    ],
+)
+def test_a_transpose_and_dimensions_of_one_are_still_the_weight(shape, inputs, product, input_dim):
+    moment = calibrate(Viewed(shape, product), [torch.randn(inputs)]).moments["w"]
+    assert moment.input_dim == input_dim
+
+
 def test_frozen_weights_and_inputs_in_another_layout_are_seen_too():
     layer = nn.Linear(4, 3).requires_grad_(False)
     model = nn.Sequential(layer)

@@ -7,12 +7,14 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.nn.utils.rnn import pack_padded_sequence
 
 from autoprune.errors import UsageError
 from autoprune.graph import trace
 from autoprune.pruning import surgery
 from autoprune.pruning.calibration import calibrate
 from autoprune.pruning.compensate import repair
+from autoprune.pruning.one_shot import prune_model
 from autoprune.pruning.refit import record, refit
 
 
@@ -236,6 +238,128 @@ def test_a_weight_that_is_called_twice_keeps_its_value_and_depthwise_ones_are_fi
         after = (small(x) - model(x)).square().mean()
     assert after < before
     assert torch.equal(small.twice.weight, model.twice.weight)
+
+
+class Permuted(nn.Module):
+    """A kernel that is stored with its inputs first, between two layers."""
+
+    def __init__(self, wide):
+        super().__init__()
+        self.first, self.last = nn.Conv2d(3, 8, 1), nn.Conv2d(wide, 3, 1)
+        self.w = nn.Parameter(torch.randn(8, wide, 3, 3) / 8)
+
+    def forward(self, x):
+        x = F.conv2d(F.relu(self.first(x)), self.w.transpose(0, 1), padding=1)
+        return self.last(F.relu(x))
+
+
+@pytest.mark.parametrize("wide", [8, 12])
+def test_a_permuted_kernel_keeps_its_values_and_what_follows_is_mended(wide):
+    torch.manual_seed(0)
+    model, x = Permuted(wide).eval(), torch.randn(64, 3, 6, 6)
+    calibration = calibrate(model, [x])
+
+    def error(ratio, **options):
+        with torch.no_grad():
+            return (prune_model(model, x[:1], ratio, **options)(x) - model(x)).square().mean()
+
+    assert error({"w": 0.5}, calibration=calibration) < error({"w": 0.5})
+    assert error(0.5, refit=[x]) < error(0.5)
+    assert error(0.5, calibration=calibration, importance="obs", refit=[x]) < error(0.5)
+
+
+class Turned(nn.Module):
+    """A residual stream that has the time first, between layers that have it second."""
+
+    def __init__(self):
+        super().__init__()
+        self.up, self.down = nn.Linear(6, 12), nn.Linear(12, 6)
+
+    def forward(self, x):
+        return x.transpose(0, 1) + self.down(F.relu(self.up(x))).transpose(0, 1)
+
+
+def test_a_sum_of_transposed_rows_is_no_target():
+    torch.manual_seed(0)
+    model, x = Turned(), torch.randn(40, 5, 6)
+    graph = trace(model, x[:1])
+    keep = {"up": list(range(5))}
+    small = pruned(model, graph, keep)
+    refit(small, model, graph, keep, record(model, [x]), ridge=1e-10)
+    with torch.no_grad():
+        hidden = F.relu(small.up(x)).reshape(-1, 5)
+        weight, bias = affine_fit(hidden, model.down(F.relu(model.up(x))).reshape(-1, 6))
+    np.testing.assert_allclose(small.down.weight.detach(), weight, atol=1e-3)
+    np.testing.assert_allclose(small.down.bias.detach(), bias, atol=1e-3)
+
+
+def test_batches_of_different_lengths_count_as_one():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Embedding(50, 6), nn.Linear(6, 10), nn.ReLU(), nn.Linear(10, 3))
+    batches = [torch.randint(0, 50, (8, length)) for length in (5, 9, 7, 5)]
+    graph = trace(model, batches[0][:1])
+    name = next(group.name for group in graph.groups if group.size == 10)
+    keep = {name: [0, 2, 3, 7]}
+    small = pruned(model, graph, keep)
+    reference = record(model, [(tokens, torch.zeros(8)) for tokens in batches], max_samples=30)
+    assert [(part.samples, part.batch[0].shape[1]) for part in reference.parts] == [
+        (14, 5),
+        (8, 9),
+        (8, 7),
+    ]
+    refit(small, model, graph, keep, reference, ridge=1e-10)
+    tokens = torch.cat([batch.flatten() for batch in [*batches[:3], batches[3][:6]]])
+    with torch.no_grad():
+        weight, bias = affine_fit(small[:3](tokens), model(tokens))
+    np.testing.assert_allclose(small[3].weight.detach(), weight, atol=1e-3)
+    np.testing.assert_allclose(small[3].bias.detach(), bias, atol=1e-3)
+
+
+def test_statistics_are_those_of_all_batches_whatever_their_sizes():
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(3, 8, 1, bias=False), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 4, 1, bias=False)
+    )
+    model.append(nn.BatchNorm2d(4)).append(nn.Conv2d(4, 2, 1))
+    images = [torch.randn(4, 3, 6, 6), torch.randn(9, 3, 4, 4) + 1.0]
+    for norm in (model[1], model[4]):
+        nn.init.uniform_(norm.weight), nn.init.normal_(norm.bias), norm.running_mean.normal_()
+    model.eval()
+    graph = trace(model, images[0][:1])
+    keep = {"0": [0, 1, 4, 6, 7]}
+    small = pruned(model, graph, keep)
+    refit(small, model, graph, keep, record(model, images), ridge=1e-10)
+    pixels = torch.cat([x.movedim(1, -1).reshape(-1, 3) for x in images])[..., None, None]
+    with torch.no_grad():
+        for place in (1, 4):
+            values = small[:place](pixels).flatten(1)
+            torch.testing.assert_close(small[place].running_mean, values.mean(0))
+            torch.testing.assert_close(small[place].running_var, values.var(0, correction=0))
+        hidden = small[:3](pixels).flatten(1)
+        weight, bias = affine_fit(hidden, model[:5](pixels).flatten(1))
+        expected = hidden.numpy() @ weight.T + bias
+        np.testing.assert_allclose(small[:5](pixels).flatten(1), expected, atol=1e-3)
+
+
+class Packed(nn.Module):
+    """A recurrent network over sequences of their own lengths, as one packed batch."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed, self.cell = nn.Embedding(20, 6), nn.LSTM(6, 4, batch_first=True)
+        self.head = nn.Linear(4, 2)
+
+    def forward(self, tokens):
+        lengths = (tokens > 0).sum(1)
+        packed = pack_padded_sequence(self.embed(tokens), lengths, batch_first=True)
+        return self.head(self.cell(packed)[1][0][-1])
+
+
+def test_a_sum_with_a_part_of_the_rows_is_no_target():
+    tokens = torch.tensor([[1, 2, 3, 4], [5, 6, 0, 0], [7, 0, 0, 0]])
+    targets = record(Packed(), [tokens]).targets
+    assert {target.total for target in targets.values()} == {None}
+    assert targets["cell.weight_ih_l0"].count == 7
 
 
 def test_bad_input_is_refused():

@@ -3,6 +3,9 @@
 import copy
 import json
 import math
+from collections import OrderedDict
+from dataclasses import dataclass
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -90,6 +93,81 @@ def test_divergence_is_kullback_leibler_for_classes_and_relative_for_anything_el
         steep.weight.fill_(3.0)
     # outputs -1, 1 (variance 1) against -3, 3
     assert divergence(line, [torch.tensor([[-1.0], [1.0]])])(steep) == pytest.approx(4.0)
+
+
+class Returning(nn.Module):
+    """Returns what `pack` makes of the doubled (or else scaled) input."""
+
+    def __init__(self, pack, scale=2.0):
+        super().__init__()
+        self.pack, self.scale = pack, nn.Parameter(torch.tensor(scale))
+
+    def forward(self, x):
+        return self.pack(x * self.scale)
+
+
+class Outputs(OrderedDict):
+    """A mapping that a tree of containers does not look into."""
+
+
+@dataclass
+class Fields:
+    values: torch.Tensor
+
+
+class Slots:
+    __slots__ = ("values",)
+
+
+def looped(x):
+    result = SimpleNamespace(values=x, model=nn.Linear(1, 1))
+    result.itself = result
+    return result
+
+
+@pytest.mark.parametrize(
+    "pack",
+    [
+        lambda x: Outputs(values=x),
+        lambda x: SimpleNamespace(values=[x]),
+        lambda x: (Fields(x), x > 0.0, None, "text", 1.0),
+        lambda x: {"values": x, "none": x[:0]},
+        looped,
+    ],
+)
+def test_outputs_are_found_in_mappings_and_attributes(pack):
+    x = torch.tensor([[[-1.0]], [[1.0]]])  # outputs -2, 2 (variance 4) against -4, 4
+    assert divergence(Returning(pack), [x])(Returning(pack, 4.0)) == pytest.approx(1.0)
+
+
+def test_a_single_value_counts_as_one_output_of_its_batch():
+    def pack(x):
+        return x[:, None], x.square().mean()
+
+    batches = [torch.tensor([-1.0, 1.0]), torch.tensor([3.0])]
+    score = divergence(Returning(pack), batches)
+    # batch 1, two samples: 1 for the tensor as above, (16 - 4)^2 / (16^2 + 4^2) for the scalar;
+    # batch 2, one sample: 6 against 12, and 36 against 144
+    first = 1.0 + 144 / 272
+    second = 36 / 180 + 108**2 / (36**2 + 144**2)
+    assert score(Returning(pack, 4.0)) == pytest.approx((2 * first + second) / 3)
+    assert score(Returning(pack)) == 0.0
+    zeros = divergence(Returning(lambda x: x.sum() * 0.0), batches)
+    assert zeros(Returning(lambda x: x.sum() * 0.0)) == 0.0
+
+
+def test_only_outputs_of_the_same_shape_are_compared():
+    x = torch.tensor([[[-1.0]], [[1.0]]])
+    score = divergence(Returning(lambda x: (x, x.expand(2, 3, 1))), [x])
+    assert score(Returning(lambda x: (x, x.expand(2, 5, 1)), 4.0)) == pytest.approx(1.0)
+    with pytest.raises(UsageError, match="must keep its shape"):
+        divergence(Returning(lambda x: x), [x])(Returning(lambda x: x.flatten()))
+
+
+@pytest.mark.parametrize("pack", [lambda x: x.argmax(), lambda x: Slots(), lambda x: x[:0]])
+def test_outputs_without_anything_to_compare_are_refused(pack):
+    with pytest.raises(UsageError, match="must hold a floating-point tensor, got none"):
+        divergence(Returning(pack), [torch.ones(3, 1)])
 
 
 def test_the_table_survives_json():
