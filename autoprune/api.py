@@ -249,12 +249,12 @@ def rebuild(
 
     Raises StoreError that names `place` where the weights do not fit the architecture.
     """
-    from autoprune.graph import trace
+    from autoprune.pruning.one_shot import traced
     from autoprune.pruning.surgery import prune
 
     with torch.random.fork_rng(devices=[]):
         model = task.build_model().eval()
-    graph = trace(
+    graph = traced(
         model,
         task.example_input(),
         ignored_layers=task.ignored_layers,

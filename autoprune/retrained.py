@@ -16,8 +16,8 @@ from autoprune.budget import Cost
 from autoprune.candidate import Candidate
 from autoprune.config import RunConfig
 from autoprune.errors import DeviceError, StoreError, UsageError
-from autoprune.graph import trace
 from autoprune.pruning.compensate import Calibration, calibrate
+from autoprune.pruning.one_shot import traced
 from autoprune.record import TrialRecord
 from autoprune.retrain import OnEntry, Retraining, retrain
 from autoprune.search.sites import Site, local_sites, measured, reach
@@ -109,7 +109,7 @@ def _train(
 ) -> tuple[Retraining, nn.Module]:
     device = training_device(config.train_on)
     dense = load_dense(task, device=device)
-    graph = trace(
+    graph = traced(
         dense.to("cpu"),
         task.example_input(),
         ignored_layers=task.ignored_layers,

@@ -212,9 +212,9 @@ class Assembly:
 
     def _attributes(self) -> tuple[Attribute, ...]:
         found: dict[tuple[str, str], Attribute] = {}
-        for note in self._flow.notes:
+        for note in sorted(self._flow.notes, key=lambda note: note.guessed):
             dims = self._all(note.sizes)
             if any(dim.per_unit for dim in dims):
                 key = (note.module, note.name)
-                found.setdefault(key, Attribute(*key, dims, note.scalar))
+                found.setdefault(key, Attribute(*key, dims, note.scalar, note.guessed))
         return tuple(found.values())

@@ -57,12 +57,13 @@ class Record:
 
 @dataclass(eq=False, slots=True)
 class Note:
-    """A module's attribute and the size, or sizes, that it holds."""
+    """A module's attribute and the size, or sizes, that it holds (`guessed`: equals, now)."""
 
     module: str
     name: str
     sizes: tuple[int | Indices, ...]
     scalar: bool
+    guessed: bool = False
 
 
 @dataclass(eq=False, slots=True)

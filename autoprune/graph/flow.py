@@ -9,7 +9,7 @@ own: whatever meets is united.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -21,6 +21,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from autoprune.graph.calls import Activation, Call, Note, Record, Site, State, Storages, owner
 from autoprune.graph.ids import Ids, Labels
+from autoprune.graph.outputs import tensors_in
 from autoprune.graph.types import Indices
 
 Rule = Callable[["Flow", "Call"], None]
@@ -35,7 +36,11 @@ class Flow(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Ids, activations and calls of the runs of one model."""
 
     def __init__(
-        self, model: nn.Module, heads: Mapping[str, int], choices: Mapping[int, int]
+        self,
+        model: nn.Module,
+        heads: Mapping[str, int],
+        choices: Mapping[int, int],
+        ignored: Container[str] = (),
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         from autoprune.graph.rules import RULES, rule_for
@@ -51,6 +56,7 @@ class Flow(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.recording = True
         self.heads = heads
         self.choices = choices
+        self.ignored = ignored
         self.modules = dict(model.named_modules())
         self._rules, self._rule_for = RULES, rule_for
         self._paths = {id(module): path for path, module in reversed(self.modules.items())}
@@ -145,9 +151,9 @@ class Flow(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 self.notes.append(Note(path, attribute, sizes, scalar))
 
     def note_sizes(self, labels: Labels, shape: Sequence[int]) -> None:
-        """Plain integers of the running module that equal a labelled size are taken to hold it.
+        """Plain integers of the running module that equal a labelled size may hold it.
 
-        They are mended after surgery, and the verification of the smaller model has the last word.
+        They are guesses: the verification drops those that the smaller model can do without.
         """
         module = self.modules.get(self.layer)
         if self.caller in _SIZES_OF_ITS_OWN:
@@ -157,7 +163,7 @@ class Flow(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 continue
             for name, value in vars(module).items():
                 if type(value) is int and value == size and (size >= 8 or _COUNT.search(name)):
-                    self.notes.append(Note(self.layer, name, (label,), True))
+                    self.notes.append(Note(self.layer, name, (label,), True, guessed=True))
 
     # --- the run ----------------------------------------------------------------------------
 
@@ -169,7 +175,11 @@ class Flow(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self._stack.append(self._paths.get(id(module), self._stack[-1]))
 
         def leave(module: nn.Module, args: Any, result: Any) -> None:
-            self._stack.pop()
+            if self._stack.pop() in self.ignored:
+                made = [self.state(tensor) for tensor in tensors_in(result)]
+                for state in made:
+                    for label in () if state.weight else state.labels:
+                        self.ids.block(label, "ignored_layers")
 
         before = nn.modules.module.register_module_forward_pre_hook(enter)
         after = nn.modules.module.register_module_forward_hook(leave, always_call=True)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import difflib
+import functools
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -16,10 +19,12 @@ from autoprune.graph.assemble import Assembly
 from autoprune.graph.calls import owner
 from autoprune.graph.flow import Flow
 from autoprune.graph.ids import OUT
-from autoprune.graph.types import PruningGraph
+from autoprune.graph.outputs import tensors_in
+from autoprune.graph.types import Frozen, PruningGraph
 
 Inputs = Tensor | tuple[Any, ...] | list[Any] | Mapping[str, Any]
 
+_log = logging.getLogger(__name__)
 _ATTEMPTS = 6
 _STILL = (
     nn.modules.batchnorm._BatchNorm,
@@ -39,9 +44,10 @@ def trace(
 
     `example_inputs` is a tensor, a tuple or list of positional arguments, or a mapping of keyword
     arguments. The outputs of `ignored_layers` (module paths; a container stands for all layers in
-    it) stay whole. `num_heads` maps an attention layer to its number of heads where that cannot be
-    seen. The model's mode, buffers, hooks and the random state are left as they were. Layers that
-    only run in training mode are followed in a second run.
+    it) stay whole, also those of layers that only pass channels on (a norm, an activation).
+    `num_heads` maps an attention layer to its number of heads where that cannot be seen. The
+    model's mode, buffers, hooks and the random state are left as they were. Layers that only run in
+    training mode are followed in a second run; those that neither run reaches are among the frozen.
 
     Raises GraphError when the model cannot run on these inputs or a name is unknown.
 
@@ -57,7 +63,7 @@ def trace(
     _known_layers(model, list(heads))
     choices: dict[int, int] = {}
     for _ in range(_ATTEMPTS):
-        flow = Flow(model, heads, choices)
+        flow = Flow(model, heads, choices, ignored)
         inputs, outputs = _follow(flow, model, example_inputs)
         if not flow.flips:
             break
@@ -68,7 +74,24 @@ def trace(
         for (name, _), ids in flow.owned.items():
             if owner(name) == layer and flow.ids.roles()[ids[0]] == OUT:
                 flow.ids.block(ids, "ignored_layers")
-    return Assembly(flow, model).graph(model, inputs, outputs)
+    graph = Assembly(flow, model).graph(model, inputs, outputs)
+    return _with_unreached(graph, _unreached(flow, model))
+
+
+def _with_unreached(graph: PruningGraph, unreached: Sequence[Frozen]) -> PruningGraph:
+    if unreached and graph.groups:
+        names = ", ".join(frozen.name for frozen in unreached[:5])
+        _warn(f"{len(unreached)} layers: {names}{', …' if len(unreached) > 5 else ''}")
+    return replace(graph, frozen=graph.frozen + tuple(unreached))
+
+
+@functools.cache  # once, however often a model is traced
+def _warn(layers: str) -> None:
+    _log.warning(
+        "the example input does not reach %s · they stay whole, though what feeds them may be "
+        "pruned: give an example that reaches them, or name in ignored_layers what comes before",
+        layers,
+    )
 
 
 def as_call(example_inputs: Inputs) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -82,8 +105,13 @@ def as_call(example_inputs: Inputs) -> tuple[tuple[Any, ...], dict[str, Any]]:
 
 @contextmanager
 def untouched(model: nn.Module) -> Iterator[None]:
-    """Gives modes, buffers and the random state back as they were, whatever happens inside."""
+    """Gives modes, buffers and the random state back as they were, whatever happens inside.
+
+    A module whose buffers were replaced also gets its other attributes back, as one of them may
+    tell what the new buffers are for (a table that grew, and its length).
+    """
     modes = [(module, module.training) for module in model.modules()]
+    before = [(module, dict(vars(module)), dict(module._buffers)) for module in model.modules()]
     buffers = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
     devices = {p.device.index or 0 for p in model.parameters() if p.device.type == "cuda"}
     fast = torch.backends.mha.get_fastpath_enabled()
@@ -93,6 +121,12 @@ def untouched(model: nn.Module) -> Iterator[None]:
             yield
         finally:
             torch.backends.mha.set_fastpath_enabled(fast)
+            for module, attributes, held in before:
+                if not _same(module._buffers, held):
+                    vars(module).clear()
+                    vars(module).update(attributes)
+                    module._buffers.clear()
+                    module._buffers.update(held)
             for module, mode in modes:
                 module.training = mode
             for buffer, value in buffers:
@@ -100,10 +134,22 @@ def untouched(model: nn.Module) -> Iterator[None]:
                     buffer.copy_(value)
 
 
+def set_training(model: nn.Module) -> None:
+    """Training mode, in which a single example can pass: without statistics of a batch, dropout."""
+    model.train()
+    for module in model.modules():
+        if isinstance(module, _STILL):
+            module.eval()
+
+
+def _same(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    return one.keys() == other.keys() and all(one[name] is other[name] for name in one)
+
+
 def _follow(flow: Flow, model: nn.Module, example_inputs: Inputs) -> tuple[list[int], list[int]]:
     args, kwargs = as_call(example_inputs)
     args, kwargs = pytree.tree_map_only(Tensor, lambda t: t.detach(), (args, kwargs))
-    with untouched(model):
+    with untouched(model), _without_mkldnn():
         model.eval()
         given = _leaves((args, kwargs))
         inputs = [flow.state(tensor).index for tensor in given]
@@ -111,17 +157,32 @@ def _follow(flow: Flow, model: nn.Module, example_inputs: Inputs) -> tuple[list[
             result = model(*args, **kwargs)
         outputs = _close(flow, result)
         flow.recording = False
-        if _unused(flow, model):
+        if _unreached(flow, model):
             _follow_training(flow, model, args, kwargs)
-    return inputs, outputs
+    if not outputs:
+        for ids in flow.owned.values():
+            flow.ids.block(ids, "no tensor is found in what the model returns")
+    held = (flow.state(tensor).index for tensor in outputs)
+    return inputs, [index for index in held if index >= 0]
+
+
+@contextmanager
+def _without_mkldnn() -> Iterator[None]:
+    """Its layer for LSTMs would hide their parts; nothing else is dispatched differently.
+
+    `torch.backends.mkldnn.flags` would also set the precision, with a warning.
+    """
+    before = torch.backends.mkldnn.enabled
+    torch.backends.mkldnn.enabled = False  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        torch.backends.mkldnn.enabled = before
 
 
 def _follow_training(flow: Flow, model: nn.Module, args: Any, kwargs: Any) -> None:
     """A run in training mode for the parameters that evaluation never reads."""
-    model.train()
-    for module in model.modules():
-        if isinstance(module, _STILL):
-            module.eval()
+    set_training(model)
     try:
         with flow.following():
             result = model(*args, **kwargs)
@@ -130,20 +191,26 @@ def _follow_training(flow: Flow, model: nn.Module, args: Any, kwargs: Any) -> No
     _close(flow, result)
 
 
-def _close(flow: Flow, result: Any) -> list[int]:
-    outputs = _leaves(result)
+def _close(flow: Flow, result: Any) -> list[Tensor]:
+    outputs = tensors_in(result)
     for tensor in outputs:
         for label in flow.labels(tensor):
             flow.ids.block(label, "model output")
-    return [index for tensor in outputs if (index := flow.state(tensor).index) >= 0]
+    return outputs
 
 
-def _unused(flow: Flow, model: nn.Module) -> bool:
+def _unreached(flow: Flow, model: nn.Module) -> list[Frozen]:
+    """Layers, or single parameters of a layer that was reached, which no call has read."""
     touched = {name for name, _ in flow.owned}
-    return any(
-        name not in touched and max(parameter.shape, default=0) > 1
-        for name, parameter in model.named_parameters()
-    )
+    reached = {owner(name) for name in touched} | {""}
+    found: dict[str, Frozen] = {}
+    for name, parameter in model.named_parameters():
+        wide = [size for size in parameter.shape if size > 1]
+        if name not in touched and wide and parameter.is_floating_point():
+            layer = name if owner(name) in reached else owner(name)
+            size = getattr(model.get_submodule(owner(name)), "out_channels", wide[0])
+            found.setdefault(layer, Frozen(layer, size, "not reached by the example input"))
+    return list(found.values())
 
 
 @contextmanager

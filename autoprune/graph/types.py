@@ -108,12 +108,16 @@ class Op:
 
 @dataclass(frozen=True)
 class Attribute:
-    """A Python attribute of a module that holds a size: an int when `scalar`, else a tuple."""
+    """A Python attribute of a module that holds a size: an int when `scalar`, else a tuple.
+
+    One that is `guessed` is no part of a known layer: it only equals the size of a view.
+    """
 
     module: str
     name: str
     dims: tuple[Dim, ...]
     scalar: bool = True
+    guessed: bool = False
 
 
 @dataclass(frozen=True, eq=False)

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
 
 from autoprune.errors import UsageError
 from autoprune.graph import Group, PruningGraph, trace
-from autoprune.graph.trace import Inputs, as_call, untouched
+from autoprune.graph.outputs import tensors_in
+from autoprune.graph.trace import Inputs, as_call, set_training, untouched
+from autoprune.graph.types import Attribute
 from autoprune.pruning import compensate, surgery
 from autoprune.pruning import importance as importances
 from autoprune.pruning import refit as fitting
@@ -101,47 +102,120 @@ def prunable(
 def verify(model: nn.Module, graph: PruningGraph, example_inputs: Inputs) -> PruningGraph:
     """The graph without the groups that break the model, which are frozen with what was seen.
 
-    All groups are cut at once, each by another share, and the smaller model has to run and to agree
-    with the masked one. Where it does not (code that holds a size by hand), the groups at fault are
-    found by bisection.
+    All groups are cut at once, each by another share, and the smaller model has to run, also in
+    training mode if the model itself does, and to agree with the masked one. Where it does not
+    (code that holds a size by hand), the groups at fault are found by bisection. Guessed attributes
+    without which it runs and agrees are left as they are.
     """
-    model = _stirred(model)
-    good: list[str] = []
+    tried = _Trials(_stirred(model), graph, example_inputs)
     faults: dict[str, str] = {}
 
     def search(names: list[str]) -> None:
-        trouble = _trouble(model, graph, [*good, *names], example_inputs) if names else ""
-        if not trouble:
-            good.extend(names)
-        elif len(names) == 1:
+        trouble = tried.accept(names) if names else ""
+        if trouble and len(names) == 1:
             faults[names[0]] = trouble
-        else:
+        elif trouble:
             half = len(names) // 2
             search(names[:half])
             search(names[half:])
 
     search([group.name for group in graph.groups])
-    return graph.freeze(faults) if faults else graph
+    tried.drop_guesses()
+    return tried.graph.freeze(faults) if faults else tried.graph
 
 
-def _trouble(
-    model: nn.Module, graph: PruningGraph, names: Sequence[str], example_inputs: Inputs
-) -> str:
-    """What goes wrong when these groups lose every third unit; empty when nothing does."""
-    keep = {
-        name: _some(size, place)
-        for place, (name, size) in enumerate(graph.sizes().items())
-        if name in names
-    }
-    small = copy.deepcopy(model)
-    try:
-        surgery.prune(small, graph, keep)
-        got = _outputs(small, example_inputs)
-    except Exception as error:  # noqa: BLE001  whatever a model raises at another size is the answer
-        text = str(error).strip().split("\n")[0]
-        return f"the smaller model does not run: {type(error).__name__}: {text}"
-    wanted = _outputs(masked(model, graph, keep), example_inputs)
-    return "" if _agree(got, wanted) else "the smaller model differs from the masked one"
+def traced(
+    model: nn.Module,
+    example_inputs: Inputs,
+    *,
+    ignored_layers: Sequence[str] = (),
+    num_heads: Mapping[str, int] | None = None,
+) -> PruningGraph:
+    """The graph of a model whose prunings are known to run: nothing is frozen anew.
+
+    Only guessed attributes are looked at, as in `verify`.
+    """
+    graph = trace(model, example_inputs, ignored_layers=ignored_layers, num_heads=num_heads)
+    if not any(attribute.guessed for attribute in graph.attributes):
+        return graph
+    return replace(graph, attributes=verify(model, graph, example_inputs).attributes)
+
+
+class _Trials:
+    """Cuts of one model: the groups found good so far, and the graph with what has to be mended."""
+
+    def __init__(self, model: nn.Module, graph: PruningGraph, example_inputs: Inputs) -> None:
+        self.graph = graph
+        self._model, self._example = model, example_inputs
+        self._modules = dict(model.named_modules())
+        self._good: list[str] = []
+        self._wanted: tuple[list[str], list[Tensor]] = ([], [])
+        self._trains = not self._untrainable(model)
+
+    def accept(self, names: Sequence[str]) -> str:
+        """What goes wrong when these groups are cut too; they are good where nothing does.
+
+        A single group that fails is tried with each guess about its size dropped, and with all.
+        """
+        together = [*self._good, *names]
+        trouble = self._trouble(self.graph, together)
+        if trouble and len(names) == 1:
+            guesses = self._guesses(names)
+            for dropped in [*guesses, set().union(*guesses)] if guesses else []:
+                attempt = self._without(dropped)
+                if not self._trouble(attempt, together):
+                    self.graph, trouble = attempt, ""
+                    break
+        if not trouble:
+            self._good = together
+        return trouble
+
+    def drop_guesses(self) -> None:
+        """Leave out of the graph, one by one, every guess without which nothing goes wrong."""
+        for dropped in self._guesses(self._good):
+            attempt = self._without(dropped)
+            if not self._trouble(attempt, self._good):
+                self.graph = attempt
+
+    def _guesses(self, names: Sequence[str]) -> list[set[Attribute]]:
+        """Guessed attributes that move with these groups; equal layers read theirs alike."""
+        found: dict[tuple[type, str], set[Attribute]] = {}
+        for attribute in self.graph.attributes:
+            moves = any(not dim.per_unit.keys().isdisjoint(names) for dim in attribute.dims)
+            if attribute.guessed and moves:
+                kind = type(self._modules[attribute.module])
+                found.setdefault((kind, attribute.name), set()).add(attribute)
+        return list(found.values())
+
+    def _without(self, dropped: set[Attribute]) -> PruningGraph:
+        rest = tuple(held for held in self.graph.attributes if held not in dropped)
+        return replace(self.graph, attributes=rest)
+
+    def _trouble(self, graph: PruningGraph, names: list[str]) -> str:
+        """What goes wrong when these groups lose every third unit; empty when nothing does."""
+        keep = {
+            name: _some(size, place)
+            for place, (name, size) in enumerate(graph.sizes().items())
+            if name in names
+        }
+        small = copy.deepcopy(self._model)
+        try:
+            surgery.prune(small, graph, keep)
+            got = _outputs(small, self._example)
+        except Exception as error:  # noqa: BLE001  whatever a model raises at another size is the answer
+            return f"the smaller model does not run: {_said(error)}"
+        if self._wanted[0] != names:
+            self._wanted = names, _outputs(masked(self._model, graph, keep), self._example)
+        if not _agree(got, self._wanted[1]):
+            return "the smaller model differs from the masked one"
+        return self._untrainable(small) if self._trains else ""
+
+    def _untrainable(self, model: nn.Module) -> str:
+        try:
+            _outputs(model, self._example, training=True)
+        except Exception as error:  # noqa: BLE001  as above
+            return f"the smaller model does not run in training mode: {_said(error)}"
+        return ""
 
 
 def _some(size: int, place: int) -> list[int]:
@@ -170,17 +244,19 @@ def _stirred(model: nn.Module) -> nn.Module:
     return result
 
 
-def _outputs(model: nn.Module, example_inputs: Inputs) -> list[Tensor]:
+def _outputs(model: nn.Module, example_inputs: Inputs, *, training: bool = False) -> list[Tensor]:
     args, kwargs = as_call(example_inputs)
-    with untouched(model), _evaluating(model):
-        leaves: list[Any] = pytree.tree_leaves(model(*args, **kwargs))
-    return [leaf for leaf in leaves if isinstance(leaf, Tensor)]
+    with untouched(model):
+        if training:
+            set_training(model)
+        else:
+            model.eval()
+        return tensors_in(model(*args, **kwargs))
 
 
-@contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    model.eval()
-    yield
+def _said(error: Exception) -> str:
+    text = str(error).strip().split("\n")[0]
+    return f"{type(error).__name__}: {text}"
 
 
 def _agree(got: Sequence[Tensor], wanted: Sequence[Tensor]) -> bool:

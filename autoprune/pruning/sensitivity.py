@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import bisect
 import copy
-import dataclasses
 import itertools
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils._pytree import tree_flatten
 
 from autoprune.errors import TrainingError, UsageError
 from autoprune.graph import PruningGraph
+from autoprune.graph.outputs import tensors_in
 from autoprune.pruning import importance, surgery
 from autoprune.pruning.calibration import Calibration, Forward, evaluating, run
 from autoprune.pruning.compensate import obs_scores, repair
@@ -164,37 +162,13 @@ def divergence(
 
 def _outputs(model: nn.Module, batch: Any, forward: Forward | None) -> list[Tensor]:
     with evaluating(model), torch.no_grad():
-        found = _tensors(run(model, batch, forward), {})
+        found = tensors_in(run(model, batch, forward))
     return [x.detach() for x in found if x.is_floating_point()]
-
-
-def _tensors(tree: Any, seen: dict[int, Any]) -> list[Tensor]:
-    """All tensors in sequences, mappings and attributes, but for modules; objects `seen` by id."""
-    found = []
-    for leaf in tree_flatten(tree)[0]:
-        if isinstance(leaf, Tensor):
-            found.append(leaf)
-        elif id(leaf) not in seen and not isinstance(leaf, type | nn.Module | ModuleType):
-            seen[id(leaf)] = leaf
-            for part in _parts(leaf):
-                found += _tensors(part, seen)
-    return found
-
-
-def _parts(value: Any) -> Iterable[Any]:
-    """What a value that is no plain container holds."""
-    if isinstance(value, Mapping):
-        return value.values()
-    if isinstance(value, list | tuple):
-        return value
-    if dataclasses.is_dataclass(value):
-        return [getattr(value, entry.name, None) for entry in dataclasses.fields(value)]
-    return vars(value).values() if hasattr(value, "__dict__") else ()
 
 
 def _samples(batch: Any, outputs: Sequence[Tensor]) -> int:
     """The first size in the batch; in the outputs where the batch holds no tensor."""
-    return next((len(x) for x in (*_tensors(batch, {}), *outputs) if x.dim()), 1)
+    return next((len(x) for x in (*tensors_in(batch), *outputs) if x.dim()), 1)
 
 
 def _distance(found: Tensor, wanted: Tensor) -> Tensor:

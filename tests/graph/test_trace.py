@@ -196,6 +196,23 @@ def test_ignored_layers_keep_their_outputs() -> None:
         trace(build(), draw(2), ignored_layers=["fc9"])
 
 
+@pytest.mark.parametrize("ignored", ["0", "1", "2", "3", "3.0"])
+def test_ignored_layers_without_channels_of_their_own_keep_what_they_pass_on(ignored: str) -> None:
+    stem = [nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU()]
+    net = nn.Sequential(*stem, nn.Sequential(nn.Dropout()), nn.Conv2d(8, 4, 3))
+    x = torch.zeros(1, 3, 8, 8)
+    assert trace(net, x).sizes() == {"0": 8}
+    graph = trace(net, x, ignored_layers=[ignored])
+    assert graph.sizes() == {}
+    assert Frozen("0", 8, "ignored_layers") in graph.frozen
+
+
+def test_an_ignored_layer_with_a_parametrized_weight_leaves_its_inputs_free() -> None:
+    build, draw = HARD["weight_norm"]
+    graph = trace(build(), draw(1), ignored_layers=["b"])
+    assert graph.sizes() == {"a": 10}
+
+
 def test_inputs_may_be_positional_or_named() -> None:
     class Two(nn.Module):
         def __init__(self) -> None:
@@ -242,6 +259,76 @@ def test_the_model_stays_as_it_was() -> None:
     assert not nn.modules.module._global_forward_hooks
     assert not nn.modules.module._global_forward_pre_hooks
     assert all(parameter.grad is None for parameter in net.parameters())
+
+
+def test_an_lstm_is_understood_by_its_parts() -> None:
+    class Tagger(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.words, self.out = nn.Embedding(50, 24), nn.Linear(32, 5)
+            self.lstm = nn.LSTM(24, 32, 2, batch_first=True)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.out(self.lstm(self.words(x))[0][:, -1])
+
+    enabled = torch.backends.mkldnn.enabled
+    graph = trace(Tagger(), torch.randint(0, 50, (1, 7)))
+    assert torch.backends.mkldnn.enabled == enabled
+    assert graph.sizes() == {"words": 24}
+    assert [f.name for f in graph.frozen] == ["lstm", "out"]
+    kept = {"words": 24}
+    macs = sum(int(np.prod([d.size(kept) for d in op.macs])) for op in graph.ops if op.macs)
+    assert macs == 7 * 128 * (24 + 32) + 7 * 128 * (32 + 32) + 32 * 5  # gates x (inputs + hidden)
+
+
+class Branching(nn.Module):
+    """One of two ways behind a layer, by the size of the input, and a token only for masks."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Linear(4, 8)
+        self.ways = nn.ModuleList([nn.Linear(8, 6), nn.Linear(8, 6)])
+        self.out, self.token = nn.Linear(6, 2), nn.Parameter(torch.zeros(1, 8))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.out(self.ways[int(len(x) > 4)](self.stem(x)))
+
+
+def test_layers_that_no_run_reaches_are_told(caplog: pytest.LogCaptureFixture) -> None:
+    reason = "not reached by the example input"
+    graph = trace(Branching(), torch.zeros(2, 4))
+    assert graph.sizes() == {"stem": 8, "ways.0": 6}
+    assert graph.frozen[1:] == (Frozen("token", 8, reason), Frozen("ways.1", 6, reason))
+    trace(Branching(), torch.zeros(2, 4))
+    (record,) = caplog.records  # once
+    assert "the example input does not reach 2 layers: token, ways.1 ·" in record.getMessage()
+
+
+def test_buffers_that_a_run_replaces_are_given_back() -> None:
+    class Table(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc, self.only = nn.Linear(4, 6), nn.Linear(6, 6)
+            self.register_buffer("mean", torch.zeros(6))
+            self.register_buffer("table", torch.zeros(2))
+            self.length = 2
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            if len(x) > self.length:
+                self.length = len(x)
+                self.register_buffer("table", torch.zeros(len(x)))
+            x = self.fc(x) + self.table[: len(x), None]
+            if self.training:
+                x = self.only(x)
+                self.mean = 0.9 * self.mean + 0.1 * x.mean(0)
+            return x
+
+    net = Table()
+    held = dict(net._buffers)
+    trace(net, torch.ones(5, 4))
+    assert all(net._buffers[name] is tensor for name, tensor in held.items())
+    assert (net.mean.abs().sum(), len(net.table), net.length) == (0, 2, 2)
+    assert net(torch.ones(5, 4)).shape == (5, 6)
 
 
 def test_two_traces_agree() -> None:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from autoprune.errors import GraphError, UsageError
 from autoprune.graph import trace
 from autoprune.pruning.compensate import calibrate
-from autoprune.pruning.one_shot import groups, prunable, prune_model, verify
+from autoprune.pruning.one_shot import groups, prunable, prune_model, traced, verify
 
 
 def test_half_of_every_group_leaves_and_the_given_model_stays() -> None:
@@ -166,3 +166,87 @@ def test_verification_leaves_the_model_as_it_was() -> None:
     assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
     assert model.training
     assert torch.equal(torch.get_rng_state(), random)
+
+
+class Windowed(nn.Module):
+    """Attention whose width and longest sequence are the same number."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.width = self.max_len = self.num_classes = 64
+        self.heads = 4
+        self.qkv, self.out = nn.Linear(6, 3 * 64), nn.Linear(64, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x[:, -self.max_len :]
+        n, length = x.shape[:2]
+        parts = self.qkv(x).view(n, length, 3, self.heads, -1)
+        q, k, v = parts.permute(2, 0, 3, 1, 4)
+        x = (q @ k.transpose(-1, -2) / 4).softmax(-1) @ v
+        return self.out(x.transpose(1, 2).reshape(n, length, self.width))
+
+
+def test_a_number_that_only_equals_a_width_stays() -> None:
+    torch.manual_seed(0)
+    model = Windowed().eval()
+    small = prune_model(model, torch.randn(2, 5, 6), 0.5)
+    assert small.qkv.out_features == 96
+    assert (small.width, small.heads) == (32, 2)
+    assert (small.max_len, small.num_classes) == (64, 64)
+    assert small(torch.randn(1, 70, 6)).shape == (1, 64, 3)
+
+
+def test_a_number_that_must_not_follow_a_width_freezes_nothing() -> None:
+    class Framed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.hidden = self.frames = 16
+            self.a, self.b = nn.Linear(4, 16), nn.Linear(16, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = torch.relu(self.a(x[:, : self.frames]))
+            return self.b(x.reshape(-1, self.hidden))
+
+    small = prune_model(Framed(), torch.randn(2, 16, 4), 0.5)
+    assert (small.a.out_features, small.hidden, small.frames) == (8, 8, 16)
+
+
+class Noisy(nn.Module):
+    """Noise of a size held by hand, only in training, which one more layer cannot do at all."""
+
+    def __init__(self, *, trains: bool = True) -> None:
+        super().__init__()
+        self.a, self.norm, self.b = nn.Conv2d(3, 16, 3), nn.BatchNorm2d(16), nn.Conv2d(16, 8, 1)
+        self.head, self.trains = nn.Linear(8, 2), trains
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.norm(self.a(x))
+        if self.training:
+            assert self.trains
+            x = x + 0.1 * torch.randn(x.shape[0], 16, 1, 1)
+        return self.head(self.b(x).mean((2, 3)))
+
+
+def test_a_size_held_only_in_training_freezes_its_group() -> None:
+    model, x = Noisy().eval(), torch.randn(1, 3, 4, 4)
+    before, random = copy.deepcopy(model.state_dict()), torch.get_rng_state()
+    graph = prunable(model, x)
+    assert graph.sizes() == {"b": 8}
+    (fault,) = [f for f in graph.frozen if f.name == "a"]
+    assert fault.reason.startswith("the smaller model does not run in training mode: RuntimeError")
+    assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
+    assert torch.equal(torch.get_rng_state(), random)
+    prune_model(model, x, 0.5).train()(x.repeat(2, 1, 1, 1))
+
+
+def test_a_model_that_does_not_train_on_its_example_is_judged_by_evaluation() -> None:
+    assert prunable(Noisy(trains=False), torch.randn(1, 3, 4, 4)).sizes() == {"a": 16, "b": 8}
+
+
+def test_a_model_that_is_built_again_is_mended_as_the_pruned_one_was() -> None:
+    model, example = Windowed().eval(), torch.randn(2, 5, 6)
+    graph = traced(model, example)
+    assert {a.name for a in graph.attributes if a.guessed} == {
+        a.name for a in prunable(model, example).attributes if a.guessed
+    }
+    assert "max_len" not in {a.name for a in graph.attributes}

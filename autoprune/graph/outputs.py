@@ -1,0 +1,61 @@
+"""The tensors in whatever a model returns."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping
+from types import BuiltinFunctionType, FunctionType, MemberDescriptorType, MethodType, ModuleType
+from typing import Any
+
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+_CLOSED = (
+    *(str, bytes, int, float, complex, type, nn.Module),
+    *(ModuleType, FunctionType, MethodType, BuiltinFunctionType),
+)
+"""What holds no output: a module or a function that a result refers to is not a part of it."""
+
+
+def tensors_in(result: Any) -> list[Tensor]:
+    """Every tensor in `result`, in order; one that is held in two places comes twice.
+
+    Containers, what is registered as a pytree, and the attributes (also in slots) of any other
+    object are looked into; an object that leads back to itself is looked into once.
+
+    >>> from types import SimpleNamespace
+    >>> tensors_in([SimpleNamespace(score=Tensor([3.0])), {"x": (Tensor([4.0]), "name")}])
+    [tensor([3.]), tensor([4.])]
+    """
+    found: list[Tensor] = []
+    seen: dict[int, Any] = {}  # holds what was seen, so that no id is given again
+    waiting = [result]
+    while waiting:
+        item = waiting.pop()
+        if isinstance(item, Tensor):
+            found.append(item)
+        elif not isinstance(item, _CLOSED) and id(item) not in seen:
+            seen[id(item)] = item
+            waiting.extend(reversed(_parts(item)))
+    return found
+
+
+def _parts(item: Any) -> list[Any]:
+    if isinstance(item, Mapping):
+        return list(item.values())
+    if isinstance(item, (list, tuple, set, frozenset, deque)):
+        return list(item)
+    parts: list[Any] = pytree.tree_leaves(item, is_leaf=lambda node: node is not item)
+    if len(parts) != 1 or parts[0] is not item:
+        return parts
+    return [*getattr(item, "__dict__", {}).values(), *_slots(item)]
+
+
+def _slots(item: Any) -> list[Any]:
+    names = [
+        name
+        for base in type(item).__mro__
+        for name, held in vars(base).items()
+        if isinstance(held, MemberDescriptorType) and name != "__dict__"
+    ]
+    return [getattr(item, name) for name in names if hasattr(item, name)]
