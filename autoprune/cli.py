@@ -247,7 +247,8 @@ def profile(
 
     task = api.task_of(config) if config else load_task(target)
     places = list(config.targets.values()) if config else []
-    chosen = tuple(runtime or [place.runtime for place in places] or ("torch", "onnxruntime"))
+    known = dict.fromkeys(place.runtime for place in places)
+    chosen = tuple(runtime or known or ("torch", "onnxruntime"))
     threads = threads or _common("threads", [place.threads for place in places])
     batch = batch or _common("batch", [place.batch for place in places])
     if output is None:

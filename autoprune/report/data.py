@@ -97,7 +97,7 @@ class RunView:
         if not self.over:
             return "no finished model yet"
         parts = (
-            f"trial {number} by {', '.join(f'{name} {more:.1%}' for name, more in over.items())}"
+            f"trial {number} by {', '.join(_by(name, more) for name, more in over.items())}"
             for number, over in self.over.items()
         )
         return f"all finished models are over the budget as measured: {'; '.join(parts)}"
@@ -314,3 +314,8 @@ def _times(ratio: float) -> str:
 def _natural(name: str) -> list[tuple[int, int | str]]:
     parts = re.split(r"(\d+)", name)
     return [(0, int(part)) if part.isdigit() else (1, part) for part in parts]
+
+
+def _by(name: str, more: float) -> str:
+    """How far a cost is over its limit, in words."""
+    return f"{text.label(name)} {100 * more:.2g} %"

@@ -255,7 +255,7 @@ def _tiles(view: RunView) -> str:
 
 
 def _pick(view: RunView, kind: str, word: str, record: TrialRecord) -> str:
-    """A member of the front: its metric beside the dense one, its costs, and what it is worth."""
+    """A model: its metric beside the dense one, its costs, and what it is worth."""
     name = view.metric.name if view.metric else ""
     value = view.metric_of(record)
     verdict = view.verdict(record)

@@ -56,7 +56,7 @@ def summary(view: RunView) -> RenderableType:
 
 def _level(view: RunView, record: TrialRecord | None) -> str:
     if record is None:
-        return "no model of the front"
+        return "no finished model"
     name = view.metric.name if view.metric else ""
     return f"trial {record.number}, {name} {text.metric(name, view.metric_of(record))}"
 

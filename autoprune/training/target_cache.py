@@ -108,12 +108,14 @@ def _digests(inputs: Any) -> list[bytes] | None:
     others = [leaf for leaf in leaves if not isinstance(leaf, Tensor)]
     if not tensors or not all(isinstance(leaf, bool | int | float | str | None) for leaf in others):
         return None
-    if tensors[0].dim() == 0 or not all(_is_rows(tensor, len(tensors[0])) for tensor in tensors):
+    count = len(tensors[0]) if tensors[0].dim() else 0
+    if count == 0 or not all(_is_rows(tensor, count) for tensor in tensors):
         return None
     common = repr((spec, others, [(t.dtype, t.shape[1:]) for t in tensors])).encode()
-    parts = [tensor.contiguous().flatten(1).view(torch.uint8).numpy() for tensor in tensors]
+    rows = [tensor.detach().contiguous().view(count, -1) for tensor in tensors if tensor.numel()]
+    parts = [row.view(torch.uint8).numpy() for row in rows]
     found = []
-    for sample in range(len(tensors[0])):
+    for sample in range(count):
         digest = hashlib.blake2b(common, digest_size=16)
         for part in parts:
             digest.update(part[sample])
@@ -122,7 +124,9 @@ def _digests(inputs: Any) -> list[bytes] | None:
 
 
 def _is_rows(leaf: Any, count: int) -> bool:
-    plain = isinstance(leaf, Tensor) and leaf.device.type == "cpu" and not leaf.is_complex()
+    if not isinstance(leaf, Tensor) or leaf.is_nested or leaf.layout != torch.strided:
+        return False
+    plain = leaf.device.type == "cpu" and not leaf.is_complex()
     return plain and leaf.dim() > 0 and len(leaf) == count
 
 

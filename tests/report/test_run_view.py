@@ -66,7 +66,7 @@ def test_each_level_has_the_best_member_within_it() -> None:
     assert [best and best.number for *_, best in swapped.levels] == [1, 2, None]
     words = str(terminal.summary(view))
     assert "level   latency ≤ 5.00 ms (50 % of dense): trial 1, accuracy 85.00 %" in words
-    assert "level   latency ≤ 1.00 ms: no model of the front" in words
+    assert "level   latency ≤ 1.00 ms: no finished model" in words
     page = sections.head(view)
     assert "latency ≤ 4.00 ms · trial 2" in page
     assert "1.00 ms" not in page
@@ -98,7 +98,7 @@ def test_a_level_of_no_objective_counts_models_beside_the_front() -> None:
 def test_a_front_that_is_empty_as_measured_says_by_how_much() -> None:
     view = view_of(trial(3, 0.88, 7.0), over={3: {"latency_ms": 0.25}})
     view = replace(view, front=replace(view.front, records=()))
-    words = "all finished models are over the budget as measured: trial 3 by latency_ms 25.0%"
+    words = "all finished models are over the budget as measured: trial 3 by latency 25 %"
     assert words in str(terminal.summary(view))
     assert words[1:] in sections.head(view)
     assert "no finished model yet" in str(terminal.summary(replace(view, over={})))

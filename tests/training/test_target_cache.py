@@ -111,7 +111,19 @@ def test_outputs_without_a_row_for_each_sample_are_not_kept() -> None:
     assert asked.calls == 7
 
 
-@pytest.mark.parametrize("inputs", [torch.tensor(1.0), "text", [], (X, X[:2])])
+def test_one_number_a_sample_is_an_input_too() -> None:
+    asked = Asked(lambda x, lengths: x * lengths[:, None])
+    lengths = torch.arange(8)
+    for _ in range(5):
+        assert torch.equal(asked(X, lengths), X * lengths[:, None])
+    assert asked.calls == 4
+    assert torch.equal(asked(X, lengths + 1), X * (lengths + 1)[:, None])
+
+
+@pytest.mark.parametrize(
+    "inputs",
+    [torch.empty(0, 3), torch.eye(3).to_sparse(), torch.tensor(1.0), "text", [], (X, X[:2])],
+)
 def test_inputs_that_are_not_samples_are_computed(inputs: object) -> None:
     asked = Asked(lambda x: 7)
     assert [asked(inputs) for _ in range(6)] == [7] * 6
