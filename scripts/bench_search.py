@@ -21,7 +21,7 @@ Methods:
     uniform      the same ratio everywhere
     global_l2    Torch-Pruning's global pruning chooses ratios and units
     fastnas      the largest drop that every group may cause alone
-    modelopt     the same by NVIDIA ModelOpt itself, where it is installed (pip install '.[bench]')
+    modelopt     the same by NVIDIA ModelOpt itself, where there is (pip install '.[test,bench]')
     ray_optuna   Ray Tune with OptunaSearch, every proposal trained as it comes; with --factor 10
                  also "ray_optuna x10"; variant: ray_optuna_recipe
 """
@@ -239,6 +239,8 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--long-epochs", type=float, default=20.0)
     parser.add_argument("--out", type=Path, help=f"default: {OUT}")
     given = parser.parse_args()
+    if "modelopt" in given.methods and not modelopt.installed():
+        parser.error("modelopt is not installed · pip install '.[test,bench]'")
     given.seeds = given.seeds or ([0, 1] if given.quick else [0, 1, 2])
     return given
 

@@ -1,4 +1,4 @@
-"""NVIDIA ModelOpt's own FastNAS, where `pip install '.[bench]'` was done.
+"""NVIDIA ModelOpt's own FastNAS, where `pip install '.[test,bench]'` was done.
 
 What it decides is read from it: the ratios of its search under a limit of multiply-accumulates
 (counted as for every method), and the units that its sorting keeps. Removal and recovery are then
