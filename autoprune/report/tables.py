@@ -161,7 +161,7 @@ def _dense_row(view: RunView, name: str) -> str:
     cells = _cells(name, who, (value, "", ""), counts, None)
     cells += _latencies(view, view.dense.predicted, measured)
     note = text.noise(measured)
-    last = cell(escape(note), "", "l full" if note else "l full empty")
+    last = cell(escape(note), "", "l full verdict" if note else "l full empty")
     return f'<tr class="dense">{cells}{cell(speed, "speed-up")}{last}</tr>'
 
 
