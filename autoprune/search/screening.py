@@ -29,7 +29,7 @@ from autoprune.search.moves import Moves
 from autoprune.search.plan import Plan
 from autoprune.search.projection import project
 from autoprune.search.score import Score
-from autoprune.search.surrogate import Array, Forecast, Known, expected_improvement
+from autoprune.search.surrogate import Belief, Forecast, Known, expected_improvement
 from autoprune.training.rng import derive
 
 _LOG = logging.getLogger(__name__)
@@ -183,37 +183,35 @@ class Screening:
         reference = np.array([self._plan.objectives[p].sign for p in self._order]) * [
             self._plan.reference[p] for p in self._order
         ]
-        found = self._foreseen(trained, [*pool, *going])
-        if found is not None:
-            mean, deviation = found
+        beliefs = self._foreseen(trained, [*pool, *going], reference[0])
+        if beliefs is not None:
             signs = np.array([objective.sign for objective in self._plan.objectives])
             rows = (front.values * signs)[:, self._order]
         else:
             rows = np.array([[k.score, *k.costs] for k, _ in trained])
-            mean = np.array([k.score for k in [*pool, *going]])
-            deviation = np.zeros(len(mean))
-            reference[0] = max([*mean, *(k.score for k, _ in trained)]) + 1.0
-        hoped = [[m, *k.costs] for m, k in zip(mean[len(pool) :], going, strict=True)]
+            beliefs = [Belief.certain(k.score) for k in [*pool, *going]]
+            reference[0] = max(k.score for k in [*pool, *going, *(k for k, _ in trained)]) + 1.0
+        hoped = [[b.median, *k.costs] for b, k in zip(beliefs[len(pool) :], going, strict=True)]
         rows = np.array([*rows.tolist(), *hoped]).reshape(-1, len(reference))
         return [
-            (expected_improvement(rows, reference.tolist(), m, s, k.costs), -m)
-            for k, m, s in zip(pool, mean[: len(pool)], deviation[: len(pool)], strict=True)
+            (expected_improvement(rows, reference.tolist(), belief, k.costs), -belief.median)
+            for k, belief in zip(pool, beliefs, strict=False)
         ]
 
     def _foreseen(
-        self, trained: Sequence[tuple[Known, float]], wanted: Sequence[Known]
-    ) -> tuple[Array, Array] | None:
-        """Means and deviations after training; None while there are too few trials for that."""
+        self, trained: Sequence[tuple[Known, float]], wanted: Sequence[Known], worst: float
+    ) -> list[Belief] | None:
+        """What the metrics will be after training; None while there are too few trials for that."""
         if len(trained) < ENOUGH:
             return None
         try:
-            forecast = Forecast(self._plan, [k for k, _ in trained], [y for _, y in trained])
-            mean, deviation = forecast(wanted)
+            forecast = Forecast(self._plan, [k for k, _ in trained], [y for _, y in trained], worst)
+            beliefs = forecast(wanted)
         except (ValueError, np.linalg.LinAlgError) as error:
             _LOG.warning("the scores alone decide: no forecast: %s", _line(error))
             return None
-        good = np.isfinite(mean).all() and np.isfinite(deviation).all()
-        return (mean, deviation) if good else None
+        good = all(math.isfinite(b.median) and math.isfinite(b.deviation) for b in beliefs)
+        return beliefs if good else None
 
     def _trained(self, ledger: Ledger, front: ParetoFront) -> list[tuple[Known, float]]:
         """Trials with the metric at their end, less is better; a stopped one's is extrapolated."""

@@ -2,7 +2,9 @@
 
 The forecast is a Bayesian ridge regression (MacKay 1992; Tipping 2001) on standardised features:
 the score right after repair and the log cost with their products, the settings of schedule and
-recovery, and, with a weaker prior, each group's ratio. It is fitted in milliseconds, gives its own
+recovery, and, with a weaker prior, each group's ratio. What it predicts is the logarithm of how far
+the metric stays behind the best one: the score is the logarithm of a damage too, and errors shrink
+where the metric comes near the dense model's. It is fitted in milliseconds, gives its own
 uncertainty, and shrinks towards the mean where there are few trials.
 """
 
@@ -27,6 +29,8 @@ Array = npt.NDArray[np.float64]
 
 _FAR = 3.0  # standard deviations beyond which the score and the cost are not extrapolated
 _RATIOS = 0.5  # prior weight of all ratios together, the score's being 1
+_FLOOR = 0.02  # how far below the best metric the scale ends, over best to worst
+_BEYOND = 0.2  # how far beyond the worst metric that counts trials are told apart, likewise
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,28 +42,77 @@ class Known:
     costs: tuple[float, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Belief:
+    """A metric that is not known yet, less is better: `floor` + exp(N(`log_excess`, `deviation`²)).
+
+    >>> Belief.certain(0.3).median
+    0.3
+    """
+
+    floor: float
+    log_excess: float
+    deviation: float
+
+    @staticmethod
+    def certain(value: float) -> Belief:
+        """No doubt about it."""
+        return Belief(value - 1.0, 0.0, 0.0)
+
+    @property
+    def median(self) -> float:
+        """As likely too high as too low."""
+        return self.floor + math.exp(self.log_excess)
+
+    def below(self, heights: npt.ArrayLike) -> Array:
+        """`(n,)` expectations of how far the metric lies below each height, above it being 0.
+
+        E[max(0, H - e^x)], H = h - floor, x ~ N(μ, σ²): HΦ(z) - exp(μ + σ²/2)Φ(z - σ) with
+        z = (ln H - μ)/σ (the form of Black & Scholes 1973).
+        """
+        heights = np.asarray(heights, dtype=np.float64)
+        if self.deviation <= 0.0:
+            return np.maximum(heights - self.median, 0.0)
+        room = np.maximum(heights - self.floor, 1e-300)
+        z = (np.log(room) - self.log_excess) / self.deviation
+        mean = math.exp(self.log_excess + 0.5 * self.deviation**2)
+        result: Array = np.maximum(room * ndtr(z) - mean * ndtr(z - self.deviation), 0.0)
+        return result
+
+
 class Forecast:
     """Predicts the metric (to be minimised) of candidates from those of trained ones."""
 
-    def __init__(self, plan: Plan, known: Sequence[Known], targets: Sequence[float]) -> None:
-        """Fit on at least two trials; `targets` are their metrics, less is better."""
+    def __init__(
+        self, plan: Plan, known: Sequence[Known], targets: Sequence[float], worst: float
+    ) -> None:
+        """Fit on at least two trials; `targets` are their metrics, less is better.
+
+        Metrics beyond `worst` do not count, and are hardly told apart.
+        """
         self._plan = plan
         raw = _plain(known)
         self._mean, self._spread = raw.mean(0), _spread(raw)
         ratios = self._ratios(known)
         self._ratio_mean = ratios.mean(0)
         self._ratio_spread = _spread(ratios) * math.sqrt(max(1, ratios.shape[1])) / _RATIOS
-        y = np.asarray(targets, dtype=np.float64)
+        best = min(targets)
+        span = worst - best if worst > best else max(targets) - best or 1.0
+        self._floor = best - _FLOOR * span
+        y = np.log(np.minimum(targets, best + (1.0 + _BEYOND) * span) - self._floor)
         self._level, self._scale = float(y.mean()), float(y.std()) or 1.0
         self._model = BayesianRidge()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # a fit that has not converged is still one
             self._model.fit(self._features(known), (y - self._level) / self._scale)
 
-    def __call__(self, known: Sequence[Known]) -> tuple[Array, Array]:
-        """`(n,)` means and standard deviations, in the metric's unit, less is better."""
+    def __call__(self, known: Sequence[Known]) -> list[Belief]:
+        """What is believed of each; not finite numbers where the fit has failed."""
         mean, deviation = self._model.predict(self._features(known), return_std=True)
-        return mean * self._scale + self._level, deviation * self._scale
+        return [
+            Belief(self._floor, float(m * self._scale + self._level), float(s * self._scale))
+            for m, s in zip(mean, deviation, strict=True)
+        ]
 
     def _features(self, known: Sequence[Known]) -> Array:
         z = np.clip((_plain(known) - self._mean) / self._spread, -_FAR, _FAR)
@@ -104,20 +157,16 @@ def place_of(parameter: Parameter, value: float) -> float:
 
 
 def expected_improvement(
-    front: npt.ArrayLike,
-    reference: Sequence[float],
-    mean: float,
-    deviation: float,
-    costs: Sequence[float],
+    front: npt.ArrayLike, reference: Sequence[float], belief: Belief, costs: Sequence[float]
 ) -> float:
     """How much a point is expected to add to the hypervolume; all is minimised.
 
     `front` are rows of (metric, cost, ...) and `reference` is the worst that counts. The point's
-    metric is normal, its `costs` are known: above every cell of the grid that the front's costs
-    span, the front stands at one height h, and what is expected below it is
-    σ(zΦ(z) + φ(z)), z = (h - μ)/σ (the hypervolume form of Jones et al. 1998).
+    metric is what is believed, its `costs` are known: above every cell of the grid that the front's
+    costs span, the front stands at one height, and what counts is how far below it the metric is
+    expected to lie (the hypervolume form of expected improvement, Jones et al. 1998).
 
-    >>> round(expected_improvement([[0.5, 0.5]], (1.0, 1.0), 0.3, 0.0, (0.2,)), 6)
+    >>> round(expected_improvement([[0.5, 0.5]], (1.0, 1.0), Belief.certain(0.3), (0.2,)), 6)
     0.31
     """
     rows = np.asarray(front, dtype=np.float64).reshape(-1, 1 + len(costs))
@@ -133,18 +182,7 @@ def expected_improvement(
     widths = np.array([math.prod(width for _, width in cell) for cell in cells])
     below = (rows[None, :, 1:] <= corners[:, None, :]).all(2)
     heights = np.where(below, rows[None, :, 0], np.inf).min(1, initial=float(reference[0]))
-    gains = _expected_below(heights - mean, deviation)
-    return float(gains @ widths)
-
-
-def _expected_below(distance: Array, deviation: float) -> Array:
-    """E[max(0, distance - ε)], ε normal with that deviation."""
-    if deviation <= 0.0:
-        return np.maximum(distance, 0.0)
-    z = distance / deviation
-    density = np.exp(-0.5 * z * z) / math.sqrt(2.0 * math.pi)
-    result: Array = deviation * (z * ndtr(z) + density)
-    return result
+    return float(belief.below(heights) @ widths)
 
 
 def _plain(known: Sequence[Known]) -> Array:

@@ -30,7 +30,7 @@ from autoprune.search.score import RepairScore, heads
 from autoprune.search.screening import ENOUGH, Offer, Screening
 from autoprune.search.searcher import SCORE, SCREENED
 from autoprune.search.study import NAME
-from autoprune.search.surrogate import Forecast, Known, expected_improvement
+from autoprune.search.surrogate import Belief, Forecast, Known, expected_improvement
 from autoprune.store import RunFolder
 
 WEIGHTS = {"a": 0.1, "b": 0.3, "c": 0.5}
@@ -74,13 +74,14 @@ def play(folder: RunFolder, trials: int, **changes: object) -> toy.Hand:
     return hand
 
 
-def test_the_expected_improvement_is_the_mean_of_sampled_improvements() -> None:
+@pytest.mark.parametrize("deviation", [0.1, 0.7])
+def test_the_expected_improvement_is_the_mean_of_sampled_improvements(deviation: float) -> None:
     front = [[0.5, 0.2], [0.3, 0.5], [0.1, 0.8]]
-    reference, mean, deviation, cost = (1.0, 1.0), 0.25, 0.2, 0.4
-    draws = np.random.default_rng(0).normal(mean, deviation, 4000)
+    reference, floor, excess, cost = (1.0, 1.0), 0.05, math.log(0.2), 0.4
+    draws = floor + np.random.default_rng(0).lognormal(excess, deviation, 4000)
     before = hypervolume(front, reference)
     gains = [hypervolume([*front, [y, cost]], reference) - before for y in draws]
-    found = expected_improvement(front, reference, mean, deviation, (cost,))
+    found = expected_improvement(front, reference, Belief(floor, excess, deviation), (cost,))
     assert found == pytest.approx(np.mean(gains), rel=0.05)
 
 
@@ -90,12 +91,20 @@ def test_without_uncertainty_the_improvement_is_exact_for_any_number_of_costs() 
         front, reference = rng.random((5, 1 + costs)), (1.0,) * (1 + costs)
         point = rng.random(1 + costs)
         gain = hypervolume([*front, point], reference) - hypervolume(front, reference)
-        found = expected_improvement(front, reference, point[0], 0.0, tuple(point[1:]))
+        belief = Belief.certain(point[0])
+        found = expected_improvement(front, reference, belief, tuple(point[1:]))
         assert found == pytest.approx(gain, abs=1e-9)
 
 
+def test_nothing_is_expected_where_the_front_is_as_good_as_the_best() -> None:
+    belief = Belief(0.1, math.log(0.05), 0.5)
+    assert belief.below([0.1, 0.05, -1.0]).tolist() == [0.0, 0.0, 0.0]
+    assert 0.0 < belief.below([0.12])[0] < 0.001
+
+
 def test_without_any_cost_it_is_the_improvement_on_the_best() -> None:
-    assert expected_improvement([[0.5], [0.4]], (1.0,), 0.1, 0.0, ()) == pytest.approx(0.3)
+    belief = Belief.certain(0.1)
+    assert expected_improvement([[0.5], [0.4]], (1.0,), belief, ()) == pytest.approx(0.3)
 
 
 def known_of(plan: Plan, candidate: Candidate) -> Known:
@@ -116,19 +125,35 @@ def random_candidates(plan: Plan, count: int, seed: int = 0) -> list[Candidate]:
 def test_the_forecast_learns_from_score_and_settings_and_knows_its_error() -> None:
     plan = toy.make_plan()
     trained, unseen = random_candidates(plan, 30), random_candidates(plan, 200, seed=1)
-    forecast = Forecast(plan, [known_of(plan, c) for c in trained], [-accuracy(c) for c in trained])
-    mean, deviation = forecast([known_of(plan, c) for c in unseen])
+    known, targets = [known_of(plan, c) for c in trained], [-accuracy(c) for c in trained]
+    beliefs = Forecast(plan, known, targets, 0.0)([known_of(plan, c) for c in unseen])
     truth = np.array([-accuracy(c) for c in unseen])
-    assert np.corrcoef(mean, truth)[0, 1] > 0.95
-    assert np.mean(np.abs(mean - truth) < 3 * deviation) > 0.9
+    assert np.corrcoef([b.median for b in beliefs], truth)[0, 1] > 0.95
+    far = [
+        abs(math.log(max(1e-9, y - b.floor)) - b.log_excess) > 3 * b.deviation
+        for y, b in zip(truth, beliefs, strict=True)
+    ]
+    assert np.mean(far) < 0.15
 
 
-def test_a_forecast_from_two_equal_trials_is_their_mean() -> None:
+def test_a_forecast_from_two_equal_trials_is_their_value() -> None:
     plan = toy.make_plan()
     one = known_of(plan, random_candidates(plan, 1)[0])
-    mean, deviation = Forecast(plan, [one, one], [0.25, 0.25])([one])
-    assert mean[0] == pytest.approx(0.25)
-    assert math.isfinite(deviation[0])
+    [belief] = Forecast(plan, [one, one], [0.25, 0.25], 0.1)([one])
+    assert belief.median == pytest.approx(0.25)
+    assert math.isfinite(belief.deviation)
+
+
+def test_metrics_beyond_the_worst_that_counts_are_hardly_told_apart() -> None:
+    plan = toy.make_plan()
+    known = [known_of(plan, c) for c in random_candidates(plan, 12)]
+    targets = [-accuracy(k.candidate) for k in known]
+    worst = sorted(targets)[8]
+    beliefs = [
+        Forecast(plan, known, [y + 5.0 * far * (y > worst + 0.1) for y in targets], worst)(known)
+        for far in (0, 1)
+    ]
+    assert max(b.median for b in beliefs[1]) < worst + 0.5 * (worst - min(targets))
 
 
 def front_of(plan: Plan, moves: Moves) -> list:
@@ -326,9 +351,11 @@ def test_the_training_set_is_bounded_and_the_forecast_takes_over(
     sizes = []
 
     class Watched(Forecast):
-        def __init__(self, plan: Plan, known: Sequence[Known], targets: Sequence[float]) -> None:
+        def __init__(
+            self, plan: Plan, known: Sequence[Known], targets: Sequence[float], worst: float
+        ) -> None:
             sizes.append(len(known))
-            super().__init__(plan, known, targets)
+            super().__init__(plan, known, targets, worst)
 
     module = sys.modules[Screening.__module__]
     monkeypatch.setattr(module, "Forecast", Watched)
