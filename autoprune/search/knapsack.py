@@ -1,4 +1,4 @@
-"""The least damage within a cost: how many units each group keeps."""
+"""How many units each group keeps within a cost: for the least damage, or the worthiest of all."""
 
 from __future__ import annotations
 
@@ -93,3 +93,42 @@ class Knapsack:
 
     def _below(self, kept: Kept, name: str) -> int:
         return self._choices[name][bisect.bisect_left(self._choices[name], kept[name]) - 1]
+
+
+class Ranking:
+    """Global pruning: allocations that keep the worthiest units of all groups together.
+
+    `worth` holds each group's units' scores, comparable between groups; `choices` and `price` as
+    for `Knapsack`.
+    """
+
+    def __init__(
+        self,
+        choices: Mapping[str, Sequence[int]],
+        worth: Mapping[str, Sequence[float]],
+        price: Callable[[Mapping[str, int]], float],
+    ) -> None:
+        self._choices, self._price = choices, price
+        self._worth = {name: sorted(worth[name]) for name in choices}
+        self._all = sorted(value for values in self._worth.values() for value in values)
+
+    def at(self, limit: float) -> Kept:
+        """The allocation for a price of at most `limit`, the smallest model where none has it.
+
+        Every group keeps the units that are worth at least as much as one threshold for all, and
+        what is missing to its next larger choice.
+        """
+        place = bisect.bisect_left(
+            self._all, True, key=lambda threshold: self._price(self._above(threshold)) <= limit
+        )
+        if place == len(self._all):
+            return {name: units[0] for name, units in self._choices.items()}
+        return self._above(self._all[place])
+
+    def _above(self, threshold: float) -> Kept:
+        found = {}
+        for name, units in self._choices.items():
+            values = self._worth[name]
+            count = len(values) - bisect.bisect_left(values, threshold)
+            found[name] = units[min(bisect.bisect_left(units, count), len(units) - 1)]
+        return found

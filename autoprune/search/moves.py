@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bisect
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -16,9 +17,12 @@ from autoprune.search.plan import Plan
 from autoprune.search.surrogate import place_of
 from autoprune.space import RATIO, Parameter, Value
 
+GAP = "gap"  # the kind of move that goes where the front has no member
+
 _TRIES = 6  # shifts of which the one with the least damage is proposed
 _HALVINGS = 10
 _STEP = 0.2  # standard deviation of a changed setting, its range being 1
+_FACTOR = 0.35  # standard deviation of the logarithm by which a neighbour's group changes
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +85,7 @@ class Moves:
             low, high = sorted((parent.share, other.share))
             mixed = {n: k if rng.random() < 0.5 else self._kept(other)[n] for n, k in kept.items()}
             kept = self._to_share(mixed, float(rng.uniform(low, high)))
-        elif kind == "gap":
+        elif kind == GAP:
             share = self._gap(rng, parents)
             parent = min(parents, key=lambda p: abs(p.share - share))
             kept = self._at(share, self._kept(parent))
@@ -95,12 +99,31 @@ class Moves:
         child = self._plan.resized(parent.candidate, kept)
         return kind, self._settings(rng, child, always=False)
 
+    def neighbour(self, rng: np.random.Generator, candidate: Candidate) -> Candidate | None:
+        """One group larger or smaller, the others scaled so that the whole costs about the same.
+
+        None where this draw led nowhere.
+        """
+        if len(self._free) < 2 or self._plan.space.per == "global":
+            return None
+        kept = self._plan.space.kept(candidate, self._plan.sizes)
+        name = str(rng.choice(self._free))
+        units, here = self._choices[name], self._place(name, kept[name])
+        factor = math.exp(rng.normal(0.0, _FACTOR))
+        place = self._place(name, round(kept[name] * factor))
+        if place == here:
+            place = here + (1 if factor > 1.0 else -1)
+        if not 0 <= place < len(units):
+            return None
+        moved = self._to_share({**kept, name: units[place]}, self.share(kept), but=name)
+        return self._plan.resized(candidate, moved)
+
     def _kinds(self, parents: Sequence[Parent]) -> list[str]:
         kinds = ["recipe"] if self._recipe else []
         if not self._free:
             return kinds or ["shift"]
         shifts = ["shift", "shift"] if len(self._free) > 1 else []
-        return [*kinds, *shifts, "gap", *(["cross"] if len(parents) > 1 else [])]
+        return [*kinds, *shifts, GAP, *(["cross"] if len(parents) > 1 else [])]
 
     def _kept(self, parent: Parent) -> Kept:
         return self._plan.space.kept(parent.candidate, self._plan.sizes)
@@ -134,10 +157,15 @@ class Moves:
         units = self._choices[name]
         return min(bisect.bisect_left(units, kept), len(units) - 1)
 
-    def _to_share(self, kept: Kept, share: float) -> Kept:
-        """Scaled towards the smallest or the whole model until it costs at most `share`."""
+    def _to_share(self, kept: Kept, share: float, but: str | None = None) -> Kept:
+        """Scaled towards the smallest or the whole model until it costs at most `share`.
+
+        The group `but` stays; where it alone is too dear, the others end at their smallest.
+        """
         smaller = self.share(kept) > share
         ends = {name: units[0 if smaller else -1] for name, units in self._choices.items()}
+        if but is not None:
+            ends[but] = kept[but]
 
         def moved(part: float) -> Kept:
             wanted = {name: units + part * (ends[name] - units) for name, units in kept.items()}

@@ -24,7 +24,7 @@ from autoprune.errors import AutopruneError, ConfigError, GraphError, TaskError
 from autoprune.fields import cost_fields, is_cost
 from autoprune.graph import PruningGraph
 from autoprune.pareto import Objective
-from autoprune.pruning import sensitivity
+from autoprune.pruning import importance, sensitivity
 from autoprune.pruning.compensate import Calibration, calibrate
 from autoprune.pruning.one_shot import prunable
 from autoprune.pruning.sensitivity import Sensitivity
@@ -198,6 +198,14 @@ def measure_damage(
     return sensitivity.measure(
         ready.dense, ready.graph, calibration, score, round_to=ready.plan.space.round_to
     )
+
+
+def worth(ready: Prepared, calibration: Calibration) -> dict[str, list[float]]:
+    """What each unit is worth by the Optimal-Brain-Surgeon order, over its group's mean."""
+    found = importance.scores(ready.dense, ready.graph, "obs", calibration=calibration)
+    return {
+        name: (values / values.mean().clamp_min(1e-30)).tolist() for name, values in found.items()
+    }
 
 
 def make_screening(

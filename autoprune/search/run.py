@@ -27,6 +27,7 @@ from autoprune.search.prepare import (
     make_screening,
     measure_damage,
     prepare,
+    worth,
 )
 from autoprune.search.progress import Progress, Silent, Snapshot
 from autoprune.search.relearning import Relearning
@@ -79,7 +80,9 @@ def run(
             _describe(store, ready)
             bench = make_bench(config, task, ready, str(place.resolve()), say)
             damage = _damage(config, task, store, ready, bench, say)
-            first = seeds(ready.plan, damage)
+            calibration = bench.calibration if damage is not None else None
+            ranked = worth(ready, calibration) if calibration is not None else None
+            first = seeds(ready.plan, damage, ranked)
             screening = make_screening(config, task, ready, bench, damage)
             ledger = Ledger(ready.plan, store, watcher, since=since)
             _search(store, ready, bench, first, screening, ledger)

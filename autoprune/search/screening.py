@@ -3,7 +3,8 @@
 A pool of proposals (what Optuna asks for, and moves around the front) is scored by how far the
 outputs are from the dense model's right after removal and repair. A forecast that learns from the
 trials so far turns score, cost and settings into the metric after training, with its uncertainty;
-the proposal that is expected to add most to the hypervolume is trained.
+the proposal that is expected to add most to the hypervolume is trained. An allocation that nothing
+trained vouches for yet (a seed, or one in a gap of the front) is first improved by a local search.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from statistics import median
 from typing import Any
 
@@ -25,7 +26,7 @@ from autoprune.pareto import ParetoFront
 from autoprune.record import TrialRecord
 from autoprune.search.knapsack import Damage
 from autoprune.search.ledger import Ledger
-from autoprune.search.moves import Moves
+from autoprune.search.moves import GAP, Moves
 from autoprune.search.plan import Plan
 from autoprune.search.projection import project
 from autoprune.search.score import Score
@@ -34,7 +35,7 @@ from autoprune.training.rng import derive
 
 _LOG = logging.getLogger(__name__)
 
-ENOUGH = 8  # trained trials before the forecast is believed; the score alone until then
+ENOUGH = 6  # trained trials before the forecast is believed; the score alone until then
 LATEST = 200  # trained trials that the forecast learns from, besides the front
 
 
@@ -109,8 +110,54 @@ class Screening:
         if known:
             gains = self._gains([item for _, item in known], ledger, front)
             chosen = known[max(range(len(known)), key=gains.__getitem__)][0]
+        scores = {item.candidate.key: item.score for _, item in known}
+        if chosen is not None and chosen.asked is None and chosen.origin == GAP:
+            better = self._improved([chosen.candidate], ledger, round_number)
+            if better is not None:
+                chosen, scores[better[0].key] = replace(chosen, candidate=better[0]), better[1]
         self.spent.screen_s += time.monotonic() - started
-        return Verdict(chosen, {item.candidate.key: item.score for _, item in known})
+        return Verdict(chosen, scores)
+
+    def settle(
+        self, rivals: Sequence[Candidate], ledger: Ledger, round_number: int
+    ) -> tuple[Candidate, float] | None:
+        """Of candidates of about equal cost the one to train, improved, with its score.
+
+        None where none could be scored. `round_number` seeds the draws.
+        """
+        started = time.monotonic()
+        ready = self._score is not None or self._begin()
+        found = self._improved(rivals, ledger, round_number) if ready else None
+        self.spent.screen_s += time.monotonic() - started
+        return found
+
+    def _improved(
+        self, rivals: Sequence[Candidate], ledger: Ledger, round_number: int
+    ) -> tuple[Candidate, float] | None:
+        """The best score from the best of the rivals on, step by step, at no higher cost."""
+        rng = np.random.default_rng(derive(self._plan.seed, "improve", round_number))
+        fresh = [c for c in rivals if ledger.duplicate_of(c) is None]
+        found = [(known.score, c) for c in fresh if (known := self._known(c)) is not None]
+        if not found:
+            return None
+        best, candidate = min(found, key=lambda pair: pair[0])
+        limit = self._plan.cost(candidate)
+        for _ in range(self._count // 2):
+            moved = self._moves.neighbour(rng, candidate)
+            if moved is None or ledger.duplicate_of(moved) is not None:
+                continue
+            cost = self._plan.cost(moved)
+            if not self._is_dearer(cost, limit):
+                known = self._known(moved, cost)
+                if known is not None and known.score < best:
+                    best, candidate = known.score, moved
+        return candidate, best
+
+    def _is_dearer(self, cost: Cost, limit: Cost) -> bool:
+        """Whether it costs more in anything that is limited or compared."""
+        objectives = [objective.name for objective in self._plan.objectives]
+        names = {*self._plan.budget.fields, *filter(is_cost, objectives)}
+        return any(cost.get(name) > limit.get(name) * (1.0 + 1e-9) for name in names)
 
     def resume(self, spent: Mapping[str, Any]) -> None:
         """Count on from what was spent in an earlier sitting."""

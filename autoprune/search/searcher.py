@@ -35,11 +35,16 @@ Asked = tuple[Trial, Candidate, Cost, str]  # what may be trained: with its cost
 
 @dataclass(frozen=True, slots=True)
 class Proposal:
-    """A candidate that waits for its turn, where it came from, and its score if it has one."""
+    """A candidate that waits for its turn, where it came from, and its score if it has one.
+
+    Where `rivals` are given, the best of all and of what is near it is trained (`Screening.settle`)
+    when its turn comes.
+    """
 
     candidate: Candidate
     origin: str
     score: float | None = None
+    rivals: tuple[Candidate, ...] | None = None
 
 
 class Relearns(Protocol):
@@ -203,7 +208,7 @@ class BudgetedOptunaSearch(OptunaSearch):
             if self._held is not None:
                 held, self._held = self._held, None
                 return held
-            queued = self._queue.popleft() if self._queue else None
+            queued = self._settled(self._queue.popleft()) if self._queue else None
             if queued is not None and self.ledger.duplicate_of(queued.candidate) is not None:
                 continue
             found, inside = self._ask(queued)
@@ -234,6 +239,18 @@ class BudgetedOptunaSearch(OptunaSearch):
         if not self._plan.allows(cost):
             return None, self._refuse(trial, candidate, cost, origin)
         return (trial, candidate, cost, origin), None
+
+    def _settled(self, proposal: Proposal) -> Proposal:
+        """The best of a proposal, its rivals and what is near, where that can be told."""
+        if proposal.rivals is None or self._screening is None:
+            return proposal
+        before = self._screening.spent.screen_s
+        number = len(self._study.get_trials(deepcopy=False))
+        wanted = [proposal.candidate, *proposal.rivals]
+        found = self._screening.settle(wanted, self.ledger, number)
+        self._screen_s += self._screening.spent.screen_s - before
+        self.ledger.screening = self._screening.spent.to_dict()
+        return Proposal(found[0], proposal.origin, found[1]) if found else proposal
 
     def _screen(self, screening: Screening) -> None:
         """Ask Optuna some times, and put the best of its proposals and others next in the queue."""

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from autoprune.candidate import Candidate
 from autoprune.record import UNIFORM
-from autoprune.search.knapsack import Damage, Knapsack
+from autoprune.search.knapsack import Damage, Knapsack, Ranking
 from autoprune.search.plan import Plan
 from autoprune.search.projection import project
 from autoprune.search.searcher import Proposal
 from autoprune.space import SearchSpace, Value
 
 LEVELS = 4
+LEAST = "seed:least"  # how the origin of a seed that is to do the least damage begins
 
 _PREFERRED: dict[str, Value] = {
     "importance": "l2",
@@ -38,58 +39,90 @@ def recipe(space: SearchSpace, sizes: Mapping[str, int]) -> Candidate:
     return space.candidate_from(params, sizes)
 
 
-def seeds(plan: Plan, damage: Damage | None = None) -> list[Proposal]:
+def seeds(
+    plan: Plan, damage: Damage | None = None, worth: Mapping[str, Sequence[float]] | None = None
+) -> list[Proposal]:
     """Candidates within the budget to begin with; none twice.
 
     Uniform ratios for the budget and each of the plan's levels; where it has none, at `LEVELS`
     costs from the budget down towards the smallest model, the first being the nearest to the dense
-    model that the budget allows. With `damage`, after each of them the allocation that does the
-    least damage (see `Knapsack`): for the whole budget or level, which uniform ratios seldom use
-    up, or else at the uniform one's cost.
+    model that the budget allows. They are the baselines of the report, and take at most an eighth
+    of the trials, but one is there always. With `damage`, at each level the allocation that does
+    the least damage (see `Knapsack`): for the whole budget or level, which uniform ratios seldom
+    use up, or else at the uniform one's cost. Its rivals are the uniform one and, with `worth` (of
+    each group's units, comparable between groups), the one that keeps the worthiest units of all.
     """
     start = recipe(plan.space, plan.sizes)
+    levels = _levels(plan, start, damage, worth)
+    baselines = _baselines(plan, len(levels))
+    shown = {number * len(levels) // baselines for number in range(baselines)}
     found: dict[str, Proposal] = {}
-    for number, (uniform, least) in enumerate(_levels(plan, start, damage)):
-        if uniform is not None:
+    for number, (uniform, least, rivals) in enumerate(levels):
+        if uniform is not None and (number in shown or damage is None):
             found.setdefault(uniform.key, Proposal(uniform, f"{UNIFORM}-{number}"))
         if least is not None:
-            found.setdefault(least.key, Proposal(least, f"seed:knapsack-{number}"))
+            found.setdefault(least.key, Proposal(least, f"{LEAST}-{number}", rivals=rivals))
     return list(found.values())
 
 
-Pair = tuple[Candidate | None, Candidate | None]  # uniform, and with the least damage
+# Uniform, with the least damage, and the latter's rivals at about its cost.
+Level = tuple[Candidate | None, Candidate | None, tuple[Candidate, ...]]
 
 
-def _levels(plan: Plan, start: Candidate, damage: Damage | None) -> list[Pair]:
+def _baselines(plan: Plan, levels: int) -> int:
+    trials: float = plan.limits.trials
+    if plan.limits.total_epochs is not None:
+        trials = min(trials, plan.limits.total_epochs / plan.epochs)
+    return max(1, min(levels, int(trials + 0.5) // 8))
+
+
+def _levels(
+    plan: Plan,
+    start: Candidate,
+    damage: Damage | None,
+    worth: Mapping[str, Sequence[float]] | None,
+) -> list[Level]:
     """From the budget down."""
     nearest = project(start, plan)
     if nearest is None:
         return []
-    knapsack = _knapsack(plan, damage)
     if plan.levels:
-        found: list[Pair] = [(nearest, _least(plan, nearest, knapsack, 1.0))]
+        found = [_level(plan, start, nearest, 1.0, _allocators(plan, damage, worth))]
         for level in sorted(plan.levels, key=lambda b: -b.limits[0].resolve(plan.dense)):
             lower = replace(plan, budget=level)
             uniform = project(start, lower)
-            least = _least(lower, uniform or start, _knapsack(lower, damage), 1.0)
-            found.append((uniform, least))
+            found.append(_level(lower, start, uniform, 1.0, _allocators(lower, damage, worth)))
         return found
+    allocators = _allocators(plan, damage, worth)
     loads = [(nearest, 1.0), *_spread(plan, start, nearest)]
-    return [(uniform, _least(plan, uniform, knapsack, load)) for uniform, load in loads]
+    return [_level(plan, start, uniform, load, allocators) for uniform, load in loads]
 
 
-def _knapsack(plan: Plan, damage: Damage | None) -> Knapsack | None:
-    """None where damages are not known, or groups share one ratio."""
+Allocator = Callable[[float], Mapping[str, int]]  # kept units at a load
+
+
+def _allocators(
+    plan: Plan, damage: Damage | None, worth: Mapping[str, Sequence[float]] | None
+) -> list[Allocator]:
+    """None where damages are not known, or groups share one ratio; else the knapsack's first."""
     if damage is None or plan.space.per != "group":
-        return None
+        return []
     options = {name: plan.space.choices(name, plan.sizes) for name in plan.sizes}
-    return Knapsack(options, damage, plan.load)
+    knapsack = Knapsack(options, damage, plan.load)
+    return [knapsack.at, *([Ranking(options, worth, plan.load).at] if worth else [])]
 
 
-def _least(plan: Plan, like: Candidate, knapsack: Knapsack | None, load: float) -> Candidate | None:
-    """`like` with the ratios that do the least damage at a load, where the budget allows it."""
-    found = plan.resized(like, knapsack.at(load)) if knapsack is not None else None
-    return found if found is not None and plan.fits(found) else None
+def _level(
+    plan: Plan,
+    start: Candidate,
+    uniform: Candidate | None,
+    load: float,
+    allocators: Sequence[Allocator],
+) -> Level:
+    made = [plan.resized(uniform or start, allocate(load)) for allocate in allocators]
+    found = [candidate for candidate in made if plan.fits(candidate)]
+    rivals = [*found[1:], *([uniform] if uniform is not None else [])]
+    return uniform, found[0] if found else None, tuple(rivals)
 
 
 def _spread(plan: Plan, start: Candidate, nearest: Candidate) -> list[tuple[Candidate, float]]:

@@ -28,7 +28,7 @@ from autoprune.search.plan import Limits, Plan
 from autoprune.search.projection import project
 from autoprune.search.score import RepairScore, heads
 from autoprune.search.screening import ENOUGH, Offer, Screening
-from autoprune.search.searcher import SCORE, SCREENED
+from autoprune.search.searcher import SCORE, SCREENED, Proposal
 from autoprune.search.study import NAME
 from autoprune.search.surrogate import Belief, Forecast, Known, expected_improvement
 from autoprune.store import RunFolder
@@ -343,6 +343,51 @@ def test_a_stopped_trial_counts_with_what_it_would_have_gained(folder: RunFolder
     found._begin()
     trained = found._trained(hand.ledger, hand.ledger.front())
     assert sorted(y for _, y in trained) == pytest.approx([-0.9, -0.8, -0.6])
+
+
+def test_what_is_settled_is_the_best_of_the_rivals_and_better_at_no_higher_cost(
+    folder: RunFolder,
+) -> None:
+    plan = toy.make_plan()
+    score = ToyScore()
+    hand = toy.Hand(folder, plan)
+    rivals = [c for c in (project(r, plan) for r in random_candidates(plan, 3)) if c]
+    found = screening(plan, score, count=64).settle(rivals, hand.ledger, 0)
+    hand.close()
+    assert found is not None
+    candidate, value = found
+    scores = {c.key: math.log(damage(c) + 1e-3) for c in rivals}
+    assert value == pytest.approx(math.log(damage(candidate) + 1e-3))
+    assert value < min(scores.values()) - 0.1
+    best = min(rivals, key=lambda c: scores[c.key])
+    assert (plan.cost(candidate).macs or 0) <= (plan.cost(best).macs or 0)
+    assert len(score.calls) <= 3 + 32
+
+
+def test_a_seed_is_settled_when_its_turn_comes_and_keeps_its_origin(folder: RunFolder) -> None:
+    plan = toy.make_plan()
+    first, rival = (project(r, plan) for r in random_candidates(plan, 2, seed=3))
+    assert first is not None
+    assert rival is not None
+    seed = Proposal(first, "seed:least-0", rivals=(rival,))
+    hand = toy.Hand(folder, plan, [seed], screening(plan), accuracy)
+    [trained] = hand.play(1)
+    hand.close()
+    assert damage(trained) < min(damage(first), damage(rival))
+    [record] = folder.records()
+    assert (record.origin, record.candidate) == ("seed:least-0", trained)
+    assert record.times["screen_s"] > 0.0
+    assert folder.read_json(STATE)["screening"]["proposals"] >= 3
+
+
+def test_a_seed_that_cannot_be_scored_is_trained_as_it_is(folder: RunFolder) -> None:
+    plan = toy.make_plan()
+    first = project(random_candidates(plan, 1)[0], plan)
+    assert first is not None
+    broken = screening(plan, ToyScore(lambda candidate: True))
+    hand = toy.Hand(folder, plan, [Proposal(first, "seed:least-0", rivals=())], broken)
+    assert hand.play(1) == [first]
+    hand.close()
 
 
 def test_the_training_set_is_bounded_and_the_forecast_takes_over(

@@ -1,6 +1,8 @@
+import pytest
 import toy
 
 from autoprune.budget import Budget
+from autoprune.search.plan import Limits
 from autoprune.search.seeding import recipe, seeds
 from autoprune.space import SearchSpace
 
@@ -48,16 +50,48 @@ def test_the_recipe_takes_the_usual_values_where_the_space_has_them() -> None:
 
 
 def test_seeds_with_damage_do_less_at_no_higher_cost_than_uniform_ones() -> None:
-    plan = toy.make_plan()
+    plan = toy.make_plan(limits=Limits(trials=32))
     found = {p.origin: p.candidate for p in seeds(plan, damage)}
-    assert 0.49 < (plan.cost(found["seed:knapsack-0"]).macs or 0) / (toy.DENSE.macs or 1) <= 0.5
+    assert 0.49 < (plan.cost(found["seed:least-0"]).macs or 0) / (toy.DENSE.macs or 1) <= 0.5
     for level in range(1, 4):
-        least, uniform = found[f"seed:knapsack-{level}"], found[f"seed:uniform-{level}"]
+        least, uniform = found[f"seed:least-{level}"], found[f"seed:uniform-{level}"]
         assert (plan.cost(least).macs or 0) <= (plan.cost(uniform).macs or 0)
         kept = [plan.space.kept(c, toy.SIZES) for c in (least, uniform)]
         assert sum(damage(n, k) for n, k in kept[0].items()) <= sum(
             damage(n, k) for n, k in kept[1].items()
         )
+
+
+@pytest.mark.parametrize(
+    ("limits", "shown"),
+    [
+        (Limits(trials=7), [0]),
+        (Limits(trials=16), [0, 2]),
+        (Limits(trials=100), [0, 1, 2, 3]),
+        (Limits(trials=100, total_epochs=16 * 4.0), [0, 2]),
+    ],
+)
+def test_baselines_take_an_eighth_of_the_trials(limits: Limits, shown: list[int]) -> None:
+    plan = toy.make_plan(limits=limits, epochs=4.0)
+    origins = [p.origin for p in seeds(plan, damage)]
+    assert [o for o in origins if "uniform" in o] == [f"seed:uniform-{level}" for level in shown]
+    assert [o for o in origins if "least" in o] == [f"seed:least-{level}" for level in range(4)]
+
+
+def test_the_rivals_of_a_seed_cost_no_more_and_keep_the_worthiest_units() -> None:
+    plan = toy.make_plan()
+    worth = {
+        name: [(2.0 if name == "b" else 1.0) * (1 + unit) / size for unit in range(size)]
+        for name, size in toy.SIZES.items()
+    }
+    least = [p for p in seeds(plan, damage, worth) if p.rivals is not None]
+    assert len(least) == 4
+    for proposal in least:
+        globally, uniform = proposal.rivals or ()
+        assert len(set(uniform.ratios.values())) <= 2  # rounding apart
+        assert globally.ratios["b"] < min(globally.ratios["a"], globally.ratios["c"])
+        allowed = (plan.cost(proposal.candidate).macs or 0) * 1.05
+        assert all((plan.cost(c).macs or 0) <= allowed for c in (globally, uniform))
 
 
 def test_seeds_lie_just_within_each_level_that_is_wanted() -> None:
@@ -66,14 +100,15 @@ def test_seeds_lie_just_within_each_level_that_is_wanted() -> None:
     costs = {p.origin: plan.cost(p.candidate).macs or 0 for p in seeds(plan, damage)}
     whole = toy.DENSE.macs or 0
     for number, limit in enumerate((0.5 * whole, 900, 0.2 * whole)):  # the higher cost first
-        assert 0.9 * limit < costs[f"seed:knapsack-{number}"] <= limit
-        assert 0.8 * limit < costs[f"seed:uniform-{number}"] <= limit
-    assert len(costs) == 6
+        assert 0.9 * limit < costs[f"seed:least-{number}"] <= limit
+        if f"seed:uniform-{number}" in costs:
+            assert 0.8 * limit < costs[f"seed:uniform-{number}"] <= limit
+    assert sum(origin.startswith("seed:uniform") for origin in costs) == 1
 
 
 def test_a_level_lowers_its_own_limit_alone() -> None:
     budget = Budget.parse({"macs": "80%", "params": "60%"})
     plan = toy.make_plan(budget=budget, levels=budget.lowered(["40%"], "levels"))
     found = {p.origin: plan.cost(p.candidate) for p in seeds(plan, damage)}
-    macs = (found["seed:knapsack-1"].macs or 0) / (toy.DENSE.macs or 1)
+    macs = (found["seed:least-1"].macs or 0) / (toy.DENSE.macs or 1)
     assert 0.36 < macs <= 0.4  # half of the limit on parameters would allow 0.23
