@@ -200,9 +200,11 @@ def measure_damage(
     )
 
 
-def worth(ready: Prepared, calibration: Calibration) -> dict[str, list[float]]:
+def relative_worth(
+    dense: nn.Module, graph: PruningGraph, calibration: Calibration
+) -> dict[str, list[float]]:
     """What each unit is worth by the Optimal-Brain-Surgeon order, over its group's mean."""
-    found = importance.scores(ready.dense, ready.graph, "obs", calibration=calibration)
+    found = importance.scores(dense, graph, "obs", calibration=calibration)
     return {
         name: (values / values.mean().clamp_min(1e-30)).tolist() for name, values in found.items()
     }

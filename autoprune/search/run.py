@@ -27,7 +27,7 @@ from autoprune.search.prepare import (
     make_screening,
     measure_damage,
     prepare,
-    worth,
+    relative_worth,
 )
 from autoprune.search.progress import Progress, Silent, Snapshot
 from autoprune.search.relearning import Relearning
@@ -80,9 +80,7 @@ def run(
             _describe(store, ready)
             bench = make_bench(config, task, ready, str(place.resolve()), say)
             damage = _damage(config, task, store, ready, bench, say)
-            calibration = bench.calibration if damage is not None else None
-            ranked = worth(ready, calibration) if calibration is not None else None
-            first = seeds(ready.plan, damage, ranked)
+            first = seeds(ready.plan, damage, _worth(ready, bench) if damage else None)
             screening = make_screening(config, task, ready, bench, damage)
             ledger = Ledger(ready.plan, store, watcher, since=since)
             _search(store, ready, bench, first, screening, ledger)
@@ -113,6 +111,12 @@ def _damage(
     found = measure_damage(config, task, ready, bench.calibration, say)
     store.write_json(SENSITIVITY, found.to_dict())
     return found.at
+
+
+def _worth(ready: Prepared, bench: RecoveryBench) -> dict[str, list[float]] | None:
+    if bench.calibration is None:
+        return None
+    return relative_worth(ready.dense, ready.graph, bench.calibration)
 
 
 def _search(
