@@ -4,7 +4,9 @@ A pool of proposals (what Optuna asks for, and moves around the front) is scored
 outputs are from the dense model's right after removal and repair. A forecast that learns from the
 trials so far turns score, cost and settings into the metric after training, with its uncertainty;
 the proposal that is expected to add most to the hypervolume is trained. An allocation that nothing
-trained vouches for yet (a seed, or one in a gap of the front) is first improved by a local search.
+trained vouches for yet (a seed, or one in a gap of the front) is first improved by a local search:
+by its score and by what its groups do each alone, since what is best by one of them alone is often
+bad after training.
 """
 
 from __future__ import annotations
@@ -36,6 +38,7 @@ from autoprune.training.rng import derive
 _LOG = logging.getLogger(__name__)
 
 ENOUGH = 6  # trained trials before the forecast is believed; the score alone until then
+_LEAST = 1e-6  # damage below which all is equal
 LATEST = 200  # trained trials that the forecast learns from, besides the front
 
 
@@ -87,12 +90,13 @@ class Screening:
         count: int,
         damage: Damage | None = None,
     ) -> None:
-        """`damage` of single groups guides the moves (see `Moves`)."""
+        """`damage` of single groups guides the moves (see `Moves`) and counts beside the score."""
         self.asks = max(1, count // 4)
         self.spent = Spent()
         self._plan, self._count = plan, count
         self._make_score = make_score
         self._score: Score | None = None
+        self._damage = damage
         self._moves = Moves(plan, damage)
         self._scores: dict[tuple[Any, ...], float | None] = {}
         names = [objective.name for objective in plan.objectives]
@@ -134,24 +138,23 @@ class Screening:
     def _improved(
         self, rivals: Sequence[Candidate], ledger: Ledger, round_number: int
     ) -> tuple[Candidate, float] | None:
-        """The best score from the best of the rivals on, step by step, at no higher cost."""
+        """From the best of the rivals on step by step to a better one at no higher cost."""
         rng = np.random.default_rng(derive(self._plan.seed, "improve", round_number))
         fresh = [c for c in rivals if ledger.duplicate_of(c) is None]
-        found = [(known.score, c) for c in fresh if (known := self._known(c)) is not None]
+        found = [known for c in fresh if (known := self._known(c)) is not None]
         if not found:
             return None
-        best, candidate = min(found, key=lambda pair: pair[0])
-        limit = self._plan.cost(candidate)
+        best = min(found, key=lambda known: known.prior)
+        limit = self._plan.cost(best.candidate)
         for _ in range(self._count // 2):
-            moved = self._moves.neighbour(rng, candidate)
+            moved = self._moves.neighbour(rng, best.candidate)
             if moved is None or ledger.duplicate_of(moved) is not None:
                 continue
             cost = self._plan.cost(moved)
             if not self._is_dearer(cost, limit):
                 known = self._known(moved, cost)
-                if known is not None and known.score < best:
-                    best, candidate = known.score, moved
-        return candidate, best
+                best = known if known is not None and known.prior < best.prior else best
+        return best.candidate, best.score
 
     def _is_dearer(self, cost: Cost, limit: Cost) -> bool:
         """Whether it costs more in anything that is limited or compared."""
@@ -195,7 +198,15 @@ class Screening:
         if score is None:
             return None
         names = [self._plan.objectives[place].name for place in self._order[1:]]
-        return Known(candidate, score, tuple(cost.get(name) for name in names))
+        costs = tuple(cost.get(name) for name in names)
+        return Known(candidate, score, costs, self._harm(candidate))
+
+    def _harm(self, candidate: Candidate) -> float:
+        if self._damage is None:
+            return 0.0
+        kept = self._plan.space.kept(candidate, self._plan.sizes)
+        total = sum(self._damage(name, units) for name, units in kept.items())
+        return math.log(max(total, _LEAST))
 
     def _begin(self) -> bool:
         """Make the score; whether that worked is tried once."""
@@ -235,9 +246,9 @@ class Screening:
             signs = np.array([objective.sign for objective in self._plan.objectives])
             rows = (front.values * signs)[:, self._order]
         else:
-            rows = np.array([[k.score, *k.costs] for k, _ in trained])
-            beliefs = [Belief.certain(k.score) for k in [*pool, *going]]
-            reference[0] = max(k.score for k in [*pool, *going, *(k for k, _ in trained)]) + 1.0
+            rows = np.array([[k.prior, *k.costs] for k, _ in trained])
+            beliefs = [Belief.certain(k.prior) for k in [*pool, *going]]
+            reference[0] = max(k.prior for k in [*pool, *going, *(k for k, _ in trained)]) + 1.0
         hoped = [[b.median, *k.costs] for b, k in zip(beliefs[len(pool) :], going, strict=True)]
         rows = np.array([*rows.tolist(), *hoped]).reshape(-1, len(reference))
         return [

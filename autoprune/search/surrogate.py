@@ -1,11 +1,12 @@
 """What a trained model's metric will be, from what is known before training; and what it would add.
 
 The forecast is a Bayesian ridge regression (MacKay 1992; Tipping 2001) on standardised features:
-the score right after repair and the log cost with their products, the settings of schedule and
-recovery, and, with a weaker prior, each group's ratio. What it predicts is the logarithm of how far
-the metric stays behind the best one: the score is the logarithm of a damage too, and errors shrink
-where the metric comes near the dense model's. It is fitted in milliseconds, gives its own
-uncertainty, and shrinks towards the mean where there are few trials.
+the score right after repair and the log cost with their products, the added damages of single
+groups, the settings of schedule and recovery, and, with a weaker prior, each group's ratio. What it
+predicts is the logarithm of how far the metric stays behind the best one: the score is the
+logarithm of a damage too, and errors shrink where the metric comes near the dense model's. It is
+fitted in milliseconds, gives its own uncertainty, and shrinks towards the mean where there are few
+trials.
 """
 
 from __future__ import annotations
@@ -35,11 +36,21 @@ _BEYOND = 0.2  # how far beyond the worst metric that counts trials are told apa
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """A candidate with its `score` right after repair (log of the damage) and its `costs` > 0."""
+    """A candidate with what is known of it before training, and its `costs` > 0.
+
+    `score` is the log of the damage right after repair, `harm` the log of the damages that its
+    groups do each alone, added; 0 where they are not known.
+    """
 
     candidate: Candidate
     score: float
     costs: tuple[float, ...]
+    harm: float = 0.0
+
+    @property
+    def prior(self) -> float:
+        """What orders candidates of equal cost while no trial tells more; less is better."""
+        return self.score + self.harm
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +67,7 @@ class Belief:
 
     @staticmethod
     def certain(value: float) -> Belief:
-        """No doubt about it."""
+        """No prior about it."""
         return Belief(value - 1.0, 0.0, 0.0)
 
     @property
@@ -119,7 +130,7 @@ class Forecast:
         score = z[:, :1]
         recipes = [self._recipe_row(item.candidate) for item in known]
         ratios = (self._ratios(known) - self._ratio_mean) / self._ratio_spread
-        return np.hstack([z, score**2, score * z[:, 1:], np.array(recipes), ratios])
+        return np.hstack([z, score**2, score * z[:, 2:], np.array(recipes), ratios])
 
     def _recipe_row(self, candidate: Candidate) -> list[float]:
         settings = self._plan.space.settings_from(candidate)
@@ -186,8 +197,9 @@ def expected_improvement(
 
 
 def _plain(known: Sequence[Known]) -> Array:
-    """Rows of (score, log cost, ...)."""
-    return np.array([[item.score, *np.log(item.costs)] for item in known], dtype=np.float64)
+    """Rows of (score, harm, log cost, ...)."""
+    rows = [[item.score, item.harm, *np.log(item.costs)] for item in known]
+    return np.array(rows, dtype=np.float64)
 
 
 def _spread(rows: Array) -> Array:

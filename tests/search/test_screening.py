@@ -364,6 +364,40 @@ def test_what_is_settled_is_the_best_of_the_rivals_and_better_at_no_higher_cost(
     assert len(score.calls) <= 3 + 32
 
 
+def test_what_groups_do_alone_counts_beside_the_score(folder: RunFolder) -> None:
+    plan = toy.make_plan()
+
+    class Blind(ToyScore):
+        def __call__(self, candidate: Candidate) -> float:
+            return 0.0
+
+    def alone(name: str, kept: int) -> float:
+        return WEIGHTS[name] * (1.0 - kept / toy.SIZES[name]) ** 2
+
+    hand = toy.Hand(folder, plan)
+    [start] = [c for c in (project(r, plan) for r in random_candidates(plan, 1)) if c]
+    found = [
+        Screening(plan, Blind, count=64, damage=known).settle([start], hand.ledger, 0)
+        for known in (None, alone)
+    ]
+    hand.close()
+    assert found[0] == (start, 0.0)  # nothing tells them apart
+    assert found[1] is not None
+    assert damage(found[1][0]) < 0.9 * damage(start)
+
+
+def test_the_forecast_learns_what_groups_do_alone() -> None:
+    plan = toy.make_plan()
+    rng = np.random.default_rng(0)
+    known = [
+        replace(known_of(plan, c), score=0.0, harm=float(rng.normal()))
+        for c in random_candidates(plan, 30)
+    ]
+    targets = [math.exp(0.5 * k.harm) for k in known]
+    beliefs = Forecast(plan, known[:20], targets[:20], 5.0)(known[20:])
+    assert np.corrcoef([b.median for b in beliefs], targets[20:])[0, 1] > 0.9
+
+
 def test_a_seed_is_settled_when_its_turn_comes_and_keeps_its_origin(folder: RunFolder) -> None:
     plan = toy.make_plan()
     first, rival = (project(r, plan) for r in random_candidates(plan, 2, seed=3))
