@@ -2,14 +2,14 @@
 
     AUTOPRUNE_DATA=... python scripts/bench_forecast.py     # from the rows on disk, 5 minutes
 
-For every search of the method `autoprune` in `results/bench/search/trials.csv` the forecast is
-fitted to its first 6, 8, 10 and 12 trials, and asked for those trials of all other searches on that
-task that were not seeds. By how much the scale bends: its floor lies so far below the best metric,
-over the range that counts (a large one is the metric itself, with errors of equal size everywhere);
-and by the prior weight of the ratios. CRPS: continuous ranked probability score, in accuracy;
-accuracies below the reference count as the reference. Pairs: of about equal cost (15 %) and more
-than one point apart, how many are put in the right order. Writes
-`results/bench/search/forecast.md`.
+For every search of the method `autoprune` in `results/bench/search/trials.csv` and `earlier.csv`
+the forecast is fitted to its first 6, 8, 10 and 12 trials, and asked for those trials of all other
+searches on that task that were not seeds. Compared: how far below the best metric the floor of the
+scale lies, over the range that counts ("the metric itself": so far that errors are of equal size
+everywhere); without the prior's ratios; without the added damages of single groups. CRPS:
+continuous ranked probability score, in accuracy; accuracies below the reference count as the
+reference. Pairs: of about equal cost (15 %) and more than one point apart, how many are put in the
+right order. Writes `results/bench/search/forecast.md`.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import itertools
 import json
 import math
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from datetime import date
 from importlib.metadata import version
 from pathlib import Path
@@ -35,22 +36,39 @@ from autoprune.search.surrogate import Belief, Forecast, Known
 
 RESULTS = Path(__file__).parents[1] / "results" / "bench" / "search"
 OUT = RESULTS / "forecast.md"
-FLOORS, RATIOS = (0.005, 0.02, 0.1, 100.0), (0.5, 1e-6)
+WAYS = {
+    "as in a search": (surrogate._FLOOR, surrogate._RATIOS, True),
+    "floor 0.005": (0.005, surrogate._RATIOS, True),
+    "floor 0.1": (0.1, surrogate._RATIOS, True),
+    "the metric itself": (100.0, surrogate._RATIOS, True),
+    "without ratios": (surrogate._FLOOR, 1e-6, True),
+    "without damages": (surrogate._FLOOR, surrogate._RATIOS, False),
+}
+METHODS = ("autoprune", "autoprune (earlier)")
 FIRST = (6, 8, 10, 12)
 QUANTILES = ndtri((np.arange(40) + 0.5) / 40)
 
 
+@dataclass(frozen=True)
+class Trained:
+    """A trial of a search."""
+
+    known: Known
+    accuracy: float
+    is_seed: bool
+
+
 def main() -> None:
     torch.set_num_threads(1)
-    rows = pd.read_csv(RESULTS / "trials.csv")
+    now, earlier = (pd.read_csv(RESULTS / name) for name in ("trials.csv", "earlier.csv"))
+    rows = pd.concat([now, earlier.assign(method=earlier.method + " (earlier)")])
     rows = rows[rows.method.str.startswith("autoprune") & rows.counted]
     found = [row for task, part in rows.groupby("task", sort=False) for row in _task(task, part)]
-    table = pd.DataFrame(found).groupby(["floor", "ratios", "task"], sort=False).mean()
-    wide = table.unstack("task")
+    wide = pd.DataFrame(found).groupby(["way", "task"], sort=False).mean().unstack("task")
     wide.columns = [f"{task}: {what}" for what, task in wide.columns]
     text = (
-        f"# Forecasts\n\n`python scripts/bench_forecast.py`; the search uses floor "
-        f"{surrogate._FLOOR:g} and ratios {surrogate._RATIOS:g}. torch {version('torch')}, "
+        f"# Forecasts\n\n`python scripts/bench_forecast.py`: errors in accuracy, floor "
+        f"{surrogate._FLOOR:g} where nothing else is said. torch {version('torch')}, "
         f"scikit-learn {version('scikit-learn')}; {date.today().isoformat()}.\n\n"
         f"{wide[sorted(wide.columns)].to_markdown(floatfmt='.4f')}\n"
     )
@@ -60,49 +78,54 @@ def main() -> None:
 
 def _task(task: str, rows: pd.DataFrame) -> Iterable[dict[str, object]]:
     ready = scored(task)
-    score = ready.score()
+    score, damage = ready.score(), ready.sensitivity().at
     known: dict[str, Known] = {}
-    runs: dict[tuple[str, int], list[tuple[Known, float, bool]]] = {}
+    runs: dict[tuple[str, int], list[Trained]] = {}
     for row in rows.sort_values("trial").itertuples():
         candidate = Candidate.from_dict(json.loads(row.candidate))
         if candidate.key not in known:
             macs = ready.plan.cost(candidate).get("macs")
-            known[candidate.key] = Known(candidate, score(candidate), (macs,))
-        trial = (known[candidate.key], float(row.val_accuracy), row.origin.startswith("seed:"))
+            kept = ready.plan.space.kept(candidate, ready.plan.sizes)
+            harm = math.log(max(1e-6, sum(damage(name, units) for name, units in kept.items())))
+            known[candidate.key] = Known(candidate, score(candidate), (macs,), harm)
+        is_seed = row.origin.startswith("seed:")
+        trial = Trained(known[candidate.key], float(row.val_accuracy), is_seed)
         runs.setdefault((row.method, row.seed), []).append(trial)
-    for floor, ratios in itertools.product(FLOORS, RATIOS):
+    for way, (floor, ratios, harmed) in WAYS.items():
         with (
             mock.patch.object(surrogate, "_FLOOR", floor),
             mock.patch.object(surrogate, "_RATIOS", ratios),
         ):
             for (method, seed), run in runs.items():
-                if method != "autoprune":
+                if method not in METHODS or len(run) < FIRST[-1]:
                     continue
-                others = [r for key, r in runs.items() if key != (method, seed)]
-                unseen = [t for r in others for t in r if not t[2]]
+                others = [trial for key, r in runs.items() if key != (method, seed) for trial in r]
+                unseen = [trial for trial in others if not trial.is_seed]
                 for count in FIRST:
-                    judged = _judge(ready, run[:count], unseen)
-                    yield {"floor": floor, "ratios": round(ratios, 3), "task": task, **judged}
+                    judged = _judge(ready, run[:count], unseen, harmed)
+                    yield {"way": way, "task": task, **judged}
 
 
 def _judge(
     ready: Scored,
-    trained: Sequence[tuple[Known, float, bool]],
-    unseen: Sequence[tuple[Known, float, bool]],
+    trained: Sequence[Trained],
+    unseen: Sequence[Trained],
+    harmed: bool,
 ) -> dict[str, float]:
     worst = -ready.plan.reference[0]
-    targets = [-accuracy for _, accuracy, _ in trained]
-    beliefs = Forecast(ready.plan, [k for k, *_ in trained], targets, worst)(
-        [k for k, *_ in unseen]
+    known, wanted = (
+        [t.known if harmed else replace(t.known, harm=0.0) for t in part]
+        for part in (trained, unseen)
     )
-    truth = np.minimum([-accuracy for _, accuracy, _ in unseen], worst)
+    beliefs = Forecast(ready.plan, known, [-t.accuracy for t in trained], worst)(wanted)
+    truth = np.minimum([-t.accuracy for t in unseen], worst)
     drawn = np.minimum([_draws(belief) for belief in beliefs], worst)
     middle = np.minimum([belief.median for belief in beliefs], worst)
     spread = np.abs(drawn[:, :, None] - drawn[:, None, :]).mean((1, 2))
     crps = np.abs(drawn - truth[:, None]).mean(1) - 0.5 * spread
     right = []
     for one, two in itertools.combinations(range(len(unseen)), 2):
-        costs = (unseen[one][0].costs[0], unseen[two][0].costs[0])
+        costs = (wanted[one].costs[0], wanted[two].costs[0])
         if abs(math.log(costs[0] / costs[1])) < 0.15 and abs(truth[one] - truth[two]) > 0.01:
             right.append((middle[one] < middle[two]) == (truth[one] < truth[two]))
     return {

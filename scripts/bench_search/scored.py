@@ -24,8 +24,12 @@ _SENSITIVITY_SAMPLES = 512
 
 @dataclass(frozen=True)
 class Scored:
-    """`plan` is a search's, with the benchmark's budget, space and recipe."""
+    """`plan` is a search's, with the benchmark's budget, space and recipe.
 
+    `folder` is the setup's, and goes when this does.
+    """
+
+    folder: tempfile.TemporaryDirectory[str]
     setup: Setup
     plan: Plan
     calibration: Calibration
@@ -51,20 +55,20 @@ class Scored:
 
 def scored(name: str, *, levels: Sequence[float] = (), seed: int = 0) -> Scored:
     """A task as `bench_search.py` runs it, in plain arithmetic."""
-    with tempfile.TemporaryDirectory(prefix="bench-search-") as folder:
-        made = setup.prepare(FULL[name], Path(folder), precision=Precision())
-        made.dense.eval()
-        config = searched._config(
-            made, seed, made.budget(), importance="obs", repair=True, recipe=False
-        )
-        task = made.task.task
-        calibration = calibrate(
-            made.dense,
-            sample(task, seed, samples=SAMPLES),
-            max_samples=SAMPLES,
-            seed=seed,
-            forward=task.loss,
-        )
+    folder = tempfile.TemporaryDirectory(prefix="bench-search-")
+    made = setup.prepare(FULL[name], Path(folder.name), precision=Precision())
+    made.dense.eval()
+    config = searched._config(
+        made, seed, made.budget(), importance="obs", repair=True, recipe=False
+    )
+    task = made.task.task
+    calibration = calibrate(
+        made.dense,
+        sample(task, seed, samples=SAMPLES),
+        max_samples=SAMPLES,
+        seed=seed,
+        forward=task.loss,
+    )
     metric = task.evaluate(made.dense, "val")[task.metric]
     plan = Plan(
         space=config.search_space,
@@ -78,4 +82,4 @@ def scored(name: str, *, levels: Sequence[float] = (), seed: int = 0) -> Scored:
         seed=seed,
         levels=config.limits.lowered([f"{level:.0%}" for level in levels], "levels"),
     )
-    return Scored(made, plan, calibration)
+    return Scored(folder, made, plan, calibration)
