@@ -57,8 +57,8 @@ class Known:
 class Belief:
     """A metric that is not known yet, less is better: `floor` + exp(N(`log_excess`, `deviation`²)).
 
-    >>> Belief.certain(0.3).median
-    0.3
+    >>> Belief.certain(0.25).median
+    0.25
     """
 
     floor: float
