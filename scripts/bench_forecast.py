@@ -28,6 +28,7 @@ import numpy as np
 import pandas as pd
 import torch
 from bench_search.scored import Scored, scored
+from bench_search.text import frame
 from scipy.special import ndtri
 
 from autoprune.candidate import Candidate
@@ -70,7 +71,7 @@ def main() -> None:
         f"# Forecasts\n\n`python scripts/bench_forecast.py`: errors in accuracy, floor "
         f"{surrogate._FLOOR:g} where nothing else is said. torch {version('torch')}, "
         f"scikit-learn {version('scikit-learn')}; {date.today().isoformat()}.\n\n"
-        f"{wide[sorted(wide.columns)].to_markdown(floatfmt='.4f')}\n"
+        f"{frame(wide[sorted(wide.columns)], 4)}\n"
     )
     OUT.write_text(text, encoding="utf-8")
     print(text)

@@ -23,6 +23,7 @@ import pandas as pd
 import torch
 from bench_search.scored import Scored, scored
 from bench_search.setup import recover
+from bench_search.text import frame
 
 from autoprune.candidate import Candidate
 from autoprune.cost.targets import device_name
@@ -70,7 +71,7 @@ def _table(rows: pd.DataFrame) -> str:
     for task, part in rows.groupby("task", sort=False):
         wide = part.pivot(index="seeds", columns="MACs", values="accuracy").mul(100.0)
         wide = wide.loc[part.seeds.unique(), sorted(wide.columns, reverse=True)]
-        lines += ["", f"## {task}", "", wide.to_markdown(floatfmt=".1f")]
+        lines += ["", f"## {task}", "", frame(wide, 1)]
     return "\n".join(lines) + "\n"
 
 

@@ -123,3 +123,12 @@ def _spread(values: pd.Series, digits: int) -> str:
     mean = f"{known.mean():.{digits}f}"
     lacking = f" ({len(known)} of {len(values)})" if len(known) < len(values) else ""
     return mean + (f" ± {known.std():.{digits}f}" if len(known) > 1 else "") + lacking
+
+
+def frame(data: pd.DataFrame, digits: int) -> str:
+    """A frame of numbers with its index, as a table in Markdown."""
+    lines = ["| " + " | ".join(["", *map(str, data.columns)]) + " |"]
+    lines.append("|---|" + "---:|" * data.shape[1])
+    for name, row in zip(data.index, data.to_numpy(), strict=True):
+        lines.append("| " + " | ".join([str(name), *(f"{x:.{digits}f}" for x in row)]) + " |")
+    return "\n".join(lines)
