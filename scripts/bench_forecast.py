@@ -33,6 +33,8 @@ from scipy.special import ndtri
 
 from autoprune.candidate import Candidate
 from autoprune.search import surrogate
+from autoprune.search.knapsack import harm
+from autoprune.search.score import NO_DAMAGE
 from autoprune.search.surrogate import Belief, Forecast, Known
 
 RESULTS = Path(__file__).parents[1] / "results" / "bench" / "search"
@@ -87,8 +89,8 @@ def _task(task: str, rows: pd.DataFrame) -> Iterable[dict[str, object]]:
         if candidate.key not in known:
             macs = ready.plan.cost(candidate).get("macs")
             kept = ready.plan.space.kept(candidate, ready.plan.sizes)
-            harm = math.log(max(1e-6, sum(damage(name, units) for name, units in kept.items())))
-            known[candidate.key] = Known(candidate, score(candidate), (macs,), harm)
+            alone = math.log(max(NO_DAMAGE, harm(damage, kept)))
+            known[candidate.key] = Known(candidate, score(candidate), (macs,), alone)
         is_seed = row.origin.startswith("seed:")
         trial = Trained(known[candidate.key], float(row.val_accuracy), is_seed)
         runs.setdefault((row.method, row.seed), []).append(trial)

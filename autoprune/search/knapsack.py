@@ -11,6 +11,11 @@ Damage = Callable[[str, int], float]
 Kept = dict[str, int]
 
 
+def harm(damage: Damage, kept: Mapping[str, int]) -> float:
+    """The damages that all groups do each alone, added."""
+    return sum(damage(name, units) for name, units in kept.items())
+
+
 class Knapsack:
     """Allocations that do the least damage at any price; nothing is computed before the first.
 
@@ -29,8 +34,8 @@ class Knapsack:
         self._path: list[tuple[float, Kept]] | None = None
 
     def harm(self, kept: Mapping[str, int]) -> float:
-        """The damages of all groups, added."""
-        return sum(self._damage(name, units) for name, units in kept.items())
+        """See `harm`."""
+        return harm(self._damage, kept)
 
     def at(self, limit: float) -> Kept:
         """The allocation for a price of at most `limit`, the smallest model where none has it.

@@ -29,7 +29,7 @@ from autoprune.training.rng import derive, preserved
 
 SLICE = 256  # validation samples of one score
 STATISTICS = 128  # training samples that re-estimate batch normalisations where nothing is repaired
-_LEAST = 1e-6  # damage below which scores are equal
+NO_DAMAGE = 1e-6  # below it damages are equal
 
 
 class Score(Protocol):
@@ -110,7 +110,7 @@ class RepairScore:
         self.samples = self._scored + estimated * sum(map(_size, self._statistics))
         if not math.isfinite(damage):
             raise ValueError(f"its outputs' divergence is {damage}")
-        return math.log(max(damage, _LEAST))
+        return math.log(max(damage, NO_DAMAGE))
 
     def _worth(self, method: str) -> dict[str, Tensor]:
         if method not in self._worths:

@@ -26,19 +26,18 @@ from autoprune.candidate import Candidate
 from autoprune.fields import is_cost
 from autoprune.pareto import ParetoFront
 from autoprune.record import TrialRecord
-from autoprune.search.knapsack import Damage
+from autoprune.search.knapsack import Damage, harm
 from autoprune.search.ledger import Ledger
 from autoprune.search.moves import GAP, Moves
 from autoprune.search.plan import Plan
 from autoprune.search.projection import project
-from autoprune.search.score import Score
+from autoprune.search.score import NO_DAMAGE, Score
 from autoprune.search.surrogate import Belief, Forecast, Known, expected_improvement
 from autoprune.training.rng import derive
 
 _LOG = logging.getLogger(__name__)
 
-ENOUGH = 6  # trained trials before the forecast is believed; the score alone until then
-_LEAST = 1e-6  # damage below which all is equal
+ENOUGH = 6  # trained trials before the forecast is believed; `Known.prior` alone until then
 LATEST = 200  # trained trials that the forecast learns from, besides the front
 
 
@@ -205,8 +204,7 @@ class Screening:
         if self._damage is None:
             return 0.0
         kept = self._plan.space.kept(candidate, self._plan.sizes)
-        total = sum(self._damage(name, units) for name, units in kept.items())
-        return math.log(max(total, _LEAST))
+        return math.log(max(harm(self._damage, kept), NO_DAMAGE))
 
     def _begin(self) -> bool:
         """Make the score; whether that worked is tried once."""
@@ -268,7 +266,7 @@ class Screening:
         except (ValueError, np.linalg.LinAlgError) as error:
             _LOG.warning("the scores alone decide: no forecast: %s", _line(error))
             return None
-        good = all(math.isfinite(b.median) and math.isfinite(b.deviation) for b in beliefs)
+        good = all(math.isfinite(b.log_excess) and math.isfinite(b.deviation) for b in beliefs)
         return beliefs if good else None
 
     def _trained(self, ledger: Ledger, front: ParetoFront) -> list[tuple[Known, float]]:

@@ -104,7 +104,7 @@ Allocator = Callable[[float], Mapping[str, int]]  # kept units at a load
 def _allocators(
     plan: Plan, damage: Damage | None, worth: Mapping[str, Sequence[float]] | None
 ) -> list[Allocator]:
-    """None where damages are not known, or groups share one ratio; else the knapsack's first."""
+    """None at all where damages are not known or groups share one ratio; the knapsack's first."""
     if damage is None or plan.space.per != "group":
         return []
     options = {name: plan.space.choices(name, plan.sizes) for name in plan.sizes}

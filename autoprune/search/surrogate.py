@@ -67,7 +67,7 @@ class Belief:
 
     @staticmethod
     def certain(value: float) -> Belief:
-        """No prior about it."""
+        """A value that is known."""
         return Belief(value - 1.0, 0.0, 0.0)
 
     @property
