@@ -101,7 +101,7 @@ def record(rng: np.random.Generator, number: int) -> TrialRecord:
         "seed": 1000 + number,
         "origin": f"seed:uniform {level:g}"
         if uniform
-        else "seed:knapsack"
+        else "seed:least-0"
         if number < 8
         else "tpe",
         "predicted": predicted,
