@@ -1,6 +1,6 @@
 """Which forecast foresees trained accuracies best, from the first trials of a search.
 
-    AUTOPRUNE_DATA=... python scripts/bench_forecast.py     # from the rows on disk, 5 minutes
+    AUTOPRUNE_DATA=... python scripts/bench_forecast.py     # from the rows on disk, 10 minutes
 
 For every search of the method `autoprune` in `results/bench/search/trials.csv` and `earlier.csv`
 the forecast is fitted to its first 6, 8, 10 and 12 trials, and asked for those trials of all other
@@ -41,7 +41,7 @@ RESULTS = Path(__file__).parents[1] / "results" / "bench" / "search"
 OUT = RESULTS / "forecast.md"
 WAYS = {
     "as in a search": (surrogate._FLOOR, surrogate._RATIOS, True),
-    "floor 0.005": (0.005, surrogate._RATIOS, True),
+    "floor 0.02": (0.02, surrogate._RATIOS, True),
     "floor 0.1": (0.1, surrogate._RATIOS, True),
     "the metric itself": (100.0, surrogate._RATIOS, True),
     "without ratios": (surrogate._FLOOR, 1e-6, True),

@@ -30,7 +30,7 @@ Array = npt.NDArray[np.float64]
 
 _FAR = 3.0  # standard deviations beyond which the score and the cost are not extrapolated
 _RATIOS = 0.5  # prior weight of all ratios together, the score's being 1
-_FLOOR = 0.02  # how far below the best metric the scale ends, over best to worst
+_FLOOR = 0.05  # how far below the best metric the scale ends, over best to worst
 _BEYOND = 0.2  # how far beyond the worst metric that counts trials are told apart, likewise
 
 
