@@ -33,6 +33,7 @@ LEVELS = (0.70, 0.50, 0.35, 0.25)  # where accuracies are compared
 _SMALL = (0.12, 0.06)  # where the accuracy falls: there is much hypervolume to win
 _LEAST = 0.04
 _STATISTICS = 512  # samples with which RecoveryRun re-estimates BatchNorm
+_DENSE = Path(__file__).parents[2] / "results" / "bench" / "search" / "dense"
 Keep = Mapping[str, Sequence[int]]
 
 
@@ -145,8 +146,15 @@ class Setup:
 def prepare(
     job: Job, folder: Path, *, precision: Precision, args: Mapping[str, Any] | None = None
 ) -> Setup:
-    """Load the task and its dense model (trained at the first use), and trace it."""
+    """Load the task and its dense model, and trace it.
+
+    Dense models that the script has trained are kept beside its rows: trained again on a processor
+    with other vector instructions, the weights would not be the same.
+    """
     task = load_task(job.task, args=args)
+    kept = _DENSE / f"{job.task}.safetensors"
+    if kept.is_file():
+        task.checkpoint = kept
     dense = load_dense(task)
     checkpoint = folder / "dense.safetensors"
     checkpoints.save(dense, checkpoint)
