@@ -105,7 +105,9 @@ def _bench(job: Job, given: argparse.Namespace, out: Path) -> None:
                 out / "long.csv",
                 methods=given.methods,
                 seeds=given.seeds,
+                levels=given.long_levels,
                 epochs=given.long_epochs,
+                circumstances=_where(),
                 say=_say,
             )
 
@@ -116,10 +118,8 @@ def _ready(job: Job, folder: Path, found: Table) -> Setup:
     there = found.of(job.task)
     plain = setup.prepare(job, folder, precision=Precision())
     if there.empty:
-        precision = choose(plain.task.task, plain.dense)
-    else:
-        precision = Precision("bf16" in there.iloc[0].precision, "last" in there.iloc[0].precision)
-    return replace(plain, precision=precision)
+        return replace(plain, precision=choose(plain.task.task, plain.dense))
+    return replace(plain, precision=setup.named(there.iloc[0].precision))
 
 
 def _check(ready: Setup, found: Table) -> None:
@@ -178,18 +178,23 @@ def _once(
 
 def _circumstances(ready: Setup) -> dict[str, object]:
     dense = _dense_accuracy(ready)
-    arithmetic = "bf16" if ready.precision.bf16 else "float32"
     return {
         "setting": ready.setting,
         "dense": ready.weights_hash,
         "dense_macs": ready.dense_macs,
         "dense_val": dense["val"],
         "dense_test": dense["test"],
-        "precision": arithmetic + (" channels last" if ready.precision.channels_last else ""),
+        "precision": setup.arithmetic(ready.precision),
+        **_where(),
+        "date": date.today().isoformat(),
+    }
+
+
+def _where() -> dict[str, object]:
+    return {
         "machine": device_name(),
         "threads": len(os.sched_getaffinity(0)),
         "versions": ", ".join([*(f"{name} {version(name)}" for name in PACKAGES), _commit()]),
-        "date": date.today().isoformat(),
     }
 
 
@@ -237,6 +242,9 @@ def _arguments() -> argparse.Namespace:
     )
     parser.add_argument("--long", action="store_true", help="long recovery of front members")
     parser.add_argument("--long-epochs", type=float, default=20.0)
+    parser.add_argument(
+        "--long-levels", nargs="+", type=float, default=long.AT, help="shares of the MACs"
+    )
     parser.add_argument("--out", type=Path, help=f"default: {OUT}")
     given = parser.parse_args()
     if "modelopt" in given.methods and not modelopt.installed():

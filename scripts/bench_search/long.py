@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 
@@ -14,8 +15,9 @@ from autoprune.candidate import Candidate
 from autoprune.errors import TrainingError
 from autoprune.pruning.compensate import calibrate
 from autoprune.store import write_text
+from autoprune.training import choose
 from autoprune.training.batches import sample
-from bench_search.setup import Setup, recover
+from bench_search.setup import Setup, arithmetic, named, recover
 from bench_search.table import Table, at_most
 
 AT = (0.50, 0.35, 0.25)
@@ -32,21 +34,36 @@ def run(
     table: Table,
     path: Path,
     *,
-    methods: list[str],
-    seeds: list[int],
+    methods: Sequence[str],
+    seeds: Sequence[int],
+    levels: Sequence[float],
     epochs: float,
+    circumstances: Mapping[str, object],
     say: Callable[[str], None],
 ) -> None:
-    """Recover what is not in the file `path` yet, each as it comes; tested once, at the end."""
+    """Recover what is not in the file `path` yet, each as it comes; tested once, at the end.
+
+    The arithmetic is that of the task's rows in the file, or timed now: a run is long enough for
+    another one to be worth it than in the search.
+    """
+    there = read(path)
+    there = there[there.task == setup.job.task]
+    precision = (
+        choose(setup.task.task, setup.dense) if there.empty else named(there.iloc[0].precision)
+    )
+    setup = replace(setup, precision=precision)
+    circumstances = {**circumstances, "precision": arithmetic(precision)}
     for seed in seeds:
         for method in methods:
-            for level in AT:
+            for level in levels:
                 done = read(path)
                 key = (setup.job.task, method, seed, level, epochs)
                 member = at_most(table.of(setup.job.task, method, seed), level)
                 if member is None or (done[_KEY] == pd.Series(key, _KEY)).all(axis=1).any():
                     continue
                 row = {**dict(zip(_KEY, key, strict=True)), **_recovered(setup, member, epochs)}
+                row |= {"dense": setup.weights_hash, "date": date.today().isoformat()}
+                row |= circumstances
                 _add(path, row)
                 say(f"{method}, seed {seed}, at {level:.0%}: test {row['test_accuracy']:.4f}")
 
@@ -82,6 +99,4 @@ def _recovered(setup: Setup, member: pd.Series, epochs: float) -> dict[str, obje
         "test_accuracy": run.evaluate("test")[setup.task.metric],
         "train_s": run.times["train_s"],
         "candidate": member.candidate,
-        "dense": setup.weights_hash,
-        "date": date.today().isoformat(),
     }

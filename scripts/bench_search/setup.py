@@ -280,6 +280,25 @@ def fitted(
     return best
 
 
+def arithmetic(precision: Precision) -> str:
+    """How the rows name it.
+
+    >>> arithmetic(Precision(bf16=True, channels_last=True)), arithmetic(Precision())
+    ('bf16 channels last', 'float32')
+    """
+    kind = "bf16" if precision.bf16 else "float32"
+    return kind + (" channels last" if precision.channels_last else "")
+
+
+def named(precision: str) -> Precision:
+    """The arithmetic that rows name so.
+
+    >>> named("float32 channels last")
+    Precision(bf16=False, channels_last=True)
+    """
+    return Precision("bf16" in precision, "last" in precision)
+
+
 def threads() -> int:
     """One trial at a time gets all cores that this process may use."""
     count = len(os.sched_getaffinity(0))

@@ -99,11 +99,7 @@ def record(rng: np.random.Generator, number: int) -> TrialRecord:
         "number": number,
         "candidate": candidate,
         "seed": 1000 + number,
-        "origin": f"seed:uniform {level:g}"
-        if uniform
-        else "seed:least-0"
-        if number < 8
-        else "tpe",
+        "origin": f"seed:uniform {level:g}" if uniform else "seed:least-0" if number < 8 else "tpe",
         "predicted": predicted,
     }
     if number == 11:
