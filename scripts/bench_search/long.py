@@ -17,11 +17,13 @@ from autoprune.pruning.compensate import calibrate
 from autoprune.store import write_text
 from autoprune.training import choose
 from autoprune.training.batches import sample
+from autoprune.training.target_cache import TargetCache
 from bench_search.setup import Setup, arithmetic, named, recover
 from bench_search.table import Table, at_most
 
 AT = (0.50, 0.35, 0.25)
 _CALIBRATION = 1024
+_TARGETS_BYTES = 1 << 30
 _KEY = ["task", "method", "seed", "level", "epochs"]
 
 
@@ -44,7 +46,8 @@ def run(
     """Recover what is not in the file `path` yet, each as it comes; tested once, at the end.
 
     The arithmetic is that of the task's rows in the file, or timed now: a run is long enough for
-    another one to be worth it than in the search.
+    another one to be worth it than in the search. All members of a seed are trained on the same
+    batches, so the dense model is asked once for what it says of them.
     """
     there = read(path)
     there = there[there.task == setup.job.task]
@@ -52,8 +55,14 @@ def run(
         choose(setup.task.task, setup.dense) if there.empty else named(there.iloc[0].precision)
     )
     setup = replace(setup, precision=precision)
-    circumstances = {**circumstances, "precision": arithmetic(precision)}
+    circumstances = {
+        **circumstances,
+        "dense": setup.weights_hash,
+        "precision": arithmetic(precision),
+        "date": date.today().isoformat(),
+    }
     for seed in seeds:
+        targets = TargetCache(most_bytes=_TARGETS_BYTES)
         for method in methods:
             for level in levels:
                 done = read(path)
@@ -61,9 +70,8 @@ def run(
                 member = at_most(table.of(setup.job.task, method, seed), level)
                 if member is None or (done[_KEY] == pd.Series(key, _KEY)).all(axis=1).any():
                     continue
-                row = {**dict(zip(_KEY, key, strict=True)), **_recovered(setup, member, epochs)}
-                row |= {"dense": setup.weights_hash, "date": date.today().isoformat()}
-                row |= circumstances
+                recovered = _recovered(setup, member, epochs, targets)
+                row = {**dict(zip(_KEY, key, strict=True)), **recovered, **circumstances}
                 _add(path, row)
                 say(f"{method}, seed {seed}, at {level:.0%}: test {row['test_accuracy']:.4f}")
 
@@ -77,7 +85,9 @@ def _add(path: Path, row: dict[str, object]) -> None:
         write_text(path, whole.to_csv(index=False))
 
 
-def _recovered(setup: Setup, member: pd.Series, epochs: float) -> dict[str, object]:
+def _recovered(
+    setup: Setup, member: pd.Series, epochs: float, targets: TargetCache
+) -> dict[str, object]:
     candidate = Candidate.from_dict(json.loads(member.candidate))
     keep = json.loads(member.keep) if isinstance(member.keep, str) else None
     seed = int(member.seed)
@@ -87,9 +97,9 @@ def _recovered(setup: Setup, member: pd.Series, epochs: float) -> dict[str, obje
         calibration = calibrate(
             setup.dense, batches, max_samples=_CALIBRATION, seed=seed, forward=setup.task.loss
         )
-    options = {"epochs": epochs, "seed": seed, "keep": keep, "calibration": calibration}
+    options = {"seed": seed, "keep": keep, "calibration": calibration, "targets": targets}
     try:
-        run = recover(setup, candidate, **options)
+        run = recover(setup, candidate, epochs=epochs, **options)
     except TrainingError:
         return {"macs_share": member.macs_share, "val_accuracy": 0.0, "test_accuracy": 0.0}
     return {
