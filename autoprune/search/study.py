@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import warnings
 from collections import deque
-from collections.abc import Callable, Container, Iterator, Mapping
+from collections.abc import Callable, Collection, Container, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ from autoprune.space import Parameter, Value
 
 NAME = "autoprune"
 LATEST = 100  # trials that TPE looks at besides the best ones
-Best = Callable[[], Container[int]]
+Best = Callable[[], Collection[int]]
 FILE = "study.db"
 _STATES = {
     "complete": TrialState.COMPLETE,
@@ -84,17 +85,23 @@ class _RecentTPE(optuna.samplers.TPESampler):
 class _Recent:
     """A study that shows some trials by number, and its latest ones."""
 
-    def __init__(self, study: optuna.Study, best: Container[int]) -> None:
+    def __init__(self, study: optuna.Study, best: Collection[int]) -> None:
         self._study, self._best = study, best
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._study, name)
 
-    def _get_trials(self, **options: Any) -> list[FrozenTrial]:  # what TPESampler asks for
-        found: list[FrozenTrial] = self._study._get_trials(**options)
+    def _get_trials(
+        self, *, states: Container[TrialState] | None = None, **options: Any
+    ) -> list[FrozenTrial]:  # what TPESampler asks for
+        every: list[FrozenTrial] = self._study._get_trials(**options)
+        wanted = (t for t in reversed(every) if states is None or t.state in states)
+        found = list(islice(wanted, 2 * LATEST + 1))[::-1]  # old ones are not even looked at
         if len(found) <= 2 * LATEST:
             return found
-        old = [trial for trial in found[:-LATEST] if trial.number in self._best]
+        first = found[-LATEST].number
+        old = [every[number] for number in sorted(self._best) if number < first]
+        old = [trial for trial in old if states is None or trial.state in states]
         return [*old, *found[-LATEST:]]
 
 
