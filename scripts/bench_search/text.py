@@ -93,22 +93,37 @@ def _long(long: pd.DataFrame) -> list[str]:
     """Members of each front after long recovery."""
     epochs = ", ".join(f"{value:g}" for value in sorted(long.epochs.unique()))
     levels = sorted(long.level.unique(), reverse=True)
+    first = long.iloc[0]
     lines = [
-        f"After {epochs} epochs of recovery: test accuracy at the end (mean share of the MACs):",
+        f"After {epochs} epochs of recovery ({first.precision}): the test hypervolume of these "
+        "members, and their accuracies at the end (mean share of the MACs):",
         "",
-        "| method | seeds | " + " | ".join(f"at {level:.0%}" for level in levels) + " |",
-        "|---|---:|" + "---:|" * len(levels),
+        "| method | seeds | hypervolume | "
+        + " | ".join(f"at {level:.0%}" for level in levels)
+        + " |",
+        "|---|" + "---:|" * (2 + len(levels)),
     ]
+    found = []
     for method, own in long.groupby("method", sort=False):
-        cells = [_member(own[own.level == level]) for level in levels]
-        lines.append(f"| {method} | {own.seed.nunique()} | " + " | ".join(cells) + " |")
-    return [*lines, ""]
+        volumes = pd.Series([_volume(part) for _, part in own.groupby("seed")])
+        cells = [str(method), str(len(volumes)), _spread(volumes, 4)]
+        cells += [_member(own[own.level == level], len(volumes)) for level in levels]
+        found.append((volumes.mean(), "| " + " | ".join(cells) + " |"))
+    return [*lines, *(line for _, line in sorted(found, reverse=True)), ""]
 
 
-def _member(own: pd.DataFrame) -> str:
+def _volume(members: pd.DataFrame) -> float:
+    """The hypervolume on test of those that are not dominated on validation."""
+    on_val = list(zip(members.macs_share, members.val_accuracy, strict=True))
+    on_test = list(zip(members.macs_share, members.test_accuracy, strict=True))
+    return tables.volume([on_test[place] for place in tables.front(on_val)])
+
+
+def _member(own: pd.DataFrame, seeds: int) -> str:
     if own.empty:
         return "–"
-    return f"{_spread(100 * own.test_accuracy, 2)} ({own.macs_share.mean():.0%})"
+    lacking = "" if len(own) == seeds else f", {len(own)} of {seeds} seeds"
+    return f"{_spread(100 * own.test_accuracy, 2)} ({own.macs_share.mean():.0%}{lacking})"
 
 
 def _spread(values: pd.Series, digits: int) -> str:
