@@ -65,10 +65,11 @@ def run(
         targets = TargetCache(most_bytes=_TARGETS_BYTES)
         for method in methods:
             for level in levels:
-                done = read(path)
                 key = (setup.job.task, method, seed, level, epochs)
                 member = at_most(table.of(setup.job.task, method, seed), level)
-                if member is None or (done[_KEY] == pd.Series(key, _KEY)).all(axis=1).any():
+                done = read(path)
+                done = done[_is(done, key)]
+                if member is None or member.candidate in set(done.get("candidate", [])):
                     continue
                 recovered = _recovered(setup, member, epochs, targets)
                 row = {**dict(zip(_KEY, key, strict=True)), **recovered, **circumstances}
@@ -76,11 +77,16 @@ def run(
                 say(f"{method}, seed {seed}, at {level:.0%}: test {row['test_accuracy']:.4f}")
 
 
+def _is(rows: pd.DataFrame, key: tuple[object, ...]) -> pd.Series:
+    return (rows[_KEY] == pd.Series(key, _KEY)).all(axis=1)
+
+
 def _add(path: Path, row: dict[str, object]) -> None:
-    """Write a row beside those that are in the file by now."""
+    """Write a row beside those in the file by now, in the place of one of another candidate."""
     fresh = pd.DataFrame([row])
     with FileLock(f"{path}.lock"):
         done = read(path)
+        done = done[~_is(done, tuple(row[name] for name in _KEY))]
         whole = fresh if done.empty else pd.concat([done, fresh], ignore_index=True)
         write_text(path, whole.to_csv(index=False))
 
@@ -97,16 +103,16 @@ def _recovered(
         calibration = calibrate(
             setup.dense, batches, max_samples=_CALIBRATION, seed=seed, forward=setup.task.loss
         )
+    about = {"macs_share": member.macs_share, "candidate": member.candidate}
     options = {"seed": seed, "keep": keep, "calibration": calibration, "targets": targets}
     try:
         run = recover(setup, candidate, epochs=epochs, **options)
     except TrainingError:
-        return {"macs_share": member.macs_share, "val_accuracy": 0.0, "test_accuracy": 0.0}
+        return {**about, "val_accuracy": 0.0, "test_accuracy": 0.0}
     return {
-        "macs_share": member.macs_share,
+        **about,
         "short_test_accuracy": member.test_accuracy,
         "val_accuracy": run.history[-1][setup.task.metric],
         "test_accuracy": run.evaluate("test")[setup.task.metric],
         "train_s": run.times["train_s"],
-        "candidate": member.candidate,
     }
