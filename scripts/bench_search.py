@@ -15,7 +15,7 @@ Methods:
                  every method; variants: autoprune_targets (computed once, as its users have it),
                  autoprune_l2 (units by l2), autoprune_plain (by l2 and without repair),
                  autoprune_recipe (searches learning rate and distillation too),
-                 autoprune_levels (told the costs that are compared, as the hand-made methods are),
+                 autoprune_levels (told the same costs as the hand-made methods),
                  autoprune_screen0 (trains every proposal), autoprune_screen8 and
                  autoprune_screen128 (score so many for each one trained; the default is 32)
     uniform      the same ratio everywhere
@@ -43,7 +43,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from bench_search import handmade, long, meter, modelopt, picture, searched, setup, table, text
-from bench_search.setup import FULL, LEVELS, QUICK, SMALL, Clock, Job, Setup, Tried
+from bench_search.setup import FULL, QUICK, SMALL, TOLD, Clock, Job, Setup, Tried
 from bench_search.table import Table
 
 from autoprune.cost.targets import device_name
@@ -61,7 +61,7 @@ METHODS: dict[str, Method] = {
     "autoprune_plain": functools.partial(searched.autoprune, importance="l2", repair=False),
     "autoprune_recipe": functools.partial(searched.autoprune, recipe=True),
     "autoprune_targets": functools.partial(searched.autoprune, share_targets=True),
-    "autoprune_levels": functools.partial(searched.autoprune, levels=LEVELS[1:]),
+    "autoprune_levels": functools.partial(searched.autoprune, levels=TOLD[1:]),
     "autoprune_screen0": functools.partial(searched.autoprune, screen=0),
     "autoprune_screen8": functools.partial(searched.autoprune, screen=8),
     "autoprune_screen128": functools.partial(searched.autoprune, screen=128),

@@ -31,7 +31,7 @@ from bench_search.meter import Metered
 MAX_RATIO = 0.9
 MOST = 0.70  # of the dense model's multiply-accumulates: the budget
 LEVELS = (0.70, 0.50, 0.35, 0.25)  # where accuracies are compared
-_SMALL = (0.12, 0.06)  # where the accuracy falls: there is much hypervolume to win
+TOLD = (*LEVELS, 0.12, 0.06)  # to methods that are given costs; the last two: where accuracy falls
 _LEAST = 0.04
 _STATISTICS = 512  # samples with which RecoveryRun re-estimates BatchNorm
 _DENSE = Path(__file__).parents[2] / "results" / "bench" / "search" / "dense"
@@ -257,7 +257,7 @@ def levels(most: float = MOST, least: float = _LEAST) -> list[float]:
     >>> [round(level, 2) for level in levels()[:9]]
     [0.7, 0.5, 0.35, 0.25, 0.12, 0.06, 0.37, 0.2, 0.53]
     """
-    found = [level for level in (*LEVELS, *_SMALL) if level <= most]
+    found = [level for level in TOLD if level <= most]
     for number in range(1, 64):
         share, digit, rest = 0.0, 0.5, number
         while rest:  # van der Corput: 1/2, 1/4, 3/4, 1/8 ...
