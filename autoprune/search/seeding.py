@@ -23,7 +23,7 @@ _PREFERRED: dict[str, Value] = {
     "schedule.begin": 0.0,
     "schedule.end": 0.3,
     "schedule.steps": 3,
-    "recovery.lr": 0.02,
+    "recovery.lr": 0.01,
     "recovery.distillation": 0.5,
     "recovery.regulariser": 0.0,
 }
