@@ -113,7 +113,7 @@ class _Knob:
 
 
 _KNOBS: dict[str, _Knob] = {
-    "importance": _Knob("word", "l2", words=IMPORTANCES),
+    "importance": _Knob("word", "obs", words=IMPORTANCES),
     "repair": _Knob("switch", True),
     "schedule.kind": _Knob("word", "one_shot", words=KINDS),
     "schedule.begin": _Knob("number", 0.0, high=1.0, open_high=True),

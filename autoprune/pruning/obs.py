@@ -26,6 +26,7 @@ from autoprune.graph import Group, PruningGraph
 from autoprune.pruning.calibration import Calibration, Moment
 
 RIDGE = 1e-3  # λ over the mean of the inputs' variances
+_PENDING = 256  # columns that leave before H is brought up to date
 
 
 def obs_scores(
@@ -50,35 +51,81 @@ def obs_scores(
 
 
 class _Consumer:
-    """One block of one weight: what it would cost to lose each unit, kept up to date."""
+    """One block of one weight: what it would cost to lose each unit that is left.
+
+    Inputs are sorted so that each unit's columns lie together. H is dense and large, so it is
+    brought up to date only after `_PENDING` columns have left, by one product of matrices, and
+    what has left is dropped then (lazy batches as in GPTQ, Frantar et al. 2023, arXiv:2210.17323);
+    its diagonal blocks and the weight always are.
+    """
 
     def __init__(self, weight: Tensor, second: Tensor, columns: Tensor, ridge: float) -> None:
         """`weight` (rows, d) scaled, `second` (d, d), `columns` (units, b)."""
         scale = float(second.diagonal().mean())
         damping = ridge * scale if scale > 0.0 else 1.0
-        self.columns = columns
         self.total = float(((weight @ second) * weight).sum())
-        self.weight = weight.clone()
-        eye = torch.eye(second.shape[0], dtype=torch.float64)
-        self.inverse = torch.linalg.inv(second + damping * eye)
+        units, self._taps = columns.shape
+        own = columns.flatten()
+        others = torch.ones(second.shape[0], dtype=torch.bool)
+        others[own] = False
+        order = torch.cat([own, others.nonzero().flatten()])
+        self._inverse = _inverse(second[order][:, order], damping)
+        self._weight = weight.T[order].contiguous()
+        self._diagonal = self._blocks(self._inverse, units)
+        self._is_left = torch.ones(
+            units, dtype=torch.bool
+        )  # of those whose columns are still there
+        self._gone: list[tuple[Tensor, Tensor]] = []  # H_B: and (H_BB)⁻¹ H_B: since
 
-    def costs(self, left: Tensor) -> Tensor:
-        """The error that each of the units `left` would add."""
-        columns = self.columns[left]
-        own = self.weight[:, columns].permute(1, 0, 2)  # (units, rows, b)
-        inverse = self.inverse[columns[:, :, None], columns[:, None, :]]
-        own = own.transpose(1, 2)
-        added: Tensor = (torch.linalg.solve(inverse, own) * own).sum((1, 2))
-        return added
+    def costs(self) -> Tensor:
+        """The error that each of the units left would add, in their order."""
+        own = self._weight[: len(self._diagonal) * self._taps]
+        own = own.view(len(self._diagonal), self._taps, -1)
+        outer = (own @ own.mT)[self._is_left]
+        inner: Tensor = torch.linalg.solve(self._diagonal[self._is_left], outer)
+        return inner.diagonal(dim1=1, dim2=2).sum(1)
 
-    def remove(self, unit: int) -> None:
-        """Take the unit's columns out and re-fit the rest."""
-        columns = self.columns[unit]
-        across = self.inverse[columns]
-        inner = torch.linalg.solve(across[:, columns], across)
-        self.weight -= self.weight[:, columns] @ inner
-        self.inverse -= across.T @ inner
-        self.weight[:, columns] = 0.0
+    def remove(self, place: int) -> None:
+        """Take the columns of a unit out, the `place`-th of those left, and re-fit the rest."""
+        unit = int(self._is_left.nonzero()[place])
+        columns = slice(unit * self._taps, (unit + 1) * self._taps)
+        across = self._inverse[columns].clone()
+        for before, fitted in self._gone:
+            across -= before[:, columns].T @ fitted
+        fitted = torch.linalg.solve(across[:, columns], across)
+        self._weight.addmm_(fitted.T, self._weight[columns].clone(), alpha=-1.0)
+        units = len(self._diagonal)
+        parts = [x[:, : units * self._taps].view(-1, units, self._taps) for x in (across, fitted)]
+        self._diagonal -= parts[0].permute(1, 2, 0) @ parts[1].transpose(0, 1)
+        self._is_left[unit] = False
+        self._gone.append((across, fitted))
+        if len(self._gone) * self._taps >= _PENDING:
+            self._settle()
+
+    def _settle(self) -> None:
+        """Bring H up to date and drop what has left."""
+        before, fitted = (torch.cat(parts) for parts in zip(*self._gone, strict=True))
+        self._gone = []
+        stays = torch.ones(len(self._inverse), dtype=torch.bool)
+        stays[: len(self._is_left) * self._taps] = self._is_left.repeat_interleave(self._taps)
+        inverse = self._inverse[stays][:, stays]
+        self._inverse = inverse.addmm_(before[:, stays].T, fitted[:, stays], alpha=-1.0)
+        self._weight = self._weight[stays]
+        self._is_left = self._is_left[self._is_left]
+        self._diagonal = self._blocks(self._inverse, len(self._is_left))
+
+    def _blocks(self, inverse: Tensor, units: int) -> Tensor:
+        """`(units, b, b)`, copied."""
+        own = inverse[: units * self._taps, : units * self._taps]
+        blocks = own.view(units, self._taps, units, self._taps).diagonal(dim1=0, dim2=2)
+        return blocks.permute(2, 0, 1).clone()
+
+
+def _inverse(second: Tensor, damping: float) -> Tensor:
+    """(C + λ I)⁻¹."""
+    damped = second + damping * torch.eye(second.shape[0], dtype=second.dtype)
+    factor, failed = torch.linalg.cholesky_ex(damped)
+    return torch.linalg.inv(damped) if bool(failed) else torch.cholesky_inverse(factor)
 
 
 def _group_scores(
@@ -93,14 +140,14 @@ def _group_scores(
     left = torch.arange(group.size)
     error, previous = 0.0, -math.inf
     for _ in range(group.size):
-        costs = torch.stack([c.costs(left).clamp_min(0.0) / total for c, total in active]).sum(0)
+        costs = torch.stack([c.costs().clamp_min(0.0) / total for c, total in active]).sum(0)
         position = int(costs.argmin())
         unit = int(left[position])
         error = max(error + float(costs[position]), float(np.nextafter(previous, math.inf)))
         worth[unit] = previous = error
         left = torch.cat([left[:position], left[position + 1 :]])
         for consumer, _total in active:
-            consumer.remove(unit)
+            consumer.remove(position)
     return worth
 
 

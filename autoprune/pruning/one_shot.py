@@ -31,7 +31,7 @@ def prune_model(
     ratio: float | Mapping[str, float],
     *,
     ignored_layers: Sequence[str] = (),
-    importance: str = "l2",
+    importance: str | None = None,
     round_to: int = 1,
     calibration: Calibration | None = None,
     refit: Iterable[Any] | None = None,
@@ -41,11 +41,13 @@ def prune_model(
 
     `ratio` in [0, 1) is the fraction of units that leaves every group, or a mapping from group name
     to fraction (`groups` lists them; groups that are not named stay whole). Kept sizes are
-    multiples of `round_to` where the group is large enough. With `calibration` (see `calibrate`)
-    the remaining weights are repaired by least squares, in milliseconds. With `refit`, a few
-    batches of training inputs (512 samples are used), every layer is then fitted again on what the
-    smaller model really sees: seconds, and the best there is without training. Everything that
-    cannot leave safely stays whole. Raises GraphError or UsageError where an argument does not fit.
+    multiples of `round_to` where the group is large enough. `importance` says which units leave
+    first (see `importance.scores`): by default `"obs"` with a calibration, `"l2"` without. With
+    `calibration` (see `calibrate`) the remaining weights are repaired by least squares, in
+    milliseconds. With `refit`, a few batches of training inputs (512 samples are used), every layer
+    is then fitted again on what the smaller model really sees: seconds, and the best there is
+    without training. Everything that cannot leave safely stays whole. Raises GraphError or
+    UsageError where an argument does not fit.
 
     >>> net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
     >>> prune_model(net, torch.zeros(1, 4), 0.5)
@@ -57,6 +59,7 @@ def prune_model(
     """
     graph = prunable(model, example_inputs, ignored_layers=ignored_layers, num_heads=num_heads)
     ratios = _ratios(graph, ratio)
+    importance = importance or ("l2" if calibration is None else "obs")
     worth = importances.scores(model, graph, importance, calibration=calibration)
     keep = importances.keep_units(graph, ratios, worth, round_to=round_to)
     small = copy.deepcopy(model)

@@ -17,7 +17,7 @@ LEVELS = 4
 LEAST = "seed:least"  # how the origin of a seed that is to do the least damage begins
 
 _PREFERRED: dict[str, Value] = {
-    "importance": "l2",
+    "importance": "obs",
     "repair": True,
     "schedule.kind": "one_shot",
     "schedule.begin": 0.0,

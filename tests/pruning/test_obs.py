@@ -8,7 +8,14 @@ from torch.nn import functional as F
 
 from autoprune.errors import UsageError
 from autoprune.graph import Group, PruningGraph, Slice
+from autoprune.pruning import obs
 from autoprune.pruning.compensate import calibrate, obs_scores
+
+
+@pytest.fixture(params=[1, 20, 256])
+def pending(request, monkeypatch):
+    """How many columns leave before the inverse is brought up to date."""
+    monkeypatch.setattr(obs, "_PENDING", request.param)
 
 
 def graph_of(*slices):
@@ -57,6 +64,7 @@ def order_of(scores):
     return scores.argsort().tolist()
 
 
+@pytest.mark.usefixtures("pending")
 def test_the_order_and_the_errors_are_those_of_greedy_removal_with_refitting():
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(5, 8), nn.ReLU(), nn.Linear(8, 3))
@@ -88,6 +96,7 @@ class Fork(nn.Module):
         return self.conv(x).mean((2, 3)).sum() + self.head(x.flatten(1)).sum()
 
 
+@pytest.mark.usefixtures("pending")
 def test_blocks_of_columns_and_several_consumers_add_up():
     torch.manual_seed(1)
     model = Fork()
@@ -110,6 +119,29 @@ def test_blocks_of_columns_and_several_consumers_add_up():
     order, errors = greedy(consumers, 5)
     assert order_of(scores) == order
     np.testing.assert_allclose(scores[order], errors, rtol=2e-3, atol=1e-5)
+
+
+@pytest.mark.usefixtures("pending")
+def test_inputs_of_other_groups_stay_and_take_over():
+    torch.manual_seed(3)
+    model = nn.Sequential(nn.Linear(5, 9), nn.ReLU(), nn.Linear(9, 3))
+    x = torch.randn(400, 5)
+    mine = np.array([[7], [1], [4], [2]])  # the other inputs belong to nobody that leaves
+    graph = graph_of(("0.weight", 0, mine, "out"), ("2.weight", 1, mine, "in"))
+    scores = obs_scores(model, graph, calibrate(model, [x]), ridge=1e-9)["g"]
+    with torch.no_grad():
+        hidden, outputs = model[:2](x).double().numpy(), model(x).double().numpy()
+    others = [0, 3, 5, 6, 8]
+    left, errors = [0, 1, 2, 3], []
+    for unit in order_of(scores):
+        left_without = {
+            u: residual(hidden, [*others, *mine[[k for k in left if k != u], 0]], outputs)
+            for u in left
+        }
+        assert unit == min(left_without, key=left_without.get)
+        errors.append(left_without[unit] / outputs.var(0).sum())
+        left.remove(unit)
+    np.testing.assert_allclose(scores[order_of(scores)], errors, rtol=1e-3, atol=1e-6)
 
 
 def test_a_copy_leaves_first_and_its_original_stays_long():
