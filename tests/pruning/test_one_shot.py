@@ -59,6 +59,10 @@ def test_repair_brings_the_outputs_nearer() -> None:
         return float((model(fresh) - wanted).square().mean().detach())
 
     assert error(repaired) < 0.5 * error(plain)
+    named = prune_model(net, x[:1], 0.5, calibration=calibration, importance="obs")
+    by_norm = prune_model(net, x[:1], 0.5, calibration=calibration, importance="l2")
+    assert torch.equal(named(fresh), repaired(fresh))  # the default with a calibration
+    assert not torch.equal(by_norm(fresh), repaired(fresh))
 
 
 def test_repair_predicts_batch_statistics_and_a_refit_sees_what_came_before() -> None:
