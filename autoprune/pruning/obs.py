@@ -72,9 +72,7 @@ class _Consumer:
         self._inverse = _inverse(second[order][:, order], damping)
         self._weight = weight.T[order].contiguous()
         self._diagonal = self._blocks(self._inverse, units)
-        self._is_left = torch.ones(
-            units, dtype=torch.bool
-        )  # of those whose columns are still there
+        self._is_left = torch.ones(units, dtype=torch.bool)  # of those that H still has
         self._gone: list[tuple[Tensor, Tensor]] = []  # H_B: and (H_BB)⁻¹ H_B: since
 
     def costs(self) -> Tensor:
