@@ -25,7 +25,8 @@ Forward = Callable[[nn.Module, Any], Any]
 
 _MIN_ROWS = 65_536  # rows per layer that are aimed at, more for layers with very many inputs
 _MAX_INPUTS = 8_192  # a wider layer (512 MiB of fp64) is skipped, with that reason
-_CHUNK_VALUES = 2**22  # fp32 values of one block of patches: 16 MiB
+_CHUNK_VALUES = 2**20  # worked on at once: 4 MiB of fp32; more only scatters the heap
+_CHUNK_ROWS = 1_024  # at least, as every block's product is added to d * d sums
 
 
 @dataclass(frozen=True, eq=False)
@@ -211,7 +212,7 @@ class _Recorder(ProductMode):  # type: ignore[no-untyped-call]
                 self.sums[product.name] = _Sums(product)
             sums = self.sums[product.name]
             sums.biases.add(product.bias)
-            at_once = max(256, _CHUNK_VALUES // (product.inputs * product.blocks))
+            at_once = max(_CHUNK_ROWS, _CHUNK_VALUES // (product.inputs * product.blocks))
             for start in range(0, len(places), at_once):
                 sums.add(product.rows(places[start : start + at_once]))
             self.followers.made(out, product.name)
@@ -229,13 +230,15 @@ class _Recorder(ProductMode):  # type: ignore[no-untyped-call]
 
     def on_norm(self, func: Any, args: Any, kwargs: Any, path: str | None) -> Any:
         """Add the sums of the normalisation's input."""
-        x = args[0]
+        x: Tensor = args[0]
         self.followers.fed(x, path)
         if path is not None:
-            values = x.double().transpose(0, 1).reshape(x.shape[1], -1)
-            rows, first, second = self.norm_sums.get(path, (0, 0.0, 0.0))
-            first, second = first + values.sum(1), second + values.square().sum(1)
-            self.norm_sums[path] = (rows + values.shape[1], first, second)
+            none = x.new_zeros(x.shape[1], dtype=torch.float64)
+            rows, first, second = self.norm_sums.get(path, (0, none, none))
+            for part in torch.split(x, max(1, _CHUNK_VALUES * len(x) // x.numel())):
+                values = part.double().transpose(0, 1).flatten(1)
+                first, second = first + values.sum(1), second + values.square().sum(1)
+            self.norm_sums[path] = (rows + x.numel() // x.shape[1], first, second)
         return func(*args, **kwargs)
 
     def on_other(self, func: Any, args: Any, kwargs: Any) -> Any:

@@ -227,6 +227,21 @@ def test_statistics_in_front_of_a_norm_are_those_of_its_input():
     assert variance.tolist() == [1.0, 0.0]
 
 
+@pytest.mark.parametrize("values", [1, 100, 2**20])
+def test_statistics_do_not_depend_on_how_much_is_worked_on_at_once(monkeypatch, values):
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)).double()
+    x = torch.randn(7, 3, 6, 5, dtype=torch.float64)
+    monkeypatch.setattr("autoprune.pruning.calibration._CHUNK_VALUES", values)
+    monkeypatch.setattr("autoprune.pruning.calibration._CHUNK_ROWS", 3)
+    calibration = calibrate(model, [x])
+    y = model[0](x).transpose(0, 1).flatten(1)
+    torch.testing.assert_close(calibration.norms["1"][0], y.mean(1).detach())
+    torch.testing.assert_close(calibration.norms["1"][1], y.var(1, correction=0).detach())
+    rows = F.unfold(x, 3).transpose(1, 2).flatten(0, 1)
+    found = calibration.moments["0.weight"].covariance[0]
+    torch.testing.assert_close(found, rows.T.cov(correction=0), rtol=1e-5, atol=1e-6)
+
+
 def test_batches_may_be_mappings_or_anything_with_a_forward_of_ones_own():
     class Named(nn.Module):
         def __init__(self):
