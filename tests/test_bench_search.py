@@ -326,3 +326,12 @@ def test_the_summary_reads_fronts_levels_and_compute(bench: ModuleType, tmp_path
     assert (found.spent, found.other, found.macs, found.wall_min) == (0.9, 0.5, 0.6, 2.0)
     words = bench.text.markdown(table, pd.DataFrame(columns=["task"]))
     assert "| uniform | 1 | 0.4200 |" in words
+
+    about = {"task": "a", "method": "uniform", "seed": 0, "epochs": 20.0, "precision": "bf16"}
+    about |= {"macs_share": 0.2, "val_accuracy": 0.9, "test_accuracy": 0.9}
+    long = pd.DataFrame([{**about, "level": level} for level in (0.5, 0.25, 0.1)])
+    words = bench.text.markdown(table, long)  # there is no member at 10 %
+    assert "| uniform | 1 | 0.6400 | 90.00 (20%) | 90.00 (20%) | 90.00 (20%) |" in words
+    long.loc[1, "seed"] = 1  # seed 0 has one at 25 % that is not recovered
+    words = bench.text.markdown(table, long)
+    assert "| uniform | 2 | 0.6400 (1 of 2) | 90.00 (20%, 1 of 2 seeds) |" in words

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import pandas as pd
 
@@ -29,7 +30,7 @@ def markdown(table: Table, long: pd.DataFrame) -> str:
     for task in table.data.task.unique():
         parts += _task(table, task)
         if not long.empty and task in set(long.task):
-            parts += _long(long[long.task == task])
+            parts += _long(long[long.task == task], table.of(task))
     return "\n".join(parts)
 
 
@@ -89,14 +90,17 @@ def _factor(table: Table, task: str) -> list[str]:
     return [*lines, ""] if lines else []
 
 
-def _long(long: pd.DataFrame) -> list[str]:
-    """Members of each front after long recovery."""
+def _long(long: pd.DataFrame, short: pd.DataFrame) -> list[str]:
+    """Members of each front after long recovery; `short` are the task's trials.
+
+    A hypervolume is that of all levels: a seed has none where a member is not recovered yet.
+    """
     epochs = ", ".join(f"{value:g}" for value in sorted(long.epochs.unique()))
     levels = sorted(long.level.unique(), reverse=True)
     first = long.iloc[0]
     lines = [
-        f"After {epochs} epochs of recovery ({first.precision}): the test hypervolume of these "
-        "members, and their accuracies at the end (mean share of the MACs):",
+        f"After {epochs} epochs of recovery ({first.precision}): the test hypervolume of a seed's "
+        "members at all these costs, and their accuracies at the end (mean share of the MACs):",
         "",
         "| method | seeds | hypervolume | "
         + " | ".join(f"at {level:.0%}" for level in levels)
@@ -105,11 +109,25 @@ def _long(long: pd.DataFrame) -> list[str]:
     ]
     found = []
     for method, own in long.groupby("method", sort=False):
-        volumes = pd.Series([_volume(part) for _, part in own.groupby("seed")])
+        runs = short[short.method == method]
+        volumes = pd.Series(
+            {
+                seed: _volume(part) if _whole(part, runs[runs.seed == seed], levels) else math.nan
+                for seed, part in own.groupby("seed")
+            }
+        )
         cells = [str(method), str(len(volumes)), _spread(volumes, 4)]
         cells += [_member(own[own.level == level], len(volumes)) for level in levels]
-        found.append((volumes.mean(), "| " + " | ".join(cells) + " |"))
+        rank = volumes.fillna(0.0).mean(), own.test_accuracy.mean()
+        found.append((rank, "| " + " | ".join(cells) + " |"))
     return [*lines, *(line for _, line in sorted(found, reverse=True)), ""]
+
+
+def _whole(members: pd.DataFrame, trials: pd.DataFrame, levels: Sequence[float]) -> bool:
+    """Whether a run's members of all levels are recovered, as far as there are any."""
+    return all(
+        level in set(members.level) or tables.at_most(trials, level) is None for level in levels
+    )
 
 
 def _volume(members: pd.DataFrame) -> float:
