@@ -31,9 +31,9 @@ from autoprune.tasks.load import load_task
 if TYPE_CHECKING:
     from torch import nn
 
-    from autoprune.export import Exported
-    from autoprune.retrain import OnEntry
-    from autoprune.search.progress import Progress
+    from autoprune._export import Exported
+    from autoprune._retrain import OnEntry
+    from autoprune._search.progress import Progress
 
 FRONT, SUMMARY = "front.json", "summary.json"
 _DEEPEST = 3  # a saved model lies in retrained/<trial>/seed-<n> of a run
@@ -146,7 +146,7 @@ def run_config(
     """Search as `config` says, into its `output` or `results/<task>-<date-time>`."""
     job = task or task_of(config)
     folder = Path(config.output) if config.output else Path("results") / run_name(config.task)
-    from autoprune.search.run import run
+    from autoprune._search.run import run
 
     run(config, job, folder, progress=progress)
     return Result.read(folder)
@@ -161,7 +161,7 @@ def resume(
     """
     config = config_of(RunFolder.open(path))
     job = task or task_of(config)
-    from autoprune.search.run import run
+    from autoprune._search.run import run
 
     run(config, job, Path(path), progress=progress, resume=True)
     return Result.read(path)
@@ -200,7 +200,7 @@ def retrain(
     finished one is returned. `on_entry(seed, entry)` is told each validation. Raises StoreError
     where another retraining stands there.
     """
-    from autoprune.retrained import retrain_trial
+    from autoprune._retrained import retrain_trial
 
     found = Result.read(path)
     config = config_of(RunFolder.open(path))
@@ -292,7 +292,7 @@ def export(
     `format` to what the ending of `output` says, or else `onnx`.
     Raises ExportError where the written model does not agree.
     """
-    from autoprune.export import export_model
+    from autoprune._export import export_model
 
     model, found, folder = load_with_task(path, pick=pick, task=task)
     file = Path(output) if output is not None else folder / f"model.{format or 'onnx'}"

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from rich.console import Console, RenderableType
     from rich.live import Live
 
+    from autoprune._search.progress import Snapshot
     from autoprune.api import Result
-    from autoprune.search.progress import Snapshot
 
 USAGE, FAILED, INTERRUPTED = 2, 1, 130
 _PAGE = 140

@@ -31,11 +31,11 @@ from bench_search.scored import Scored, scored
 from bench_search.text import frame
 from scipy.special import ndtri
 
+from autoprune._search import surrogate
+from autoprune._search.knapsack import harm
+from autoprune._search.score import NO_DAMAGE
+from autoprune._search.surrogate import Belief, Forecast, Known
 from autoprune.candidate import Candidate
-from autoprune.search import surrogate
-from autoprune.search.knapsack import harm
-from autoprune.search.score import NO_DAMAGE
-from autoprune.search.surrogate import Belief, Forecast, Known
 
 RESULTS = Path(__file__).parents[1] / "results" / "bench" / "search"
 OUT = RESULTS / "forecast.md"

@@ -29,12 +29,12 @@ from bench_search.scored import Scored, scored
 from bench_search.setup import FULL, recover
 from bench_search.text import frame
 
+from autoprune._search.knapsack import Damage, Knapsack, Ranking, harm
+from autoprune._search.prepare import relative_worth
+from autoprune._search.score import NO_DAMAGE
+from autoprune._search.seeding import recipe
 from autoprune.candidate import Candidate
 from autoprune.cost.targets import device_name
-from autoprune.search.knapsack import Damage, Knapsack, Ranking, harm
-from autoprune.search.prepare import relative_worth
-from autoprune.search.score import NO_DAMAGE
-from autoprune.search.seeding import recipe
 from autoprune.store import write_text
 from autoprune.training import choose
 from autoprune.training.target_cache import TargetCache

@@ -25,9 +25,9 @@ from bench_search.scored import scored
 from bench_search.setup import FULL, named, recover
 from bench_search.text import frame
 
+from autoprune._search.knapsack import Knapsack
+from autoprune._search.seeding import recipe
 from autoprune.cost.targets import device_name
-from autoprune.search.knapsack import Knapsack
-from autoprune.search.seeding import recipe
 from autoprune.store import write_text
 from autoprune.training.target_cache import TargetCache
 

@@ -20,10 +20,10 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from autoprune._search.prepare import environment
+from autoprune._search.progress import Snapshot
+from autoprune._search.run import run
 from autoprune.config import RunConfig
-from autoprune.search.prepare import environment
-from autoprune.search.progress import Snapshot
-from autoprune.search.run import run
 from autoprune.store import RunFolder
 from autoprune.tasks import Task
 

@@ -19,18 +19,18 @@ from pathlib import Path
 import optuna
 import torch
 
+from autoprune._search.ledger import REPORT, Ledger
+from autoprune._search.plan import Limits, Plan
+from autoprune._search.screening import Screening
+from autoprune._search.searcher import BudgetedOptunaSearch
+from autoprune._search.seeding import seeds
+from autoprune._search.study import StudyFile
 from autoprune.budget import Budget
 from autoprune.candidate import Candidate
 from autoprune.cost.model import CostModel
 from autoprune.cost.targets import device_name
 from autoprune.graph import trace
 from autoprune.pareto import Objective
-from autoprune.search.ledger import REPORT, Ledger
-from autoprune.search.plan import Limits, Plan
-from autoprune.search.screening import Screening
-from autoprune.search.searcher import BudgetedOptunaSearch
-from autoprune.search.seeding import seeds
-from autoprune.search.study import StudyFile
 from autoprune.space import SearchSpace
 from autoprune.store import RunFolder
 from autoprune.tasks.cifar10 import CifarResNet

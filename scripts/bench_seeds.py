@@ -25,13 +25,13 @@ from bench_search.scored import Scored, scored
 from bench_search.setup import recover
 from bench_search.text import frame
 
+from autoprune._search.ledger import Ledger
+from autoprune._search.prepare import relative_worth
+from autoprune._search.screening import Screening
+from autoprune._search.searcher import Proposal
+from autoprune._search.seeding import seeds
 from autoprune.candidate import Candidate
 from autoprune.cost.targets import device_name
-from autoprune.search.ledger import Ledger
-from autoprune.search.prepare import relative_worth
-from autoprune.search.screening import Screening
-from autoprune.search.searcher import Proposal
-from autoprune.search.seeding import seeds
 from autoprune.store import RunFolder
 
 OUT = Path(__file__).parents[1] / "results" / "bench" / "search"

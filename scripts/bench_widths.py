@@ -22,6 +22,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from autoprune._search.knapsack import Knapsack
 from autoprune.cost.latency import measure_together
 from autoprune.cost.predictor import LatencyPredictor
 from autoprune.cost.targets import device_name
@@ -29,7 +30,6 @@ from autoprune.cost.widths import liked_widths
 from autoprune.graph import trace
 from autoprune.pruning import importance, refit, sensitivity, surgery
 from autoprune.pruning.compensate import calibrate, obs_scores, predict_batchnorm, repair
-from autoprune.search.knapsack import Knapsack
 from autoprune.space import SearchSpace
 from autoprune.tasks.load import load_dense, load_task
 from autoprune.training.batches import sample

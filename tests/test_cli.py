@@ -13,10 +13,10 @@ import pytest
 from rich.console import Console
 
 from autoprune import cli
+from autoprune._search.progress import Snapshot
 from autoprune.config import RunConfig
 from autoprune.cost.device import DeviceProfile
 from autoprune.errors import ExportError
-from autoprune.search.progress import Snapshot
 
 COMMANDS = ("init", "search", "resume", "show", "report", "retrain", "export", "profile")
 

@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import nn
 
+from autoprune._export import _difference, _variants, export_model
 from autoprune.cost import onnx_export
 from autoprune.errors import ConfigError, ExportError
-from autoprune.export import _difference, _variants, export_model
 
 
 def residual() -> nn.Module:

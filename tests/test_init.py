@@ -68,15 +68,6 @@ def test_import_loads_nothing_heavy() -> None:
     assert done.stdout.strip() == "[]"
 
 
-def test_rooms_do_not_hide_the_functions_of_their_name() -> None:
-    import autoprune.export
-    import autoprune.retrain
-    import autoprune.search.progress
-
-    for name in ("export", "retrain", "search"):
-        assert callable(getattr(autoprune, name)), name
-
-
 def test_unknown_name_is_an_attribute_error() -> None:
     assert not hasattr(autoprune, "prune")
 

@@ -10,9 +10,9 @@ import torch
 from stripes import Stripes, dense
 from torch import nn
 
+from autoprune._retrain import Retraining, retrain
 from autoprune.candidate import Candidate, Recovery
 from autoprune.errors import TaskError, UsageError
-from autoprune.retrain import Retraining, retrain
 from autoprune.schedule import Schedule
 
 CHOSEN = Candidate(

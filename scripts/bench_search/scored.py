@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from autoprune._search.plan import Plan
+from autoprune._search.score import RepairScore
+from autoprune._search.verify import objectives_of
 from autoprune.pruning import sensitivity
 from autoprune.pruning.calibration import Calibration, calibrate
 from autoprune.pruning.sensitivity import Sensitivity
-from autoprune.search.plan import Plan
-from autoprune.search.score import RepairScore
-from autoprune.search.verify import objectives_of
 from autoprune.training import Precision
 from autoprune.training.batches import sample
 from bench_search import searched, setup

@@ -19,15 +19,15 @@ import torch
 from ray import tune
 from ray.tune.search.optuna import OptunaSearch
 
+from autoprune._search import prepare as search_prepare
+from autoprune._search.progress import Snapshot
+from autoprune._search.run import run as search_run
+from autoprune._search.tuning import quiet, session, threads_for
 from autoprune.budget import Cost
 from autoprune.candidate import Candidate, Recovery
 from autoprune.config import RunConfig
 from autoprune.errors import TrainingError
 from autoprune.record import TrialRecord
-from autoprune.search import prepare as search_prepare
-from autoprune.search.progress import Snapshot
-from autoprune.search.run import run as search_run
-from autoprune.search.tuning import quiet, session, threads_for
 from autoprune.space import kept_units
 from autoprune.store import RECORDS
 from bench_search.setup import MAX_RATIO, MOST, Clock, Setup, Tried, recover, store

@@ -12,12 +12,12 @@ from rich.console import Console
 
 import autoprune
 from autoprune import api, cli
+from autoprune._search import sites
 from autoprune.cost.predictor import LatencyPredictor
 from autoprune.cost.targets import device_name
 from autoprune.profile import fit_device
 from autoprune.report import html, terminal
 from autoprune.report.read import read
-from autoprune.search import sites
 from autoprune.tasks.digits import Digits
 
 # Wide, so that a busy machine does not decide; tests/search/test_verify.py holds tight ones.

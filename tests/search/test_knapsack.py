@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import toy
 
-from autoprune.search.knapsack import Knapsack, Ranking
+from autoprune._search.knapsack import Knapsack, Ranking
 from autoprune.space import SearchSpace
 
 WEIGHTS = {"a": 1.0, "b": 4.0, "c": 0.5}

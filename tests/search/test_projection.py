@@ -3,10 +3,10 @@ import toy
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from autoprune._search.projection import project
 from autoprune.budget import Budget
 from autoprune.candidate import Candidate
 from autoprune.errors import BudgetError
-from autoprune.search.projection import project
 from autoprune.space import SearchSpace
 
 

@@ -6,16 +6,16 @@ import pytest
 import toy
 from stripes import Stripes
 
+from autoprune._search import relearning
+from autoprune._search.ledger import Ledger
+from autoprune._search.prepare import Prepared, prepare
+from autoprune._search.relearning import Relearning
 from autoprune.budget import Device
 from autoprune.config import RunConfig
 from autoprune.cost import sampling
 from autoprune.cost.latency import Latency
 from autoprune.cost.targets import device_name
 from autoprune.errors import DeviceError
-from autoprune.search import relearning
-from autoprune.search.ledger import Ledger
-from autoprune.search.prepare import Prepared, prepare
-from autoprune.search.relearning import Relearning
 from autoprune.store import RunFolder
 
 

@@ -17,6 +17,9 @@ from torch import nn
 
 import autoprune
 from autoprune import api
+from autoprune._search.prepare import prepare
+from autoprune._search.progress import Snapshot
+from autoprune._search.sites import check, sites_of
 from autoprune.budget import Device
 from autoprune.config import RunConfig
 from autoprune.cost.device import DeviceProfile
@@ -25,9 +28,6 @@ from autoprune.cost.targets import device_name, login
 from autoprune.errors import DeviceLostError
 from autoprune.report import html, terminal
 from autoprune.report.read import read
-from autoprune.search.prepare import prepare
-from autoprune.search.progress import Snapshot
-from autoprune.search.sites import check, sites_of
 
 HERE = f"{device_name()} ({platform.node()})"
 

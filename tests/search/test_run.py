@@ -13,19 +13,19 @@ from stripes import Stripes
 from torch import nn
 
 import autoprune
+from autoprune._search import sites
+from autoprune._search.bench import RecoveryBench
+from autoprune._search.prepare import Prepared, make_bench, measure_damage, prepare
+from autoprune._search.run import run
+from autoprune._search.seeding import seeds
+from autoprune._search.trainable import Spec
+from autoprune._search.verify import verify
 from autoprune.budget import Budget, Cost
 from autoprune.config import RunConfig
 from autoprune.errors import BudgetError, ConfigError, StoreError, TaskError
 from autoprune.profile import fit_device
 from autoprune.record import TrialRecord
 from autoprune.report.read import read
-from autoprune.search import sites
-from autoprune.search.bench import RecoveryBench
-from autoprune.search.prepare import Prepared, make_bench, measure_damage, prepare
-from autoprune.search.run import run
-from autoprune.search.seeding import seeds
-from autoprune.search.trainable import Spec
-from autoprune.search.verify import verify
 from autoprune.store import RunFolder
 from autoprune.tasks.base import Task
 from autoprune.tasks.load import load_task

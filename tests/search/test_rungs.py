@@ -1,7 +1,7 @@
 import itertools
 import random
 
-from autoprune.search.scheduler import Rungs
+from autoprune._search.scheduler import Rungs
 
 
 def test_half_goes_on_by_rank_and_the_rest_waits() -> None:

@@ -17,20 +17,20 @@ from optuna.trial import TrialState
 from stripes import Stripes
 from torch import Tensor
 
+from autoprune._search.ledger import STATE, Ledger
+from autoprune._search.moves import Moves
+from autoprune._search.plan import Limits, Plan
+from autoprune._search.projection import project
+from autoprune._search.score import RepairScore, heads
+from autoprune._search.screening import ENOUGH, Offer, Screening
+from autoprune._search.searcher import SCORE, SCREENED, Proposal
+from autoprune._search.study import NAME
+from autoprune._search.surrogate import Belief, Forecast, Known, expected_improvement
 from autoprune.budget import Budget
 from autoprune.candidate import Candidate, Recovery
 from autoprune.graph import trace
 from autoprune.pareto import hypervolume
 from autoprune.pruning.compensate import calibrate, reestimate_batchnorm
-from autoprune.search.ledger import STATE, Ledger
-from autoprune.search.moves import Moves
-from autoprune.search.plan import Limits, Plan
-from autoprune.search.projection import project
-from autoprune.search.score import RepairScore, heads
-from autoprune.search.screening import ENOUGH, Offer, Screening
-from autoprune.search.searcher import SCORE, SCREENED, Proposal
-from autoprune.search.study import NAME
-from autoprune.search.surrogate import Belief, Forecast, Known, expected_improvement
 from autoprune.store import RunFolder
 
 WEIGHTS = {"a": 0.1, "b": 0.3, "c": 0.5}

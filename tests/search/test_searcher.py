@@ -10,14 +10,14 @@ import toy
 from optuna.trial import TrialState
 from ray.tune.search import Searcher
 
+from autoprune._search import study
+from autoprune._search.ledger import REPORT
+from autoprune._search.plan import Limits
+from autoprune._search.searcher import Proposal
+from autoprune._search.study import NAME, make_sampler
 from autoprune.budget import Budget
 from autoprune.candidate import Candidate
 from autoprune.errors import ConfigError
-from autoprune.search import study
-from autoprune.search.ledger import REPORT
-from autoprune.search.plan import Limits
-from autoprune.search.searcher import Proposal
-from autoprune.search.study import NAME, make_sampler
 from autoprune.space import SearchSpace
 from autoprune.store import RunFolder
 

@@ -1,9 +1,9 @@
 import pytest
 import toy
 
+from autoprune._search.plan import Limits
+from autoprune._search.seeding import recipe, seeds
 from autoprune.budget import Budget
-from autoprune.search.plan import Limits
-from autoprune.search.seeding import recipe, seeds
 from autoprune.space import SearchSpace
 
 WEIGHTS = {"a": 1.0, "b": 4.0, "c": 0.5}

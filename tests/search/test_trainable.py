@@ -10,10 +10,10 @@ import torch
 from stripes import Stripes, dense
 from torch import Tensor, nn
 
+from autoprune._search.bench import RecoveryBench
+from autoprune._search.ledger import Report, read_report
+from autoprune._search.trainable import PruneTrial
 from autoprune.candidate import Candidate, Recovery
-from autoprune.search.bench import RecoveryBench
-from autoprune.search.ledger import Report, read_report
-from autoprune.search.trainable import PruneTrial
 from autoprune.store import RunFolder
 from autoprune.tasks import Task
 

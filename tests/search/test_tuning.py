@@ -13,8 +13,8 @@ import pytest
 import ray
 import toy
 
-from autoprune.search.plan import Limits
-from autoprune.search.study import NAME
+from autoprune._search.plan import Limits
+from autoprune._search.study import NAME
 from autoprune.store import RunFolder
 
 ray.cloudpickle.register_pickle_by_value(toy)
@@ -56,7 +56,7 @@ def test_nothing_of_ours_runs_once_the_trials_are_done(folder: RunFolder) -> Non
     code = (
         "import sys; sys.path.insert(0, sys.argv[2])\n"
         "import pathlib, ray, toy\n"
-        "from autoprune.search.plan import Limits\n"
+        "from autoprune._search.plan import Limits\n"
         "from autoprune.store import RunFolder\n"
         "ray.cloudpickle.register_pickle_by_value(toy)\n"
         "plan = toy.make_plan(limits=Limits(trials=4), concurrent=2)\n"
@@ -95,7 +95,7 @@ def test_a_search_that_is_killed_loses_only_what_was_running(folder: RunFolder) 
     code = (
         "import sys; sys.path.insert(0, sys.argv[2])\n"
         "import ray, toy\n"
-        "from autoprune.search.plan import Limits\n"
+        "from autoprune._search.plan import Limits\n"
         "from autoprune.store import RunFolder\n"
         "ray.cloudpickle.register_pickle_by_value(toy)\n"
         "plan = toy.make_plan(limits=Limits(trials=40), rungs=0)\n"

@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 import toy
 
+from autoprune._search.sites import Site
+from autoprune._search.verify import _judge, verify
 from autoprune.budget import Budget, Cost, Device, Timing
 from autoprune.candidate import Candidate
 from autoprune.config import DeviceConfig
@@ -16,8 +18,6 @@ from autoprune.cost.targets import device_name
 from autoprune.errors import DeviceLostError
 from autoprune.pareto import Objective
 from autoprune.record import TrialRecord
-from autoprune.search.sites import Site
-from autoprune.search.verify import _judge, verify
 
 PHONE, SERVER = Device("a phone"), Device(device_name())
 SITES = (

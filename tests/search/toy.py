@@ -8,16 +8,16 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from autoprune._search.ledger import REPORT, Ledger, Report
+from autoprune._search.plan import Limits, Plan
+from autoprune._search.screening import Screening
+from autoprune._search.searcher import BudgetedOptunaSearch, Proposal, Relearns
+from autoprune._search.study import StudyFile
+from autoprune._search.trainable import Spec
+from autoprune._search.tuning import run_trials
 from autoprune.budget import Budget, Cost
 from autoprune.candidate import Candidate
 from autoprune.pareto import Objective
-from autoprune.search.ledger import REPORT, Ledger, Report
-from autoprune.search.plan import Limits, Plan
-from autoprune.search.screening import Screening
-from autoprune.search.searcher import BudgetedOptunaSearch, Proposal, Relearns
-from autoprune.search.study import StudyFile
-from autoprune.search.trainable import Spec
-from autoprune.search.tuning import run_trials
 from autoprune.space import SearchSpace
 from autoprune.store import RunFolder
 

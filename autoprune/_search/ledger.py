@@ -10,12 +10,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from autoprune._search.plan import Plan
+from autoprune._search.progress import Progress, Silent, Snapshot
 from autoprune.budget import Cost
 from autoprune.candidate import Candidate
 from autoprune.pareto import ParetoFront
 from autoprune.record import State, TrialRecord
-from autoprune.search.plan import Plan
-from autoprune.search.progress import Progress, Silent, Snapshot
 from autoprune.store import RunFolder
 
 STATE = "state.json"

@@ -11,15 +11,10 @@ from typing import Any
 
 import optuna
 
-from autoprune.budget import Cost
-from autoprune.config import RunConfig
-from autoprune.errors import StoreError, WorkError
-from autoprune.pruning.sensitivity import Sensitivity
-from autoprune.record import TrialRecord
-from autoprune.search.bench import RecoveryBench
-from autoprune.search.ledger import STATE, Ledger
-from autoprune.search.plan import Plan
-from autoprune.search.prepare import (
+from autoprune._search.bench import RecoveryBench
+from autoprune._search.ledger import STATE, Ledger
+from autoprune._search.plan import Plan
+from autoprune._search.prepare import (
     Prepared,
     Say,
     environment,
@@ -29,14 +24,19 @@ from autoprune.search.prepare import (
     prepare,
     relative_worth,
 )
-from autoprune.search.progress import Progress, Silent, Snapshot
-from autoprune.search.relearning import Relearning
-from autoprune.search.screening import Screening
-from autoprune.search.searcher import BudgetedOptunaSearch, Proposal
-from autoprune.search.seeding import seeds
-from autoprune.search.study import StudyFile
-from autoprune.search.tuning import quiet, run_trials
-from autoprune.search.verify import verify
+from autoprune._search.progress import Progress, Silent, Snapshot
+from autoprune._search.relearning import Relearning
+from autoprune._search.screening import Screening
+from autoprune._search.searcher import BudgetedOptunaSearch, Proposal
+from autoprune._search.seeding import seeds
+from autoprune._search.study import StudyFile
+from autoprune._search.tuning import quiet, run_trials
+from autoprune._search.verify import verify
+from autoprune.budget import Cost
+from autoprune.config import RunConfig
+from autoprune.errors import StoreError, WorkError
+from autoprune.pruning.sensitivity import Sensitivity
+from autoprune.record import TrialRecord
 from autoprune.store import RunFolder, device_file
 from autoprune.tasks.base import Task
 

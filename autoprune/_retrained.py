@@ -12,6 +12,8 @@ from typing import Any
 
 from torch import nn
 
+from autoprune._retrain import OnEntry, Retraining, retrain
+from autoprune._search.sites import Site, local_sites, measured, reach
 from autoprune.budget import Cost
 from autoprune.candidate import Candidate
 from autoprune.config import RunConfig
@@ -19,8 +21,6 @@ from autoprune.errors import DeviceError, StoreError, UsageError
 from autoprune.pruning.compensate import Calibration, calibrate
 from autoprune.pruning.one_shot import traced
 from autoprune.record import TrialRecord
-from autoprune.retrain import OnEntry, Retraining, retrain
-from autoprune.search.sites import Site, local_sites, measured, reach
 from autoprune.store import RunFolder, recipe_of, save_model
 from autoprune.tasks.base import Task
 from autoprune.tasks.load import load_dense

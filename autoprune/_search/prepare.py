@@ -14,6 +14,14 @@ from typing import Any
 import torch
 from torch import nn
 
+from autoprune._search.bench import RecoveryBench
+from autoprune._search.plan import Limits, Plan
+from autoprune._search.score import RepairScore
+from autoprune._search.screening import Screening
+from autoprune._search.sites import Site, check, sites_of
+from autoprune._search.study import distributions
+from autoprune._search.tuning import threads_for
+from autoprune._search.verify import Gauge, objectives_of
 from autoprune.budget import Cost
 from autoprune.config import RunConfig
 from autoprune.cost.model import CostModel
@@ -28,14 +36,6 @@ from autoprune.pruning import importance, sensitivity
 from autoprune.pruning.compensate import Calibration, calibrate
 from autoprune.pruning.one_shot import prunable
 from autoprune.pruning.sensitivity import Sensitivity
-from autoprune.search.bench import RecoveryBench
-from autoprune.search.plan import Limits, Plan
-from autoprune.search.score import RepairScore
-from autoprune.search.screening import Screening
-from autoprune.search.sites import Site, check, sites_of
-from autoprune.search.study import distributions
-from autoprune.search.tuning import threads_for
-from autoprune.search.verify import Gauge, objectives_of
 from autoprune.space import SearchSpace
 from autoprune.tasks.base import Task
 from autoprune.tasks.load import load_dense

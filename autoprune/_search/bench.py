@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from autoprune._search.ledger import Report
+from autoprune._search.trainable import Spec
 from autoprune.graph import PruningGraph
 from autoprune.pruning.compensate import Calibration
-from autoprune.search.ledger import Report
-from autoprune.search.trainable import Spec
 from autoprune.store import RunFolder, recipe_of
 from autoprune.tasks.base import Task
 from autoprune.training import Precision, RecoveryRun

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
+from autoprune._search.knapsack import Damage, Knapsack, Ranking
+from autoprune._search.plan import Plan
+from autoprune._search.projection import project
+from autoprune._search.searcher import Proposal
 from autoprune.candidate import Candidate
 from autoprune.record import UNIFORM
-from autoprune.search.knapsack import Damage, Knapsack, Ranking
-from autoprune.search.plan import Plan
-from autoprune.search.projection import project
-from autoprune.search.searcher import Proposal
 from autoprune.space import SearchSpace, Value
 
 LEVELS = 4

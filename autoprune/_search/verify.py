@@ -13,6 +13,8 @@ from pathlib import Path
 
 from torch import nn
 
+from autoprune._search.plan import Plan
+from autoprune._search.sites import Site, measured
 from autoprune.budget import Budget, Cost
 from autoprune.cost.inputs import Inputs
 from autoprune.errors import DeviceError
@@ -20,8 +22,6 @@ from autoprune.graph import PruningGraph
 from autoprune.pareto import Objective, ParetoFront
 from autoprune.pruning.surgery import prune
 from autoprune.record import TrialRecord
-from autoprune.search.plan import Plan
-from autoprune.search.sites import Site, measured
 from autoprune.store import read_model
 
 TOGETHER = 6  # models that take turns with the dense one

@@ -27,10 +27,10 @@ from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial, TrialState, create_trial
 from sqlalchemy import event
 
+from autoprune._search.plan import Plan
 from autoprune.errors import ConfigError
 from autoprune.pareto import Objective
 from autoprune.record import TrialRecord
-from autoprune.search.plan import Plan
 from autoprune.space import Parameter, Value
 
 NAME = "autoprune"

@@ -22,8 +22,8 @@ import numpy.typing as npt
 from scipy.special import ndtr
 from sklearn.linear_model import BayesianRidge
 
+from autoprune._search.plan import Plan
 from autoprune.candidate import Candidate
-from autoprune.search.plan import Plan
 from autoprune.space import Parameter, Value
 
 Array = npt.NDArray[np.float64]

@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
+from autoprune._search.knapsack import Damage, Kept, Knapsack
+from autoprune._search.plan import Plan
+from autoprune._search.surrogate import place_of
 from autoprune.candidate import Candidate
 from autoprune.fields import is_cost
-from autoprune.search.knapsack import Damage, Kept, Knapsack
-from autoprune.search.plan import Plan
-from autoprune.search.surrogate import place_of
 from autoprune.space import RATIO, Parameter, Value
 
 GAP = "gap"  # the kind of move that goes where the front has no member

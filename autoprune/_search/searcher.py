@@ -19,13 +19,13 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from ray.tune.search import Searcher
 from ray.tune.search.optuna import OptunaSearch
 
+from autoprune._search.ledger import REPORT, Ledger, read_report
+from autoprune._search.plan import Plan
+from autoprune._search.projection import project
+from autoprune._search.screening import Offer, Screening
+from autoprune._search.study import NAME, StudyFile, distributions, make_sampler, replay
 from autoprune.budget import Cost
 from autoprune.candidate import Candidate
-from autoprune.search.ledger import REPORT, Ledger, read_report
-from autoprune.search.plan import Plan
-from autoprune.search.projection import project
-from autoprune.search.screening import Offer, Screening
-from autoprune.search.study import NAME, StudyFile, distributions, make_sampler, replay
 
 ATTEMPTS = 200
 SCORE, SCREENED = "score", "screened"

@@ -11,12 +11,12 @@ import numpy as np
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
+from autoprune._search.ledger import read_report
+from autoprune._search.plan import Plan
+from autoprune._search.searcher import BudgetedOptunaSearch
 from autoprune.budget import Cost
 from autoprune.fields import is_cost
 from autoprune.pareto import Objective, crowding, non_dominated_rank
-from autoprune.search.ledger import read_report
-from autoprune.search.plan import Plan
-from autoprune.search.searcher import BudgetedOptunaSearch
 
 if TYPE_CHECKING:
     from ray.tune.execution.tune_controller import TuneController

@@ -9,9 +9,9 @@ from typing import Any, Protocol
 
 from ray import tune
 
+from autoprune._search.failure import reason, release_memory
+from autoprune._search.ledger import REPORT, Report
 from autoprune.candidate import Candidate
-from autoprune.search.failure import reason, release_memory
-from autoprune.search.ledger import REPORT, Report
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
+from autoprune._search.plan import Plan
 from autoprune.candidate import Candidate
-from autoprune.search.plan import Plan
 from autoprune.space import RATIO
 
 _HALVINGS = 12

@@ -21,18 +21,18 @@ from typing import Any
 
 import numpy as np
 
+from autoprune._search.knapsack import Damage, harm
+from autoprune._search.ledger import Ledger
+from autoprune._search.moves import GAP, Moves
+from autoprune._search.plan import Plan
+from autoprune._search.projection import project
+from autoprune._search.score import NO_DAMAGE, Score
+from autoprune._search.surrogate import Belief, Forecast, Known, expected_improvement
 from autoprune.budget import Cost
 from autoprune.candidate import Candidate
 from autoprune.fields import is_cost
 from autoprune.pareto import ParetoFront
 from autoprune.record import TrialRecord
-from autoprune.search.knapsack import Damage, harm
-from autoprune.search.ledger import Ledger
-from autoprune.search.moves import GAP, Moves
-from autoprune.search.plan import Plan
-from autoprune.search.projection import project
-from autoprune.search.score import NO_DAMAGE, Score
-from autoprune.search.surrogate import Belief, Forecast, Known, expected_improvement
 from autoprune.training.rng import derive
 
 _LOG = logging.getLogger(__name__)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import logging
 import time
 
+from autoprune._search.ledger import Ledger
+from autoprune._search.prepare import Prepared
 from autoprune.errors import DeviceError
-from autoprune.search.ledger import Ledger
-from autoprune.search.prepare import Prepared
 from autoprune.store import RunFolder, device_file
 
 _log = logging.getLogger(__name__)

@@ -15,10 +15,10 @@ import ray
 from ray import tune
 from ray._private import worker as ray_worker
 
-from autoprune.search.plan import Plan
-from autoprune.search.scheduler import RungScheduler
-from autoprune.search.searcher import BudgetedOptunaSearch
-from autoprune.search.trainable import Bench, PruneTrial
+from autoprune._search.plan import Plan
+from autoprune._search.scheduler import RungScheduler
+from autoprune._search.searcher import BudgetedOptunaSearch
+from autoprune._search.trainable import Bench, PruneTrial
 from autoprune.silence import silenced
 
 FOLDER = "tune"
