@@ -28,14 +28,14 @@ _TEST = "test.json"
 class Retrained:
     """One seed's model after its last epoch, in eval mode on the CPU.
 
-    `keep` holds the dense model's units that it still has, by group; `test` the metrics of the
-    untouched test split, read once, after training; `validation` the last ones on the way, which
-    `history` has all of.
+    `kept_indices` holds the dense model's units that it still has, by group; `test` the metrics of
+    the untouched test split, read once, after training; `validation` the last ones on the way,
+    which `history` has all of.
     """
 
     seed: int
     model: nn.Module
-    keep: Mapping[str, tuple[int, ...]]
+    kept_indices: Mapping[str, tuple[int, ...]]
     test: Mapping[str, float]
     validation: Mapping[str, float]
     history: tuple[Mapping[str, float], ...]
@@ -85,7 +85,6 @@ def retrain(
     *,
     epochs: float,
     seeds: Sequence[int],
-    round_to: int = 1,
     calibration: Calibration | None = None,
     device: torch.device | str = "cpu",
     precision: Precision | None = None,
@@ -114,7 +113,6 @@ def retrain(
             candidate,
             epochs=epochs,
             seed=seed,
-            round_to=round_to,
             calibration=calibration,
             device=device,
             precision=precision,
@@ -167,7 +165,7 @@ def _finish(run: RecoveryRun, folder: Path | None) -> Retrained:
     return Retrained(
         seed=run.seed,
         model=run.result(),
-        keep=dict(run.keep),
+        kept_indices=dict(run.kept_indices),
         test=test,
         validation=run.metrics,
         history=tuple(run.history),

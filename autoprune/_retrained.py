@@ -46,7 +46,7 @@ def retrain_trial(
     `recipe` replaces fields of the candidate's `Recovery`. A folder that holds this retraining is
     gone on with (nothing is done when it is finished); one that holds another raises StoreError.
     DeviceError where the device cannot be asked, before the training or when it is to measure.
-    `config` says where to train, what to measure, and the space's `round_to`.
+    `config` says where to train and what to measure.
     """
     if not (0.0 < epochs < math.inf):
         raise UsageError(f"epochs must be above 0 and finite, got {epochs:g}")
@@ -64,7 +64,7 @@ def retrain_trial(
         done, dense = _train(run, config, task, record, folder, plan, on_entry)
         for one in done.runs:
             recipe = recipe_of(
-                record.candidate, one.keep, task=config.task, task_args=config.task_args
+                record.candidate, one.kept_indices, task=config.task, task_args=config.task_args
             )
             save_model(folder / f"seed-{one.seed}", one.model, recipe)
         beside, small = _measure(task, [dense, done.runs[0].model], sites)
@@ -123,7 +123,6 @@ def _train(
         record.candidate,
         epochs=plan["epochs"],
         seeds=plan["seeds"],
-        round_to=config.search_space.round_to,
         calibration=_calibration(config, task, record, dense),
         device=device,
         precision=choose(task, dense, device),
@@ -136,7 +135,8 @@ def _train(
 def _calibration(
     config: RunConfig, task: Task, record: TrialRecord, dense: nn.Module
 ) -> Calibration | None:
-    if not record.candidate.repair and record.candidate.importance != "obs":
+    selection = record.candidate.selection
+    if not selection.repair and selection.importance != "obs":
         return None
     samples, seed = config.search.calibration_samples, config.search.seed
     batches = sample(task, seed, samples=samples)

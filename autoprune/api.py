@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from autoprune.architecture import Architecture
 from autoprune.budget import Value
 from autoprune.config import RunConfig
 from autoprune.errors import StoreError, TaskError
@@ -236,21 +237,23 @@ def load_with_task(
     folder = model_folder(path, pick)
     recipe, state = read_model(folder)
     found = task or _task_of_model(folder, recipe)
-    return rebuild(found, recipe["keep"], state, folder), found, folder
+    architecture = Architecture.from_dict(recipe["candidate"]["architecture"])
+    return rebuild(found, architecture, recipe["kept_indices"], state, folder), found, folder
 
 
 def rebuild(
     task: Task,
-    keep: Mapping[str, Sequence[int]],
+    architecture: Architecture,
+    kept_indices: Mapping[str, Sequence[int]],
     state: Mapping[str, torch.Tensor],
     place: str | Path,
 ) -> nn.Module:
-    """The dense architecture of `task` without what is not in `keep`, with the weights `state`.
+    """The model of `task` with this architecture, these units and the weights `state`.
 
     Raises StoreError that names `place` where the weights do not fit the architecture.
     """
+    from autoprune.pruning.build import build
     from autoprune.pruning.one_shot import traced
-    from autoprune.pruning.surgery import prune
 
     with torch.random.fork_rng(devices=[]):
         model = task.build_model().eval()
@@ -260,13 +263,13 @@ def rebuild(
         ignored_layers=task.ignored_layers,
         num_heads=task.num_heads,
     )
-    unknown = [name for name in keep if name not in graph.sizes()]
+    unknown = [name for name in architecture.widths if name not in graph.sizes()]
     if unknown:
         raise StoreError(
             f"{place}: {type(task).__name__} has no group {unknown[0]!r} · it was saved from "
             "another architecture"
         )
-    prune(model, graph, keep)
+    model = build(model, graph, architecture, kept_indices=kept_indices).model
     try:
         model.load_state_dict(dict(state), strict=True)
     except RuntimeError as error:

@@ -1,14 +1,13 @@
-"""One point of the search: how much leaves where, on which schedule, with which recovery."""
+"""One point of the search: what is built, of which units, on which schedule, trained how."""
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from types import MappingProxyType
 from typing import Any
 
+from autoprune.architecture import Architecture, digest
 from autoprune.schedule import Schedule
 
 IMPORTANCES: tuple[str, ...] = ("l1", "l2", "group", "bn_scale", "taylor", "obs")
@@ -45,58 +44,142 @@ class Recovery:
 
 
 @dataclass(frozen=True, slots=True)
-class Candidate:
-    """A removed fraction in [0, 1) for each named group, plus schedule, importance and recovery.
+class Selection:
+    """Which units of a group are pruned first, and whether the remaining weights are repaired.
 
-    Groups that are not named stay whole. `importance` says which units of a group leave first;
-    `repair` turns the closed-form repair of the remaining weights on.
+    `importance` names a score of `pruning.importance`; `repair` turns on the least-squares
+    correction of the layers that read what was pruned.
     """
 
-    ratios: Mapping[str, float]
-    schedule: Schedule = field(default_factory=Schedule)
     importance: str = "l2"
     repair: bool = True
-    recovery: Recovery = field(default_factory=Recovery)
 
     def __post_init__(self) -> None:
-        for name, ratio in self.ratios.items():
-            if not 0.0 <= ratio < 1.0:
-                raise ValueError(f"ratios[{name!r}] must lie in [0, 1), got {ratio}")
         if self.importance not in IMPORTANCES:
             known = ", ".join(IMPORTANCES)
             raise ValueError(f"importance must be one of {known}, got {self.importance!r}")
-        ordered = {name: float(self.ratios[name]) for name in sorted(self.ratios)}
-        object.__setattr__(self, "ratios", MappingProxyType(ordered))
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON-ready form; `Selection(**d)` reads it back."""
+        return {"importance": self.importance, "repair": self.repair}
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """One removal of a gradual schedule: the structure from `progress` of the training on."""
+
+    progress: float
+    architecture: Architecture
+
+
+Nearest = Callable[[str, float], int]  # (group, wanted width) -> a width that it can have
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """What is built (`architecture`), and how training gets there.
+
+    A schedule of several removals needs their `stages`, which `planned` makes; the last one is the
+    architecture itself. Equal candidates have equal keys and train alike.
+    """
+
+    architecture: Architecture
+    selection: Selection = field(default_factory=Selection)
+    schedule: Schedule = field(default_factory=Schedule)
+    recovery: Recovery = field(default_factory=Recovery)
+    stages: tuple[Stage, ...] = ()
+
+    def __post_init__(self) -> None:
+        steps = len(self.schedule.milestones())
+        if len(self.stages) != (steps if steps > 1 else 0):
+            raise ValueError(
+                f"a schedule of {steps} removals needs {steps if steps > 1 else 'no'} stages, got "
+                f"{len(self.stages)} · make the candidate with Candidate.planned"
+            )
+        if self.stages and self.stages[-1].architecture != self.architecture:
+            raise ValueError("the last stage must be the candidate's architecture")
+
+    @staticmethod
+    def planned(
+        architecture: Architecture,
+        sizes: Mapping[str, int],
+        *,
+        selection: Selection | None = None,
+        schedule: Schedule | None = None,
+        recovery: Recovery | None = None,
+        nearest: Nearest | None = None,
+    ) -> Candidate:
+        """A candidate with the widths of every removal between the dense model and `architecture`.
+
+        `sizes` are the dense groups' units, `nearest` what rounds a width (default: to the next
+        whole number, halves up). Blocks are dropped with the first removal.
+        """
+        schedule = schedule or Schedule()
+        milestones = schedule.milestones()
+        stages = [
+            Stage(progress, _between(architecture, sizes, share, nearest or _whole))
+            for progress, share in milestones[:-1]
+        ]
+        if stages:
+            stages.append(Stage(milestones[-1][0], architecture))
+        return Candidate(
+            architecture,
+            selection or Selection(),
+            schedule,
+            recovery or Recovery(),
+            tuple(stages),
+        )
+
+    @property
+    def removals(self) -> tuple[Stage, ...]:
+        """When the model gets smaller, and what it is from then on; at least one removal."""
+        return self.stages or (Stage(self.schedule.milestones()[-1][0], self.architecture),)
 
     def __hash__(self) -> int:
         return hash(self.key)
 
-    def __reduce__(self) -> tuple[Any, ...]:  # a mapping proxy cannot travel to a worker by itself
-        return Candidate.from_dict, (self.to_dict(),)
-
     @property
     def key(self) -> str:
         """Twelve hexadecimal digits of the SHA-256 of the canonical JSON."""
-        text = json.dumps(self.to_dict(), sort_keys=True, separators=(",", ":"))
-        return hashlib.sha256(text.encode()).hexdigest()[:12]
+        return digest(self.to_dict())
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-ready form; `from_dict` reads it back."""
         return {
-            "ratios": dict(self.ratios),
+            "architecture": self.architecture.to_dict(),
+            "selection": self.selection.to_dict(),
             "schedule": self.schedule.to_dict(),
-            "importance": self.importance,
-            "repair": self.repair,
             "recovery": self.recovery.to_dict(),
+            "stages": [[stage.progress, stage.architecture.to_dict()] for stage in self.stages],
         }
 
     @staticmethod
     def from_dict(data: Mapping[str, Any]) -> Candidate:
         """Inverse of `to_dict`."""
         return Candidate(
-            ratios=data["ratios"],
+            architecture=Architecture.from_dict(data["architecture"]),
+            selection=Selection(**data["selection"]),
             schedule=Schedule(**data["schedule"]),
-            importance=data["importance"],
-            repair=data["repair"],
             recovery=Recovery(**data["recovery"]),
+            stages=tuple(
+                Stage(progress, Architecture.from_dict(there)) for progress, there in data["stages"]
+            ),
         )
+
+
+def _between(
+    final: Architecture, sizes: Mapping[str, int], share: float, nearest: Nearest
+) -> Architecture:
+    """The architecture with `share` of the final removals done."""
+    widths = final.complete(sizes)
+    wanted = {name: sizes[name] - share * (sizes[name] - widths[name]) for name in widths}
+    return Architecture(
+        {name: max(widths[name], nearest(name, width)) for name, width in wanted.items()},
+        final.dropped,
+        final.patterns,
+        final.precision,
+    )
+
+
+def _whole(name: str, width: float) -> int:
+    return max(1, math.floor(round(width, 9) + 0.5))

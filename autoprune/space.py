@@ -1,27 +1,24 @@
-"""What a search may vary: ratios per group, and the schedule and recovery that go with them.
+"""What a search may vary, as it is written in YAML: ratios, schedule and recovery.
 
-A space knows no sampler. It describes plain distributions (`Parameter`), turns sampled values into
-a `Candidate` and back, and rounds ratios to what the hardware likes.
+A space knows neither a sampler nor a model: it describes plain distributions (`Parameter`).
+`FittedSpace` applies it to a model's groups.
 """
 
 from __future__ import annotations
 
-import bisect
 import difflib
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Literal
 
-from autoprune.candidate import IMPORTANCES, Candidate, Recovery
+from autoprune.candidate import IMPORTANCES
 from autoprune.errors import ConfigError
-from autoprune.schedule import KINDS, Schedule
+from autoprune.schedule import KINDS
 
 RATIO = "ratio"
 AUTO = "auto"  # a `round_to` that is learned from the target
-_UNKNOWN_TARGET = 4
-_MUCH = 1.5  # times what the largest ratio leaves
 Per = Literal["group", "global"]
 Value = bool | int | float | str
 
@@ -133,15 +130,14 @@ _TOP = ("ratios", "round_to", "importance", "repair", *_SECTIONS)
 class SearchSpace:
     """Which candidates a search may propose.
 
-    Ratios lie in [`min_ratio`, `max_ratio`], one for each group or (`per="global"`) one for all.
-    `varied` are the other distributions, `fixed` the values of the keys that do not vary. Methods
-    that need the model take `sizes`: the number of units of each group. With `auto` (written as
-    `round_to: auto`) the search fills in `widths`, the numbers of units that the target likes;
-    groups without any are rounded to `round_to`.
+    Ratios (removed fractions) lie in [`min_ratio`, `max_ratio`], one for each group or
+    (`per="global"`) one for all. `varied` are the other distributions, `fixed` the values of the
+    keys that do not vary. Widths are multiples of `round_to`; with `auto` (written as
+    `round_to: auto`) those that are efficient on the target device.
 
     >>> space = SearchSpace.parse({"ratios": {"max": 0.5}, "recovery": {"lr": [0.01, 0.1]}})
-    >>> [parameter.name for parameter in space.parameters({"conv1": 16})]
-    ['ratio.conv1', 'recovery.lr']
+    >>> space.max_ratio, [parameter.name for parameter in space.varied]
+    (0.5, ['recovery.lr'])
     """
 
     min_ratio: float = 0.0
@@ -151,7 +147,6 @@ class SearchSpace:
     varied: tuple[Parameter, ...] = ()
     fixed: Mapping[str, Value] = field(default_factory=dict)
     auto: bool = False
-    widths: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.min_ratio <= self.max_ratio < 1.0:
@@ -165,7 +160,7 @@ class SearchSpace:
 
     def __reduce__(self) -> tuple[Any, ...]:  # a mapping proxy cannot travel to a worker by itself
         state = (self.min_ratio, self.max_ratio, self.per, self.round_to, self.varied)
-        return SearchSpace, (*state, dict(self.fixed), self.auto, dict(self.widths))
+        return SearchSpace, (*state, dict(self.fixed), self.auto)
 
     @staticmethod
     def parse(spec: Mapping[str, Any], place: str = "space") -> SearchSpace:
@@ -200,157 +195,6 @@ class SearchSpace:
             fixed=fixed,
             auto=auto,
         )
-
-    def parameters(self, sizes: Mapping[str, int]) -> tuple[Parameter, ...]:
-        """The distributions to sample from: first the ratios, then what else varies.
-
-        Groups for which every ratio of the space keeps the same number of units have none.
-        """
-        return (*self._ratio_parameters(sizes), *self.varied)
-
-    def _ratio_parameters(self, sizes: Mapping[str, int]) -> tuple[Parameter, ...]:
-        free = [name for name in sizes if self.most(name, sizes) > self.least(name, sizes)]
-        names = (
-            [f"{RATIO}.{name}" for name in free] if self.per == "group" else [RATIO] * bool(free)
-        )
-        return tuple(Parameter(name, self.min_ratio, self.max_ratio) for name in names)
-
-    def most(self, name: str, sizes: Mapping[str, int]) -> int:
-        """The most units that this space keeps of a group."""
-        return self.units(name, sizes[name], self.min_ratio)
-
-    def least(self, name: str, sizes: Mapping[str, int]) -> int:
-        """The fewest units that this space keeps of a group."""
-        return self.units(name, sizes[name], self.max_ratio)
-
-    def units(self, name: str, size: int, ratio: float) -> int:
-        """How many of a group's `size` units stay when the fraction `ratio` leaves.
-
-        The nearest of its widths where there are any (ties keep more), else `kept_units`.
-        """
-        widths = self.widths.get(name)
-        if not widths:
-            return kept_units(size, ratio, self.round_to)
-        wanted = round(size * (1.0 - ratio), 9)
-        place = bisect.bisect_left(widths, wanted)
-        near = widths[max(0, place - 1) : place + 1]
-        return min(near, key=lambda width: (abs(width - wanted), -width))
-
-    def choices(self, name: str, sizes: Mapping[str, int]) -> list[int]:
-        """The numbers of units that this space can keep of a group, ascending."""
-        size, low, high = sizes[name], self.least(name, sizes), self.most(name, sizes)
-        found = {self.units(name, size, 1.0 - units / size) for units in range(low, high + 1)}
-        return sorted(units for units in found if low <= units <= high)
-
-    def fitted(self, widths: Mapping[str, tuple[int, ...]]) -> SearchSpace:
-        """The space of `round_to: auto` with the widths that a target likes, ascending.
-
-        What the largest ratio leaves is a choice too where the smallest width that is liked is half
-        as many again, so that about the same budgets can be met as without them. A group whose
-        widths are all alike to the target may have any; where nothing is known of it (no widths at
-        all), multiples of 4. Any other space is left.
-
-        >>> space = SearchSpace.parse({"round_to": "auto", "ratios": {"max": 0.7}})
-        >>> space.fitted({"conv1": (4, 12, 16)}).choices("conv1", {"conv1": 16})
-        [4, 12, 16]
-        """
-        if not self.auto:
-            return self
-        found = {}
-        for name, liked in widths.items():
-            least = kept_units(liked[-1], self.max_ratio)
-            found[name] = (least, *liked) if _MUCH * least <= liked[0] else tuple(liked)
-        return replace(self, widths=found, round_to=1 if found else _UNKNOWN_TARGET)
-
-    def kept(self, candidate: Candidate, sizes: Mapping[str, int]) -> dict[str, int]:
-        """How many units of each group stay; groups that are not named stay whole."""
-        return {
-            name: self.units(name, size, candidate.ratios.get(name, 0.0))
-            for name, size in sizes.items()
-        }
-
-    def effective(self, ratios: Mapping[str, float], sizes: Mapping[str, int]) -> dict[str, float]:
-        """The ratios that really result after rounding; unchanged when rounded again."""
-        return {
-            name: 1.0 - self.units(name, size, ratios.get(name, 0.0)) / size
-            for name, size in sizes.items()
-        }
-
-    def candidate_from(self, params: Mapping[str, Value], sizes: Mapping[str, int]) -> Candidate:
-        """The candidate of sampled values; its ratios are effective: equal models, equal keys.
-
-        A one-shot schedule ends where it begins; an end before the beginning is moved to it.
-        """
-        values = {**self.fixed, **{p.name: p.clip(params[p.name]) for p in self.varied}}
-        ratios = {name: self._ratio_of(name, params) for name in sizes}
-        kind, begin = str(values["schedule.kind"]), float(values["schedule.begin"])
-        one_shot = kind == "one_shot"
-        end = begin if one_shot else max(begin, float(values["schedule.end"]))
-        return Candidate(
-            ratios=self.effective(ratios, sizes),
-            schedule=Schedule(kind, begin, end, 1 if one_shot else int(values["schedule.steps"])),
-            importance=str(values["importance"]),
-            repair=bool(values["repair"]),
-            recovery=Recovery(
-                lr=float(values["recovery.lr"]),
-                distillation=float(values["recovery.distillation"]),
-                regulariser=float(values["recovery.regulariser"]),
-            ),
-        )
-
-    def _ratio_of(self, name: str, params: Mapping[str, Value]) -> float:
-        key = f"{RATIO}.{name}" if self.per == "group" else RATIO
-        return min(max(float(params.get(key, self.min_ratio)), self.min_ratio), self.max_ratio)
-
-    def params_from(self, candidate: Candidate, sizes: Mapping[str, int]) -> dict[str, Value]:
-        """Values that `candidate_from` turns into this candidate.
-
-        Numbers outside a range are moved to its nearest end (they do not count, or rounding took
-        them there). Raises ValueError where a choice does not hold the candidate's value, or where
-        no single ratio gives the candidate's (`per="global"`).
-        """
-        params: dict[str, Value] = {}
-        for parameter in self._ratio_parameters(sizes):
-            name = parameter.name
-            if name == RATIO:
-                params[name] = self._common_ratio(candidate, sizes)
-            else:
-                ratio = candidate.ratios.get(name.removeprefix(f"{RATIO}."), 0.0)
-                params[name] = parameter.clip(ratio)
-        return {**params, **self.settings_from(candidate)}
-
-    def settings_from(self, candidate: Candidate) -> dict[str, Value]:
-        """The part of `params_from` that are no ratios: what `varied` names."""
-        written = {
-            "importance": candidate.importance,
-            "repair": candidate.repair,
-            **{f"schedule.{key}": value for key, value in candidate.schedule.to_dict().items()},
-            **{f"recovery.{key}": value for key, value in candidate.recovery.to_dict().items()},
-        }
-        unused = ("schedule.end", "schedule.steps") if candidate.schedule.kind == "one_shot" else ()
-        return {
-            p.name: p.choices[0] if p.name in unused and p.choices else p.clip(written[p.name])
-            for p in self.varied
-        }
-
-    def _common_ratio(self, candidate: Candidate, sizes: Mapping[str, int]) -> float:
-        wanted = self.kept(candidate, sizes)
-        total = sum(wanted.values())
-
-        def kept(ratio: float) -> dict[str, int]:
-            return {name: self.units(name, size, ratio) for name, size in sizes.items()}
-
-        low, high = self.min_ratio, self.max_ratio
-        for ratio in (low, high):
-            if kept(ratio) == wanted:
-                return ratio
-        for _ in range(60):  # no group keeps more at a larger ratio: equal sums are equal groups
-            middle = (low + high) / 2.0
-            now = kept(middle)
-            if now == wanted:
-                return middle
-            low, high = (middle, high) if sum(now.values()) > total else (low, middle)
-        raise ValueError("no single ratio of this space gives the candidate's ratios")
 
 
 def _known(spec: Mapping[str, Any], known: Iterable[str], place: str) -> None:

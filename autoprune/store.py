@@ -37,6 +37,7 @@ CONFIG, ENVIRONMENT, RECORDS, TABLE = (
     "records.jsonl",
     "trials.csv",
 )
+GROUPS = "groups.json"
 RECIPE, WEIGHTS = "candidate.json", "weights.safetensors"
 
 
@@ -171,9 +172,15 @@ class RunFolder:
         there = {name: device_file(name) for name in devices}
         return {n: self.read_json(f) for n, f in there.items() if (self.path / f).is_file()}
 
+    def sizes(self) -> dict[str, int]:
+        """The units of each group of the dense model; empty before they are known."""
+        if not (self.path / GROUPS).is_file():
+            return {}
+        return {group["name"]: group["size"] for group in self.read_json(GROUPS)["groups"]}
+
     def write_csv(self) -> Path:
         """Write `trials.csv`: one row a record, every group's ratio and every cost in a column."""
-        rows = [_row(record) for record in self.records()]
+        rows = [_row(record, self.sizes()) for record in self.records()]
         columns = list(dict.fromkeys(column for row in rows for column in row))
         text = io.StringIO()
         writer = csv.DictWriter(text, columns or list(_FIRST), lineterminator="\n")
@@ -236,18 +243,21 @@ def write_text(path: Path, text: str) -> Path:
 
 def recipe_of(
     candidate: Candidate,
-    keep: Mapping[str, Sequence[int]],
+    kept_indices: Mapping[str, Sequence[int]],
     *,
     task: str,
     task_args: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """How a saved model is made again: the task's dense architecture, minus what did not stay."""
+    """How a saved model is built again from the task's dense one: what is built, of which units."""
     return {
         "format": FORMAT,
         "task": task,
         "task_args": dict(task_args or {}),
         "candidate": candidate.to_dict(),
-        "keep": {name: [int(index) for index in indices] for name, indices in keep.items()},
+        "kept_indices": {
+            name: [int(index) for index in kept_indices[name]]
+            for name in candidate.architecture.widths
+        },
     }
 
 
@@ -322,7 +332,7 @@ def _read_json(path: Path) -> Any:
 _FIRST = ("number", "state", "origin", "seed", "epochs")
 
 
-def _row(record: TrialRecord) -> dict[str, Any]:
+def _row(record: TrialRecord, sizes: Mapping[str, int]) -> dict[str, Any]:
     candidate = record.candidate.to_dict()
     row = {name: getattr(record, name) for name in _FIRST}
     row |= {f"metric.{name}": value for name, value in record.metrics.items()}
@@ -339,9 +349,10 @@ def _row(record: TrialRecord) -> dict[str, Any]:
         row[field_at("measured.ratio_to_dense", name)] = sure.ratio if sure else None
         row[field_at("measured.noise", name)] = (sure.note or None) if sure else None
     row |= {f"time.{name}": value for name, value in record.times.items()}
-    row |= {"importance": candidate["importance"], "repair": candidate["repair"]}
+    row |= candidate["selection"]
     for section in ("schedule", "recovery"):
         row |= {f"{section}.{name}": value for name, value in candidate[section].items()}
-    row |= {f"ratio.{name}": value for name, value in candidate["ratios"].items()}
+    widths = candidate["architecture"]["widths"]
+    row |= {f"ratio.{name}": 1.0 - widths.get(name, size) / size for name, size in sizes.items()}
     row["error"] = record.error.splitlines()[0] if record.error else None
     return {**row, "artifact": record.artifact, "key": record.candidate.key}

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from autoprune.architecture import Architecture
 from autoprune.budget import Cost, Device, Timing
 from autoprune.candidate import Candidate
 from autoprune.errors import BudgetError, StoreError
@@ -165,7 +166,7 @@ def record(
 ) -> TrialRecord:
     cost = Cost(params=100, macs=1000 - number, latency_ms=latency, device=CPU, source="predicted")
     values = {"metrics": {"accuracy": accuracy}, "predicted": cost, **more}
-    return TrialRecord(number, Candidate({}), state, seed=0, **values)
+    return TrialRecord(number, Candidate(Architecture()), state, seed=0, **values)
 
 
 RECORDS = (
@@ -257,7 +258,7 @@ def on_two(number: int, accuracy: float, phone: float, server: float) -> TrialRe
     measured = Timing("server", server / 2, None, PC)
     return TrialRecord(
         number,
-        Candidate({"g": number / 100}),
+        Candidate(Architecture({"g": number + 1})),
         "complete",
         seed=0,
         metrics={"accuracy": accuracy},

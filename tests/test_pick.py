@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from autoprune.architecture import Architecture
 from autoprune.budget import Cost, Device, Timing
 from autoprune.candidate import Candidate
 from autoprune.errors import BudgetError, StoreError, UsageError
@@ -17,7 +18,7 @@ DEVICE = Device("bench")
 def record(number: int, accuracy: float, macs: int, predicted: float, measured: float | None):
     return TrialRecord(
         number=number,
-        candidate=Candidate({"conv": number / 100}),
+        candidate=Candidate(Architecture({"conv": number + 1})),
         state="complete",
         seed=0,
         metrics={"accuracy": accuracy},
@@ -42,7 +43,7 @@ def timed(number: int, accuracy: float, phone: float, server: float) -> TrialRec
     predicted = (Timing("phone", phone, None, DEVICE), Timing("server", 2 * server, None, DEVICE))
     return TrialRecord(
         number=number,
-        candidate=Candidate({"conv": number / 100}),
+        candidate=Candidate(Architecture({"conv": number + 1})),
         state="complete",
         seed=0,
         metrics={"accuracy": accuracy},

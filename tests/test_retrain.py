@@ -11,12 +11,14 @@ from stripes import Stripes, dense
 from torch import nn
 
 from autoprune._retrain import Retraining, retrain
+from autoprune.architecture import Architecture
 from autoprune.candidate import Candidate, Recovery
 from autoprune.errors import TaskError, UsageError
 from autoprune.schedule import Schedule
 
-CHOSEN = Candidate(
-    {"0": 0.5, "3": 0.75},
+CHOSEN = Candidate.planned(
+    Architecture({"0": 8, "3": 4}),
+    {"0": 16, "3": 16},
     schedule=Schedule("cubic", 0.0, 0.5, 2),
     recovery=Recovery(lr=0.05, distillation=0.3),
 )

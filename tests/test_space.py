@@ -5,12 +5,18 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from autoprune.candidate import Candidate
+from autoprune.architecture import Architecture
+from autoprune.candidate import Candidate, Selection
 from autoprune.config import presets
 from autoprune.errors import ConfigError
+from autoprune.fitted_space import FittedSpace
 from autoprune.space import Parameter, SearchSpace, kept_units
 
 SIZES = {"stem": 16, "layer1.conv1": 64, "head": 10, "tiny": 1}
+
+
+def fitted(spec: dict[str, object], sizes: dict[str, int] = SIZES, **widths: tuple[int, ...]):
+    return FittedSpace.of(SearchSpace.parse(spec), sizes, widths)
 
 
 @pytest.mark.parametrize(
@@ -68,61 +74,62 @@ WIDE = {
 }
 
 
-def drawn(space: SearchSpace, data: st.DataObject) -> dict[str, object]:
+def drawn(space: FittedSpace, data: st.DataObject) -> dict[str, object]:
     def draw(parameter: Parameter) -> object:
         if parameter.choices:
             return data.draw(st.sampled_from(parameter.choices))
         return data.draw(st.floats(parameter.low, parameter.high))
 
-    return {parameter.name: draw(parameter) for parameter in space.parameters(SIZES)}
+    return {parameter.name: draw(parameter) for parameter in space.parameters}
 
 
 @settings(max_examples=60)
 @given(data=st.data(), per=st.sampled_from(["group", "global"]))
 def test_params_and_candidates_turn_into_each_other(data: st.DataObject, per: str) -> None:
-    space = SearchSpace.parse({**WIDE, "ratios": {**WIDE["ratios"], "per": per}})
-    candidate = space.candidate_from(drawn(space, data), SIZES)
-    params = space.params_from(candidate, SIZES)
-    assert set(params) == {parameter.name for parameter in space.parameters(SIZES)}
-    assert space.candidate_from(params, SIZES) == candidate
-    assert space.kept(candidate, SIZES) == {
-        name: kept_units(size, candidate.ratios[name], 4) for name, size in SIZES.items()
+    space = fitted({**WIDE, "ratios": {**WIDE["ratios"], "per": per}})
+    candidate = space.candidate(drawn(space, data))
+    params = space.params(candidate)
+    assert set(params) == {parameter.name for parameter in space.parameters}
+    assert space.candidate(params) == candidate
+    ratios = candidate.architecture.ratios(SIZES)
+    assert candidate.architecture.widths == {
+        name: kept_units(size, ratios[name], 4) for name, size in SIZES.items()
     }
 
 
 def test_groups_that_cannot_lose_a_unit_have_no_parameter() -> None:
-    names = [p.name for p in SearchSpace.parse({}).parameters(SIZES)]
+    names = [p.name for p in fitted({}).parameters]
     assert names == ["ratio.stem", "ratio.layer1.conv1", "ratio.head"]
 
 
 def test_one_ratio_for_all_groups() -> None:
-    space = SearchSpace.parse({"ratios": {"per": "global", "max": 0.5}})
-    assert space.parameters(SIZES) == (Parameter("ratio", 0.0, 0.5),)
-    candidate = space.candidate_from({"ratio": 0.5}, SIZES)
-    assert space.kept(candidate, SIZES) == {"stem": 8, "layer1.conv1": 32, "head": 5, "tiny": 1}
+    space = fitted({"ratios": {"per": "global", "max": 0.5}})
+    assert space.parameters == (Parameter("ratio", 0.0, 0.5),)
+    candidate = space.candidate({"ratio": 0.5})
+    assert candidate.architecture.widths == {"stem": 8, "layer1.conv1": 32, "head": 5, "tiny": 1}
 
 
 def test_a_one_shot_schedule_forgets_end_and_steps() -> None:
-    space = SearchSpace.parse({"schedule": {"end": {"min": 0.2, "max": 0.6}, "steps": [2, 4]}})
+    space = fitted({"schedule": {"end": {"min": 0.2, "max": 0.6}, "steps": [2, 4]}})
     first = {"ratio.stem": 0.5, "schedule.end": 0.3, "schedule.steps": 2}
     second = {"ratio.stem": 0.5, "schedule.end": 0.5, "schedule.steps": 4}
-    assert space.candidate_from(first, SIZES).key == space.candidate_from(second, SIZES).key
+    assert space.candidate(first).key == space.candidate(second).key
 
 
 def test_an_end_before_the_beginning_is_moved_to_it() -> None:
-    space = SearchSpace.parse({"schedule": {"kind": "linear", "begin": 0.4, "end": 0.1}})
-    assert space.candidate_from({}, SIZES).schedule.end == 0.4
+    space = fitted({"schedule": {"kind": "linear", "begin": 0.4, "end": 0.1}})
+    assert space.candidate({}).schedule.end == 0.4
 
 
 def test_params_of_a_choice_that_the_space_lacks_are_refused() -> None:
-    space = SearchSpace.parse({"importance": ["l1", "l2"]})
+    space = fitted({"importance": ["l1", "l2"]})
     with pytest.raises(ValueError, match="importance can be l1, l2, got 'bn_scale'"):
-        space.params_from(Candidate({}, importance="bn_scale"), SIZES)
+        space.params(Candidate(Architecture(), Selection("bn_scale")))
 
 
 def test_a_space_survives_the_way_to_a_worker() -> None:
-    space = SearchSpace.parse(WIDE)
-    assert pickle.loads(pickle.dumps(space)) == space
+    for space in (SearchSpace.parse(WIDE), fitted(WIDE)):
+        assert pickle.loads(pickle.dumps(space)) == space
 
 
 def test_presets_are_spaces() -> None:
@@ -166,40 +173,43 @@ def test_a_mistake_names_its_place(spec: dict[str, object], says: str) -> None:
         SearchSpace.parse(spec)
 
 
-def test_widths_that_the_target_likes_are_the_only_choices() -> None:
-    sizes = {"a": 16, "b": 12}
-    auto = SearchSpace.parse({"round_to": "auto", "ratios": {"max": 0.6}})
-    space = auto.fitted({"a": (4, 8, 15, 16), "b": (6, 12)})
-    assert space.choices("a", sizes) == [8, 15, 16]
-    assert space.choices("b", sizes) == [6, 12]
-    made = space.candidate_from({"ratio.a": 0.3, "ratio.b": 0.25}, sizes)
-    assert space.kept(made, sizes) == {"a": 8, "b": 12}  # 11.2 is nearer to 8; ties keep more
-    assert space.effective(made.ratios, sizes) == made.ratios
-    assert kept_units(16, made.ratios["a"], space.round_to) == 8  # training needs no widths
-    assert pickle.loads(pickle.dumps(space)) == space
+def test_efficient_widths_are_the_only_choices() -> None:
+    space = fitted(
+        {"round_to": "auto", "ratios": {"max": 0.6}},
+        {"a": 16, "b": 12},
+        a=(4, 8, 15, 16),
+        b=(6, 12),
+    )
+    assert space.choices("a") == (8, 15, 16)
+    assert space.choices("b") == (6, 12)
+    made = space.candidate({"ratio.a": 0.3, "ratio.b": 0.25})
+    assert made.architecture.widths == {"a": 8, "b": 12}  # 11.2 is nearer to 8; ties keep more
 
 
-def test_what_the_largest_ratio_leaves_is_a_choice_whatever_the_target_likes() -> None:
-    auto = SearchSpace.parse({"round_to": "auto", "ratios": {"max": 0.75}})
-    space = auto.fitted({"a": (12, 16), "b": (12,)})
-    assert space.choices("a", {"a": 16}) == [4, 12, 16]
-    assert space.least("b", {"b": 12}) == 3
+def test_what_the_largest_ratio_leaves_is_a_choice_whatever_is_efficient() -> None:
+    spec = {"round_to": "auto", "ratios": {"max": 0.75}}
+    space = fitted(spec, {"a": 16, "b": 12}, a=(12, 16), b=(12,))
+    assert space.choices("a") == (4, 12, 16)
+    assert space.choices("b") == (3, 12)
 
 
 def test_one_ratio_for_all_groups_finds_its_way_back_through_widths() -> None:
-    sizes = {"a": 16, "b": 12}
-    auto = SearchSpace.parse({"round_to": "auto", "ratios": {"max": 0.6, "per": "global"}})
-    space = auto.fitted({"a": (4, 8, 15, 16), "b": (6, 12)})
-    made = space.candidate_from({"ratio": 0.6}, sizes)
-    assert space.candidate_from(space.params_from(made, sizes), sizes) == made
+    spec = {"round_to": "auto", "ratios": {"max": 0.6, "per": "global"}}
+    space = fitted(spec, {"a": 16, "b": 12}, a=(4, 8, 15, 16), b=(6, 12))
+    made = space.candidate({"ratio": 0.6})
+    assert space.candidate(space.params(made)) == made
 
 
 def test_where_nothing_is_known_of_the_target_auto_is_four() -> None:
-    auto = SearchSpace.parse({"round_to": "auto"})
-    assert auto.fitted({}).round_to == 4
-    assert SearchSpace.parse({"round_to": 2}).fitted({"a": (1,)}).choices("a", {"a": 8}) == [
-        2,
-        4,
-        6,
-        8,
-    ]
+    assert fitted({"round_to": "auto"}, {"a": 16}).choices("a") == (4, 8, 12, 16)
+    assert fitted({"round_to": 2}, {"a": 8}, a=(1, 8)).choices("a") == (2, 4, 6, 8)
+
+
+def test_stages_have_widths_that_the_space_allows() -> None:
+    """48 channels at shares 0.3, 0.6, 0.9 and 1 of a reduction to 20, in steps of 4."""
+    schedule = {"kind": "linear", "begin": 0.0, "end": 0.6, "steps": 4}
+    space = fitted({"round_to": "auto", "schedule": schedule}, {"a": 48})
+    made = space.candidate({"ratio.a": 1.0 - 20 / 48})
+    # shares 1/4, 1/2, 3/4 of 28 channels: 41, 34, 27
+    assert [stage.architecture.widths["a"] for stage in made.removals] == [40, 36, 28, 20]
+    assert [stage.progress for stage in made.removals] == pytest.approx([0.0, 0.2, 0.4, 0.6])

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from autoprune.architecture import Architecture
 from autoprune.budget import Confidence, Cost, Device, Timing
 from autoprune.candidate import Candidate
 from autoprune.errors import StoreError
@@ -19,7 +20,7 @@ from autoprune.store import RunFolder, read_model, recipe_of
 def record(number: int, **changes: object) -> TrialRecord:
     blank = TrialRecord(
         number,
-        Candidate({"conv1": 0.5, "conv2": 0.25}),
+        Candidate(Architecture({"conv1": 8, "conv2": 24})),
         "complete",
         seed=0,
         epochs=2.0,
@@ -131,6 +132,8 @@ def test_the_table_opens_in_pandas(folder: RunFolder) -> None:
     measured = Cost(params=9, latency_ms=1.5, source="measured", device=device, confidence=sure)
     folder.append(record(0, measured=measured))
     folder.append(record(1, state="failed", metrics={}, error="out of memory\nTraceback: ..."))
+    groups = [{"name": "conv1", "kind": "channel", "size": 16}]
+    folder.write_json("groups.json", {"groups": groups, "frozen": []})
     folder.write_csv()
     table = pd.read_csv(folder.path / "trials.csv")
     assert list(table["number"]) == [0, 1]
@@ -160,13 +163,15 @@ class Tied(nn.Module):
 
 def test_a_saved_model_comes_back_whole_with_what_was_tied(folder: RunFolder) -> None:
     model = Tied()
-    recipe = recipe_of(Candidate({"a": 0.5}), {"a": (0, 2)}, task="digits", task_args={"n": 1})
+    recipe = recipe_of(
+        Candidate(Architecture({"a": 2})), {"a": (0, 2)}, task="digits", task_args={"n": 1}
+    )
     artifact = folder.save_model(7, model, recipe)
     assert artifact == "models/7"
     again, state = read_model(folder.path / artifact)
-    assert again["keep"] == {"a": [0, 2]}
+    assert again["kept_indices"] == {"a": [0, 2]}
     assert (again["task"], again["task_args"]) == ("digits", {"n": 1})
-    assert Candidate.from_dict(again["candidate"]) == Candidate({"a": 0.5})
+    assert Candidate.from_dict(again["candidate"]) == Candidate(Architecture({"a": 2}))
     assert set(again["tied"].items()) == {("out.weight", "embed.weight")}
     expected = model.state_dict()
     assert state.keys() == expected.keys()
@@ -176,7 +181,7 @@ def test_a_saved_model_comes_back_whole_with_what_was_tied(folder: RunFolder) ->
 
 
 def test_a_dropped_model_is_gone_and_the_record_says_so(folder: RunFolder) -> None:
-    recipe = recipe_of(Candidate({}), {}, task="digits")
+    recipe = recipe_of(Candidate(Architecture()), {}, task="digits")
     kept = record(0, artifact=folder.save_model(0, nn.Linear(2, 2), recipe))
     folder.append(kept)
     folder.drop_model(kept)
@@ -187,7 +192,7 @@ def test_a_dropped_model_is_gone_and_the_record_says_so(folder: RunFolder) -> No
 def test_what_is_no_model_is_named(folder: RunFolder) -> None:
     with pytest.raises(StoreError, match="holds no saved model"):
         read_model(folder.path)
-    recipe = recipe_of(Candidate({}), {}, task="digits")
+    recipe = recipe_of(Candidate(Architecture()), {}, task="digits")
     path = folder.path / folder.save_model(0, nn.Linear(2, 2), recipe)
     (path / "weights.safetensors").write_bytes(b"no weights")
     with pytest.raises(StoreError, match=r"weights\.safetensors cannot be read"):

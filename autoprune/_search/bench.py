@@ -35,7 +35,6 @@ class RecoveryBench:
     graph: PruningGraph
     calibration: Calibration | None
     milestones: tuple[float, ...]
-    round_to: int
     path: str
     task_reference: str
     task_args: Mapping[str, Any] = field(default_factory=dict)
@@ -74,7 +73,6 @@ class RecoveryTrial:
             spec.candidate,
             epochs=bench.milestones[-1],
             seed=spec.seed,
-            round_to=bench.round_to,
             calibration=bench.calibration,
             device=bench.device,
             precision=bench.precision,
@@ -118,7 +116,7 @@ class RecoveryTrial:
     def _save_model(self) -> str:
         recipe = recipe_of(
             self._spec.candidate,
-            self._run.keep,
+            self._run.kept_indices,
             task=self._bench.task_reference,
             task_args=self._bench.task_args,
         )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections import Counter
@@ -24,7 +23,7 @@ REPORT = "report"  # the key of a Tune result under which a report travels
 
 @dataclass(frozen=True)
 class Report:
-    """What a worker says after each evaluation; plain values, so that it travels as JSON.
+    """What a worker says after each evaluation.
 
     `finished` is True once the trial has had all its training; `error` ends a trial as failed.
     """
@@ -36,11 +35,6 @@ class Report:
     finished: bool = False
     artifact: str | None = None
     error: str | None = None
-
-
-def read_report(result: Mapping[str, Any]) -> Report:
-    """The report inside a Tune result."""
-    return Report(**json.loads(result[REPORT]))
 
 
 @dataclass

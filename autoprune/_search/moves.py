@@ -5,7 +5,7 @@ from __future__ import annotations
 import bisect
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ import numpy as np
 from autoprune._search.knapsack import Damage, Kept, Knapsack
 from autoprune._search.plan import Plan
 from autoprune._search.surrogate import place_of
+from autoprune.architecture import Architecture
 from autoprune.candidate import Candidate
 from autoprune.fields import is_cost
 from autoprune.space import RATIO, Parameter, Value
@@ -43,26 +44,26 @@ class Moves:
     def __init__(self, plan: Plan, damage: Damage | None = None) -> None:
         """Nothing is computed before the first move."""
         self._plan = plan
-        self._choices = {name: plan.space.choices(name, plan.sizes) for name in plan.sizes}
+        self._choices = {name: plan.space.choices(name) for name in plan.space.widths}
         self._knapsack: Knapsack | None = None
-        if damage is not None and plan.space.per == "group":
+        if damage is not None and plan.space.per_group:
             self._knapsack = Knapsack(self._choices, damage, self.share)
         self._free = [name for name, units in self._choices.items() if len(units) > 1]
-        self._recipe = list(plan.space.varied)
+        self._recipe = list(plan.space.space.varied)
         self._parents: dict[str, Parent] = {}
         costs = [o.name for o in plan.objectives if is_cost(o.name)]
         self._cost = (costs or list(plan.budget.fields))[0]
 
     def share(self, kept: Mapping[str, int]) -> float:
         """The cost of such a model, over the dense one's."""
-        price = self._plan.price(kept, (self._cost,))
+        price = self._plan.price(Architecture(kept), (self._cost,))
         return price.get(self._cost) / self._plan.dense.get(self._cost)
 
     def parent(self, candidate: Candidate) -> Parent:
         """A candidate with its share."""
         found = self._parents.get(candidate.key)
         if found is None:
-            share = self.share(self._plan.space.kept(candidate, self._plan.sizes))
+            share = self.share(candidate.architecture.widths)
             found = self._parents[candidate.key] = Parent(candidate, share)
         return found
 
@@ -77,7 +78,7 @@ class Moves:
         parent = parents[int(rng.integers(len(parents)))]
         if kind == "recipe":
             return kind, self._settings(rng, parent.candidate, always=True)
-        if self._plan.space.per == "global":
+        if not self._plan.space.per_group:
             return kind, self._jitter(rng, parent.candidate)
         kept = self._kept(parent)
         if kind == "cross":
@@ -104,9 +105,9 @@ class Moves:
 
         None where this draw led nowhere.
         """
-        if len(self._free) < 2 or self._plan.space.per == "global":
+        if len(self._free) < 2 or not self._plan.space.per_group:
             return None
-        kept = self._plan.space.kept(candidate, self._plan.sizes)
+        kept = dict(candidate.architecture.widths)
         name = str(rng.choice(self._free))
         units, here = self._choices[name], self._place(name, kept[name])
         factor = math.exp(rng.normal(0.0, _FACTOR))
@@ -126,7 +127,7 @@ class Moves:
         return [*kinds, *shifts, GAP, *(["cross"] if len(parents) > 1 else [])]
 
     def _kept(self, parent: Parent) -> Kept:
-        return self._plan.space.kept(parent.candidate, self._plan.sizes)
+        return dict(parent.candidate.architecture.widths)
 
     def _shifted(self, rng: np.random.Generator, kept: Kept) -> Kept | None:
         """Units of one group given to another at no more cost: of several draws the mildest."""
@@ -169,10 +170,7 @@ class Moves:
 
         def moved(part: float) -> Kept:
             wanted = {name: units + part * (ends[name] - units) for name, units in kept.items()}
-            return {
-                name: self._plan.space.units(name, size, 1.0 - wanted[name] / size)
-                for name, size in self._plan.sizes.items()
-            }
+            return dict(self._plan.space.rounded(wanted).widths)
 
         low, high = 0.0, 1.0
         for _ in range(_HALVINGS):
@@ -208,14 +206,14 @@ class Moves:
 
     def _jitter(self, rng: np.random.Generator, candidate: Candidate) -> Candidate:
         """One ratio for all groups: moved a little."""
-        space, sizes = self._plan.space, self._plan.sizes
-        params = space.params_from(candidate, sizes)
+        fitted, space = self._plan.space, self._plan.space.space
+        params = fitted.params(candidate)
         if RATIO in params:
             moved = float(params[RATIO]) + rng.normal(0.0, _STEP) * (
                 space.max_ratio - space.min_ratio
             )
             params[RATIO] = min(max(moved, space.min_ratio), space.max_ratio)
-        return self._settings(rng, space.candidate_from(params, sizes), always=False)
+        return self._settings(rng, fitted.candidate(params), always=False)
 
     def _settings(
         self, rng: np.random.Generator, candidate: Candidate, *, always: bool
@@ -226,12 +224,12 @@ class Moves:
         """
         if not self._recipe or (not always and rng.random() < 0.5):
             return candidate
-        params = self._plan.space.params_from(candidate, self._plan.sizes)
+        params = self._plan.space.params(candidate)
         chosen = [p for p in self._recipe if rng.random() < 2.0 / (1.0 + len(self._recipe))]
         for parameter in chosen or [self._recipe[int(rng.integers(len(self._recipe)))]]:
             params[parameter.name] = _changed(rng, parameter, params[parameter.name])
-        made = self._plan.space.candidate_from(params, self._plan.sizes)
-        return replace(made, ratios=candidate.ratios)
+        made = self._plan.space.candidate(params)
+        return self._plan.space.resized(made, candidate.architecture)
 
 
 def _changed(rng: np.random.Generator, parameter: Parameter, value: Any) -> Value:

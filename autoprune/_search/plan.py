@@ -6,19 +6,20 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
+from autoprune.architecture import Architecture
 from autoprune.budget import Budget, Cost, Limit
 from autoprune.candidate import Candidate
 from autoprune.errors import BudgetError
+from autoprune.fitted_space import FittedSpace
 from autoprune.pareto import Objective
 from autoprune.record import TrialRecord
-from autoprune.space import SearchSpace
 
 
 class Price(Protocol):
     """The predicted cost of a model."""
 
-    def __call__(self, kept: Mapping[str, int], fields: Collection[str] | None = None) -> Cost:
-        """With `kept[group]` units left; of some fields alone, where they are named."""
+    def __call__(self, architecture: Architecture, fields: Collection[str] | None = None) -> Cost:
+        """Of the named fields alone, where they are named."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +35,7 @@ class Limits:
 class Plan:
     """One search: what may vary, what it costs, what is wanted, and when it ends.
 
-    `price` is the predicted cost by the kept units of each group; `sizes` are the groups' units.
+    `price` is the predicted cost of an architecture.
     `reference` is the worst point that counts for the hypervolume, in the order of `objectives`.
     `levels` are lower budgets for which good models are wanted too.
     `epochs` is the training of one trial, evaluated at `rungs` points before its end. `margins` say
@@ -42,8 +43,7 @@ class Plan:
     budget only if the bound is, so that nearly all of what is trained holds when it is measured.
     """
 
-    space: SearchSpace
-    sizes: Mapping[str, int]
+    space: FittedSpace
     price: Price
     dense: Cost
     budget: Budget
@@ -70,21 +70,19 @@ class Plan:
 
     def cost(self, candidate: Candidate) -> Cost:
         """What the candidate's finished model is predicted to cost."""
-        return self.price(self.space.kept(candidate, self.sizes))
+        return self.price(candidate.architecture)
 
     def fits(self, candidate: Candidate) -> bool:
         """Whether the candidate is within the budget, with the margin; predicts nothing else."""
-        kept = self.space.kept(candidate, self.sizes)
-        return self.allows(self.price(kept, self.budget.fields))
+        return self.allows(self.price(candidate.architecture, self.budget.fields))
 
-    def load(self, kept: Mapping[str, int]) -> float:
+    def load(self, widths: Mapping[str, int]) -> float:
         """The largest share of a limit that is used, with the margin; above 1 is over budget."""
-        return 1.0 + max(self.over(self.price(kept, self.budget.fields)).values())
+        return 1.0 + max(self.over(self.price(Architecture(widths), self.budget.fields)).values())
 
-    def resized(self, candidate: Candidate, kept: Mapping[str, int]) -> Candidate:
-        """The candidate with `kept` units of each group, as far as the space allows."""
-        ratios = {name: 1.0 - units / self.sizes[name] for name, units in kept.items()}
-        return replace(candidate, ratios=self.space.effective(ratios, self.sizes))
+    def resized(self, candidate: Candidate, widths: Mapping[str, float]) -> Candidate:
+        """The candidate with the nearest `widths` that the space allows."""
+        return self.space.resized(candidate, self.space.rounded(widths))
 
     def over(self, cost: Cost) -> dict[str, float]:
         """(cost / limit) - 1 for each limited field, with the margin: above 0 is over budget."""
@@ -100,7 +98,7 @@ class Plan:
 
     def smallest(self) -> Cost:
         """What is left when every group loses as much as the space allows."""
-        return self.price({name: self.space.least(name, self.sizes) for name in self.sizes})
+        return self.price(self.space.smallest())
 
     def check(self) -> None:
         """Raise BudgetError where no model of the space can meet the budget, or one of its levels.
@@ -124,7 +122,7 @@ class Plan:
             raise BudgetError(
                 f"{name} must be at least {most * (1.0 + over):.4g} (the smallest model of "
                 f"this space), got {most:.4g} · raise it, or allow more removal with "
-                f"space.ratios.max (now {self.space.max_ratio:g})"
+                f"space.ratios.max (now {self.space.space.max_ratio:g})"
             )
 
     def values(self, record: TrialRecord) -> list[float] | None:

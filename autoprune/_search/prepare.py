@@ -30,6 +30,7 @@ from autoprune.cost.targets import device_name
 from autoprune.cost.widths import liked_widths
 from autoprune.errors import AutopruneError, ConfigError, GraphError, TaskError
 from autoprune.fields import cost_fields, is_cost
+from autoprune.fitted_space import FittedSpace
 from autoprune.graph import PruningGraph
 from autoprune.pareto import Objective
 from autoprune.pruning import importance, sensitivity
@@ -134,8 +135,7 @@ def _plan(
     costs = CostModel(graph, latency=predictors, runtimes=runtimes)
     limits = config.search
     return Plan(
-        space=config.search_space.fitted(liked_widths(predictors.values())),
-        sizes=graph.sizes(),
+        space=FittedSpace.of(config.search_space, graph.sizes(), liked_widths(predictors.values())),
         price=costs.cost,
         dense=costs.dense,
         budget=config.limits,
@@ -161,7 +161,7 @@ def make_bench(
 ) -> RecoveryBench:
     """What the workers get: calibration statistics and the arithmetic of training, made once."""
     calibration = None
-    if _needs_calibration(ready.plan.space):
+    if _needs_calibration(ready.plan.space.space):
         say("calibration statistics")
         calibration = _calibration(config, task, ready)
     say("the arithmetic of training")
@@ -178,7 +178,6 @@ def make_bench(
         graph=ready.graph,
         calibration=calibration,
         milestones=ready.plan.milestones,
-        round_to=ready.plan.space.round_to,
         path=path,
         task_reference=config.task,
         task_args=config.task_args,
@@ -195,9 +194,8 @@ def measure_damage(
     say("what each group alone is worth")
     batches = sample(task, config.search.seed, samples=_SENSITIVITY_SAMPLES, least=1)
     score = sensitivity.divergence(ready.dense, batches, forward=task.outputs)
-    return sensitivity.measure(
-        ready.dense, ready.graph, calibration, score, round_to=ready.plan.space.round_to
-    )
+    nearest = ready.plan.space.nearest
+    return sensitivity.measure(ready.dense, ready.graph, calibration, score, nearest=nearest)
 
 
 def relative_worth(
@@ -228,7 +226,6 @@ def make_screening(
             ready.graph,
             bench.calibration,
             seed=config.search.seed,
-            round_to=ready.plan.space.round_to,
             threads=bench.threads,
             device=ready.training_device,
             precision=bench.precision,

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 
 from autoprune._search.plan import Plan
 from autoprune.candidate import Candidate
-from autoprune.space import RATIO
+from autoprune.fitted_space import FittedSpace
 
 _HALVINGS = 12
 
@@ -22,7 +21,7 @@ def project(candidate: Candidate, plan: Plan) -> Candidate | None:
     """
     if plan.fits(candidate):
         return candidate
-    start = _ratios(candidate, plan)
+    start = _ratios(candidate, plan.space)
     best = _moved(candidate, start, plan, 1.0)
     if not plan.fits(best):
         return None
@@ -37,15 +36,14 @@ def project(candidate: Candidate, plan: Plan) -> Candidate | None:
     return best
 
 
-def _ratios(candidate: Candidate, plan: Plan) -> Mapping[str, float]:
+def _ratios(candidate: Candidate, space: FittedSpace) -> Mapping[str, float]:
     """The ratios before rounding: in a space with one ratio for all, that ratio everywhere."""
-    if plan.space.per == "group":
-        return candidate.ratios
-    params = plan.space.params_from(candidate, plan.sizes)
-    return dict.fromkeys(plan.sizes, float(params.get(RATIO, plan.space.min_ratio)))
+    if space.per_group:
+        return candidate.architecture.ratios(space.sizes)
+    return dict.fromkeys(space.widths, space.common_ratio(candidate))
 
 
 def _moved(candidate: Candidate, start: Mapping[str, float], plan: Plan, share: float) -> Candidate:
-    most = plan.space.max_ratio
+    most = plan.space.space.max_ratio
     ratios = {name: ratio + share * max(0.0, most - ratio) for name, ratio in start.items()}
-    return replace(candidate, ratios=plan.space.effective(ratios, plan.sizes))
+    return plan.space.resized(candidate, plan.space.at_ratios(ratios))

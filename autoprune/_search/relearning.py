@@ -70,6 +70,5 @@ class Relearning:
         self._took = self._ended - began
 
     def _new(self, ledger: Ledger) -> list[dict[str, int]]:
-        plan = self._ready.plan
-        kept = [plan.space.kept(record.candidate, plan.sizes) for record in ledger.front().members]
+        kept = [dict(record.candidate.architecture.widths) for record in ledger.front().members]
         return [one for one in kept if tuple(one.items()) not in self._seen][:_MOST]

@@ -37,12 +37,11 @@ from autoprune.config import RunConfig
 from autoprune.errors import StoreError, WorkError
 from autoprune.pruning.sensitivity import Sensitivity
 from autoprune.record import TrialRecord
-from autoprune.store import RunFolder, device_file
+from autoprune.store import GROUPS, RunFolder, device_file
 from autoprune.tasks.base import Task
 
-DENSE, GROUPS, FRONT, IMPORTANCES, SENSITIVITY = (
+DENSE, FRONT, IMPORTANCES, SENSITIVITY = (
     "dense.json",
-    "groups.json",
     "front.json",
     "importances.json",
     "sensitivity.json",
@@ -104,7 +103,7 @@ def _damage(
     say: Say,
 ) -> Callable[[str, int], float] | None:
     """What cutting each group alone does, measured once a run; None where nothing is calibrated."""
-    if bench.calibration is None or ready.plan.space.per == "global":
+    if bench.calibration is None or not ready.plan.space.per_group:
         return None
     if (store.path / SENSITIVITY).is_file():
         return Sensitivity.from_dict(store.read_json(SENSITIVITY)).at

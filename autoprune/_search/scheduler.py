@@ -11,7 +11,7 @@ import numpy as np
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
-from autoprune._search.ledger import read_report
+from autoprune._search.ledger import REPORT
 from autoprune._search.plan import Plan
 from autoprune._search.searcher import BudgetedOptunaSearch
 from autoprune.budget import Cost
@@ -95,7 +95,7 @@ class RungScheduler(FIFOScheduler):
         self, tune_controller: TuneController, trial: Trial, result: dict[str, Any]
     ) -> str:
         """Continue, or pause at a rung; stop once it is too late."""
-        report = read_report(result)
+        report = result[REPORT]
         if report.error or report.finished:
             return str(TrialScheduler.CONTINUE)
         if self._ledger.late:

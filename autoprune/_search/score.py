@@ -15,13 +15,9 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from autoprune.candidate import Candidate
 from autoprune.graph import PruningGraph
-from autoprune.pruning import importance, sensitivity, surgery
-from autoprune.pruning.compensate import (
-    Calibration,
-    predict_batchnorm,
-    reestimate_batchnorm,
-    repair,
-)
+from autoprune.pruning import importance, sensitivity
+from autoprune.pruning.build import build
+from autoprune.pruning.compensate import Calibration, reestimate_batchnorm
 from autoprune.tasks.base import Batch, Task
 from autoprune.training.batches import sample
 from autoprune.training.precision import Precision, watched
@@ -63,7 +59,6 @@ class RepairScore:
         calibration: Calibration | None,
         *,
         seed: int = 0,
-        round_to: int = 1,
         threads: int = 1,
         device: torch.device | str = "cpu",
         precision: Precision | None = None,
@@ -71,7 +66,7 @@ class RepairScore:
         """Read the samples and run the dense model on them."""
         self._task, self._graph, self._calibration = task, graph, calibration
         self._dense = copy.deepcopy(dense).to(device).eval()
-        self._round_to, self._threads, self._device = round_to, threads, device
+        self._threads, self._device = threads, device
         self._precision = precision or Precision()
         drawn = sample(task, derive(seed, "screening"), samples=STATISTICS, least=1)
         self._statistics = heads([self._precision.batch(b, device) for b in drawn], STATISTICS)
@@ -80,7 +75,7 @@ class RepairScore:
             slices = [self._precision.batch(batch, device) for batch in found]
             with threads_of(threads):
                 self._divergence = sensitivity.divergence(self._dense, slices, forward=task.outputs)
-        self._worths: dict[str, dict[str, Tensor]] = {}
+        self._scores_by: dict[str, dict[str, Tensor]] = {}
         self._normalised = any(
             isinstance(m, nn.modules.batchnorm._BatchNorm) for m in dense.modules()
         )
@@ -90,19 +85,17 @@ class RepairScore:
     def __call__(self, candidate: Candidate) -> float:
         """Build, repair, compare; without repair batch normalisations are re-estimated before."""
         with threads_of(self._threads), preserved():
-            worth = self._worth(candidate.importance)
-            keep = importance.keep_units(
-                self._graph, candidate.ratios, worth, round_to=self._round_to
-            )
-            small = copy.deepcopy(self._dense)
-            surgery.prune(small, self._graph, keep)
-            mended = candidate.repair and self._calibration is not None
-            if candidate.repair and self._calibration is not None:
-                with torch.no_grad():
-                    repair(small, self._dense, self._graph, keep, self._calibration)
-                    predict_batchnorm(small, self._dense, self._graph, keep, self._calibration)
+            selection = candidate.selection
+            small = build(
+                self._dense,
+                self._graph,
+                candidate.architecture,
+                scores=self._importances(selection.importance),
+                calibration=self._calibration if selection.repair else None,
+            ).model
             self._precision.place(small, self._device)
-            estimated = self._normalised and not mended
+            repaired = selection.repair and self._calibration is not None
+            estimated = self._normalised and not repaired
             with watched(small, self._precision, self._device):
                 if estimated:
                     reestimate_batchnorm(small, self._statistics, forward=self._task.loss)
@@ -112,22 +105,22 @@ class RepairScore:
             raise ValueError(f"its outputs' divergence is {damage}")
         return math.log(max(damage, NO_DAMAGE))
 
-    def _worth(self, method: str) -> dict[str, Tensor]:
-        if method not in self._worths:
+    def _importances(self, method: str) -> dict[str, Tensor]:
+        if method not in self._scores_by:
             gradients = None
             if method == "taylor":
                 gradients = importance.accumulate_gradients(
                     self._dense, self._task.loss, self._statistics
                 )
                 self.dense_samples += 3.0 * sum(map(_size, self._statistics))
-            self._worths[method] = importance.scores(
+            self._scores_by[method] = importance.scores(
                 self._dense,
                 self._graph,
                 method,
                 calibration=self._calibration,
                 gradients=gradients,
             )
-        return self._worths[method]
+        return self._scores_by[method]
 
 
 def heads(batches: Sequence[Batch], samples: int) -> list[Batch]:

@@ -28,8 +28,9 @@ from autoprune._search.plan import Plan
 from autoprune._search.projection import project
 from autoprune._search.score import NO_DAMAGE, Score
 from autoprune._search.surrogate import Belief, Forecast, Known, expected_improvement
+from autoprune.architecture import Architecture
 from autoprune.budget import Cost
-from autoprune.candidate import Candidate
+from autoprune.candidate import Candidate, Selection
 from autoprune.fields import is_cost
 from autoprune.pareto import ParetoFront
 from autoprune.record import TrialRecord
@@ -97,7 +98,7 @@ class Screening:
         self._score: Score | None = None
         self._damage = damage
         self._moves = Moves(plan, damage)
-        self._scores: dict[tuple[Any, ...], float | None] = {}
+        self._scores: dict[Removal, float | None] = {}
         names = [objective.name for objective in plan.objectives]
         costs = [place for place, name in enumerate(names) if is_cost(name)]
         metric = next((place for place in range(len(names)) if place not in costs), 0)
@@ -167,7 +168,7 @@ class Screening:
 
     def remember(self, candidate: Candidate, score: float) -> None:
         """Take a score that was computed before."""
-        self._scores[_removal(candidate)] = score
+        self._scores[removal(candidate)] = score
 
     def _pool(
         self, offers: Sequence[Offer], ledger: Ledger, front: ParetoFront, seed: int
@@ -189,7 +190,7 @@ class Screening:
 
     def _known(self, candidate: Candidate, cost: Cost | None = None) -> Known | None:
         """A candidate's score and (where not given) costs; None where it cannot be scored."""
-        key = _removal(candidate)
+        key = removal(candidate)
         cost = cost or self._plan.cost(candidate)
         if key not in self._scores:
             self._scores[key] = self._scored(candidate, cost.macs)
@@ -203,8 +204,8 @@ class Screening:
     def _harm(self, candidate: Candidate) -> float:
         if self._damage is None:
             return 0.0
-        kept = self._plan.space.kept(candidate, self._plan.sizes)
-        return math.log(max(harm(self._damage, kept), NO_DAMAGE))
+        widths = candidate.architecture.widths
+        return math.log(max(harm(self._damage, widths), NO_DAMAGE))
 
     def _begin(self) -> bool:
         """Make the score; whether that worked is tried once."""
@@ -305,6 +306,9 @@ def _line(error: Exception) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
-def _removal(candidate: Candidate) -> tuple[Any, ...]:
+Removal = tuple[Architecture, Selection]
+
+
+def removal(candidate: Candidate) -> Removal:
     """What a score depends on: proposals that differ in schedule and recovery share it."""
-    return candidate.importance, candidate.repair, tuple(candidate.ratios.items())
+    return candidate.architecture, candidate.selection

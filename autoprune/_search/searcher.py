@@ -7,7 +7,6 @@ constraints and its projection into the budget is proposed instead, under its ow
 from __future__ import annotations
 
 import copy
-import json
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -19,11 +18,12 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from ray.tune.search import Searcher
 from ray.tune.search.optuna import OptunaSearch
 
-from autoprune._search.ledger import REPORT, Ledger, read_report
+from autoprune._search.ledger import REPORT, Ledger
 from autoprune._search.plan import Plan
 from autoprune._search.projection import project
 from autoprune._search.screening import Offer, Screening
 from autoprune._search.study import NAME, StudyFile, distributions, make_sampler, replay
+from autoprune._search.trainable import SPEC, Spec
 from autoprune.budget import Cost
 from autoprune.candidate import Candidate
 
@@ -105,9 +105,7 @@ class BudgetedOptunaSearch(OptunaSearch):
         self._held: Asked | None = None
         self._uncopied: dict[int, Trial] | None = None
         again = [
-            Proposal(
-                plan.space.candidate_from(t.params, plan.sizes), t.user_attrs.get("origin", "")
-            )
+            Proposal(plan.space.candidate(t.params), t.user_attrs.get("origin", ""))
             for t in cut
             if t.params
         ]
@@ -119,7 +117,7 @@ class BudgetedOptunaSearch(OptunaSearch):
             screening.resume(ledger.screening)
             for trial in before:
                 if SCORE in trial.user_attrs and trial.params:
-                    candidate = plan.space.candidate_from(trial.params, plan.sizes)
+                    candidate = plan.space.candidate(trial.params)
                     screening.remember(candidate, trial.user_attrs[SCORE])
 
     def suggest(  # type: ignore[override]  # FINISHED is a word
@@ -144,12 +142,11 @@ class BudgetedOptunaSearch(OptunaSearch):
         self.ledger.start(trial.number, candidate, cost, origin, times)
         self._screen_s = 0.0
         self._copy(trial)
-        spec = {"number": trial.number, "candidate": candidate.to_dict(), "seed": self._plan.seed}
-        return {"trial": json.dumps(spec)}
+        return {SPEC: Spec(trial.number, candidate, self._plan.seed)}
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """Hand a rung's evaluation to the ledger; Optuna hears of a trial when it ends."""
-        self.ledger.report(self._numbers[trial_id], read_report(result))
+        self.ledger.report(self._numbers[trial_id], result[REPORT])
 
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
@@ -160,7 +157,7 @@ class BudgetedOptunaSearch(OptunaSearch):
         number = self._numbers[trial_id]
         self._waiting.discard(trial_id)
         if result and REPORT in result:
-            self.ledger.report(number, read_report(result))
+            self.ledger.report(number, result[REPORT])
         reason = self._reasons.pop(trial_id, "the worker process died") if error else None
         record = self.ledger.finish(number, reason)
         for name, over in self._plan.over(self.ledger.records[number].predicted or Cost()).items():
@@ -221,10 +218,10 @@ class BudgetedOptunaSearch(OptunaSearch):
     def _ask(self, queued: Proposal | None) -> tuple[Asked | None, Proposal | None]:
         """Ask Optuna: a trial that may be trained, or what to try in place of one over budget."""
         if queued is not None:
-            params = self._plan.space.params_from(queued.candidate, self._plan.sizes)
+            params = self._plan.space.params(queued.candidate)
             self._study.enqueue_trial(params)
         trial = self._study.ask(fixed_distributions=self._space)
-        candidate = self._plan.space.candidate_from(trial.params, self._plan.sizes)
+        candidate = self._plan.space.candidate(trial.params)
         origin = queued.origin if queued else self._plan.sampler
         trial.set_user_attr("candidate", candidate.key)
         trial.set_user_attr("origin", origin)

@@ -10,8 +10,9 @@ from autoprune._search.plan import Plan
 from autoprune._search.projection import project
 from autoprune._search.searcher import Proposal
 from autoprune.candidate import Candidate
+from autoprune.fitted_space import FittedSpace
 from autoprune.record import UNIFORM
-from autoprune.space import SearchSpace, Value
+from autoprune.space import Value
 
 LEVELS = 4
 LEAST = "seed:least"  # how the origin of a seed that is to do the least damage begins
@@ -29,14 +30,14 @@ _PREFERRED: dict[str, Value] = {
 }
 
 
-def recipe(space: SearchSpace, sizes: Mapping[str, int]) -> Candidate:
+def recipe(space: FittedSpace) -> Candidate:
     """The candidate that removes the least, with the usual recipe as far as the space allows."""
     params: dict[str, Value] = {}
-    for parameter in space.parameters(sizes):
-        wanted = _PREFERRED.get(parameter.name, space.min_ratio)
+    for parameter in space.parameters:
+        wanted = _PREFERRED.get(parameter.name, space.space.min_ratio)
         known = wanted in parameter.choices if parameter.choices else True
         params[parameter.name] = parameter.clip(wanted) if known else parameter.choices[0]
-    return space.candidate_from(params, sizes)
+    return space.candidate(params)
 
 
 def seeds(
@@ -52,7 +53,7 @@ def seeds(
     use up, or else at the uniform one's cost. Its rivals are the uniform one and, with `worth` (of
     each group's units, comparable between groups), the one that keeps the worthiest units of all.
     """
-    start = recipe(plan.space, plan.sizes)
+    start = recipe(plan.space)
     levels = _levels(plan, start, damage, worth)
     baselines = _baselines(plan, len(levels))
     shown = {number * len(levels) // baselines for number in range(baselines)}
@@ -105,9 +106,9 @@ def _allocators(
     plan: Plan, damage: Damage | None, worth: Mapping[str, Sequence[float]] | None
 ) -> list[Allocator]:
     """None at all where damages are not known or groups share one ratio; the knapsack's first."""
-    if damage is None or plan.space.per != "group":
+    if damage is None or not plan.space.per_group:
         return []
-    options = {name: plan.space.choices(name, plan.sizes) for name in plan.sizes}
+    options = {name: plan.space.choices(name) for name in plan.space.widths}
     knapsack = Knapsack(options, damage, plan.load)
     return [knapsack.at, *([Ranking(options, worth, plan.load).at] if worth else [])]
 
@@ -127,12 +128,13 @@ def _level(
 
 def _spread(plan: Plan, start: Candidate, nearest: Candidate) -> list[tuple[Candidate, float]]:
     """Uniform candidates with their load, at equal steps of the ratio down to the smallest."""
-    low = max(nearest.ratios.values(), default=0.0)
+    space, top = plan.space, plan.space.space.max_ratio
+    low = max(nearest.architecture.ratios(space.sizes).values(), default=0.0)
     found = []
     for level in range(1, LEVELS):
-        ratio = low + (plan.space.max_ratio - low) * level / LEVELS
-        ratios = plan.space.effective(dict.fromkeys(plan.sizes, ratio), plan.sizes)
-        uniform = project(replace(start, ratios=ratios), plan)
+        ratio = low + (top - low) * level / LEVELS
+        wanted = space.at_ratios(dict.fromkeys(space.widths, ratio))
+        uniform = project(space.resized(start, wanted), plan)
         if uniform is not None:
-            found.append((uniform, plan.load(plan.space.kept(uniform, plan.sizes))))
+            found.append((uniform, plan.load(uniform.architecture.widths)))
     return found

@@ -116,7 +116,7 @@ def distribution(parameter: Parameter) -> BaseDistribution:
 
 def distributions(plan: Plan) -> dict[str, BaseDistribution]:
     """The whole search space for Optuna; ConfigError where nothing varies."""
-    found = {p.name: distribution(p) for p in plan.space.parameters(plan.sizes)}
+    found = {p.name: distribution(p) for p in plan.space.parameters}
     if not found:
         raise ConfigError(
             "nothing varies in this space: no group can lose a unit and every other key is a "
@@ -219,7 +219,7 @@ def _frozen(record: TrialRecord, plan: Plan) -> FrozenTrial:
     state = _STATES[record.state]
     params: dict[str, Value] = {}
     if record.predicted is not None:
-        params = plan.space.params_from(record.candidate, plan.sizes)
+        params = plan.space.params(record.candidate)
     over = plan.over(record.predicted) if record.predicted else {}
     return create_trial(
         state=state if values is not None or record.state != "complete" else TrialState.FAIL,

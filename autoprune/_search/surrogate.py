@@ -1,12 +1,11 @@
 """What a trained model's metric will be, from what is known before training; and what it would add.
 
-The forecast is a Bayesian ridge regression (MacKay 1992; Tipping 2001) on standardised features:
-the score right after repair and the log cost with their products, the added damages of single
-groups, the settings of schedule and recovery, and, with a weaker prior, each group's ratio. What it
-predicts is the logarithm of how far the metric stays behind the best one: the score is the
-logarithm of a damage too, and errors shrink where the metric comes near the dense model's. It is
-fitted in milliseconds, gives its own uncertainty, and shrinks towards the mean where there are few
-trials.
+The surrogate is a Bayesian ridge regression (MacKay 1992; Tipping 2001) on standardized features:
+the score right after repair and the log cost with their products, the added sensitivities of single
+groups, and the settings of schedule and recovery. It predicts the logarithm of how far the metric
+stays behind the best one: the score is the logarithm of a divergence too, and errors shrink where
+the metric comes near the dense model's. It is fitted in milliseconds, gives its own uncertainty,
+and shrinks towards the mean where there are few trials.
 """
 
 from __future__ import annotations
@@ -29,7 +28,6 @@ from autoprune.space import Parameter, Value
 Array = npt.NDArray[np.float64]
 
 _FAR = 3.0  # standard deviations beyond which the score and the cost are not extrapolated
-_RATIOS = 0.5  # prior weight of all ratios together, the score's being 1
 _FLOOR = 0.05  # how far below the best metric the scale ends, over best to worst
 _BEYOND = 0.2  # how far beyond the worst metric that counts trials are told apart, likewise
 
@@ -104,9 +102,6 @@ class Forecast:
         self._plan = plan
         raw = _plain(known)
         self._mean, self._spread = raw.mean(0), _spread(raw)
-        ratios = self._ratios(known)
-        self._ratio_mean = ratios.mean(0)
-        self._ratio_spread = _spread(ratios) * math.sqrt(max(1, ratios.shape[1])) / _RATIOS
         best = min(targets)
         span = worst - best if worst > best else max(targets) - best or 1.0
         self._floor = best - _FLOOR * span
@@ -129,18 +124,12 @@ class Forecast:
         z = np.clip((_plain(known) - self._mean) / self._spread, -_FAR, _FAR)
         score = z[:, :1]
         recipes = [self._recipe_row(item.candidate) for item in known]
-        ratios = (self._ratios(known) - self._ratio_mean) / self._ratio_spread
-        return np.hstack([z, score**2, score * z[:, 2:], np.array(recipes), ratios])
+        return np.hstack([z, score**2, score * z[:, 2:], np.array(recipes)])
 
     def _recipe_row(self, candidate: Candidate) -> list[float]:
-        settings = self._plan.space.settings_from(candidate)
-        rows = (encode(p, settings[p.name]) for p in self._plan.space.varied)
+        settings = self._plan.space.settings(candidate)
+        rows = (encode(p, settings[p.name]) for p in self._plan.space.space.varied)
         return [value for row in rows for value in row]
-
-    def _ratios(self, known: Sequence[Known]) -> Array:
-        names = sorted(self._plan.sizes)
-        rows = [[item.candidate.ratios.get(name, 0.0) for name in names] for item in known]
-        return np.array(rows, dtype=np.float64).reshape(len(known), len(names))
 
 
 def encode(parameter: Parameter, value: Value) -> list[float]:

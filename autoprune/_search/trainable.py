@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from ray import tune
@@ -12,6 +10,8 @@ from ray import tune
 from autoprune._search.failure import reason, release_memory
 from autoprune._search.ledger import REPORT, Report
 from autoprune.candidate import Candidate
+
+SPEC = "trial"  # the key of a Tune configuration under which a spec travels
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,12 +21,6 @@ class Spec:
     number: int
     candidate: Candidate
     seed: int
-
-    @staticmethod
-    def read(config: Mapping[str, Any]) -> Spec:
-        """From the configuration that the searcher suggested."""
-        data = json.loads(config["trial"])
-        return Spec(data["number"], Candidate.from_dict(data["candidate"]), data["seed"])
 
 
 class Run(Protocol):
@@ -75,7 +69,7 @@ class PruneTrial(tune.Trainable):
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Take the next candidate; it is built at the first step."""
-        self._spec = Spec.read(new_config)
+        self._spec: Spec = new_config[SPEC]
         self._trial: Run | None = None
         return True
 
@@ -91,7 +85,7 @@ class PruneTrial(tune.Trainable):
         done = report.finished or report.error is not None
         if done:
             self._trial = None
-        return {REPORT: json.dumps(asdict(report)), "done": done}
+        return {REPORT: report, "done": done}
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         """Keep a paused trial's state."""

@@ -6,7 +6,6 @@ stays all that is known, and is never written beside what was measured.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,12 +14,13 @@ from torch import nn
 
 from autoprune._search.plan import Plan
 from autoprune._search.sites import Site, measured
+from autoprune.architecture import Architecture
 from autoprune.budget import Budget, Cost
 from autoprune.cost.inputs import Inputs
 from autoprune.errors import DeviceError
 from autoprune.graph import PruningGraph
 from autoprune.pareto import Objective, ParetoFront
-from autoprune.pruning.surgery import prune
+from autoprune.pruning.build import build
 from autoprune.record import TrialRecord
 from autoprune.store import read_model
 
@@ -48,8 +48,12 @@ class Gauge:
     def load(self, artifact: Path) -> nn.Module:
         """A finished model of the run, in eval mode."""
         recipe, state = read_model(artifact)
-        small = copy.deepcopy(self.dense)
-        prune(small, self.graph, recipe["keep"])
+        small = build(
+            self.dense,
+            self.graph,
+            Architecture.from_dict(recipe["candidate"]["architecture"]),
+            kept_indices=recipe["kept_indices"],
+        ).model
         small.load_state_dict(state, strict=True)
         return small.eval()
 

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from autoprune.architecture import Architecture
 from autoprune.budget import Cost, Timing
 from autoprune.cost.activations import Activations
 from autoprune.cost.liveness import execution_of
 from autoprune.errors import GraphError
 from autoprune.fields import COUNTS, LATENCIES, field_at
 from autoprune.graph import Dim, PruningGraph
-from autoprune.space import kept_units
 
 if TYPE_CHECKING:
     from autoprune.cost.predictor import LatencyPredictor
@@ -64,18 +64,18 @@ class CostModel:
     @property
     def dense(self) -> Cost:
         """The cost with every unit kept."""
-        return self.cost({})
+        return self.cost(Architecture())
 
-    def cost(self, kept: Mapping[str, int], fields: Collection[str] | None = None) -> Cost:
-        """The cost with `kept[group]` units left; groups that are not named stay whole.
+    def cost(self, architecture: Architecture, fields: Collection[str] | None = None) -> Cost:
+        """What an architecture costs.
 
         With `fields` only those are determined (a latency with its percentile), which is quicker:
         most of the time of a whole cost goes into peak memory.
 
         Raises:
-            GraphError: a group that does not exist, or a number outside 1 to its size.
+            GraphError: a group that does not exist, or a width above its size.
         """
-        whole = self._checked(kept)
+        whole = self._checked(architecture.widths)
         counts = self.costs(np.array([list(whole.values())], dtype=np.int64), fields)
         one = {field: int(values[0]) for field, values in counts.items()}
         params, macs, weights, memory = (one.get(field) for field in COUNTS)
@@ -115,25 +115,11 @@ class CostModel:
         runs = zip(self._runs, self._loaded, strict=True)
         return np.asarray(np.max([held @ loaded + run.peak(sizes) for run, loaded in runs], axis=0))
 
-    def smallest(self, max_ratio: float | Mapping[str, float], round_to: int = 1) -> Cost:
-        """The least that a candidate can cost when each group loses at most `max_ratio` of it.
-
-        `max_ratio` may differ by group; groups it does not name stay whole.
-        """
-        ratios = (
-            max_ratio if isinstance(max_ratio, Mapping) else dict.fromkeys(self._whole, max_ratio)
-        )
-        kept = {
-            name: kept_units(self.graph.group(name).size, ratio, round_to)
-            for name, ratio in ratios.items()
-        }
-        return self.cost(kept)
-
     def _checked(self, kept: Mapping[str, int]) -> dict[str, int]:
         for name, units in kept.items():
             size = self._whole[name] if name in self._whole else self.graph.group(name).size
             if not 1 <= units <= size:
-                raise GraphError(f"kept[{name!r}] must be from 1 to {size} units, got {units}")
+                raise GraphError(f"widths[{name!r}] must be from 1 to {size} units, got {units}")
         return {name: int(kept.get(name, size)) for name, size in self._whole.items()}
 
 

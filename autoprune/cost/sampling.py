@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import itertools
 import logging
 import math
@@ -14,6 +13,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from torch import nn
 
+from autoprune.architecture import Architecture
 from autoprune.budget import Device
 from autoprune.cost import fitting
 from autoprune.cost.features import LatencyFeatures
@@ -22,7 +22,7 @@ from autoprune.cost.latency import Latency, measure_latency, measure_together
 from autoprune.cost.model import Floats
 from autoprune.errors import DeviceLostError
 from autoprune.graph import PruningGraph
-from autoprune.pruning.surgery import prune
+from autoprune.pruning.build import build
 from autoprune.space import kept_units
 
 _log = logging.getLogger(__name__)
@@ -251,9 +251,8 @@ def random_keeps(graph: PruningGraph, samples: int, seed: int) -> list[Keep]:
 
 def pruned(model: nn.Module, graph: PruningGraph, keep: Mapping[str, Sequence[int]]) -> nn.Module:
     """A copy of the model with those units."""
-    small = copy.deepcopy(model)
-    prune(small, graph, keep)
-    return small
+    widths = {name: len(units) for name, units in keep.items()}
+    return build(model, graph, Architecture(widths), kept_indices=keep).model
 
 
 def _check_enough(measured: int, wanted: int, error: DeviceLostError) -> None:

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from autoprune import space
 from autoprune.candidate import IMPORTANCES
 from autoprune.errors import TrainingError, UsageError
 from autoprune.graph import Group, PruningGraph, Slice
@@ -86,34 +85,14 @@ def scores(
     return result
 
 
-def keep_units(
-    graph: PruningGraph,
-    ratios: Mapping[str, float],
-    scores: Mapping[str, Tensor],
-    *,
-    round_to: int = 1,
+def best_units(
+    scores: Mapping[str, Tensor], widths: Mapping[str, int]
 ) -> dict[str, tuple[int, ...]]:
-    """The units that stay when a fraction of each named group leaves, ascending.
-
-    How many stay is `space.kept_units(size, ratio, round_to)`; the units with the largest scores
-    stay, the first ones among equals. Groups that are not in `ratios` stay whole and are not in the
-    answer. Raises GraphError for a name that the graph does not have.
-    """
-    counts = {
-        name: space.kept_units(graph.group(name).size, ratio, round_to)
-        for name, ratio in ratios.items()
-    }
-    return keep_counts(scores, counts)
-
-
-def keep_counts(
-    scores: Mapping[str, Tensor], counts: Mapping[str, int]
-) -> dict[str, tuple[int, ...]]:
-    """The `counts[name]` best units of each named group, ascending; the first ones among equals."""
+    """The `widths[name]` best units of each named group, ascending; the first ones among equals."""
     kept = {}
-    for name, count in counts.items():
+    for name, width in widths.items():
         order = torch.sort(scores[name], descending=True, stable=True).indices
-        kept[name] = tuple(sorted(order[:count].tolist()))
+        kept[name] = tuple(sorted(order[:width].tolist()))
     return kept
 
 

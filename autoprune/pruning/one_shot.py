@@ -10,16 +10,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from autoprune.architecture import Architecture
 from autoprune.errors import UsageError
 from autoprune.graph import Group, PruningGraph, trace
 from autoprune.graph.outputs import tensors_in
 from autoprune.graph.trace import Inputs, as_call, set_training, untouched
 from autoprune.graph.types import Attribute
-from autoprune.pruning import compensate, surgery
 from autoprune.pruning import importance as importances
 from autoprune.pruning import refit as fitting
+from autoprune.pruning import surgery
+from autoprune.pruning.build import build
 from autoprune.pruning.compensate import Calibration
 from autoprune.pruning.masks import masked
+from autoprune.space import kept_units
 
 TOLERANCE = 1e-3
 """How far the smaller model's outputs may lie from the masked model's, of what the cut changed."""
@@ -60,16 +63,13 @@ def prune_model(
     graph = prunable(model, example_inputs, ignored_layers=ignored_layers, num_heads=num_heads)
     ratios = _ratios(graph, ratio)
     importance = importance or ("l2" if calibration is None else "obs")
-    worth = importances.scores(model, graph, importance, calibration=calibration)
-    keep = importances.keep_units(graph, ratios, worth, round_to=round_to)
-    small = copy.deepcopy(model)
-    surgery.prune(small, graph, keep)
-    if calibration is not None:
-        compensate.repair(small, model, graph, keep, calibration)
-        compensate.predict_batchnorm(small, model, graph, keep, calibration)
+    scores = importances.scores(model, graph, importance, calibration=calibration)
+    widths = {n: kept_units(graph.group(n).size, ratio, round_to) for n, ratio in ratios.items()}
+    built = build(model, graph, Architecture(widths), scores=scores, calibration=calibration)
     if refit is not None:
-        fitting.refit(small, model, graph, keep, fitting.record(model, refit))
-    return small
+        samples = fitting.record(model, refit)
+        fitting.refit(built.model, model, graph, built.kept_indices, samples)
+    return built.model
 
 
 def groups(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import bisect
-import copy
 import itertools
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -14,12 +13,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from autoprune.architecture import Architecture
+from autoprune.candidate import Nearest
 from autoprune.errors import TrainingError, UsageError
 from autoprune.graph import PruningGraph
 from autoprune.graph.outputs import tensors_in
-from autoprune.pruning import importance, surgery
+from autoprune.pruning.build import build
 from autoprune.pruning.calibration import Calibration, Forward, evaluating, run
-from autoprune.pruning.compensate import obs_scores, repair
+from autoprune.pruning.compensate import obs_scores
 
 Score = Callable[[nn.Module], float]
 
@@ -92,34 +93,38 @@ def measure(
     score: Score,
     *,
     ratios: Sequence[float] = RATIOS,
-    worth: Mapping[str, Tensor] | None = None,
-    round_to: int = 1,
+    scores: Mapping[str, Tensor] | None = None,
+    nearest: Nearest | None = None,
 ) -> Sensitivity:
-    """Cut each group alone at each ratio, repair, and see how far `score` rises.
+    """Prune each group alone at each ratio, repair, and see how far `score` rises.
 
     `score(model)` is a loss, less is better: `divergence(model, batches)` makes one that needs no
-    targets. `worth` are the units' scores (by default the Optimal-Brain-Surgeon order). Means that
-    the cut shifts are put right by the repair, so batch normalisations are not re-estimated.
-    Raises TrainingError where a score is not finite.
+    targets. `scores` are the units' importance (by default the Optimal-Brain-Surgeon order),
+    `nearest` rounds the widths that are tried. Means that pruning shifts are corrected by the
+    repair, so the statistics of batch normalizations stay. Raises TrainingError where a score is
+    not finite.
     """
     for ratio in ratios:
         if not 0.0 < ratio < 1.0:
             raise UsageError(f"ratios must lie in (0, 1), got {ratio}")
-    worth = obs_scores(model, graph, calibration) if worth is None else worth
+    scores = obs_scores(model, graph, calibration) if scores is None else scores
     dense = _finite(score(model), "the dense model")
     kept, damage = {}, {}
     for name, size in graph.sizes().items():
-        counts = {
-            len(importance.keep_units(graph, {name: r}, worth, round_to=round_to)[name])
-            for r in ratios
-        }
+        wanted = [size * (1.0 - ratio) for ratio in ratios]
+        counts = {nearest(name, w) if nearest else max(1, round(w)) for w in wanted}
         rises = {size: 0.0}
         for count in sorted(counts - {size}):
-            keep = importance.keep_counts(worth, {name: count})
-            small = copy.deepcopy(model)
-            surgery.prune(small, graph, keep)
-            repair(small, model, graph, keep, calibration)
-            rises[count] = _finite(score(small), f"group {name!r} with {count} units") - dense
+            built = build(
+                model,
+                graph,
+                Architecture({name: count}),
+                scores=scores,
+                calibration=calibration,
+                predict_statistics=False,
+            )
+            rise = _finite(score(built.model), f"group {name!r} with {count} units") - dense
+            rises[count] = rise
         kept[name] = tuple(sorted(rises))
         damage[name] = _monotone([rises[count] for count in kept[name]])
     return Sensitivity(dense, kept, damage)

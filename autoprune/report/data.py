@@ -286,10 +286,8 @@ class RunView:
         return Verdict(f"{_times(1.0 / ratio)} slower than dense{tail}", False)
 
     def removed(self, record: TrialRecord) -> dict[str, float]:
-        """The removed fraction of every group that some trial names, in natural name order."""
-        names = self.groups or {name: 0 for r in self.records for name in r.candidate.ratios}
-        ordered = list(names) if self.groups else sorted(names, key=_natural)
-        return {name: record.candidate.ratios.get(name, 0.0) for name in ordered}
+        """The removed fraction of every group, in the order of the model."""
+        return record.candidate.architecture.ratios(self.groups) if self.groups else {}
 
     def _uniform_points(self, source: CostSource) -> list[tuple[float, float]]:
         cost = self.cost

@@ -102,8 +102,8 @@ def settings(view: RunView) -> str:
         values = (
             schedule.kind + steps,
             progress,
-            made.importance,
-            "yes" if made.repair else "no",
+            made.selection.importance,
+            "yes" if made.selection.repair else "no",
             f"{recovery.lr:.2g}",
             f"{recovery.distillation:.2g}",
             f"{recovery.regulariser:.2g}",

@@ -217,7 +217,8 @@ def _retrained_cells(result: Retrained) -> list[str]:
 
 
 def _facts(view: RunView, record: TrialRecord) -> Table:
-    schedule, recovery = record.candidate.schedule, record.candidate.recovery
+    candidate = record.candidate
+    selection, schedule, recovery = candidate.selection, candidate.schedule, candidate.recovery
     facts = {
         "trial": f"{record.number} ({record.candidate.key}), seed {record.seed}, {record.origin}",
         "state": record.state + (f": {text.last_line(record.error)}" if record.error else ""),
@@ -227,7 +228,7 @@ def _facts(view: RunView, record: TrialRecord) -> Table:
         "verdict": view.verdict(record).text if record.state == "complete" else "",
         "schedule": f"{schedule.kind}, progress {schedule.begin:g} to {schedule.end:g}, "
         f"{schedule.steps} step{'s' if schedule.steps > 1 else ''}",
-        "importance": record.candidate.importance + (", repair" if record.candidate.repair else ""),
+        "importance": selection.importance + (", repair" if selection.repair else ""),
         "recovery": f"lr {recovery.lr:.3g}, distillation {recovery.distillation:.2g}, "
         f"regulariser {recovery.regulariser:.2g}",
         "training": f"{record.epochs:g} epochs, {text.seconds(record.times.get('wall_s'))}",

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import SGD
 
+from autoprune.architecture import Architecture
 from autoprune.candidate import Candidate
 from autoprune.errors import TrainingError
 from autoprune.graph import PruningGraph
@@ -25,11 +26,11 @@ from autoprune.tasks.metrics import evaluated
 from autoprune.training import checkpoint
 from autoprune.training.batches import BatchStream, sample
 from autoprune.training.distillation import Teacher
+from autoprune.training.gradual import GradualPruner
 from autoprune.training.optimiser import learning_rate, sgd
 from autoprune.training.precision import Precision, watched
 from autoprune.training.regulariser import GroupLasso
 from autoprune.training.rng import derive, preserved, seed_all
-from autoprune.training.shrinking import Shrinking
 from autoprune.training.target_cache import TargetCache
 
 _SAMPLES = 512  # training images for statistics in the middle of a run
@@ -48,6 +49,7 @@ class RecoveryRun:
     changed since collect a small one of their own. Runs with the same dense model and `precision`
     may share `targets`, the dense model's answers. The number of threads is the caller's.
 
+    >>> from autoprune.architecture import Architecture
     >>> from autoprune.candidate import Candidate
     >>> from autoprune.graph import trace
     >>> from autoprune.tasks import Task
@@ -66,7 +68,8 @@ class RecoveryRun:
     >>> task = Parity()
     >>> dense = task.build_model()
     >>> graph = trace(dense, task.example_input())
-    >>> run = RecoveryRun(task, dense, graph, Candidate({"0": 0.5}), epochs=1.5, seed=0)
+    >>> half = Candidate(Architecture({"0": 4}))
+    >>> run = RecoveryRun(task, dense, graph, half, epochs=1.5, seed=0)
     >>> while not run.finished:
     ...     entry = run.advance(1.0)
     >>> run.model[0].out_features, entry["epoch"]
@@ -82,7 +85,6 @@ class RecoveryRun:
         *,
         epochs: float,
         seed: int,
-        round_to: int = 1,
         calibration: Calibration | None = None,
         device: torch.device | str = "cpu",
         precision: Precision | None = None,
@@ -101,7 +103,7 @@ class RecoveryRun:
         self._stream = BatchStream(task, seed)
         self._targets = targets or TargetCache(tries=self._stream.length)
         self.total_steps = round(epochs * self._stream.length) or (1 if epochs else 0)
-        self._shrinking = Shrinking(task, dense, graph, candidate, round_to)
+        self._pruner = GradualPruner(task, dense, graph, candidate.selection)
         self._milestones = self._milestone_steps()
         self._optimizer: SGD | None = None
         self._teacher: Teacher | None = None
@@ -110,17 +112,17 @@ class RecoveryRun:
     @property
     def model(self) -> nn.Module:
         """The model as it is now, on the run's device."""
-        return self._shrinking.model
+        return self._pruner.model
 
     @property
     def graph(self) -> PruningGraph:
         """The graph of `model` as it is now."""
-        return self._shrinking.graph
+        return self._pruner.graph
 
     @property
-    def keep(self) -> Mapping[str, tuple[int, ...]]:
+    def kept_indices(self) -> Mapping[str, tuple[int, ...]]:
         """Group -> the dense model's units that are still there, ascending."""
-        return MappingProxyType(self._shrinking.keep)
+        return MappingProxyType(self._pruner.kept_indices)
 
     @property
     def epoch(self) -> float:
@@ -200,7 +202,7 @@ class RecoveryRun:
         assert self._optimizer is not None
         state = {
             "step": self.step,
-            "keep": {name: list(kept) for name, kept in self.keep.items()},
+            "kept_indices": {name: list(kept) for name, kept in self.kept_indices.items()},
             "history": self.history,
             "times": self.times,
             "lasso": self._lasso.to_dict() if self._lasso else None,
@@ -213,10 +215,12 @@ class RecoveryRun:
         Raises StoreError when the folder is missing, damaged, or another run's.
         """
         state = checkpoint.read(Path(folder), self._identity())
-        self._shrinking = Shrinking(
-            self.task, self._dense, self._dense_graph, self.candidate, self._shrinking.round_to
+        self._pruner = GradualPruner(
+            self.task, self._dense, self._dense_graph, self.candidate.selection
         )
-        self._shrinking.cut(state["keep"])
+        kept = state["kept_indices"]
+        there = Architecture({name: len(units) for name, units in kept.items()})
+        self._pruner.cut(there, kept)
         self._optimizer = self._prepare()
         checkpoint.load(Path(folder), self.model, self._optimizer)
         self.step, self.history, self.times = state["step"], state["history"], state["times"]
@@ -234,16 +238,15 @@ class RecoveryRun:
             "candidate": self.candidate.to_dict(),
             "epochs": self.epochs,
             "seed": self.seed,
-            "round_to": self._shrinking.round_to,
             "steps": self.total_steps,
         }
 
-    def _milestone_steps(self) -> dict[int, float]:
-        """Optimisation step -> share of the final ratios that is reached before it; ascending."""
+    def _milestone_steps(self) -> dict[int, Architecture]:
+        """Optimization step -> the structure that is reached before it; ascending."""
         last = max(self.total_steps - 1, 0)
         return {
-            min(round(progress * self.total_steps), last): share
-            for progress, share in self.candidate.schedule.milestones()
+            min(round(stage.progress * self.total_steps), last): stage.architecture
+            for stage in self.candidate.removals
         }
 
     def _prepare(self) -> SGD:
@@ -258,32 +261,30 @@ class RecoveryRun:
         """Remove what is due before the present step, and take aim at what leaves next."""
         seed_all(derive(self.seed, "milestone", self.step))
         if self.step in self._milestones:
-            self._remove(self._shrinking.counts(self._milestones[self.step]))
+            self._remove(self._milestones[self.step])
         self._lasso = None
         ahead = [at for at in self._milestones if at > self.step]
         if ahead and self.candidate.recovery.regulariser > 0.0:
-            counts = self._shrinking.counts(self._milestones[ahead[0]])
-            batches = self._samples()
-            keep = self._shrinking.choose(counts, batches, self._moments(batches, repair=False))
+            stage, batches = self._milestones[ahead[0]], self._samples()
+            keep = self._pruner.choose(stage, batches, self._moments(batches, repair=False))
             self._lasso = GroupLasso(self.candidate.recovery.regulariser, self.step, ahead[0])
             self._lasso.choose(self.model, self.graph, keep)
 
-    def _remove(self, counts: Mapping[str, int]) -> None:
-        if not counts:
+    def _remove(self, stage: Architecture) -> None:
+        if not self._pruner.removes(stage):
             return
-        batches, repair = self._samples(), self.candidate.repair
+        batches, repair = self._samples(), self.candidate.selection.repair
         calibration = self._moments(batches, repair=repair)
-        keep = self._shrinking.choose(counts, batches, calibration)
-        self._shrinking.remove(
-            keep, batches, calibration if repair else None, optimizer=self._optimizer
-        )
+        units = self._pruner.choose(stage, batches, calibration)
+        repairing = calibration if repair else None
+        self._pruner.remove(stage, units, batches, repairing, optimizer=self._optimizer)
         self._arithmetic.place(self.model, self.device)
 
     def _moments(self, batches: list[Batch], *, repair: bool) -> Calibration | None:
         """The shared calibration while the model is the dense one, then one of its own."""
-        if not repair and self.candidate.importance != "obs":
+        if not repair and self.candidate.selection.importance != "obs":
             return None
-        if self.step == 0 and self._shrinking.is_dense and self._calibration is not None:
+        if self.step == 0 and self._pruner.is_dense and self._calibration is not None:
             return self._calibration
         return compensate.calibrate(self.model, batches, forward=self.task.loss)
 

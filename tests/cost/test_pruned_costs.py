@@ -10,6 +10,7 @@ from models.zoo import ZOO
 from torch import nn
 from torch.nn import functional as F
 
+from autoprune.architecture import Architecture
 from autoprune.budget import Device
 from autoprune.cost import sampling
 from autoprune.cost.analytic import count, count_cost
@@ -84,7 +85,7 @@ def test_predicted_counts_equal_counted_ones(name, dtype):
         small = copy.deepcopy(model)
         prune(small, graph, keep)
         kept = {group: len(units) for group, units in keep.items()}
-        assert costs.cost(kept) == count_cost(small, x)
+        assert costs.cost(Architecture(kept)) == count_cost(small, x)
 
 
 QUICK = ("resnet20_padded", "mobilenet_v3", "shufflenet_v2", "convnext", "unet", "googlenet")
@@ -104,7 +105,7 @@ def test_known_families_are_costed_exactly(name):
     (keep,) = random_keeps(graph, 1, seed=1)
     prune(model, graph, keep)
     kept = {group: len(units) for group, units in keep.items()}
-    assert costs.cost(kept) == count_cost(model, x) != dense.cost
+    assert costs.cost(Architecture(kept)) == count_cost(model, x) != dense.cost
 
 
 @pytest.mark.parametrize("runtime", ["torch", "onnxruntime"])
@@ -121,7 +122,7 @@ def test_fit_measures_prunings_of_the_model_and_leaves_it_alone(runtime):
     assert fitted.dense_ms > 0.0
     assert fitted.p95_factor >= 1.0
     assert len({it.ratio for it in fitted.samples}) > 1
-    predicted = CostModel(graph, latency=fitted).cost(dict.fromkeys(graph.sizes(), 1))
+    predicted = CostModel(graph, latency=fitted).cost(Architecture(dict.fromkeys(graph.sizes(), 1)))
     assert predicted.source == "predicted"
     assert predicted.latency_ms > 0.0
 
@@ -143,8 +144,10 @@ def test_each_pruning_keeps_its_own_measurement(monkeypatch, caplog):
     fitted = LatencyPredictor.fit(model, graph, x, until=Until(13))
     costs = CostModel(graph)
     for sample in fitted.samples:
-        assert sample.median_ms == costs.cost(sample.kept).params / 100
-        assert sample.ratio == pytest.approx(costs.cost(sample.kept).params / costs.dense.params)
+        assert sample.median_ms == costs.cost(Architecture(sample.kept)).params / 100
+        assert sample.ratio == pytest.approx(
+            costs.cost(Architecture(sample.kept)).params / costs.dense.params
+        )
     assert fitted.dense_ms == costs.dense.params / 100
     assert fitted.p95_factor == 2.0
     # the dense model (2937 parameters) alone, then beside all; 250 / 29.37 is 8

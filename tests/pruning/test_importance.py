@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from autoprune.errors import GraphError, TrainingError, UsageError
+from autoprune.errors import TrainingError, UsageError
 from autoprune.graph import Group, PruningGraph, Slice
 from autoprune.pruning import importance
 
@@ -119,26 +119,8 @@ def test_weights_that_are_not_finite_are_refused(graph: PruningGraph) -> None:
 
 def test_the_best_units_stay_in_ascending_order(graph: PruningGraph) -> None:
     scores = {"0": torch.tensor([0.3, 0.1, 0.9])}
-    assert importance.keep_units(graph, {"0": 1 / 3}, scores) == {"0": (0, 2)}
+    assert importance.best_units(scores, {"0": 2}) == {"0": (0, 2)}
 
 
 def test_equals_are_kept_from_the_front() -> None:
-    assert importance.keep_counts({"g": torch.ones(6)}, {"g": 4}) == {"g": (0, 1, 2, 3)}
-
-
-@pytest.mark.parametrize("ratio", [0.0, 0.25, 0.5, 0.75, 0.9])
-@pytest.mark.parametrize("round_to", [1, 8])
-def test_the_share_that_leaves_hits_the_ratio(ratio: float, round_to: int) -> None:
-    size = 64
-    graph = graph_of(Slice("0.weight", 0, each(size), "out"), size=size)
-    scores = {"0": torch.rand(size, generator=torch.Generator().manual_seed(0))}
-    kept = importance.keep_units(graph, {"0": ratio}, scores, round_to=round_to)["0"]
-    assert abs(len(kept) - size * (1 - ratio)) <= round_to / 2
-    assert len(kept) % round_to == 0
-    worst = min(scores["0"][list(kept)])
-    assert all(scores["0"][u] <= worst for u in set(range(size)) - set(kept))
-
-
-def test_a_group_that_does_not_exist_is_refused(graph: PruningGraph) -> None:
-    with pytest.raises(GraphError):
-        importance.keep_units(graph, {"nowhere": 0.5}, {})
+    assert importance.best_units({"g": torch.ones(6)}, {"g": 4}) == {"g": (0, 1, 2, 3)}

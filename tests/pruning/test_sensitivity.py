@@ -12,10 +12,12 @@ import torch
 from torch import nn
 
 from autoprune.errors import TrainingError, UsageError
+from autoprune.fitted_space import FittedSpace
 from autoprune.graph import trace
 from autoprune.pruning import importance, surgery
 from autoprune.pruning.compensate import calibrate, repair
 from autoprune.pruning.sensitivity import Sensitivity, divergence, measure
+from autoprune.space import SearchSpace
 
 
 @pytest.fixture
@@ -46,8 +48,8 @@ def test_a_damage_is_the_rise_of_the_score_after_cut_and_repair(case):
     before = copy.deepcopy(model.state_dict())
     score = divergence(model, batches)
     worth = importance.scores(model, graph, "l2")
-    table = measure(model, graph, calibration, score, ratios=(0.5,), worth=worth)
-    keep = importance.keep_units(graph, {"0": 0.5}, worth)
+    table = measure(model, graph, calibration, score, ratios=(0.5,), scores=worth)
+    keep = importance.best_units(worth, {"0": 4})
     small = copy.deepcopy(model)
     surgery.prune(small, graph, keep)
     plain = score(small)
@@ -74,7 +76,9 @@ def test_a_lucky_smaller_count_does_not_count(case):
 def test_counts_are_those_of_the_search_space_with_its_rounding(case):
     model, graph, calibration, batches = case
     score = divergence(model, batches)
-    table = measure(model, graph, calibration, score, ratios=(0.1, 0.3, 0.6), round_to=2)
+    space = FittedSpace.of(SearchSpace.parse({"round_to": 2}), graph.sizes())
+    options = {"ratios": (0.1, 0.3, 0.6), "nearest": space.nearest}
+    table = measure(model, graph, calibration, score, **options)
     assert table.kept["0"] == (4, 6, 8)
 
 

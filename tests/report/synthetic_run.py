@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from autoprune.architecture import Architecture
 from autoprune.budget import Cost, Device
-from autoprune.candidate import Candidate, Recovery
+from autoprune.candidate import Candidate, Recovery, Selection
 from autoprune.pareto import Objective, ParetoFront
 from autoprune.record import TrialRecord
 from autoprune.schedule import Schedule
@@ -58,7 +59,14 @@ def _candidate(rng: np.random.Generator, level: float, uniform: bool) -> Candida
     schedule = Schedule(kind, 0.0, end, 1 if kind == "one_shot" else int(rng.integers(2, 6)))
     recovery = Recovery(float(10 ** rng.uniform(-2.3, -0.9)), float(rng.uniform(0, 1)))
     importance = str(rng.choice(["l1", "l2", "obs", "taylor"]))
-    return Candidate(ratios, schedule, importance, True, recovery)
+    widths = {name: max(1, round(SIZES[name] * (1.0 - ratio))) for name, ratio in ratios.items()}
+    return Candidate.planned(
+        Architecture(widths),
+        SIZES,
+        selection=Selection(importance),
+        schedule=schedule,
+        recovery=recovery,
+    )
 
 
 def _history(rng: np.random.Generator, final: float, points: int) -> tuple[dict[str, float], ...]:
@@ -80,7 +88,7 @@ def record(rng: np.random.Generator, number: int) -> TrialRecord:
     uniform = number < 4
     level = [0.25, 0.35, 0.5, 0.62][number] if uniform else float(rng.uniform(0.25, 0.7))
     candidate = _candidate(rng, level, uniform)
-    share = float(np.mean([(1 - r) ** 1.6 for r in candidate.ratios.values()]))
+    share = float(np.mean([(1 - r) ** 1.6 for r in candidate.architecture.ratios(SIZES).values()]))
     skill = 0.0 if uniform else float(rng.uniform(0.0, 0.02))
     accuracy = 0.918 - 0.075 * (1 - share) ** 2.2 - 0.01 * rng.random() + skill * (1 - share)
     ms = DENSE_MS * (0.12 + 0.88 * share)

@@ -143,14 +143,19 @@ def test_heat_map_has_the_ratio_of_every_group_and_member(view) -> None:
     names = [row[0] for row in trace["customdata"]]
     for column, record in zip(range(len(view.members)), view.members, strict=True):
         for name, row in zip(names, trace["z"], strict=True):
-            assert row[column] == pytest.approx(100 * record.candidate.ratios[name], abs=0.05)
+            assert row[column] == pytest.approx(
+                100 * record.candidate.architecture.ratios(view.groups)[name], abs=0.05
+            )
 
 
 def test_schedule_ends_at_the_removed_share_of_all_units(view) -> None:
     traces = figures.schedules(view)["data"]
     for record, trace in zip(view.members, traces, strict=True):
         units = sum(view.groups.values())
-        gone = sum(view.groups[name] * ratio for name, ratio in record.candidate.ratios.items())
+        gone = sum(
+            view.groups[name] * ratio
+            for name, ratio in record.candidate.architecture.ratios(view.groups).items()
+        )
         assert trace["y"][-1] == pytest.approx(100 * gone / units)
         assert trace["x"] == sorted(trace["x"])
 

@@ -7,6 +7,7 @@ from types import MappingProxyType
 import pytest
 from synthetic_run import CONFIG, DENSE, DEVICE, ENVIRONMENT, SIZES, make_run
 
+from autoprune.architecture import Architecture
 from autoprune.budget import Confidence, Cost, Timing
 from autoprune.candidate import Candidate
 from autoprune.errors import StoreError
@@ -28,7 +29,7 @@ def trial(number: int, accuracy: float, latency: float | None, **more) -> TrialR
         "predicted": Cost(macs=100, latency_ms=5.0, source="predicted", device=DEVICE),
         "measured": measured(latency) if latency is not None else None,
     }
-    return TrialRecord(number, Candidate({}), "complete", seed=0, **{**values, **more})
+    return TrialRecord(number, Candidate(Architecture()), "complete", seed=0, **{**values, **more})
 
 
 def view_of(
@@ -213,11 +214,10 @@ def test_gain_is_positive_for_the_lower_loss_too() -> None:
     assert view.gain(better) == pytest.approx(0.1)
 
 
-def test_groups_are_in_natural_order_and_absent_ones_stay_whole() -> None:
-    ratios = Candidate({"block10.conv": 0.5, "block2.conv": 0.25})
-    record = replace(trial(0, 0.8, 5.0), candidate=ratios)
-    view = view_of(record, trial(1, 0.9, 6.0))
-    assert list(view.removed(record).items()) == [("block2.conv", 0.25), ("block10.conv", 0.5)]
+def test_removed_fractions_are_in_the_models_order_and_whole_groups_lose_nothing() -> None:
+    record = replace(trial(0, 0.8, 5.0), candidate=Candidate(Architecture({"b": 12, "a": 4})))
+    view = replace(view_of(record, trial(1, 0.9, 6.0)), groups={"b": 16, "a": 8})
+    assert list(view.removed(record).items()) == [("b", 0.25), ("a", 0.5)]
     assert set(view.removed(view.records[1]).values()) == {0.0}
 
 

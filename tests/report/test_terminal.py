@@ -103,7 +103,7 @@ def test_show_says_why_a_trial_failed_and_what_was_retrained(view) -> None:
 def test_trial_in_detail_lists_every_group_and_evaluation(view) -> None:
     member = view.members[0]
     text = text_of(terminal.trial(view, member.number))
-    for name, ratio in member.candidate.ratios.items():
+    for name, ratio in member.candidate.architecture.ratios(view.groups).items():
         assert line_of(text, name)[1] == f"{100 * ratio:.0f}"
     assert f"{100 * member.metrics['accuracy']:.2f} %" in text
     assert member.candidate.schedule.kind in text

@@ -1,6 +1,7 @@
 import pytest
 import toy
 
+from autoprune.architecture import Architecture
 from autoprune.budget import Budget, Cost, Device, Timing
 from autoprune.errors import BudgetError
 
@@ -11,7 +12,7 @@ def test_a_trial_is_evaluated_at_halves_and_at_its_end() -> None:
 
 
 def test_the_smallest_model_keeps_the_least_of_every_group() -> None:
-    assert toy.make_plan().smallest() == toy.price({"a": 4, "b": 6, "c": 12})
+    assert toy.make_plan().smallest() == toy.price(Architecture({"a": 4, "b": 6, "c": 12}))
 
 
 def test_each_latency_has_its_own_margin() -> None:

@@ -4,6 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from autoprune._search.projection import project
+from autoprune.architecture import Architecture
 from autoprune.budget import Budget
 from autoprune.candidate import Candidate
 from autoprune.errors import BudgetError
@@ -11,7 +12,7 @@ from autoprune.space import SearchSpace
 
 
 def candidate(*ratios: float) -> Candidate:
-    return Candidate(toy.SPACE.effective(dict(zip(toy.SIZES, ratios, strict=True)), toy.SIZES))
+    return Candidate(toy.FITTED.at_ratios(dict(zip(toy.SIZES, ratios, strict=True))))
 
 
 @settings(max_examples=60)
@@ -27,7 +28,7 @@ def test_a_projection_is_within_the_budget_and_removes_no_less(
     moved = project(given_, plan)
     assert moved is not None
     assert plan.allows(plan.cost(moved))
-    kept, before = plan.space.kept(moved, toy.SIZES), plan.space.kept(given_, toy.SIZES)
+    kept, before = moved.architecture.widths, given_.architecture.widths
     assert all(kept[name] <= before[name] for name in kept)
     if plan.allows(plan.cost(given_)):
         assert moved == given_
@@ -37,22 +38,23 @@ def test_a_projection_stops_at_the_budgets_surface() -> None:
     plan = toy.make_plan()
     moved = project(candidate(0.0, 0.0, 0.0), plan)
     assert moved is not None
-    kept = plan.space.kept(moved, toy.SIZES)
+    kept = moved.architecture.widths
     limit = 0.5 * (16 * 3 + 16 * 32 + 32 * 64)
     # one round_to step less in every group, which the next smaller share of the way would give
     wider = {name: units + 2 for name, units in kept.items()}
-    assert (plan.price(kept).macs or 0) <= limit < (plan.price(wider).macs or 0)
+    assert (plan.cost(moved).macs or 0) <= limit
+    assert limit < (plan.price(Architecture(wider)).macs or 0)
 
 
 @given(ratio=st.floats(0.0, 0.75), share=st.sampled_from(["15%", "30%", "50%"]))
 def test_one_ratio_for_all_groups_stays_one_ratio(ratio: float, share: str) -> None:
     space = SearchSpace.parse({"ratios": {"max": 0.75, "per": "global"}, "round_to": 4})
     plan = toy.make_plan(space=space, budget=Budget.parse({"macs": share}))
-    moved = project(space.candidate_from({"ratio": ratio}, toy.SIZES), plan)
+    moved = project(plan.space.candidate({"ratio": ratio}), plan)
     assert moved is not None
     assert plan.allows(plan.cost(moved))
-    params = space.params_from(moved, toy.SIZES)
-    assert space.candidate_from(params, toy.SIZES).ratios == moved.ratios
+    params = plan.space.params(moved)
+    assert plan.space.candidate(params).architecture == moved.architecture
 
 
 def test_a_projection_that_never_meets_the_budget_is_none() -> None:

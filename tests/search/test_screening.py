@@ -4,7 +4,7 @@ import itertools
 import logging
 import math
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,8 +26,9 @@ from autoprune._search.screening import ENOUGH, Offer, Screening
 from autoprune._search.searcher import SCORE, SCREENED, Proposal
 from autoprune._search.study import NAME
 from autoprune._search.surrogate import Belief, Forecast, Known, expected_improvement
+from autoprune.architecture import Architecture
 from autoprune.budget import Budget
-from autoprune.candidate import Candidate, Recovery
+from autoprune.candidate import Candidate, Recovery, Selection
 from autoprune.graph import trace
 from autoprune.pareto import hypervolume
 from autoprune.pruning.compensate import calibrate, reestimate_batchnorm
@@ -37,7 +38,9 @@ WEIGHTS = {"a": 0.1, "b": 0.3, "c": 0.5}
 
 
 def damage(candidate: Candidate) -> float:
-    return sum(r * r * WEIGHTS[name] for name, r in candidate.ratios.items())
+    return sum(
+        r * r * WEIGHTS[name] for name, r in candidate.architecture.ratios(toy.SIZES).items()
+    )
 
 
 def accuracy(candidate: Candidate) -> float:
@@ -118,7 +121,7 @@ def random_candidates(plan: Plan, count: int, seed: int = 0) -> list[Candidate]:
     for _ in range(count):
         params = {f"ratio.{name}": float(rng.uniform(0.0, 0.8)) for name in toy.SIZES}
         params["recovery.lr"] = float(rng.uniform(0.01, 0.1))
-        found.append(plan.space.candidate_from(params, plan.sizes))
+        found.append(plan.space.candidate(params))
     return found
 
 
@@ -175,8 +178,12 @@ def test_moves_are_candidates_of_the_space_and_equal_for_equal_seeds(
     made = [move for move in found[0] if move]
     assert {kind for kind, _ in made} == {"recipe", "shift", "gap", "cross"}
     for _, candidate in made:
-        params = plan.space.params_from(candidate, plan.sizes)
-        assert plan.space.candidate_from(params, plan.sizes) == candidate
+        params = plan.space.params(candidate)
+        assert plan.space.candidate(params) == candidate
+
+
+def macs(widths: Mapping[str, int]) -> float:
+    return toy.price(Architecture(widths)).get("macs")
 
 
 def test_a_shift_costs_no_more_and_does_the_least_damage_of_its_draws() -> None:
@@ -186,7 +193,7 @@ def test_a_shift_costs_no_more_and_does_the_least_damage_of_its_draws() -> None:
     start = {"a": 8, "b": 16, "c": 32}
     taken = [moves._shifted(np.random.default_rng(seed), start) for seed in range(20)]
     for kept in filter(None, taken):
-        assert toy.price(kept).get("macs") <= toy.price(start).get("macs")
+        assert macs(kept) <= macs(start)
         assert sum(kept[n] > start[n] for n in kept) == 1 == sum(kept[n] < start[n] for n in kept)
     assert sum(kept["c"] >= start["c"] for kept in taken if kept) > 15
 
@@ -197,7 +204,7 @@ def test_a_gap_is_filled_by_the_knapsack_of_the_damages() -> None:
     kept = moves._at(0.4, {})
     assert moves.share(kept) <= 0.4
     # brute force over every allocation that costs at most as much
-    grid = itertools.product(*(plan.space.choices(name, plan.sizes) for name in "abc"))
+    grid = itertools.product(*(plan.space.choices(name) for name in "abc"))
     best = min(
         (moves._knapsack.harm(dict(zip("abc", units, strict=True))), units)
         for units in grid
@@ -207,25 +214,25 @@ def test_a_gap_is_filled_by_the_knapsack_of_the_damages() -> None:
 
 
 def test_one_ratio_for_all_groups_stays_one() -> None:
-    plan = replace(
-        toy.make_plan(), space=toy.SearchSpace.parse({"ratios": {"max": 0.8, "per": "global"}})
-    )
+    space = toy.SearchSpace.parse({"ratios": {"max": 0.8, "per": "global"}})
+    plan = toy.make_plan(space=space)
     moves = Moves(plan, lambda name, kept: 1.0)
-    start = plan.space.candidate_from({"ratio": 0.6}, plan.sizes)
+    start = plan.space.candidate({"ratio": 0.6})
     rng = np.random.default_rng(0)
     made = [moves.propose(rng, [moves.parent(start)]) for _ in range(10)]
     for move in made:
         assert move is not None
-        plan.space.params_from(move[1], plan.sizes)  # raises where no single ratio gives it
+        plan.space.params(move[1])  # raises where no single ratio gives it
     assert len({move[1] for move in made if move}) > 3
 
 
 def test_before_there_are_trials_the_least_damage_for_its_cost_is_chosen(folder: RunFolder) -> None:
     plan = toy.make_plan()
-    base = plan.space.candidate_from(dict.fromkeys(["recovery.lr"], 0.03), plan.sizes)
-    mild = replace(base, ratios=plan.space.effective({"a": 0.5, "b": 0.5, "c": 0.5}, plan.sizes))
-    harsh = replace(base, ratios=plan.space.effective({"a": 0.5, "b": 0.5, "c": 0.8}, plan.sizes))
-    broken = replace(base, ratios=plan.space.effective({"a": 0.8, "b": 0.8, "c": 0.8}, plan.sizes))
+    base = plan.space.candidate({"recovery.lr": 0.03})
+    mild, harsh, broken = (
+        plan.space.resized(base, plan.space.at_ratios(dict(zip("abc", ratios, strict=True))))
+        for ratios in ((0.5, 0.5, 0.5), (0.5, 0.5, 0.8), (0.8, 0.8, 0.8))
+    )
     score = ToyScore(lambda candidate: candidate == broken)
     offers = [Offer(c, "x", n) for n, c in enumerate((broken, harsh, mild))]
     verdict = screening(plan, score).choose(offers, Ledger(plan, folder), 0)
@@ -464,7 +471,7 @@ def test_the_whole_model_scores_best_and_more_removal_scores_worse(
     scored: tuple[RepairScore, list[str]],
 ) -> None:
     score, names = scored
-    values = [score(Candidate(dict.fromkeys(names, ratio))) for ratio in (0.0, 0.25, 0.75)]
+    values = [score(Candidate(Architecture(dict.fromkeys(names, n)))) for n in (16, 12, 4)]
     assert values == sorted(values)
     assert len(set(values)) == 3
 
@@ -473,10 +480,10 @@ def test_repair_lowers_the_score_and_scores_are_repeatable(
     scored: tuple[RepairScore, list[str]],
 ) -> None:
     score, names = scored
-    candidate = Candidate(dict.fromkeys(names, 0.5), importance="obs")
+    candidate = Candidate(Architecture(dict.fromkeys(names, 8)), Selection("obs"))
     before, threads = torch.get_rng_state(), torch.get_num_threads()
     assert score(candidate) == score(candidate)
-    assert score(candidate) < score(replace(candidate, repair=False))
+    assert score(candidate) < score(replace(candidate, selection=Selection("obs", repair=False)))
     assert score(candidate) == score(replace(candidate, recovery=Recovery(lr=0.2)))
     assert torch.equal(torch.get_rng_state(), before)
     assert torch.get_num_threads() == threads

@@ -1,6 +1,5 @@
 """Optuna's side, driven by hand: no Ray process is started here."""
 
-import json
 import math
 from pathlib import Path
 
@@ -11,12 +10,11 @@ from optuna.trial import TrialState
 from ray.tune.search import Searcher
 
 from autoprune._search import study
-from autoprune._search.ledger import REPORT
+from autoprune._search.ledger import REPORT, Report
 from autoprune._search.plan import Limits
 from autoprune._search.searcher import Proposal
 from autoprune._search.study import NAME, make_sampler
 from autoprune.budget import Budget
-from autoprune.candidate import Candidate
 from autoprune.errors import ConfigError
 from autoprune.space import SearchSpace
 from autoprune.store import RunFolder
@@ -37,7 +35,7 @@ def test_every_proposal_is_within_the_budget_new_and_known_to_optuna(
     assert all(plan.allows(plan.cost(candidate)) for candidate in candidates)
     assert len({candidate.key for candidate in candidates}) == 12
     told = [t for t in study_of(folder).trials if t.state == TrialState.COMPLETE]
-    assert [plan.space.candidate_from(t.params, toy.SIZES) for t in told] == candidates
+    assert [plan.space.candidate(t.params) for t in told] == candidates
     for trial, candidate in zip(told, candidates, strict=True):
         cost = float(plan.cost(candidate).macs or 0)
         assert trial.values[1] == cost
@@ -66,9 +64,8 @@ def test_a_proposal_over_budget_is_told_truly_and_its_projection_is_tried(
 
 
 def test_seeds_come_first_and_a_seed_twice_is_tried_once(folder: RunFolder) -> None:
-    ratios = toy.SPACE.effective({"a": 0.5, "b": 0.5, "c": 0.5}, toy.SIZES)
-    seed = toy.SPACE.candidate_from({"recovery.lr": 0.05}, toy.SIZES)
-    seed = Candidate(ratios, seed.schedule, seed.importance, seed.repair, seed.recovery)
+    half = toy.FITTED.at_ratios({"a": 0.5, "b": 0.5, "c": 0.5})
+    seed = toy.FITTED.resized(toy.FITTED.candidate({"recovery.lr": 0.05}), half)
     hand = toy.Hand(folder, toy.make_plan(), (Proposal(seed, "seed:x"), Proposal(seed, "seed:y")))
     first, second = hand.play(2)
     hand.close()
@@ -81,8 +78,8 @@ def test_a_stopped_trial_gives_no_value_and_stays_off_the_front(folder: RunFolde
     hand = toy.Hand(folder, toy.make_plan())
     suggested = hand.suggest()
     assert suggested is not None
-    report = {"metrics": {"accuracy": 0.99}, "epochs": 1.0, "finished": False}
-    hand.searcher.on_trial_complete(suggested[0], {REPORT: json.dumps(report)})
+    report = Report(1.0, {"accuracy": 0.99})
+    hand.searcher.on_trial_complete(suggested[0], {REPORT: report})
     assert len(hand.ledger.front()) == 0
     hand.close()
     (trial,) = study_of(folder).trials
@@ -95,12 +92,12 @@ def test_a_failed_trial_is_told_failed_and_recorded_with_its_reason(folder: RunF
     hand = toy.Hand(folder, toy.make_plan())
     suggested = hand.suggest()
     assert suggested is not None
-    report = {
-        "metrics": {"accuracy": math.nan},
-        "history": [{"epoch": 1.0, "accuracy": math.nan}],
-        "error": "TrainingError: loss is nan",
-    }
-    hand.searcher.on_trial_complete(suggested[0], {REPORT: json.dumps(report)})
+    report = Report(
+        metrics={"accuracy": math.nan},
+        history=({"epoch": 1.0, "accuracy": math.nan},),
+        error="TrainingError: loss is nan",
+    )
+    hand.searcher.on_trial_complete(suggested[0], {REPORT: report})
     hand.play(2)
     hand.close()
     assert [t.state.name for t in study_of(folder).trials] == ["FAIL", "COMPLETE", "COMPLETE"]
@@ -150,7 +147,7 @@ def test_a_space_that_is_used_up_ends_the_search(folder: RunFolder) -> None:
         seen.add(suggested[1].key)
         hand.complete(suggested[0], 0.5)
     hand.close()
-    grid = {space.candidate_from({"ratio": r / 1000}, toy.SIZES).key for r in range(600, 751)}
+    grid = {hand.searcher._plan.space.candidate({"ratio": r / 1000}).key for r in range(600, 751)}
     assert seen <= grid
     assert len(seen) >= 0.8 * len(grid)
 
@@ -169,7 +166,7 @@ def test_a_killed_search_goes_on_and_tries_again_what_was_running(folder: RunFol
     plan = toy.make_plan(concurrent=2, limits=Limits(trials=6))
     seeds = tuple(
         Proposal(
-            toy.SPACE.candidate_from({"ratio.b": r, "ratio.c": r, "recovery.lr": 0.05}, toy.SIZES),
+            toy.FITTED.candidate({"ratio.b": r, "ratio.c": r, "recovery.lr": 0.05}),
             f"seed:{r}",
         )
         for r in (0.5, 0.6, 0.7)
@@ -197,7 +194,7 @@ def test_a_killed_search_goes_on_and_tries_again_what_was_running(folder: RunFol
 def test_seeds_that_moved_since_they_were_tried_are_not_tried_again(folder: RunFolder) -> None:
     def seeds(*ratios: float) -> tuple[Proposal, ...]:
         params = [{"ratio.b": r, "ratio.c": r, "recovery.lr": 0.05} for r in ratios]
-        chosen = [toy.SPACE.candidate_from(each, toy.SIZES) for each in params]
+        chosen = [toy.FITTED.candidate(each) for each in params]
         return tuple(Proposal(each, f"seed:{place}") for place, each in enumerate(chosen))
 
     plan = toy.make_plan(budget=Budget.parse({"macs": "60%"}), limits=Limits(trials=6))

@@ -4,6 +4,7 @@ import toy
 from autoprune._search.plan import Limits
 from autoprune._search.seeding import recipe, seeds
 from autoprune.budget import Budget
+from autoprune.fitted_space import FittedSpace
 from autoprune.space import SearchSpace
 
 WEIGHTS = {"a": 1.0, "b": 4.0, "c": 0.5}
@@ -26,13 +27,13 @@ def test_uniform_seeds_start_at_the_budget_and_go_down() -> None:
 def test_seeds_are_within_the_space() -> None:
     plan = toy.make_plan()
     for proposal in seeds(plan, damage):
-        params = plan.space.params_from(proposal.candidate, toy.SIZES)
-        assert plan.space.candidate_from(params, toy.SIZES) == proposal.candidate
+        params = plan.space.params(proposal.candidate)
+        assert plan.space.candidate(params) == proposal.candidate
 
 
 def test_a_budget_that_the_dense_model_meets_is_seeded_with_the_dense_model() -> None:
     plan = toy.make_plan(budget=Budget.parse({"macs": "100%"}))
-    assert set(seeds(plan)[0].candidate.ratios.values()) == {0.0}
+    assert seeds(plan)[0].candidate.architecture.widths == toy.SIZES
 
 
 def test_the_recipe_takes_the_usual_values_where_the_space_has_them() -> None:
@@ -43,8 +44,8 @@ def test_the_recipe_takes_the_usual_values_where_the_space_has_them() -> None:
             "recovery": {"lr": {"min": 0.05, "max": 0.1}},
         }
     )
-    candidate = recipe(space, toy.SIZES)
-    assert candidate.importance == "l1"  # l2 is none of them: the first
+    candidate = recipe(FittedSpace.of(space, toy.SIZES))
+    assert candidate.selection.importance == "l1"  # l2 is none of them: the first
     assert candidate.schedule.kind == "one_shot"
     assert candidate.recovery.lr == 0.05
 
@@ -56,7 +57,7 @@ def test_seeds_with_damage_do_less_at_no_higher_cost_than_uniform_ones() -> None
     for level in range(1, 4):
         least, uniform = found[f"seed:least-{level}"], found[f"seed:uniform-{level}"]
         assert (plan.cost(least).macs or 0) <= (plan.cost(uniform).macs or 0)
-        kept = [plan.space.kept(c, toy.SIZES) for c in (least, uniform)]
+        kept = [c.architecture.widths for c in (least, uniform)]
         assert sum(damage(n, k) for n, k in kept[0].items()) <= sum(
             damage(n, k) for n, k in kept[1].items()
         )
@@ -88,8 +89,9 @@ def test_the_rivals_of_a_seed_cost_no_more_and_keep_the_worthiest_units() -> Non
     assert len(least) == 4
     for proposal in least:
         globally, uniform = proposal.rivals or ()
-        assert len(set(uniform.ratios.values())) <= 2  # rounding apart
-        assert globally.ratios["b"] < min(globally.ratios["a"], globally.ratios["c"])
+        assert len(set(uniform.architecture.ratios(toy.SIZES).values())) <= 2  # rounding apart
+        ratios = globally.architecture.ratios(toy.SIZES)
+        assert ratios["b"] < min(ratios["a"], ratios["c"])
         allowed = (plan.cost(proposal.candidate).macs or 0) * 1.05
         assert all((plan.cost(c).macs or 0) <= allowed for c in (globally, uniform))
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
@@ -11,13 +10,14 @@ from stripes import Stripes, dense
 from torch import Tensor, nn
 
 from autoprune._search.bench import RecoveryBench
-from autoprune._search.ledger import Report, read_report
-from autoprune._search.trainable import PruneTrial
+from autoprune._search.ledger import REPORT, Report
+from autoprune._search.trainable import SPEC, PruneTrial, Spec
+from autoprune.architecture import Architecture
 from autoprune.candidate import Candidate, Recovery
 from autoprune.store import RunFolder
 from autoprune.tasks import Task
 
-HALF = Candidate({"0": 0.5, "3": 0.5}, recovery=Recovery(lr=0.05, distillation=0.0))
+HALF = Candidate(Architecture({"0": 8, "3": 8}), recovery=Recovery(lr=0.05, distillation=0.0))
 
 
 @pytest.fixture
@@ -39,18 +39,16 @@ def reports(
         graph=graph,
         calibration=None,
         milestones=milestones,
-        round_to=1,
         path=folder,
         task_reference="stripes",
         threads=torch.get_num_threads(),
     )
     actor = PruneTrial.__new__(PruneTrial)  # without Ray's own preparations
-    spec = {"number": 4, "candidate": candidate.to_dict(), "seed": 7}
-    actor.setup({"trial": json.dumps(spec)}, bench)
+    actor.setup({SPEC: Spec(4, candidate, 7)}, bench)
     found = []
     while True:
         result = actor.step()
-        found.append(read_report(result))
+        found.append(result[REPORT])
         if result["done"]:
             return found
 
@@ -136,7 +134,7 @@ def test_no_memory_is_called_so(folder, error):
 
 
 def test_a_group_that_does_not_exist_fails_the_trial(folder):
-    (failed,) = reports(folder, candidate=Candidate({"nowhere": 0.5}))
+    (failed,) = reports(folder, candidate=Candidate(Architecture({"nowhere": 5})))
     assert "nowhere" in why(failed)[0]
 
 

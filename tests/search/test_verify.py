@@ -11,6 +11,7 @@ import toy
 
 from autoprune._search.sites import Site
 from autoprune._search.verify import _judge, verify
+from autoprune.architecture import Architecture
 from autoprune.budget import Budget, Cost, Device, Timing
 from autoprune.candidate import Candidate
 from autoprune.config import DeviceConfig
@@ -48,7 +49,7 @@ DENSE = cost("measured", server=12.0)
 def trial(number: int, accuracy: float, phone: float, server: float) -> TrialRecord:
     return TrialRecord(
         number,
-        Candidate({"a": number / 100}),
+        Candidate(Architecture({"a": number + 1})),
         "complete",
         seed=0,
         metrics={"accuracy": accuracy},

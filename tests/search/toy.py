@@ -4,7 +4,7 @@ import json
 import os
 import signal
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,10 +13,12 @@ from autoprune._search.plan import Limits, Plan
 from autoprune._search.screening import Screening
 from autoprune._search.searcher import BudgetedOptunaSearch, Proposal, Relearns
 from autoprune._search.study import StudyFile
-from autoprune._search.trainable import Spec
+from autoprune._search.trainable import SPEC, Spec
 from autoprune._search.tuning import run_trials
+from autoprune.architecture import Architecture
 from autoprune.budget import Budget, Cost
 from autoprune.candidate import Candidate
+from autoprune.fitted_space import FittedSpace
 from autoprune.pareto import Objective
 from autoprune.space import SearchSpace
 from autoprune.store import RunFolder
@@ -28,7 +30,11 @@ SPACE = SearchSpace.parse(
 )
 
 
-def price(kept: Mapping[str, int], fields: Collection[str] | None = None) -> Cost:
+FITTED = FittedSpace.of(SPACE, SIZES)
+
+
+def price(architecture: Architecture, fields: Collection[str] | None = None) -> Cost:
+    kept = architecture.widths
     macs = kept["a"] * 3 + kept["a"] * kept["b"] + kept["b"] * kept["c"]
     return Cost(params=macs // 2, macs=macs)
 
@@ -36,7 +42,6 @@ def price(kept: Mapping[str, int], fields: Collection[str] | None = None) -> Cos
 def make_plan(**changes: object) -> Plan:
     values: dict[str, object] = {
         "space": SPACE,
-        "sizes": SIZES,
         "price": price,
         "dense": DENSE,
         "budget": Budget.parse({"macs": "50%"}),
@@ -46,7 +51,10 @@ def make_plan(**changes: object) -> Plan:
         "epochs": 4.0,
         "rungs": 2,
     }
-    return Plan(**{**values, **changes})  # type: ignore[arg-type]
+    values |= changes
+    space = values["space"]
+    assert isinstance(space, SearchSpace)
+    return Plan(**{**values, "space": FittedSpace.of(space, SIZES)})  # type: ignore[arg-type]
 
 
 @dataclass
@@ -62,7 +70,7 @@ class ToyRun:
         return len(self.history) == len(self.milestones)
 
     def advance(self) -> None:
-        ratios = self.spec.candidate.ratios
+        ratios = self.spec.candidate.architecture.ratios(SIZES)
         height = 1.0 - sum(r * r * w for r, w in zip(ratios.values(), (0.1, 0.3, 0.5), strict=True))
         epoch = self.milestones[len(self.history)]
         self.history.append({"epoch": epoch, "accuracy": height * (1.0 - 0.3 / (1.0 + epoch))})
@@ -131,7 +139,7 @@ def run_toy(
 
 def height(candidate: Candidate) -> float:
     """An accuracy that falls with the square of the ratios."""
-    return 1.0 - sum(r * r for r in candidate.ratios.values()) / 3
+    return 1.0 - sum(r * r for r in candidate.architecture.ratios(SIZES).values()) / 3
 
 
 class Hand:
@@ -159,12 +167,11 @@ class Hand:
         found = self.searcher.suggest(f"t{self.count}")
         if not isinstance(found, dict):
             return None
-        spec = json.loads(found["trial"])
-        return f"t{self.count}", Candidate.from_dict(spec["candidate"])
+        return f"t{self.count}", found[SPEC].candidate
 
     def complete(self, trial: str, accuracy: float) -> None:
-        report = {"metrics": {"accuracy": accuracy}, "epochs": self.plan.epochs, "finished": True}
-        self.searcher.on_trial_complete(trial, {REPORT: json.dumps(report)})
+        report = Report(self.plan.epochs, {"accuracy": accuracy}, finished=True)
+        self.searcher.on_trial_complete(trial, {REPORT: report})
 
     def play(self, trials: int) -> list[Candidate]:
         found = []

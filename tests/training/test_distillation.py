@@ -7,7 +7,8 @@ import torch
 from stripes import Stripes, dense
 from torch import Tensor, nn
 
-from autoprune.candidate import Candidate, Recovery
+from autoprune.architecture import Architecture
+from autoprune.candidate import Candidate, Recovery, Selection
 from autoprune.errors import TaskError, TrainingError
 from autoprune.graph import trace
 from autoprune.training import Precision, RecoveryRun
@@ -26,8 +27,12 @@ class Plain(Stripes):
 
 
 def recovery(task: Stripes, model: nn.Module, weight: float, ratio: float) -> RecoveryRun:
-    chosen = Candidate({"0": ratio}, repair=False, recovery=Recovery(lr=0.05, distillation=weight))
     graph = trace(model, task.example_input())
+    chosen = Candidate(
+        Architecture({"0": round(8 * (1.0 - ratio))}),
+        Selection(repair=False),
+        recovery=Recovery(lr=0.05, distillation=weight),
+    )
     return RecoveryRun(task, model, graph, chosen, epochs=1, seed=0)
 
 
@@ -74,7 +79,9 @@ def test_training_with_the_teacher_alone_brings_the_student_closer_to_it() -> No
     task = Stripes()
     model, graph = dense()
     chosen = Candidate(
-        {"0": 0.5, "3": 0.5}, repair=False, recovery=Recovery(lr=0.02, distillation=1.0)
+        Architecture({"0": 8, "3": 8}),
+        Selection(repair=False),
+        recovery=Recovery(lr=0.02, distillation=1.0),
     )
     run = RecoveryRun(task, model, graph, chosen, epochs=5, seed=0)
     x = torch.cat([batch[0] for batch in task.val_loader()])
@@ -101,7 +108,12 @@ class Inside(Stripes):
 def test_a_loss_that_never_calls_the_model_is_refused_with_the_remedy() -> None:
     model, graph = dense()
     run = RecoveryRun(
-        Inside(), model, graph, Candidate({}, recovery=Recovery(distillation=0.5)), epochs=1, seed=0
+        Inside(),
+        model,
+        graph,
+        Candidate(Architecture(), recovery=Recovery(distillation=0.5)),
+        epochs=1,
+        seed=0,
     )
     with pytest.raises(TrainingError, match=r"set recovery\.distillation to 0"):
         run.advance(1)
@@ -134,7 +146,7 @@ class WithAux(Stripes):
 def test_a_head_that_is_there_in_training_only_has_no_target() -> None:
     task = WithAux()
     model = task.build_model().eval()
-    chosen = Candidate({"body.0": 0.5}, recovery=Recovery(lr=0.05, distillation=0.5))
+    chosen = Candidate(Architecture({"body.0": 4}), recovery=Recovery(lr=0.05, distillation=0.5))
     graph = trace(model, task.example_input())
     run = RecoveryRun(task, model, graph, chosen, epochs=1, seed=0)
     assert run.advance(1)["loss"] > 0.0

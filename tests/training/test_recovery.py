@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,20 +8,24 @@ import torch
 from stripes import Stripes, dense
 from torch import Tensor, nn
 
-from autoprune.candidate import Candidate, Recovery
+from autoprune.architecture import Architecture
+from autoprune.candidate import Candidate, Recovery, Selection
 from autoprune.errors import StoreError, TaskError, TrainingError
 from autoprune.graph import trace
 from autoprune.pruning import compensate
 from autoprune.schedule import Schedule
 from autoprune.training import Precision, RecoveryRun
 
-HALF = {"0": 0.5, "3": 0.5}
+SIZES = {"0": 16, "3": 16}
+HALF = Architecture({"0": 8, "3": 8})
 GRADUAL = Schedule("linear", begin=0.0, end=0.5, steps=3)  # shares 1/3, 2/3, 1
 
 
 def candidate(**changes: object) -> Candidate:
-    plain = Candidate(HALF, recovery=Recovery(lr=0.05, distillation=0.0))
-    return replace(plain, **changes)
+    selection = Selection(str(changes.pop("importance", "l2")), bool(changes.pop("repair", True)))
+    architecture = changes.pop("architecture", HALF)
+    options = {"recovery": Recovery(lr=0.05, distillation=0.0), **changes}
+    return Candidate.planned(architecture, SIZES, selection=selection, **options)
 
 
 def run_of(chosen: Candidate, task: Stripes | None = None, **options: object) -> RecoveryRun:
@@ -40,7 +43,7 @@ def test_one_shot_removes_everything_before_the_first_step() -> None:
     run = run_of(candidate())
     run.build()
     assert run.step == 0
-    assert {name: len(kept) for name, kept in run.keep.items()} == {"0": 8, "3": 8}
+    assert {name: len(kept) for name, kept in run.kept_indices.items()} == {"0": 8, "3": 8}
     assert run.model[3].weight.shape == (8, 8, 3, 3)
 
 
@@ -61,7 +64,7 @@ def test_keep_names_dense_units_whose_weights_the_model_still_has() -> None:
     run = run_of(plain)
     while not run.finished:
         run.advance(1)
-    original, kept = dense()[0][0].weight, list(run.keep["0"])
+    original, kept = dense()[0][0].weight, list(run.kept_indices["0"])
     assert len(kept) == 8
     assert torch.equal(run.model[0].weight, original[kept])
 
@@ -136,7 +139,7 @@ def test_resumed_equals_uninterrupted(tmp_path: Path, importance: str, stop_at: 
     second.advance(2)
     assert second.finished
     assert second.history == entries
-    assert second.keep == whole.keep
+    assert second.kept_indices == whole.kept_indices
     expected, found = weights(whole), weights(second)
     assert expected.keys() == found.keys()
     assert all(torch.equal(expected[name], found[name]) for name in expected)
@@ -280,7 +283,7 @@ def test_bf16_and_channels_last_train_the_same_model_a_little_less_exactly() -> 
     rough.advance(1)
     assert rough.model[3].weight.is_contiguous(memory_format=torch.channels_last)
     assert rough.model[3].weight.dtype == torch.float32
-    assert rough.keep == exact.keep
+    assert rough.kept_indices == exact.kept_indices
     difference = (rough.model[3].weight - exact.model[3].weight).abs().max()
     assert 0 < difference < 0.1
 
@@ -352,7 +355,10 @@ def test_shared_weights_are_saved_in_any_layout(tmp_path: Path) -> None:
     task = Tied()
     model = task.build_model().eval()
     graph = trace(model, task.example_input())
-    chosen = Candidate(dict.fromkeys(graph.sizes(), 0.5), recovery=Recovery(0.05, 0.0, 0.0))
+    chosen = Candidate(
+        Architecture({name: size // 2 for name, size in graph.sizes().items()}),
+        recovery=Recovery(0.05, 0.0, 0.0),
+    )
     options = {"epochs": 2, "seed": 0, "precision": Precision(channels_last=True)}
     whole, cut = (RecoveryRun(task, model, graph, chosen, **options) for _ in range(2))
     whole.advance(1)

@@ -7,7 +7,8 @@ import pytest
 import torch
 from stripes import Stripes, dense
 
-from autoprune.candidate import Candidate, Recovery
+from autoprune.architecture import Architecture
+from autoprune.candidate import Candidate, Recovery, Selection
 from autoprune.schedule import Schedule
 from autoprune.training import Precision, RecoveryRun, choose
 
@@ -15,10 +16,11 @@ pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
 ]
-CHOSEN = Candidate(
-    {"0": 0.5, "3": 0.5},
+CHOSEN = Candidate.planned(
+    Architecture({"0": 8, "3": 8}),
+    {"0": 16, "3": 16},
     schedule=Schedule("linear", 0.0, 0.5, 3),
-    importance="obs",
+    selection=Selection("obs"),
     recovery=Recovery(lr=0.05, distillation=0.5, regulariser=0.5),
 )
 
@@ -45,7 +47,7 @@ def test_the_same_units_leave_first_on_both_devices() -> None:
     cpu, cuda = run_on("cpu"), run_on("cuda")
     cpu.build()
     cuda.build()
-    assert cpu.keep == cuda.keep
+    assert cpu.kept_indices == cuda.kept_indices
     expected, found = cpu.model.state_dict(), cuda.model.state_dict()
     assert all(torch.allclose(expected[n], found[n].cpu(), atol=1e-3) for n in expected)
 
@@ -58,7 +60,7 @@ def test_a_run_on_cuda_is_resumed(tmp_path: Path) -> None:
     first.save(tmp_path)
     second.restore(tmp_path)
     second.advance(2)
-    assert second.keep == whole.keep
+    assert second.kept_indices == whole.kept_indices
     expected, found = whole.model.state_dict(), second.model.state_dict()
     assert all(torch.allclose(expected[n], found[n], atol=1e-3) for n in expected)
 

@@ -8,6 +8,7 @@ import torch
 from stripes import Stripes, dense
 from torch import nn
 
+from autoprune.architecture import Architecture
 from autoprune.candidate import Candidate, Recovery
 from autoprune.schedule import Schedule
 from autoprune.training import RecoveryRun
@@ -67,7 +68,7 @@ def test_all_slices_of_a_unit_shrink_by_the_same_factor() -> None:
 
 def test_in_training_what_is_about_to_leave_gets_small_and_the_rest_does_not() -> None:
     plain = Candidate(
-        {"0": 0.5},
+        Architecture({"0": 8}),
         schedule=Schedule("one_shot", 0.75, 0.75),
         recovery=Recovery(lr=0.02, distillation=0.0),
     )

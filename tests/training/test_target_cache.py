@@ -8,7 +8,8 @@ import torch
 from stripes import Stripes, dense
 from torch import Tensor, nn
 
-from autoprune.candidate import Candidate, Recovery
+from autoprune.architecture import Architecture
+from autoprune.candidate import Candidate, Recovery, Selection
 from autoprune.training import RecoveryRun
 from autoprune.training.precision import Call
 from autoprune.training.target_cache import TargetCache
@@ -166,7 +167,11 @@ def test_runs_that_share_targets_end_as_those_that_do_not() -> None:
     task = Stripes()
 
     def trained(ratio: float, targets: TargetCache | None) -> dict[str, Tensor]:
-        chosen = Candidate({"0": ratio}, repair=False, recovery=Recovery(0.05, 0.5, 0.0))
+        chosen = Candidate(
+            Architecture({"0": round(16 * (1.0 - ratio))}),
+            Selection(repair=False),
+            recovery=Recovery(0.05, 0.5, 0.0),
+        )
         run = RecoveryRun(task, model, graph, chosen, epochs=2, seed=0, targets=targets)
         run.build()
         assert run._teacher is not None

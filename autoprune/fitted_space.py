@@ -1,0 +1,234 @@
+"""A search space applied to a model: sampled values become candidates, and candidates values."""
+
+from __future__ import annotations
+
+import bisect
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
+
+from autoprune.architecture import Architecture
+from autoprune.candidate import Candidate, Recovery, Selection
+from autoprune.schedule import Schedule
+from autoprune.space import RATIO, Parameter, SearchSpace, Value, kept_units
+
+_UNKNOWN_TARGET = 4
+_MUCH = 1.5  # times what the largest ratio leaves
+_HALVINGS = 60
+
+
+@dataclass(frozen=True, slots=True)
+class FittedSpace:
+    """The candidates of a search: a `space`, and the `widths` that each group may have.
+
+    Widths are ascending and end with the whole group, which therefore says its size. All rounding
+    takes place here: candidates, their stages and every architecture that a search moves have these
+    widths only.
+
+    >>> space = FittedSpace.of(SearchSpace.parse({"ratios": {"max": 0.5}}), {"conv1": 4})
+    >>> space.choices("conv1"), [parameter.name for parameter in space.parameters]
+    ((2, 3, 4), ['ratio.conv1'])
+    """
+
+    space: SearchSpace
+    widths: Mapping[str, tuple[int, ...]]
+    _choices: Mapping[str, tuple[int, ...]] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        for name, widths in self.widths.items():
+            if not widths or list(widths) != sorted(set(widths)) or widths[0] < 1:
+                raise ValueError(f"widths[{name!r}] must be ascending counts, got {widths}")
+        object.__setattr__(self, "widths", MappingProxyType(dict(self.widths)))
+        object.__setattr__(self, "_choices", {name: self._between(name) for name in self.widths})
+
+    def __reduce__(self) -> tuple[Any, ...]:  # a mapping proxy cannot be pickled by itself
+        return FittedSpace, (self.space, dict(self.widths))
+
+    @staticmethod
+    def of(
+        space: SearchSpace,
+        sizes: Mapping[str, int],
+        efficient: Mapping[str, tuple[int, ...]] | None = None,
+    ) -> FittedSpace:
+        """The space for groups of these `sizes`.
+
+        `efficient` are, for `round_to: auto`, the widths of each group that are efficient on the
+        target device. What the largest ratio leaves is a choice too where the smallest efficient
+        width is half as many again, so that about the same budgets can be met as without them.
+        Without any, widths are multiples of 4.
+        """
+        efficient = (efficient or {}) if space.auto else {}
+        step = (1 if efficient else _UNKNOWN_TARGET) if space.auto else space.round_to
+        return FittedSpace(
+            space,
+            {
+                name: _extended(efficient[name], size, space.max_ratio)
+                if name in efficient
+                else _multiples(size, step, space.max_ratio)
+                for name, size in sizes.items()
+            },
+        )
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """The units of every group of the dense model."""
+        return {name: widths[-1] for name, widths in self.widths.items()}
+
+    @property
+    def per_group(self) -> bool:
+        """Whether every group has its own ratio."""
+        return self.space.per == "group"
+
+    @property
+    def parameters(self) -> tuple[Parameter, ...]:
+        """The distributions to sample from: first the ratios, then what else varies.
+
+        Groups that can have one width only have none.
+        """
+        space = self.space
+        free = [name for name in self.widths if len(self.choices(name)) > 1]
+        names = [f"{RATIO}.{name}" for name in free] if self.per_group else [RATIO] * bool(free)
+        ratios = (Parameter(name, space.min_ratio, space.max_ratio) for name in names)
+        return (*ratios, *space.varied)
+
+    def choices(self, name: str) -> tuple[int, ...]:
+        """The widths that a candidate can have in a group, ascending."""
+        return self._choices[name]
+
+    def smallest(self) -> Architecture:
+        """What is left when every group loses as much as the space allows."""
+        return Architecture({name: self.choices(name)[0] for name in self.widths})
+
+    def nearest(self, name: str, width: float) -> int:
+        """The choice that is nearest to a width; ties keep more."""
+        return _nearest(self.choices(name), width)
+
+    def rounded(self, widths: Mapping[str, float]) -> Architecture:
+        """The architecture of the nearest choices; groups that are not named stay whole."""
+        sizes = self.sizes
+        return Architecture({n: self.nearest(n, widths.get(n, sizes[n])) for n in sizes})
+
+    def at_ratios(self, ratios: Mapping[str, float]) -> Architecture:
+        """The architecture at these removed fractions, those that are not named being 0."""
+        sizes = self.sizes
+        return self.rounded({name: sizes[name] * (1.0 - ratio) for name, ratio in ratios.items()})
+
+    def resized(self, candidate: Candidate, architecture: Architecture) -> Candidate:
+        """The candidate with another architecture, and stages that lead to it."""
+        return Candidate.planned(
+            architecture,
+            self.sizes,
+            selection=candidate.selection,
+            schedule=candidate.schedule,
+            recovery=candidate.recovery,
+            nearest=self._nearest,
+        )
+
+    def candidate(self, params: Mapping[str, Value]) -> Candidate:
+        """The candidate of sampled values; values that build and train alike give equal keys.
+
+        A one-shot schedule ends where it begins; an end before the beginning is moved to it.
+        """
+        values = {
+            **self.space.fixed,
+            **{p.name: p.clip(params[p.name]) for p in self.space.varied},
+        }
+        kind, begin = str(values["schedule.kind"]), float(values["schedule.begin"])
+        one_shot = kind == "one_shot"
+        end = begin if one_shot else max(begin, float(values["schedule.end"]))
+        return Candidate.planned(
+            self.at_ratios({name: self._ratio_of(name, params) for name in self.widths}),
+            self.sizes,
+            selection=Selection(str(values["importance"]), bool(values["repair"])),
+            schedule=Schedule(kind, begin, end, 1 if one_shot else int(values["schedule.steps"])),
+            recovery=Recovery(
+                lr=float(values["recovery.lr"]),
+                distillation=float(values["recovery.distillation"]),
+                regulariser=float(values["recovery.regulariser"]),
+            ),
+            nearest=self._nearest,
+        )
+
+    def params(self, candidate: Candidate) -> dict[str, Value]:
+        """Values that `candidate` turns into this candidate.
+
+        Numbers outside a range are moved to its nearest end (they do not count, or rounding took
+        them there). Raises ValueError where a choice does not hold the candidate's value, or where
+        no single ratio gives the candidate's widths (`per="global"`).
+        """
+        ratios = candidate.architecture.ratios(self.sizes)
+        params: dict[str, Value] = {}
+        for parameter in self.parameters[: -len(self.space.varied) or None]:
+            group = parameter.name.removeprefix(f"{RATIO}.")
+            one = self.common_ratio(candidate) if parameter.name == RATIO else ratios[group]
+            params[parameter.name] = parameter.clip(one)
+        return {**params, **self.settings(candidate)}
+
+    def settings(self, candidate: Candidate) -> dict[str, Value]:
+        """The part of `params` that are no ratios: what the space's `varied` names."""
+        written = {
+            **candidate.selection.to_dict(),
+            **{f"schedule.{key}": value for key, value in candidate.schedule.to_dict().items()},
+            **{f"recovery.{key}": value for key, value in candidate.recovery.to_dict().items()},
+        }
+        unused = ("schedule.end", "schedule.steps") if candidate.schedule.kind == "one_shot" else ()
+        return {
+            p.name: p.choices[0] if p.name in unused and p.choices else p.clip(written[p.name])
+            for p in self.space.varied
+        }
+
+    def common_ratio(self, candidate: Candidate) -> float:
+        """The single ratio that gives the candidate's widths; ValueError where there is none."""
+        wanted = candidate.architecture.complete(self.sizes)
+        total = sum(wanted.values())
+
+        def widths(ratio: float) -> Mapping[str, int]:
+            return self.at_ratios(dict.fromkeys(self.widths, ratio)).widths
+
+        low, high = self.space.min_ratio, self.space.max_ratio
+        for ratio in (low, high):
+            if widths(ratio) == wanted:
+                return ratio
+        for _ in range(_HALVINGS):  # widths fall with the ratio: equal sums are equal widths
+            middle = (low + high) / 2.0
+            now = widths(middle)
+            if now == wanted:
+                return middle
+            low, high = (middle, high) if sum(now.values()) > total else (low, middle)
+        raise ValueError("no single ratio of this space gives the candidate's widths")
+
+    def _between(self, name: str) -> tuple[int, ...]:
+        """The widths between the smallest and the largest ratio."""
+        widths = self.widths[name]
+        most = _nearest(widths, widths[-1] * (1.0 - self.space.min_ratio))
+        least = _nearest(widths, widths[-1] * (1.0 - self.space.max_ratio))
+        return tuple(width for width in widths if least <= width <= most)
+
+    def _ratio_of(self, name: str, params: Mapping[str, Value]) -> float:
+        space = self.space
+        given = params.get(f"{RATIO}.{name}" if self.per_group else RATIO, space.min_ratio)
+        return min(max(float(given), space.min_ratio), space.max_ratio)
+
+    def _nearest(self, name: str, width: float) -> int:
+        """Also of widths that a candidate passes through only: any up to the whole group."""
+        return _nearest(self.widths[name], width)
+
+
+def _nearest(widths: tuple[int, ...], wanted: float) -> int:
+    wanted = round(wanted, 9)
+    place = bisect.bisect_left(widths, wanted)
+    near = widths[max(0, place - 1) : place + 1]
+    return min(near, key=lambda width: (abs(width - wanted), -width))
+
+
+def _multiples(size: int, step: int, max_ratio: float) -> tuple[int, ...]:
+    least = kept_units(size, max_ratio, step)
+    found = {kept_units(size, 1.0 - units / size, step) for units in range(least, size + 1)}
+    return tuple(sorted({units for units in found if units >= least} | {size}))
+
+
+def _extended(efficient: tuple[int, ...], size: int, max_ratio: float) -> tuple[int, ...]:
+    least = kept_units(size, max_ratio)
+    extra = {least} if _MUCH * least <= efficient[0] else set()
+    return tuple(sorted({*efficient, *extra, size}))

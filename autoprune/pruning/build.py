@@ -1,0 +1,141 @@
+"""The one way from a dense model to a smaller one."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from autoprune.architecture import FLOAT32, Architecture
+from autoprune.errors import UsageError
+from autoprune.graph import PruningGraph
+from autoprune.pruning import compensate, importance, surgery
+from autoprune.pruning.compensate import Calibration
+
+KeptIndices = Mapping[str, Sequence[int]]
+
+
+@dataclass(frozen=True, eq=False)
+class Built:
+    """A smaller model, its own graph, and which units of the model before it are in it."""
+
+    model: nn.Module
+    graph: PruningGraph
+    kept_indices: dict[str, tuple[int, ...]]
+
+
+def build(
+    dense: nn.Module,
+    graph: PruningGraph,
+    architecture: Architecture,
+    *,
+    scores: Mapping[str, Tensor] | None = None,
+    kept_indices: KeptIndices | None = None,
+    calibration: Calibration | None = None,
+    predict_statistics: bool = True,
+) -> Built:
+    """A smaller copy of `dense`, which stays as it is.
+
+    The units with the largest `scores` (see `importance.scores`) are kept, or those in
+    `kept_indices`. With a `calibration` of `dense` the remaining weights are repaired by least
+    squares, and (`predict_statistics`) the statistics of batch normalizations are predicted. Raises
+    UsageError where neither says which units a narrower group keeps, GraphError where the
+    architecture does not fit the graph.
+    """
+    return _cut(
+        copy.deepcopy(dense),
+        dense,
+        graph,
+        architecture,
+        units_of(graph, architecture, scores, kept_indices),
+        calibration,
+        predict_statistics=predict_statistics,
+    )
+
+
+def shrink(
+    model: nn.Module,
+    graph: PruningGraph,
+    architecture: Architecture,
+    *,
+    scores: Mapping[str, Tensor] | None = None,
+    kept_indices: KeptIndices | None = None,
+    calibration: Calibration | None = None,
+    optimizer: Optimizer | None = None,
+) -> Built:
+    """As `build`, in place and in the middle of training; `graph` is that of `model` as it is now.
+
+    Parameters keep their identity, and their entries in the optimizer's state are cut with them.
+    Statistics of batch normalizations are only cut: training re-estimates them.
+    """
+    before = copy.deepcopy(model) if calibration is not None else None
+    units = units_of(graph, architecture, scores, kept_indices)
+    return _cut(
+        model,
+        before,
+        graph,
+        architecture,
+        units,
+        calibration,
+        optimizer=optimizer,
+        predict_statistics=False,
+    )
+
+
+def units_of(
+    graph: PruningGraph,
+    architecture: Architecture,
+    scores: Mapping[str, Tensor] | None,
+    kept_indices: KeptIndices | None = None,
+) -> dict[str, tuple[int, ...]]:
+    """Which units every narrower group keeps, ascending; the first ones among equal scores."""
+    narrower = narrowed(graph, architecture)
+    if kept_indices is not None:
+        for name, width in narrower.items():
+            if len(kept_indices.get(name, ())) != width:
+                raise UsageError(
+                    f"kept_indices[{name!r}] must hold {width} units, "
+                    f"got {len(kept_indices.get(name, ()))}"
+                )
+        return {name: tuple(kept_indices[name]) for name in narrower}
+    if scores is None and narrower:
+        raise UsageError("which units are kept must be told by scores or by kept_indices")
+    return importance.best_units(scores or {}, narrower)
+
+
+def narrowed(graph: PruningGraph, architecture: Architecture) -> dict[str, int]:
+    """The widths that are smaller than the graph's; GraphError for what it does not have."""
+    if architecture.dropped or architecture.patterns or architecture.precision != FLOAT32:
+        raise UsageError("only widths can be built by now")
+    widths = {}
+    for name, width in architecture.widths.items():
+        size = graph.group(name).size
+        if width > size:
+            raise UsageError(f"widths[{name!r}] must be at most {size}, got {width}")
+        if width < size:
+            widths[name] = width
+    return widths
+
+
+def _cut(
+    model: nn.Module,
+    before: nn.Module | None,
+    graph: PruningGraph,
+    architecture: Architecture,
+    kept: dict[str, tuple[int, ...]],
+    calibration: Calibration | None,
+    *,
+    optimizer: Optimizer | None = None,
+    predict_statistics: bool = True,
+) -> Built:
+    smaller = surgery.prune(model, graph, kept, optimizer=optimizer)
+    if calibration is not None and before is not None and kept:
+        with torch.no_grad():
+            compensate.repair(model, before, graph, kept, calibration)
+            if predict_statistics:
+                compensate.predict_batchnorm(model, before, graph, kept, calibration)
+    return Built(model, smaller, kept)
