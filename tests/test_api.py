@@ -121,7 +121,7 @@ def test_model_folder_needs_no_run(found: api.Result) -> None:
     record = found.pick("knee")
     folder = found.path / str(record.artifact)
     assert api.model_folder(folder) == folder
-    kept = json.loads((folder / RECIPE).read_text())["keep"]
+    kept = json.loads((folder / RECIPE).read_text())["kept_indices"]
     small = autoprune.load(folder)
     assert small[1].out_features == len(kept["1"]) < 64
 

@@ -46,7 +46,7 @@ def test_every_seed_gives_a_small_model_that_was_tested_once() -> None:
     assert [run.seed for run in done.runs] == [0, 1, 2]
     for run in done.runs:
         assert (run.model[0].out_channels, run.model[3].out_channels) == (8, 4)
-        assert {name: len(kept) for name, kept in run.keep.items()} == {"0": 8, "3": 4}
+        assert {name: len(kept) for name, kept in run.kept_indices.items()} == {"0": 8, "3": 4}
         assert [entry["epoch"] for entry in run.history] == [1.0, 2.0]
         assert Stripes().evaluate(run.model, "test") == run.test
     assert [size for split, size in task.read if split == "test"] == [8, 8, 8, 16]

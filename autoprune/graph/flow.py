@@ -19,10 +19,11 @@ from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from autoprune.graph.blocks import structure_of
 from autoprune.graph.calls import Activation, Call, Note, Record, Site, State, Storages, owner
 from autoprune.graph.ids import Ids, Labels
 from autoprune.graph.outputs import tensors_in
-from autoprune.graph.types import Indices
+from autoprune.graph.types import Indices, Structure
 
 Rule = Callable[["Flow", "Call"], None]
 
@@ -53,6 +54,7 @@ class Flow(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.flips: set[int] = set()
         self.heads_seen: list[Indices] = []
         self.owned: dict[tuple[str, int], Indices] = {}
+        self.structures: dict[str, Structure | None] = {}
         self.recording = True
         self.heads = heads
         self.choices = choices
@@ -175,7 +177,9 @@ class Flow(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self._stack.append(self._paths.get(id(module), self._stack[-1]))
 
         def leave(module: nn.Module, args: Any, result: Any) -> None:
-            if self._stack.pop() in self.ignored:
+            path = self._stack.pop()
+            self.structures.setdefault(path, structure_of(result))
+            if path in self.ignored:
                 made = [self.state(tensor) for tensor in tensors_in(result)]
                 for state in made:
                     for label in () if state.weight else state.labels:

@@ -16,6 +16,7 @@ from torch.utils import _pytree as pytree
 
 from autoprune.errors import GraphError
 from autoprune.graph.assemble import Assembly
+from autoprune.graph.blocks import find_blocks
 from autoprune.graph.calls import owner
 from autoprune.graph.flow import Flow
 from autoprune.graph.ids import OUT
@@ -75,6 +76,7 @@ def trace(
             if owner(name) == layer and flow.ids.roles()[ids[0]] == OUT:
                 flow.ids.block(ids, "ignored_layers")
     graph = Assembly(flow, model).graph(model, inputs, outputs)
+    graph = replace(graph, blocks=find_blocks(graph, flow.modules, flow.structures))
     return _with_unreached(graph, _unreached(flow, model))
 
 
@@ -149,7 +151,7 @@ def _same(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
 def _follow(flow: Flow, model: nn.Module, example_inputs: Inputs) -> tuple[list[int], list[int]]:
     args, kwargs = as_call(example_inputs)
     args, kwargs = pytree.tree_map_only(Tensor, lambda t: t.detach(), (args, kwargs))
-    with untouched(model), _without_mkldnn():
+    with untouched(model), without_mkldnn():
         model.eval()
         given = _leaves((args, kwargs))
         inputs = [flow.state(tensor).index for tensor in given]
@@ -167,7 +169,7 @@ def _follow(flow: Flow, model: nn.Module, example_inputs: Inputs) -> tuple[list[
 
 
 @contextmanager
-def _without_mkldnn() -> Iterator[None]:
+def without_mkldnn() -> Iterator[None]:
     """Its layer for LSTMs would hide their parts; nothing else is dispatched differently.
 
     `torch.backends.mkldnn.flags` would also set the precision, with a warning.

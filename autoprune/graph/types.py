@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +14,9 @@ from autoprune.errors import GraphError
 
 Indices = NDArray[np.int64]
 Role = Literal["out", "in", "affine"]
-Kind = Literal["channel", "head", "ffn", "block"]
+Kind = Literal["channel", "head", "ffn"]
+BlockKind = Literal["residual", "attention", "ffn"]
+Structure = Any  # a pytree: what a module returned, without its tensors
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,6 +123,35 @@ class Attribute:
 
 
 @dataclass(frozen=True, eq=False)
+class Block:
+    """The branch of a residual addition: dropped, what is left of `x + f(x)` is `x`.
+
+    `addition` and `calls` (with it) index `PruningGraph.ops`; `left` is the tensor that remains of
+    the sum. `modules` are the outermost modules that belong to the branch as a whole, with the
+    structure of what each returns; `tensors` the parameters and buffers that go with it, of which
+    `loose` are held by modules that stay.
+    """
+
+    name: str
+    kind: BlockKind
+    addition: int
+    calls: frozenset[int]
+    left: int
+    modules: tuple[tuple[str, Structure], ...]
+    tensors: tuple[str, ...]
+    loose: tuple[str, ...] = ()
+
+    def called(self, name: str) -> Block:
+        """The same block with a name."""
+        return replace(self, name=name)
+
+    def moved(self, places: Mapping[int, int]) -> Block:
+        """The same block where calls have other places, or none."""
+        calls = frozenset(places[call] for call in self.calls if call in places)
+        return replace(self, addition=places[self.addition], calls=calls)
+
+
+@dataclass(frozen=True, eq=False)
 class PruningGraph:
     """The groups of a model, what stays whole, and the sizes of everything as functions of kept."""
 
@@ -135,6 +166,7 @@ class PruningGraph:
     outputs: tuple[int, ...] = ()
     itemsizes: Mapping[str, int] = field(default_factory=dict)  # parameter or buffer → bytes each
     freed: Mapping[int, int] | None = None  # storage → the last call for which the run held it
+    blocks: tuple[Block, ...] = ()
 
     def group(self, name: str) -> Group:
         """The group of that name. Raises GraphError that names the nearest known one."""
@@ -151,6 +183,64 @@ class PruningGraph:
     def sizes(self) -> dict[str, int]:
         """Units of each group."""
         return {group.name: group.size for group in self.groups}
+
+    def block(self, name: str) -> Block:
+        """The block of that name. Raises GraphError that names the nearest known one."""
+        for block in self.blocks:
+            if block.name == name:
+                return block
+        known = [block.name for block in self.blocks]
+        near = difflib.get_close_matches(name, known, n=1, cutoff=0.0)
+        hint = f" · the nearest is {near[0]!r}" if near else " · this model has no blocks"
+        raise GraphError(
+            f"block must be one of the model's {len(known)} blocks, got {name!r}{hint}"
+        )
+
+    def lost(self, dropped: Iterable[str]) -> frozenset[str]:
+        """The groups of which nothing is left without these blocks."""
+        gone = {tensor for name in dropped for tensor in self.block(name).tensors}
+        return frozenset(
+            group.name
+            for group in self.groups
+            if all(piece.tensor in gone for piece in group.slices)
+        )
+
+    def without(self, dropped: Iterable[str]) -> PruningGraph:
+        """The graph of the model that has lost these blocks."""
+        blocks = [self.block(name) for name in dropped]
+        if not blocks:
+            return self
+        gone = {tensor for block in blocks for tensor in block.tensors}
+        calls = frozenset[int]().union(*(block.calls for block in blocks))
+        lost = self.lost(block.name for block in blocks)
+        paths = tuple(path for block in blocks for path, _ in block.modules)
+        stays = [call for call in range(len(self.ops)) if call not in calls]
+        return replace(
+            self,
+            groups=tuple(
+                replace(g, slices=tuple(s for s in g.slices if s.tensor not in gone))
+                for g in self.groups
+                if g.name not in lost
+            ),
+            ops=tuple(self._read_around(call, blocks) for call in stays),
+            parameters={n: dims for n, dims in self.parameters.items() if n not in gone},
+            buffers={n: dims for n, dims in self.buffers.items() if n not in gone},
+            attributes=tuple(a for a in self.attributes if not _is_inside(a.module, paths)),
+            blocks=tuple(
+                block.moved({call: place for place, call in enumerate(stays)})
+                for block in self.blocks
+                if not block.calls <= calls
+            ),
+        )
+
+    def _read_around(self, call: int, blocks: Sequence[Block]) -> Op:
+        """A call that reads what is left of a sum where it read the sum."""
+        op = self.ops[call]
+        for block in sorted(blocks, key=lambda block: -block.addition):
+            if call > block.addition:
+                summed = self.ops[block.addition].outputs[0]
+                op = replace(op, inputs=tuple(block.left if t == summed else t for t in op.inputs))
+        return op
 
     def checked(self, keep: Mapping[str, Sequence[int]]) -> dict[str, Indices]:
         """`keep` as ascending arrays for every group; groups that are not named stay whole.
@@ -218,3 +308,7 @@ class PruningGraph:
             buffers={name: fixed(dims) for name, dims in self.buffers.items()},
             attributes=tuple(replace(a, dims=fixed(a.dims)) for a in self.attributes),
         )
+
+
+def _is_inside(module: str, paths: Sequence[str]) -> bool:
+    return any(module == path or module.startswith(f"{path}.") for path in paths)

@@ -294,7 +294,9 @@ def test_a_projection_that_becomes_narrow_ends_channels_last() -> None:
     head = [nn.Conv2d(32, 8, 1, stride=2), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 3)]
     model = nn.Sequential(*layers, *head)
     half_way = Schedule("linear", begin=0.5, end=0.6, steps=1)
-    plan = candidate(ratios={"2": 0.75}, schedule=half_way, recovery=Recovery(0.01, 0.5))
+    plan = Candidate(
+        Architecture({"2": 8}), schedule=half_way, recovery=Recovery(0.01, distillation=0.5)
+    )
     task, graph = Stripes(), trace(model, torch.zeros(1, 1, 8, 8))
     run = RecoveryRun(task, model, graph, plan, epochs=2, seed=0, precision=Precision(False, True))
     layouts = []

@@ -1,0 +1,255 @@
+"""Blocks that can be dropped: the branches of residual additions.
+
+In `x + f(x)` everything that only serves `f` disappears together with the addition. A block is
+found from the operations alone: an addition, and the calls that nothing needs once one of its
+operands is gone, which must be computed from the other operand (or from what a cheaper shortcut
+reads).
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from autoprune.graph.calls import owner
+from autoprune.graph.types import Block, Op, PruningGraph, Structure
+
+ADDITIONS = ("add", "add_")
+_ATTENTION = ("softmax", "attention")
+_PRODUCTS = ("addmm", "mm", "bmm", "linear", "matmul", "baddbmm")
+_PLAIN = (bool, int, float, str, type(None))
+
+Kind = Literal["residual", "attention", "ffn"]
+
+
+class Slot:
+    """Stands for a tensor in the structure of what a module returned."""
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Slot)
+
+    def __hash__(self) -> int:
+        return hash(Slot)
+
+
+def structure_of(result: Any) -> Structure | None:
+    """What a module returned, with `Slot` for tensors; None where it holds other objects."""
+    leaves, spec = pytree.tree_flatten(result)
+    if not all(isinstance(leaf, (Tensor, *_PLAIN)) for leaf in leaves):
+        return None
+    return pytree.tree_unflatten([Slot() if isinstance(x, Tensor) else x for x in leaves], spec)
+
+
+def find_blocks(
+    graph: PruningGraph, modules: Iterable[str], structures: Mapping[str, Structure | None]
+) -> tuple[Block, ...]:
+    """The blocks of a traced model in execution order; each can be dropped alone or with others.
+
+    `modules` are the paths of the model's modules, `structures` what each returned. A branch that
+    holds no weights is none, nor one whose modules return something that cannot be imitated.
+    """
+    values = _Values(graph)
+    places = _calls_of(graph.ops, modules)
+    idle = values.idle()
+    found = []
+    for addition, op in enumerate(graph.ops):
+        if op.name in ADDITIONS and len(op.inputs) == 2:
+            branch = values.branch(addition)
+            if branch is not None:
+                found.append(_block(graph, branch, idle, places, structures))
+    return _named([block for block in found if block is not None], graph)
+
+
+@dataclass(frozen=True)
+class _Branch:
+    """An addition, the calls that go with it, and the operand that is left."""
+
+    addition: int
+    calls: frozenset[int]
+    left: int
+
+
+class _Values:
+    """Tensors by version: a call that writes into its input makes a new value."""
+
+    def __init__(self, graph: PruningGraph) -> None:
+        self._graph = graph
+        self._reads: list[list[int]] = []
+        self._writes: list[list[int]] = []
+        self._readers: dict[int, list[int]] = defaultdict(list)
+        current: dict[int, int] = {}
+        self._tensor: list[int] = []
+        for tensor in graph.inputs:
+            self._version(current, tensor)
+        for call, op in enumerate(graph.ops):
+            reads = [current[t] if t in current else self._version(current, t) for t in op.inputs]
+            for value in reads:
+                self._readers[value].append(call)
+            self._reads.append(reads)
+            self._writes.append([self._version(current, t) for t in op.outputs])
+        self._outputs = {current[t] for t in graph.outputs if t in current}
+
+    def _version(self, current: dict[int, int], tensor: int) -> int:
+        self._tensor.append(tensor)
+        current[tensor] = len(self._tensor) - 1
+        return current[tensor]
+
+    def branch(self, addition: int) -> _Branch | None:
+        """What can be dropped at an addition, None where nothing can."""
+        reads, (written, *_) = self._reads[addition], self._writes[addition] or [-1]
+        if written < 0 or reads[0] == reads[1] or len({self._shape(v) for v in reads}) != 1:
+            return None
+        if self._shape(written) != self._shape(reads[0]):
+            return None
+        dead = [self._dead(addition, value) for value in reads]
+        for gone, left in ((0, 1), (1, 0)):
+            if self._reads_of(dead[gone]) & {reads[left]}:
+                return self._checked(addition, dead[gone], reads[left])
+        work = [sum(bool(self._graph.ops[c].macs) for c in calls) for calls in dead]
+        gone = 0 if work[0] > work[1] else 1
+        sources = self._reads_of(dead[1 - gone])
+        if work[0] != work[1] and sources and sources <= self._reads_of(dead[gone]):
+            return self._checked(addition, dead[gone], reads[1 - gone])
+        return None
+
+    def _checked(self, addition: int, calls: set[int], left: int) -> _Branch | None:
+        if not any(self._graph.ops[call].macs for call in calls):
+            return None
+        return _Branch(addition, frozenset(calls), self._tensor[left])
+
+    def _dead(self, addition: int, value: int) -> set[int]:
+        """The calls that nothing needs once the addition no longer reads `value`."""
+        dead: set[int] = set()
+        for call in range(addition - 1, -1, -1):
+            written = self._writes[call]
+            if self._outputs.isdisjoint(written) and any(
+                reader in dead or (reader == addition and out == value)
+                for out in written
+                for reader in self._readers[out]
+            ):
+                readers = {(out, reader) for out in written for reader in self._readers[out]}
+                alive = {r for out, r in readers if r not in dead and (out, r) != (value, addition)}
+                if not alive:
+                    dead.add(call)
+        return dead
+
+    def _reads_of(self, calls: set[int]) -> set[int]:
+        made = {value for call in calls for value in self._writes[call]}
+        return {value for call in calls for value in self._reads[call]} - made
+
+    def idle(self) -> frozenset[int]:
+        """Calls whose results nothing reads (of weights alone, of scratch memory)."""
+        idle: set[int] = set()
+        for call in range(len(self._writes) - 1, -1, -1):
+            readers = {reader for out in self._writes[call] for reader in self._readers[out]}
+            if readers <= idle and self._outputs.isdisjoint(self._writes[call]):
+                idle.add(call)
+        return frozenset(idle)
+
+    def _shape(self, value: int) -> tuple[Any, ...]:
+        return self._graph.tensors[self._tensor[value]].dims
+
+
+def _calls_of(ops: Sequence[Op], modules: Iterable[str]) -> dict[str, set[int]]:
+    """For every module the calls that ran inside of it."""
+    places: dict[str, set[int]] = {path: set() for path in modules if path}
+    for call, op in enumerate(ops):
+        for path in _upwards(op.layer):
+            if path in places:
+                places[path].add(call)
+    return places
+
+
+def _upwards(path: str) -> Iterator[str]:
+    """A module's path and those of what it lies in, without the model itself."""
+    while path:
+        yield path
+        path = path.rpartition(".")[0]
+
+
+def _block(
+    graph: PruningGraph,
+    branch: _Branch,
+    idle: frozenset[int],
+    places: Mapping[str, set[int]],
+    structures: Mapping[str, Structure | None],
+) -> Block | None:
+    inside = {
+        path for path, calls in places.items() if calls - idle and calls - idle <= branch.calls
+    }
+    whole = sorted(p for p in inside if p.rpartition(".")[0] not in inside)
+    if any(path in structures and structures[path] is None for path in whole):
+        return None
+    read = {n for call in branch.calls for n in graph.ops[call].parameters}
+    gone_calls = branch.calls | {c for p in inside for c in places[p]} | {branch.addition}
+    others = {
+        name
+        for call, op in enumerate(graph.ops)
+        if call not in gone_calls | idle
+        for name in op.parameters
+    }
+    held = [*graph.parameters, *graph.buffers]
+    covered = {n for n in held if any(path in inside for path in _upwards(owner(n)))}
+    gone = (read | covered) - others
+    kinds = [graph.ops[call].name for call in branch.calls if graph.ops[call].macs]
+    kind: Kind = "residual"
+    if any(word in graph.ops[call].name for call in branch.calls for word in _ATTENTION):
+        kind = "attention"
+    elif all(name in _PRODUCTS for name in kinds):
+        kind = "ffn"
+    return Block(
+        name="",
+        kind=kind,
+        addition=branch.addition,
+        calls=frozenset(gone_calls),
+        left=branch.left,
+        modules=tuple((path, structures.get(path, Slot())) for path in whole),
+        tensors=tuple(name for name in held if name in gone),
+        loose=tuple(name for name in held if name in gone - covered),
+    )
+
+
+def _named(blocks: Sequence[Block], graph: PruningGraph) -> tuple[Block, ...]:
+    """Each named by the module that it fills, or else by the largest of its modules."""
+    homes = [_common([*(p for p, _ in b.modules), graph.ops[b.addition].layer]) for b in blocks]
+    crowded = {home for home, count in Counter(homes).items() if count > 1 or not home}
+    crowded |= {h for h in homes if any(o.startswith(f"{h}.") for o in homes)}
+    used: Counter[str] = Counter()
+    named = []
+    for block, home in zip(blocks, homes, strict=True):
+        name = _largest(block, graph) if home in crowded else home
+        used[name] += 1
+        named.append(block.called(name if used[name] == 1 else f"{name}#{used[name]}"))
+    return tuple(named)
+
+
+def _common(paths: Sequence[str]) -> str:
+    parts = [path.split(".") for path in paths]
+    shared = []
+    for names in zip(*parts, strict=False):
+        if len(set(names)) > 1:
+            break
+        shared.append(names[0])
+    return ".".join(shared)
+
+
+def _largest(block: Block, graph: PruningGraph) -> str:
+    sizes = graph.sizes()
+
+    def held(path: str) -> int:
+        total = 0
+        for name, dims in graph.parameters.items():
+            if path in _upwards(owner(name)):
+                count = 1
+                for dim in dims:
+                    count *= dim.size(sizes)
+                total += count
+        return total
+
+    paths = [path for path, _ in block.modules]
+    return max(paths, key=held) if paths else graph.ops[block.addition].layer or "block"

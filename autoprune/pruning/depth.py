@@ -1,0 +1,256 @@
+"""Dropping blocks from a model, in place.
+
+The modules of a dropped branch are replaced by `Removed`, which computes nothing and returns
+`NOTHING`: an object that is neutral in sums and absorbs every other operation. In the model's own
+code `x + branch(x)` is then just `x`: no zero is added, in PyTorch or in what is exported.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from autoprune.graph import PruningGraph
+from autoprune.graph.blocks import ADDITIONS, Slot
+from autoprune.graph.outputs import tensors_in
+from autoprune.graph.trace import Inputs, as_call, set_training, untouched, without_mkldnn
+from autoprune.graph.types import Block, Structure
+
+TOLERANCE = 1e-4
+"""How far outputs without a block may lie from those of the dense model around it, relative."""
+
+_PLAIN = (bool, int, float, str, type(None))
+_SUMS = frozenset("add add_ __add__ __radd__ __iadd__".split())  # noqa: SIM905
+_DIFFERENCES = frozenset("sub sub_ __sub__ __isub__".split())  # noqa: SIM905
+
+
+class Nothing:
+    """What a branch that is gone returns: neutral in sums with activations, else absorbing."""
+
+    shape = torch.Size((1,))
+    ndim = 1
+    dtype = torch.float32
+    device = torch.device("cpu")
+
+    @classmethod
+    def __torch_function__(
+        cls, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None
+    ) -> Any:
+        """What a function of torch gives for a tensor and nothing."""
+        name = getattr(func, "__name__", "")
+        if name in _SUMS and len(args) == 2:
+            return _sum(*args)
+        if name in _DIFFERENCES and isinstance(args[1], Nothing):
+            return args[0]
+        return NOTHING
+
+    def __add__(self, other: Any) -> Any:
+        """The other summand; nothing where that is a number or a parameter."""
+        return _sum(self, other)
+
+    __radd__ = __iadd__ = __add__
+
+    def __rsub__(self, other: Any) -> Any:
+        """What nothing is subtracted from."""
+        return _sum(self, other)
+
+    def _absorb(self, *args: Any, **kwargs: Any) -> Nothing:
+        return self
+
+    __mul__ = __rmul__ = __imul__ = __truediv__ = __matmul__ = __rmatmul__ = _absorb
+    __neg__ = __pow__ = __getitem__ = __call__ = _absorb
+
+    def __getattr__(self, name: str) -> Nothing:
+        """Methods and properties of a tensor."""
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return self
+
+    def size(self, dim: int | None = None) -> Any:
+        """As a tensor of one element has it."""
+        return self.shape if dim is None else 1
+
+    def dim(self) -> int:
+        """As a tensor of one element has it."""
+        return self.ndim
+
+    def __deepcopy__(self, memo: Any) -> Nothing:
+        """There is one only."""
+        return self
+
+    def __reduce__(self) -> str:
+        """There is one only."""
+        return "NOTHING"
+
+
+NOTHING = Nothing()
+
+
+def _sum(one: Any, other: Any) -> Any:
+    rest = other if isinstance(one, Nothing) else one
+    activation = isinstance(rest, Tensor) and not isinstance(rest, nn.Parameter)
+    return rest if activation else NOTHING
+
+
+class Removed(nn.Module):
+    """In place of a module whose block was dropped: no parameters, no computation.
+
+    Plain attributes (numbers, flags, names) stay, since a model's code may ask for them.
+    """
+
+    def __init__(self, module: nn.Module, structure: Structure) -> None:
+        """`structure` is what `module` returned, with `Slot` for tensors."""
+        super().__init__()
+        for name, value in vars(module).items():
+            if isinstance(value, _PLAIN) and name != "training":
+                setattr(self, name, value)
+        for name in module._parameters:
+            self.register_parameter(name, None)
+        self._result = pytree.tree_map(lambda x: NOTHING if isinstance(x, Slot) else x, structure)
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Nothing, in the structure of what was returned before."""
+        return self._result
+
+
+def drop(
+    model: nn.Module,
+    graph: PruningGraph,
+    dropped: Iterable[str],
+    *,
+    optimizer: Optimizer | None = None,
+) -> PruningGraph:
+    """Remove the named blocks from `model`, in place; returns the graph of what it became.
+
+    Their parameters leave the `optimizer`, too. Raises GraphError for a block that the graph does
+    not have.
+    """
+    names = tuple(dropped)
+    smaller = graph.without(names)
+    before = {id(parameter) for parameter in model.parameters()}
+    for name in names:
+        _remove(model, graph.block(name))
+    gone = before - {id(parameter) for parameter in model.parameters()}
+    for group in optimizer.param_groups if optimizer is not None else ():
+        for parameter in group["params"]:
+            if id(parameter) in gone and optimizer is not None:
+                optimizer.state.pop(parameter, None)
+        group["params"] = [p for p in group["params"] if id(p) not in gone]
+    return smaller
+
+
+def _remove(model: nn.Module, block: Block) -> None:
+    for path, structure in block.modules:
+        parent, _, leaf = path.rpartition(".")
+        home = model.get_submodule(parent)
+        if leaf in home._modules:
+            home._modules[leaf] = Removed(model.get_submodule(path), structure)
+    for tensor in block.loose:
+        parent, _, leaf = tensor.rpartition(".")
+        home = model.get_submodule(parent)
+        for held in (home._parameters, home._buffers):
+            held.pop(leaf, None)
+        setattr(home, leaf, NOTHING)
+
+
+def verify_blocks(model: nn.Module, graph: PruningGraph, example: Inputs) -> PruningGraph:
+    """The graph with those blocks only without which the model really runs as it should.
+
+    Dropped together, then by halves where that fails, the outputs must be those of the dense model
+    with the same additions left out, and the model must still run in training mode if it did.
+    """
+    trains = _runs_in_training(model, example)
+    good: list[str] = []
+
+    def search(names: list[str]) -> None:
+        if not names or _is_right(model, graph, [*good, *names], example, trains=trains):
+            good.extend(names)
+        elif len(names) > 1:
+            half = len(names) // 2
+            search(names[:half])
+            search(names[half:])
+
+    search([block.name for block in graph.blocks])
+    return replace(graph, blocks=tuple(b for b in graph.blocks if b.name in good))
+
+
+def _is_right(
+    model: nn.Module, graph: PruningGraph, names: Sequence[str], example: Inputs, *, trains: bool
+) -> bool:
+    small = copy.deepcopy(model)
+    try:
+        drop(small, graph, names)
+        got = _outputs(small, example)
+    except Exception:  # noqa: BLE001  whatever a model's code does with nothing is the answer
+        return False
+    additions = {graph.block(name).addition: graph.block(name) for name in names}
+    with _Skipping(graph, additions):
+        wanted = _outputs(model, example)
+    if len(got) != len(wanted) or not all(map(_agree, got, wanted)):
+        return False
+    return not trains or _runs_in_training(small, example)
+
+
+class _Skipping(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Runs the dense model with some of its additions left out."""
+
+    def __init__(self, graph: PruningGraph, additions: Mapping[int, Block]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        sums = [call for call, op in enumerate(graph.ops) if op.name in ADDITIONS]
+        self._places = {place: additions[c] for place, c in enumerate(sums) if c in additions}
+        self._graph, self._count = graph, 0
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None
+    ) -> Any:
+        """Run the call; of a sum that is left out, the operand that stays."""
+        name = str(func._schema.name).removeprefix("aten::")
+        if name not in ADDITIONS:
+            return func(*args, **(kwargs or {}))
+        block = self._places.get(self._count)
+        self._count += 1
+        if block is None:
+            return func(*args, **(kwargs or {}))
+        left = args[self._graph.ops[block.addition].inputs.index(block.left)]
+        return args[0].copy_(left) if name == "add_" else left.clone()
+
+
+def _outputs(model: nn.Module, example: Inputs) -> list[Tensor]:
+    args, kwargs = as_call(example)
+    with untouched(model), without_mkldnn():
+        model.eval()
+        return [tensor.clone() for tensor in tensors_in(model(*args, **kwargs))]
+
+
+def _runs_in_training(model: nn.Module, example: Inputs) -> bool:
+    args, kwargs = as_call(example)
+    with untouched(model):
+        set_training(model)
+        try:
+            model(*args, **kwargs)
+        except Exception:  # noqa: BLE001  as above
+            return False
+    return True
+
+
+def _agree(one: Tensor, other: Tensor) -> bool:
+    if one.shape != other.shape:
+        return False
+    if not one.is_floating_point():
+        return True
+    a, b = one.double(), other.double()
+    finite = torch.isfinite(a) & torch.isfinite(b)
+    spread = float(b[finite].abs().max()) if bool(finite.any()) else 0.0
+    return bool(((a - b).abs()[finite] <= TOLERANCE * spread + 1e-12).all())

@@ -1,0 +1,127 @@
+import copy
+import pickle
+
+import pytest
+import torch
+from models.zoo import ZOO, settled
+from models.zoo_attention import ViT
+from torch import Tensor, nn
+
+from autoprune.graph import trace
+from autoprune.pruning.depth import NOTHING, Removed, drop, verify_blocks
+
+MODELS = {
+    **{
+        name: ZOO[name]
+        for name in ("resnet18", "resnet20_padded", "mobilenet_v3", "convnext", "regnet_y")
+    },
+    "vit": (lambda: ViT("fused"), lambda n: torch.randn(n, 3, 32, 32)),
+    "pre-norm": (
+        lambda: nn.TransformerEncoder(
+            nn.TransformerEncoderLayer(16, 2, 32, batch_first=True, norm_first=True), 2
+        ),
+        lambda n: torch.randn(n, 5, 16),
+    ),
+    "post-norm": (
+        lambda: nn.TransformerEncoder(
+            nn.TransformerEncoderLayer(16, 2, 32, batch_first=True, norm_first=False), 2
+        ),
+        lambda n: torch.randn(n, 5, 16),
+    ),
+}
+
+
+@pytest.mark.filterwarnings("ignore:enable_nested_tensor")
+@pytest.mark.parametrize("name", MODELS)
+def test_every_block_that_is_found_can_be_dropped(name: str) -> None:
+    torch.manual_seed(0)
+    make, example = MODELS[name]
+    model, x = settled(make()).eval(), example(2)
+    graph = trace(model, x)
+    assert graph.blocks
+    assert verify_blocks(model, graph, x).blocks == graph.blocks
+
+
+class Residual(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.full((width,), 0.5))
+        self.norm, self.inner = nn.LayerNorm(width), nn.Linear(width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.relu(x + self.scale * self.inner(self.norm(x)))
+
+
+def chain() -> tuple[nn.Module, Tensor]:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 8), Residual(8), Residual(8), nn.Linear(8, 2)).eval()
+    return model, torch.randn(3, 4)
+
+
+def test_what_remains_of_a_block_is_its_activation() -> None:
+    model, x = chain()
+    graph = trace(model, x)
+    small = copy.deepcopy(model)
+    drop(small, graph, ["1"])
+    wanted = model[3](model[2](torch.relu(model[0](x))))
+    assert torch.equal(small(x), wanted)
+
+
+def test_nothing_of_a_block_is_held_or_computed() -> None:
+    model, x = chain()
+    drop(model, trace(model, x), ["1"])
+    assert [name for name, _ in model[1].named_parameters()] == []
+    assert isinstance(model[1].inner, Removed)
+    with torch.profiler.profile() as profile:
+        model(x)
+    calls = [event.name for event in profile.events()]
+    assert calls.count("aten::add") == calls.count("aten::mul") == 1  # those of the other block
+    assert calls.count("aten::layer_norm") == 1
+
+
+def test_the_optimizer_forgets_what_is_dropped_and_keeps_the_rest() -> None:
+    model, x = chain()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.1)
+    model(x).sum().backward()
+    optimizer.step()
+    graph = trace(model, x)
+    drop(model, graph, ["2"], optimizer=optimizer)
+    held = [id(p) for group in optimizer.param_groups for p in group["params"]]
+    assert sorted(held) == sorted(id(p) for p in model.parameters())
+    assert {id(p) for p in optimizer.state} == set(held)
+
+
+class AsksForItsSize(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner, self.free = nn.Linear(8, 8), nn.Linear(8, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        batch, width = self.inner(x).shape
+        y = x + self.inner(x).view(batch, width)
+        return y + self.free(y)
+
+
+def test_a_block_whose_code_needs_its_result_is_no_block() -> None:
+    torch.manual_seed(0)
+    model, x = AsksForItsSize().eval(), torch.randn(3, 8)
+    graph = trace(model, x)
+    assert [block.name for block in graph.blocks] == ["inner", "free"]
+    assert [block.name for block in verify_blocks(model, graph, x).blocks] == ["free"]
+
+
+def test_nothing_is_neutral_in_sums_and_absorbs_the_rest() -> None:
+    x = torch.randn(3)
+    for found in (x + NOTHING, NOTHING + x, x - NOTHING, torch.add(x, NOTHING)):
+        assert found is x
+    for absorbed in (
+        NOTHING * x,
+        x * NOTHING,
+        torch.relu(NOTHING),
+        NOTHING.view(1, -1).transpose(0, 1),
+        NOTHING + nn.Parameter(x),
+        NOTHING + 1.0,
+        NOTHING @ x,
+    ):
+        assert absorbed is NOTHING
+    assert copy.deepcopy(NOTHING) is NOTHING is pickle.loads(pickle.dumps(NOTHING))
