@@ -7,7 +7,7 @@ import math
 import os
 import platform
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -50,10 +50,7 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Prepared:
-    """A search that can begin. `metrics` are the dense model's on the validation split.
-
-    `predictors` are by device, and the very ones that the plan's prices ask.
-    """
+    """A search that can begin. `metrics` are the dense model's on the validation split."""
 
     plan: Plan
     dense: nn.Module
@@ -61,13 +58,6 @@ class Prepared:
     metrics: Mapping[str, float]
     gauge: Gauge
     training_device: str
-    predictors: dict[str, LatencyPredictor] = field(default_factory=dict)
-
-    def relearn(self, site: Site) -> None:
-        """From now on the plan's prices and margins on that device are those of its profile."""
-        if site.profile is not None:
-            self.predictors[site.name] = site.profile.predictor
-            self.plan.margins.update(site.margins)
 
     @property
     def sites(self) -> tuple[Site, ...]:
@@ -119,7 +109,7 @@ def prepare(
     plan.check()
     distributions(plan)
     gauge = Gauge(dense, graph, example, sites)
-    return Prepared(plan, dense, graph, metrics, gauge, device, predictors)
+    return Prepared(plan, dense, graph, metrics, gauge, device)
 
 
 def _plan(

@@ -95,19 +95,6 @@ class Site:
         )
         return replace(self, device=found.device, profile=DeviceProfile.of(found, graph))
 
-    def extended(
-        self,
-        dense: nn.Module,
-        graph: PruningGraph,
-        example: Inputs,
-        kept: Sequence[Mapping[str, int]],
-    ) -> Site:
-        """The same with prunings measured now in its profile. Raises DeviceError."""
-        assert self.profile is not None, "only what is predicted is learned"
-        return replace(
-            self, profile=self.profile.extended(dense, graph, self.inputs(example), kept)
-        )
-
 
 def sites_of(
     targets: Mapping[str, DeviceConfig], known: Mapping[str, Mapping[str, Any]]

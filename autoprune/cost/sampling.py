@@ -43,15 +43,11 @@ Keep = dict[str, tuple[int, ...]]
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One measured pruning: units kept by group, and its latency (alone and relative to dense).
-
-    Prunings of one `batch` were measured beside the same copy of the dense model.
-    """
+    """One measured pruning: units kept by group, and its latency (alone and relative to dense)."""
 
     kept: Mapping[str, int]
     median_ms: float
     ratio: float
-    batch: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,7 +168,7 @@ class Sampler:
         found.pruned.extend(rest)
         for keep, it in zip(keeps, rest, strict=True):
             kept = {name: len(units) for name, units in keep.items()}
-            found.samples.append(Sample(kept, it.median_ms, it.ratio, len(found.dense)))
+            found.samples.append(Sample(kept, it.median_ms, it.ratio))
 
     def _next(
         self, samples: Sequence[Sample], pool: list[Keep], until: Until, most: int
