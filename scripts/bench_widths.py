@@ -24,9 +24,9 @@ import torch
 
 from autoprune._search.knapsack import Knapsack
 from autoprune.cost.latency import measure_together
-from autoprune.cost.predictor import LatencyPredictor
 from autoprune.cost.targets import device_name
-from autoprune.cost.widths import liked_widths
+from autoprune.device.predictor import LatencyPredictor
+from autoprune.device.widths import liked_widths
 from autoprune.graph import trace
 from autoprune.pruning import importance, refit, sensitivity, surgery
 from autoprune.pruning.compensate import calibrate, obs_scores, predict_batchnorm, repair

@@ -24,12 +24,12 @@ from autoprune._search.tuning import threads_for
 from autoprune._search.verify import Gauge, objectives_of
 from autoprune.budget import Cost
 from autoprune.config import RunConfig
+from autoprune.cost.activations import COUNTED, PeakMemory
 from autoprune.cost.model import CostModel
-from autoprune.cost.predictor import LatencyPredictor
 from autoprune.cost.targets import device_name
-from autoprune.cost.widths import liked_widths
+from autoprune.device.widths import liked_widths
 from autoprune.errors import AutopruneError, ConfigError, GraphError, TaskError
-from autoprune.fields import cost_fields, is_cost
+from autoprune.fields import MEMORY, cost_fields, is_cost
 from autoprune.graph import PruningGraph
 from autoprune.pareto import Objective
 from autoprune.pruning import importance, sensitivity
@@ -104,8 +104,11 @@ def prepare(
         else site
         for site in sites
     )
-    predictors = {site.name: site.profile.predictor for site in sites if site.profile}
-    plan = _plan(config, graph, objectives, metrics, sites, predictors)
+    memory = {}
+    if MEMORY in names:
+        say("peak memory of random prunings")
+        memory = {site.name: site.peak_memory(dense, graph, example) for site in sites}
+    plan = _plan(config, graph, objectives, metrics, sites, memory)
     plan.check()
     distributions(plan)
     gauge = Gauge(dense, graph, example, sites)
@@ -118,10 +121,13 @@ def _plan(
     objectives: tuple[Objective, ...],
     metrics: Mapping[str, float],
     sites: tuple[Site, ...],
-    predictors: Mapping[str, LatencyPredictor],
+    memory: Mapping[str, PeakMemory],
 ) -> Plan:
-    runtimes = [(site.config.runtime, site.config.threads) for site in sites]
-    costs = CostModel(graph, latency=predictors, runtimes=runtimes)
+    predictors = {site.name: site.profile.predictor for site in sites if site.profile}
+    fitted = list(memory.values()) or [COUNTED]
+    costs = CostModel(graph, latency=predictors, memory=fitted)
+    margins = {name: margin for site in sites for name, margin in site.margins.items()}
+    margins[MEMORY] = max(it.upper_factor for it in fitted) - 1.0
     limits = config.search
     return Plan(
         space=config.search_space.fitted(liked_widths(predictors.values())),
@@ -142,7 +148,7 @@ def _plan(
         sampler=limits.sampler,
         seed=limits.seed,
         levels=config.levels,
-        margins={name: margin for site in sites for name, margin in site.margins.items()},
+        margins=margins,
     )
 
 

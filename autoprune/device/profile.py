@@ -16,9 +16,9 @@ from torch import nn
 from autoprune.budget import Device
 from autoprune.cost.inputs import Inputs
 from autoprune.cost.latency import measure_latency
-from autoprune.cost.predictor import LatencyPredictor
-from autoprune.cost.sampling import Until
 from autoprune.cost.targets import Ssh, is_remote
+from autoprune.device.predictor import LatencyPredictor
+from autoprune.device.sampling import Until
 from autoprune.errors import DeviceError, DeviceLostError
 from autoprune.graph import Dim, Group, Op, PruningGraph, TensorInfo
 from autoprune.pruning.one_shot import prunable

@@ -15,11 +15,11 @@ import numpy as np
 from torch import nn
 
 from autoprune.budget import Device
-from autoprune.cost import fitting
-from autoprune.cost.features import LatencyFeatures
 from autoprune.cost.inputs import Inputs
 from autoprune.cost.latency import Latency, measure_latency, measure_together
-from autoprune.cost.model import Floats
+from autoprune.cost.sizes import Floats
+from autoprune.device import fitting
+from autoprune.device.features import LatencyFeatures
 from autoprune.errors import DeviceLostError
 from autoprune.graph import PruningGraph
 from autoprune.pruning.surgery import prune

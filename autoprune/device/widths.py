@@ -7,8 +7,8 @@ from collections.abc import Collection
 import numpy as np
 from numpy.typing import NDArray
 
-from autoprune.cost.model import Floats
-from autoprune.cost.predictor import LatencyPredictor
+from autoprune.cost.sizes import Floats
+from autoprune.device.predictor import LatencyPredictor
 
 _SHARES = (1.0, 0.5)  # of the other groups' units, around which a width is judged
 _REACH = 16  # units: as far as a width is compared with larger ones, and the usual price is taken

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from autoprune.budget import Device
-from autoprune.cost import fitting
-from autoprune.cost.features import LatencyFeatures
-from autoprune.cost.predictor import LatencyPredictor
-from autoprune.cost.sampling import Sample, random_keeps
+from autoprune.device import fitting
+from autoprune.device.features import LatencyFeatures
+from autoprune.device.predictor import LatencyPredictor
+from autoprune.device.sampling import Sample, random_keeps
 from autoprune.errors import DeviceError
 from autoprune.graph import Dim, Group, Op, PruningGraph, TensorInfo
 

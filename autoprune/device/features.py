@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from autoprune.cost.model import Floats, Sizes
+from autoprune.cost.sizes import Floats, Sizes
 from autoprune.graph import Dim, Op, PruningGraph
 
 _BLOCKS = (8, 32)  # channels that kernels handle at once: the rest of a block costs as if full

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import nnls
 
-from autoprune.cost.model import Floats
+from autoprune.cost.sizes import Floats
 
 Bools = NDArray[np.bool_]
 Penalty = tuple[float, float]  # on shared features, on those of single layers

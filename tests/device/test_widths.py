@@ -3,8 +3,8 @@
 import numpy as np
 from test_predictor import DEVICE, chain, samples_of
 
-from autoprune.cost.predictor import LatencyPredictor
-from autoprune.cost.widths import liked_widths
+from autoprune.device.predictor import LatencyPredictor
+from autoprune.device.widths import liked_widths
 
 
 def fitted(law) -> LatencyPredictor:

@@ -14,11 +14,11 @@ from scipy.special import bdtr
 from torch import nn
 
 from autoprune.budget import Device
-from autoprune.cost import fitting
-from autoprune.cost.features import LatencyFeatures
 from autoprune.cost.inputs import Inputs
-from autoprune.cost.model import Floats
-from autoprune.cost.sampling import ENOUGH, Sample, Sampler, Until, rows_of
+from autoprune.cost.sizes import Floats
+from autoprune.device import fitting
+from autoprune.device.features import LatencyFeatures
+from autoprune.device.sampling import ENOUGH, Sample, Sampler, Until, rows_of
 from autoprune.errors import DeviceError
 from autoprune.graph import PruningGraph
 
