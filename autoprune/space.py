@@ -6,7 +6,6 @@ a `Candidate` and back, and rounds ratios to what the hardware likes.
 
 from __future__ import annotations
 
-import bisect
 import difflib
 import math
 from collections.abc import Iterable, Mapping
@@ -21,7 +20,6 @@ from autoprune.schedule import KINDS, Schedule
 RATIO = "ratio"
 AUTO = "auto"  # a `round_to` that is learned from the target
 _UNKNOWN_TARGET = 4
-_MUCH = 1.5  # times what the largest ratio leaves
 Per = Literal["group", "global"]
 Value = bool | int | float | str
 
@@ -136,8 +134,7 @@ class SearchSpace:
     Ratios lie in [`min_ratio`, `max_ratio`], one for each group or (`per="global"`) one for all.
     `varied` are the other distributions, `fixed` the values of the keys that do not vary. Methods
     that need the model take `sizes`: the number of units of each group. With `auto` (written as
-    `round_to: auto`) the search fills in `widths`, the numbers of units that the target likes;
-    groups without any are rounded to `round_to`.
+    `round_to: auto`) the search sets `round_to` to the step that is efficient on its target.
 
     >>> space = SearchSpace.parse({"ratios": {"max": 0.5}, "recovery": {"lr": [0.01, 0.1]}})
     >>> [parameter.name for parameter in space.parameters({"conv1": 16})]
@@ -151,7 +148,6 @@ class SearchSpace:
     varied: tuple[Parameter, ...] = ()
     fixed: Mapping[str, Value] = field(default_factory=dict)
     auto: bool = False
-    widths: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.min_ratio <= self.max_ratio < 1.0:
@@ -165,7 +161,7 @@ class SearchSpace:
 
     def __reduce__(self) -> tuple[Any, ...]:  # a mapping proxy cannot travel to a worker by itself
         state = (self.min_ratio, self.max_ratio, self.per, self.round_to, self.varied)
-        return SearchSpace, (*state, dict(self.fixed), self.auto, dict(self.widths))
+        return SearchSpace, (*state, dict(self.fixed), self.auto)
 
     @staticmethod
     def parse(spec: Mapping[str, Any], place: str = "space") -> SearchSpace:
@@ -217,62 +213,42 @@ class SearchSpace:
 
     def most(self, name: str, sizes: Mapping[str, int]) -> int:
         """The most units that this space keeps of a group."""
-        return self.units(name, sizes[name], self.min_ratio)
+        return self.units(sizes[name], self.min_ratio)
 
     def least(self, name: str, sizes: Mapping[str, int]) -> int:
         """The fewest units that this space keeps of a group."""
-        return self.units(name, sizes[name], self.max_ratio)
+        return self.units(sizes[name], self.max_ratio)
 
-    def units(self, name: str, size: int, ratio: float) -> int:
-        """How many of a group's `size` units stay when the fraction `ratio` leaves.
-
-        The nearest of its widths where there are any (ties keep more), else `kept_units`.
-        """
-        widths = self.widths.get(name)
-        if not widths:
-            return kept_units(size, ratio, self.round_to)
-        wanted = round(size * (1.0 - ratio), 9)
-        place = bisect.bisect_left(widths, wanted)
-        near = widths[max(0, place - 1) : place + 1]
-        return min(near, key=lambda width: (abs(width - wanted), -width))
+    def units(self, size: int, ratio: float) -> int:
+        """How many of a group's `size` units stay when the fraction `ratio` leaves."""
+        return kept_units(size, ratio, self.round_to)
 
     def choices(self, name: str, sizes: Mapping[str, int]) -> list[int]:
         """The numbers of units that this space can keep of a group, ascending."""
         size, low, high = sizes[name], self.least(name, sizes), self.most(name, sizes)
-        found = {self.units(name, size, 1.0 - units / size) for units in range(low, high + 1)}
+        found = {self.units(size, 1.0 - units / size) for units in range(low, high + 1)}
         return sorted(units for units in found if low <= units <= high)
 
-    def fitted(self, widths: Mapping[str, tuple[int, ...]]) -> SearchSpace:
-        """The space of `round_to: auto` with the widths that a target likes, ascending.
+    def fitted(self, step: int | None) -> SearchSpace:
+        """The space with its `round_to: auto` set to the target's step; 4 where none is known.
 
-        What the largest ratio leaves is a choice too where the smallest width that is liked is half
-        as many again, so that about the same budgets can be met as without them. A group whose
-        widths are all alike to the target may have any; where nothing is known of it (no widths at
-        all), multiples of 4. Any other space is left.
+        Any other space is left.
 
-        >>> space = SearchSpace.parse({"round_to": "auto", "ratios": {"max": 0.7}})
-        >>> space.fitted({"conv1": (4, 12, 16)}).choices("conv1", {"conv1": 16})
-        [4, 12, 16]
+        >>> SearchSpace.parse({"round_to": "auto", "ratios": {"max": 0.7}}).fitted(8).round_to
+        8
         """
-        if not self.auto:
-            return self
-        found = {}
-        for name, liked in widths.items():
-            least = kept_units(liked[-1], self.max_ratio)
-            found[name] = (least, *liked) if _MUCH * least <= liked[0] else tuple(liked)
-        return replace(self, widths=found, round_to=1 if found else _UNKNOWN_TARGET)
+        return replace(self, round_to=step or _UNKNOWN_TARGET) if self.auto else self
 
     def kept(self, candidate: Candidate, sizes: Mapping[str, int]) -> dict[str, int]:
         """How many units of each group stay; groups that are not named stay whole."""
         return {
-            name: self.units(name, size, candidate.ratios.get(name, 0.0))
-            for name, size in sizes.items()
+            name: self.units(size, candidate.ratios.get(name, 0.0)) for name, size in sizes.items()
         }
 
     def effective(self, ratios: Mapping[str, float], sizes: Mapping[str, int]) -> dict[str, float]:
         """The ratios that really result after rounding; unchanged when rounded again."""
         return {
-            name: 1.0 - self.units(name, size, ratios.get(name, 0.0)) / size
+            name: 1.0 - self.units(size, ratios.get(name, 0.0)) / size
             for name, size in sizes.items()
         }
 
@@ -338,7 +314,7 @@ class SearchSpace:
         total = sum(wanted.values())
 
         def kept(ratio: float) -> dict[str, int]:
-            return {name: self.units(name, size, ratio) for name, size in sizes.items()}
+            return {name: self.units(size, ratio) for name, size in sizes.items()}
 
         low, high = self.min_ratio, self.max_ratio
         for ratio in (low, high):

@@ -166,40 +166,9 @@ def test_a_mistake_names_its_place(spec: dict[str, object], says: str) -> None:
         SearchSpace.parse(spec)
 
 
-def test_widths_that_the_target_likes_are_the_only_choices() -> None:
-    sizes = {"a": 16, "b": 12}
+def test_auto_is_the_step_of_the_target_and_four_where_none_is_known() -> None:
     auto = SearchSpace.parse({"round_to": "auto", "ratios": {"max": 0.6}})
-    space = auto.fitted({"a": (4, 8, 15, 16), "b": (6, 12)})
-    assert space.choices("a", sizes) == [8, 15, 16]
-    assert space.choices("b", sizes) == [6, 12]
-    made = space.candidate_from({"ratio.a": 0.3, "ratio.b": 0.25}, sizes)
-    assert space.kept(made, sizes) == {"a": 8, "b": 12}  # 11.2 is nearer to 8; ties keep more
-    assert space.effective(made.ratios, sizes) == made.ratios
-    assert kept_units(16, made.ratios["a"], space.round_to) == 8  # training needs no widths
-    assert pickle.loads(pickle.dumps(space)) == space
-
-
-def test_what_the_largest_ratio_leaves_is_a_choice_whatever_the_target_likes() -> None:
-    auto = SearchSpace.parse({"round_to": "auto", "ratios": {"max": 0.75}})
-    space = auto.fitted({"a": (12, 16), "b": (12,)})
-    assert space.choices("a", {"a": 16}) == [4, 12, 16]
-    assert space.least("b", {"b": 12}) == 3
-
-
-def test_one_ratio_for_all_groups_finds_its_way_back_through_widths() -> None:
-    sizes = {"a": 16, "b": 12}
-    auto = SearchSpace.parse({"round_to": "auto", "ratios": {"max": 0.6, "per": "global"}})
-    space = auto.fitted({"a": (4, 8, 15, 16), "b": (6, 12)})
-    made = space.candidate_from({"ratio": 0.6}, sizes)
-    assert space.candidate_from(space.params_from(made, sizes), sizes) == made
-
-
-def test_where_nothing_is_known_of_the_target_auto_is_four() -> None:
-    auto = SearchSpace.parse({"round_to": "auto"})
-    assert auto.fitted({}).round_to == 4
-    assert SearchSpace.parse({"round_to": 2}).fitted({"a": (1,)}).choices("a", {"a": 8}) == [
-        2,
-        4,
-        6,
-        8,
-    ]
+    assert auto.fitted(8).choices("a", {"a": 64}) == [24, 32, 40, 48, 56, 64]
+    assert auto.fitted(None).round_to == 4
+    assert SearchSpace.parse({"round_to": 2}).fitted(8).round_to == 2
+    assert pickle.loads(pickle.dumps(auto.fitted(8))) == auto.fitted(8)

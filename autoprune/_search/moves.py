@@ -170,7 +170,7 @@ class Moves:
         def moved(part: float) -> Kept:
             wanted = {name: units + part * (ends[name] - units) for name, units in kept.items()}
             return {
-                name: self._plan.space.units(name, size, 1.0 - wanted[name] / size)
+                name: self._plan.space.units(size, 1.0 - wanted[name] / size)
                 for name, size in self._plan.sizes.items()
             }
 

@@ -27,7 +27,7 @@ from autoprune.config import RunConfig
 from autoprune.cost.activations import COUNTED, PeakMemory
 from autoprune.cost.model import CostModel
 from autoprune.cost.targets import device_name
-from autoprune.device.widths import liked_widths
+from autoprune.device.widths import efficient_step
 from autoprune.errors import AutopruneError, ConfigError, GraphError, TaskError
 from autoprune.fields import MEMORY, cost_fields, is_cost
 from autoprune.graph import PruningGraph
@@ -130,7 +130,7 @@ def _plan(
     margins[MEMORY] = max(it.upper_factor for it in fitted) - 1.0
     limits = config.search
     return Plan(
-        space=config.search_space.fitted(liked_widths(predictors.values())),
+        space=config.search_space.fitted(efficient_step(graph, predictors.values())),
         sizes=graph.sizes(),
         price=costs.cost,
         dense=costs.dense,

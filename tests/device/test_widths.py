@@ -1,50 +1,50 @@
-"""Widths that a target likes, from laws of latency that are known."""
+"""Efficient widths, from laws of latency that are known."""
 
 import numpy as np
+import pytest
 from test_predictor import DEVICE, chain, samples_of
 
 from autoprune.device.predictor import LatencyPredictor
-from autoprune.device.widths import liked_widths
+from autoprune.device.widths import efficient_step
+
+GRAPH = chain((64, 48, 40))
 
 
 def fitted(law) -> LatencyPredictor:
-    graph = chain((64, 48, 40))
     return LatencyPredictor.from_samples(
-        graph, samples_of(graph, law, 80), device=DEVICE, dense_ms=3.0
+        GRAPH, samples_of(GRAPH, law, 80), device=DEVICE, dense_ms=3.0
     )
 
 
-def blocks_of_eight(kept) -> float:
-    """The first layer's kernel fills up its vectors; the others' work is smooth."""
-    a, b, c = kept["layer0"], kept["layer1"], kept["layer2"]
-    return 40 * np.ceil(a / 8) * 8 + b * c + 2000
+def in_blocks(block: int):
+    """Kernels that fill up their vectors in every layer."""
+
+    def law(kept) -> float:
+        a, b, c = (-(-kept[f"layer{n}"] // block) * block for n in range(3))
+        return 40 * a + a * b + b * c + 10 * c + 2000
+
+    return law
 
 
-def test_full_vectors_are_liked_and_nothing_between() -> None:
-    found = liked_widths([fitted(blocks_of_eight)])["layer0"]
-    assert set(found) >= {8, 16, 24, 32, 40, 48, 56, 64}
-    assert {width for width in found if width > 25} == {32, 40, 48, 56, 64}
+@pytest.mark.parametrize("block", [8, 16])
+def test_the_block_that_kernels_fill_up_is_the_step(block: int) -> None:
+    assert efficient_step(GRAPH, [fitted(in_blocks(block))]) == block
 
 
-def test_every_width_is_liked_where_time_rises_smoothly() -> None:
-    def smooth(kept) -> float:
-        a, b, c = kept["layer0"], kept["layer1"], kept["layer2"]
-        return a * b + b * c + 500
+def test_slower_kernels_off_a_step_make_it_the_step() -> None:
+    def law(kept) -> float:
+        a, b, c = (kept[f"layer{n}"] for n in range(3))
+        return (1.6 if b % 4 else 1.0) * (a * b + b * c) + 500
 
-    assert len(liked_widths([fitted(smooth)])["layer1"]) >= 46
-
-
-def test_the_whole_group_always_stays_a_choice_and_no_target_likes_nothing() -> None:
-    found = liked_widths([fitted(blocks_of_eight), fitted(lambda kept: 100.0)])
-    assert {name: widths[-1] for name, widths in found.items()} == {
-        "layer0": 64,
-        "layer1": 48,
-        "layer2": 40,
-    }
-    assert liked_widths([]) == {}
+    assert efficient_step(GRAPH, [fitted(law)]) == 4
 
 
-def test_widths_that_time_does_not_depend_on_are_all_alike() -> None:
-    assert liked_widths([fitted(lambda kept: 100.0)]) == {}
+def test_every_width_is_efficient_where_time_rises_smoothly_or_not_at_all() -> None:
+    assert efficient_step(GRAPH, [fitted(in_blocks(1))]) == 1
     noise = np.random.default_rng(0)
-    assert liked_widths([fitted(lambda kept: 100.0 * noise.uniform(0.97, 1.03))]) == {}
+    assert efficient_step(GRAPH, [fitted(lambda kept: 100.0 * noise.uniform(0.97, 1.03))]) == 1
+
+
+def test_of_several_devices_the_one_with_steps_decides() -> None:
+    assert efficient_step(GRAPH, [fitted(in_blocks(8)), fitted(in_blocks(1))]) == 8
+    assert efficient_step(GRAPH, []) is None
