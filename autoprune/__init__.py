@@ -14,9 +14,9 @@ if TYPE_CHECKING:
     from autoprune.budget import Budget, Cost
     from autoprune.candidate import Candidate, Recovery
     from autoprune.cost.analytic import count_cost
-    from autoprune.cost.device import DeviceProfile
     from autoprune.cost.latency import measure_latency
     from autoprune.cost.memory import measure_peak_memory
+    from autoprune.device.profile import DeviceProfile
     from autoprune.errors import (
         AutopruneError,
         BudgetError,
@@ -48,7 +48,7 @@ _HOMES = {
     "ConfigError": "errors",
     "Cost": "budget",
     "DeviceError": "errors",
-    "DeviceProfile": "cost.device",
+    "DeviceProfile": "device.profile",
     "ExportError": "errors",
     "GraphError": "errors",
     "ParetoFront": "pareto",

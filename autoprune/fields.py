@@ -13,7 +13,8 @@ from typing import Any
 
 from autoprune.errors import BudgetError
 
-COUNTS: tuple[str, ...] = ("params", "macs", "weight_bytes", "peak_memory_bytes")
+MEMORY = "peak_memory_bytes"
+COUNTS: tuple[str, ...] = ("params", "macs", "weight_bytes", MEMORY)
 LATENCIES: tuple[str, ...] = ("latency_ms", "latency_p95_ms")
 FIELDS: tuple[str, ...] = (*COUNTS, *LATENCIES)
 AT = "@"

@@ -13,8 +13,7 @@ from autoprune.candidate import Candidate, Recovery, Selection
 from autoprune.schedule import Schedule
 from autoprune.space import RATIO, Parameter, SearchSpace, Value, kept_units
 
-_UNKNOWN_TARGET = 4
-_MUCH = 1.5  # times what the largest ratio leaves
+_UNKNOWN_STEP = 4
 _HALVINGS = 60
 
 
@@ -46,28 +45,16 @@ class FittedSpace:
         return FittedSpace, (self.space, dict(self.widths))
 
     @staticmethod
-    def of(
-        space: SearchSpace,
-        sizes: Mapping[str, int],
-        efficient: Mapping[str, tuple[int, ...]] | None = None,
-    ) -> FittedSpace:
+    def of(space: SearchSpace, sizes: Mapping[str, int], step: int | None = None) -> FittedSpace:
         """The space for groups of these `sizes`.
 
-        `efficient` are, for `round_to: auto`, the widths of each group that are efficient on the
-        target device. What the largest ratio leaves is a choice too where the smallest efficient
-        width is half as many again, so that about the same budgets can be met as without them.
-        Without any, widths are multiples of 4.
+        `step` is, for `round_to: auto`, what widths are multiples of where the target device is
+        efficient; 4 where that is not known.
         """
-        efficient = (efficient or {}) if space.auto else {}
-        step = (1 if efficient else _UNKNOWN_TARGET) if space.auto else space.round_to
+        multiple = (step or _UNKNOWN_STEP) if space.auto else space.round_to
         return FittedSpace(
             space,
-            {
-                name: _extended(efficient[name], size, space.max_ratio)
-                if name in efficient
-                else _multiples(size, step, space.max_ratio)
-                for name, size in sizes.items()
-            },
+            {name: _multiples(size, multiple, space.max_ratio) for name, size in sizes.items()},
         )
 
     @property
@@ -226,9 +213,3 @@ def _multiples(size: int, step: int, max_ratio: float) -> tuple[int, ...]:
     least = kept_units(size, max_ratio, step)
     found = {kept_units(size, 1.0 - units / size, step) for units in range(least, size + 1)}
     return tuple(sorted({units for units in found if units >= least} | {size}))
-
-
-def _extended(efficient: tuple[int, ...], size: int, max_ratio: float) -> tuple[int, ...]:
-    least = kept_units(size, max_ratio)
-    extra = {least} if _MUCH * least <= efficient[0] else set()
-    return tuple(sorted({*efficient, *extra, size}))

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 from autoprune.budget import Cost
 from autoprune.cost.analytic import count_cost
-from autoprune.cost.device import DeviceProfile
 from autoprune.cost.inputs import batched
 from autoprune.cost.latency import Latency, measured_or_flagged
 from autoprune.cost.targets import find_target
+from autoprune.device.profile import DeviceProfile
 from autoprune.graph import PruningGraph
 from autoprune.graph.types import Frozen
 from autoprune.pruning.one_shot import prunable

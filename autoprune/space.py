@@ -133,7 +133,7 @@ class SearchSpace:
     Ratios (removed fractions) lie in [`min_ratio`, `max_ratio`], one for each group or
     (`per="global"`) one for all. `varied` are the other distributions, `fixed` the values of the
     keys that do not vary. Widths are multiples of `round_to`; with `auto` (written as
-    `round_to: auto`) those that are efficient on the target device.
+    `round_to: auto`) of the step that is efficient on the target device.
 
     >>> space = SearchSpace.parse({"ratios": {"max": 0.5}, "recovery": {"lr": [0.01, 0.1]}})
     >>> space.max_ratio, [parameter.name for parameter in space.varied]

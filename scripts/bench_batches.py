@@ -4,8 +4,8 @@
 
 48 prunings beside the dense model, in batches of 6, 12, 24 and 48, each pruning timed for as long;
 three passes of each size in turn, every pass in another order. The figure is the standard deviation
-of a ratio between the passes: of a single one, and without what a batch has in common (which a fit
-can take off, `fitting.levelled`). Writes `results/bench/latency/batches.md`.
+of a ratio between the passes: of a single one, and without what a batch has in common.
+Writes `results/bench/latency/batches.md`.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from torch import nn
 
 from autoprune.cost.inputs import Inputs
 from autoprune.cost.latency import measure_latency, measure_together
-from autoprune.cost.sampling import pruned, random_keeps
 from autoprune.cost.targets import device_name
+from autoprune.device.sampling import pruned, random_keeps
 from autoprune.pruning.one_shot import prunable
 
 OUT = Path(__file__).parents[1] / "results" / "bench" / "latency" / "batches.md"

@@ -26,9 +26,9 @@ from pathlib import Path
 import torch
 from bench_latency.families import FAMILIES
 
-from autoprune.cost.sampling import pruned, random_keeps
 from autoprune.cost.targets import device_name, find_target
 from autoprune.cost.targets.local import EagerTorch
+from autoprune.device.sampling import pruned, random_keeps
 from autoprune.pruning.one_shot import prunable
 
 OUT = Path(__file__).parents[1] / "results" / "bench" / "latency" / "heap.md"

@@ -33,9 +33,9 @@ from torch import nn
 
 from autoprune.cost.inputs import Inputs
 from autoprune.cost.model import CostModel
-from autoprune.cost.predictor import LatencyPredictor
-from autoprune.cost.sampling import Keep, Sample, Sampler, Until, random_keeps
 from autoprune.cost.targets import device_name
+from autoprune.device.predictor import LatencyPredictor
+from autoprune.device.sampling import Keep, Sample, Sampler, Until, random_keeps
 from autoprune.graph import PruningGraph
 from autoprune.pruning.one_shot import prunable
 from autoprune.tasks.cifar10 import CifarResNet

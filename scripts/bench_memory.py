@@ -2,30 +2,34 @@
 
     python scripts/bench_memory.py > results/memory/memory.txt
 
-For each network: the dense model and a pruning of it that keeps half of each group, one input.
-Counted is what a search believes (`CostModel`), measured what the runtime took.
+For each network, at one input: the dense model, a pruning that keeps half of each group, and eight
+random ones. Counted is what the model's own code holds (`count_cost`), fitted is what a search
+predicts (`fit_peak_memory`, from nine other models), measured what the runtime took.
 """
 
 from __future__ import annotations
 
-import copy
 import os
 import platform
 from collections.abc import Callable, Iterator
 from importlib.metadata import version
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from autoprune.cost.activations import COUNTED
 from autoprune.cost.memory import measure_peak_memory
 from autoprune.cost.model import CostModel
+from autoprune.device.memory import fit_peak_memory
+from autoprune.device.sampling import pruned, random_keeps
 from autoprune.graph import trace
-from autoprune.pruning.surgery import prune
-from autoprune.tasks.cifar10 import Cifar10
+from autoprune.tasks.cifar10 import CifarResNet
 
 RUNTIMES = ("torch", "onnxruntime")
 SIZE = 96
+UNSEEN = 8
 
 
 def block(i: int, o: int, kernel: int = 3, stride: int = 1, groups: int = 1) -> nn.Sequential:
@@ -125,7 +129,7 @@ class UNet(nn.Module):
 
 
 NETWORKS: dict[str, tuple[Callable[[], nn.Module], int]] = {
-    "ResNet-20": (lambda: Cifar10().build_model(), 32),
+    "ResNet-20": (lambda: CifarResNet(20), 32),
     "MobileNet-like": (mobilenet, SIZE),
     "VGG-like": (vgg, SIZE),
     "DenseNet-like": (DenseNet, SIZE),
@@ -136,19 +140,24 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], int]] = {
 
 def rows(name: str, model: nn.Module, x: Tensor) -> Iterator[str]:
     graph = trace(model, x)
-    half = {group.name: range(max(1, group.size // 2)) for group in graph.groups}
-    kept = {group: len(units) for group, units in half.items()}
-    small = copy.deepcopy(model)
-    prune(small, graph, half)
-    for what, it, keeps in (("dense", model, {}), ("half", small, kept)):
-        for runtime in RUNTIMES:
-            cost = CostModel(graph, runtimes=[(runtime, 1)]).cost(keeps)
-            counted, weights = float(cost.peak_memory_bytes or 0), cost.weight_bytes or 0
-            measured = measure_peak_memory(it, x, runtime)
-            yield (
-                f"{name:15} {what:6} {runtime:12} {weights / 1e6:8.3f} {counted / 1e6:9.3f} "
-                f"{measured / 1e6:9.3f} {counted / measured - 1.0:+8.1%}"
-            )
+    half = {group.name: tuple(range(max(1, group.size // 2))) for group in graph.groups}
+    keeps = [half, *random_keeps(graph, UNSEEN, 1)]
+    for runtime in RUNTIMES:
+        fitted = fit_peak_memory(model, graph, x, runtime=runtime)
+        dense = measure_peak_memory(model, x, runtime)
+        taken = np.array([measure_peak_memory(pruned(model, graph, k), x, runtime) for k in keeps])
+        kept = [{group: len(units) for group, units in keep.items()} for keep in keeps]
+        off = {}
+        for what, memory in (("counted", COUNTED), ("fitted", fitted)):
+            costs = CostModel(graph, memory=[memory])
+            said = np.array([costs.cost(k).get("peak_memory_bytes") for k in kept])
+            off[what] = said / taken - 1.0, costs.dense.get("peak_memory_bytes") / dense - 1.0
+        (counted, counted_dense), (found, found_dense) = off.values()
+        yield (
+            f"{name:15} {runtime:12} {dense / 1e6:8.3f} {counted_dense:+8.1%} {found_dense:+8.1%}"
+            f" {np.abs(counted).mean():8.1%} {np.abs(found).mean():8.1%} {np.abs(found).max():8.1%}"
+            f" {((found + 1.0) * fitted.upper_factor >= 0.999).mean():8.0%}"
+        )
 
 
 def main() -> None:
@@ -156,8 +165,12 @@ def main() -> None:
     capability = torch.backends.cpu.get_cpu_capability()
     print(f"{platform.machine()}, {capability}, {os.cpu_count()} cores, 1 thread, float32, batch 1")
     print(", ".join(f"{package} {version(package)}" for package in ("torch", "onnxruntime")))
-    print("MB: weights of the model, and the peak of weights, input and activations together\n")
-    print(f"{'network':22} {'runtime':12} {'weights':>8} {'counted':>9} {'measured':>9}    error")
+    print(f"error on the dense model, and on {UNSEEN + 1} prunings that the fit has not seen\n")
+    print(
+        f"{'':28} {'measured':>8} {'dense':>17} {'prunings, mean':>17} {'largest':>8} {'below':>8}"
+    )
+    heads = ("MB", "counted", "fitted", "counted", "fitted", "fitted", "bound")
+    print(f"{'network':15} {'runtime':12} " + " ".join(f"{head:>8}" for head in heads))
     for name, (build, size) in NETWORKS.items():
         torch.manual_seed(0)
         for line in rows(name, build().eval(), torch.randn(1, 3, size, size)):

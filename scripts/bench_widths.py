@@ -1,4 +1,4 @@
-"""What widths that the target likes are worth: latency at equal accuracy, beside fixed multiples.
+"""What efficient widths are worth: latency at equal accuracy, beside fixed multiples.
 
     AUTOPRUNE_DATA=... python scripts/bench_widths.py          # a few minutes a task
 
@@ -24,9 +24,9 @@ import torch
 
 from autoprune._search.knapsack import Knapsack
 from autoprune.cost.latency import measure_together
-from autoprune.cost.predictor import LatencyPredictor
 from autoprune.cost.targets import device_name
-from autoprune.cost.widths import liked_widths
+from autoprune.device.predictor import LatencyPredictor
+from autoprune.device.widths import efficient_step
 from autoprune.graph import trace
 from autoprune.pruning import importance, refit, sensitivity, surgery
 from autoprune.pruning.compensate import calibrate, obs_scores, predict_batchnorm, repair
@@ -79,7 +79,7 @@ def bench(name: str) -> list[dict[str, object]]:
     models, rows = [], []
     for rule in RULES:
         space = SearchSpace.parse({"ratios": {"max": 0.9}, "round_to": rule})
-        space = space.fitted(liked_widths([predictor]))
+        space = space.fitted(efficient_step(graph, [predictor]))
         choices = {group: space.choices(group, sizes) for group in sizes}
         knapsack = Knapsack(choices, damage, lambda k: predictor.predict(k) / predictor.dense_ms)
         for share in SHARES:
@@ -127,11 +127,11 @@ def at_accuracy(rows: pd.DataFrame, accuracy: float) -> float:
 
 def _summary(found: pd.DataFrame) -> None:
     lines = [
-        "# Widths that the target likes",
+        "# Efficient widths",
         "",
         "`python scripts/bench_widths.py`: latency (share of the dense model's, measured in turns "
         "with it) at equal test accuracy, right after repair and refit, without training. Rules: "
-        "any width, multiples of 8, and the widths learned from the profile (`round_to: auto`).",
+        "any width, multiples of 8, and the step chosen from the profile (`round_to: auto`).",
         "",
     ]
     for task, rows in found.groupby("task", sort=False):

@@ -15,7 +15,7 @@ from rich.console import Console
 from autoprune import cli
 from autoprune._search.progress import Snapshot
 from autoprune.config import RunConfig
-from autoprune.cost.device import DeviceProfile
+from autoprune.device.profile import DeviceProfile
 from autoprune.errors import ExportError
 
 COMMANDS = ("init", "search", "resume", "show", "report", "retrain", "export", "profile")

@@ -6,7 +6,7 @@ import ast
 import re
 import sys
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -25,14 +25,17 @@ FLOORS = {
     "profile": 6,
     "templates": 6,
     "_search": 5,
-    "training": 3,
+    "training": 4,
+    "device": 3,
     "pruning": 2,
     "cost": 2,
     "graph": 1,
     "config": 1,
     "store": 1,
     "tasks": 1,
+    "architecture": 0,
     "candidate": 0,
+    "fitted_space": 0,
     "space": 0,
     "schedule": 0,
     "budget": 0,
@@ -44,6 +47,10 @@ FLOORS = {
     "fields": 0,
 }
 ONLY_IN = {"optuna": "_search", "ray": "_search", "plotly": "report"}
+CIRCLES_LEFT = [
+    {f"graph.{name}" for name in ("contract", "flow", "movement", "norms", "rules", "views")},
+    {"tasks.base", "tasks.dense"},
+]
 NEVER = {"pickle", "dill", "cloudpickle", "shelve"}
 FLOOR_0_MAY_USE = {"numpy"}
 
@@ -91,6 +98,45 @@ def breaches(room_name: str, source: str) -> list[str]:
     if room_name != "cli":
         found += [f"{line}: prints; only cli.py prints" for line in prints(tree)]
     return found
+
+
+def circles(sources: Mapping[str, str]) -> list[set[str]]:
+    """The sets of modules that import each other, however far around; each as small as can be.
+
+    `sources` are by module (`cost.targets.local`; a package's own by its folder). Imports for the
+    type checker and within functions count.
+    """
+    graph = {name: imported(source, sources) - {name} for name, source in sources.items()}
+    reached = {name: reachable(graph, name) for name in graph}
+    found = {
+        frozenset(other for other in reached[name] if name in reached[other])
+        for name in graph
+        if name in reached[name]
+    }
+    return sorted(map(set, found), key=sorted)
+
+
+def imported(source: str, known: Collection[str]) -> set[str]:
+    """The known modules that a source imports; from a package, its module of that name if any."""
+    found = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            found |= {alias.name.removeprefix("autoprune.") for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            whole = f"{node.module}.".removeprefix("autoprune.")
+            inner = [f"{whole}{alias.name}" for alias in node.names]
+            found |= {name if name in known else whole.removesuffix(".") for name in inner}
+    return found & set(known)
+
+
+def reachable(graph: Mapping[str, set[str]], start: str) -> set[str]:
+    seen: set[str] = set()
+    ahead = [start]
+    while ahead:
+        new = graph[ahead.pop()] - seen
+        seen |= new
+        ahead += new
+    return seen
 
 
 def prints(tree: ast.AST) -> Iterator[int]:
@@ -146,6 +192,51 @@ def test_breach_is_found(room_name: str, source: str, breach: str) -> None:
     found = breaches(room_name, source)
     assert len(found) == 1
     assert breach in found[0]
+
+
+def test_no_modules_import_each_other() -> None:
+    """Inside a room, and between the rooms of one floor; the floors keep the others apart."""
+    sources = {
+        ".".join(file.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__"): (
+            file.read_text()
+        )
+        for file in SOURCES
+        if file != PACKAGE / "__init__.py"
+    }
+    assert circles(sources) == CIRCLES_LEFT
+
+
+def test_rooms_of_one_floor_are_no_circle() -> None:
+    rooms: dict[str, str] = {}
+    for file in SOURCES:
+        if file != PACKAGE / "__init__.py":
+            names = [name for _, name in imports(ast.parse(file.read_text()))]
+            ours = {name.split(".")[1] for name in names if name.startswith("autoprune.")}
+            lines = [f"import autoprune.{name}" for name in sorted(ours - {room(file)})]
+            rooms[room(file)] = "\n".join([rooms.get(room(file), ""), *lines])
+    assert circles(rooms) == []
+
+
+@pytest.mark.parametrize(
+    "back",
+    [
+        "import autoprune.cost.model",
+        "from autoprune.cost import model",
+        "from autoprune.cost.model import CostModel",
+        "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import autoprune.cost.model",
+        "def late():\n    from autoprune.cost.model import CostModel",
+    ],
+)
+def test_a_circle_is_found(back: str) -> None:
+    sources = {
+        "cost.model": "from autoprune.cost.sizes import Sizes",
+        "cost.sizes": "from autoprune.graph import Dim\nfrom autoprune.cost.features import f",
+        "cost.features": back,
+        "graph": "import torch",
+        "cost.inputs": "from autoprune.cost import model",
+    }
+    assert circles(sources) == [{"cost.model", "cost.sizes", "cost.features"}]
+    assert circles({**sources, "cost.features": "import torch"}) == []
 
 
 def test_every_import_is_a_declared_dependency() -> None:

@@ -15,8 +15,8 @@ from autoprune.space import Parameter, SearchSpace, kept_units
 SIZES = {"stem": 16, "layer1.conv1": 64, "head": 10, "tiny": 1}
 
 
-def fitted(spec: dict[str, object], sizes: dict[str, int] = SIZES, **widths: tuple[int, ...]):
-    return FittedSpace.of(SearchSpace.parse(spec), sizes, widths)
+def fitted(spec: dict[str, object], sizes: dict[str, int] = SIZES) -> FittedSpace:
+    return FittedSpace.of(SearchSpace.parse(spec), sizes)
 
 
 @pytest.mark.parametrize(
@@ -173,36 +173,12 @@ def test_a_mistake_names_its_place(spec: dict[str, object], says: str) -> None:
         SearchSpace.parse(spec)
 
 
-def test_efficient_widths_are_the_only_choices() -> None:
-    space = fitted(
-        {"round_to": "auto", "ratios": {"max": 0.6}},
-        {"a": 16, "b": 12},
-        a=(4, 8, 15, 16),
-        b=(6, 12),
-    )
-    assert space.choices("a") == (8, 15, 16)
-    assert space.choices("b") == (6, 12)
-    made = space.candidate({"ratio.a": 0.3, "ratio.b": 0.25})
-    assert made.architecture.widths == {"a": 8, "b": 12}  # 11.2 is nearer to 8; ties keep more
-
-
-def test_what_the_largest_ratio_leaves_is_a_choice_whatever_is_efficient() -> None:
-    spec = {"round_to": "auto", "ratios": {"max": 0.75}}
-    space = fitted(spec, {"a": 16, "b": 12}, a=(12, 16), b=(12,))
-    assert space.choices("a") == (4, 12, 16)
-    assert space.choices("b") == (3, 12)
-
-
-def test_one_ratio_for_all_groups_finds_its_way_back_through_widths() -> None:
-    spec = {"round_to": "auto", "ratios": {"max": 0.6, "per": "global"}}
-    space = fitted(spec, {"a": 16, "b": 12}, a=(4, 8, 15, 16), b=(6, 12))
-    made = space.candidate({"ratio": 0.6})
-    assert space.candidate(space.params(made)) == made
-
-
-def test_where_nothing_is_known_of_the_target_auto_is_four() -> None:
+def test_auto_takes_the_targets_step_or_else_four() -> None:
+    auto = SearchSpace.parse({"round_to": "auto"})
+    assert FittedSpace.of(auto, {"a": 32}, 8).choices("a") == (8, 16, 24, 32)
     assert fitted({"round_to": "auto"}, {"a": 16}).choices("a") == (4, 8, 12, 16)
-    assert fitted({"round_to": 2}, {"a": 8}, a=(1, 8)).choices("a") == (2, 4, 6, 8)
+    fixed = SearchSpace.parse({"round_to": 2})
+    assert FittedSpace.of(fixed, {"a": 8}, 8).choices("a") == (2, 4, 6, 8)
 
 
 def test_stages_have_widths_that_the_space_allows() -> None:

@@ -7,7 +7,7 @@ import math
 import os
 import platform
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -24,12 +24,12 @@ from autoprune._search.tuning import threads_for
 from autoprune._search.verify import Gauge, objectives_of
 from autoprune.budget import Cost
 from autoprune.config import RunConfig
+from autoprune.cost.activations import COUNTED, PeakMemory
 from autoprune.cost.model import CostModel
-from autoprune.cost.predictor import LatencyPredictor
 from autoprune.cost.targets import device_name
-from autoprune.cost.widths import liked_widths
+from autoprune.device.widths import efficient_step
 from autoprune.errors import AutopruneError, ConfigError, GraphError, TaskError
-from autoprune.fields import cost_fields, is_cost
+from autoprune.fields import MEMORY, cost_fields, is_cost
 from autoprune.fitted_space import FittedSpace
 from autoprune.graph import PruningGraph
 from autoprune.pareto import Objective
@@ -51,10 +51,7 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Prepared:
-    """A search that can begin. `metrics` are the dense model's on the validation split.
-
-    `predictors` are by device, and the very ones that the plan's prices ask.
-    """
+    """A search that can begin. `metrics` are the dense model's on the validation split."""
 
     plan: Plan
     dense: nn.Module
@@ -62,13 +59,6 @@ class Prepared:
     metrics: Mapping[str, float]
     gauge: Gauge
     training_device: str
-    predictors: dict[str, LatencyPredictor] = field(default_factory=dict)
-
-    def relearn(self, site: Site) -> None:
-        """From now on the plan's prices and margins on that device are those of its profile."""
-        if site.profile is not None:
-            self.predictors[site.name] = site.profile.predictor
-            self.plan.margins.update(site.margins)
 
     @property
     def sites(self) -> tuple[Site, ...]:
@@ -115,12 +105,15 @@ def prepare(
         else site
         for site in sites
     )
-    predictors = {site.name: site.profile.predictor for site in sites if site.profile}
-    plan = _plan(config, graph, objectives, metrics, sites, predictors)
+    memory = {}
+    if MEMORY in names:
+        say("peak memory of random prunings")
+        memory = {site.name: site.peak_memory(dense, graph, example) for site in sites}
+    plan = _plan(config, graph, objectives, metrics, sites, memory)
     plan.check()
     distributions(plan)
     gauge = Gauge(dense, graph, example, sites)
-    return Prepared(plan, dense, graph, metrics, gauge, device, predictors)
+    return Prepared(plan, dense, graph, metrics, gauge, device)
 
 
 def _plan(
@@ -129,13 +122,18 @@ def _plan(
     objectives: tuple[Objective, ...],
     metrics: Mapping[str, float],
     sites: tuple[Site, ...],
-    predictors: Mapping[str, LatencyPredictor],
+    memory: Mapping[str, PeakMemory],
 ) -> Plan:
-    runtimes = [(site.config.runtime, site.config.threads) for site in sites]
-    costs = CostModel(graph, latency=predictors, runtimes=runtimes)
+    predictors = {site.name: site.profile.predictor for site in sites if site.profile}
+    fitted = list(memory.values()) or [COUNTED]
+    costs = CostModel(graph, latency=predictors, memory=fitted)
+    margins = {name: margin for site in sites for name, margin in site.margins.items()}
+    margins[MEMORY] = max(it.upper_factor for it in fitted) - 1.0
     limits = config.search
     return Plan(
-        space=FittedSpace.of(config.search_space, graph.sizes(), liked_widths(predictors.values())),
+        space=FittedSpace.of(
+            config.search_space, graph.sizes(), efficient_step(graph, predictors.values())
+        ),
         price=costs.cost,
         dense=costs.dense,
         budget=config.limits,
@@ -152,7 +150,7 @@ def _plan(
         sampler=limits.sampler,
         seed=limits.seed,
         levels=config.levels,
-        margins={name: margin for site in sites for name, margin in site.margins.items()},
+        margins=margins,
     )
 
 

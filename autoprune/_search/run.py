@@ -25,7 +25,6 @@ from autoprune._search.prepare import (
     relative_worth,
 )
 from autoprune._search.progress import Progress, Silent, Snapshot
-from autoprune._search.relearning import Relearning
 from autoprune._search.screening import Screening
 from autoprune._search.searcher import BudgetedOptunaSearch, Proposal
 from autoprune._search.seeding import seeds
@@ -130,8 +129,7 @@ def _search(
     plan = ready.plan
     file = StudyFile(store.path, plan.objectives)
     try:
-        relearning = Relearning(ready, store)
-        searcher = BudgetedOptunaSearch(plan, ledger, file, first, screening, relearning)
+        searcher = BudgetedOptunaSearch(plan, ledger, file, first, screening)
         if not ledger.over():
             gpus = 1.0 / plan.concurrent if ready.training_device == "cuda" else 0.0
             run_trials(plan, bench, searcher, store.path, gpus=gpus)

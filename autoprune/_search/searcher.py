@@ -10,7 +10,7 @@ import copy
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 from optuna.distributions import BaseDistribution
 from optuna.study import Study
@@ -47,16 +47,6 @@ class Proposal:
     rivals: tuple[Candidate, ...] | None = None
 
 
-class Relearns(Protocol):
-    """What is learned in the breaks of a search (see `relearning.Relearning`)."""
-
-    def is_due(self, ledger: Ledger) -> bool:
-        """Whether it is to be called before the next trial begins."""
-
-    def __call__(self, ledger: Ledger) -> None:
-        """Learn; no trial runs."""
-
-
 class BudgetedOptunaSearch(OptunaSearch):
     """Proposes candidates within the budget, each one once, and tells Optuna the truth of each.
 
@@ -74,12 +64,8 @@ class BudgetedOptunaSearch(OptunaSearch):
         file: StudyFile,
         seeds: Iterable[Proposal] = (),
         screening: Screening | None = None,
-        relearning: Relearns | None = None,
     ) -> None:
-        """Take up the study where the run folder leaves off.
-
-        While `relearning` is due no trial is proposed; it is called when none is running.
-        """
+        """Take up the study where the run folder leaves off."""
         self._space: dict[str, BaseDistribution]
         before, cut = replay(file, ledger.records, plan)
         super().__init__(
@@ -98,7 +84,7 @@ class BudgetedOptunaSearch(OptunaSearch):
         for trial in before:
             self._study.add_trial(_as_sampled(trial))
         self._plan, self.ledger, self._file = plan, ledger, file
-        self._screening, self._screen_s, self._relearning = screening, 0.0, relearning
+        self._screening, self._screen_s = screening, 0.0
         self._numbers: dict[str, int] = {}
         self._reasons: dict[str, str] = {}
         self._waiting: set[str] = set()
@@ -109,7 +95,6 @@ class BudgetedOptunaSearch(OptunaSearch):
             for t in cut
             if t.params
         ]
-        # By origin: predictions may have been learned anew since, and seeds moved a little.
         tried = {record.origin for record in ledger.records.values()}
         tried |= {proposal.origin for proposal in again}
         self._queue = deque([*again, *(seed for seed in seeds if seed.origin not in tried)])
@@ -128,10 +113,6 @@ class BudgetedOptunaSearch(OptunaSearch):
             return str(Searcher.FINISHED)
         if not self.has_room or not self.ledger.may_start():
             return None
-        if self._relearning is not None and self._relearning.is_due(self.ledger):
-            if not self.is_idle:
-                return None
-            self._relearning(self.ledger)
         found = self._next()
         if found is None:
             return None if self.ledger.running else str(Searcher.FINISHED)

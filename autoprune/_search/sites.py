@@ -14,13 +14,15 @@ from torch import nn
 
 from autoprune.budget import Cost, Device
 from autoprune.config import DeviceConfig
+from autoprune.cost.activations import COUNTED, PeakMemory
 from autoprune.cost.analytic import count_cost
-from autoprune.cost.device import DeviceProfile
 from autoprune.cost.inputs import Inputs, batched, dtype_of
 from autoprune.cost.latency import measured_or_flagged
 from autoprune.cost.memory import counted_and_weighed
-from autoprune.cost.predictor import LatencyPredictor
 from autoprune.cost.targets import find_target, is_here, is_remote
+from autoprune.device.memory import fit_peak_memory
+from autoprune.device.predictor import LatencyPredictor
+from autoprune.device.profile import DeviceProfile
 from autoprune.fields import LATENCIES, field_at
 from autoprune.graph import PruningGraph
 
@@ -95,18 +97,12 @@ class Site:
         )
         return replace(self, device=found.device, profile=DeviceProfile.of(found, graph))
 
-    def extended(
-        self,
-        dense: nn.Module,
-        graph: PruningGraph,
-        example: Inputs,
-        kept: Sequence[Mapping[str, int]],
-    ) -> Site:
-        """The same with prunings measured now in its profile. Raises DeviceError."""
-        assert self.profile is not None, "only what is predicted is learned"
-        return replace(
-            self, profile=self.profile.extended(dense, graph, self.inputs(example), kept)
-        )
+    def peak_memory(self, dense: nn.Module, graph: PruningGraph, example: Inputs) -> PeakMemory:
+        """How activations take memory there, at the batch of the example; counted if unknown."""
+        if self.is_elsewhere:
+            return COUNTED
+        runtime, threads = self.config.runtime, self.config.threads
+        return fit_peak_memory(dense, graph, example, runtime=runtime, threads=threads)
 
 
 def sites_of(

@@ -1,1 +1,1 @@
-"""What a model costs: counted, measured, and predicted."""
+"""What a model costs: counted and measured."""

@@ -22,7 +22,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from autoprune.budget import Cost
 from autoprune.cost.inputs import Inputs, as_call, evaluating, tensors
-from autoprune.cost.workspace import CONVOLUTIONS, Convolution, is_wide, workspace_bytes
 
 _log = logging.getLogger(__name__)
 
@@ -140,8 +139,8 @@ def count_cost(model: nn.Module, example_inputs: Inputs) -> Cost:
     buffers stay as they are. Shared parameters count once. `weight_bytes` is everything that the
     model holds: parameters and buffers. `peak_memory_bytes` adds the largest set of activations
     that is live at one operator, where an activation lives as long as the model's own code holds
-    it, and what a convolution on a CPU allocates for itself (`workspace`, for one thread). The
-    inputs are the caller's and live throughout, and the outputs live to the end.
+    it; the inputs are the caller's and live throughout, and the outputs live to the end. What
+    kernels allocate for themselves is not in it (see `measure_peak_memory`).
     Operators without a formula are logged as a warning (`count` returns them).
 
     >>> cost = count_cost(nn.Linear(4, 3), torch.zeros(2, 4))
@@ -189,10 +188,9 @@ class _slow_attention:  # noqa: N801
 
 
 class _Lives:
-    """From which to which operator each storage is live, and what operators need for themselves."""
+    """From which to which operator each storage is live."""
 
     def __init__(self) -> None:
-        self.workspace: Counter[int] = Counter()
         self._numbers: dict[int, int] = {}
         self._alive: list[StorageWeakRef] = []  # an address is not given again while one is held
         self._bytes: list[int] = []
@@ -220,9 +218,6 @@ class _Lives:
         for number, (size, first) in enumerate(zip(self._bytes, self._first, strict=True)):
             change[first] += size
             change[self._last.get(number, math.inf) + 1] -= size
-        for call, size in self.workspace.items():
-            change[call] += size
-            change[call + 1] -= size
         live = most = 0
         for moment in sorted(change):
             live += change[moment]
@@ -262,8 +257,6 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.lives.note_freed(self._now)
         result = func(*args, **kwargs)
         outputs = tensors(result)
-        if name in CONVOLUTIONS and outputs[0].device.type == "cpu":
-            self.lives.workspace[self._now] = _workspace(args, outputs[0])
         if name in MACS:
             self.macs[name] += MACS[name](args, outputs)
         for tensor in (*tensors((args, kwargs)), *outputs):
@@ -271,23 +264,6 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 self.lives.add(tensor, self._now)
         self._now += 1
         return result
-
-
-def _workspace(args: Sequence[Any], output: Tensor) -> int:
-    source, weight, transposed = args[0], args[1], bool(args[6])
-    sizes = Convolution(
-        batch=source.shape[0],
-        channels=source.shape[1],
-        filters=output.shape[1],
-        depth=weight.shape[1],
-        kernel=math.prod(weight.shape[2:]),
-        inside=math.prod(source.shape[2:]),
-        outside=math.prod(output.shape[2:]),
-        itemsize=source.element_size(),
-        is_wide=is_wide(weight.shape[2:]),
-        is_transposed=transposed,
-    )
-    return round(float(workspace_bytes(sizes)))
 
 
 def _free(func: Any, name: str) -> bool:

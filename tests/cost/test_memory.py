@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import pytest
 import torch
-from models.zoo import ZOO
 from torch import nn
 
 from autoprune.budget import Budget, Cost
 from autoprune.cost import memory
 from autoprune.cost.analytic import count_cost
 from autoprune.cost.memory import counted_and_weighed, measure_peak_memory
-from autoprune.cost.model import CostModel
 from autoprune.cost.targets import Target
 from autoprune.cost.targets import memory as taken
 from autoprune.errors import DeviceError
-from autoprune.graph import trace
 
 X = torch.zeros(32, 64)
 
@@ -36,9 +33,6 @@ def test_eager_holds_what_goes_into_a_layer_and_what_comes_out():
 
 def test_onnxruntime_writes_an_activation_over_its_input():
     assert measure_peak_memory(mlp(), X, "onnxruntime") == WEIGHTS + INPUT + HIDDEN + OUTPUT
-    predicted = CostModel(trace(mlp(), X), runtimes=[("onnxruntime", 1)]).dense
-    assert predicted.peak_memory_bytes == WEIGHTS + INPUT + HIDDEN + OUTPUT
-    assert predicted.weight_bytes == WEIGHTS
 
 
 def test_views_and_in_place_operators_are_not_counted_twice():
@@ -49,27 +43,6 @@ def test_views_and_in_place_operators_are_not_counted_twice():
 
     found = measure_peak_memory(InPlace(), X)
     assert 2 * INPUT <= found < 2 * INPUT + 100  # the numbers added are small tensors
-
-
-@pytest.mark.parametrize("name", ["resnet20_padded", "mobilenet_v2", "densenet121", "unet"])
-@pytest.mark.parametrize("batch", [1, 2])
-def test_the_count_is_what_eager_takes(name, batch):
-    build, inputs = ZOO[name]
-    model, x = build(), inputs(batch)
-    estimated = name == "unet"  # what its transposed convolutions take depends on the processor
-    assert count_cost(model, x).peak_memory_bytes == pytest.approx(
-        measure_peak_memory(model, x), rel=0.05 if estimated else 0.01
-    )
-
-
-@pytest.mark.parametrize("name", ["resnet18", "resnet20_padded", "vgg11_bn", "shufflenet_v2"])
-def test_the_fused_count_is_near_what_onnxruntime_takes(name):
-    build, inputs = ZOO[name]
-    model, x = build().eval(), inputs(1)
-    predicted = CostModel(trace(model, x), runtimes=[("onnxruntime", 1)]).dense
-    near = pytest.approx(predicted.peak_memory_bytes, rel=0.06)
-    # on some processors one process in four plans ShuffleNet's memory worse, by a tenth
-    assert any(measure_peak_memory(model, x, "onnxruntime") == near for _ in range(6))
 
 
 def test_measuring_leaves_the_model_alone():

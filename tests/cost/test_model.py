@@ -9,8 +9,7 @@ import pytest
 
 from autoprune.architecture import Architecture
 from autoprune.budget import Device
-from autoprune.cost import workspace
-from autoprune.cost.liveness import maximal
+from autoprune.cost.activations import PeakMemory, maximal
 from autoprune.cost.model import CostModel
 from autoprune.errors import GraphError
 from autoprune.graph import Dim, Group, Op, PruningGraph, TensorInfo
@@ -46,15 +45,13 @@ def two_convolutions() -> PruningGraph:
     )
 
 
-def test_counts_by_hand(monkeypatch):
-    monkeypatch.setattr(workspace, "_itemsizes", lambda: [4])
-    monkeypatch.setattr(workspace, "block", lambda: 8)
+def test_counts_by_hand():
     cost = CostModel(two_convolutions()).cost(Architecture({"a": 4, "b": 2}))
     assert cost.params == 4 * 27 + 8 * 4 + 1
     assert cost.macs == 64 * 4 * 27 + 16 * 8 * 4
     assert cost.weight_bytes == 4 * 108 + 2 * 32 + 4 + 4 * 4 + 8
-    # at the first operator: image and hidden are live, and the image is unfolded 9 times
-    assert cost.peak_memory_bytes == cost.weight_bytes + 4 * (192 + 256 + 9 * 192)
+    # at the last operator: the image is the caller's and stays, hidden is read, 8x4x4 written
+    assert cost.peak_memory_bytes == cost.weight_bytes + 4 * (192 + 256 + 128)
     assert (cost.source, cost.latency_ms) == ("analytic", None)
 
 
@@ -148,11 +145,15 @@ def test_each_named_device_has_its_own_prediction():
     assert (cost.latency_ms, cost.device) == (None, None)
 
 
+def peak(*fitted: PeakMemory) -> float:
+    return CostModel(two_convolutions(), memory=fitted).dense.get("peak_memory_bytes")
+
+
 def test_peak_memory_is_that_of_the_runtime_that_needs_most():
-    alone = [
-        CostModel(two_convolutions(), runtimes=[one]).dense.get("peak_memory_bytes")
-        for one in (("torch", 1), ("ssh://pi@cam", 1))
-    ]
-    assert alone[0] != alone[1]
-    both = CostModel(two_convolutions(), runtimes=[("ssh://pi@cam", 1), ("torch", 1)])
-    assert both.dense.get("peak_memory_bytes") == max(alone)
+    twice, with_blocks = PeakMemory(plain=2.0), PeakMemory(plain=0.0, padded=1.0)
+    held = CostModel(two_convolutions()).dense.get("weight_bytes")
+    # the image, and twice what is beside it at the last operator: 8x8x8 and 14x4x4
+    assert peak(twice) == held + 4 * (192 + 2 * (512 + 224))
+    # in blocks of 8 channels there are 16 where there were 14
+    assert peak(with_blocks) == held + 4 * (192 + 512 + 256)
+    assert peak(with_blocks, twice) == peak(twice)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from autoprune.cost import onnx_prunings
 from autoprune.cost.onnx_export import OnnxModel, to_onnx
 from autoprune.cost.onnx_prunings import onnx_of_prunings, optimised
-from autoprune.cost.sampling import pruned, random_keeps
+from autoprune.device.sampling import pruned, random_keeps
 from autoprune.errors import ExportError
 from autoprune.pruning.one_shot import prunable
 

@@ -12,12 +12,12 @@ from torch.nn import functional as F
 
 from autoprune.architecture import Architecture
 from autoprune.budget import Device
-from autoprune.cost import sampling
 from autoprune.cost.analytic import count, count_cost
 from autoprune.cost.latency import Latency
 from autoprune.cost.model import CostModel
-from autoprune.cost.predictor import LatencyPredictor
-from autoprune.cost.sampling import Until, random_keeps
+from autoprune.device import sampling
+from autoprune.device.predictor import LatencyPredictor
+from autoprune.device.sampling import Until, random_keeps
 from autoprune.graph import trace
 from autoprune.pruning.surgery import prune
 
@@ -153,7 +153,7 @@ def test_each_pruning_keeps_its_own_measurement(monkeypatch, caplog):
     # the dense model (2937 parameters) alone, then beside all; 250 / 29.37 is 8
     assert asked == [(1, 5), (14, 8)]
     assert "off by" not in caplog.text
-    monkeypatch.setattr("autoprune.cost.predictor._DOUBTFUL", -1.0)
+    monkeypatch.setattr("autoprune.device.predictor._DOUBTFUL", -1.0)
     LatencyPredictor.fit(model, graph, x, until=Until(10))
     assert "off by" in caplog.text
 

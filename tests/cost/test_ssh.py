@@ -19,12 +19,13 @@ import torch
 from sshd import Proxy, Server, free_port
 from torch import nn
 
-from autoprune.cost import sampling, timing
-from autoprune.cost.device import DeviceProfile
+from autoprune.cost import timing
 from autoprune.cost.latency import measure_latency, measure_together
 from autoprune.cost.targets import SshAddress, find_target, load, login, on_device
 from autoprune.cost.targets.base import Protocol
 from autoprune.cost.targets.ssh import Ssh, _Job
+from autoprune.device import sampling
+from autoprune.device.profile import DeviceProfile
 from autoprune.errors import DeviceError, DeviceLostError
 
 X = torch.zeros(2, 3, 8, 8)

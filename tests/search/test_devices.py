@@ -13,8 +13,8 @@ from rich.console import Console
 import autoprune
 from autoprune import api, cli
 from autoprune._search import sites
-from autoprune.cost.predictor import LatencyPredictor
 from autoprune.cost.targets import device_name
+from autoprune.device.predictor import LatencyPredictor
 from autoprune.profile import fit_device
 from autoprune.report import html, terminal
 from autoprune.report.read import read

@@ -22,9 +22,9 @@ from autoprune._search.progress import Snapshot
 from autoprune._search.sites import check, sites_of
 from autoprune.budget import Device
 from autoprune.config import RunConfig
-from autoprune.cost.device import DeviceProfile
 from autoprune.cost.latency import Latency
 from autoprune.cost.targets import device_name, login
+from autoprune.device.profile import DeviceProfile
 from autoprune.errors import DeviceLostError
 from autoprune.report import html, terminal
 from autoprune.report.read import read
@@ -164,7 +164,8 @@ def test_a_search_on_an_unreachable_device_is_refused_first(
 @pytest.fixture
 def profile(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """A profile of the README's model, made with an address that leads nowhere today."""
-    from autoprune.cost import device, sampling
+    from autoprune.device import profile as device_profile
+    from autoprune.device import sampling
     from autoprune.tasks.load import load_task
 
     def read_clock(models: list[nn.Module], *_: object, **options: object) -> list[Latency]:
@@ -173,7 +174,7 @@ def profile(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
         return [Latency(t, t, (t, t), board, t / times[0]) for t in times]
 
     monkeypatch.setattr(sampling, "measure_together", read_clock)
-    for module in (device, sampling):
+    for module in (device_profile, sampling):
         monkeypatch.setattr(module, "measure_latency", lambda m, *a, **k: read_clock([m])[0])
     model = load_task(f"{readme_task.write(tmp_path)}:Wine").build_model()
     made = DeviceProfile.fit(model.eval(), torch.zeros(1, 13), runtime=NOWHERE, samples=20)

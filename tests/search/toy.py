@@ -11,7 +11,7 @@ from pathlib import Path
 from autoprune._search.ledger import REPORT, Ledger, Report
 from autoprune._search.plan import Limits, Plan
 from autoprune._search.screening import Screening
-from autoprune._search.searcher import BudgetedOptunaSearch, Proposal, Relearns
+from autoprune._search.searcher import BudgetedOptunaSearch, Proposal
 from autoprune._search.study import StudyFile
 from autoprune._search.trainable import SPEC, Spec
 from autoprune._search.tuning import run_trials
@@ -152,13 +152,10 @@ class Hand:
         seeds: Sequence[Proposal] = (),
         screening: Screening | None = None,
         accuracy: Callable[[Candidate], float] = height,
-        relearning: Relearns | None = None,
     ) -> None:
         self.ledger = Ledger(plan, folder)
         self.file = StudyFile(folder.path, plan.objectives)
-        self.searcher = BudgetedOptunaSearch(
-            plan, self.ledger, self.file, seeds, screening, relearning
-        )
+        self.searcher = BudgetedOptunaSearch(plan, self.ledger, self.file, seeds, screening)
         self.plan, self.count = plan, len(self.ledger.records)
         self._accuracy = accuracy
 

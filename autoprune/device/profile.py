@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -16,9 +16,9 @@ from torch import nn
 from autoprune.budget import Device
 from autoprune.cost.inputs import Inputs
 from autoprune.cost.latency import measure_latency
-from autoprune.cost.predictor import LatencyPredictor
-from autoprune.cost.sampling import Sampler, Until
 from autoprune.cost.targets import Ssh, is_remote
+from autoprune.device.predictor import LatencyPredictor
+from autoprune.device.sampling import Until
 from autoprune.errors import DeviceError, DeviceLostError
 from autoprune.graph import Dim, Group, Op, PruningGraph, TensorInfo
 from autoprune.pruning.one_shot import prunable
@@ -92,28 +92,6 @@ class DeviceProfile:
     def of(predictor: LatencyPredictor, graph: PruningGraph) -> DeviceProfile:
         """The profile of a predictor that was fitted now, with the versions on its device."""
         return DeviceProfile(predictor, graph, _versions(predictor.device.runtime))
-
-    def extended(
-        self,
-        model: nn.Module,
-        graph: PruningGraph,
-        example_inputs: Inputs,
-        kept: Iterable[Mapping[str, int]],
-    ) -> DeviceProfile:
-        """Fitted anew with prunings of the same model that keep `kept` units, measured now.
-
-        `graph` is that of `model` with its indices. Raises DeviceError where the device cannot
-        measure, or is another one.
-        """
-        device = self.device
-        sampler = Sampler(
-            model, graph, example_inputs, runtime=device.runtime, threads=device.threads, seed=0
-        )
-        keeps = [{name: tuple(range(units)) for name, units in k.items()} for k in kept]
-        found = sampler.measure_these(keeps)
-        if found.device != device:
-            raise DeviceError(f"the device profile is of {device}, but this is {found.device}")
-        return replace(self, predictor=self.predictor.extended(graph, found.samples))
 
     @property
     def device(self) -> Device:

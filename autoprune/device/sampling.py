@@ -15,11 +15,11 @@ from torch import nn
 
 from autoprune.architecture import Architecture
 from autoprune.budget import Device
-from autoprune.cost import fitting
-from autoprune.cost.features import LatencyFeatures
 from autoprune.cost.inputs import Inputs
 from autoprune.cost.latency import Latency, measure_latency, measure_together
-from autoprune.cost.model import Floats
+from autoprune.cost.sizes import Floats
+from autoprune.device import fitting
+from autoprune.device.features import LatencyFeatures
 from autoprune.errors import DeviceLostError
 from autoprune.graph import PruningGraph
 from autoprune.pruning.build import build
@@ -43,15 +43,11 @@ Keep = dict[str, tuple[int, ...]]
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One measured pruning: units kept by group, and its latency (alone and relative to dense).
-
-    Prunings of one `batch` were measured beside the same copy of the dense model.
-    """
+    """One measured pruning: units kept by group, and its latency (alone and relative to dense)."""
 
     kept: Mapping[str, int]
     median_ms: float
     ratio: float
-    batch: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,7 +168,7 @@ class Sampler:
         found.pruned.extend(rest)
         for keep, it in zip(keeps, rest, strict=True):
             kept = {name: len(units) for name, units in keep.items()}
-            found.samples.append(Sample(kept, it.median_ms, it.ratio, len(found.dense)))
+            found.samples.append(Sample(kept, it.median_ms, it.ratio))
 
     def _next(
         self, samples: Sequence[Sample], pool: list[Keep], until: Until, most: int

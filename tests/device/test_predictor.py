@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from autoprune.budget import Device
-from autoprune.cost import fitting
-from autoprune.cost.features import LatencyFeatures
-from autoprune.cost.predictor import LatencyPredictor
-from autoprune.cost.sampling import Sample, random_keeps
+from autoprune.device import fitting
+from autoprune.device.features import LatencyFeatures
+from autoprune.device.predictor import LatencyPredictor
+from autoprune.device.sampling import Sample, random_keeps
 from autoprune.errors import DeviceError
 from autoprune.graph import Dim, Group, Op, PruningGraph, TensorInfo
 
@@ -65,39 +65,6 @@ def test_finds_an_additive_law_from_few_samples():
     assert fitted.predict({"layer0": 1}) == pytest.approx(
         3.0 * by_layers({"layer0": 1, "layer1": 48, "layer2": 40}) / whole, rel=0.03
     )
-
-
-def in_batches(samples: list[Sample], off: list[float], size: int = 6) -> list[Sample]:
-    """Measured six at a time beside copies of the dense model that are `off`."""
-    return [
-        Sample(it.kept, it.median_ms, it.ratio / off[place // size], place // size)
-        for place, it in enumerate(samples)
-    ]
-
-
-def test_what_a_batch_has_in_common_is_the_dense_models():
-    graph = chain((64, 48, 40))
-    off = np.exp(0.08 * np.random.default_rng(1).standard_normal(10)).tolist()
-    measured = in_batches(samples_of(graph, by_layers, 60), off)
-    unseen = samples_of(graph, by_layers, 30, seed=1)
-
-    def error(samples: list[Sample]) -> float:
-        fitted = LatencyPredictor.from_samples(graph, samples, device=DEVICE, dense_ms=3.0)
-        return float(np.mean([abs(fitted.predict(it.kept) / it.median_ms - 1) for it in unseen]))
-
-    loose = [Sample(it.kept, it.median_ms, it.ratio) for it in measured]
-    assert error(measured) < 0.95 * error(loose)
-
-
-def test_further_prunings_are_batches_of_their_own():
-    graph = chain((64, 48, 40))
-    first = in_batches(samples_of(graph, by_layers, 24), [1.0] * 4)
-    fitted = LatencyPredictor.from_samples(graph, first, device=DEVICE, dense_ms=3.0)
-    more = in_batches(samples_of(graph, by_layers, 6, seed=2), [1.0])
-    found = fitted.extended(graph, more).samples
-    assert [it.batch for it in found[24:]] == [4] * 6
-    again = LatencyPredictor.from_dict(json.loads(json.dumps(fitted.to_dict())), graph)
-    assert again.samples == fitted.samples
 
 
 def test_error_tells_of_noise_that_cannot_be_learned():
@@ -159,7 +126,7 @@ def test_profile_of_another_model_is_refused_with_what_differs(other, message):
     ).to_dict()
     with pytest.raises(DeviceError, match=message):
         LatencyPredictor.from_dict(data, chain(other))
-    with pytest.raises(DeviceError, match="must have format 3, got 7"):
+    with pytest.raises(DeviceError, match="must have format 4, got 7"):
         LatencyPredictor.from_dict({**data, "format": 7}, graph)
 
 

@@ -11,9 +11,10 @@ import torch
 from torch import nn
 
 from autoprune.budget import Device
-from autoprune.cost import device, sampling
-from autoprune.cost.device import DeviceProfile
 from autoprune.cost.latency import Latency
+from autoprune.device import profile as device
+from autoprune.device import sampling
+from autoprune.device.profile import DeviceProfile
 from autoprune.errors import DeviceError, DeviceLostError, NoisyError
 from autoprune.graph import trace
 from autoprune.pruning.surgery import prune

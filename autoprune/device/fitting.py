@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import nnls
 
-from autoprune.cost.model import Floats
+from autoprune.cost.sizes import Floats
 
 Bools = NDArray[np.bool_]
 Penalty = tuple[float, float]  # on shared features, on those of single layers
@@ -47,25 +47,6 @@ def left_out(x: Floats, y: Floats, shared: Bools, penalty: Penalty) -> Floats:
 def error_left_out(x: Floats, y: Floats, shared: Bools, penalty: Penalty) -> float:
     """The mean absolute relative error on rows left out."""
     return float(np.mean(np.abs(left_out(x, y, shared, penalty)[1:] / y[1:] - 1.0)))
-
-
-def levelled(
-    x: Floats, y: Floats, shared: Bools, batches: Sequence[int | None], penalty: Penalty
-) -> Floats:
-    """Ratios without what all of a batch have in common, which is the dense model's own error.
-
-    Models of a batch take turns for some seconds, in which whatever else the machine does hits the
-    dense one otherwise than smaller ones. It is taken to be as far off as each pruning beside it:
-    the batch's logarithmic level is the sum of its prunings' residuals, of a fit without them, over
-    their number and one.
-    `batches` are those of the rows, None for a row of no batch.
-    """
-    residuals = np.log(y / np.maximum(left_out(x, y, shared, penalty), y.min() / 2))
-    found = y.copy()
-    for batch in {each for each in batches if each is not None}:
-        members = np.array([each == batch for each in batches])
-        found[members] *= np.exp(-residuals[members].sum() / (members.sum() + 1))
-    return found
 
 
 def folds(n: int) -> list[Bools]:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from autoprune.cost.model import Floats, Sizes
+from autoprune.cost.sizes import Floats, Sizes
 from autoprune.graph import Dim, Op, PruningGraph
 
 _BLOCKS = (8, 32)  # channels that kernels handle at once: the rest of a block costs as if full
 _STEPS = (4, 8)  # channel counts off these take slower kernels (ONNX Runtime's below 4 a vector)
+_OFF = ("macs with channels in", "macs with channels out", "bytes with channels")
 _LIGHT = 8.0  # multiply-accumulates per byte below which a contraction is bandwidth-bound
 
 
@@ -25,7 +26,18 @@ class LatencyFeatures:
     that no candidate changes are left out, the constant stands for them. All are non-negative.
     """
 
-    def __init__(self, graph: PruningGraph) -> None:
+    def __init__(
+        self,
+        graph: PruningGraph,
+        *,
+        blocks: Sequence[int] = _BLOCKS,
+        steps: Sequence[int] = _STEPS,
+    ) -> None:
+        """`blocks` and `steps` in place of 8 and 32, and of 4 and 8."""
+        self._blocks, self._steps = blocks, steps
+        own = ["macs", "bytes in", "bytes out", "weights"]
+        own += [f"macs in blocks of {block}" for block in blocks]
+        own += [f"{what} off {step}" for step in steps for what in _OFF]
         self.groups = graph.sizes()
         self._sizes = Sizes(self.groups)
         heavy = [op for op in graph.ops if op.macs]
@@ -43,7 +55,7 @@ class LatencyFeatures:
         self._rest = _incidence(((*op.inputs, *op.outputs) for op in moving), itemsizes)
         whole = np.array([list(self.groups.values())], dtype=np.int64)
         self._kinds = _kinds(heavy, self._own(whole)[0])
-        self._names = _names(heavy, [kind for kind, _ in self._kinds])
+        self._names = _names(heavy, [kind for kind, _ in self._kinds], own)
         seen = self._raw(np.concatenate([whole, np.maximum(whole - 1, 1), np.ones_like(whole)]))
         self._scale = seen.max(axis=0)
         constant = np.arange(len(self._names)) == len(self._names) - 1
@@ -69,14 +81,14 @@ class LatencyFeatures:
         return np.array([[kept.get(name, size) for name, size in self.groups.items()]])
 
     def _own(self, kept: NDArray[np.int64]) -> Floats:
-        """`candidates x kinds of feature x contractions`, in the order of `_OWN`."""
+        """`candidates x kinds of feature x contractions`, in the order of their names."""
         sizes = self._sizes.of(kept)
         tensors = self._tensors.of(sizes)
         macs, inward, outward = self._macs.of(sizes), tensors @ self._in.T, tensors @ self._out.T
         own = [macs, inward, outward, self._weights.of(sizes)]
-        own += [self._macs.of(self._sizes.padded(kept, block)) for block in _BLOCKS]
+        own += [self._macs.of(self._sizes.padded(kept, block)) for block in self._blocks]
         into, out_of = self._channels_in.of(sizes), self._channels_out.of(sizes)
-        for step in _STEPS:
+        for step in self._steps:
             off_in, off_out = into % step != 0, out_of % step != 0
             own += [macs * off_in, macs * off_out, (inward + outward) * (off_in | off_out)]
         return np.stack(own, axis=1)
@@ -89,27 +101,16 @@ class LatencyFeatures:
         return np.concatenate([own.reshape(n, -1), *by_kind, rest, np.ones((n, 1))], axis=1)
 
 
-_OWN = (
-    *("macs", "bytes in", "bytes out", "weights"),
-    *(f"macs in blocks of {block}" for block in _BLOCKS),
-    *(
-        f"{what} off {step}"
-        for step in _STEPS
-        for what in ("macs with channels in", "macs with channels out", "bytes with channels")
-    ),
-)
-
-
-def _names(heavy: list[Op], kinds: list[str]) -> list[str]:
+def _names(heavy: list[Op], kinds: list[str], own: list[str]) -> list[str]:
     seen: dict[str, int] = {}
     labels = []
     for op in heavy:
         seen[op.layer] = seen.get(op.layer, 0) + 1
         label = op.layer or op.name
         labels.append(label if seen[op.layer] == 1 else f"{label} #{seen[op.layer]}")
-    own = [f"{label}: {what}" for what in _OWN for label in labels]
-    shared = [f"all {kind}: {what}" for kind in kinds for what in _OWN]
-    return [*own, *shared, "all other: bytes", "all constant"]
+    alone = [f"{label}: {what}" for what in own for label in labels]
+    shared = [f"all {kind}: {what}" for kind in kinds for what in own]
+    return [*alone, *shared, "all other: bytes", "all constant"]
 
 
 def _kinds(heavy: list[Op], own: Floats) -> list[tuple[str, NDArray[np.int64]]]:
@@ -128,7 +129,7 @@ def _channels(graph: PruningGraph, tensors: Iterable[int]) -> tuple[Dim, ...]:
         for dim in graph.tensors[place].dims:
             if dim.per_unit:
                 return (dim,)
-    return (Dim(max(_STEPS)),)  # whole: on every step
+    return (Dim(0),)  # on every step
 
 
 def _incidence(tensors: Iterable[tuple[int, ...]], itemsizes: Floats) -> Floats:

@@ -14,12 +14,11 @@ from scipy.special import bdtr
 from torch import nn
 
 from autoprune.budget import Device
-from autoprune.cost import fitting
-from autoprune.cost.features import LatencyFeatures
 from autoprune.cost.inputs import Inputs
-from autoprune.cost.model import Floats
-from autoprune.cost.residual import Residual
-from autoprune.cost.sampling import ENOUGH, Sample, Sampler, Until, rows_of
+from autoprune.cost.sizes import Floats
+from autoprune.device import fitting
+from autoprune.device.features import LatencyFeatures
+from autoprune.device.sampling import ENOUGH, Sample, Sampler, Until, rows_of
 from autoprune.errors import DeviceError
 from autoprune.graph import PruningGraph
 
@@ -27,9 +26,8 @@ _log = logging.getLogger(__name__)
 
 _DOUBTFUL = 0.1
 _COVERED = 0.95  # the share of unseen prunings that are to stay below the upper bound
-_WORTHWHILE = 0.98  # of the error: above, the correction is left out
 _CONFIDENCE = 0.8  # that they are so many
-_FORMAT = 3
+_FORMAT = 4
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,10 +36,9 @@ class LatencyPredictor:
 
     Fitted by least squares on relative errors, with non-negative coefficients (`fitting.fit`) for
     features of the whole model and of each layer, penalised by amounts that cross-validation
-    chooses; times a correction by a Gaussian process (`Residual`) where that lowers the error.
-    `error` is the mean absolute relative error on prunings that the fit had not seen (five folds;
-    penalty and correction are chosen by the same folds), `held_out` the measured and predicted
-    ratios behind it. `p95_factor` is the usual distance of the 95th percentile.
+    chooses. `error` is the mean absolute relative error on prunings that the fit had not seen (five
+    folds, the same that choose the penalty), `held_out` the measured and predicted ratios behind
+    it. `p95_factor` is the usual distance of the 95th percentile.
     """
 
     features: LatencyFeatures
@@ -52,7 +49,6 @@ class LatencyPredictor:
     error: float
     held_out: tuple[tuple[float, float], ...]
     samples: tuple[Sample, ...]
-    residual: Residual | None = None
 
     @property
     def upper_factor(self) -> float:
@@ -129,37 +125,16 @@ class LatencyPredictor:
         x, y = rows_of(features, samples)
         shared = features.shared
         penalty, _ = fitting.best_penalty(x, y, shared)
-        batches = [None, *(sample.batch for sample in samples)]
-        level = fitting.levelled(x, y, shared, batches, penalty)
-        predicted = fitting.left_out(x, level, shared, penalty)[1:]
-        kept = np.concatenate([features.row(sample.kept) for sample in samples])
-        residual, corrected = _residual(features, kept, level[1:], predicted)
-        measured = y[1:]  # one by one, with what a batch has in common
+        predicted, measured = fitting.left_out(x, y, shared, penalty)[1:], y[1:]
         return LatencyPredictor(
             features=features,
-            coefficients=fitting.fit(x, level, shared, penalty),
+            coefficients=fitting.fit(x, y, shared, penalty),
             device=device,
             dense_ms=dense_ms,
             p95_factor=p95_factor,
-            error=float(np.mean(np.abs(corrected / measured - 1.0))),
-            held_out=tuple(zip(measured.tolist(), corrected.tolist(), strict=True)),
+            error=float(np.mean(np.abs(predicted / measured - 1.0))),
+            held_out=tuple(zip(measured.tolist(), predicted.tolist(), strict=True)),
             samples=tuple(samples),
-            residual=residual,
-        )
-
-    def extended(self, graph: PruningGraph, samples: Sequence[Sample]) -> LatencyPredictor:
-        """Fitted anew with further measured prunings of the same model on the same device."""
-        after = 1 + max((it.batch for it in self.samples if it.batch is not None), default=0)
-        samples = [
-            it if it.batch is None else dataclasses.replace(it, batch=after + it.batch)
-            for it in samples
-        ]
-        return LatencyPredictor.from_samples(
-            graph,
-            [*self.samples, *samples],
-            device=self.device,
-            dense_ms=self.dense_ms,
-            p95_factor=self.p95_factor,
         )
 
     def predict(self, kept: Mapping[str, int]) -> float:
@@ -168,8 +143,7 @@ class LatencyPredictor:
 
     def predict_many(self, kept: NDArray[np.int64]) -> Floats:
         """Median milliseconds of many candidates, given as `candidates x groups`."""
-        base = self.dense_ms * self.additive(kept)
-        return np.asarray(base * np.exp(self.residual.of(kept)) if self.residual else base)
+        return np.asarray(self.dense_ms * self.additive(kept))
 
     def additive(self, kept: NDArray[np.int64]) -> Floats:
         """The sum over layers, relative to the dense model: never less where a layer does more."""
@@ -187,7 +161,6 @@ class LatencyPredictor:
             "held_out": [list(pair) for pair in self.held_out],
             "features": list(self.features.names),
             "coefficients": self.coefficients.tolist(),
-            "residual": self.residual.to_dict() if self.residual else None,
             "samples": [{**dataclasses.asdict(it), "kept": dict(it.kept)} for it in self.samples],
         }
 
@@ -218,26 +191,7 @@ class LatencyPredictor:
             error=data["error"],
             held_out=tuple((ours, theirs) for ours, theirs in data["held_out"]),
             samples=tuple(Sample(**sample) for sample in data["samples"]),
-            residual=Residual.from_dict(data["residual"]) if data["residual"] else None,
         )
-
-
-def _residual(
-    features: LatencyFeatures, kept: NDArray[np.int64], measured: Floats, predicted: Floats
-) -> tuple[Residual | None, Floats]:
-    """The correction where it helps on prunings left out, and what is then predicted of those.
-
-    `predicted` are fits without each pruning's fold.
-    """
-    if predicted.min() <= 0.0:
-        return None, predicted
-    sizes = np.array(list(features.groups.values()), dtype=np.int64)
-    logs = np.log(measured / predicted)
-    corrected = predicted * np.exp(Residual.left_out(kept, sizes, logs))
-    before, after = (np.mean(np.abs(it / measured - 1.0)) for it in (predicted, corrected))
-    if after > _WORTHWHILE * before:
-        return None, predicted
-    return Residual.fit(kept, sizes, logs), np.asarray(corrected)
 
 
 def _unlike(groups: Mapping[str, int], features: LatencyFeatures) -> str:

@@ -1,0 +1,53 @@
+"""How much memory activations take in a runtime, fitted to measured prunings."""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy.optimize import nnls
+from torch import nn
+
+from autoprune.cost.activations import COUNTED, Activations, PeakMemory
+from autoprune.cost.inputs import Inputs
+from autoprune.cost.sizes import Sizes
+from autoprune.cost.targets import find_target
+from autoprune.cost.targets.memory import held_bytes
+from autoprune.device.sampling import pruned, random_keeps
+from autoprune.graph import PruningGraph
+
+_PRUNINGS = 8
+_RIDGE = 1e-3  # keeps two columns that say the same from taking turns
+
+
+def fit_peak_memory(
+    model: nn.Module,
+    graph: PruningGraph,
+    example_inputs: Inputs,
+    *,
+    runtime: str,
+    threads: int = 1,
+    seed: int = 0,
+) -> PeakMemory:
+    """Measure the dense model and 8 random prunings in `runtime`, and fit to relative errors.
+
+    Where the runtime does not report its memory, what is counted has to do.
+    """
+    target = find_target(runtime)
+    keeps = [{}, *random_keeps(graph, _PRUNINGS, seed)]
+    rows, measured = [], []
+    sizes = graph.sizes()
+    activations = Activations(graph, Sizes(sizes))
+    for keep in keeps:
+        small = pruned(model, graph, keep)
+        found = target.peak_memory(small, example_inputs, threads)
+        if found is None:
+            return COUNTED
+        kept = [len(keep[name]) if name in keep else size for name, size in sizes.items()]
+        inputs, *peaks = activations.peaks(np.array([kept]))[0]
+        rows.append([held_bytes(small, ()) + inputs, *peaks])
+        measured.append(found)
+    x, y = np.array(rows), np.array(measured, dtype=np.float64)
+    relative = np.concatenate([x[:, 1:] / y[:, None], _RIDGE * np.eye(2)])
+    target_ratio = np.concatenate([1.0 - x[:, 0] / y, np.zeros(2)])
+    plain, padded = nnls(relative, target_ratio)[0]
+    predicted = x @ np.array([1.0, plain, padded])
+    return PeakMemory(float(plain), float(padded), max(1.0, float((y / predicted).max())))

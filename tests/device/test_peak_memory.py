@@ -1,0 +1,104 @@
+"""Peak memory fitted to measured prunings: exact where the count is, near elsewhere."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+from models.zoo import ZOO
+from torch import nn
+
+from autoprune.cost import targets
+from autoprune.cost.activations import COUNTED
+from autoprune.cost.memory import measure_peak_memory
+from autoprune.cost.model import CostModel
+from autoprune.device import memory
+from autoprune.device.memory import fit_peak_memory
+from autoprune.device.sampling import pruned, random_keeps
+from autoprune.graph import trace
+
+WIDTHS = (16, 40, 40, 8)
+
+
+def net() -> nn.Module:
+    layers = [(nn.Conv2d(i, o, 3, padding=1), nn.ReLU()) for i, o in pairwise(WIDTHS)]
+    return nn.Sequential(*(layer for pair in layers for layer in pair))
+
+
+X = torch.zeros(1, 16, 12, 12)
+
+
+class Telling(targets.Target):
+    """Takes what `law` says of weights, input, and both of a convolution's tensors."""
+
+    def __init__(self, law) -> None:
+        self.law = law
+
+    def reach(self, threads):
+        raise NotImplementedError
+
+    def time(self, models, example_inputs, protocol):
+        raise NotImplementedError
+
+    def peak_memory(self, model, example_inputs, threads):
+        return self.law(model)
+
+
+def fitted(monkeypatch, law):
+    monkeypatch.setattr(memory, "find_target", lambda runtime: Telling(law))
+    model = net()
+    return fit_peak_memory(model, trace(model, X), X, runtime="told")
+
+
+def held(model: nn.Module) -> int:
+    return 4 * sum(p.numel() for p in model.parameters())
+
+
+def widest(model: nn.Module, block: int = 1) -> int:
+    """The two neighbors of most channels, each in whole blocks; the image beside them."""
+    sizes = [layer.out_channels for layer in model if isinstance(layer, nn.Conv2d)]
+    blocks = [-(-size // block) * block for size in sizes]
+    most = max(max(2 * one for one in blocks), max(a + b for a, b in pairwise(blocks)))
+    return 4 * 144 * most
+
+
+def test_a_runtime_that_takes_what_is_counted_is_predicted_exactly(monkeypatch):
+    found = fitted(monkeypatch, lambda model: held(model) + 4 * X.numel() + widest(model))
+    assert (found.plain, found.padded) == pytest.approx((1.0, 0.0), abs=2e-3)
+    assert found.upper_factor == pytest.approx(1.0, abs=2e-3)
+
+
+def test_a_runtime_that_works_in_blocks_of_channels_is_learned(monkeypatch):
+    found = fitted(
+        monkeypatch, lambda model: held(model) + 4 * X.numel() + round(1.5 * widest(model, 8))
+    )
+    assert found.padded == pytest.approx(1.5, abs=0.1)
+    assert found.plain == pytest.approx(0.0, abs=0.1)
+
+
+def test_a_runtime_that_does_not_tell_is_counted(monkeypatch):
+    assert fitted(monkeypatch, lambda model: None) == COUNTED
+
+
+@pytest.mark.parametrize(
+    ("name", "runtime", "mean"),
+    [
+        ("mobilenet_v2", "torch", 0.1),
+        ("mobilenet_v2", "onnxruntime", 0.2),
+        ("resnet20_padded", "onnxruntime", 0.2),
+    ],
+)
+def test_unseen_prunings_are_near(name, runtime, mean):
+    build, inputs = ZOO[name]
+    model, x = build().eval(), inputs(1)
+    graph = trace(model, x)
+    found = fit_peak_memory(model, graph, x, runtime=runtime)
+    costs = CostModel(graph, memory=[found])
+    off = []
+    for keep in random_keeps(graph, 5, seed=7):
+        taken = measure_peak_memory(pruned(model, graph, keep), x, runtime)
+        kept = {name: len(units) for name, units in keep.items()}
+        off.append(costs.cost(kept).get("peak_memory_bytes") / taken - 1.0)
+    assert np.mean(np.abs(off)) < mean
