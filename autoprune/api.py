@@ -67,7 +67,7 @@ def search(
     task: str | Task,
     *,
     budget: Mapping[str, Value | Mapping[str, Value]],
-    space: str | Path | Mapping[str, Any] = "channels_and_schedule",
+    space: str | Path | Mapping[str, Any] = "standard",
     device: str | Path | Mapping[str, Any] | None = None,
     devices: Mapping[str, str | Path | Mapping[str, Any]] | None = None,
     train_on: str = "auto",

@@ -9,12 +9,13 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
 FLOAT32, INT8 = "float32", "int8"
+BLOCK = "block:"  # begins the names of blocks where groups are named too
 PRECISIONS: tuple[str, ...] = (FLOAT32, INT8)
 _PATTERN = re.compile(r"([1-9][0-9]*):([1-9][0-9]*)|0\.[0-9]+")
 
@@ -33,7 +34,7 @@ class Architecture:
     """
 
     widths: Mapping[str, int] = field(default_factory=dict)
-    dropped: Iterable[str] = ()
+    dropped: Collection[str] = ()
     patterns: Mapping[str, str] = field(default_factory=dict)
     precision: str = FLOAT32
 

@@ -191,7 +191,7 @@ def resolve_space(space: object, base: Path, place: str = "config") -> dict[str,
     """
     if isinstance(space, Mapping):
         return dict(space)
-    name = "channels_and_schedule" if space is None else space
+    name = "standard" if space is None else space
     known = presets()
     if isinstance(name, str) and name in known:
         file = known[name]

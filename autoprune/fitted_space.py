@@ -3,27 +3,30 @@
 from __future__ import annotations
 
 import bisect
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
-from autoprune.architecture import Architecture
+from autoprune.architecture import BLOCK, Architecture
 from autoprune.candidate import Candidate, Recovery, Selection
 from autoprune.schedule import Schedule
 from autoprune.space import RATIO, Parameter, SearchSpace, Value, kept_units
 
+DROP = "drop"
 _UNKNOWN_STEP = 4
+_HALF = 0.5
 _HALVINGS = 60
 
 
 @dataclass(frozen=True, slots=True)
 class FittedSpace:
-    """The candidates of a search: a `space`, and the `widths` that each group may have.
+    """The candidates of a search: a `space`, the `widths` that groups may have, the `blocks`.
 
-    Widths are ascending and end with the whole group, which therefore says its size. All rounding
-    takes place here: candidates, their stages and every architecture that a search moves have these
-    widths only.
+    Widths are ascending and end with the whole group, which therefore says its size. `blocks` maps
+    those that can be dropped to the groups that go with each. Groups and blocks (called
+    `block:<name>`) together are the items of an architecture, each with its choices: widths, or 0
+    and 1. All rounding takes place here.
 
     >>> space = FittedSpace.of(SearchSpace.parse({"ratios": {"max": 0.5}}), {"conv1": 4})
     >>> space.choices("conv1"), [parameter.name for parameter in space.parameters]
@@ -32,6 +35,7 @@ class FittedSpace:
 
     space: SearchSpace
     widths: Mapping[str, tuple[int, ...]]
+    blocks: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     _choices: Mapping[str, tuple[int, ...]] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -39,14 +43,22 @@ class FittedSpace:
             if not widths or list(widths) != sorted(set(widths)) or widths[0] < 1:
                 raise ValueError(f"widths[{name!r}] must be ascending counts, got {widths}")
         object.__setattr__(self, "widths", MappingProxyType(dict(self.widths)))
-        object.__setattr__(self, "_choices", {name: self._between(name) for name in self.widths})
+        object.__setattr__(self, "blocks", MappingProxyType(dict(self.blocks)))
+        choices = {name: self._between(name) for name in self.widths}
+        choices |= {f"{BLOCK}{name}": (0, 1) if self.most_dropped else (1,) for name in self.blocks}
+        object.__setattr__(self, "_choices", choices)
 
     def __reduce__(self) -> tuple[Any, ...]:  # a mapping proxy cannot be pickled by itself
-        return FittedSpace, (self.space, dict(self.widths))
+        return FittedSpace, (self.space, dict(self.widths), dict(self.blocks))
 
     @staticmethod
-    def of(space: SearchSpace, sizes: Mapping[str, int], step: int | None = None) -> FittedSpace:
-        """The space for groups of these `sizes`.
+    def of(
+        space: SearchSpace,
+        sizes: Mapping[str, int],
+        step: int | None = None,
+        blocks: Mapping[str, tuple[str, ...]] | None = None,
+    ) -> FittedSpace:
+        """The space for groups of these `sizes`, and these blocks.
 
         `step` is, for `round_to: auto`, what widths are multiples of where the target device is
         efficient; 4 where that is not known.
@@ -55,7 +67,18 @@ class FittedSpace:
         return FittedSpace(
             space,
             {name: _multiples(size, multiple, space.max_ratio) for name, size in sizes.items()},
+            blocks or {},
         )
+
+    @property
+    def items(self) -> tuple[str, ...]:
+        """The names of all groups, and of all blocks as `block:<name>`."""
+        return tuple(self._choices)
+
+    @property
+    def most_dropped(self) -> int:
+        """How many blocks a candidate may drop; none where all groups share one ratio."""
+        return int(self.space.max_depth * len(self.blocks) + 1e-9) if self.per_group else 0
 
     @property
     def sizes(self) -> dict[str, int]:
@@ -77,29 +100,52 @@ class FittedSpace:
         free = [name for name in self.widths if len(self.choices(name)) > 1]
         names = [f"{RATIO}.{name}" for name in free] if self.per_group else [RATIO] * bool(free)
         ratios = (Parameter(name, space.min_ratio, space.max_ratio) for name in names)
-        return (*ratios, *space.varied)
+        dropping = self.blocks if self.most_dropped else ()
+        drops = (Parameter(f"{DROP}.{name}", choices=(False, True)) for name in dropping)
+        return (*ratios, *drops, *space.varied)
 
-    def choices(self, name: str) -> tuple[int, ...]:
-        """The widths that a candidate can have in a group, ascending."""
-        return self._choices[name]
-
-    def smallest(self) -> Architecture:
-        """What is left when every group loses as much as the space allows."""
-        return Architecture({name: self.choices(name)[0] for name in self.widths})
+    def choices(self, item: str) -> tuple[int, ...]:
+        """What a candidate can have of an item, ascending: a group's widths, 0 and 1 of a block."""
+        return self._choices[item]
 
     def nearest(self, name: str, width: float) -> int:
-        """The choice that is nearest to a width; ties keep more."""
-        return _nearest(self.choices(name), width)
+        """The choice of a group that is nearest to a width; ties keep more."""
+        return _nearest(self._choices[name], width)
 
-    def rounded(self, widths: Mapping[str, float]) -> Architecture:
-        """The architecture of the nearest choices; groups that are not named stay whole."""
-        sizes = self.sizes
-        return Architecture({n: self.nearest(n, widths.get(n, sizes[n])) for n in sizes})
+    def counts(self, architecture: Architecture) -> dict[str, int]:
+        """What an architecture has of every item."""
+        dropped = set(architecture.dropped)
+        blocks = {f"{BLOCK}{name}": int(name not in dropped) for name in self.blocks}
+        return {**architecture.complete(self.sizes), **blocks}
 
-    def at_ratios(self, ratios: Mapping[str, float]) -> Architecture:
+    def architecture(self, counts: Mapping[str, float]) -> Architecture:
+        """The architecture of the nearest choices; items that are not named stay whole.
+
+        Where more blocks would be dropped than may be, those with the least count are. Groups that
+        go with a dropped block have no width.
+        """
+        left = {name: counts.get(f"{BLOCK}{name}", 1.0) for name in self.blocks}
+        gone = sorted((count, place, name) for place, (name, count) in enumerate(left.items()))
+        dropped = [name for count, _, name in gone[: self.most_dropped] if count < _HALF]
+        lost = {group for name in dropped for group in self.blocks[name]}
+        return Architecture(
+            {
+                name: _nearest(self._choices[name], counts.get(name, widths[-1]))
+                for name, widths in self.widths.items()
+                if name not in lost
+            },
+            dropped,
+        )
+
+    def canonical(self, architecture: Architecture) -> Architecture:
+        """The same as this space says it: no widths of groups that went with a block."""
+        return self.architecture(self.counts(architecture))
+
+    def at_ratios(self, ratios: Mapping[str, float], dropped: Iterable[str] = ()) -> Architecture:
         """The architecture at these removed fractions, those that are not named being 0."""
         sizes = self.sizes
-        return self.rounded({name: sizes[name] * (1.0 - ratio) for name, ratio in ratios.items()})
+        counts = {name: sizes[name] * (1.0 - ratio) for name, ratio in ratios.items()}
+        return self.architecture({**counts, **{f"{BLOCK}{name}": 0.0 for name in dropped}})
 
     def resized(self, candidate: Candidate, architecture: Architecture) -> Candidate:
         """The candidate with another architecture, and stages that lead to it."""
@@ -124,8 +170,10 @@ class FittedSpace:
         kind, begin = str(values["schedule.kind"]), float(values["schedule.begin"])
         one_shot = kind == "one_shot"
         end = begin if one_shot else max(begin, float(values["schedule.end"]))
+        ratios = {name: self._ratio_of(name, params) for name in self.widths}
+        dropped = [name for name in self.blocks if params.get(f"{DROP}.{name}", False)]
         return Candidate.planned(
-            self.at_ratios({name: self._ratio_of(name, params) for name in self.widths}),
+            self.at_ratios(ratios, dropped),
             self.sizes,
             selection=Selection(str(values["importance"]), bool(values["repair"])),
             schedule=Schedule(kind, begin, end, 1 if one_shot else int(values["schedule.steps"])),
@@ -147,9 +195,12 @@ class FittedSpace:
         ratios = candidate.architecture.ratios(self.sizes)
         params: dict[str, Value] = {}
         for parameter in self.parameters[: -len(self.space.varied) or None]:
-            group = parameter.name.removeprefix(f"{RATIO}.")
-            one = self.common_ratio(candidate) if parameter.name == RATIO else ratios[group]
-            params[parameter.name] = parameter.clip(one)
+            kind, _, name = parameter.name.partition(".")
+            if kind == DROP:
+                params[parameter.name] = name in candidate.architecture.dropped
+            else:
+                ratio = ratios[name] if name else self.common_ratio(candidate)
+                params[parameter.name] = parameter.clip(ratio)
         return {**params, **self.settings(candidate)}
 
     def settings(self, candidate: Candidate) -> dict[str, Value]:

@@ -123,7 +123,8 @@ _KNOBS: dict[str, _Knob] = {
 _RATIO = _Knob("number", 0.0, high=1.0, open_high=True)
 _ROUND = _Knob("integer", 1, low=1, besides=" or auto")
 _SECTIONS = ("schedule", "recovery")
-_TOP = ("ratios", "round_to", "importance", "repair", *_SECTIONS)
+_DEPTH = _Knob("number", 0.7, high=1.0)
+_TOP = ("ratios", "round_to", "depth", "importance", "repair", *_SECTIONS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +134,8 @@ class SearchSpace:
     Ratios (removed fractions) lie in [`min_ratio`, `max_ratio`], one for each group or
     (`per="global"`) one for all. `varied` are the other distributions, `fixed` the values of the
     keys that do not vary. Widths are multiples of `round_to`; with `auto` (written as
-    `round_to: auto`) of the step that is efficient on the target device.
+    `round_to: auto`) of the step that is efficient on the target device. Of a model's residual
+    blocks at most the share `max_depth` is dropped (`depth: {max: 0.7}`; `depth: false` is 0).
 
     >>> space = SearchSpace.parse({"ratios": {"max": 0.5}, "recovery": {"lr": [0.01, 0.1]}})
     >>> space.max_ratio, [parameter.name for parameter in space.varied]
@@ -147,6 +149,7 @@ class SearchSpace:
     varied: tuple[Parameter, ...] = ()
     fixed: Mapping[str, Value] = field(default_factory=dict)
     auto: bool = False
+    max_depth: float = 0.7
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.min_ratio <= self.max_ratio < 1.0:
@@ -160,7 +163,7 @@ class SearchSpace:
 
     def __reduce__(self) -> tuple[Any, ...]:  # a mapping proxy cannot travel to a worker by itself
         state = (self.min_ratio, self.max_ratio, self.per, self.round_to, self.varied)
-        return SearchSpace, (*state, dict(self.fixed), self.auto)
+        return SearchSpace, (*state, dict(self.fixed), self.auto, self.max_depth)
 
     @staticmethod
     def parse(spec: Mapping[str, Any], place: str = "space") -> SearchSpace:
@@ -194,7 +197,20 @@ class SearchSpace:
             varied=tuple(varied),
             fixed=fixed,
             auto=auto,
+            max_depth=_read_depth(spec.get("depth", True), f"{place}.depth"),
         )
+
+
+def _read_depth(written: Any, place: str) -> float:
+    """The largest share of blocks that may be dropped: `true`, `false`, or `{max: share}`."""
+    if isinstance(written, bool):
+        return float(_DEPTH.default) if written else 0.0
+    if not isinstance(written, Mapping):
+        raise ConfigError(
+            f"{place} must be true, false or a mapping such as {{max: 0.7}}, got {written!r}"
+        )
+    _known(written, ("max",), place)
+    return float(_DEPTH.check(written.get("max", _DEPTH.default), f"{place}.max"))
 
 
 def _known(spec: Mapping[str, Any], known: Iterable[str], place: str) -> None:

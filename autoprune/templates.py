@@ -27,8 +27,8 @@ device:
 
 # train_on: auto               # cpu | cuda | auto: where candidates are trained
 
-# What may vary: a preset (channels, channels_and_schedule, quick), a .yaml file, or keys in place.
-space: channels_and_schedule
+# What may vary: a preset (standard, channels, channels_and_schedule, quick), a file, or keys.
+space: standard
 
 search:
   sampler: tpe                 # tpe | nsga2 | gp | random

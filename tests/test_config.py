@@ -10,6 +10,7 @@ import yaml
 
 from autoprune.config import RunConfig, presets, read_yaml
 from autoprune.errors import BudgetError, ConfigError, UsageError
+from autoprune.fitted_space import FittedSpace
 
 MINIMAL = "task: digits\nbudget: {latency_ms: 50%}\n"
 
@@ -37,7 +38,7 @@ def test_defaults_are_those_of_the_documentation(write) -> None:
     assert config.search.objectives is None
     assert config.output is None
     assert config.limits.fields == ("latency_ms",)
-    assert config.space == read_yaml(presets()["channels_and_schedule"])
+    assert config.space == read_yaml(presets()["standard"])
 
 
 @pytest.mark.parametrize(
@@ -190,7 +191,7 @@ def test_every_preset_is_a_space(write) -> None:
     assert {"channels", "channels_and_schedule", "quick"} <= set(presets())
     for name in presets():
         config = RunConfig.load(write(MINIMAL + f"space: {name}"))
-        assert config.search_space.parameters({"conv": 16})
+        assert FittedSpace.of(config.search_space, {"conv": 16}).parameters
 
 
 def test_space_from_a_file_beside_the_configuration(write) -> None:

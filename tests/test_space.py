@@ -189,3 +189,47 @@ def test_stages_have_widths_that_the_space_allows() -> None:
     # shares 1/4, 1/2, 3/4 of 28 channels: 41, 34, 27
     assert [stage.architecture.widths["a"] for stage in made.removals] == [40, 36, 28, 20]
     assert [stage.progress for stage in made.removals] == pytest.approx([0.0, 0.2, 0.4, 0.6])
+
+
+BLOCKS = {"one": ("a",), "two": (), "three": ("b", "c")}
+DEEP = FittedSpace.of(SearchSpace.parse({}), {"a": 8, "b": 8, "c": 8, "d": 8}, blocks=BLOCKS)
+
+
+def test_blocks_are_choices_beside_ratios() -> None:
+    names = [p.name for p in DEEP.parameters]
+    assert names == [*(f"ratio.{g}" for g in "abcd"), "drop.one", "drop.two", "drop.three"]
+    made = DEEP.candidate({"ratio.a": 0.5, "ratio.d": 0.5, "drop.one": True})
+    assert made.architecture == Architecture({"b": 8, "c": 8, "d": 4}, ["one"])
+    assert DEEP.candidate(DEEP.params(made)) == made
+    assert DEEP.counts(made.architecture) == {
+        **{"a": 8, "b": 8, "c": 8, "d": 4},
+        **{"block:one": 0, "block:two": 1, "block:three": 1},
+    }
+
+
+def test_no_more_blocks_are_dropped_than_may_be() -> None:
+    assert DEEP.most_dropped == 2  # 0.7 of 3
+    made = DEEP.candidate({f"drop.{name}": True for name in BLOCKS})
+    assert len(made.architecture.dropped) == 2
+
+
+@pytest.mark.parametrize(
+    "spec", [{"depth": False}, {"depth": {"max": 0}}, {"ratios": {"per": "global"}}]
+)
+def test_depth_can_be_turned_off(spec: dict[str, object]) -> None:
+    space = FittedSpace.of(SearchSpace.parse(spec), {"a": 8}, blocks={"one": ("a",)})
+    assert space.choices("block:one") == (1,)
+    assert not any(p.name.startswith("drop.") for p in space.parameters)
+
+
+@pytest.mark.parametrize(
+    ("written", "says"),
+    [
+        (0.7, r"space.depth must be true, false or \{max: 0.7\}, got 0.7"),
+        ({"most": 0.5}, "space.depth.most is not a key"),
+        ({"max": 1.5}, r"space.depth.max must lie in \[0, 1\], got 1.5"),
+    ],
+)
+def test_a_wrong_depth_is_refused(written: object, says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        SearchSpace.parse({"depth": written})

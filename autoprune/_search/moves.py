@@ -13,7 +13,6 @@ import numpy as np
 from autoprune._search.knapsack import Damage, Kept, Knapsack
 from autoprune._search.plan import Plan
 from autoprune._search.surrogate import place_of
-from autoprune.architecture import Architecture
 from autoprune.candidate import Candidate
 from autoprune.fields import is_cost
 from autoprune.space import RATIO, Parameter, Value
@@ -44,7 +43,7 @@ class Moves:
     def __init__(self, plan: Plan, damage: Damage | None = None) -> None:
         """Nothing is computed before the first move."""
         self._plan = plan
-        self._choices = {name: plan.space.choices(name) for name in plan.space.widths}
+        self._choices = {name: plan.space.choices(name) for name in plan.space.items}
         self._knapsack: Knapsack | None = None
         if damage is not None and plan.space.per_group:
             self._knapsack = Knapsack(self._choices, damage, self.share)
@@ -56,14 +55,14 @@ class Moves:
 
     def share(self, kept: Mapping[str, int]) -> float:
         """The cost of such a model, over the dense one's."""
-        price = self._plan.price(Architecture(kept), (self._cost,))
+        price = self._plan.price(self._plan.space.architecture(kept), (self._cost,))
         return price.get(self._cost) / self._plan.dense.get(self._cost)
 
     def parent(self, candidate: Candidate) -> Parent:
         """A candidate with its share."""
         found = self._parents.get(candidate.key)
         if found is None:
-            share = self.share(candidate.architecture.widths)
+            share = self.share(self._plan.space.counts(candidate.architecture))
             found = self._parents[candidate.key] = Parent(candidate, share)
         return found
 
@@ -107,7 +106,7 @@ class Moves:
         """
         if len(self._free) < 2 or not self._plan.space.per_group:
             return None
-        kept = dict(candidate.architecture.widths)
+        kept = self._plan.space.counts(candidate.architecture)
         name = str(rng.choice(self._free))
         units, here = self._choices[name], self._place(name, kept[name])
         factor = math.exp(rng.normal(0.0, _FACTOR))
@@ -127,7 +126,7 @@ class Moves:
         return [*kinds, *shifts, GAP, *(["cross"] if len(parents) > 1 else [])]
 
     def _kept(self, parent: Parent) -> Kept:
-        return dict(parent.candidate.architecture.widths)
+        return self._plan.space.counts(parent.candidate.architecture)
 
     def _shifted(self, rng: np.random.Generator, kept: Kept) -> Kept | None:
         """Units of one group given to another at no more cost: of several draws the mildest."""
@@ -159,18 +158,20 @@ class Moves:
         return min(bisect.bisect_left(units, kept), len(units) - 1)
 
     def _to_share(self, kept: Kept, share: float, but: str | None = None) -> Kept:
-        """Scaled towards the smallest or the whole model until it costs at most `share`.
+        """Widths scaled towards the smallest or the whole model until it costs at most `share`.
 
-        The group `but` stays; where it alone is too dear, the others end at their smallest.
+        Blocks and the group `but` stay; where that is too dear, the others end at their smallest.
         """
         smaller = self.share(kept) > share
-        ends = {name: units[0 if smaller else -1] for name, units in self._choices.items()}
-        if but is not None:
-            ends[but] = kept[but]
+        widths = self._plan.space.widths
+        ends = {
+            name: units[0 if smaller else -1] if name in widths and name != but else kept[name]
+            for name, units in self._choices.items()
+        }
 
         def moved(part: float) -> Kept:
             wanted = {name: units + part * (ends[name] - units) for name, units in kept.items()}
-            return dict(self._plan.space.rounded(wanted).widths)
+            return self._plan.space.counts(self._plan.space.architecture(wanted))
 
         low, high = 0.0, 1.0
         for _ in range(_HALVINGS):

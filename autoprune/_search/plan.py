@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Protocol
 
-from autoprune.architecture import Architecture
+from autoprune.architecture import BLOCK, Architecture
 from autoprune.budget import Budget, Cost, Limit
 from autoprune.candidate import Candidate
 from autoprune.errors import BudgetError
@@ -76,13 +77,19 @@ class Plan:
         """Whether the candidate is within the budget, with the margin; predicts nothing else."""
         return self.allows(self.price(candidate.architecture, self.budget.fields))
 
-    def load(self, widths: Mapping[str, int]) -> float:
-        """The largest share of a limit that is used, with the margin; above 1 is over budget."""
-        return 1.0 + max(self.over(self.price(Architecture(widths), self.budget.fields)).values())
+    def load(self, counts: Mapping[str, int]) -> float:
+        """The largest share of a limit that is used, with the margin; above 1 is over budget.
 
-    def resized(self, candidate: Candidate, widths: Mapping[str, float]) -> Candidate:
-        """The candidate with the nearest `widths` that the space allows."""
-        return self.space.resized(candidate, self.space.rounded(widths))
+        `counts` are of the space's items.
+        """
+        return self._load(self.space.architecture(counts))
+
+    def _load(self, architecture: Architecture) -> float:
+        return 1.0 + max(self.over(self.price(architecture, self.budget.fields)).values())
+
+    def resized(self, candidate: Candidate, counts: Mapping[str, float]) -> Candidate:
+        """The candidate with what the space allows that is nearest to these counts of its items."""
+        return self.space.resized(candidate, self.space.architecture(counts))
 
     def over(self, cost: Cost) -> dict[str, float]:
         """(cost / limit) - 1 for each limited field, with the margin: above 0 is over budget."""
@@ -97,8 +104,19 @@ class Plan:
         return all(value <= 0.0 for value in self.over(cost).values())
 
     def smallest(self) -> Cost:
-        """What is left when every group loses as much as the space allows."""
-        return self.price(self.space.smallest())
+        """What is left with the smallest widths and without the costliest blocks."""
+        space = self.space
+        least = {name: space.choices(name)[0] for name in space.widths}
+        gone = {f"{BLOCK}{name}": 0 for name in self.costliest[: space.most_dropped]}
+        return self.price(space.architecture({**least, **gone}))
+
+    @cached_property
+    def costliest(self) -> tuple[str, ...]:
+        """The blocks in the order of what the budget gains without each, the most first."""
+        if not self.space.most_dropped:
+            return ()
+        loads = {name: self._load(Architecture(dropped=[name])) for name in self.space.blocks}
+        return tuple(sorted(loads, key=lambda name: loads[name]))
 
     def check(self) -> None:
         """Raise BudgetError where no model of the space can meet the budget, or one of its levels.

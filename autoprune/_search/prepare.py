@@ -16,7 +16,7 @@ from torch import nn
 
 from autoprune._search.bench import RecoveryBench
 from autoprune._search.plan import Limits, Plan
-from autoprune._search.score import RepairScore
+from autoprune._search.score import STATISTICS, RepairScore, heads
 from autoprune._search.screening import Screening
 from autoprune._search.sites import Site, check, sites_of
 from autoprune._search.study import distributions
@@ -132,7 +132,10 @@ def _plan(
     limits = config.search
     return Plan(
         space=FittedSpace.of(
-            config.search_space, graph.sizes(), efficient_step(graph, predictors.values())
+            config.search_space,
+            graph.sizes(),
+            efficient_step(graph, predictors.values()),
+            {block.name: tuple(graph.lost([block.name])) for block in graph.blocks},
         ),
         price=costs.cost,
         dense=costs.dense,
@@ -192,8 +195,17 @@ def measure_damage(
     say("what each group alone is worth")
     batches = sample(task, config.search.seed, samples=_SENSITIVITY_SAMPLES, least=1)
     score = sensitivity.divergence(ready.dense, batches, forward=task.outputs)
-    nearest = ready.plan.space.nearest
-    return sensitivity.measure(ready.dense, ready.graph, calibration, score, nearest=nearest)
+    space = ready.plan.space
+    return sensitivity.measure(
+        ready.dense,
+        ready.graph,
+        calibration,
+        score,
+        nearest=space.nearest,
+        blocks=tuple(space.blocks) if space.most_dropped else (),
+        statistics=heads(batches, STATISTICS),
+        forward=task.loss,
+    )
 
 
 def relative_worth(

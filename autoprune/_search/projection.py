@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from autoprune._search.plan import Plan
 from autoprune.candidate import Candidate
@@ -16,13 +17,23 @@ def project(candidate: Candidate, plan: Plan) -> Candidate | None:
 
     Every group's ratio moves the same share of its way to the space's largest ratio, so that the
     order between groups stays; the share is the smallest that suffices, to 1 part in 4096. Where
-    the space has one ratio for all groups, that ratio moves. A candidate within the budget is
-    returned as it is. None when the line never meets the budget.
+    the space has one ratio for all groups, that ratio moves. Where widths alone do not suffice,
+    blocks are dropped, the costliest first. A candidate within the budget is returned as it is.
+    None when nothing meets the budget.
     """
     if plan.fits(candidate):
         return candidate
     start = _ratios(candidate, plan.space)
     best = _moved(candidate, start, plan, 1.0)
+    more = [name for name in plan.costliest if name not in candidate.architecture.dropped]
+    room = plan.space.most_dropped - len(candidate.architecture.dropped)
+    for name in more[:room]:
+        if plan.fits(best):
+            break
+        shorter = [*candidate.architecture.dropped, name]
+        architecture = replace(candidate.architecture, dropped=shorter)
+        candidate = plan.space.resized(candidate, plan.space.canonical(architecture))
+        best = _moved(candidate, start, plan, 1.0)
     if not plan.fits(best):
         return None
     low, high = 0.0, 1.0
@@ -46,4 +57,6 @@ def _ratios(candidate: Candidate, space: FittedSpace) -> Mapping[str, float]:
 def _moved(candidate: Candidate, start: Mapping[str, float], plan: Plan, share: float) -> Candidate:
     most = plan.space.space.max_ratio
     ratios = {name: ratio + share * max(0.0, most - ratio) for name, ratio in start.items()}
-    return plan.space.resized(candidate, plan.space.at_ratios(ratios))
+    return plan.space.resized(
+        candidate, plan.space.at_ratios(ratios, candidate.architecture.dropped)
+    )

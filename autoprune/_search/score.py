@@ -95,7 +95,8 @@ class RepairScore:
             ).model
             self._precision.place(small, self._device)
             repaired = selection.repair and self._calibration is not None
-            estimated = self._normalised and not repaired
+            dropped = bool(candidate.architecture.dropped)
+            estimated = self._normalised and (dropped or not repaired)
             with watched(small, self._precision, self._device):
                 if estimated:
                     reestimate_batchnorm(small, self._statistics, forward=self._task.loss)

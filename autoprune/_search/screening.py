@@ -204,8 +204,8 @@ class Screening:
     def _harm(self, candidate: Candidate) -> float:
         if self._damage is None:
             return 0.0
-        widths = candidate.architecture.widths
-        return math.log(max(harm(self._damage, widths), NO_DAMAGE))
+        counts = self._plan.space.counts(candidate.architecture)
+        return math.log(max(harm(self._damage, counts), NO_DAMAGE))
 
     def _begin(self) -> bool:
         """Make the score; whether that worked is tried once."""

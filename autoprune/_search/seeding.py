@@ -108,9 +108,10 @@ def _allocators(
     """None at all where damages are not known or groups share one ratio; the knapsack's first."""
     if damage is None or not plan.space.per_group:
         return []
-    options = {name: plan.space.choices(name) for name in plan.space.widths}
+    options = {name: plan.space.choices(name) for name in plan.space.items}
     knapsack = Knapsack(options, damage, plan.load)
-    return [knapsack.at, *([Ranking(options, worth, plan.load).at] if worth else [])]
+    groups = {name: plan.space.choices(name) for name in plan.space.widths}
+    return [knapsack.at, *([Ranking(groups, worth, plan.load).at] if worth else [])]
 
 
 def _level(
@@ -136,5 +137,5 @@ def _spread(plan: Plan, start: Candidate, nearest: Candidate) -> list[tuple[Cand
         wanted = space.at_ratios(dict.fromkeys(space.widths, ratio))
         uniform = project(space.resized(start, wanted), plan)
         if uniform is not None:
-            found.append((uniform, plan.load(uniform.architecture.widths)))
+            found.append((uniform, plan.load(space.counts(uniform.architecture))))
     return found

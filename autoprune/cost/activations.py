@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autoprune.cost.sizes import Floats, Sizes
-from autoprune.graph import PruningGraph
+from autoprune.graph import Dim, PruningGraph
 
 _BLOCK = 8  # channels that kernels keep together
 
@@ -50,7 +50,10 @@ class Activations:
         tensors = [graph.tensors[place] for place in firsts.values()]
         inputs = {graph.tensors[place].storage for place in graph.inputs}
         self._sizes = sizes
-        self._memories = sizes.products(tensor.dims for tensor in tensors)
+        present = _present(graph, list(firsts))
+        self._memories = sizes.products(
+            (*tensor.dims, *there) for tensor, there in zip(tensors, present, strict=True)
+        )
         self._itemsizes = np.array([tensor.itemsize for tensor in tensors], float)
         self._live = maximal(live(graph, list(firsts))).astype(np.float64)
         self._is_input = np.array([storage in inputs for storage in firsts], np.bool_)
@@ -65,6 +68,18 @@ class Activations:
 
     def _bytes(self, sizes: Floats) -> Floats:
         return np.asarray(self._memories.of(sizes) * self._itemsizes)
+
+
+def _present(graph: PruningGraph, storages: list[int]) -> list[tuple[Dim, ...]]:
+    """For each storage the blocks without which nothing is ever written into it."""
+    writers: dict[int, set[int]] = {storage: set() for storage in storages}
+    for call, op in enumerate(graph.ops):
+        for tensor in op.outputs:
+            writers[graph.tensors[tensor].storage].add(call)
+    return [
+        tuple(b.presence for b in graph.blocks if calls and calls <= b.calls - {b.addition})
+        for calls in writers.values()
+    ]
 
 
 def live(graph: PruningGraph, storages: list[int]) -> NDArray[np.bool_]:

@@ -12,7 +12,6 @@ from autoprune.architecture import Architecture
 from autoprune.budget import Cost, Device, Timing
 from autoprune.cost.activations import COUNTED, Activations, PeakMemory
 from autoprune.cost.sizes import Floats, Sizes
-from autoprune.errors import GraphError
 from autoprune.fields import COUNTS, LATENCIES, field_at
 from autoprune.graph import PruningGraph
 
@@ -29,11 +28,11 @@ class LatencyModel(Protocol):
         """How far the 95th percentile usually lies above the median."""
 
     def predict(self, kept: Mapping[str, int]) -> float:
-        """Median milliseconds with `kept[group]` units, all groups named."""
+        """Median milliseconds, with every one of the graph's columns named."""
 
 
 class CostModel:
-    """Cost as a function of how many units each group keeps.
+    """Cost as a function of the widths of groups and of which blocks are there.
 
     Parameters, multiply-accumulates and bytes are exact: they equal what `count_cost` counts on the
     model after surgery, and so does peak memory unless `memory` has what was fitted to
@@ -52,13 +51,14 @@ class CostModel:
         self.graph = graph
         named = latency if isinstance(latency, Mapping) else {"": latency} if latency else {}
         self.latency: Mapping[str, LatencyModel] = named
-        self._whole = graph.sizes()
-        sizes = Sizes(self._whole)
+        sizes = Sizes(graph.columns())
         held = {**graph.parameters, **graph.buffers}
-        self._params = sizes.products(graph.parameters.values())
-        self._held = sizes.products(held.values())
+        present = {name: graph.presence_of(name) for name in held}
+        self._params = sizes.products((*d, *present[n]) for n, d in graph.parameters.items())
+        self._held = sizes.products((*dims, *present[name]) for name, dims in held.items())
         self._held_itemsizes = np.array([graph.itemsizes.get(name, 4) for name in held], float)
-        self._macs = sizes.products(op.macs for op in graph.ops if op.macs)
+        calls = zip(graph.ops, graph.present(), strict=True)
+        self._macs = sizes.products((*op.macs, *there) for op, there in calls if op.macs)
         self._activations, self._memory = Activations(graph, sizes), tuple(memory)
         self._sizes = sizes
 
@@ -74,10 +74,10 @@ class CostModel:
         most of the time of a whole cost goes into peak memory.
 
         Raises:
-            GraphError: a group that does not exist, or a width above its size.
+            GraphError: a group or block that does not exist, or a width above its size.
         """
-        whole = self._checked(architecture.widths)
-        counts = self.costs(np.array([list(whole.values())], dtype=np.int64), fields)
+        kept = self.graph.counts(architecture)
+        counts = self.costs(np.array([list(kept.values())], dtype=np.int64), fields)
         one = {field: int(values[0]) for field, values in counts.items()}
         params, macs, weights, memory = (one.get(field) for field in COUNTS)
         cost = Cost(params, macs, weights, memory)
@@ -85,7 +85,7 @@ class CostModel:
             wanted = [field_at(each, name) for each in LATENCIES]
             if fields is not None and not any(each in fields for each in wanted):
                 continue
-            median = fitted.predict(whole)
+            median = fitted.predict(kept)
             p95 = median * fitted.p95_factor
             cost = cost.timed(Timing(name, median, p95, fitted.device), "predicted")
         return cost
@@ -95,8 +95,8 @@ class CostModel:
     ) -> dict[str, NDArray[np.int64]]:
         """Counted fields for many candidates at once; those in `fields`, where it is given.
 
-        `kept` is `candidates x groups`, columns in the order of `graph.groups`; each value of the
-        result is an array over the candidates.
+        `kept` is `candidates x columns` in the order of `graph.columns()`; each value of the result
+        is an array over the candidates.
         """
         sizes = self._sizes.of(kept)
         wanted = [field for field in COUNTS if fields is None or field in fields]
@@ -113,10 +113,3 @@ class CostModel:
             return held
         peaks = self._activations.peaks(kept)
         return np.asarray(held + np.max([fitted.of(peaks) for fitted in self._memory], axis=0))
-
-    def _checked(self, kept: Mapping[str, int]) -> dict[str, int]:
-        for name, units in kept.items():
-            size = self._whole[name] if name in self._whole else self.graph.group(name).size
-            if not 1 <= units <= size:
-                raise GraphError(f"widths[{name!r}] must be from 1 to {size} units, got {units}")
-        return {name: int(kept.get(name, size)) for name, size in self._whole.items()}

@@ -9,16 +9,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from autoprune.architecture import BLOCK
 from autoprune.graph import Dim
 
 Floats = NDArray[np.float64]
 
 
 class Sizes:
-    """Every different `Dim` once, so that all are sized by one matrix product."""
+    """Every different `Dim` once, so that all are sized by one matrix product.
 
-    def __init__(self, groups: Iterable[str]) -> None:
-        self._columns = {name: place for place, name in enumerate(groups)}
+    `columns` are the groups and blocks that sizes depend on (see `PruningGraph.columns`).
+    """
+
+    def __init__(self, columns: Iterable[str]) -> None:
+        self._columns = {name: place for place, name in enumerate(columns)}
         self._places: dict[Dim, int] = {Dim(1): 0}
         self._linear: tuple[Floats, Floats] | None = None
 
@@ -31,14 +35,15 @@ class Sizes:
         return Products(np.array(padded, dtype=np.int64).reshape(len(rows), width))
 
     def of(self, kept: NDArray[Any]) -> Floats:
-        """`candidates x groups` → `candidates x dims`. Exact in float64 up to 2**53."""
+        """`candidates x columns` → `candidates x dims`. Exact in float64 up to 2**53."""
         fixed, units = self._matrices()
         return np.asarray(fixed + kept @ units.T, dtype=np.float64)
 
     def padded(self, kept: NDArray[Any], multiple: int) -> Floats:
-        """As `of`, with the sizes that depend on `kept` rounded up to a multiple."""
+        """As `of`, with the sizes that depend on groups rounded up to a multiple."""
         sizes, (_, units) = self.of(kept), self._matrices()
-        varying = units.any(axis=1)
+        groups = [place for name, place in self._columns.items() if not name.startswith(BLOCK)]
+        varying = units[:, groups].any(axis=1)
         sizes[:, varying] = np.ceil(sizes[:, varying] / multiple) * multiple
         return sizes
 

@@ -38,10 +38,18 @@ class LatencyFeatures:
         own = ["macs", "bytes in", "bytes out", "weights"]
         own += [f"macs in blocks of {block}" for block in blocks]
         own += [f"{what} off {step}" for step in steps for what in _OFF]
-        self.groups = graph.sizes()
-        self._sizes = Sizes(self.groups)
+        self.columns = graph.columns()
+        self._sizes = Sizes(self.columns)
+        present = graph.present()
         heavy = [op for op in graph.ops if op.macs]
-        moving = [op for op in graph.ops if not op.macs and _moves(graph, op)]
+        moves = [not op.macs and _moves(graph, op) for op in graph.ops]
+        moving = [op for op, it in zip(graph.ops, moves, strict=True) if it]
+        self._heavy_there = self._sizes.products(
+            there for op, there in zip(graph.ops, present, strict=True) if op.macs
+        )
+        self._moving_there = self._sizes.products(
+            there for it, there in zip(moves, present, strict=True) if it
+        )
         self._macs = self._sizes.products(op.macs for op in heavy)
         self._weights = self._sizes.products(
             tuple(dim for dim in op.macs if dim.per_unit) for op in heavy
@@ -53,10 +61,12 @@ class LatencyFeatures:
         self._in = _incidence((op.inputs for op in heavy), itemsizes)
         self._out = _incidence((op.outputs for op in heavy), itemsizes)
         self._rest = _incidence(((*op.inputs, *op.outputs) for op in moving), itemsizes)
-        whole = np.array([list(self.groups.values())], dtype=np.int64)
+        whole = np.array([list(self.columns.values())], dtype=np.int64)
         self._kinds = _kinds(heavy, self._own(whole)[0])
         self._names = _names(heavy, [kind for kind, _ in self._kinds], own)
-        seen = self._raw(np.concatenate([whole, np.maximum(whole - 1, 1), np.ones_like(whole)]))
+        extremes = [whole, np.maximum(whole - 1, 1), np.ones_like(whole), np.zeros_like(whole)]
+        extremes[-1][:, : len(graph.groups)] = whole[:, : len(graph.groups)]
+        seen = self._raw(np.concatenate(extremes))
         self._scale = seen.max(axis=0)
         constant = np.arange(len(self._names)) == len(self._names) - 1
         self._used = (seen.min(axis=0) < self._scale) | constant
@@ -72,13 +82,13 @@ class LatencyFeatures:
         return np.array([name.startswith("all ") for name in self.names])
 
     def of(self, kept: NDArray[np.int64]) -> Floats:
-        """`candidates x groups` → `candidates x features`."""
+        """`candidates x columns` → `candidates x features`."""
         used = self._used
         return np.asarray(self._raw(kept)[:, used] / self._scale[used])
 
     def row(self, kept: Mapping[str, int]) -> NDArray[np.int64]:
-        """One candidate as `1 x groups`; groups that are not named are whole."""
-        return np.array([[kept.get(name, size) for name, size in self.groups.items()]])
+        """One candidate as `1 x columns`; what is not named is whole."""
+        return np.array([[kept.get(name, size) for name, size in self.columns.items()]])
 
     def _own(self, kept: NDArray[np.int64]) -> Floats:
         """`candidates x kinds of feature x contractions`, in the order of their names."""
@@ -91,13 +101,15 @@ class LatencyFeatures:
         for step in self._steps:
             off_in, off_out = into % step != 0, out_of % step != 0
             own += [macs * off_in, macs * off_out, (inward + outward) * (off_in | off_out)]
-        return np.stack(own, axis=1)
+        return np.stack(own, axis=1) * self._heavy_there.of(sizes)[:, None, :]
 
     def _raw(self, kept: NDArray[np.int64]) -> Floats:
         own = self._own(kept)
         n = len(kept)
         by_kind = [own[:, :, members].sum(axis=2) for _, members in self._kinds]
-        rest = (self._tensors.of(self._sizes.of(kept)) @ self._rest.T).sum(axis=1, keepdims=True)
+        sizes = self._sizes.of(kept)
+        moved = (self._tensors.of(sizes) @ self._rest.T) * self._moving_there.of(sizes)
+        rest = moved.sum(axis=1, keepdims=True)
         return np.concatenate([own.reshape(n, -1), *by_kind, rest, np.ones((n, 1))], axis=1)
 
 

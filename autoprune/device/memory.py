@@ -6,12 +6,13 @@ import numpy as np
 from scipy.optimize import nnls
 from torch import nn
 
+from autoprune.architecture import Architecture
 from autoprune.cost.activations import COUNTED, Activations, PeakMemory
 from autoprune.cost.inputs import Inputs
 from autoprune.cost.sizes import Sizes
 from autoprune.cost.targets import find_target
 from autoprune.cost.targets.memory import held_bytes
-from autoprune.device.sampling import pruned, random_keeps
+from autoprune.device.sampling import pruned, random_architectures
 from autoprune.graph import PruningGraph
 
 _PRUNINGS = 8
@@ -32,17 +33,16 @@ def fit_peak_memory(
     Where the runtime does not report its memory, what is counted has to do.
     """
     target = find_target(runtime)
-    keeps = [{}, *random_keeps(graph, _PRUNINGS, seed)]
+    chosen = [Architecture(), *random_architectures(graph, _PRUNINGS, seed)]
     rows, measured = [], []
-    sizes = graph.sizes()
-    activations = Activations(graph, Sizes(sizes))
-    for keep in keeps:
-        small = pruned(model, graph, keep)
+    activations = Activations(graph, Sizes(graph.columns()))
+    for architecture in chosen:
+        small = pruned(model, graph, architecture)
         found = target.peak_memory(small, example_inputs, threads)
         if found is None:
             return COUNTED
-        kept = [len(keep[name]) if name in keep else size for name, size in sizes.items()]
-        inputs, *peaks = activations.peaks(np.array([kept]))[0]
+        kept = np.array([list(graph.counts(architecture).values())])
+        inputs, *peaks = activations.peaks(kept)[0]
         rows.append([held_bytes(small, ()) + inputs, *peaks])
         measured.append(found)
     x, y = np.array(rows), np.array(measured, dtype=np.float64)

@@ -138,7 +138,7 @@ class LatencyPredictor:
         )
 
     def predict(self, kept: Mapping[str, int]) -> float:
-        """Median milliseconds with `kept[group]` units; groups that are not named are whole."""
+        """Median milliseconds with so much of the graph's columns; what is not named is whole."""
         return float(self.predict_many(self.features.row(kept))[0])
 
     def predict_many(self, kept: NDArray[np.int64]) -> Floats:
@@ -154,7 +154,7 @@ class LatencyPredictor:
         return {
             "format": _FORMAT,
             "device": dataclasses.asdict(self.device),
-            "groups": dict(self.features.groups),
+            "columns": dict(self.features.columns),
             "dense_ms": self.dense_ms,
             "p95_factor": self.p95_factor,
             "error": self.error,
@@ -177,9 +177,9 @@ class LatencyPredictor:
                 "· make it again"
             )
         features = LatencyFeatures(graph)
-        if data["groups"] != features.groups or data["features"] != list(features.names):
+        if data["columns"] != features.columns or data["features"] != list(features.names):
             raise DeviceError(
-                f"the latency profile is of another model: {_unlike(data['groups'], features)} "
+                f"the latency profile is of another model: {_unlike(data['columns'], features)} "
                 "· make it again for this one"
             )
         return LatencyPredictor(
@@ -194,9 +194,9 @@ class LatencyPredictor:
         )
 
 
-def _unlike(groups: Mapping[str, int], features: LatencyFeatures) -> str:
-    for name, size in features.groups.items():
-        if groups.get(name) != size:
-            return f"group {name!r} has {size} units here and {groups.get(name, 'none')} there"
-    extra = [name for name in groups if name not in features.groups]
+def _unlike(columns: Mapping[str, int], features: LatencyFeatures) -> str:
+    for name, size in features.columns.items():
+        if columns.get(name) != size:
+            return f"group {name!r} has {size} units here and {columns.get(name, 'none')} there"
+    extra = [name for name in columns if name not in features.columns]
     return f"group {extra[0]!r} is missing here" if extra else "its layers differ"

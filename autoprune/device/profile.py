@@ -20,7 +20,7 @@ from autoprune.cost.targets import Ssh, is_remote
 from autoprune.device.predictor import LatencyPredictor
 from autoprune.device.sampling import Until
 from autoprune.errors import DeviceError, DeviceLostError
-from autoprune.graph import Dim, Group, Op, PruningGraph, TensorInfo
+from autoprune.graph import Block, Dim, Group, Op, PruningGraph, TensorInfo
 from autoprune.pruning.one_shot import prunable
 from autoprune.store import write_text
 
@@ -108,18 +108,21 @@ class DeviceProfile:
         return median, median * self.predictor.upper_factor
 
     def kept(self, smaller_model: nn.Module) -> dict[str, int]:
-        """How many units of each group a pruning of the model has left."""
+        """How much of each of the graph's columns a pruning of the model has left."""
         shapes = {name: tuple(p.shape) for name, p in smaller_model.named_parameters()}
+        every = self.graph.blocks
+        blocks = {b.column: int(any(name in shapes for name in b.tensors)) for b in every}
+        gone = {name for b in every if not blocks[b.column] for name in b.tensors}
         kept: dict[str, int] = {}
         for name, dims in self.graph.parameters.items():
             for dim, size in zip(dims, shapes.get(name, ()), strict=False):
                 if len(dim.per_unit) == 1:
                     ((group, per_unit),) = dim.per_unit.items()
                     kept.setdefault(group, (size - dim.fixed) // per_unit)
-        sizes = {**self.graph.sizes(), **kept}
+        sizes = {**self.graph.sizes(), **kept, **blocks}
         for name, dims in self.graph.parameters.items():
             wanted = tuple(dim.size(sizes) for dim in dims)
-            if shapes.get(name) != wanted:
+            if shapes.get(name) != wanted and name not in gone:
                 raise DeviceError(
                     "the model is no pruning of the profile's: "
                     f"{name} has shape {shapes.get(name, 'none')}, expected {wanted}"
@@ -212,6 +215,10 @@ def _slim(graph: PruningGraph) -> dict[str, Any]:
         "ops": ops,
         "parameters": parameters,
         "dims": [[dim.fixed, dict(dim.per_unit)] for dim in table],
+        "blocks": [
+            [b.name, b.kind, b.addition, sorted(b.calls), b.left, list(b.tensors)]
+            for b in graph.blocks
+        ],
     }
 
 
@@ -231,4 +238,8 @@ def _graph(data: Mapping[str, Any]) -> PruningGraph:
         tensors=tuple(TensorInfo(of(d), itemsize, s) for d, itemsize, s in data["tensors"]),
         parameters={name: of(places) for name, places in data["parameters"].items()},
         buffers={},
+        blocks=tuple(
+            Block(name, kind, addition, frozenset(calls), left, (), tuple(tensors))
+            for name, kind, addition, calls, left, tensors in data["blocks"]
+        ),
     )

@@ -37,13 +37,15 @@ _AGAIN = 1.5  # times as many prunings: the fit's penalty is chosen anew, which 
 _REPEATS = (5, 300)  # at least and at most, by how long the dense model takes
 _TIMED_MS = 250.0  # about the time for one pruning
 _WARMUP_S = 0.05
-
-Keep = dict[str, tuple[int, ...]]
+_DROPPED = 0.7
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One measured pruning: units kept by group, and its latency (alone and relative to dense)."""
+    """One measured pruning: how much is left of each of the graph's columns, and its latency.
+
+    `ratio` is relative to the dense model beside it.
+    """
 
     kept: Mapping[str, int]
     median_ms: float
@@ -118,8 +120,8 @@ class Sampler:
         Raises DeviceLostError where a remote device is lost before 20 prunings were measured.
         """
         repeats = self._repeats()
-        first = random_keeps(self._graph, min(_FIRST, until.samples), self._seed)
-        pool = random_keeps(self._graph, _POOL * until.samples, self._seed + 1)
+        first = random_architectures(self._graph, min(_FIRST, until.samples), self._seed)
+        pool = random_architectures(self._graph, _POOL * until.samples, self._seed + 1)
         found, began, pace = Measured(), time.monotonic(), 0.0
         while first:
             batch, first = first[: self._together], first[self._together :]
@@ -136,10 +138,10 @@ class Sampler:
                 first = first[:affordable] or self._next(found.samples, pool, until, affordable)
         return found
 
-    def measure_these(self, keeps: Sequence[Keep]) -> Measured:
+    def measure_these(self, given: Sequence[Architecture]) -> Measured:
         """Prunings that are given, in batches beside the dense model."""
         found, repeats = Measured(), self._repeats()
-        for batch in _even(keeps, self._together):
+        for batch in _even(given, self._together):
             self._batch(batch, repeats, found)
         return found
 
@@ -154,8 +156,8 @@ class Sampler:
         )
         return int(np.clip(_TIMED_MS / quick.median_ms, *_REPEATS))
 
-    def _batch(self, keeps: Sequence[Keep], repeats: int, found: Measured) -> None:
-        models = [pruned(self._model, self._graph, keep) for keep in keeps]
+    def _batch(self, batch: Sequence[Architecture], repeats: int, found: Measured) -> None:
+        models = [pruned(self._model, self._graph, architecture) for architecture in batch]
         dense, *rest = measure_together(
             [self._model, *models],
             self._inputs,
@@ -166,13 +168,13 @@ class Sampler:
         )
         found.dense.append(dense)
         found.pruned.extend(rest)
-        for keep, it in zip(keeps, rest, strict=True):
-            kept = {name: len(units) for name, units in keep.items()}
+        for architecture, it in zip(batch, rest, strict=True):
+            kept = self._graph.counts(architecture)
             found.samples.append(Sample(kept, it.median_ms, it.ratio))
 
     def _next(
-        self, samples: Sequence[Sample], pool: list[Keep], until: Until, most: int
-    ) -> list[Keep]:
+        self, samples: Sequence[Sample], pool: list[Architecture], until: Until, most: int
+    ) -> list[Architecture]:
         """The next batch, taken out of the pool; none, where enough is known.
 
         There is time for `most`; for fewer than six none is begun, unless those are the last.
@@ -192,7 +194,7 @@ class Sampler:
             return []
         penalty = self._penalty
         coefficients = fitting.fit(x, y, shared, penalty)
-        kept = [self._features.row({n: len(u) for n, u in keep.items()}) for keep in pool]
+        kept = [self._features.row(self._graph.counts(each)) for each in pool]
         every = np.concatenate([x, self._features.of(np.concatenate(kept))])
         level = np.maximum(every @ coefficients, y.min() / 2)  # where the fit says next to nothing
         chosen = fitting.farthest(
@@ -207,15 +209,15 @@ class Sampler:
             [place for place in range(len(pool)) if place not in taken][: count - len(taken)]
         )
         batch = [pool[place] for place in sorted(taken)]
-        pool[:] = [keep for place, keep in enumerate(pool) if place not in taken]
+        pool[:] = [each for place, each in enumerate(pool) if place not in taken]
         return batch
 
 
-def _even(keeps: Sequence[Keep], most: int) -> list[Sequence[Keep]]:
+def _even(given: Sequence[Architecture], most: int) -> list[Sequence[Architecture]]:
     """In as few batches as can be, of about the same size."""
-    number = math.ceil(len(keeps) / most)
-    ends = [round(len(keeps) * n / number) for n in range(number + 1)] if number else []
-    return [keeps[start:end] for start, end in itertools.pairwise(ends)]
+    number = math.ceil(len(given) / most)
+    ends = [round(len(given) * n / number) for n in range(number + 1)] if number else []
+    return [given[start:end] for start, end in itertools.pairwise(ends)]
 
 
 def rows_of(features: LatencyFeatures, samples: Sequence[Sample]) -> tuple[Floats, Floats]:
@@ -225,30 +227,31 @@ def rows_of(features: LatencyFeatures, samples: Sequence[Sample]) -> tuple[Float
     return x, np.array([1.0, *(sample.ratio for sample in samples)])
 
 
-def random_keeps(graph: PruningGraph, samples: int, seed: int) -> list[Keep]:
-    """Random units to keep, of candidates that range from almost dense to almost nothing.
+def random_architectures(graph: PruningGraph, samples: int, seed: int) -> list[Architecture]:
+    """Random prunings, from almost dense to almost nothing.
 
-    A uniform level for the model, each group up to 0.3 from it, rounded to 1, 4 or 8 units.
+    A uniform level for the model, each group up to 0.3 from it, rounded to 1, 4 or 8 units. Every
+    other one has also lost each block with a chance of up to 0.7.
     """
     rng = np.random.default_rng(seed)
     levels = rng.permutation((np.arange(samples) + rng.random(samples)) / samples)
-    keeps = []
-    for level in levels:
+    found = []
+    for number, level in enumerate(levels):
         round_to = int(rng.choice([1, 4, 8]))
-        keep = {}
+        widths = {}
         for group in graph.groups:
             ratio = float(np.clip(level + rng.uniform(-0.3, 0.3), 0.0, 0.95))
-            kept = kept_units(group.size, ratio, round_to)
-            chosen = rng.choice(group.size, kept, replace=False)
-            keep[group.name] = tuple(np.sort(chosen).tolist())
-        keeps.append(keep)
-    return keeps
+            widths[group.name] = kept_units(group.size, ratio, round_to)
+        chance = _DROPPED * rng.random() * (number % 2)
+        dropped = [block.name for block in graph.blocks if rng.random() < chance]
+        found.append(Architecture(widths, dropped))
+    return found
 
 
-def pruned(model: nn.Module, graph: PruningGraph, keep: Mapping[str, Sequence[int]]) -> nn.Module:
-    """A copy of the model with those units."""
-    widths = {name: len(units) for name, units in keep.items()}
-    return build(model, graph, Architecture(widths), kept_indices=keep).model
+def pruned(model: nn.Module, graph: PruningGraph, architecture: Architecture) -> nn.Module:
+    """A copy of the model with that structure, of the first units of every group."""
+    units = {name: range(width) for name, width in architecture.widths.items()}
+    return build(model, graph, architecture, kept_indices=units).model
 
 
 def _check_enough(measured: int, wanted: int, error: DeviceLostError) -> None:

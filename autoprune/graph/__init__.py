@@ -3,6 +3,7 @@
 from autoprune.graph.trace import trace
 from autoprune.graph.types import (
     Attribute,
+    Block,
     Dim,
     Frozen,
     Group,
@@ -15,6 +16,7 @@ from autoprune.graph.types import (
 
 __all__ = [
     "Attribute",
+    "Block",
     "Dim",
     "Frozen",
     "Group",

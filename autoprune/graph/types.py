@@ -10,6 +10,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from autoprune.architecture import BLOCK, Architecture
 from autoprune.errors import GraphError
 
 Indices = NDArray[np.int64]
@@ -141,6 +142,16 @@ class Block:
     tensors: tuple[str, ...]
     loose: tuple[str, ...] = ()
 
+    @property
+    def column(self) -> str:
+        """What it is called beside groups: it has one unit, or none."""
+        return f"{BLOCK}{self.name}"
+
+    @property
+    def presence(self) -> Dim:
+        """1 where the block is there, 0 where it was dropped."""
+        return Dim(0, {self.column: 1})
+
     def called(self, name: str) -> Block:
         """The same block with a name."""
         return replace(self, name=name)
@@ -167,6 +178,7 @@ class PruningGraph:
     itemsizes: Mapping[str, int] = field(default_factory=dict)  # parameter or buffer → bytes each
     freed: Mapping[int, int] | None = None  # storage → the last call for which the run held it
     blocks: tuple[Block, ...] = ()
+    dropped: frozenset[str] = frozenset()  # blocks that it has had
 
     def group(self, name: str) -> Group:
         """The group of that name. Raises GraphError that names the nearest known one."""
@@ -183,6 +195,37 @@ class PruningGraph:
     def sizes(self) -> dict[str, int]:
         """Units of each group."""
         return {group.name: group.size for group in self.groups}
+
+    def columns(self) -> dict[str, int]:
+        """What can be less: units of each group, and 1 for each block by its `column`."""
+        return {**self.sizes(), **{block.column: 1 for block in self.blocks}}
+
+    def counts(self, architecture: Architecture) -> dict[str, int]:
+        """How much of each of `columns` an architecture has.
+
+        Raises GraphError for a group or block that does not exist, or a width above its size.
+        """
+        dropped = {self.block(name).column for name in architecture.dropped}
+        for name, width in architecture.widths.items():
+            size = self.group(name).size
+            if width > size:
+                raise GraphError(f"widths[{name!r}] must be from 1 to {size} units, got {width}")
+        return {
+            name: 0 if name in dropped else architecture.widths.get(name, size)
+            for name, size in self.columns().items()
+        }
+
+    def present(self) -> tuple[tuple[Dim, ...], ...]:
+        """For each call the blocks that it is part of, as factors that are 0 without them."""
+        factors: list[tuple[Dim, ...]] = [()] * len(self.ops)
+        for block in self.blocks:
+            for call in block.calls:
+                factors[call] += (block.presence,)
+        return tuple(factors)
+
+    def presence_of(self, name: str) -> tuple[Dim, ...]:
+        """The same for a parameter or buffer."""
+        return tuple(block.presence for block in self.blocks if name in block.tensors)
 
     def block(self, name: str) -> Block:
         """The block of that name. Raises GraphError that names the nearest known one."""
@@ -231,6 +274,7 @@ class PruningGraph:
                 for block in self.blocks
                 if not block.calls <= calls
             ),
+            dropped=self.dropped | {b.name for b in self.blocks if b.calls <= calls},
         )
 
     def _read_around(self, call: int, blocks: Sequence[Block]) -> Op:

@@ -15,6 +15,7 @@ from autoprune.errors import UsageError
 from autoprune.graph import PruningGraph
 from autoprune.pruning import compensate, importance, surgery
 from autoprune.pruning.compensate import Calibration
+from autoprune.pruning.depth import drop
 
 KeptIndices = Mapping[str, Sequence[int]]
 
@@ -107,12 +108,23 @@ def units_of(
     return importance.best_units(scores or {}, narrower)
 
 
+def newly_dropped(graph: PruningGraph, architecture: Architecture) -> list[str]:
+    """The blocks that the graph still has and the architecture has not."""
+    return [name for name in architecture.dropped if name not in graph.dropped]
+
+
 def narrowed(graph: PruningGraph, architecture: Architecture) -> dict[str, int]:
-    """The widths that are smaller than the graph's; GraphError for what it does not have."""
-    if architecture.dropped or architecture.patterns or architecture.precision != FLOAT32:
-        raise UsageError("only widths can be built by now")
+    """The widths that are smaller than the graph's; GraphError for what it does not have.
+
+    Groups that go with a dropped block have none.
+    """
+    if architecture.patterns or architecture.precision != FLOAT32:
+        raise UsageError("patterns and int8 cannot be built by now")
+    lost = graph.lost(newly_dropped(graph, architecture))
     widths = {}
     for name, width in architecture.widths.items():
+        if name in lost:
+            continue
         size = graph.group(name).size
         if width > size:
             raise UsageError(f"widths[{name!r}] must be at most {size}, got {width}")
@@ -132,10 +144,12 @@ def _cut(
     optimizer: Optimizer | None = None,
     predict_statistics: bool = True,
 ) -> Built:
-    smaller = surgery.prune(model, graph, kept, optimizer=optimizer)
+    dropped = newly_dropped(graph, architecture)
+    shorter = drop(model, graph, dropped, optimizer=optimizer)
+    smaller = surgery.prune(model, shorter, kept, optimizer=optimizer)
     if calibration is not None and before is not None and kept:
         with torch.no_grad():
-            compensate.repair(model, before, graph, kept, calibration)
+            compensate.repair(model, before, shorter, kept, calibration)
             if predict_statistics:
-                compensate.predict_batchnorm(model, before, graph, kept, calibration)
+                compensate.predict_batchnorm(model, before, shorter, kept, calibration)
     return Built(model, smaller, kept)

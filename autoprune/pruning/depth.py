@@ -148,14 +148,16 @@ def drop(
 
 
 def _remove(model: nn.Module, block: Block) -> None:
+    there = dict(model.named_modules(remove_duplicate=False))
     for path, structure in block.modules:
         parent, _, leaf = path.rpartition(".")
-        home = model.get_submodule(parent)
-        if leaf in home._modules:
-            home._modules[leaf] = Removed(model.get_submodule(path), structure)
+        if path in there:  # else it went with a block around it
+            there[parent]._modules[leaf] = Removed(there[path], structure)
     for tensor in block.loose:
         parent, _, leaf = tensor.rpartition(".")
-        home = model.get_submodule(parent)
+        if parent not in there:
+            continue
+        home = there[parent]
         for held in (home._parameters, home._buffers):
             held.pop(leaf, None)
         setattr(home, leaf, NOTHING)

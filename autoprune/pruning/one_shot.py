@@ -21,6 +21,7 @@ from autoprune.pruning import refit as fitting
 from autoprune.pruning import surgery
 from autoprune.pruning.build import build
 from autoprune.pruning.compensate import Calibration
+from autoprune.pruning.depth import verify_blocks
 from autoprune.pruning.masks import masked
 from autoprune.space import kept_units
 
@@ -99,7 +100,8 @@ def prunable(
 ) -> PruningGraph:
     """The traced graph, verified: every group in it was cut once and the model still agreed."""
     graph = trace(model, example_inputs, ignored_layers=ignored_layers, num_heads=num_heads)
-    return verify(model, graph, example_inputs)
+    graph = verify(model, graph, example_inputs)
+    return verify_blocks(model, graph, example_inputs)
 
 
 def verify(model: nn.Module, graph: PruningGraph, example_inputs: Inputs) -> PruningGraph:

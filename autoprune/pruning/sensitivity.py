@@ -13,14 +13,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from autoprune.architecture import Architecture
+from autoprune.architecture import BLOCK, Architecture
 from autoprune.candidate import Nearest
 from autoprune.errors import TrainingError, UsageError
 from autoprune.graph import PruningGraph
 from autoprune.graph.outputs import tensors_in
 from autoprune.pruning.build import build
 from autoprune.pruning.calibration import Calibration, Forward, evaluating, run
-from autoprune.pruning.compensate import obs_scores
+from autoprune.pruning.compensate import obs_scores, reestimate_batchnorm
 
 Score = Callable[[nn.Module], float]
 
@@ -59,8 +59,11 @@ class Sensitivity:
         [0.0, 0.1, 0.55, 1.25]
         """
         counts, values = self.kept[group], self.damage[group]
-        if not 0 < kept <= counts[-1]:
-            raise UsageError(f"kept must lie in 1 to {counts[-1]} for group {group!r}, got {kept}")
+        least = min(1, counts[0])
+        if not least <= kept <= counts[-1]:
+            raise UsageError(
+                f"kept must lie in {least} to {counts[-1]} for group {group!r}, got {kept}"
+            )
         if len(counts) == 1:
             return 0.0
         right = max(1, bisect.bisect_left(counts, kept))
@@ -95,14 +98,18 @@ def measure(
     ratios: Sequence[float] = RATIOS,
     scores: Mapping[str, Tensor] | None = None,
     nearest: Nearest | None = None,
+    blocks: Sequence[str] = (),
+    statistics: Sequence[Any] = (),
+    forward: Forward | None = None,
 ) -> Sensitivity:
     """Prune each group alone at each ratio, repair, and see how far `score` rises.
 
     `score(model)` is a loss, less is better: `divergence(model, batches)` makes one that needs no
     targets. `scores` are the units' importance (by default the Optimal-Brain-Surgeon order),
     `nearest` rounds the widths that are tried. Means that pruning shifts are corrected by the
-    repair, so the statistics of batch normalizations stay. Raises TrainingError where a score is
-    not finite.
+    repair, so the statistics of batch normalizations stay. Each of `blocks` is dropped alone, with
+    batch normalizations re-estimated on the `statistics` batches. Raises TrainingError where a
+    score is not finite.
     """
     for ratio in ratios:
         if not 0.0 < ratio < 1.0:
@@ -127,6 +134,11 @@ def measure(
             rises[count] = rise
         kept[name] = tuple(sorted(rises))
         damage[name] = _monotone([rises[count] for count in kept[name]])
+    for name in blocks:
+        small = build(model, graph, Architecture(dropped=[name])).model
+        reestimate_batchnorm(small, statistics, forward=forward)
+        rise = _finite(score(small), f"block {name!r} dropped") - dense
+        kept[f"{BLOCK}{name}"], damage[f"{BLOCK}{name}"] = (0, 1), (max(0.0, rise), 0.0)
     return Sensitivity(dense, kept, damage)
 
 

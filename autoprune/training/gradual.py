@@ -13,7 +13,7 @@ from autoprune.architecture import Architecture
 from autoprune.candidate import Selection
 from autoprune.graph import PruningGraph
 from autoprune.pruning import compensate, importance
-from autoprune.pruning.build import narrowed, shrink, units_of
+from autoprune.pruning.build import narrowed, newly_dropped, shrink, units_of
 from autoprune.pruning.compensate import Calibration
 from autoprune.tasks.base import Batch, Task
 
@@ -37,11 +37,11 @@ class GradualPruner:
     @property
     def is_dense(self) -> bool:
         """Whether nothing has been pruned yet."""
-        return self.graph.sizes() == self._sizes
+        return self.graph.sizes() == self._sizes and not self.graph.dropped
 
     def removes(self, stage: Architecture) -> bool:
         """Whether a stage takes anything away from the model as it is now."""
-        return bool(narrowed(self.graph, stage))
+        return bool(newly_dropped(self.graph, stage) or narrowed(self.graph, stage))
 
     def choose(
         self,

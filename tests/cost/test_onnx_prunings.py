@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from autoprune.cost import onnx_prunings
 from autoprune.cost.onnx_export import OnnxModel, to_onnx
 from autoprune.cost.onnx_prunings import onnx_of_prunings, optimised
-from autoprune.device.sampling import pruned, random_keeps
+from autoprune.device.sampling import pruned, random_architectures
 from autoprune.errors import ExportError
 from autoprune.pruning.one_shot import prunable
 
@@ -67,7 +67,7 @@ def exported(monkeypatch) -> list[nn.Module]:
 
 def prunings(model: nn.Module, count: int = 3) -> list[nn.Module]:
     graph = prunable(model, X)
-    return [pruned(model, graph, keep) for keep in random_keeps(graph, count, 0)]
+    return [pruned(model, graph, keep) for keep in random_architectures(graph, count, 0)]
 
 
 def test_prunings_are_filled_and_become_the_same_in_onnx_runtime(exported):

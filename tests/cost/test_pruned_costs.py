@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import copy
+import dataclasses
 
+import numpy as np
 import pytest
 import torch
 from models.zoo import ZOO
@@ -11,15 +12,14 @@ from torch import nn
 from torch.nn import functional as F
 
 from autoprune.architecture import Architecture
-from autoprune.budget import Device
+from autoprune.budget import Cost, Device
 from autoprune.cost.analytic import count, count_cost
 from autoprune.cost.latency import Latency
 from autoprune.cost.model import CostModel
 from autoprune.device import sampling
 from autoprune.device.predictor import LatencyPredictor
-from autoprune.device.sampling import Until, random_keeps
+from autoprune.device.sampling import Until, pruned, random_architectures
 from autoprune.graph import trace
-from autoprune.pruning.surgery import prune
 
 
 class Residual(nn.Module):
@@ -72,6 +72,11 @@ MODELS = {
 }  # fmt: skip
 
 
+def without_peak(cost: Cost) -> Cost:
+    """What is exact without blocks too: a sum that is left out may free memory earlier."""
+    return dataclasses.replace(cost, peak_memory_bytes=None)
+
+
 @pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_predicted_counts_equal_counted_ones(name, dtype):
@@ -81,11 +86,11 @@ def test_predicted_counts_equal_counted_ones(name, dtype):
     costs = CostModel(graph)
     assert costs.dense == count_cost(model, x)
     assert graph.groups
-    for keep in random_keeps(graph, 3, seed=0):
-        small = copy.deepcopy(model)
-        prune(small, graph, keep)
-        kept = {group: len(units) for group, units in keep.items()}
-        assert costs.cost(Architecture(kept)) == count_cost(small, x)
+    for architecture in random_architectures(graph, 3, seed=0):
+        found, small = costs.cost(architecture), pruned(model, graph, architecture)
+        assert without_peak(found) == without_peak(count_cost(small, x))
+        if not architecture.dropped:
+            assert found == count_cost(small, x)
 
 
 QUICK = ("resnet20_padded", "mobilenet_v3", "shufflenet_v2", "convnext", "unet", "googlenet")
@@ -102,10 +107,13 @@ def test_known_families_are_costed_exactly(name):
     dense = count(model, x)
     assert dense.uncounted == {}
     assert costs.dense == dense.cost
-    (keep,) = random_keeps(graph, 1, seed=1)
-    prune(model, graph, keep)
-    kept = {group: len(units) for group, units in keep.items()}
-    assert costs.cost(Architecture(kept)) == count_cost(model, x) != dense.cost
+    (widths,) = random_architectures(graph, 1, seed=1)
+    assert costs.cost(widths) == count_cost(pruned(model, graph, widths), x) != dense.cost
+    half = [block.name for block in graph.blocks][::2]
+    shallow = Architecture(widths.widths, half)
+    found, counted = costs.cost(shallow), count_cost(pruned(model, graph, shallow), x)
+    assert without_peak(found) == without_peak(counted)
+    assert counted.get("peak_memory_bytes") <= found.get("peak_memory_bytes")
 
 
 @pytest.mark.parametrize("runtime", ["torch", "onnxruntime"])
@@ -144,10 +152,9 @@ def test_each_pruning_keeps_its_own_measurement(monkeypatch, caplog):
     fitted = LatencyPredictor.fit(model, graph, x, until=Until(13))
     costs = CostModel(graph)
     for sample in fitted.samples:
-        assert sample.median_ms == costs.cost(Architecture(sample.kept)).params / 100
-        assert sample.ratio == pytest.approx(
-            costs.cost(Architecture(sample.kept)).params / costs.dense.params
-        )
+        (params,) = costs.costs(np.array([list(sample.kept.values())]))["params"]
+        assert sample.median_ms == params / 100
+        assert sample.ratio == pytest.approx(params / costs.dense.params)
     assert fitted.dense_ms == costs.dense.params / 100
     assert fitted.p95_factor == 2.0
     # the dense model (2937 parameters) alone, then beside all; 250 / 29.37 is 8
@@ -178,7 +185,7 @@ def test_large_models_take_turns_with_few(monkeypatch):
         assert together[1:] == batches
     sampler = sampling.Sampler(model, graph, x, runtime="torch", threads=1, seed=0)
     together.clear()
-    sampler.measure_these(sampling.random_keeps(graph, 26, 0))
+    sampler.measure_these(sampling.random_architectures(graph, 26, 0))
     assert together[1:] == [13, 13]
 
 

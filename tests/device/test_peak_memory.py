@@ -16,7 +16,7 @@ from autoprune.cost.memory import measure_peak_memory
 from autoprune.cost.model import CostModel
 from autoprune.device import memory
 from autoprune.device.memory import fit_peak_memory
-from autoprune.device.sampling import pruned, random_keeps
+from autoprune.device.sampling import pruned, random_architectures
 from autoprune.graph import trace
 
 WIDTHS = (16, 40, 40, 8)
@@ -97,8 +97,7 @@ def test_unseen_prunings_are_near(name, runtime, mean):
     found = fit_peak_memory(model, graph, x, runtime=runtime)
     costs = CostModel(graph, memory=[found])
     off = []
-    for keep in random_keeps(graph, 5, seed=7):
-        taken = measure_peak_memory(pruned(model, graph, keep), x, runtime)
-        kept = {name: len(units) for name, units in keep.items()}
-        off.append(costs.cost(kept).get("peak_memory_bytes") / taken - 1.0)
+    for each in random_architectures(graph, 5, seed=7):
+        taken = measure_peak_memory(pruned(model, graph, each), x, runtime)
+        off.append(costs.cost(each).get("peak_memory_bytes") / taken - 1.0)
     assert np.mean(np.abs(off)) < mean

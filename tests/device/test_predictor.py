@@ -12,7 +12,7 @@ from autoprune.budget import Device
 from autoprune.device import fitting
 from autoprune.device.features import LatencyFeatures
 from autoprune.device.predictor import LatencyPredictor
-from autoprune.device.sampling import Sample, random_keeps
+from autoprune.device.sampling import Sample, random_architectures
 from autoprune.errors import DeviceError
 from autoprune.graph import Dim, Group, Op, PruningGraph, TensorInfo
 
@@ -37,10 +37,7 @@ def chain(widths: tuple[int, ...]) -> PruningGraph:
 
 
 def samples_of(graph: PruningGraph, law, number: int = 40, seed: int = 0) -> list[Sample]:
-    kept = [
-        {name: len(units) for name, units in keep.items()}
-        for keep in random_keeps(graph, number, seed)
-    ]
+    kept = [graph.counts(each) for each in random_architectures(graph, number, seed)]
     whole = law(graph.sizes())
     return [Sample(units, 3.0 * law(units) / whole, law(units) / whole) for units in kept]
 
@@ -158,15 +155,13 @@ def test_features_are_one_for_the_dense_model_and_count_work_by_hand():
 
 def test_random_prunings_are_seeded_and_range_widely():
     graph = chain((64, 48, 40))
-    keeps = random_keeps(graph, 40, seed=3)
-    assert keeps == random_keeps(graph, 40, seed=3) != random_keeps(graph, 40, seed=4)
-    shares = [len(keep["layer0"]) / 64 for keep in keeps]
+    found = random_architectures(graph, 40, seed=3)
+    assert found == random_architectures(graph, 40, seed=3)
+    assert found != random_architectures(graph, 40, seed=4)
+    shares = [architecture.widths["layer0"] / 64 for architecture in found]
     assert min(shares) < 0.15
     assert max(shares) > 0.9
-    for keep in keeps:
-        for name, units in keep.items():
-            assert units == tuple(sorted(set(units)))
-            assert 0 <= units[0] <= units[-1] < graph.sizes()[name]
+    assert not any(architecture.dropped for architecture in found)  # it has no blocks
 
 
 def test_kernels_that_dislike_odd_widths_are_learned():

@@ -7,8 +7,15 @@ from models.zoo import ZOO, settled
 from models.zoo_attention import ViT
 from torch import Tensor, nn
 
+from autoprune.architecture import Architecture
+from autoprune.candidate import Candidate
+from autoprune.cost.analytic import count_cost
+from autoprune.cost.model import CostModel
 from autoprune.graph import trace
+from autoprune.pruning import importance
+from autoprune.pruning.build import build, shrink
 from autoprune.pruning.depth import NOTHING, Removed, drop, verify_blocks
+from autoprune.schedule import Schedule
 
 MODELS = {
     **{
@@ -125,3 +132,35 @@ def test_nothing_is_neutral_in_sums_and_absorbs_the_rest() -> None:
     ):
         assert absorbed is NOTHING
     assert copy.deepcopy(NOTHING) is NOTHING is pickle.loads(pickle.dumps(NOTHING))
+
+
+def test_building_drops_blocks_and_narrows_the_rest() -> None:
+    torch.manual_seed(0)
+    make, example = ZOO["resnet18"]
+    model, x = settled(make()).eval(), example(2)
+    graph = trace(model, x)
+    lost = set(graph.lost(["layer1.1"]))
+    widths = {name: size // 2 for name, size in graph.sizes().items() if name not in lost}
+    architecture = Architecture(widths, ["layer1.1"])
+    scores = importance.scores(model, graph, "l2")
+    built = build(model, graph, architecture, scores=scores)
+    assert built.graph.sizes() == widths
+    assert count_cost(built.model, x).params == CostModel(graph).cost(architecture).params
+    again = build(model, graph, architecture, kept_indices=built.kept_indices)
+    for mine, theirs in zip(built.model.parameters(), again.model.parameters(), strict=True):
+        assert torch.equal(mine, theirs)
+
+
+def test_a_gradual_candidate_drops_its_blocks_at_the_first_stage() -> None:
+    model, x = chain()
+    graph = trace(model, x)
+    made = Candidate.planned(
+        Architecture({"0": 4}, ["1"]), {"0": 8}, schedule=Schedule("linear", 0.0, 0.5, 2)
+    )
+    current = graph
+    for stage in made.removals:
+        units = {"0": range(stage.architecture.widths["0"])}
+        current = shrink(model, current, stage.architecture, kept_indices=units).graph
+        assert current.dropped == {"1"}
+    assert current.sizes()["0"] == 4
+    assert model(x).shape == (3, 2)
