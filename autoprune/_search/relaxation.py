@@ -19,16 +19,19 @@ _RADII = (1, 2, 4)  # how far an option may be from the one before; all of them 
 _ALL = 1 << 30
 
 
-def relax(bounded: Bounded, row: Rows, rounds: int = 8) -> Rows | None:
+def relax(
+    bounded: Bounded, row: Rows, rounds: int = 8, *, far: bool = True
+) -> Rows | None:
     """The least sensitive choice within the limits that was met from `row` on, itself included.
 
-    None where none was within.
+    None where none was within. With `far`, the first round may choose any options, not only near
+    ones.
     """
     best = row if bounded.fits(row[None])[0] else None
     least = np.inf if best is None else bounded.total(row)
     stalled = 0
     for number in range(rounds):
-        found = _scanned(bounded, row, (*_RADII, _ALL) if number == 0 else _RADII)
+        found = _scanned(bounded, row, (*_RADII, _ALL) if far and number == 0 else _RADII)
         if found is None:
             break
         found = fill(bounded, found)
