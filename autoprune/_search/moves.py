@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from autoprune._search.knapsack import Damage, Kept, Knapsack
+from autoprune._search.allocator import Allocator, Choice, Sensitivity
 from autoprune._search.plan import Plan
 from autoprune._search.surrogate import place_of
 from autoprune.candidate import Candidate
@@ -40,13 +40,13 @@ class Moves:
     are blind and gaps are filled by scaling the nearest member. Equal generators give equal moves.
     """
 
-    def __init__(self, plan: Plan, damage: Damage | None = None) -> None:
+    def __init__(self, plan: Plan, damage: Sensitivity | None = None) -> None:
         """Nothing is computed before the first move."""
         self._plan = plan
         self._choices = {name: plan.space.choices(name, plan.sizes) for name in plan.sizes}
-        self._knapsack: Knapsack | None = None
+        self._allocator: Allocator | None = None
         if damage is not None and plan.space.per == "group":
-            self._knapsack = Knapsack(self._choices, damage, self.share)
+            self._allocator = Allocator.of_widths(self._choices, damage, self.share, effort=0)
         self._free = [name for name, units in self._choices.items() if len(units) > 1]
         self._recipe = list(plan.space.varied)
         self._parents: dict[str, Parent] = {}
@@ -125,17 +125,17 @@ class Moves:
         shifts = ["shift", "shift"] if len(self._free) > 1 else []
         return [*kinds, *shifts, GAP, *(["cross"] if len(parents) > 1 else [])]
 
-    def _kept(self, parent: Parent) -> Kept:
+    def _kept(self, parent: Parent) -> Choice:
         return self._plan.space.kept(parent.candidate, self._plan.sizes)
 
-    def _shifted(self, rng: np.random.Generator, kept: Kept) -> Kept | None:
+    def _shifted(self, rng: np.random.Generator, kept: Choice) -> Choice | None:
         """Units of one group given to another at no more cost: of several draws the mildest."""
         found = [moved for _ in range(_TRIES) if (moved := self._shift(rng, kept))]
-        if not found or self._knapsack is None:
+        if not found or self._allocator is None:
             return found[0] if found else None
-        return min(found, key=self._knapsack.harm)
+        return min(found, key=self._allocator.total)
 
-    def _shift(self, rng: np.random.Generator, kept: Kept) -> Kept | None:
+    def _shift(self, rng: np.random.Generator, kept: Choice) -> Choice | None:
         if len(self._free) < 2:
             return None
         giver, taker = (str(name) for name in rng.choice(self._free, 2, replace=False))
@@ -157,7 +157,7 @@ class Moves:
         units = self._choices[name]
         return min(bisect.bisect_left(units, kept), len(units) - 1)
 
-    def _to_share(self, kept: Kept, share: float, but: str | None = None) -> Kept:
+    def _to_share(self, kept: Choice, share: float, but: str | None = None) -> Choice:
         """Scaled towards the smallest or the whole model until it costs at most `share`.
 
         The group `but` stays; where it alone is too dear, the others end at their smallest.
@@ -167,7 +167,7 @@ class Moves:
         if but is not None:
             ends[but] = kept[but]
 
-        def moved(part: float) -> Kept:
+        def moved(part: float) -> Choice:
             wanted = {name: units + part * (ends[name] - units) for name, units in kept.items()}
             return {
                 name: self._plan.space.units(name, size, 1.0 - wanted[name] / size)
@@ -200,11 +200,11 @@ class Moves:
                 return limit.resolve(self._plan.dense) / self._plan.dense.get(self._cost)
         return 1.0
 
-    def _at(self, share: float, nearest: Kept) -> Kept:
-        """An allocation of at most that share: the knapsack's where damages are known."""
-        if self._knapsack is None:
+    def _at(self, share: float, nearest: Choice) -> Choice:
+        """An allocation of at most that share: the allocator's where damages are known."""
+        if self._allocator is None:
             return self._to_share(nearest, share)
-        return self._knapsack.at(share)
+        return self._allocator.about(share)
 
     def _jitter(self, rng: np.random.Generator, candidate: Candidate) -> Candidate:
         """One ratio for all groups: moved a little."""

@@ -19,9 +19,7 @@ _RADII = (1, 2, 4)  # how far an option may be from the one before; all of them 
 _ALL = 1 << 30
 
 
-def relax(
-    bounded: Bounded, row: Rows, rounds: int = 8, *, far: bool = True
-) -> Rows | None:
+def relax(bounded: Bounded, row: Rows, rounds: int = 8, *, far: bool = True) -> Rows | None:
     """The least sensitive choice within the limits that was met from `row` on, itself included.
 
     None where none was within. With `far`, the first round may choose any options, not only near

@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
-from autoprune._search.knapsack import Damage, Knapsack, Ranking
+from autoprune._search.allocator import Allocator, Sensitivity
 from autoprune._search.plan import Plan
 from autoprune._search.projection import project
+from autoprune._search.ranking import Ranking
 from autoprune._search.searcher import Proposal
 from autoprune.candidate import Candidate
 from autoprune.record import UNIFORM
 from autoprune.space import SearchSpace, Value
 
 LEVELS = 4
+_EFFORT = 4000  # loads a level, each priced by itself
 LEAST = "seed:least"  # how the origin of a seed that is to do the least damage begins
 
 _PREFERRED: dict[str, Value] = {
@@ -40,7 +42,9 @@ def recipe(space: SearchSpace, sizes: Mapping[str, int]) -> Candidate:
 
 
 def seeds(
-    plan: Plan, damage: Damage | None = None, worth: Mapping[str, Sequence[float]] | None = None
+    plan: Plan,
+    damage: Sensitivity | None = None,
+    worth: Mapping[str, Sequence[float]] | None = None,
 ) -> list[Proposal]:
     """Candidates within the budget to begin with; none twice.
 
@@ -48,7 +52,7 @@ def seeds(
     costs from the budget down towards the smallest model, the first being the nearest to the dense
     model that the budget allows. They are the baselines of the report, and take at most an eighth
     of the trials, but one is there always. With `damage`, at each level the allocation that does
-    the least damage (see `Knapsack`): for the whole budget or level, which uniform ratios seldom
+    the least damage (see `Allocator`): for the whole budget or level, which uniform ratios seldom
     use up, or else at the uniform one's cost. Its rivals are the uniform one and, with `worth` (of
     each group's units, comparable between groups), the one that keeps the worthiest units of all.
     """
@@ -79,7 +83,7 @@ def _baselines(plan: Plan, levels: int) -> int:
 def _levels(
     plan: Plan,
     start: Candidate,
-    damage: Damage | None,
+    damage: Sensitivity | None,
     worth: Mapping[str, Sequence[float]] | None,
 ) -> list[Level]:
     """From the budget down."""
@@ -98,18 +102,28 @@ def _levels(
     return [_level(plan, start, uniform, load, allocators) for uniform, load in loads]
 
 
-Allocator = Callable[[float], Mapping[str, int]]  # kept units at a load
+Allocate = Callable[[float], Mapping[str, int]]  # widths at a load
 
 
 def _allocators(
-    plan: Plan, damage: Damage | None, worth: Mapping[str, Sequence[float]] | None
-) -> list[Allocator]:
-    """None at all where damages are not known or groups share one ratio; the knapsack's first."""
+    plan: Plan, damage: Sensitivity | None, worth: Mapping[str, Sequence[float]] | None
+) -> list[Allocate]:
+    """None at all where damages are not known or groups share one ratio; the allocator's first."""
     if damage is None or plan.space.per != "group":
         return []
     options = {name: plan.space.choices(name, plan.sizes) for name in plan.sizes}
-    knapsack = Knapsack(options, damage, plan.load)
-    return [knapsack.at, *([Ranking(options, worth, plan.load).at] if worth else [])]
+    ranking = Ranking(options, worth, plan.load) if worth else None
+
+    def loads(widths: Mapping[str, int]) -> list[float]:
+        over = plan.over(plan.price(widths, plan.budget.fields))
+        return [1.0 + value for value in over.values()]
+
+    allocator = Allocator.of_widths(options, damage, loads, effort=_EFFORT)
+
+    def least(load: float) -> Mapping[str, int]:
+        return allocator.at(load, [ranking.at(load)] if ranking else [])
+
+    return [least, *([ranking.at] if ranking else [])]
 
 
 def _level(
@@ -117,7 +131,7 @@ def _level(
     start: Candidate,
     uniform: Candidate | None,
     load: float,
-    allocators: Sequence[Allocator],
+    allocators: Sequence[Allocate],
 ) -> Level:
     made = [plan.resized(uniform or start, allocate(load)) for allocate in allocators]
     found = [candidate for candidate in made if plan.fits(candidate)]

@@ -99,8 +99,10 @@ class Rival:
             rows[:, list(problem.members)] = 1
             rows[:, everywhere] = option
             fits = bounded.fits(rows)
-            start = rows[fits.argmax()] if fits.any() else rows[-1] * bounded.free + (
-                rows[0] * ~bounded.free
+            start = (
+                rows[fits.argmax()]
+                if fits.any()
+                else rows[-1] * bounded.free + (rows[0] * ~bounded.free)
             )
             row = improve(bounded, start)
             if row is not None and bounded.fits(row[None])[0]:
