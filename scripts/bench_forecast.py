@@ -32,7 +32,7 @@ from bench_search.text import frame
 from scipy.special import ndtri
 
 from autoprune._search import surrogate
-from autoprune._search.knapsack import harm
+from autoprune._search.allocator import total_sensitivity
 from autoprune._search.score import NO_DAMAGE
 from autoprune._search.surrogate import Belief, Forecast, Known
 from autoprune.candidate import Candidate
@@ -89,7 +89,7 @@ def _task(task: str, rows: pd.DataFrame) -> Iterable[dict[str, object]]:
         if candidate.key not in known:
             macs = ready.plan.cost(candidate).get("macs")
             kept = ready.plan.space.kept(candidate, ready.plan.sizes)
-            alone = math.log(max(NO_DAMAGE, harm(damage, kept)))
+            alone = math.log(max(NO_DAMAGE, total_sensitivity(damage, kept)))
             known[candidate.key] = Known(candidate, score(candidate), (macs,), alone)
         is_seed = row.origin.startswith("seed:")
         trial = Trained(known[candidate.key], float(row.val_accuracy), is_seed)

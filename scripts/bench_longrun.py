@@ -29,8 +29,9 @@ from bench_search.scored import Scored, scored
 from bench_search.setup import FULL, recover
 from bench_search.text import frame
 
-from autoprune._search.knapsack import Damage, Knapsack, Ranking, harm
+from autoprune._search.allocator import Allocator, Sensitivity, total_sensitivity
 from autoprune._search.prepare import relative_worth
+from autoprune._search.ranking import Ranking
 from autoprune._search.score import NO_DAMAGE
 from autoprune._search.seeding import recipe
 from autoprune.candidate import Candidate
@@ -81,7 +82,7 @@ def _rows(task: str, given: argparse.Namespace, file: Path) -> Iterator[dict[str
             "MACs": cost.get("macs") / setup.dense_macs,
             "params": cost.get("params"),
             "score": score(candidate),
-            "harm": math.log(max(NO_DAMAGE, harm(damage, kept))),
+            "harm": math.log(max(NO_DAMAGE, total_sensitivity(damage, kept))),
         }
         lengths = {"short": setup.epochs, "middle": 4.0 * setup.epochs, "long": given.epochs}
         for length, epochs in lengths.items():
@@ -98,7 +99,9 @@ def _rows(task: str, given: argparse.Namespace, file: Path) -> Iterator[dict[str
         yield {**row, "train_s": run.times["train_s"], "ratios": json.dumps(dict(candidate.ratios))}
 
 
-def _population(ready: Scored, damage: Damage, cost: float, count: int) -> dict[str, Candidate]:
+def _population(
+    ready: Scored, damage: Sensitivity, cost: float, count: int
+) -> dict[str, Candidate]:
     """By name; random ones change every width of one of the others, then all to the cost."""
     plan, rng = ready.plan, np.random.default_rng(SEED)
     choices = {name: plan.space.choices(name, plan.sizes) for name in plan.sizes}
@@ -119,7 +122,7 @@ def _population(ready: Scored, damage: Damage, cost: float, count: int) -> dict[
     found = {
         "uniform": scaled({name: float(size) for name, size in plan.sizes.items()}),
         "global": Ranking(choices, worth, price).at(limit),
-        "knapsack": Knapsack(choices, damage, price).at(limit),
+        "knapsack": Allocator.of_widths(choices, damage, price).at(limit),
     }
     rules = list(found.values())
     for number in range(count - len(rules)):

@@ -25,7 +25,7 @@ from bench_search.scored import scored
 from bench_search.setup import FULL, named, recover
 from bench_search.text import frame
 
-from autoprune._search.knapsack import Knapsack
+from autoprune._search.allocator import Allocator
 from autoprune._search.seeding import recipe
 from autoprune.cost.targets import device_name
 from autoprune.store import write_text
@@ -66,7 +66,7 @@ def _rows(
     setup = replace(ready.setup, precision=PRECISION.get(task, named("bf16")))
     epochs = setup.epochs if epochs is None else epochs
     choices = {name: plan.space.choices(name, plan.sizes) for name in plan.sizes}
-    knapsack = Knapsack(choices, ready.sensitivity(0).at, plan.load)
+    knapsack = Allocator.of_widths(choices, ready.sensitivity(0).at, plan.load)
     same = plan.resized(recipe(plan.space, plan.sizes), uniform(setup, 0)(cost)[0])
     limit = cost * setup.dense_macs / plan.budget.limits[0].resolve(plan.dense)
     made = {

@@ -22,7 +22,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from autoprune._search.knapsack import Knapsack
+from autoprune._search.allocator import Allocator
 from autoprune.cost.latency import measure_together
 from autoprune.cost.targets import device_name
 from autoprune.device.predictor import LatencyPredictor
@@ -81,7 +81,9 @@ def bench(name: str) -> list[dict[str, object]]:
         space = SearchSpace.parse({"ratios": {"max": 0.9}, "round_to": rule})
         space = space.fitted(efficient_step(graph, [predictor]))
         choices = {group: space.choices(group, sizes) for group in sizes}
-        knapsack = Knapsack(choices, damage, lambda k: predictor.predict(k) / predictor.dense_ms)
+        knapsack = Allocator.of_widths(
+            choices, damage, lambda k: predictor.predict(k) / predictor.dense_ms
+        )
         for share in SHARES:
             kept = knapsack.at(share)
             keep = importance.keep_counts(worth, kept)

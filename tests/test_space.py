@@ -225,7 +225,7 @@ def test_depth_can_be_turned_off(spec: dict[str, object]) -> None:
 @pytest.mark.parametrize(
     ("written", "says"),
     [
-        (0.7, r"space.depth must be true, false or .max: 0.7., got 0.7"),
+        (0.7, r"space.depth must be true, false or a mapping such as .max: 0.7., got 0.7"),
         ({"most": 0.5}, "space.depth.most is not a key"),
         ({"max": 1.5}, r"space.depth.max must lie in \[0, 1\], got 1.5"),
     ],

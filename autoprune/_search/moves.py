@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from autoprune._search.knapsack import Damage, Kept, Knapsack
+from autoprune._search.allocator import Allocator, Choice, Sensitivity
 from autoprune._search.plan import Plan
 from autoprune._search.surrogate import place_of
 from autoprune.candidate import Candidate
@@ -40,23 +41,26 @@ class Moves:
     are blind and gaps are filled by scaling the nearest member. Equal generators give equal moves.
     """
 
-    def __init__(self, plan: Plan, damage: Damage | None = None) -> None:
+    def __init__(self, plan: Plan, damage: Sensitivity | None = None) -> None:
         """Nothing is computed before the first move."""
         self._plan = plan
+        costs = [o.name for o in plan.objectives if is_cost(o.name)]
+        self._cost = (costs or list(plan.budget.fields))[0]
         self._choices = {name: plan.space.choices(name) for name in plan.space.items}
-        self._knapsack: Knapsack | None = None
+        self._allocator: Allocator | None = None
         if damage is not None and plan.space.per_group:
-            self._knapsack = Knapsack(self._choices, damage, self.share)
+            self._allocator = Allocator(plan.items, damage, self._shares, effort=0)
         self._free = [name for name, units in self._choices.items() if len(units) > 1]
         self._recipe = list(plan.space.space.varied)
         self._parents: dict[str, Parent] = {}
-        costs = [o.name for o in plan.objectives if is_cost(o.name)]
-        self._cost = (costs or list(plan.budget.fields))[0]
 
     def share(self, kept: Mapping[str, int]) -> float:
         """The cost of such a model, over the dense one's."""
         price = self._plan.price(self._plan.space.architecture(kept), (self._cost,))
         return price.get(self._cost) / self._plan.dense.get(self._cost)
+
+    def _shares(self, counts: NDArray[np.int64]) -> NDArray[np.float64]:
+        return self._plan.shares(counts, self._cost)
 
     def parent(self, candidate: Candidate) -> Parent:
         """A candidate with its share."""
@@ -125,17 +129,17 @@ class Moves:
         shifts = ["shift", "shift"] if len(self._free) > 1 else []
         return [*kinds, *shifts, GAP, *(["cross"] if len(parents) > 1 else [])]
 
-    def _kept(self, parent: Parent) -> Kept:
+    def _kept(self, parent: Parent) -> Choice:
         return self._plan.space.counts(parent.candidate.architecture)
 
-    def _shifted(self, rng: np.random.Generator, kept: Kept) -> Kept | None:
+    def _shifted(self, rng: np.random.Generator, kept: Choice) -> Choice | None:
         """Units of one group given to another at no more cost: of several draws the mildest."""
         found = [moved for _ in range(_TRIES) if (moved := self._shift(rng, kept))]
-        if not found or self._knapsack is None:
+        if not found or self._allocator is None:
             return found[0] if found else None
-        return min(found, key=self._knapsack.harm)
+        return min(found, key=self._allocator.total)
 
-    def _shift(self, rng: np.random.Generator, kept: Kept) -> Kept | None:
+    def _shift(self, rng: np.random.Generator, kept: Choice) -> Choice | None:
         if len(self._free) < 2:
             return None
         giver, taker = (str(name) for name in rng.choice(self._free, 2, replace=False))
@@ -157,7 +161,7 @@ class Moves:
         units = self._choices[name]
         return min(bisect.bisect_left(units, kept), len(units) - 1)
 
-    def _to_share(self, kept: Kept, share: float, but: str | None = None) -> Kept:
+    def _to_share(self, kept: Choice, share: float, but: str | None = None) -> Choice:
         """Widths scaled towards the smallest or the whole model until it costs at most `share`.
 
         Blocks and the group `but` stay; where that is too dear, the others end at their smallest.
@@ -169,7 +173,7 @@ class Moves:
             for name, units in self._choices.items()
         }
 
-        def moved(part: float) -> Kept:
+        def moved(part: float) -> Choice:
             wanted = {name: units + part * (ends[name] - units) for name, units in kept.items()}
             return self._plan.space.counts(self._plan.space.architecture(wanted))
 
@@ -199,11 +203,11 @@ class Moves:
                 return limit.resolve(self._plan.dense) / self._plan.dense.get(self._cost)
         return 1.0
 
-    def _at(self, share: float, nearest: Kept) -> Kept:
-        """An allocation of at most that share: the knapsack's where damages are known."""
-        if self._knapsack is None:
+    def _at(self, share: float, nearest: Choice) -> Choice:
+        """An allocation of at most that share: the allocator's where damages are known."""
+        if self._allocator is None:
             return self._to_share(nearest, share)
-        return self._knapsack.at(share)
+        return self._allocator.about(share)
 
     def _jitter(self, rng: np.random.Generator, candidate: Candidate) -> Candidate:
         """One ratio for all groups: moved a little."""

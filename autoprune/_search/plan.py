@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Protocol
 
+import numpy as np
+from numpy.typing import NDArray
+
+from autoprune._search.allocation import Item
 from autoprune.architecture import BLOCK, Architecture
 from autoprune.budget import Budget, Cost, Limit
 from autoprune.candidate import Candidate
@@ -15,12 +19,18 @@ from autoprune.fitted_space import FittedSpace
 from autoprune.pareto import Objective
 from autoprune.record import TrialRecord
 
+_IMPOSSIBLE = 1e9
+
 
 class Price(Protocol):
     """The predicted cost of a model."""
 
     def __call__(self, architecture: Architecture, fields: Collection[str] | None = None) -> Cost:
         """Of the named fields alone, where they are named."""
+
+
+Prices = Callable[[NDArray[np.int64], Collection[str]], Mapping[str, NDArray[np.float64]]]
+"""Costs by field of `candidates x items` (see `FittedSpace.items`): arrays over the candidates."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +46,8 @@ class Limits:
 class Plan:
     """One search: what may vary, what it costs, what is wanted, and when it ends.
 
-    `price` is the predicted cost of an architecture.
+    `price` is the predicted cost of an architecture, `prices` the same for many at once (one by
+    one, where it is not given).
     `reference` is the worst point that counts for the hypervolume, in the order of `objectives`.
     `levels` are lower budgets for which good models are wanted too.
     `epochs` is the training of one trial, evaluated at `rungs` points before its end. `margins` say
@@ -57,7 +68,8 @@ class Plan:
     sampler: str = "tpe"
     seed: int = 0
     levels: tuple[Budget, ...] = ()
-    margins: dict[str, float] = field(default_factory=dict)
+    margins: Mapping[str, float] = field(default_factory=dict)
+    prices: Prices | None = None
 
     @property
     def milestones(self) -> tuple[float, ...]:
@@ -83,6 +95,49 @@ class Plan:
         `counts` are of the space's items.
         """
         return self._load(self.space.architecture(counts))
+
+    @property
+    def items(self) -> tuple[Item, ...]:
+        """What the allocator decides: the width of every group, and whether each block stays."""
+        space = self.space
+        dropping = space.blocks if space.most_dropped else {}
+        block = {g: f"{BLOCK}{name}" for name, groups in dropping.items() for g in groups}
+        return tuple(Item(it, space.choices(it), block=block.get(it)) for it in space.items)
+
+    def loads(self, counts: NDArray[np.int64]) -> NDArray[np.float64]:
+        """`candidates x items` → `candidates x limits`: the share of each that is used, as `load`.
+
+        Far above 1 where more blocks are gone than may be.
+        """
+        found = self._costs(counts, self.budget.fields)
+        columns = [
+            found[limit.field]
+            * (1.0 + self.margins.get(limit.field, 0.0))
+            / limit.resolve(self.dense)
+            for limit in self.budget.limits
+        ]
+        return self._bounded(np.stack(columns, axis=1), counts)
+
+    def shares(self, counts: NDArray[np.int64], field: str) -> NDArray[np.float64]:
+        """`candidates x items` → one cost over the dense model's, likewise."""
+        found = self._costs(counts, (field,))[field] / self.dense.get(field)
+        return self._bounded(np.asarray(found), counts)
+
+    def _costs(
+        self, counts: NDArray[np.int64], fields: Collection[str]
+    ) -> Mapping[str, NDArray[np.float64]]:
+        if self.prices is not None:
+            return self.prices(counts, fields)
+        rows = [dict(zip(self.space.items, row, strict=True)) for row in counts.tolist()]
+        costs = [self.price(self.space.architecture(row), fields) for row in rows]
+        return {name: np.array([cost.get(name) for cost in costs]) for name in fields}
+
+    def _bounded(
+        self, loads: NDArray[np.float64], counts: NDArray[np.int64]
+    ) -> NDArray[np.float64]:
+        gone = (counts[:, len(self.space.widths) :] == 0).sum(axis=1)
+        loads[gone > self.space.most_dropped] = _IMPOSSIBLE
+        return loads
 
     def _load(self, architecture: Architecture) -> float:
         return 1.0 + max(self.over(self.price(architecture, self.budget.fields)).values())

@@ -138,6 +138,7 @@ def _plan(
             {block.name: tuple(graph.lost([block.name])) for block in graph.blocks},
         ),
         price=costs.cost,
+        prices=costs.prices,
         dense=costs.dense,
         budget=config.limits,
         objectives=objectives,

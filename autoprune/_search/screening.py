@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from autoprune._search.knapsack import Damage, harm
+from autoprune._search.allocator import Sensitivity, total_sensitivity
 from autoprune._search.ledger import Ledger
 from autoprune._search.moves import GAP, Moves
 from autoprune._search.plan import Plan
@@ -88,7 +88,7 @@ class Screening:
         make_score: Callable[[], Score],
         *,
         count: int,
-        damage: Damage | None = None,
+        damage: Sensitivity | None = None,
     ) -> None:
         """`damage` of single groups guides the moves (see `Moves`) and counts beside the score."""
         self.asks = max(1, count // 4)
@@ -205,7 +205,7 @@ class Screening:
         if self._damage is None:
             return 0.0
         counts = self._plan.space.counts(candidate.architecture)
-        return math.log(max(harm(self._damage, counts), NO_DAMAGE))
+        return math.log(max(total_sensitivity(self._damage, counts), NO_DAMAGE))
 
     def _begin(self) -> bool:
         """Make the score; whether that worked is tried once."""

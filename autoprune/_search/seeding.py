@@ -5,16 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
-from autoprune._search.knapsack import Damage, Knapsack, Ranking
+from autoprune._search.allocator import Allocator, Sensitivity
 from autoprune._search.plan import Plan
 from autoprune._search.projection import project
+from autoprune._search.ranking import Ranking
 from autoprune._search.searcher import Proposal
+from autoprune.architecture import Architecture
 from autoprune.candidate import Candidate
 from autoprune.fitted_space import FittedSpace
 from autoprune.record import UNIFORM
 from autoprune.space import Value
 
 LEVELS = 4
+_EFFORT = 20_000  # loads a level
 LEAST = "seed:least"  # how the origin of a seed that is to do the least damage begins
 
 _PREFERRED: dict[str, Value] = {
@@ -41,7 +44,9 @@ def recipe(space: FittedSpace) -> Candidate:
 
 
 def seeds(
-    plan: Plan, damage: Damage | None = None, worth: Mapping[str, Sequence[float]] | None = None
+    plan: Plan,
+    damage: Sensitivity | None = None,
+    worth: Mapping[str, Sequence[float]] | None = None,
 ) -> list[Proposal]:
     """Candidates within the budget to begin with; none twice.
 
@@ -49,7 +54,7 @@ def seeds(
     costs from the budget down towards the smallest model, the first being the nearest to the dense
     model that the budget allows. They are the baselines of the report, and take at most an eighth
     of the trials, but one is there always. With `damage`, at each level the allocation that does
-    the least damage (see `Knapsack`): for the whole budget or level, which uniform ratios seldom
+    the least damage (see `Allocator`): for the whole budget or level, which uniform ratios seldom
     use up, or else at the uniform one's cost. Its rivals are the uniform one and, with `worth` (of
     each group's units, comparable between groups), the one that keeps the worthiest units of all.
     """
@@ -80,7 +85,7 @@ def _baselines(plan: Plan, levels: int) -> int:
 def _levels(
     plan: Plan,
     start: Candidate,
-    damage: Damage | None,
+    damage: Sensitivity | None,
     worth: Mapping[str, Sequence[float]] | None,
 ) -> list[Level]:
     """From the budget down."""
@@ -99,19 +104,25 @@ def _levels(
     return [_level(plan, start, uniform, load, allocators) for uniform, load in loads]
 
 
-Allocator = Callable[[float], Mapping[str, int]]  # kept units at a load
+Allocate = Callable[[float], Mapping[str, int]]  # widths at a load
 
 
 def _allocators(
-    plan: Plan, damage: Damage | None, worth: Mapping[str, Sequence[float]] | None
-) -> list[Allocator]:
-    """None at all where damages are not known or groups share one ratio; the knapsack's first."""
+    plan: Plan, damage: Sensitivity | None, worth: Mapping[str, Sequence[float]] | None
+) -> list[Allocate]:
+    """None at all where sensitivities are not known or groups share one ratio."""
     if damage is None or not plan.space.per_group:
         return []
-    options = {name: plan.space.choices(name) for name in plan.space.items}
-    knapsack = Knapsack(options, damage, plan.load)
-    groups = {name: plan.space.choices(name) for name in plan.space.widths}
-    return [knapsack.at, *([Ranking(groups, worth, plan.load).at] if worth else [])]
+    space = plan.space
+    groups = {name: space.choices(name) for name in space.widths}
+    ranking = Ranking(groups, worth, plan.load) if worth else None
+    allocator = Allocator(plan.items, damage, plan.loads, effort=_EFFORT)
+
+    def least(load: float) -> Mapping[str, int]:
+        starts = [{**space.counts(Architecture()), **ranking.at(load)}] if ranking else []
+        return allocator.at(load, starts)
+
+    return [least, *([ranking.at] if ranking else [])]
 
 
 def _level(
@@ -119,7 +130,7 @@ def _level(
     start: Candidate,
     uniform: Candidate | None,
     load: float,
-    allocators: Sequence[Allocator],
+    allocators: Sequence[Allocate],
 ) -> Level:
     made = [plan.resized(uniform or start, allocate(load)) for allocate in allocators]
     found = [candidate for candidate in made if plan.fits(candidate)]

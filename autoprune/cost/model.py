@@ -27,6 +27,9 @@ class LatencyModel(Protocol):
     def p95_factor(self) -> float:
         """How far the 95th percentile usually lies above the median."""
 
+    def predict_many(self, kept: NDArray[np.int64]) -> Floats:
+        """The same for `candidates x columns`."""
+
     def predict(self, kept: Mapping[str, int]) -> float:
         """Median milliseconds, with every one of the graph's columns named."""
 
@@ -102,6 +105,18 @@ class CostModel:
         wanted = [field for field in COUNTS if fields is None or field in fields]
         counted = {field: self._count(field, kept, sizes) for field in wanted}
         return {field: np.rint(values).astype(np.int64) for field, values in counted.items()}
+
+    def prices(
+        self, kept: NDArray[np.int64], fields: Collection[str]
+    ) -> dict[str, NDArray[np.float64]]:
+        """As `costs`, with predicted latencies too."""
+        found = {f: np.asarray(v, np.float64) for f, v in self.costs(kept, fields).items()}
+        for name, fitted in self.latency.items():
+            median, p95 = (field_at(each, name) for each in LATENCIES)
+            if median in fields or p95 in fields:
+                found[median] = np.asarray(fitted.predict_many(kept))
+                found[p95] = found[median] * fitted.p95_factor
+        return found
 
     def _count(self, field: str, kept: NDArray[np.int64], sizes: Floats) -> Floats:
         if field == "params":

@@ -198,7 +198,7 @@ def test_a_shift_costs_no_more_and_does_the_least_damage_of_its_draws() -> None:
     assert sum(kept["c"] >= start["c"] for kept in taken if kept) > 15
 
 
-def test_a_gap_is_filled_by_the_knapsack_of_the_damages() -> None:
+def test_a_gap_is_filled_by_the_least_sensitive_widths() -> None:
     plan = toy.make_plan()
     moves = Moves(plan, lambda name, kept: {"a": 50.0, "b": 1.0, "c": 9.0}[name] / kept)
     kept = moves._at(0.4, {})
@@ -206,11 +206,11 @@ def test_a_gap_is_filled_by_the_knapsack_of_the_damages() -> None:
     # brute force over every allocation that costs at most as much
     grid = itertools.product(*(plan.space.choices(name) for name in "abc"))
     best = min(
-        (moves._knapsack.harm(dict(zip("abc", units, strict=True))), units)
+        (moves._allocator.total(dict(zip("abc", units, strict=True))), units)
         for units in grid
         if moves.share(dict(zip("abc", units, strict=True))) <= moves.share(kept)
     )
-    assert moves._knapsack.harm(kept) <= best[0] * 1.1
+    assert moves._allocator.total(kept) <= best[0] * 1.1
 
 
 def test_one_ratio_for_all_groups_stays_one() -> None:
