@@ -16,6 +16,7 @@ from torch.utils import _pytree as pytree
 from autoprune.cost.inputs import Inputs, as_call, batch_size, frozen_copy, moved, tensors
 from autoprune.cost.onnx_export import to_onnx
 from autoprune.errors import ConfigError, ExportError
+from autoprune.graph.replica import plain
 
 _TOLERANCES = {torch.float16: 1e-2, torch.bfloat16: 5e-2, torch.float64: 1e-6}
 _CHECKS = 3
@@ -72,7 +73,7 @@ def export_model(
     inputs = moved(example_inputs, "cpu")
     if dynamic_batch and batch_size(inputs) < 2:
         inputs = _resized(inputs, 2)  # torch.export takes a size of 1 for a constant
-    reference = frozen_copy(model)
+    reference = frozen_copy(plain(model))
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".export-") as folder:
         draft = Path(folder) / f"model.{name}"

@@ -19,7 +19,7 @@ from autoprune.candidate import Candidate
 from autoprune.config import RunConfig
 from autoprune.errors import DeviceError, StoreError, UsageError
 from autoprune.pruning.compensate import Calibration, calibrate
-from autoprune.pruning.one_shot import traced
+from autoprune.pruning.verification import traced
 from autoprune.record import TrialRecord
 from autoprune.store import RunFolder, recipe_of, save_model
 from autoprune.tasks.base import Task

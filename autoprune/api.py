@@ -253,7 +253,7 @@ def rebuild(
     Raises StoreError that names `place` where the weights do not fit the architecture.
     """
     from autoprune.pruning.build import build
-    from autoprune.pruning.one_shot import traced
+    from autoprune.pruning.verification import traced
 
     with torch.random.fork_rng(devices=[]):
         model = task.build_model().eval()

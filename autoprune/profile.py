@@ -14,7 +14,7 @@ from autoprune.cost.targets import find_target
 from autoprune.device.profile import DeviceProfile
 from autoprune.graph import PruningGraph
 from autoprune.graph.types import Frozen
-from autoprune.pruning.one_shot import prunable
+from autoprune.pruning.verification import prunable
 from autoprune.tasks.base import Task
 
 

@@ -27,7 +27,7 @@ from autoprune.cost.inputs import Inputs
 from autoprune.cost.latency import measure_latency, measure_together
 from autoprune.cost.targets import device_name
 from autoprune.device.sampling import pruned, random_keeps
-from autoprune.pruning.one_shot import prunable
+from autoprune.pruning.verification import prunable
 
 OUT = Path(__file__).parents[1] / "results" / "bench" / "latency" / "batches.md"
 CASES = (("mobilenet", "onnxruntime"), ("vit", "onnxruntime"))

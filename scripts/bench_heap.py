@@ -29,7 +29,7 @@ from bench_latency.families import FAMILIES
 from autoprune.cost.targets import device_name, find_target
 from autoprune.cost.targets.local import EagerTorch
 from autoprune.device.sampling import pruned, random_keeps
-from autoprune.pruning.one_shot import prunable
+from autoprune.pruning.verification import prunable
 
 OUT = Path(__file__).parents[1] / "results" / "bench" / "latency" / "heap.md"
 FAMILY, PRUNINGS, TIMES, CALLS = "mobilenet", 8, 6, 30

@@ -37,7 +37,7 @@ from autoprune.cost.targets import device_name
 from autoprune.device.predictor import LatencyPredictor
 from autoprune.device.sampling import Keep, Sample, Sampler, Until, random_keeps
 from autoprune.graph import PruningGraph
-from autoprune.pruning.one_shot import prunable
+from autoprune.pruning.verification import prunable
 from autoprune.tasks.cifar10 import CifarResNet
 
 OUT = Path(__file__).parents[1] / "results" / "bench" / "latency"

@@ -28,7 +28,7 @@ from bench_latency.families import FAMILIES
 from autoprune.cost.targets import Protocol, device_name, find_target
 from autoprune.cost.timing import Rounds, mean_ratio
 from autoprune.device.sampling import pruned, random_keeps
-from autoprune.pruning.one_shot import prunable
+from autoprune.pruning.verification import prunable
 
 OUT = Path(__file__).parents[1] / "results" / "bench" / "latency" / "protocol.md"
 CASES = (

@@ -24,7 +24,7 @@ from autoprune.candidate import Candidate
 from autoprune.cost.model import CostModel
 from autoprune.cost.targets import device_name
 from autoprune.pruning.calibration import calibrate
-from autoprune.pruning.one_shot import prunable
+from autoprune.pruning.verification import prunable
 from autoprune.tasks import load_dense
 from autoprune.tasks.cifar10 import Cifar10
 from autoprune.training.batches import sample

@@ -35,8 +35,8 @@ from autoprune.graph import PruningGraph
 from autoprune.pareto import Objective
 from autoprune.pruning import importance, sensitivity
 from autoprune.pruning.compensate import Calibration, calibrate
-from autoprune.pruning.one_shot import prunable
 from autoprune.pruning.sensitivity import Sensitivity
+from autoprune.pruning.verification import prunable
 from autoprune.space import SearchSpace
 from autoprune.tasks.base import Task
 from autoprune.tasks.load import load_dense

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -12,6 +11,7 @@ from torch import nn
 from torch.utils import _pytree as pytree
 
 from autoprune.errors import DeviceError
+from autoprune.graph.replica import replica
 
 Inputs = torch.Tensor | tuple[Any, ...] | list[Any] | Mapping[str, Any]
 
@@ -83,7 +83,7 @@ def moved(example_inputs: Inputs, device: torch.device | str) -> Inputs:
 
 def frozen_copy(model: nn.Module, device: torch.device | str = "cpu") -> nn.Module:
     """A copy of the model in eval mode on `device` that needs no gradients."""
-    return copy.deepcopy(model).to(device).eval().requires_grad_(False)
+    return replica(model).to(device).eval().requires_grad_(False)
 
 
 @contextmanager

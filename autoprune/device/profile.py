@@ -21,7 +21,7 @@ from autoprune.device.predictor import LatencyPredictor
 from autoprune.device.sampling import Until
 from autoprune.errors import DeviceError, DeviceLostError
 from autoprune.graph import Block, Dim, Group, Op, PruningGraph, TensorInfo
-from autoprune.pruning.one_shot import prunable
+from autoprune.pruning.verification import prunable
 from autoprune.store import write_text
 
 FORMAT = 1

@@ -12,6 +12,7 @@ from torch import nn
 from autoprune.graph.calls import owner
 from autoprune.graph.flow import Flow
 from autoprune.graph.ids import AFFINE, IN, OUT
+from autoprune.graph.sizes import Held, configured
 from autoprune.graph.types import (
     Attribute,
     Dim,
@@ -33,8 +34,8 @@ class Assembly:
     """The units of a finished flow, and everything that is told in terms of them."""
 
     def __init__(self, flow: Flow, model: nn.Module) -> None:
-        self._flow = flow
-        self._keys = list(flow.owned)
+        self._flow, self._model = flow, model
+        self._keys = list(flow.owned)  # with the name "": a dimension of a constant
         self._starts = np.array([flow.owned[key][0] for key in self._keys], dtype=np.int64)
         lengths = [len(flow.owned[key]) for key in self._keys]
         self._key_of = np.repeat(np.arange(len(self._keys)), lengths)  # ids are owned in order
@@ -85,6 +86,7 @@ class Assembly:
                 for name, tensor in (*model.named_parameters(), *model.named_buffers())
             },
             freed=dict(flow.freed),
+            averages=any(self._dim(label).per_unit for label in flow.averaged),
         )
 
     # --- groups -----------------------------------------------------------------------------
@@ -132,6 +134,7 @@ class Assembly:
             yield from (size for size in record.macs if not isinstance(size, int))
         for note in flow.notes:
             yield from (size for size in note.sizes if not isinstance(size, int))
+        yield from flow.averaged
 
     def _first_layers(self) -> dict[int, tuple[int, str]]:
         """For every class its first producing id and the layer that this id belongs to."""
@@ -156,6 +159,8 @@ class Assembly:
             units = place[keys == key]
             table = mine[np.lexsort((mine, units))] - self._starts[key]
             tensor, dim = self._keys[key]
+            if not tensor:
+                continue
             role = _ROLES[int(self._roles[mine[0]])]
             slices.append(Slice(tensor, dim, table.reshape(len(ordered), -1), role))
         return tuple(slices)
@@ -211,10 +216,29 @@ class Assembly:
         return self._all(owned.get((name, dim), size) for dim, size in enumerate(shape))
 
     def _attributes(self) -> tuple[Attribute, ...]:
-        found: dict[tuple[str, str], Attribute] = {}
+        found: dict[tuple[str, str, tuple[str | int, ...]], Attribute] = {}
         for note in sorted(self._flow.notes, key=lambda note: note.guessed):
             dims = self._all(note.sizes)
             if any(dim.per_unit for dim in dims):
-                key = (note.module, note.name)
-                found.setdefault(key, Attribute(*key, dims, note.scalar, note.guessed))
-        return tuple(found.values())
+                key = (note.module, note.name, note.keys)
+                attribute = Attribute(*key[:2], dims, note.scalar, note.guessed, note.keys)
+                found.setdefault(key, attribute)
+        for held in configured(self._model):
+            found.setdefault((held.module, held.name, held.keys), self._unanimous(held))
+        return tuple(one for one in found.values() if one.dims)
+
+    def _unanimous(self, held: Held) -> Attribute:
+        """An entry of a configuration, with every size in the model that equals it."""
+        model = self._model
+        dims = {
+            dim
+            for name, tensor in model.named_parameters()
+            for dim in self._held(name, tuple(tensor.shape))
+            if dim.size(self._sizes) == held.value
+        }
+        if "head" in str(held.keys[-1]):
+            heads = [group for group in self.groups if group.kind == "head"]
+            dims = {Dim(0, {g.name: 1}) for g in heads if g.size == held.value}
+        moves = any(dim.per_unit for dim in dims)
+        known = tuple(dims) if moves else ()
+        return Attribute(held.module, held.name, known, False, False, held.keys, unanimous=True)

@@ -12,6 +12,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils import _pytree as pytree
 
 from autoprune.graph.ids import Labels
+from autoprune.graph.statistics import Statistic
 from autoprune.graph.types import Indices
 
 
@@ -21,8 +22,8 @@ class State:
 
     `names` are the parameters or buffers that it is a view of, `weight` says that it was computed
     from those alone, `zero` that positions which leave hold zero in the masked model. `index` is
-    its place in `Flow.tensors` (-1: a view of a parameter, which costs nothing). Along the
-    dimensions in `spread` it repeats one value, so that it fits whatever it meets there.
+    its place in `Flow.tensors` (-1: a view of a parameter, which costs nothing). `statistic` says
+    that it was computed from means over channels.
     """
 
     labels: Labels
@@ -30,7 +31,7 @@ class State:
     names: tuple[str, ...] = ()
     weight: bool = False
     zero: bool = False
-    spread: frozenset[int] = frozenset()
+    statistic: Statistic | None = None
 
 
 @dataclass(eq=False, slots=True)
@@ -64,6 +65,7 @@ class Note:
     sizes: tuple[int | Indices, ...]
     scalar: bool
     guessed: bool = False
+    keys: tuple[str | int, ...] = ()
 
 
 @dataclass(eq=False, slots=True)
@@ -87,7 +89,7 @@ class Call:
     zero: bool = False
     weight: bool = False
     macs: tuple[int | Indices, ...] = ()
-    spread: frozenset[int] = frozenset()
+    statistic: Statistic | None = None
 
     def __getitem__(self, name: str) -> Any:
         return self.args.get(name)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from autoprune.graph.calls import Call
 from autoprune.graph.flow import Flow, Rule
-from autoprune.graph.ids import IN, OUT, Labels
+from autoprune.graph.ids import IN, OUT, Labels, free, is_free
 from autoprune.graph.types import Indices
 
 _MODEL_INPUT = "is contracted with a dimension of fixed size"
@@ -21,6 +21,7 @@ def convolution(flow: Flow, call: Call) -> None:
     groups, transposed = call["groups"], call["transposed"]
     x, w = list(flow.labels(source)), flow.labels(weight)
     for label in x[2:]:
+        flow.refuse_parts(label)
         flow.block(label, "is a spatial dimension of convolution")
     inside, outside = (w[0], w[1]) if transposed else (w[1], w[0])
     names = flow.state(weight).names
@@ -114,6 +115,22 @@ def product(flow: Flow, call: Call) -> None:
     call.macs = tuple(_size(label, size) for label, size in zip(known, shape, strict=True))
 
 
+def grouped(flow: Flow, call: Call) -> None:
+    """Rows of one operand, each with the matrix of its expert."""
+    left, right = call["self"], call["mat2"]
+    a, b = flow.labels(left), flow.labels(right)
+    if left.dim() != 2 or right.dim() != 3:
+        raise ValueError(f"{left.dim()}-d with {right.dim()}-d operands")
+    flow.block(b[0], "are the experts of a bank")
+    _contract(flow, (left, right), a[1], b[1])
+    _roles(flow, right, b[1], [b[2]])
+    call.labels = [(a[0], b[2])]
+    call.zero = _output_zero(flow, left, right)
+    inner = a[1] if a[1] is not None else b[1]
+    sizes = zip((a[0], inner, b[2]), (*left.shape, right.shape[2]), strict=True)
+    call.macs = tuple(_size(label, size) for label, size in sizes)
+
+
 def linear(flow: Flow, call: Call) -> None:
     """`x @ weight.T + bias` in one call."""
     source, weight, bias = call["input"], call["weight"], call["bias"]
@@ -137,10 +154,29 @@ def linear(flow: Flow, call: Call) -> None:
     call.macs = tuple(_size(label, size) for label, size in zip(known, sizes, strict=True))
 
 
+def bilinear(flow: Flow, call: Call) -> None:
+    """`sum_ab left[a] * weight[out, a, b] * right[b]`, as `nn.Bilinear` has it."""
+    left, weight, right = call["i1"], call["i2"], call["i3"]
+    a, w, b = (flow.labels(tensor) for tensor in (left, weight, right))
+    flow.join(a[-1], w[1], _MODEL_INPUT)
+    flow.join(b[-1], w[2], _MODEL_INPUT)
+    _roles(flow, weight, w[1], [w[0]])
+    flow.ids.mark(w[2], IN)
+    names = flow.state(weight).names
+    attributes = ("out_features", "in1_features", "in2_features")
+    for attribute, label, size in zip(attributes, w, weight.shape, strict=True):
+        flow.note(names, attribute, _size(label, size), size)
+    call.labels = [(flow.join(a[0], b[0]), w[0])]
+    call.zero = True
+    sizes = zip((a[0], *w), (left.shape[0], *weight.shape), strict=True)
+    call.macs = tuple(_size(label, size) for label, size in sizes)
+
+
 def attention(flow: Flow, call: Call) -> None:
     """Heads pass; the width of queries and keys stays unless the scale is given by hand."""
     query, key, value = call["query"], call["key"], call["value"]
-    q, k, v = (flow.labels(tensor) for tensor in (query, key, value))
+    q = flow.labels(query)
+    k, v = (_for_each_query(flow, query, tensor) for tensor in (key, value))
     batch = _batch(flow, (*_batch(flow, q, k), *q[-2:]), v)
     _see_heads(flow, batch, query, key)
     for label in (q[-1], k[-1], v[-1]):
@@ -166,6 +202,18 @@ def attention(flow: Flow, call: Call) -> None:
     call.macs = (*head, query.shape[-2], key.shape[-2], width)
 
 
+def _for_each_query(flow: Flow, query: Tensor, shared: Tensor) -> Labels:
+    """Labels of keys or values, repeated where several heads of queries share one of theirs."""
+    labels = list(flow.labels(shared))
+    times = query.shape[-3] // shared.shape[-3] if query.dim() > 2 else 1
+    heads = labels[-3] if times > 1 else None
+    if heads is not None:
+        labels[-3] = np.repeat(heads, times)
+    elif times > 1:  # one head for all fits any number of them
+        labels[-3] = free(query.shape[-3]) if shared.shape[-3] == 1 else None
+    return tuple(labels)
+
+
 def _contract(
     flow: Flow, operands: tuple[Tensor, Tensor], left: Indices | None, right: Indices | None
 ) -> None:
@@ -183,7 +231,7 @@ def _batch(flow: Flow, left: Labels, right: Labels) -> list[Indices | None]:
     """Joined batch dimensions; where one operand has heads the other has to be split alike."""
     result = []
     for a, b in zip(left[:-2], right[:-2], strict=True):
-        if (a is None) != (b is None):
+        if (a is None) != (b is None) and not is_free(a) and not is_free(b):
             for label in (*left[-2:], *right[-2:]):
                 flow.refuse_parts(label)
         result.append(flow.join(a, b))
@@ -263,6 +311,8 @@ RULES: dict[str, Rule] = {
     "baddbmm": product,
     "addmv": product,
     "linear": linear,
+    "_grouped_mm": grouped,
+    "_trilinear": bilinear,
     "_scaled_dot_product_flash_attention_for_cpu": attention,
     "_scaled_dot_product_flash_attention": attention,
     "_scaled_dot_product_efficient_attention": attention,

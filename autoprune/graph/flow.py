@@ -1,9 +1,9 @@
 """One run of the model with ids flowing beside its tensors.
 
 Under the mode `Flow` every ATen call of the model runs as always; then the rule of that operator
-(`rules.RULES`) says which ids the results carry. Parameters and buffers carry fresh ids on every
-dimension, so that a bias, a scale, or the two factors of a normalised weight need no rule of their
-own: whatever meets is united.
+(it is handed a table of them, `rules.RULES`) says which ids the results carry. Parameters and
+buffers carry fresh ids on every dimension, so that a bias, a scale, or the two factors of a
+normalised weight need no rule of their own: whatever meets is united.
 """
 
 from __future__ import annotations
@@ -11,21 +11,36 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Protocol
 
 from torch import Tensor, nn
+from torch.jit import ScriptModule
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from autoprune.graph import modules, statistics
 from autoprune.graph.blocks import structure_of
 from autoprune.graph.calls import Activation, Call, Note, Record, Site, State, Storages, owner
-from autoprune.graph.ids import Ids, Labels
+from autoprune.graph.given import meet_norm, seen, settle, shape_given
+from autoprune.graph.ids import Ids, Labels, is_free
 from autoprune.graph.outputs import tensors_in
+from autoprune.graph.sizes import LISTENER, Held, Seen, Size, holds
 from autoprune.graph.types import Indices, Structure
 
 Rule = Callable[["Flow", "Call"], None]
+
+
+class RuleTable(Protocol):
+    """Which rule an operator has."""
+
+    @property
+    def unknown(self) -> Rule:
+        """The rule of what is not known."""
+
+    def rule_for(self, func: Any) -> Rule | None:
+        """The rule of an operator; None where nothing is known of it."""
 
 
 def table(rule: Rule, names: str) -> dict[str, Rule]:
@@ -39,13 +54,13 @@ class Flow(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __init__(
         self,
         model: nn.Module,
-        heads: Mapping[str, int],
-        choices: Mapping[int, int],
+        rules: RuleTable,
+        *,
+        heads: Mapping[str, int] | None = None,
+        choices: Mapping[int, int] | None = None,
         ignored: Container[str] = (),
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        from autoprune.graph.rules import RULES, rule_for
-
         self.ids = Ids()
         self.tensors: list[Activation] = []
         self.records: list[Record] = []
@@ -53,22 +68,30 @@ class Flow(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.sites: list[Site] = []
         self.flips: set[int] = set()
         self.heads_seen: list[Indices] = []
+        self.averaged: list[Indices] = []
+        self.scripted: set[str] = set()
         self.owned: dict[tuple[str, int], Indices] = {}
         self.structures: dict[str, Structure | None] = {}
         self.recording = True
-        self.heads = heads
-        self.choices = choices
+        self.heads = dict(heads or {})
+        self.choices = dict(choices or {})
         self.ignored = ignored
         self.modules = dict(model.named_modules())
-        self._rules, self._rule_for = RULES, rule_for
+        self._rules = rules
         self._paths = {id(module): path for path, module in reversed(self.modules.items())}
         self._stack: list[str] = [""]
         self._held = _names(model)
+        self._first_names = {
+            name: self._held[id(parameter)]
+            for name, parameter in model.named_parameters(remove_duplicate=False)
+        }
         self._states: Any = WeakTensorKeyDictionary()
         self._storages = Storages()
         self._calls = 0
         self._next_site = 0
         self.caller = ""
+        self.arguments: tuple[Sequence[Any], Mapping[str, Any]] = ((), {})
+        self._held_sizes: dict[Held, Indices] = {}
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
@@ -128,6 +151,19 @@ class Flow(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self.sites.append(Site(key, label, choice, parts[place]))
         return place
 
+    def rank(self, label: Indices) -> int:
+        """Of dimensions that are merged: first heads of attention, then what is larger; never
+        what stays anyway."""
+        roots = set(self.ids.find(label[label >= 0]).tolist())
+        if roots <= self.ids.reasons().keys():
+            return 0
+        seen = any(not roots.isdisjoint(self.ids.find(ids).tolist()) for ids in self.heads_seen)
+        return (1 << 40) + len(label) if seen else len(label)
+
+    def take_statistic(self, labels: Sequence[Indices]) -> None:
+        """A mean or variance is taken over these dimensions."""
+        self.averaged += labels
+
     def refuse_parts(self, labels: Indices | None) -> None:
         """These ids cannot leave here: a split that made them may try another part next time."""
         if labels is None or not self.sites or not (held := labels[labels >= 0]).size:
@@ -152,7 +188,46 @@ class Flow(TorchDispatchMode):  # type: ignore[no-untyped-call]
             if module is not None and held is not None and same:
                 self.notes.append(Note(path, attribute, sizes, scalar))
 
-    def note_sizes(self, labels: Labels, shape: Sequence[int]) -> None:
+    def owner_of(self, path: str, name: str, dim: int) -> Indices | None:
+        """The ids of a dimension of a parameter of the layer at `path`."""
+        full = f"{path}.{name}" if path else name
+        return self.owned.get((self._first_names.get(full, full), dim))
+
+    def note_layer(self, path: str, **sizes: Indices | None) -> None:
+        """Attributes of the layer at `path` hold these sizes."""
+        for name, size in sizes.items():
+            if size is not None:
+                self.notes.append(Note(path, name, (size,), True))
+
+    def note_held(self, held: Held, label: Indices) -> None:
+        """An attribute gives a dimension its size; all that it gives one leave together."""
+        if not holds(self.modules.get(held.module), held):
+            return
+        before = self._held_sizes.setdefault(held, label)
+        if before is not label and len(before) == len(label):
+            self.join(before, label, f"has the size of {held.name}")
+        self.notes.append(Note(held.module, held.name, (label,), True, keys=held.keys))
+
+    def _compared(self, held: Held, seen: Seen) -> None:
+        """The model's code found an attribute equal to the size of a dimension."""
+        settle(self, held, seen.label, len(seen.label), {})
+
+    def own_nothing(self, size: int) -> Indices:
+        """Ids for a dimension of a constant."""
+        key = ("", len(self.owned))
+        self.owned[key] = self.ids.fresh(size)
+        return self.owned[key]
+
+    def known_labels(self, tensor: Tensor) -> Labels:
+        """The labels of a tensor, without any where the run has not met it."""
+        state: State | None = self._states.get(tensor)
+        return state.labels if state is not None else ()
+
+    def given_shape(self, ndim: int) -> list[Any]:
+        """The sizes that the model's code gave for the dimensions of the result."""
+        return shape_given(self.caller, *self.arguments, ndim)
+
+    def note_sizes(self, labels: Labels, shape: Sequence[int], known: Container[int] = ()) -> None:
         """Plain integers of the running module that equal a labelled size may hold it.
 
         They are guesses: the verification drops those that the smaller model can do without.
@@ -160,11 +235,15 @@ class Flow(TorchDispatchMode):  # type: ignore[no-untyped-call]
         module = self.modules.get(self.layer)
         if self.caller in _SIZES_OF_ITS_OWN:
             return
-        for label, size in zip(labels, shape, strict=True):
-            if label is None or module is None:
+        for place, (label, size) in enumerate(zip(labels, shape, strict=True)):
+            if label is None or module is None or place in known:
                 continue
             for name, value in vars(module).items():
-                if type(value) is int and value == size and (size >= 8 or _COUNT.search(name)):
+                if (
+                    type(value) in (int, Size)
+                    and value == size
+                    and (size >= 8 or _COUNT.search(name))
+                ):
                     self.notes.append(Note(self.layer, name, (label,), True, guessed=True))
 
     # --- the run ----------------------------------------------------------------------------
@@ -177,6 +256,7 @@ class Flow(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self._stack.append(self._paths.get(id(module), self._stack[-1]))
 
         def leave(module: nn.Module, args: Any, result: Any) -> None:
+            modules.finish(self, self.layer, module)
             path = self._stack.pop()
             self.structures.setdefault(path, structure_of(result))
             if path in self.ignored:
@@ -188,10 +268,12 @@ class Flow(TorchDispatchMode):  # type: ignore[no-untyped-call]
         before = nn.modules.module.register_module_forward_pre_hook(enter)
         after = nn.modules.module.register_module_forward_hook(leave, always_call=True)
         depth = len(self._stack)
+        token = LISTENER.set(self._compared)
         try:
             with self, _Caller(self):
                 yield
         finally:
+            LISTENER.reset(token)
             before.remove()
             after.remove()
             del self._stack[depth:]
@@ -207,7 +289,7 @@ class Flow(TorchDispatchMode):  # type: ignore[no-untyped-call]
         kwargs = dict(kwargs or {})
         self._calls += 1
         self._next_site = self._calls << 8
-        rule = self._rule_for(func)
+        rule = self._rules.rule_for(func)
         if rule is None:
             with self:  # a composite operator is understood by its parts
                 result = func.decompose(*args, **kwargs)
@@ -217,12 +299,28 @@ class Flow(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self._storages.note_freed(len(self.records))
         call = Call.of(func, args, kwargs)
         before = [self.state(tensor) for tensor in call.tensors]
-        result = func(*args, **kwargs)
+        result = self.compute(func, args, kwargs, call)
         call.outs = [leaf for leaf in pytree.tree_leaves(result) if isinstance(leaf, Tensor)]
         call.weight = bool(before) and all(state.weight for state in before)
-        (rule or self._rules["?"])(self, call)
+        self._apply(rule or self._rules.unknown, call, before)
         self._finish(call, before)
         return result
+
+    def compute(self, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], call: Call) -> Any:
+        """The result of the call itself."""
+        return func(*args, **kwargs)
+
+    def _apply(self, rule: Rule, call: Call, before: Sequence[State]) -> None:
+        """Apply a rule; where it fails, whatever entered stays, with the failure as the reason."""
+        try:
+            rule(self, call)
+            statistics.follow(self, call, before)
+        except Exception as error:  # noqa: BLE001  whatever it is, it must not end the trace
+            text = str(error).strip().split("\n")[0]
+            for tensor in call.tensors:
+                for label in self.labels(tensor):
+                    self.block(label, f"{call.name} is not understood ({text})")
+            call.labels, call.zero = [(None,) * out.dim() for out in call.outs], False
 
     def _finish(self, call: Call, before: Sequence[State]) -> None:
         outputs = []
@@ -235,10 +333,12 @@ class Flow(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 if held is None:
                     known.labels = labels
                     known.weight = call.weight
+                    known.statistic = call.statistic
+                    self._written(out, labels)
                 outputs.append(known.index)
                 continue
             names = call.viewed(out, before)
-            state = State(labels, -1, names, call.weight, call.zero, call.spread)
+            state = State(labels, -1, names, call.weight, call.zero, call.statistic)
             if not names:
                 state.index = self._activation(out, labels)
             self._states[out] = state
@@ -249,8 +349,24 @@ class Flow(TorchDispatchMode):  # type: ignore[no-untyped-call]
             made = tuple(index for index in outputs if index >= 0)
             self.records.append(Record(call.name, self.layer, inputs, made, names, call.macs))
 
+    def _written(self, view: Tensor, labels: Labels) -> None:
+        """What was written into a part of a constant is what the whole of it holds."""
+        base = view._base
+        state: State | None = self._states.get(base) if base is not None else None
+        if base is None or state is None or not any(map(is_free, state.labels)):
+            return
+        strides = dict(zip(view.stride(), zip(view.shape, labels, strict=True), strict=True))
+        held = list(state.labels)
+        for dim, (size, stride) in enumerate(zip(base.shape, base.stride(), strict=True)):
+            written, label = strides.get(stride, (0, None))
+            if written == size > 1 and is_free(held[dim]):
+                held[dim] = label
+        state.labels = tuple(held)
+        if state.index >= 0:
+            self.tensors[state.index].labels = state.labels
+
     def _own(self, name: str, tensor: Tensor) -> Labels:
-        if not tensor.is_floating_point():
+        if not tensor.is_floating_point() or self._is_scripted(name):
             return (None,) * tensor.dim()
         labels: list[Indices | None] = []
         for dim, size in enumerate(tensor.shape):
@@ -261,6 +377,13 @@ class Flow(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 self.owned[name, dim] = self.ids.fresh(size)
             labels.append(self.owned[name, dim])
         return tuple(labels)
+
+    def _is_scripted(self, name: str) -> bool:
+        """A parameter of a scripted part has to stay: sizes are constants of its program."""
+        if not isinstance(self.modules.get(owner(name)), ScriptModule):
+            return False
+        self.scripted.add(name)
+        return True
 
     def _activation(self, tensor: Tensor, labels: Labels) -> int:
         if not self.recording:
@@ -304,14 +427,16 @@ class _Caller(TorchFunctionMode):
     ) -> Any:
         """Run the function with its name known."""
         kwargs = kwargs or {}
-        name = str(getattr(func, "__name__", ""))
-        if name == "rms_norm" and kwargs.get("weight", args[2] if len(args) > 2 else None) is None:
-            name = "rms_norm without a weight"
-        before, self._flow.caller = self._flow.caller, name
+        flow, name = self._flow, str(getattr(func, "__name__", ""))
+        before = flow.caller, flow.arguments
+        flow.caller, flow.arguments = name, (args, kwargs)
         try:
-            return func(*args, **kwargs)
+            result = seen(flow, func, args, func(*args, **kwargs))
+            if name in ("layer_norm", "rms_norm") and isinstance(result, Tensor):
+                meet_norm(flow, args, kwargs, flow.known_labels(result))
+            return result
         finally:
-            self._flow.caller = before
+            flow.caller, flow.arguments = before
 
 
 def _names(model: nn.Module) -> dict[int, str]:

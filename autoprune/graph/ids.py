@@ -9,9 +9,22 @@ from autoprune.graph.types import Indices
 
 Labels = tuple["Indices | None", ...]
 """What a tensor carries for each dimension: the id of each position, -1 where the position is
-fixed, or None where the whole dimension is fixed (batch, space, a constant)."""
+fixed, `FREE` where it holds the same value at any size (an expanded dimension, a tensor of zeros),
+or None where the whole dimension is fixed (batch, space, a constant)."""
+
+FIXED, FREE = -1, -2
 
 AFFINE, OUT, IN = 0, 1, 2
+
+
+def free(size: int) -> Indices:
+    """The labels of a dimension that fits whatever it meets."""
+    return np.full(size, FREE, dtype=np.int64)
+
+
+def is_free(label: Indices | None) -> bool:
+    """Whether a dimension fits whatever it meets."""
+    return label is not None and bool((label == FREE).all())
 
 
 class Ids:
@@ -39,7 +52,7 @@ class Ids:
         return np.arange(start, self._size, dtype=np.int64)
 
     def find(self, ids: Indices) -> Indices:
-        """The representative (the smallest id) of each class; -1 stays -1."""
+        """The representative (the smallest id) of each class; `FIXED` and `FREE` stay."""
         root = self._parent[ids]
         while True:
             up = self._parent[root]
@@ -47,12 +60,12 @@ class Ids:
                 break
             root = up
         if ids.size and ids.min() < 0:
-            return np.where(ids < 0, -1, root)
+            return np.where(ids < 0, ids, root)
         self._parent[ids] = root
         return root
 
     def union(self, left: Indices, right: Indices) -> None:
-        """Position by position, the ids of both leave together; neither may hold -1."""
+        """Position by position, the ids of both leave together; all of them are ids."""
         while True:
             a, b = self.find(left), self.find(right)
             differ = a != b
@@ -78,26 +91,29 @@ class Ids:
             only = left if left is not None else right
             if (left is None) != (right is None):
                 self.block(only, reason)
+                return None if is_free(only) else only
             return only
         both = (left >= 0) & (right >= 0)
         if both.all():
             self.union(left, right)
             return left
         self.union(left[both], right[both])
-        self.block(left[~both], reason)
-        self.block(right[~both], reason)
-        return np.where(left >= 0, left, right)
+        self.block(left[right == FIXED], reason)
+        self.block(right[left == FIXED], reason)
+        return np.where((left >= 0) | (right == FREE), left, right)
 
     def tie_columns(self, table: Indices, reason: str) -> Indices:
         """Unite each column of a `(rows, columns)` table; returns one id a column.
 
-        A column with a fixed position in it stays, for `reason`; -1 where there is nothing else.
+        A column with a fixed position in it stays, for `reason`; without an id it is `FIXED`, or
+        `FREE` where it is free throughout.
         """
         has = table >= 0
         held = np.asarray(table[has.argmax(0), np.arange(table.shape[1])], dtype=np.int64)
         self.union(np.broadcast_to(held, table.shape)[has], table[has])
-        self.block(held[~has.all(0)], reason)
-        return held
+        fixed = (table == FIXED).any(0)
+        self.block(held[fixed], reason)
+        return np.where(fixed & (held == FREE), FIXED, held)
 
     def classes(self, ids: Indices) -> int:
         """How many classes there are among `ids`."""

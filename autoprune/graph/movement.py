@@ -9,13 +9,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from autoprune.graph import reshape as shapes
 from autoprune.graph import views
 from autoprune.graph.calls import Call
 from autoprune.graph.flow import Flow, Rule, table
-from autoprune.graph.ids import Labels
+from autoprune.graph.given import cut_given, meet, parts_given, settle
+from autoprune.graph.ids import FIXED, Labels, is_free
 from autoprune.graph.types import Indices
 
 
@@ -31,7 +32,7 @@ def cat(flow: Flow, call: Call) -> None:
             for piece in pieces[1:]:
                 held = flow.join(held, piece)
             labels.append(held)
-        elif all(piece is None for piece in pieces):
+        elif all(piece is None or is_free(piece) for piece in pieces):
             labels.append(None)
         else:
             sizes = [part.shape[place] for part in parts]
@@ -82,7 +83,9 @@ def slice_(flow: Flow, call: Call) -> None:
         stop = size if stop is None else stop
         reason = "is sliced at a fixed place"
         for edge in (start, stop):
-            if 0 < edge < size:
+            if 0 < edge < size and (source_of := cut_given(flow, edge)) is not None:
+                settle(flow, source_of, label[:edge], edge, {})
+            elif 0 < edge < size:
                 flow.block(label[:edge], reason)
             elif -size < edge < 0:
                 flow.block(label[edge:], reason)
@@ -104,15 +107,27 @@ def split(flow: Flow, call: Call) -> None:
         if equal:
             why = flow.place("meets a fixed position")
             held = flow.ids.tie_columns(label.reshape(len(sizes), -1), why)
-            flow.note_sizes((held,), sizes[:1])
+            known = meet(flow, flow.arguments[0][1:2] if flow.caller == "split" else (), (held,))
+            flow.note_sizes((held,), sizes[:1], known)
         else:
-            flow.refuse_parts(label)
-            flow.block(label, "is split into parts of fixed sizes")
+            _unequal(flow, label, sizes)
     edges = np.cumsum([0, *sizes])
     for low, high in itertools.pairwise(edges):
         labels[dim] = None if label is None else label if len(sizes) == 1 else label[low:high]
         call.labels.append(tuple(labels))
     call.zero = flow.state(source).zero
+
+
+def _unequal(flow: Flow, label: Indices, sizes: Sequence[int]) -> None:
+    """Parts whose sizes the code takes from attributes or shapes follow; others stay."""
+    given = parts_given(flow, len(sizes))
+    edges = np.cumsum([0, *sizes])
+    if given is not None:
+        for size, low, high in zip(given, edges[:-1], edges[1:], strict=True):
+            settle(flow, size.source, label[low:high], int(size), {})
+    elif not isinstance(flow.modules.get(flow.layer), nn.MultiheadAttention):  # (E, 2 E) of its own
+        flow.refuse_parts(label)
+        flow.block(label, "is split into parts of fixed sizes")
 
 
 def take_one(flow: Flow, call: Call) -> None:
@@ -172,6 +187,18 @@ def embedding_bag(flow: Flow, call: Call) -> None:
     call.zero = True
 
 
+def packed(flow: Flow, call: Call) -> None:
+    """Sequences one after the other, without what pads them: features pass."""
+    call.labels = [(None, *flow.labels(call["input"])[2:]), (None,)]
+    call.zero = flow.state(call["input"]).zero
+
+
+def padded(flow: Flow, call: Call) -> None:
+    """Packed sequences as a batch again."""
+    call.labels = [(None, None, *flow.labels(call["data"])[1:]), (None,)]
+    call.zero = flow.state(call["data"]).zero and not call["padding_value"]
+
+
 def patches(flow: Flow, call: Call) -> None:
     """Each channel becomes several, one after the other (`unfold`, `pixel_unshuffle`)."""
     source = call["self"]
@@ -212,6 +239,28 @@ def indexed(flow: Flow, call: Call) -> None:
         flow.block(labels[dim], "is indexed by position")
         labels[dim] = None
     _replay(flow, call, tuple(labels))
+    call.weight = flow.state(source).weight  # one of several weights, picked by a router
+
+
+def placed(flow: Flow, call: Call) -> None:
+    """Values put or added at some places of dimensions, which stay whole; the others meet."""
+    target = call["self"]
+    values = next(v for v in (call["source"], call["src"], call["values"]) if v is not None)
+    labels, held = list(flow.labels(target)), flow.labels(values)
+    indices = call["indices"]
+    dims = _index_dims(indices) if indices is not None else [call["dim"] % target.dim()]
+    for dim in dims:
+        flow.block(labels[dim], "is indexed by position")
+        labels[dim] = None
+    first = max(dims) + 1 if indices is not None else 0
+    for dim in range(first, target.dim()):
+        place = dim - target.dim()  # counted from the end: indexed dimensions come first
+        if dim not in dims and values.dim() >= -place and values.shape[place] > 1:
+            labels[dim] = flow.join(labels[dim], held[place])
+    for label in held[: max(0, values.dim() - (target.dim() - first))]:
+        flow.block(label, "is indexed by position")
+    call.labels = [tuple(labels)]
+    call.zero = flow.state(target).zero and flow.state(values).zero
 
 
 def moved(flow: Flow, call: Call) -> None:
@@ -263,7 +312,10 @@ def _index_dims(indices: Sequence[Tensor | None]) -> list[int]:
 
 
 def _or_fixed(label: Indices | None, size: int) -> Indices:
-    return label if label is not None else np.full(size, -1, dtype=np.int64)
+    """The ids of a part; one that has none (or fits anything) has a size held by hand."""
+    if label is None or is_free(label):
+        return np.full(size, FIXED, dtype=np.int64)
+    return label
 
 
 RULES: dict[str, Rule] = {
@@ -280,8 +332,15 @@ RULES: dict[str, Rule] = {
     **table(repeat, "repeat"),
     **table(embedding, "embedding"),
     **table(embedding_bag, "_embedding_bag _embedding_bag_forward_only"),
+    **table(packed, "_pack_padded_sequence"),
+    **table(padded, "_pad_packed_sequence"),
     **table(patches, "im2col pixel_unshuffle"),
     **table(folded, "col2im pixel_shuffle"),
+    **table(
+        placed,
+        """index_add index_copy index_put _unsafe_index_put scatter scatter_add index_reduce
+        scatter_reduce""",
+    ),
     **table(indexed, "index index_select gather _unsafe_index"),
     **table(
         moved,

@@ -39,8 +39,6 @@ def layer_norm(flow: Flow, call: Call) -> None:
     first = source.dim() - count
     for place in range(count):
         label = labels[first + place]
-        if weight is None:
-            flow.block(label, f"{call.name} without weights over channels")
         for tensor in (weight, bias):
             if tensor is not None:
                 label = flow.join(label, flow.labels(tensor)[place])
@@ -51,9 +49,10 @@ def layer_norm(flow: Flow, call: Call) -> None:
             sizes.append(size if label is None else label)
         names = flow.state(weight).names
         flow.note(names, "normalized_shape", tuple(sizes), tuple(call["normalized_shape"]))
+    flow.take_statistic([label for label in labels[first:] if label is not None])
     reduced = (*labels[:first], *([None] * count))
     call.labels = [tuple(labels) if out.shape == source.shape else reduced for out in call.outs]
-    call.zero = weight is not None
+    call.zero = True
 
 
 def group_norm(flow: Flow, call: Call) -> None:
@@ -67,8 +66,6 @@ def group_norm(flow: Flow, call: Call) -> None:
             label = flow.join(label, flow.labels(tensor)[0])
             names += flow.state(tensor).names
     if label is not None:
-        if weight is None and groups != channels:
-            flow.block(label, f"{call.name} without weights over channels")
         if 1 < groups < channels:
             held = flow.ids.tie_columns(
                 label.reshape(groups, channels // groups), flow.place("meets a fixed position")
@@ -77,9 +74,10 @@ def group_norm(flow: Flow, call: Call) -> None:
         if groups == channels:
             flow.note(names, "num_groups", label, groups)
         flow.note(names, "num_channels", label, channels)
+        flow.take_statistic([label])
     labels[1] = label
     call.labels = [tuple(labels) if out.shape == source.shape else () for out in call.outs]
-    call.zero = weight is not None
+    call.zero = True
 
 
 def weight_norm(flow: Flow, call: Call) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import deque
 from collections.abc import Mapping
 from types import BuiltinFunctionType, FunctionType, MemberDescriptorType, MethodType, ModuleType
@@ -17,11 +18,28 @@ _CLOSED = (
 """What holds no output: a module or a function that a result refers to is not a part of it."""
 
 
-def tensors_in(result: Any) -> list[Tensor]:
+_CACHE = re.compile(r"cache|past_key_values|\bpast\b|\bmems\b")
+"""Names of what a decoder returns for its next step only."""
+
+
+def answers_in(result: Any) -> list[Tensor]:
+    """The tensors in `result` that must keep their shape: all but those of a cache.
+
+    A cache (a key or attribute with `cache` or `past_key_values` in its name) is read by the same
+    model in its next step, and may lose what the model loses.
+
+    >>> answers_in({"logits": Tensor([3.0]), "cache": [Tensor([4.0])]})
+    [tensor([3.])]
+    """
+    return tensors_in(result, without=_CACHE) or tensors_in(result)
+
+
+def tensors_in(result: Any, without: re.Pattern[str] | None = None) -> list[Tensor]:
     """Every tensor in `result`, in order; one that is held in two places comes twice.
 
     Containers, what is registered as a pytree, and the attributes (also in slots) of any other
-    object are looked into; an object that leads back to itself is looked into once.
+    object are looked into; an object that leads back to itself is looked into once. What is named
+    like `without` is left out.
 
     >>> from types import SimpleNamespace
     >>> tensors_in([SimpleNamespace(score=Tensor([3.0])), {"x": (Tensor([4.0]), "name")}])
@@ -36,26 +54,32 @@ def tensors_in(result: Any) -> list[Tensor]:
             found.append(item)
         elif not isinstance(item, _CLOSED) and id(item) not in seen:
             seen[id(item)] = item
-            waiting.extend(reversed(_parts(item)))
+            waiting.extend(reversed(_parts(item, without)))
     return found
 
 
-def _parts(item: Any) -> list[Any]:
+def _parts(item: Any, without: re.Pattern[str] | None) -> list[Any]:
     if isinstance(item, Mapping):
-        return list(item.values())
+        return _wanted(item, without)
     if isinstance(item, (list, tuple, set, frozenset, deque)):
         return list(item)
     parts: list[Any] = pytree.tree_leaves(item, is_leaf=lambda node: node is not item)
     if len(parts) != 1 or parts[0] is not item:
         return parts
-    return [*getattr(item, "__dict__", {}).values(), *_slots(item)]
+    return _wanted({**getattr(item, "__dict__", {}), **_slots(item)}, without)
 
 
-def _slots(item: Any) -> list[Any]:
+def _wanted(named: Mapping[Any, Any], without: re.Pattern[str] | None) -> list[Any]:
+    if without is None:
+        return list(named.values())
+    return [value for name, value in named.items() if not without.search(str(name))]
+
+
+def _slots(item: Any) -> dict[str, Any]:
     names = [
         name
         for base in type(item).__mro__
         for name, held in vars(base).items()
         if isinstance(held, MemberDescriptorType) and name != "__dict__"
     ]
-    return [getattr(item, name) for name in names if hasattr(item, name)]
+    return {name: getattr(item, name) for name in names if hasattr(item, name)}

@@ -7,11 +7,14 @@ from math import prod
 
 import numpy as np
 
-from autoprune.graph.ids import Ids, Labels
+from autoprune.graph.ids import Ids, Labels, free, is_free
 from autoprune.graph.types import Indices
 
 Choose = Callable[[Indices, Sequence[int]], int]
 """Given the ids of a dimension and the sizes it is split into: which of those parts carries ids."""
+
+Rank = Callable[[Indices], int]
+"""Given the ids of a dimension: how much it matters that they can leave."""
 
 _MERGED = "two channel dimensions are merged into one"
 
@@ -43,18 +46,25 @@ def blocks(before: Sequence[int], after: Sequence[int]) -> list[tuple[range, ran
 
 
 def reshape(
-    ids: Ids, labels: Labels, before: Sequence[int], after: Sequence[int], choose: Choose
+    ids: Ids,
+    labels: Labels,
+    before: Sequence[int],
+    after: Sequence[int],
+    choose: Choose,
+    rank: Rank = len,
 ) -> Labels:
     """Labels of a tensor of shape `before` seen as shape `after`.
 
     Where a labelled dimension is split, each id has to keep a rectangle: the ids are tied so that
-    one of the parts (`choose`) carries them.
+    one of the parts (`choose`) carries them. Where labelled dimensions are merged, the one of the
+    highest `rank` keeps its ids.
     """
     result: list[Indices | None] = [None] * len(after)
     for source, target in blocks(before, after):
         shape = [before[i] for i in source]
         parts = [after[j] for j in target]
-        for place, vector in _spread(ids, [labels[i] for i in source], shape, parts, choose):
+        held = [labels[i] for i in source]
+        for place, vector in _spread(ids, held, shape, parts, choose, rank):
             result[target[place]] = vector
     return tuple(result)
 
@@ -65,16 +75,19 @@ def _spread(
     shape: Sequence[int],
     parts: Sequence[int],
     choose: Choose,
+    rank: Rank,
 ) -> list[tuple[int, Indices]]:
     if len(shape) == len(parts) == 1:
         return [(0, labels[0])] if labels[0] is not None else []
     if prod(shape) == 0:
         return []
+    if len(shape) == 1 and is_free(labels[0]):
+        return [(place, free(size)) for place, size in enumerate(parts)]
     taken: dict[int, Indices] = {}
-    labelled = [i for i, label in enumerate(labels) if label is not None and shape[i] > 1]
-    for i in sorted(labelled, key=lambda i: -shape[i]):
-        label = labels[i]
-        assert label is not None
+    labelled = [(i, x) for i, x in enumerate(labels) if x is not None and shape[i] > 1]
+    if len(labelled) > 1:
+        labelled.sort(key=lambda held: -1 if is_free(held[1]) else rank(held[1]), reverse=True)
+    for i, label in labelled:
         view = [1] * len(shape)
         view[i] = shape[i]
         table = np.broadcast_to(label.reshape(view), shape).reshape(parts)

@@ -8,10 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from autoprune.graph import contract, movement, norms
+from autoprune.graph import contract, movement, norms, statistics
 from autoprune.graph.calls import Call
 from autoprune.graph.flow import Flow, Rule
+from autoprune.graph.given import made
 from autoprune.graph.ids import Labels
+from autoprune.graph.statistics import Statistic
 from autoprune.graph.types import Indices
 
 
@@ -24,8 +26,6 @@ def pointwise(flow: Flow, call: Call) -> None:
             for tensor in call.tensors:
                 place = dim - out.dim() + tensor.dim()
                 if place < 0 or tensor.shape[place] != size or (size == 1 and tensor is not out):
-                    continue
-                if place in flow.state(tensor).spread:
                     continue
                 label = flow.labels(tensor)[place]
                 held, first = (label if first else flow.join(held, label)), False
@@ -46,9 +46,14 @@ def alike(flow: Flow, call: Call) -> None:
 
 
 def constant(flow: Flow, call: Call) -> None:
-    """A tensor made from sizes alone: fixed everywhere."""
-    call.labels = [(None,) * out.dim() for out in call.outs]
+    """One value everywhere: it fits whatever it meets."""
+    call.labels = [made(flow, flow.given_shape(out.dim()), out.shape) for out in call.outs]
     call.zero = "zeros" in call.name
+
+
+def numbers(flow: Flow, call: Call) -> None:
+    """Values that depend on the place: fixed everywhere."""
+    call.labels = [(None,) * out.dim() for out in call.outs]
 
 
 def leading(spatial: int) -> Rule:
@@ -58,6 +63,7 @@ def leading(spatial: int) -> Rule:
         source = call.tensors[0]
         labels = flow.labels(source)
         for label in labels[source.dim() - spatial :]:
+            flow.refuse_parts(label)
             flow.block(label, f"is a spatial dimension of {call.name}")
         passed = (*labels[: source.dim() - spatial], *([None] * spatial))
         call.labels = [passed if out.dim() == source.dim() else () for out in call.outs]
@@ -70,13 +76,17 @@ def reduction(flow: Flow, call: Call) -> None:
     """Other dimensions keep their ids; over channels only a sum of zeros stays what it was."""
     source = call.tensors[0]
     state = flow.state(source)
-    gone = _reduced(call, source.dim())
+    gone = reduced(call, source.dim())
     harmless = state.zero and call.name in {"sum", "linalg_vector_norm", "norm", "nansum", "any"}
-    harmless = harmless or flow.caller == "rms_norm"  # `masked` lets it see only what is kept
-    for dim in gone:
-        if not harmless:
-            flow.refuse_parts(state.labels[dim])
-            flow.block(state.labels[dim], f"{call.name} over channels")
+    over = tuple(label for dim in sorted(gone) if (label := state.labels[dim]) is not None)
+    if over and call.name in statistics.REDUCTIONS:
+        flow.take_statistic(over)
+        if not state.weight:
+            call.statistic = Statistic(over, flow.place(f"{call.name} over channels"))
+    elif not harmless:
+        for label in over:
+            flow.refuse_parts(label)
+            flow.block(label, f"{call.name} over channels")
     kept: list[Indices | None] = [
         None if dim in gone else label for dim, label in enumerate(state.labels)
     ]
@@ -158,7 +168,8 @@ def _probe(call: Call, zeros: Any) -> bool:
         return False
 
 
-def _reduced(call: Call, ndim: int) -> set[int]:
+def reduced(call: Call, ndim: int) -> set[int]:
+    """The dimensions over which a reduction goes."""
     dims = call["dim"]
     if dims is None or (isinstance(dims, Sequence) and not dims):
         return set(range(ndim))
@@ -194,8 +205,7 @@ def _table(rule: Rule, names: str) -> dict[str, Rule]:
     return dict.fromkeys(names.split(), _fitted(rule))
 
 
-RULES: dict[str, Rule] = {
-    "?": unknown,
+BY_NAME: dict[str, Rule] = {
     **_table(
         pointwise,
         """_prelu_kernel where masked_fill copy copy_ _to_copy lift_fresh lift_fresh_copy clone
@@ -210,8 +220,11 @@ RULES: dict[str, Rule] = {
     **_table(
         constant,
         """zeros ones full empty empty_strided new_zeros new_ones new_full new_empty
-        new_empty_strided arange linspace eye scalar_tensor rand randn randperm randint tril_indices
-        triu_indices normal""",
+        new_empty_strided scalar_tensor""",
+    ),
+    **_table(
+        numbers,
+        "arange linspace eye rand randn randperm randint tril_indices triu_indices normal",
     ),
     **_table(
         leading(1),
@@ -248,18 +261,26 @@ RULES: dict[str, Rule] = {
 _POINTWISE = _fitted(pointwise)
 
 
-def rule_for(func: Any) -> Rule | None:
-    """The rule of an operator; None where nothing is known of it."""
-    name = str(func._schema.name).removeprefix("aten::")
-    rule = RULES.get(name) or RULES.get(name.removesuffix("_"))
-    if rule is not None and not _binary_extreme(name, func):
-        return rule
-    return _POINTWISE if torch.Tag.pointwise in func.tags or _binary_extreme(name, func) else None
+class Rules:
+    """The rule of each operator: by its name, or that of an elementwise one."""
+
+    unknown: Rule = staticmethod(unknown)
+
+    @staticmethod
+    def rule_for(func: Any) -> Rule | None:
+        """The rule of an operator; None where nothing is known of it."""
+        name = str(func._schema.name).removeprefix("aten::")
+        rule = BY_NAME.get(name) or BY_NAME.get(name.removesuffix("_"))
+        if rule is not None and not _binary_extreme(name, func):
+            return rule
+        pointwise = torch.Tag.pointwise in func.tags or _binary_extreme(name, func)
+        return _POINTWISE if pointwise else None
+
+
+RULES = Rules()
+"""What `Flow` is given."""
 
 
 def _binary_extreme(name: str, func: Any) -> bool:
     """`max(a, b)` shares its name with the reduction."""
     return name in {"max", "min"} and func._schema.arguments[-1].name == "other"
-
-
-__all__ = ["RULES", "pointwise", "rule_for", "unknown"]

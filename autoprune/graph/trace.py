@@ -6,7 +6,7 @@ import difflib
 import functools
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -20,7 +20,11 @@ from autoprune.graph.blocks import find_blocks
 from autoprune.graph.calls import owner
 from autoprune.graph.flow import Flow
 from autoprune.graph.ids import OUT
-from autoprune.graph.outputs import tensors_in
+from autoprune.graph.outputs import answers_in
+from autoprune.graph.replica import eager, plain, plain_tensor, replica
+from autoprune.graph.rules import RULES
+from autoprune.graph.sizes import mark
+from autoprune.graph.statistics import refuse
 from autoprune.graph.types import Frozen, PruningGraph
 
 Inputs = Tensor | tuple[Any, ...] | list[Any] | Mapping[str, Any]
@@ -59,12 +63,14 @@ def trace(
     >>> graph.frozen
     (Frozen(name='2', size=2, reason='model output'),)
     """
+    model = replica(plain(model))
+    mark(model)
     ignored = _known_layers(model, ignored_layers)
     heads = dict(num_heads or {})
     _known_layers(model, list(heads))
     choices: dict[int, int] = {}
     for _ in range(_ATTEMPTS):
-        flow = Flow(model, heads, choices, ignored)
+        flow = Flow(model, RULES, heads=heads, choices=choices, ignored=ignored)
         inputs, outputs = _follow(flow, model, example_inputs)
         if not flow.flips:
             break
@@ -77,6 +83,10 @@ def trace(
                 flow.ids.block(ids, "ignored_layers")
     graph = Assembly(flow, model).graph(model, inputs, outputs)
     graph = replace(graph, blocks=find_blocks(graph, flow.modules, flow.structures))
+    scripted = sorted({owner(name) for name in flow.scripted})
+    sizes = {path: len(next(iter(model.get_submodule(path).parameters()))) for path in scripted}
+    black = [Frozen(path, size, "is a program of torch.jit") for path, size in sizes.items()]
+    graph = replace(graph, frozen=(*graph.frozen, *black))
     return _with_unreached(graph, _unreached(flow, model))
 
 
@@ -97,12 +107,17 @@ def _warn(layers: str) -> None:
 
 
 def as_call(example_inputs: Inputs) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Example inputs as positional and keyword arguments."""
+    """Example inputs as positional and keyword arguments, with plain tensors."""
+    args: tuple[Any, ...] = (example_inputs,)
+    kwargs: dict[str, Any] = {}
     if isinstance(example_inputs, Mapping):
-        return (), dict(example_inputs)
-    if isinstance(example_inputs, (tuple, list)):
-        return tuple(example_inputs), {}
-    return (example_inputs,), {}
+        args, kwargs = (), dict(example_inputs)
+    elif isinstance(example_inputs, (tuple, list)):
+        args = tuple(example_inputs)
+    result: tuple[tuple[Any, ...], dict[str, Any]] = pytree.tree_map_only(
+        Tensor, plain_tensor, (args, kwargs)
+    )
+    return result
 
 
 @contextmanager
@@ -113,11 +128,15 @@ def untouched(model: nn.Module) -> Iterator[None]:
     tell what the new buffers are for (a table that grew, and its length).
     """
     modes = [(module, module.training) for module in model.modules()]
-    before = [(module, dict(vars(module)), dict(module._buffers)) for module in model.modules()]
+    before = [
+        (module, dict(vars(module)), dict(module._buffers))
+        for module in model.modules()
+        if not isinstance(module, torch.jit.ScriptModule)
+    ]
     buffers = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
     devices = {p.device.index or 0 for p in model.parameters() if p.device.type == "cuda"}
     fast = torch.backends.mha.get_fastpath_enabled()
-    with torch.random.fork_rng(devices=sorted(devices)), torch.no_grad():
+    with torch.random.fork_rng(devices=sorted(devices)), torch.no_grad(), eager(model):
         torch.backends.mha.set_fastpath_enabled(False)  # the fused layer would hide its parts
         try:
             yield
@@ -150,13 +169,19 @@ def _same(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
 
 def _follow(flow: Flow, model: nn.Module, example_inputs: Inputs) -> tuple[list[int], list[int]]:
     args, kwargs = as_call(example_inputs)
-    args, kwargs = pytree.tree_map_only(Tensor, lambda t: t.detach(), (args, kwargs))
     with untouched(model), without_mkldnn():
         model.eval()
         given = _leaves((args, kwargs))
         inputs = [flow.state(tensor).index for tensor in given]
-        with _explained(model, given), flow.following():
-            result = model(*args, **kwargs)
+        try:
+            with flow.following():
+                result = model(*args, **kwargs)
+        except Exception as error:  # noqa: BLE001  a run of its own tells whose fault it is
+            _run_alone(model, args, kwargs, given)
+            reason = f"the model cannot be followed: {_said(error)}"
+            for ids in flow.owned.values():
+                flow.ids.block(ids, reason)
+            return inputs, []
         outputs = _close(flow, result)
         flow.recording = False
         if _unreached(flow, model):
@@ -194,7 +219,8 @@ def _follow_training(flow: Flow, model: nn.Module, args: Any, kwargs: Any) -> No
 
 
 def _close(flow: Flow, result: Any) -> list[Tensor]:
-    outputs = tensors_in(result)
+    outputs = answers_in(result)
+    refuse(flow, [flow.state(tensor).statistic for tensor in outputs])
     for tensor in outputs:
         for label in flow.labels(tensor):
             flow.ids.block(label, "model output")
@@ -203,7 +229,7 @@ def _close(flow: Flow, result: Any) -> list[Tensor]:
 
 def _unreached(flow: Flow, model: nn.Module) -> list[Frozen]:
     """Layers, or single parameters of a layer that was reached, which no call has read."""
-    touched = {name for name, _ in flow.owned}
+    touched = {name for name, _ in flow.owned} | flow.scripted
     reached = {owner(name) for name in touched} | {""}
     found: dict[str, Frozen] = {}
     for name, parameter in model.named_parameters():
@@ -215,20 +241,21 @@ def _unreached(flow: Flow, model: nn.Module) -> list[Frozen]:
     return list(found.values())
 
 
-@contextmanager
-def _explained(model: nn.Module, given: Sequence[Tensor]) -> Iterator[None]:
-    with ExitStack():
-        try:
-            yield
-        except GraphError:
-            raise
-        except Exception as error:
-            shapes = ", ".join(str(tuple(tensor.shape)) for tensor in given) or "no tensor"
-            text = str(error).strip().split("\n")[0]
-            raise GraphError(
-                f"{type(model).__name__} must run on its example inputs ({shapes}), got "
-                f"{type(error).__name__}: {text} · give example_inputs that forward() accepts"
-            ) from error
+def _run_alone(model: nn.Module, args: Any, kwargs: Any, given: Sequence[Tensor]) -> None:
+    """Raises GraphError where the model does not run on these inputs, followed or not."""
+    try:
+        model(*args, **kwargs)
+    except Exception as error:
+        shapes = ", ".join(str(tuple(tensor.shape)) for tensor in given) or "no tensor"
+        raise GraphError(
+            f"{type(model).__name__} must run on its example inputs ({shapes}), got "
+            f"{_said(error)} · give example_inputs that forward() accepts"
+        ) from error
+
+
+def _said(error: Exception) -> str:
+    text = str(error).strip().split("\n")[0]
+    return f"{type(error).__name__}: {text}"
 
 
 def _leaves(tree: Any) -> list[Tensor]:

@@ -113,7 +113,10 @@ class Op:
 class Attribute:
     """A Python attribute of a module that holds a size: an int when `scalar`, else a tuple.
 
-    One that is `guessed` is no part of a known layer: it only equals the size of a view.
+    With `keys` the int is found inside of it (in a tuple, an object, a mapping). One that is
+    `guessed` is no part of a known layer: it only equals the size of a view. One that is
+    `unanimous` (an entry of a configuration) holds one int, and changes only to what all `dims`
+    are.
     """
 
     module: str
@@ -121,6 +124,8 @@ class Attribute:
     dims: tuple[Dim, ...]
     scalar: bool = True
     guessed: bool = False
+    keys: tuple[str | int, ...] = ()
+    unanimous: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -179,6 +184,7 @@ class PruningGraph:
     freed: Mapping[int, int] | None = None  # storage → the last call for which the run held it
     blocks: tuple[Block, ...] = ()
     dropped: frozenset[str] = frozenset()  # blocks that it has had
+    averages: bool = False  # some call takes means or variances over units of the groups
 
     def group(self, name: str) -> Group:
         """The group of that name. Raises GraphError that names the nearest known one."""

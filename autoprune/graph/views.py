@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from autoprune.graph import reshape as shapes
 from autoprune.graph.calls import Call
 from autoprune.graph.flow import Flow, Rule, table
-from autoprune.graph.types import Indices
+from autoprune.graph.given import made, meet
 
 
 def view(flow: Flow, call: Call) -> None:
@@ -15,8 +15,9 @@ def view(flow: Flow, call: Call) -> None:
     source, out = call["self"], call.outs[0]
     labels = flow.labels(source)
     if source.shape != out.shape:
-        labels = shapes.reshape(flow.ids, labels, source.shape, out.shape, flow.choose)
-    flow.note_sizes(labels, out.shape)
+        labels = shapes.reshape(flow.ids, labels, source.shape, out.shape, flow.choose, flow.rank)
+    known = meet(flow, flow.given_shape(out.dim()), labels)
+    flow.note_sizes(labels, out.shape, known)
     call.labels = [labels]
     call.zero = flow.state(source).zero
 
@@ -73,16 +74,15 @@ def expand(flow: Flow, call: Call) -> None:
     """Dimensions of size 1 are repeated; new ones come in front."""
     source, out = call["self"], call.outs[0]
     labels = flow.labels(source)
-    front: list[Indices | None] = [None] * (out.dim() - source.dim())
+    front = out.dim() - source.dim()
+    wide = made(flow, flow.given_shape(out.dim()), out.shape)
     back = [
-        label if old == new else None
-        for label, old, new in zip(labels, source.shape, out.shape[len(front) :], strict=True)
+        label if old == new else repeated
+        for label, repeated, old, new in zip(
+            labels, wide[front:], source.shape, out.shape[front:], strict=True
+        )
     ]
-    call.labels = [tuple(front + back)]
-    sizes = zip(source.shape, out.shape[len(front) :], strict=True)
-    call.spread = frozenset(
-        len(front) + dim for dim, (old, new) in enumerate(sizes) if old == 1 != new
-    )
+    call.labels = [(*wide[:front], *back)]
     call.zero = flow.state(source).zero
 
 

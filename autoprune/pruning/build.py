@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -13,6 +12,7 @@ from torch.optim import Optimizer
 from autoprune.architecture import FLOAT32, Architecture
 from autoprune.errors import UsageError
 from autoprune.graph import PruningGraph
+from autoprune.graph.replica import replica
 from autoprune.pruning import compensate, importance, surgery
 from autoprune.pruning.compensate import Calibration
 from autoprune.pruning.depth import drop
@@ -48,7 +48,7 @@ def build(
     architecture does not fit the graph.
     """
     return _cut(
-        copy.deepcopy(dense),
+        replica(dense),
         dense,
         graph,
         architecture,
@@ -73,7 +73,7 @@ def shrink(
     Parameters keep their identity, and their entries in the optimizer's state are cut with them.
     Statistics of batch normalizations are only cut: training re-estimates them.
     """
-    before = copy.deepcopy(model) if calibration is not None else None
+    before = replica(model) if calibration is not None else None
     units = units_of(graph, architecture, scores, kept_indices)
     return _cut(
         model,

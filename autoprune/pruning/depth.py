@@ -7,7 +7,6 @@ code `x + branch(x)` is then just `x`: no zero is added, in PyTorch or in what i
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -20,7 +19,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from autoprune.graph import PruningGraph
 from autoprune.graph.blocks import ADDITIONS, Slot
-from autoprune.graph.outputs import tensors_in
+from autoprune.graph.outputs import answers_in
+from autoprune.graph.replica import replica
 from autoprune.graph.trace import Inputs, as_call, set_training, untouched, without_mkldnn
 from autoprune.graph.types import Block, Structure
 
@@ -187,7 +187,7 @@ def verify_blocks(model: nn.Module, graph: PruningGraph, example: Inputs) -> Pru
 def _is_right(
     model: nn.Module, graph: PruningGraph, names: Sequence[str], example: Inputs, *, trains: bool
 ) -> bool:
-    small = copy.deepcopy(model)
+    small = replica(model)
     try:
         drop(small, graph, names)
         got = _outputs(small, example)
@@ -233,7 +233,7 @@ def _outputs(model: nn.Module, example: Inputs) -> list[Tensor]:
     args, kwargs = as_call(example)
     with untouched(model), without_mkldnn():
         model.eval()
-        return [tensor.clone() for tensor in tensors_in(model(*args, **kwargs))]
+        return [tensor.clone() for tensor in answers_in(model(*args, **kwargs))]
 
 
 def _runs_in_training(model: nn.Module, example: Inputs) -> bool:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from autoprune.candidate import IMPORTANCES
 from autoprune.errors import TrainingError, UsageError
 from autoprune.graph import Group, PruningGraph, Slice
+from autoprune.pruning.effective import effective
 
 if TYPE_CHECKING:
     from autoprune.pruning.compensate import Calibration
@@ -36,9 +37,13 @@ _NORMS = (
 
 @dataclass(frozen=True, eq=False)
 class Weights:
-    """What a method may look at: parameters by `state_dict` name, gradients, scales of norms."""
+    """What a method may look at: parameters by `state_dict` name, gradients, scales of norms.
+
+    `parameters` are those that count (see `effective`), `raw` those that are trained.
+    """
 
     parameters: Mapping[str, Tensor]
+    raw: Mapping[str, Tensor]
     gradients: Mapping[str, Tensor]
     scales: frozenset[str]
 
@@ -135,16 +140,13 @@ def unit_sums(values: Tensor, part: Slice) -> Tensor:
 
 
 def _weights(model: nn.Module, gradients: Mapping[str, Tensor]) -> Weights:
-    parameters = {
-        name: parameter.detach()
-        for name, parameter in model.named_parameters(remove_duplicate=False)
-    }
+    raw = {name: held.detach() for name, held in model.named_parameters(remove_duplicate=False)}
     scales = frozenset(
         f"{name}.weight" if name else "weight"
         for name, module in model.named_modules()
         if isinstance(module, _NORMS)
     )
-    return Weights(parameters, gradients, scales)
+    return Weights(effective(model), raw, gradients, scales)
 
 
 def _learned(group: Group, weights: Weights) -> list[Slice]:
@@ -189,10 +191,9 @@ def _bn_scale(group: Group, weights: Weights) -> Tensor:
 
 
 def _taylor(group: Group, weights: Weights) -> Tensor:
-    parts = [p for p in _learned(group, weights) if p.tensor in weights.gradients]
+    parts = [p for p in group.slices if p.tensor in weights.gradients]
     products = (
-        unit_sums((weights.parameters[p.tensor] * weights.gradients[p.tensor]).abs(), p)
-        for p in parts
+        unit_sums((weights.raw[p.tensor] * weights.gradients[p.tensor]).abs(), p) for p in parts
     )
     return _total(group, products)
 

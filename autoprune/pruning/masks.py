@@ -2,32 +2,31 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
-from autoprune.graph import PruningGraph
+from autoprune.graph import Indices, PruningGraph
+from autoprune.graph.calls import Call
+from autoprune.graph.flow import Flow
+from autoprune.graph.replica import replica
+from autoprune.graph.rules import RULES, reduced
+from autoprune.graph.statistics import REDUCTIONS
 from autoprune.pruning.surgery import kept_indices
-
-_NORMS = {"layer_norm": 2, "rms_norm": 2, "group_norm": 2}
-"""Functions that normalise over channels, and where their weight stands among the arguments."""
-
-_NORM_OPERATORS = {"native_layer_norm", "native_group_norm", "_fused_rms_norm", "rsqrt"}
-"""What they are made of (`rsqrt`: RMSNorm in parts)."""
 
 
 def masked(model: nn.Module, graph: PruningGraph, keep: Mapping[str, Sequence[int]]) -> nn.Module:
     """A copy of the same shapes whose outputs equal those of the model cut down to `keep`.
 
     Everything that would leave is zero: where it is produced, in the norms behind it, and where it
-    is consumed (an activation may turn a zero into something else). Normalisations over channels
-    (LayerNorm, GroupNorm, RMSNorm) take their statistics over what is kept.
+    is consumed (an activation may turn a zero into something else). Means and variances over
+    channels (of LayerNorm, GroupNorm, RMSNorm, or written out) are taken over what is kept.
     """
-    result = copy.deepcopy(model)
+    result = replica(model)
     held = dict(result.named_parameters(remove_duplicate=False))
     held.update(result.named_buffers(remove_duplicate=False))  # type: ignore[arg-type]
     kept = kept_indices(graph, keep)
@@ -36,9 +35,8 @@ def masked(model: nn.Module, graph: PruningGraph, keep: Mapping[str, Sequence[in
             for dim, indices in dims.items():
                 if not _is_direction(name, dim):
                     _zero_others(held[name], dim, torch.from_numpy(indices))
-    norms = _norms(graph, kept)
-    if norms:
-        follow = _NormOverKept(norms)
+    if graph.averages and kept:
+        follow = _AverageOverKept(graph, keep)
         result.register_forward_pre_hook(follow.enter)
         result.register_forward_hook(follow.leave, always_call=True)
     return result
@@ -55,108 +53,130 @@ def _zero_others(tensor: Tensor, dim: int, indices: Tensor) -> None:
     tensor.data.movedim(dim, 0)[leaves] = 0
 
 
-def _norms(
-    graph: PruningGraph, kept: Mapping[str, Mapping[int, Any]]
-) -> dict[str, dict[int, list[int]]]:
-    """Cut parameters that a normalisation over channels may have: {name: {dim: kept}}."""
-    if not any(op.name in _NORM_OPERATORS for op in graph.ops):
-        return {}
-    vectors = {name: dims for name, dims in kept.items() if name in graph.parameters}
-    return {
-        name: {dim: indices.tolist() for dim, indices in dims.items()}
-        for name, dims in vectors.items()
-    }
+class _AverageOverKept:
+    """Hooks under which the model follows its ids and averages over what is kept."""
 
-
-class _NormOverKept:
-    """Hooks that let the norms of a masked model see only what is kept."""
-
-    def __init__(self, kept: dict[str, dict[int, list[int]]]) -> None:
-        self._kept = kept
-        self._modes: list[TorchFunctionMode] = []
+    def __init__(self, graph: PruningGraph, keep: Mapping[str, Sequence[int]]) -> None:
+        self._graph, self._keep = graph, {name: list(units) for name, units in keep.items()}
+        self._running: list[ExitStack] = []
 
     def enter(self, module: nn.Module, args: Any) -> None:
         """Before the model runs."""
-        held = dict(module.named_parameters(remove_duplicate=False))
-        mode = _Mode({id(held[name]): dims for name, dims in self._kept.items()})
-        mode.__enter__()  # type: ignore[no-untyped-call]
-        self._modes.append(mode)
+        stack = ExitStack()
+        self._running.append(stack)
+        stack.enter_context(_KeptOnly(module, self._graph, self._keep).following())
 
     def leave(self, module: nn.Module, args: Any, result: Any) -> None:
         """After the model ran, whether it failed or not."""
-        self._modes.pop().__exit__(None, None, None)  # type: ignore[no-untyped-call]
+        self._running.pop().close()
 
 
-class _Mode(TorchFunctionMode):
-    def __init__(self, kept: Mapping[int, Mapping[int, list[int]]]) -> None:
-        super().__init__()
-        self._kept = kept
+class _KeptOnly(Flow):  # type: ignore[no-untyped-call]
+    """A run in which the units of the groups are known and some of them are gone."""
 
-    def __torch_function__(
-        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None
-    ) -> Any:
-        """Norms of known weights run on the kept positions; everything else as it is."""
-        kwargs = dict(kwargs or {})
-        name = getattr(func, "__name__", "")
-        if name in _NORMS:
-            place = _NORMS[name]
-            weight = kwargs.get("weight", args[place] if len(args) > place else None)
-            dims = self._kept.get(id(weight))
-            if dims is not None:
-                given = (*args, *[None] * (5 - len(args)))
-                bias = kwargs.get("bias", given[3] if name != "rms_norm" else None)
-                eps = kwargs.get("eps", given[4] if name != "rms_norm" else given[3])
-                norm = _group_norm if name == "group_norm" else _layer_norm
-                over = (
-                    given[1]
-                    if given[1] is not None
-                    else next(
-                        kwargs[key] for key in ("normalized_shape", "num_groups") if key in kwargs
-                    )
-                )
-                return norm(
-                    func, args[0] if args else kwargs["input"], over, weight, bias, eps, dims
-                )
+    def __init__(
+        self, model: nn.Module, graph: PruningGraph, keep: Mapping[str, Sequence[int]]
+    ) -> None:
+        super().__init__(model, RULES)
+        self.recording = False
+        kept = graph.checked(keep)
+        units = self.ids.fresh(sum(group.size for group in graph.groups))
+        self._gone = np.ones(len(units), dtype=bool)
+        sizes, start = graph.sizes(), 0
+        for group in graph.groups:
+            mine = units[start : start + group.size]
+            start += group.size
+            self._gone[mine[kept[group.name]]] = False
+            for part in group.slices:
+                key = (part.tensor, part.dim)
+                if key not in self.owned:
+                    dims = graph.parameters.get(part.tensor) or graph.buffers[part.tensor]
+                    self.owned[key] = self.ids.fresh(dims[part.dim].size(sizes))
+                self.owned[key][part.indices] = mine[:, None]
+
+    def compute(self, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], call: Call) -> Any:
+        """Averages over channels see only what is kept."""
+        if call.name in REDUCTIONS:
+            source = args[0]
+            for dim in reduced(call, source.dim()):
+                source = self._only_kept(source, self.labels(args[0])[dim], dim)
+            return func(source, *args[1:], **kwargs)
+        if call.name in _NORMS:
+            return _NORMS[call.name](self, call)
+        if call.name in _CONTRACTED:  # weights may depend on each other, zeros must not return
+            place, dim = _CONTRACTED[call.name]
+            source = self._zeroed(args[place], dim)
+            return func(*args[:place], source, *args[place + 1 :], **kwargs)
         return func(*args, **kwargs)
 
+    def kept(self, label: Indices | None) -> Tensor | None:
+        """The positions of a dimension that are kept; None where all are."""
+        if label is None:
+            return None
+        roots = self.ids.find(label)
+        known = (roots >= 0) & (roots < len(self._gone))
+        gone = known & self._gone[np.where(known, roots, 0)]
+        return torch.from_numpy(np.flatnonzero(~gone)) if gone.any() else None
 
-def _layer_norm(
-    func: Callable[..., Tensor],
-    x: Tensor,
-    over: Sequence[int],
-    weight: Tensor,
-    bias: Tensor | None,
-    eps: float | None,
-    dims: Mapping[int, list[int]],
-) -> Tensor:
-    first = x.dim() - len(over)
-    places = {first + dim: torch.tensor(kept, device=x.device) for dim, kept in dims.items()}
-    small, scale, shift = x, weight, bias
-    for place, kept in places.items():
-        small = small.index_select(place, kept)
-        scale = scale.index_select(place - first, kept)
-        shift = shift.index_select(place - first, kept) if shift is not None else None
-    given = {"bias": shift} if shift is not None else {}
-    rest = {"eps": eps} if eps is not None else {}
-    small = func(small, tuple(small.shape[first:]), weight=scale, **given, **rest)
-    return _spread(small, x.shape, places)
+    def _zeroed(self, tensor: Tensor, dim: int) -> Tensor:
+        kept = self.kept(self.labels(tensor)[dim])
+        if kept is None:
+            return tensor
+        kept = kept.to(tensor.device)
+        return torch.zeros_like(tensor).index_copy(dim, kept, tensor.index_select(dim, kept))
+
+    def _only_kept(self, tensor: Tensor, label: Indices | None, dim: int) -> Tensor:
+        kept = self.kept(label)
+        return tensor if kept is None else tensor.index_select(dim, kept.to(tensor.device))
 
 
-def _group_norm(
-    func: Callable[..., Tensor],
-    x: Tensor,
-    groups: int,
-    weight: Tensor,
-    bias: Tensor | None,
-    eps: float | None,
-    dims: Mapping[int, list[int]],
-) -> Tensor:
-    kept = torch.tensor(dims[0], device=x.device)
-    count = len(dims[0]) if groups == x.shape[1] else groups
-    rest = {"eps": eps} if eps is not None else {}
-    shift = bias.index_select(0, kept) if bias is not None else None
-    small = func(x.index_select(1, kept), count, weight.index_select(0, kept), shift, **rest)
-    return _spread(small, x.shape, {1: kept})
+def _layer_norm(flow: _KeptOnly, call: Call) -> Any:
+    x, weight, bias = call["input"], call["weight"], call["bias"]
+    first = x.dim() - len(call["normalized_shape"])
+    labels = flow.labels(x)
+    places = {
+        dim: kept.to(x.device)
+        for dim in range(first, x.dim())
+        if (kept := flow.kept(labels[dim])) is not None
+    }
+    small = x
+    for dim, kept in places.items():
+        small = small.index_select(dim, kept)
+        weight = weight.index_select(dim - first, kept) if weight is not None else None
+        bias = bias.index_select(dim - first, kept) if bias is not None else None
+    given = {**call.args, "input": small, "normalized_shape": small.shape[first:], "weight": weight}
+    if "bias" in given:
+        given["bias"] = bias
+    out, *rest = getattr(torch.ops.aten, call.name)(**given)
+    return (_spread(out, x.shape, places), *rest)
+
+
+def _group_norm(flow: _KeptOnly, call: Call) -> Any:
+    x, weight, bias, groups = call["input"], call["weight"], call["bias"], call["group"]
+    kept = flow.kept(flow.labels(x)[1])
+    if kept is None:
+        return torch.ops.aten.native_group_norm(**call.args)
+    kept = kept.to(x.device)
+    each = {
+        "input": x.index_select(1, kept),
+        "weight": weight.index_select(0, kept) if weight is not None else None,
+        "bias": bias.index_select(0, kept) if bias is not None else None,
+        "C": len(kept),
+        "group": len(kept) if groups == x.shape[1] else groups,
+    }
+    out, *rest = torch.ops.aten.native_group_norm(**{**call.args, **each})
+    return (_spread(out, x.shape, {1: kept}), *rest)
+
+
+_NORMS = {
+    "native_layer_norm": _layer_norm,
+    "_fused_rms_norm": _layer_norm,
+    "native_group_norm": _group_norm,
+}
+
+
+_CONTRACTED = {"convolution": (0, 1), "mm": (0, 1), "bmm": (0, 2), "addmm": (1, 1)}
+"""Operator → the argument, and its dimension, that is contracted."""
 
 
 def _spread(small: Tensor, shape: Sequence[int], places: Mapping[int, Tensor]) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -115,5 +116,22 @@ def _mend(model: nn.Module, graph: PruningGraph) -> None:
     modules = dict(model.named_modules())
     for attribute in graph.attributes:
         values = tuple(dim.size(sizes) for dim in attribute.dims)
-        value = values[0] if attribute.scalar else values
-        setattr(modules[attribute.module], attribute.name, value)
+        if attribute.unanimous and len(set(values)) > 1:
+            continue
+        value: Any = values[0] if attribute.scalar or attribute.unanimous else values
+        module = modules[attribute.module]
+        if attribute.keys:
+            value = _with(getattr(module, attribute.name), attribute.keys, value)
+        setattr(module, attribute.name, value)
+
+
+def _with(held: Any, keys: Sequence[str | int], value: Any) -> Any:
+    """What an attribute holds with one integer inside of it replaced."""
+    key, *rest = keys
+    if isinstance(held, (tuple, list)):
+        items = list(held)
+        items[int(key)] = _with(items[int(key)], rest, value) if rest else value
+        return type(held)(items)
+    entries = held if isinstance(held, dict) else vars(held)
+    entries[key] = _with(entries[key], rest, value) if rest else value
+    return held

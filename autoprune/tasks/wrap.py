@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from autoprune.errors import TaskError
+from autoprune.graph.replica import plain, replica
 from autoprune.tasks.base import Batch, Split, Task
 from autoprune.tasks.moving import device_of, to_device
 
@@ -98,7 +99,7 @@ class WrappedTask(Task):
         loss: Loss | None,
         evaluate: Evaluate | None,
     ) -> None:
-        self._model = copy.deepcopy(model).cpu()
+        self._model = replica(plain(model)).cpu()
         self._train, self._val, self._test = train_loader, val_loader, test_loader
         self._loss, self._evaluate = loss, evaluate
         self._example: Any = None

@@ -16,7 +16,7 @@ from autoprune.cost.onnx_export import OnnxModel, to_onnx
 from autoprune.cost.onnx_prunings import onnx_of_prunings, optimised
 from autoprune.device.sampling import pruned, random_architectures
 from autoprune.errors import ExportError
-from autoprune.pruning.one_shot import prunable
+from autoprune.pruning.verification import prunable
 
 X = torch.randn(1, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 

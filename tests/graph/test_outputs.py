@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from autoprune.graph.outputs import tensors_in
-from autoprune.pruning.one_shot import prunable, prune_model
+from autoprune.pruning.one_shot import prune_model
+from autoprune.pruning.verification import prunable
 
 
 @dataclass

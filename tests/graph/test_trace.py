@@ -21,6 +21,7 @@ from torch import nn
 
 from autoprune.errors import GraphError
 from autoprune.graph import Frozen, PruningGraph, trace
+from autoprune.graph.rules import BY_NAME
 
 
 def units(graph: PruningGraph, name: str, tensor: str, dim: int) -> list[list[int]]:
@@ -274,9 +275,9 @@ def test_an_lstm_is_understood_by_its_parts() -> None:
     enabled = torch.backends.mkldnn.enabled
     graph = trace(Tagger(), torch.randint(0, 50, (1, 7)))
     assert torch.backends.mkldnn.enabled == enabled
-    assert graph.sizes() == {"words": 24}
-    assert [f.name for f in graph.frozen] == ["lstm", "out"]
-    kept = {"words": 24}
+    assert graph.sizes() == {"words": 24, "lstm": 32}
+    assert [f.name for f in graph.frozen] == ["out"]
+    kept = graph.sizes()
     macs = sum(int(np.prod([d.size(kept) for d in op.macs])) for op in graph.ops if op.macs)
     assert macs == 7 * 128 * (24 + 32) + 7 * 128 * (32 + 32) + 32 * 5  # gates x (inputs + hidden)
 
@@ -422,3 +423,30 @@ def test_the_coupled_channels_are_those_of_torch_pruning(name: str) -> None:
                     side = "in" if piece.role == "in" else "out"
                     ours |= {(path, side, int(index)) for index in piece.indices[unit]}
             assert ours == wanted, (group.name, unit)
+
+
+def test_a_rule_that_fails_keeps_what_entered_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(flow: object, call: object) -> None:
+        raise ValueError("no such thing")
+
+    monkeypatch.setitem(BY_NAME, "tanh", broken)
+    net = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 6), nn.ReLU(), nn.Linear(6, 2))
+    graph = trace(net, torch.zeros(1, 4))
+    assert graph.sizes() == {"2": 6}
+    assert Frozen("0", 8, "tanh is not understood (no such thing) in 1") in graph.frozen
+
+
+def test_a_model_that_cannot_be_followed_stays_whole() -> None:
+    class Suspicious(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Linear(4, 8), nn.Linear(8, 2)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            if torch.utils._python_dispatch._get_current_dispatch_mode() is not None:
+                raise RuntimeError("watched")
+            return self.b(self.a(x))
+
+    graph = trace(Suspicious(), torch.zeros(1, 4))
+    assert not graph.groups
+    assert {f.name for f in graph.frozen} == {"a", "b"}

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from autoprune.graph import PruningGraph
+from autoprune.graph.outputs import answers_in
 from autoprune.pruning.masks import masked
 from autoprune.pruning.surgery import prune
 
@@ -27,6 +28,11 @@ def random_keep(graph: PruningGraph, seed: int, low: float = 0.3) -> dict[str, l
 def flat(result: object) -> Tensor:
     parts = result if isinstance(result, tuple) else (result,)
     return torch.cat([part.detach().flatten() for part in parts])
+
+
+def answers(model: nn.Module, inputs: tuple[Tensor, ...]) -> Tensor:
+    """All that the model answers, as one vector."""
+    return torch.cat([part.detach().flatten() for part in answers_in(model(*inputs))])
 
 
 def gap(

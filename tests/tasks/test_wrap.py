@@ -5,6 +5,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
+from autoprune.cost.latency import measure_latency
 from autoprune.errors import TaskError
 from autoprune.tasks import load_dense
 from autoprune.tasks.wrap import wrap
@@ -138,3 +139,16 @@ def test_what_is_missing_is_told_when_it_is_needed():
         task.test_loader()
     with pytest.raises(TaskError, match="must answer the metric 'accuracy', it gave other"):
         task.evaluate(task.build_model(), "val")
+
+
+def test_a_model_that_keeps_activations_is_taken() -> None:
+    class Keeping(nn.Sequential):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            self.kept = super().forward(x)
+            return self.kept
+
+    net, x, y = Keeping(nn.Linear(4, 2)), torch.randn(8, 4), torch.zeros(8, dtype=torch.long)
+    nn.functional.cross_entropy(net(x), y).backward()
+    task = wrap(net, [(x, y)], [(x, y)])
+    assert torch.equal(task.build_model()(x), net.kept)
+    assert measure_latency(net, x, repeats=3, warmup_s=0.0).median_ms > 0

@@ -1,0 +1,218 @@
+"""Sizes that the model's own code gives to a call, and what has to follow them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from autoprune.graph.ids import FIXED, Labels, free
+from autoprune.graph.sizes import Held, Made, Seen, Size, Source, holds
+from autoprune.graph.types import Indices
+
+if TYPE_CHECKING:
+    from autoprune.graph.flow import Flow
+
+_SHAPES = frozenset("view reshape expand unsafe_view".split())  # noqa: SIM905
+_NEW = frozenset("new_zeros new_ones new_full new_empty".split())  # noqa: SIM905
+_FRESH = frozenset("zeros ones full empty rand randn".split())  # noqa: SIM905
+
+
+def seen(flow: Flow, func: Any, args: Sequence[Any], result: Any) -> Any:
+    """What a question for a shape answers, as numbers that remember their dimension."""
+    name = getattr(func, "__name__", "")
+    if name not in ("__get__", "size") or not args or not isinstance(args[0], Tensor):
+        return result
+    if not isinstance(result, (torch.Size, int)) or isinstance(result, bool):
+        return result
+    labels = flow.known_labels(args[0])
+    if isinstance(result, torch.Size):
+        if len(result) != len(labels):
+            return result
+        sizes = [_size(flow, n, label) for n, label in zip(result, labels, strict=True)]
+        return torch.Size(sizes)
+    if name == "size" and len(args) > 1 and isinstance(args[1], int) and labels:
+        return _size(flow, result, labels[args[1]])
+    return result
+
+
+def _size(flow: Flow, value: int, label: Indices | None) -> int:
+    if label is None or len(label) != value or not bool((label >= 0).any()):
+        return value
+    return Size(value, Seen(label, flow))
+
+
+def shape_given(name: str, args: Sequence[Any], kwargs: Mapping[str, Any], ndim: int) -> list[Any]:
+    """The sizes that a call names for each of `ndim` dimensions of its result; None without one."""
+    nothing: list[Any] = [None] * ndim
+    if name in _SHAPES or name in _NEW:
+        sizes = _flat(args[1:] or [kwargs.get("size", kwargs.get("shape"))])
+    elif name in _FRESH:
+        sizes = _flat(args or [kwargs.get("size")])
+    elif name == "unflatten" and len(args) == 3:
+        place, sizes = int(args[1]) % (ndim - len(args[2]) + 1), list(args[2])
+        return [*nothing[:place], *sizes, *nothing[place + len(sizes) :]]
+    else:
+        return nothing
+    return sizes[:ndim] if len(sizes) >= ndim else nothing
+
+
+def _flat(sizes: Sequence[Any]) -> list[Any]:
+    first = sizes[0] if sizes else None
+    return list(first) if isinstance(first, (tuple, list)) else list(sizes)
+
+
+def meet(flow: Flow, given: Sequence[Any], labels: Labels) -> set[int]:
+    """Dimensions with these labels have sizes that were given: what follows what is noted.
+
+    Returns the dimensions whose size has a known source.
+    """
+    around = {
+        size.source: label
+        for size, label in zip(given, labels, strict=False)
+        if isinstance(size, Size) and isinstance(size.source, Held)
+    }
+    known = set()
+    for place, (size, label) in enumerate(zip(given, labels, strict=False)):
+        if isinstance(size, Size) and _is_of(flow, size.source):
+            known.add(place)
+            settle(flow, size.source, label, int(size), around)
+    return known
+
+
+def _is_of(flow: Flow, source: Source | int) -> bool:
+    """Whether a number is of this run; code may keep one of another."""
+    if isinstance(source, Seen):
+        return source.run is flow
+    if isinstance(source, Held):
+        return holds(flow.modules.get(source.module), source)
+    return isinstance(source, Made) and (_is_of(flow, source.left) or _is_of(flow, source.right))
+
+
+def meet_norm(flow: Flow, args: Sequence[Any], kwargs: Mapping[str, Any], labels: Labels) -> None:
+    """The shape over which a norm goes is that of the last dimensions."""
+    given = kwargs.get("normalized_shape", args[1] if len(args) > 1 else ())
+    if isinstance(given, (tuple, list)) and len(given) <= len(labels):
+        meet(flow, given, labels[len(labels) - len(given) :])
+
+
+def cut_given(flow: Flow, edge: int) -> Source | None:
+    """The source of an edge at which the model's code slices; None for one written out."""
+    index = flow.arguments[0][1] if flow.caller == "__getitem__" else ()
+    for part in index if isinstance(index, tuple) else (index,):
+        for end in (part.start, part.stop) if isinstance(part, slice) else ():
+            if isinstance(end, Size) and end == edge:
+                return end.source
+    return None
+
+
+def parts_given(flow: Flow, count: int) -> list[Size] | None:
+    """The sizes of the parts of a split, where the source of each is known."""
+    args, kwargs = flow.arguments
+    given = kwargs.get("split_size_or_sections", kwargs.get("split_size", None))
+    if given is None and flow.caller in ("split", "split_with_sizes") and len(args) > 1:
+        given = args[1]
+    known = isinstance(given, (tuple, list)) and len(given) == count
+    if not known or not all(isinstance(size, Size) for size in given):
+        return None
+    return list(given)
+
+
+def made(flow: Flow, given: Sequence[Any], shape: Sequence[int]) -> Labels:
+    """Labels of a constant: what was given a dimension's size, or fits what it meets."""
+    labels: list[Indices | None] = []
+    for size, known in zip(shape, given, strict=True):
+        if not isinstance(known, Size) or size < 2:
+            labels.append(free(size))
+        elif isinstance(known.source, Seen) and known.source.run is flow:
+            labels.append(known.source.label)
+        else:
+            labels.append(flow.own_nothing(size))
+            settle(flow, known.source, labels[-1], size, {})
+    return tuple(labels)
+
+
+def settle(
+    flow: Flow,
+    source: Source | int,
+    label: Indices | None,
+    size: int,
+    around: Mapping[Held, Indices | None],
+) -> None:
+    """A dimension of that label gets its size from `source`."""
+    if label is not None and not bool((label >= 0).any()):
+        label = None
+    if isinstance(source, Seen):
+        if source.run is not flow:
+            return  # a number that the model's code kept from another run
+        if label is None:
+            flow.block(source.label, "gives a dimension of fixed size its size")
+        else:
+            flow.join(label, source.label)
+    elif isinstance(source, Held) and label is not None:
+        flow.note_held(source, label)
+    elif isinstance(source, Made) and source.operator == "//":
+        _divided(flow, source, label, size, around)
+    elif isinstance(source, Made) and label is not None:
+        _multiplied(flow, source, label, around)
+
+
+def _divided(
+    flow: Flow,
+    source: Made,
+    label: Indices | None,
+    size: int,
+    around: Mapping[Held, Indices | None],
+) -> None:
+    """`left // right` is this dimension: `left` has its ids `right` times over."""
+    times = _value(source.right)
+    whole = _value(source.left)
+    if label is not None and times:
+        wide = np.tile(label, times)
+    else:
+        heads = around.get(source.right) if isinstance(source.right, Held) else None
+        if heads is None:
+            settle(flow, source.left, None, whole or size, around)
+            return
+        wide = np.repeat(heads, size)
+    if whole is None or whole < len(wide):
+        return
+    rest = np.full(whole - len(wide), FIXED, dtype=np.int64)
+    settle(flow, source.left, np.concatenate([wide, rest]), whole, around)
+
+
+def _multiplied(
+    flow: Flow, source: Made, label: Indices, around: Mapping[Held, Indices | None]
+) -> None:
+    """`left * right` is this dimension: one of the two follows its ids, the other stays."""
+    roots = flow.ids.find(label)
+    for one, other, outer in (
+        (source.left, source.right, True),
+        (source.right, source.left, False),
+    ):
+        times = _value(other)
+        if isinstance(one, int) or not times or len(label) % times:
+            continue
+        repeated, tiled = roots.reshape(-1, times), roots.reshape(times, -1)
+        if bool((repeated == repeated[:, :1]).all()) and (outer or isinstance(other, int)):
+            settle(flow, one, label.reshape(-1, times)[:, 0].copy(), len(label) // times, around)
+            return
+        if bool((tiled == tiled[:1]).all()) and (not outer or isinstance(other, int)):
+            settle(flow, one, label.reshape(times, -1)[0].copy(), len(label) // times, around)
+            return
+
+
+def _value(source: Source | int) -> int | None:
+    if isinstance(source, int):
+        return int(source)
+    if isinstance(source, Seen):
+        return len(source.label)
+    if isinstance(source, Held):
+        return source.value
+    left, right = _value(source.left), _value(source.right)
+    if left is None or not right:
+        return None
+    return left * right if source.operator == "*" else left // right

@@ -1,0 +1,73 @@
+"""Layers of torch whose sizes must agree although no operator says so."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+from autoprune.graph.types import Indices
+
+if TYPE_CHECKING:
+    from autoprune.graph.flow import Flow
+
+
+def recurrent(flow: Flow, path: str, layer: nn.RNNBase) -> None:
+    """One hidden size, and one projected size, for all layers and both directions."""
+    hidden: Indices | None = None
+    projected: Indices | None = None
+    for name in (name for names in layer._all_weights for name in names):
+        if name.startswith("weight_hh"):
+            used = flow.owner_of(path, name, 1)
+            if layer.proj_size:
+                projected = flow.join(projected, used) if projected is not None else used
+            else:
+                hidden = flow.join(hidden, used) if hidden is not None else used
+        if name.startswith("weight_hr"):
+            used = flow.owner_of(path, name, 1)
+            hidden = flow.join(hidden, used) if hidden is not None else used
+    first = flow.owner_of(path, "weight_ih_l0", 1)
+    flow.note_layer(path, hidden_size=hidden, proj_size=projected, input_size=first)
+
+
+def cell(flow: Flow, path: str, layer: nn.RNNCellBase) -> None:
+    """One step of a recurrent layer."""
+    flow.note_layer(
+        path,
+        hidden_size=flow.owner_of(path, "weight_hh", 1),
+        input_size=flow.owner_of(path, "weight_ih", 1),
+    )
+
+
+def heads(flow: Flow, path: str, layer: nn.MultiheadAttention) -> None:
+    """The width of the queries is the number of heads times the width of a head."""
+    query = "in_proj_weight" if layer._qkv_same_embed_dim else "q_proj_weight"
+    width = flow.owner_of(path, query, 1)
+    inside = flow.owner_of(path, "out_proj.weight", 1)
+    if width is None or inside is None:
+        return
+    flow.join(width, inside)
+    places = inside.reshape(layer.num_heads, -1)
+    flow.ids.tie_columns(places.T.copy(), "is the width of an attention head")
+    first = places[:, 0].copy()
+    flow.heads_seen.append(first)
+    same = layer._qkv_same_embed_dim
+    key = width if same else flow.owner_of(path, "k_proj_weight", 1)
+    value = width if same else flow.owner_of(path, "v_proj_weight", 1)
+    flow.note_layer(path, embed_dim=width, num_heads=first, kdim=key, vdim=value)
+
+
+LAYERS: tuple[tuple[type[nn.Module], Callable[[Flow, str, Any], None]], ...] = (
+    (nn.RNNBase, recurrent),
+    (nn.RNNCellBase, cell),
+    (nn.MultiheadAttention, heads),
+)
+"""Layer → what is said when it has run."""
+
+
+def finish(flow: Flow, path: str, module: nn.Module) -> None:
+    """Say what is known of a layer that has run."""
+    for kind, rule in LAYERS:
+        if isinstance(module, kind):
+            rule(flow, path, module)

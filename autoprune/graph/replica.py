@@ -1,0 +1,67 @@
+"""Copies of a model to look at: the given one stays as it is, parameters included."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from autoprune.errors import GraphError
+from autoprune.graph.outputs import tensors_in
+
+
+def replica(model: nn.Module) -> nn.Module:
+    """A deep copy, also of a model that holds results of a forward pass.
+
+    Tensors with a history (activations that were kept, weights that a hook computes) are copied
+    without it; `copy.deepcopy` refuses them.
+
+    >>> net = nn.Linear(2, 2)
+    >>> net.kept = net(torch.zeros(1, 2))
+    >>> replica(net).kept.requires_grad
+    False
+    """
+    memo: dict[int, Any] = {}
+    for module in model.modules():
+        for tensor in tensors_in(dict(vars(module))):
+            if not tensor.is_leaf:
+                memo[id(tensor)] = tensor.detach().clone()
+    return copy.deepcopy(model, memo)
+
+
+def plain(model: nn.Module) -> nn.Module:
+    """The module behind `torch.compile`. Raises GraphError for one that has no Python left."""
+    if isinstance(model, torch.jit.ScriptModule):
+        raise GraphError(
+            f"a model must be an nn.Module in Python, got a {type(model).__name__} · give the "
+            "module from before torch.jit.script or torch.jit.trace"
+        )
+    return plain(model._modules["_orig_mod"]) if _is_compiled(model) else model  # type: ignore[arg-type]
+
+
+def _is_compiled(module: nn.Module) -> bool:
+    return type(module).__name__ == "OptimizedModule" and "_orig_mod" in module._modules
+
+
+@contextmanager
+def eager(model: nn.Module) -> Iterator[None]:
+    """Compiled parts of the model run as Python."""
+    compiled = any(
+        _is_compiled(module) or getattr(module, "_compiled_call_impl", None) is not None
+        for module in model.modules()
+    )
+    if not compiled:
+        yield
+        return
+    with torch.compiler.set_stance("force_eager"):
+        yield
+
+
+def plain_tensor(tensor: Tensor) -> Tensor:
+    """The data of a tensor without its history and without the methods of a subclass."""
+    found = tensor.detach()
+    return found if type(found) is Tensor else found.as_subclass(Tensor)

@@ -1,0 +1,84 @@
+"""Means and variances over channels: those of a normalisation pass, any other use keeps them whole.
+
+A mean over channels changes when channels leave. Where it only centres or scales what it is
+subtracted from or divides, that is what a normalisation wants: the smaller model takes it over what
+is kept. Where it is used as a value of its own, the channels stay.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from autoprune.graph.types import Indices
+
+if TYPE_CHECKING:
+    from autoprune.graph.calls import Call, State
+    from autoprune.graph.flow import Flow
+
+REDUCTIONS = frozenset({"mean", "var", "std", "var_mean", "std_mean"})
+
+_SAME = frozenset(
+    """_to_copy clone detach alias view _unsafe_view reshape unsqueeze squeeze expand contiguous
+    transpose permute t sqrt pow square abs neg clamp clamp_min clamp_max maximum minimum add sub
+    rsub mul div rsqrt reciprocal""".split()  # noqa: SIM905
+)
+"""What leaves a statistic a statistic, alone or with numbers and other statistics."""
+
+
+@dataclass(frozen=True, eq=False)
+class Statistic:
+    """The dimensions that were reduced, why they would stay, and whether it is inverted by now."""
+
+    labels: tuple[Indices, ...]
+    reason: str
+    inverse: bool = False
+
+
+def follow(flow: Flow, call: Call, before: Sequence[State]) -> None:
+    """Carry the statistics that enter a call to its result, or keep their channels whole."""
+    held = [state.statistic for state in before if state.statistic is not None]
+    if not held:
+        return
+    name = call.name.removesuffix("_")
+    others = [
+        tensor
+        for tensor, state in zip(call.tensors, before, strict=True)
+        if state.statistic is None and tensor.numel() > 1
+    ]
+    if name in _SAME and not others:
+        labels = tuple(label for one in held for label in one.labels)
+        call.statistic = Statistic(labels, held[0].reason, _inverted(call, name, held))
+    elif len(others) == 1 and _normalizes(call, name, others[0], held):
+        call.zero = call.zero and name != "sub"  # a mean is taken off everywhere
+    else:
+        refuse(flow, held)
+
+
+def refuse(flow: Flow, statistics: Sequence[Statistic | None]) -> None:
+    """Keep the channels whole that these were taken over."""
+    for one in statistics:
+        for label in one.labels if one is not None else ():
+            flow.refuse_parts(label)
+            flow.ids.block(label, one.reason if one is not None else "")
+
+
+def _inverted(call: Call, name: str, held: Sequence[Statistic]) -> bool:
+    inverse = any(one.inverse for one in held)
+    exponent = call["exponent"]
+    if name in {"rsqrt", "reciprocal"} or (name == "pow" and _negative(exponent)):
+        return not inverse
+    return inverse or (name == "div" and isinstance(call["other"], Tensor))
+
+
+def _negative(exponent: object) -> bool:
+    return isinstance(exponent, (int, float)) and exponent < 0
+
+
+def _normalizes(call: Call, name: str, other: Tensor, held: Sequence[Statistic]) -> bool:
+    if name == "mul":
+        return all(one.inverse for one in held)
+    return name == "sub" or (name == "div" and call["other"] is not other)

@@ -1,0 +1,257 @@
+"""The traced graph, tried: groups that break the model stay whole, with what was seen."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from autoprune.graph import PruningGraph, trace
+from autoprune.graph.outputs import answers_in
+from autoprune.graph.replica import plain, replica
+from autoprune.graph.trace import Inputs, as_call, set_training, untouched
+from autoprune.graph.types import Attribute
+from autoprune.pruning import surgery
+from autoprune.pruning.depth import verify_blocks
+from autoprune.pruning.masks import masked
+
+_log = logging.getLogger(__name__)
+_MOST_TRIES = 200
+
+TOLERANCE = 1e-3
+"""How far the smaller model's outputs may lie from the masked model's, of what the cut changed."""
+
+
+def prunable(
+    model: nn.Module,
+    example_inputs: Inputs,
+    *,
+    ignored_layers: Sequence[str] = (),
+    num_heads: Mapping[str, int] | None = None,
+) -> PruningGraph:
+    """The traced graph, verified: every group in it was cut once and the model still agreed."""
+    model = plain(model)
+    graph = trace(model, example_inputs, ignored_layers=ignored_layers, num_heads=num_heads)
+    graph = verify(model, graph, example_inputs)
+    return verify_blocks(replica(model), graph, example_inputs)
+
+
+def verify(model: nn.Module, graph: PruningGraph, example_inputs: Inputs) -> PruningGraph:
+    """The graph without the groups that break the model, which are frozen with what was seen.
+
+    All groups are cut at once, each by another share, and the smaller model has to run, also in
+    training mode if the model itself does, and to agree with the masked one. Where it does not
+    (code that holds a size by hand), the groups at fault are found by bisection. Guessed attributes
+    without which it runs and agrees are left as they are.
+    """
+    tried = _Trials(_stirred(model), graph, example_inputs)
+    faults = _faults(tried, [group.name for group in graph.groups])
+    tried.drop_guesses()
+    return tried.graph.freeze(faults) if faults else tried.graph
+
+
+def _faults(tried: _Trials, names: Sequence[str]) -> dict[str, str]:
+    """The groups at fault, with what was seen.
+
+    Once one is found, all that lie at the same place of equal layers are tried together, and stay
+    whole together where that fails: the time depends on how many kinds of layers there are.
+    """
+    faults: dict[str, str] = {}
+    waiting = [list(names)]
+    while waiting:
+        some = [name for name in waiting.pop() if tried.undecided(name) and name not in faults]
+        trouble = tried.accept(some) if some else ""
+        if trouble and len(some) > 1:
+            half = len(some) // 2
+            waiting += [some[half:], some[:half]]
+        elif trouble:
+            faults[some[0]] = trouble
+            alike = [name for name in names if _kind(name) == _kind(some[0])]
+            rest = [name for name in alike if tried.undecided(name) and name not in faults]
+            if rest and (seen := tried.accept(rest)):
+                faults.update(dict.fromkeys(rest, seen))
+    return faults
+
+
+def _kind(name: str) -> str:
+    """`layers.3.fc` -> `layers.#.fc`."""
+    return re.sub(r"\d+", "#", name)
+
+
+def warn_if_whole(model: nn.Module, small: nn.Module, graph: PruningGraph, ratio: float) -> None:
+    """Log a warning with the reasons when less than a tenth of what was asked for could leave."""
+    dense, left = (sum(p.numel() for p in held.parameters()) for held in (model, small))
+    if not dense or 1.0 - left / dense >= 0.1 * ratio:
+        return
+    sizes: Counter[str] = Counter()
+    for frozen in graph.frozen:
+        sizes[f"{frozen.name}: {frozen.reason}"] += frozen.size
+    reasons = "; ".join(reason for reason, _ in sizes.most_common(3)) or "it has no hidden layers"
+    _log.warning(
+        "%.0f %% of the parameters stay although a ratio of %g was asked for · %s",
+        100 * left / dense,
+        ratio,
+        reasons,
+    )
+
+
+def traced(
+    model: nn.Module,
+    example_inputs: Inputs,
+    *,
+    ignored_layers: Sequence[str] = (),
+    num_heads: Mapping[str, int] | None = None,
+) -> PruningGraph:
+    """The graph of a model whose prunings are known to run: nothing is frozen anew.
+
+    Only guessed attributes are looked at, as in `verify`.
+    """
+    graph = trace(model, example_inputs, ignored_layers=ignored_layers, num_heads=num_heads)
+    if not any(attribute.guessed for attribute in graph.attributes):
+        return graph
+    return replace(graph, attributes=verify(model, graph, example_inputs).attributes)
+
+
+class _Trials:
+    """Cuts of one model: the groups found good so far, and the graph with what has to be mended."""
+
+    def __init__(self, model: nn.Module, graph: PruningGraph, example_inputs: Inputs) -> None:
+        self.graph = graph
+        self._model, self._example = model, example_inputs
+        self._modules = dict(model.named_modules())
+        self._good: list[str] = []
+        self._tries = 0
+        self._wanted: tuple[list[str], list[Tensor]] = ([], [])
+        self._trains = not self._untrainable(model)
+
+    def accept(self, names: Sequence[str]) -> str:
+        """What goes wrong when these groups are cut too; they are good where nothing does.
+
+        A single group that fails is tried with each guess about its size dropped, and with all.
+        """
+        together = [*self._good, *names]
+        self._tries += 1
+        if self._tries > _MOST_TRIES:
+            return f"not tried: more than {_MOST_TRIES} cuts were needed to find what breaks"
+        trouble = self._trouble(self.graph, together)
+        if trouble and len(names) == 1:
+            guesses = self._guesses(names)
+            for dropped in [*guesses, set().union(*guesses)] if guesses else []:
+                attempt = self._without(dropped)
+                if not self._trouble(attempt, together):
+                    self.graph, trouble = attempt, ""
+                    break
+        if not trouble:
+            self._good = together
+        return trouble
+
+    def undecided(self, name: str) -> bool:
+        """Whether a group is not yet known to be good."""
+        return name not in self._good
+
+    def drop_guesses(self) -> None:
+        """Leave out of the graph, one by one, every guess without which nothing goes wrong."""
+        for dropped in self._guesses(self._good):
+            attempt = self._without(dropped)
+            if not self._trouble(attempt, self._good):
+                self.graph = attempt
+
+    def _guesses(self, names: Sequence[str]) -> list[set[Attribute]]:
+        """Guessed attributes that move with these groups; equal layers read theirs alike."""
+        found: dict[tuple[type, str], set[Attribute]] = {}
+        for attribute in self.graph.attributes:
+            moves = any(not dim.per_unit.keys().isdisjoint(names) for dim in attribute.dims)
+            if attribute.guessed and moves:
+                kind = type(self._modules[attribute.module])
+                found.setdefault((kind, attribute.name), set()).add(attribute)
+        return list(found.values())
+
+    def _without(self, dropped: set[Attribute]) -> PruningGraph:
+        rest = tuple(held for held in self.graph.attributes if held not in dropped)
+        return replace(self.graph, attributes=rest)
+
+    def _trouble(self, graph: PruningGraph, names: list[str]) -> str:
+        """What goes wrong when these groups lose every third unit; empty when nothing does."""
+        keep = {
+            name: _some(size, place)
+            for place, (name, size) in enumerate(graph.sizes().items())
+            if name in names
+        }
+        small = replica(self._model)
+        try:
+            surgery.prune(small, graph, keep)
+            got = _outputs(small, self._example)
+        except Exception as error:  # noqa: BLE001  whatever a model raises at another size is the answer
+            return f"the smaller model does not run: {_said(error)}"
+        if self._wanted[0] != names:
+            self._wanted = names, _outputs(masked(self._model, graph, keep), self._example)
+        if not _agree(got, self._wanted[1]):
+            return "the smaller model differs from the masked one"
+        return self._untrainable(small) if self._trains else ""
+
+    def _untrainable(self, model: nn.Module) -> str:
+        try:
+            _outputs(model, self._example, training=True)
+        except Exception as error:  # noqa: BLE001  as above
+            return f"the smaller model does not run in training mode: {_said(error)}"
+        return ""
+
+
+def _some(size: int, place: int) -> list[int]:
+    """What a group keeps for a try: about 2/3, 3/4 or 4/5, by its place.
+
+    Equal shares everywhere would hide code that derives one size from another, and round numbers
+    code that divides: where possible the number is odd and no multiple of three.
+    """
+    wanted = max(1, size * (2 + place % 3) // (3 + place % 3))
+    kept = next((n for n in range(wanted, wanted // 2, -1) if n % 2 and n % 3), wanted)
+    shift = place % size
+    return sorted((u + shift) % size for u in range(min(kept, size - 1)))
+
+
+def _stirred(model: nn.Module) -> nn.Module:
+    """A copy whose constant parameters are drawn anew: a last layer of zeros would hide all."""
+    result = replica(model)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in result.parameters():
+            if parameter.is_floating_point() and parameter.numel() > 1:
+                first = parameter.flatten()[0]
+                if bool((parameter == first).all()):
+                    noise = torch.rand(parameter.shape, generator=generator)
+                    parameter.copy_(first + 0.2 * noise.to(parameter) + 0.1)
+    return result
+
+
+def _outputs(model: nn.Module, example_inputs: Inputs, *, training: bool = False) -> list[Tensor]:
+    args, kwargs = as_call(example_inputs)
+    with untouched(model):
+        if training:
+            set_training(model)
+        else:
+            model.eval()
+        return answers_in(model(*args, **kwargs))
+
+
+def _said(error: Exception) -> str:
+    text = str(error).strip().split("\n")[0]
+    return f"{type(error).__name__}: {text}"
+
+
+def _agree(got: Sequence[Tensor], wanted: Sequence[Tensor]) -> bool:
+    if [tensor.shape for tensor in got] != [tensor.shape for tensor in wanted]:
+        return False
+    for one, other in zip(got, wanted, strict=True):
+        if not one.is_floating_point():
+            continue
+        a, b = one.double(), other.double()
+        finite = torch.isfinite(a) & torch.isfinite(b)
+        spread = float(b[finite].abs().max()) if bool(finite.any()) else 0.0
+        if not bool(((a - b).abs()[finite] <= TOLERANCE * spread + 1e-12).all()):
+            return False
+    return True

@@ -1,0 +1,67 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import prune
+
+from autoprune.errors import GraphError
+from autoprune.graph import trace
+from autoprune.graph.replica import replica
+
+
+class Keeping(nn.Module):
+    """A model that keeps what it computed, for a loss or a picture."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(8, 16), nn.Linear(16, 3)
+        self.seen: dict[str, list[Tensor]] = {"hidden": []}
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = torch.relu(self.a(x))
+        self.seen["hidden"].append(hidden)
+        return self.b(hidden)
+
+
+def test_a_model_that_keeps_activations_is_copied_with_their_values() -> None:
+    net = Keeping()
+    net(torch.randn(2, 8)).sum().backward()
+    copied = replica(net)
+    (ours,), (theirs,) = net.seen["hidden"], copied.seen["hidden"]
+    assert torch.equal(ours, theirs)
+    assert ours.grad_fn is not None
+    assert not theirs.requires_grad
+    assert trace(net, torch.randn(2, 8)).sizes() == {"a": 16}
+    assert len(net.seen["hidden"]) == 1
+
+
+def test_a_weight_that_a_hook_computes_is_copied() -> None:
+    net = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 3))
+    prune.l1_unstructured(net[0], "weight", 0.5)
+    net(torch.randn(2, 8))
+    assert torch.equal(replica(net)[0].weight, net[0].weight)
+    assert trace(net, torch.randn(2, 8)).sizes() == {"0": 16}
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_program_of_torch_is_refused_and_as_a_part_it_stays_whole() -> None:
+    with pytest.raises(GraphError, match=r"must be an nn.Module in Python, got a \w*ScriptModule"):
+        trace(torch.jit.script(nn.Linear(8, 3)), torch.zeros(1, 8))
+    inner = torch.jit.script(nn.Linear(16, 12))
+    net = nn.Sequential(
+        nn.Linear(8, 16), inner, torch.jit.script(nn.GELU()), nn.Linear(12, 6), nn.Linear(6, 3)
+    )
+    graph = trace(net, torch.randn(2, 8))
+    assert graph.sizes() == {"3": 6}
+    assert {f.name: f.size for f in graph.frozen} == {"0": 16, "1": 12, "4": 3}
+    assert graph.frozen[-1].reason == "is a program of torch.jit"
+
+
+def test_an_example_of_a_subclass_is_a_plain_tensor() -> None:
+    class Image(Tensor):
+        pass
+
+    net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3))
+    image = torch.randn(1, 3, 8, 8).as_subclass(Image)
+    assert trace(net, image).sizes() == trace(net, torch.randn(1, 3, 8, 8)).sizes() == {"0": 8}

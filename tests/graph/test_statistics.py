@@ -1,0 +1,55 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from autoprune.graph import trace
+
+
+class Uses(nn.Module):
+    def __init__(self, use: Callable[[Tensor, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.a, self.b, self.use = nn.Linear(4, 8), nn.Linear(8, 3), use
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.a(x)
+        return self.b(self.use(x, x.mean(-1, keepdim=True)))
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda x, mean: x - mean,
+        lambda x, mean: x / (mean.abs() + 1.0),
+        lambda x, mean: x * (mean.square() + 1.0).rsqrt(),
+        lambda x, mean: x * (1.0 / (mean + 9.0)),
+        lambda x, mean: x - mean.expand_as(x),
+    ],
+)
+def test_a_mean_that_centers_or_scales_leaves_channels_free(
+    use: Callable[[Tensor, Tensor], Tensor],
+) -> None:
+    graph = trace(Uses(use), torch.randn(5, 4))
+    assert graph.sizes() == {"a": 8}
+    assert graph.averages
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda x, mean: x * mean,
+        lambda x, mean: x * mean.sigmoid(),
+        lambda x, mean: x + mean,
+        lambda x, mean: mean / (x.abs() + 1.0),
+        lambda x, mean: torch.where(mean > 0, x, -x),
+    ],
+)
+def test_a_mean_that_is_a_value_of_its_own_keeps_the_channels_whole(
+    use: Callable[[Tensor, Tensor], Tensor],
+) -> None:
+    graph = trace(Uses(use), torch.randn(5, 4))
+    assert not graph.groups
+    assert graph.frozen[0].reason == "mean over channels"
