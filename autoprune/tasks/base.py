@@ -11,6 +11,8 @@ from typing import Any, Literal, SupportsIndex
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 
 from autoprune.errors import TaskError
 from autoprune.tasks.dense import train_from_scratch
@@ -142,6 +144,28 @@ class Task(ABC):
                 "nothing in common · override distillation_loss, or set recovery.distillation to 0"
             )
         return torch.stack(found).mean()
+
+    def configure_optimizers(
+        self, model: nn.Module, lr: float, weight_decay: float
+    ) -> Optimizer | None:
+        """The optimizer of recovery training; None (the default) for a built-in one.
+
+        Any torch optimizer over parameters of `model` whose state is tensors and numbers, with
+        parameter groups if wanted; the peak learning rate is what it is given here. With
+        `recovery.optimizer: sgd` or `adamw` it is not asked for.
+        """
+        return None
+
+    def configure_schedule(
+        self, optimizer: Optimizer, steps: int, warmup: float
+    ) -> LRScheduler | None:
+        """The learning-rate schedule; None (the default) for a linear warm-up and a cosine to 0.
+
+        It is stepped after each of the `steps` optimization steps, and must depend on their number
+        alone: a resumed run replays it. `warmup` is the share of the steps that
+        `recovery.warmup` asks for.
+        """
+        return None
 
     def train_dense(self, model: nn.Module, seed: int) -> None:
         """Train a fresh dense model in place: AdamW, short warm-up, cosine to 0, `dense_epochs`.

@@ -73,12 +73,12 @@ def test_parameters_and_their_momentum_survive_a_removal_together() -> None:
     run = run_of(candidate(schedule=Schedule("one_shot", 0.5, 0.5)))
     run.advance(5 / 6)
     before = dict(run.model.named_parameters())
-    momentum = run._optimizer.state[before["3.weight"]]["momentum_buffer"].clone()
+    momentum = run._optimization.optimizer.state[before["3.weight"]]["momentum_buffer"].clone()
     run._train_until(6)
     now = dict(run.model.named_parameters())
     assert run.step == 6
     assert all(now[name] is parameter for name, parameter in before.items())
-    sliced = run._optimizer.state[now["3.weight"]]["momentum_buffer"]
+    sliced = run._optimization.optimizer.state[now["3.weight"]]["momentum_buffer"]
     assert sliced.shape == now["3.weight"].shape == (8, 8, 3, 3)
     assert momentum.shape == (16, 16, 3, 3)
     run.advance(1)
@@ -129,7 +129,7 @@ def test_resumed_equals_uninterrupted(tmp_path: Path, importance: str, stop_at: 
     chosen = candidate(
         schedule=GRADUAL,
         importance=importance,
-        recovery=Recovery(lr=0.05, distillation=0.4, regulariser=0.5),
+        recovery=Recovery(lr=0.05, distillation=0.4, regularizer=0.5),
     )
     whole, first, second = run_of(chosen), run_of(chosen), run_of(chosen)
     entries = [whole.advance(stop_at / 6), whole.advance(2)]
