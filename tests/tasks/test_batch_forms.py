@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from autoprune.candidate import Candidate, Recovery
+from autoprune.architecture import Architecture
+from autoprune.candidate import Candidate, Recovery, Selection
 from autoprune.errors import TaskError
 from autoprune.graph import trace
 from autoprune.pruning.calibration import calibrate
@@ -137,8 +138,8 @@ def test_a_model_of_mappings_is_calibrated_pruned_and_trained(task: Words) -> No
     found = sample(task, 0, samples=32)
     calibration = calibrate(model, found, max_samples=20, forward=task.loss)
     candidate = Candidate(
-        dict.fromkeys(graph.sizes(), 0.5),
-        importance="obs",
+        Architecture({name: size // 2 for name, size in graph.sizes().items()}),
+        Selection("obs"),
         recovery=Recovery(lr=0.05, distillation=0.3),
     )
     run = RecoveryRun(task, model, graph, candidate, epochs=4, seed=0, calibration=calibration)
@@ -182,7 +183,7 @@ def test_a_bert_of_transformers_is_pruned_and_trained() -> None:
     graph = trace(model, task.example_input())
     sizes = {name: size for name, size in graph.sizes().items() if "intermediate" in name}
     assert list(sizes.values()) == [32]
-    candidate = Candidate(dict.fromkeys(sizes, 0.5), recovery=Recovery(lr=0.01))
+    candidate = Candidate(Architecture(dict.fromkeys(sizes, 16)), recovery=Recovery(lr=0.01))
     run = RecoveryRun(task, model, graph, candidate, epochs=4, seed=0)
     entry = run.advance(4)
     assert run.optimizer == "AdamW"

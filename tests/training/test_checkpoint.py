@@ -11,7 +11,8 @@ from torch import nn
 from torch.optim import LBFGS, SGD, Adafactor, AdamW, Optimizer, RMSprop
 from torch.optim.lr_scheduler import LRScheduler, OneCycleLR
 
-from autoprune.candidate import Candidate, Recovery
+from autoprune.architecture import Architecture
+from autoprune.candidate import Candidate, Recovery, Selection
 from autoprune.errors import StoreError, TrainingError
 from autoprune.schedule import Schedule
 from autoprune.training import Precision, RecoveryRun, checkpoint
@@ -60,11 +61,11 @@ class Centered(Configured):
 
 def run_of(task: Stripes, **recovery: object) -> RecoveryRun:
     model, graph = dense()
-    chosen = Candidate(
-        {"0": 0.5, "3": 0.5},
+    chosen = Candidate.planned(
+        Architecture({"0": 8, "3": 8}),
+        graph.sizes(),
+        selection=Selection("l2", repair=False),
         schedule=GRADUAL,
-        importance="l2",
-        repair=False,
         recovery=Recovery(**{"lr": 0.01, "distillation": 0.0, "grad_clip": 1.0, **recovery}),
     )
     options = {"precision": Precision(channels_last=True)}

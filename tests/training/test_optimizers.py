@@ -8,6 +8,7 @@ from torch.nn import functional as F
 from torch.optim import SGD, AdamW, Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau, StepLR
 
+from autoprune.architecture import Architecture
 from autoprune.candidate import Candidate, Recovery
 from autoprune.errors import TaskError
 from autoprune.graph import trace
@@ -86,7 +87,7 @@ def test_attention_is_seen_and_trained_with_adamw(fused: bool) -> None:
     model, x = Attention(fused).eval(), torch.zeros(1, 1, 8, 8)
     graph = trace(model, x)
     assert has_attention(graph)
-    run = RecoveryRun(Stripes(), model, graph, Candidate({}), epochs=1, seed=0)
+    run = RecoveryRun(Stripes(), model, graph, Candidate(Architecture()), epochs=1, seed=0)
     run.advance(0.1)
     assert run.optimizer == "AdamW"
     assert run._optimization.peak == 0.001
@@ -115,7 +116,9 @@ class Own(Stripes):
 def test_a_tasks_own_optimizer_and_schedule_are_used() -> None:
     (model, graph), task = dense(), Own()
     recovery = Recovery(lr=0.04, weight_decay=0.3, warmup=0.2)
-    run = RecoveryRun(task, model, graph, Candidate({}, recovery=recovery), epochs=1, seed=0)
+    run = RecoveryRun(
+        task, model, graph, Candidate(Architecture(), recovery=recovery), epochs=1, seed=0
+    )
     assert run.optimizer == ""
     rates = [run.advance(1 / 6)["lr"] for _ in range(3)]
     assert run.optimizer == "AdamW"
@@ -128,7 +131,7 @@ def test_a_tasks_own_optimizer_and_schedule_are_used() -> None:
 
 def test_a_named_optimizer_is_used_in_the_place_of_the_tasks() -> None:
     model, graph = dense()
-    candidate = Candidate({}, recovery=Recovery(optimizer="sgd"))
+    candidate = Candidate(Architecture(), recovery=Recovery(optimizer="sgd"))
     run = RecoveryRun(Own(), model, graph, candidate, epochs=1, seed=0)
     run.build()
     assert run.optimizer == "SGD"

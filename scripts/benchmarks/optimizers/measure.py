@@ -22,7 +22,8 @@ import torch
 from models import FashionViT, Sst2
 from safetensors.torch import load_file, save_file
 
-from autoprune.candidate import Candidate, Recovery
+from autoprune.architecture import Architecture
+from autoprune.candidate import Candidate, Recovery, Selection
 from autoprune.graph import PruningGraph, trace
 from autoprune.pruning.compensate import calibrate
 from autoprune.space import kept_units
@@ -65,9 +66,7 @@ def measured(name: str, cache: Path) -> Iterator[dict[str, Any]]:
         ratio, macs = _uniform(graph, share)
 
         def run(recovery: Recovery, ratio: float = ratio) -> RecoveryRun:
-            candidate = Candidate(
-                dict.fromkeys(graph.sizes(), ratio), importance="obs", recovery=recovery
-            )
+            candidate = Candidate(_at(graph, ratio), Selection("obs"), recovery=recovery)
             epochs = STEPS[name] / steps_of_epoch
             return RecoveryRun(
                 task, dense, graph, candidate, epochs=epochs, seed=SEED, calibration=calibration
@@ -100,13 +99,15 @@ def _row(about: dict[str, Any], make: Any) -> dict[str, Any]:
 
 def _uniform(graph: PruningGraph, share: float) -> tuple[float, float]:
     """The ratio for every group whose model has the nearest share of the MACs, and that share."""
-    sizes = graph.sizes()
-    shares = {}
-    for ratio in (step / 100 for step in range(1, 96)):
-        kept = {name: kept_units(size, ratio) for name, size in sizes.items()}
-        shares[ratio] = _macs(graph, kept) / _macs(graph, sizes)
+    dense = _macs(graph, graph.sizes())
+    ratios = (step / 100 for step in range(1, 96))
+    shares = {ratio: _macs(graph, _at(graph, ratio).widths) / dense for ratio in ratios}
     ratio = min(shares, key=lambda each: abs(shares[each] - share))
     return ratio, round(shares[ratio], 3)
+
+
+def _at(graph: PruningGraph, ratio: float) -> Architecture:
+    return Architecture({name: kept_units(size, ratio) for name, size in graph.sizes().items()})
 
 
 def _macs(graph: PruningGraph, kept: Mapping[str, int]) -> int:
