@@ -76,7 +76,7 @@ def retrain_trial(
     return folder
 
 
-def _with_recipe(candidate: Candidate, recipe: Mapping[str, float]) -> Candidate:
+def _with_recipe(candidate: Candidate, recipe: Mapping[str, Any]) -> Candidate:
     try:
         return replace(candidate, recovery=replace(candidate.recovery, **recipe))
     except ValueError as error:

@@ -4,43 +4,79 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from autoprune.architecture import Architecture, digest
 from autoprune.schedule import Schedule
 
 IMPORTANCES: tuple[str, ...] = ("l1", "l2", "group", "bn_scale", "taylor", "obs")
+OPTIMIZERS: tuple[str, ...] = ("sgd", "adamw", "task")
+AUTO = "auto"  # the task's own optimizer, or else the usual one for the kind of model
+BY_OPTIMIZER: Mapping[str, Mapping[str, float]] = {  # defaults that depend on the optimizer
+    "lr": {"sgd": 0.01, "adamw": 0.001, "task": 0.001},
+    "weight_decay": {"sgd": 5e-4, "adamw": 0.01, "task": 0.01},
+}
 
 
 @dataclass(frozen=True, slots=True)
 class Recovery:
     """How the smaller model is trained.
 
-    `lr` is the peak learning rate; `distillation` in [0, 1] is the weight of the dense model's
-    outputs against the task's own loss; `regulariser` >= 0 is the strength of the group lasso that
-    grows on what is about to leave: 0 turns it off, 1 alone brings it to zero by then.
+    Attributes:
+        lr: the peak learning rate; None for the optimizer's default (`BY_OPTIMIZER`).
+        distillation: in [0, 1], the weight of the dense model's outputs against the task's loss.
+        regularizer: the strength of the group lasso that grows on the units to be pruned next: 0
+            turns it off, 1 alone brings them to zero by then.
+        optimizer: `sgd` (Nesterov momentum 0.9), `adamw`, `task` (what the task configures) or
+            `auto`: `task` where the task configures one, else `adamw` for a model with attention
+            and `sgd` for any other.
+        weight_decay: of weights with two or more dimensions; None for the optimizer's default.
+        grad_clip: the largest l2 norm of all gradients together; 0 turns clipping off.
+        warmup: share of the steps over which the learning rate rises.
     """
 
-    lr: float = 0.01
+    lr: float | None = None
     distillation: float = 0.5
-    regulariser: float = 0.0
+    regularizer: float = 0.0
+    optimizer: str = AUTO
+    weight_decay: float | None = None
+    grad_clip: float = 0.0
+    warmup: float = 0.05
 
     def __post_init__(self) -> None:
-        if not self.lr > 0.0:
+        if self.lr is not None and not self.lr > 0.0:
             raise ValueError(f"recovery.lr must be above 0, got {self.lr}")
         if not 0.0 <= self.distillation <= 1.0:
             raise ValueError(f"recovery.distillation must lie in [0, 1], got {self.distillation}")
-        if not self.regulariser >= 0.0:
-            raise ValueError(f"recovery.regulariser must be at least 0, got {self.regulariser}")
+        if not 0.0 <= self.warmup < 1.0:
+            raise ValueError(f"recovery.warmup must lie in [0, 1), got {self.warmup}")
+        if self.optimizer not in (AUTO, *OPTIMIZERS):
+            known = ", ".join((AUTO, *OPTIMIZERS))
+            raise ValueError(f"recovery.optimizer must be one of {known}, got {self.optimizer!r}")
+        for name in ("regularizer", "weight_decay", "grad_clip"):
+            value = getattr(self, name)
+            if value is not None and not value >= 0.0:
+                raise ValueError(f"recovery.{name} must be at least 0, got {value}")
+
+    def resolved(self, auto: str) -> Recovery:
+        """The same where `auto` names the optimizer, with its defaults for what is None.
+
+        >>> recovery = Recovery(distillation=0.0).resolved("adamw")
+        >>> recovery.optimizer, recovery.lr, recovery.weight_decay
+        ('adamw', 0.001, 0.01)
+        """
+        optimizer = auto if self.optimizer == AUTO else self.optimizer
+        missing = {
+            name: defaults[optimizer]
+            for name, defaults in BY_OPTIMIZER.items()
+            if getattr(self, name) is None
+        }
+        return replace(self, optimizer=optimizer, **missing)
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-ready form; `Recovery(**d)` reads it back."""
-        return {
-            "lr": self.lr,
-            "distillation": self.distillation,
-            "regulariser": self.regulariser,
-        }
+        return asdict(self)
 
 
 @dataclass(frozen=True, slots=True)

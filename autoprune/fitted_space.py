@@ -11,7 +11,14 @@ from typing import Any
 from autoprune.architecture import BLOCK, Architecture
 from autoprune.candidate import Candidate, Recovery, Selection
 from autoprune.schedule import Schedule
-from autoprune.space import RATIO, Parameter, SearchSpace, Value, kept_units
+from autoprune.space import (
+    RATIO,
+    Parameter,
+    SearchSpace,
+    Value,
+    kept_units,
+    without_optimizer,
+)
 
 DROP = "drop"
 _UNKNOWN_STEP = 4
@@ -161,7 +168,9 @@ class FittedSpace:
     def candidate(self, params: Mapping[str, Value]) -> Candidate:
         """The candidate of sampled values; values that build and train alike give equal keys.
 
-        A one-shot schedule ends where it begins; an end before the beginning is moved to it.
+        A one-shot schedule ends where it begins; an end before the beginning is moved to it. The
+        regularizer of a removal before any training is 0. With `optimizer: auto`, what depends on
+        the optimizer is left to its default (`SearchSpace.for_optimizer` says what it is).
         """
         values = {
             **self.space.fixed,
@@ -177,11 +186,7 @@ class FittedSpace:
             self.sizes,
             selection=Selection(str(values["importance"]), bool(values["repair"])),
             schedule=Schedule(kind, begin, end, 1 if one_shot else int(values["schedule.steps"])),
-            recovery=Recovery(
-                lr=float(values["recovery.lr"]),
-                distillation=float(values["recovery.distillation"]),
-                regulariser=float(values["recovery.regulariser"]),
-            ),
+            recovery=_recovery(values, trained_before=not one_shot or begin > 0.0),
             nearest=self._nearest,
         )
 
@@ -210,11 +215,14 @@ class FittedSpace:
             **{f"schedule.{key}": value for key, value in candidate.schedule.to_dict().items()},
             **{f"recovery.{key}": value for key, value in candidate.recovery.to_dict().items()},
         }
-        unused = ("schedule.end", "schedule.steps") if candidate.schedule.kind == "one_shot" else ()
-        return {
-            p.name: p.choices[0] if p.name in unused and p.choices else p.clip(written[p.name])
-            for p in self.space.varied
-        }
+        found: dict[str, Value] = {}
+        for parameter in self.space.varied:
+            value = written.get(without_optimizer(parameter.name))
+            if value is None or _is_unused(parameter.name, candidate):
+                found[parameter.name] = parameter.choices[0] if parameter.choices else parameter.low
+            else:
+                found[parameter.name] = parameter.clip(value)
+        return found
 
     def common_ratio(self, candidate: Candidate) -> float:
         """The single ratio that gives the candidate's widths; ValueError where there is none."""
@@ -264,3 +272,24 @@ def _multiples(size: int, step: int, max_ratio: float) -> tuple[int, ...]:
     least = kept_units(size, max_ratio, step)
     found = {kept_units(size, 1.0 - units / size, step) for units in range(least, size + 1)}
     return tuple(sorted({units for units in found if units >= least} | {size}))
+
+
+def _recovery(values: Mapping[str, Value], *, trained_before: bool) -> Recovery:
+    """The recovery of knob values, with those of its optimizer where they depend on it."""
+    optimizer = str(values["recovery.optimizer"])
+    found: dict[str, Any] = {}
+    for name in Recovery.__dataclass_fields__:
+        value = values.get(f"recovery.{name}", values.get(f"recovery.{name}.{optimizer}"))
+        found[name] = value if value is None or isinstance(value, str) else float(value)
+    return Recovery(**found if trained_before else {**found, "regularizer": 0.0})
+
+
+def _is_unused(name: str, candidate: Candidate) -> bool:
+    """Whether a knob changes nothing for this candidate."""
+    schedule, optimizer = candidate.schedule, candidate.recovery.optimizer
+    one_shot = schedule.kind == "one_shot"
+    return (
+        (one_shot and name in ("schedule.end", "schedule.steps"))
+        or (one_shot and schedule.begin == 0.0 and name == "recovery.regularizer")
+        or (name != without_optimizer(name) and not name.endswith(f".{optimizer}"))
+    )

@@ -23,6 +23,7 @@ class TrialRecord:
     alone. `times` are seconds by name (`train_s`, `evaluate_s`, `build_s`, `wall_s`). `artifact` is
     the saved model's folder relative to the run folder. `origin` says where the candidate came
     from: `seed:<what>` or the sampler's name, with `projected` where it was moved into the budget.
+    `optimizer` is the class of the optimizer that trained it.
     """
 
     number: int
@@ -38,6 +39,7 @@ class TrialRecord:
     times: Mapping[str, float] = field(default_factory=dict)
     artifact: str | None = None
     origin: str = ""
+    optimizer: str = ""
 
     @property
     def is_baseline(self) -> bool:
@@ -48,6 +50,7 @@ class TrialRecord:
         """A JSON-ready form; `from_dict` reads it back."""
         return {
             **{name: getattr(self, name) for name in _PLAIN},
+            "optimizer": self.optimizer,
             "candidate": self.candidate.to_dict(),
             "metrics": dict(self.metrics),
             "history": [dict(entry) for entry in self.history],
@@ -62,6 +65,7 @@ class TrialRecord:
         return TrialRecord(
             **{name: data[name] for name in _PLAIN},
             candidate=Candidate.from_dict(data["candidate"]),
+            optimizer=data.get("optimizer", ""),
             metrics=data["metrics"],
             history=tuple(data["history"]),
             times=data["times"],

@@ -12,7 +12,6 @@ _CURVES: dict[str, Callable[[float], float]] = {
     "linear": lambda t: t,
     "cubic": lambda t: 1.0 - (1.0 - t) ** 3,
     "exponential": lambda t: (1.0 - math.exp(-5.0 * t)) / (1.0 - math.exp(-5.0)),
-    "iterative": lambda t: t,
 }
 KINDS: tuple[str, ...] = tuple(_CURVES)
 
@@ -21,9 +20,9 @@ KINDS: tuple[str, ...] = tuple(_CURVES)
 class Schedule:
     """How the removed fraction grows from 0 to its final value while training goes on.
 
-    `kind` names the curve: `one_shot` (everything at `begin`), `linear`, `cubic` (Zhu & Gupta 2017,
-    arXiv:1710.01878), `exponential` (fast first, rate 5), `iterative` (equal removals with equal
-    training between them). `begin` and `end` are training progress in [0, 1]. Channels leave
+    `kind` names the curve: `one_shot` (everything at `begin`), `linear` (equal removals with equal
+    training between them), `cubic` (Zhu & Gupta 2017, arXiv:1710.01878), `exponential` (fast first,
+    rate 5). `begin` and `end` are training progress in [0, 1]. Channels leave
     physically, so every curve is walked in `steps` removals.
 
     >>> Schedule("cubic", begin=0.0, end=0.5, steps=2).milestones()

@@ -9,16 +9,16 @@ from __future__ import annotations
 import difflib
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any, Literal
 
-from autoprune.candidate import IMPORTANCES
+from autoprune.candidate import BY_OPTIMIZER, IMPORTANCES, OPTIMIZERS
 from autoprune.errors import ConfigError
 from autoprune.schedule import KINDS
 
 RATIO = "ratio"
-AUTO = "auto"  # a `round_to` that is learned from the target
+AUTO = "auto"  # a `round_to` that is learned from the target; an optimizer that fits the model
 Per = Literal["group", "global"]
 Value = bool | int | float | str
 
@@ -116,10 +116,19 @@ _KNOBS: dict[str, _Knob] = {
     "schedule.begin": _Knob("number", 0.0, high=1.0, open_high=True),
     "schedule.end": _Knob("number", 0.5, high=1.0, open_high=True),
     "schedule.steps": _Knob("integer", 4, low=1),
-    "recovery.lr": _Knob("number", 0.01, open_low=True),
+    "recovery.optimizer": _Knob("word", AUTO, words=(AUTO, *OPTIMIZERS)),
+    "recovery.lr": _Knob("number", math.nan, open_low=True),
+    "recovery.weight_decay": _Knob("number", math.nan),
     "recovery.distillation": _Knob("number", 0.5, high=1.0),
-    "recovery.regulariser": _Knob("number", 0.0),
+    "recovery.regularizer": _Knob("number", 0.0),
+    "recovery.grad_clip": _Knob("number", 0.0),
+    "recovery.warmup": _Knob("number", 0.05, high=1.0, open_high=True),
 }
+for _name, _defaults in BY_OPTIMIZER.items():  # `recovery.lr.sgd`: the value where that one is used
+    for _optimizer, _default in _defaults.items():
+        _KNOBS[f"recovery.{_name}.{_optimizer}"] = replace(
+            _KNOBS[f"recovery.{_name}"], default=_default
+        )
 _RATIO = _Knob("number", 0.0, high=1.0, open_high=True)
 _ROUND = _Knob("integer", 1, low=1, besides=" or auto")
 _SECTIONS = ("schedule", "recovery")
@@ -157,8 +166,13 @@ class SearchSpace:
                 "space.ratios must hold 0 <= min <= max < 1 (removed fractions), "
                 f"got min={self.min_ratio}, max={self.max_ratio}"
             )
-        moving = {parameter.name for parameter in self.varied}
-        defaults = {name: knob.default for name, knob in _KNOBS.items() if name not in moving}
+        written = {parameter.name for parameter in self.varied} | set(self.fixed)
+        defaults = {
+            name: knob.default
+            for name, knob in _KNOBS.items()
+            if knob.default == knob.default  # NaN: the default depends on the optimizer
+            and not {name, without_optimizer(name)} & written
+        }
         object.__setattr__(self, "fixed", MappingProxyType({**defaults, **self.fixed}))
 
     def __reduce__(self) -> tuple[Any, ...]:  # a mapping proxy cannot travel to a worker by itself
@@ -170,8 +184,9 @@ class SearchSpace:
         """Read a space from the mapping that a YAML file gives.
 
         Each key of `importance`, `repair`, `schedule` and `recovery` is a constant, a list (choice)
-        or `{min, max, log}`. Raises ConfigError that names the key, the value and what is
-        understood; an unknown key names the nearest known one.
+        or `{min, max, log}`; `recovery.lr` and `recovery.weight_decay` may also be a mapping from
+        optimizers to these, such as `{sgd: 0.01, adamw: [0.001, 0.0003]}`. Raises ConfigError that
+        names the key, the value and what is understood; an unknown key names the nearest known one.
         """
         _known(spec, _TOP, place)
         ratios = _mapping(spec.get("ratios", {}), f"{place}.ratios")
@@ -199,6 +214,42 @@ class SearchSpace:
             auto=auto,
             max_depth=_read_depth(spec.get("depth", True), f"{place}.depth"),
         )
+
+    def for_optimizer(self, auto: str) -> SearchSpace:
+        """The space where `optimizer: auto` is `auto`, without settings of optimizers it lacks.
+
+        >>> space = SearchSpace.parse({"recovery": {"lr": {"adamw": [0.001, 0.0003]}}})
+        >>> [p.name for p in space.for_optimizer("adamw").varied], space.for_optimizer("sgd").varied
+        (['recovery.lr'], ())
+        """
+        choice = next((p for p in self.varied if p.name == "recovery.optimizer"), None)
+        words = choice.choices if choice else (self.fixed["recovery.optimizer"],)
+        used = tuple(dict.fromkeys(auto if word == AUTO else str(word) for word in words))
+        names = {name: _name_with(name, used) for name in _KNOBS}
+        fixed = {names[name]: value for name, value in self.fixed.items() if names[name]}
+        varied = [replace(p, name=names[p.name]) for p in self.varied if names[p.name]]
+        if len(used) == 1:
+            fixed["recovery.optimizer"] = used[0]
+            varied = [p for p in varied if p.name != "recovery.optimizer"]
+        else:
+            varied = [replace(p, choices=used) if p == choice else p for p in varied]
+        return replace(self, fixed=fixed, varied=tuple(varied))
+
+
+def without_optimizer(name: str) -> str:
+    """`recovery.lr.sgd` -> `recovery.lr`; any other knob's name as it is."""
+    stem, _, last = name.rpartition(".")
+    return stem if stem in _KNOBS and last in OPTIMIZERS else name
+
+
+def _name_with(name: str, used: tuple[str, ...]) -> str:
+    """The name of a knob in a space of these optimizers; empty where none of them has it."""
+    stem = without_optimizer(name)
+    if stem == name:
+        return name
+    if name.removeprefix(f"{stem}.") not in used:
+        return ""
+    return stem if len(used) == 1 else name
 
 
 def _read_depth(written: Any, place: str) -> float:
@@ -240,8 +291,13 @@ def _flat(spec: Mapping[str, Any], place: str) -> dict[str, Any]:
         inner = _mapping(spec.get(section, {}), f"{place}.{section}")
         prefix = f"{section}."
         names = [name.removeprefix(prefix) for name in _KNOBS if name.startswith(prefix)]
-        _known(inner, names, f"{place}.{section}")
-        written.update({prefix + key: value for key, value in inner.items()})
+        _known(inner, [name for name in names if "." not in name], f"{place}.{section}")
+        for key, value in inner.items():
+            if key in BY_OPTIMIZER and isinstance(value, Mapping) and not {"min", "max"} & {*value}:
+                _known(value, OPTIMIZERS, f"{place}.{section}.{key}")
+                written.update({f"{prefix}{key}.{name}": each for name, each in value.items()})
+            else:
+                written[prefix + key] = value
     return {name: written[name] for name in _KNOBS if name in written}
 
 

@@ -329,7 +329,7 @@ def _read_json(path: Path) -> Any:
         raise StoreError(f"{path} is damaged: {error}") from error
 
 
-_FIRST = ("number", "state", "origin", "seed", "epochs")
+_FIRST = ("number", "state", "origin", "seed", "epochs", "optimizer")
 
 
 def _row(record: TrialRecord, sizes: Mapping[str, int]) -> dict[str, Any]:

@@ -38,7 +38,6 @@ from autoprune.candidate import Candidate
 from autoprune.cost.targets import device_name
 from autoprune.store import write_text
 from autoprune.training import choose
-from autoprune.training.target_cache import TargetCache
 
 OUT = Path(__file__).parents[1] / "results" / "bench" / "search"
 PLAIN = ", plain l2"  # the same widths, units by l2, without repair
@@ -70,7 +69,6 @@ def _rows(task: str, given: argparse.Namespace, file: Path) -> Iterator[dict[str
     ready = scored(task, seed=SEED)
     setup = replace(ready.setup, precision=choose(ready.setup.task.task, ready.setup.dense))
     score, damage = ready.score(SEED), ready.sensitivity(SEED).at
-    targets = TargetCache(most_bytes=1 << 30)
     for name, candidate in _population(ready, damage, given.cost, given.count).items():
         about = {"task": task, "cost": given.cost, "epochs": given.epochs, "made": name}
         if file.exists() and (pd.read_csv(file)[list(about)] == pd.Series(about)).all(axis=1).any():
@@ -92,7 +90,6 @@ def _rows(task: str, given: argparse.Namespace, file: Path) -> Iterator[dict[str
                 epochs=epochs,
                 seed=SEED,
                 calibration=ready.calibration,
-                targets=targets,
             )
             row[length] = run.metrics[setup.task.metric]
         row["long_test"] = run.evaluate("test")[setup.task.metric]

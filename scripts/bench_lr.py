@@ -29,7 +29,6 @@ from autoprune._search.allocator import Allocator
 from autoprune._search.seeding import recipe
 from autoprune.cost.targets import device_name
 from autoprune.store import write_text
-from autoprune.training.target_cache import TargetCache
 
 OUT = Path(__file__).parents[1] / "results" / "bench" / "search"
 RATES = (0.003, 0.01, 0.03, 0.1)
@@ -75,7 +74,6 @@ def _rows(
         "uniform, plain l2": replace(same, importance="l2", repair=False),
     }
     for seed in seeds:
-        targets = TargetCache(most_bytes=1 << 28)
         for name, candidate in made.items():
             for lr in RATES:
                 run = recover(
@@ -84,7 +82,6 @@ def _rows(
                     epochs=epochs,
                     seed=seed,
                     calibration=ready.calibration,
-                    targets=targets,
                 )
                 accuracy = run.metrics[setup.task.metric]
                 about = dict(zip(ONE, (task, cost, round(epochs, 3)), strict=True))

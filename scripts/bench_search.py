@@ -11,8 +11,7 @@ compute in training samples (`bench_search/meter.py` says what counts as how muc
 run (task, method, seed) is added to `trials.csv`; `summary.md` and `fronts.png` are made anew.
 
 Methods:
-    autoprune    its public search, with distillation targets computed anew for each trial, as for
-                 every method; variants: autoprune_targets (computed once, as its users have it),
+    autoprune    its public search, variants:
                  autoprune_l2 (units by l2), autoprune_plain (by l2 and without repair),
                  autoprune_recipe (searches learning rate and distillation too),
                  autoprune_levels (told the same costs as the hand-made methods),
@@ -60,7 +59,6 @@ METHODS: dict[str, Method] = {
     "autoprune_l2": functools.partial(searched.autoprune, importance="l2"),
     "autoprune_plain": functools.partial(searched.autoprune, importance="l2", repair=False),
     "autoprune_recipe": functools.partial(searched.autoprune, recipe=True),
-    "autoprune_targets": functools.partial(searched.autoprune, share_targets=True),
     "autoprune_levels": functools.partial(searched.autoprune, levels=TOLD[1:]),
     "autoprune_screen0": functools.partial(searched.autoprune, screen=0),
     "autoprune_screen8": functools.partial(searched.autoprune, screen=8),

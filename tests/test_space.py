@@ -15,8 +15,10 @@ from autoprune.space import Parameter, SearchSpace, kept_units
 SIZES = {"stem": 16, "layer1.conv1": 64, "head": 10, "tiny": 1}
 
 
-def fitted(spec: dict[str, object], sizes: dict[str, int] = SIZES) -> FittedSpace:
-    return FittedSpace.of(SearchSpace.parse(spec), sizes)
+def fitted(
+    spec: dict[str, object], sizes: dict[str, int] = SIZES, optimizer: str = "sgd"
+) -> FittedSpace:
+    return FittedSpace.of(SearchSpace.parse(spec).for_optimizer(optimizer), sizes)
 
 
 @pytest.mark.parametrize(
@@ -61,7 +63,7 @@ WIDE = {
     "importance": ["l1", "l2"],
     "repair": [True, False],
     "schedule": {
-        "kind": ["one_shot", "cubic", "iterative"],
+        "kind": ["one_shot", "cubic", "linear"],
         "begin": [0.0, 0.2],
         "end": {"min": 0.1, "max": 0.6},
         "steps": [2, 4],
@@ -69,7 +71,11 @@ WIDE = {
     "recovery": {
         "lr": {"min": "1e-3", "max": 0.1, "log": True},
         "distillation": {"min": 0.0, "max": 0.9},
-        "regulariser": 0.001,
+        "regularizer": [0.001, 1.0],
+        "optimizer": ["auto", "sgd"],
+        "weight_decay": {"sgd": [1e-4, 1e-3], "adamw": {"min": 0.001, "max": 0.1, "log": True}},
+        "grad_clip": [0.0, 1.0],
+        "warmup": {"min": 0.0, "max": 0.2},
     },
 }
 
@@ -86,7 +92,7 @@ def drawn(space: FittedSpace, data: st.DataObject) -> dict[str, object]:
 @settings(max_examples=60)
 @given(data=st.data(), per=st.sampled_from(["group", "global"]))
 def test_params_and_candidates_turn_into_each_other(data: st.DataObject, per: str) -> None:
-    space = fitted({**WIDE, "ratios": {**WIDE["ratios"], "per": per}})
+    space = fitted({**WIDE, "ratios": {**WIDE["ratios"], "per": per}}, optimizer="adamw")
     candidate = space.candidate(drawn(space, data))
     params = space.params(candidate)
     assert set(params) == {parameter.name for parameter in space.parameters}
@@ -140,7 +146,66 @@ def test_presets_are_spaces() -> None:
     assert {"channels", "channels_and_schedule", "quick"} <= set(spaces)
     assert spaces["channels"].varied == ()
     assert spaces["quick"].per == "global"
-    assert "recovery.lr" in {p.name for p in spaces["channels_and_schedule"].varied}
+    for optimizer, lowest in (("sgd", 0.003), ("adamw", 0.0001)):
+        space = spaces["channels_and_schedule"].for_optimizer(optimizer)
+        (rate,) = (p for p in space.varied if p.name.startswith("recovery.lr"))
+        assert (rate.name, rate.low) == ("recovery.lr", lowest)
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "lr", "weight_decay"),
+    [("sgd", 0.01, 5e-4), ("adamw", 0.001, 0.01), ("task", 0.001, 0.01)],
+)
+def test_the_optimizer_of_the_model_brings_its_defaults(
+    optimizer: str, lr: float, weight_decay: float
+) -> None:
+    recovery = fitted({}, optimizer=optimizer).candidate({}).recovery
+    assert (recovery.optimizer, recovery.lr, recovery.weight_decay) == (optimizer, lr, weight_decay)
+
+
+def test_what_is_written_for_the_learning_rate_holds_for_every_optimizer() -> None:
+    space = fitted({"recovery": {"lr": 0.2, "optimizer": ["sgd", "adamw"]}})
+    for optimizer in ("sgd", "adamw"):
+        candidate = space.candidate({"recovery.optimizer": optimizer})
+        assert (candidate.recovery.optimizer, candidate.recovery.lr) == (optimizer, 0.2)
+
+
+def test_a_searched_optimizer_has_a_learning_rate_of_its_own() -> None:
+    rates = {"sgd": [0.1, 0.2], "adamw": [0.01, 0.02]}
+    spec = {"recovery": {"optimizer": ["auto", "sgd"], "lr": rates}}
+    space = fitted(spec, optimizer="adamw")
+    assert [p.name for p in space.space.varied] == [
+        "recovery.optimizer",
+        "recovery.lr.sgd",
+        "recovery.lr.adamw",
+    ]
+    drawn = {"recovery.lr.sgd": 0.2, "recovery.lr.adamw": 0.01}
+    found = {
+        name: space.candidate({**drawn, "recovery.optimizer": name}).recovery
+        for name in ("sgd", "adamw")
+    }
+    assert (found["sgd"].lr, found["adamw"].lr) == (0.2, 0.01)
+    assert (found["sgd"].weight_decay, found["adamw"].weight_decay) == (5e-4, 0.01)
+    unused = {**drawn, "recovery.lr.sgd": 0.1, "recovery.optimizer": "adamw"}
+    assert space.candidate(unused).recovery == found["adamw"]
+
+
+def test_an_optimizer_that_the_model_decides_leaves_its_settings_open() -> None:
+    recovery = FittedSpace.of(SearchSpace.parse({}), SIZES).candidate({}).recovery
+    assert (recovery.optimizer, recovery.lr, recovery.weight_decay) == ("auto", None, None)
+
+
+def test_the_regularizer_of_a_removal_before_training_is_no_other_candidate() -> None:
+    space = fitted({"schedule": {"begin": [0.0, 0.1]}, "recovery": {"regularizer": [0.5, 1.0]}})
+
+    def key(begin: float, regularizer: float) -> str:
+        drawn = {"schedule.begin": begin, "recovery.regularizer": regularizer}
+        return space.candidate(drawn).key
+
+    assert key(0.0, 0.5) == key(0.0, 1.0)
+    assert key(0.1, 0.5) != key(0.1, 1.0)
+    candidate = space.candidate({"schedule.begin": 0.0, "recovery.regularizer": 1.0})
+    assert space.candidate(space.params(candidate)) == candidate
 
 
 @pytest.mark.parametrize(
@@ -163,7 +228,14 @@ def test_presets_are_spaces() -> None:
         ({"recovery": {"lr": {"min": 0.1}}}, "is a range and needs max"),
         ({"recovery": {"lr": {"min": 0.1, "max": 0.01}}}, "min must not be above max"),
         ({"recovery": {"lr": 0}}, r"space.recovery.lr must lie in \(0, inf\)"),
-        ({"recovery": {"regulariser": {"min": 0, "max": 1, "log": True}}}, "needs min above 0"),
+        ({"recovery": {"lr": {"sgd": 0}}}, r"space.recovery.lr.sgd must lie in \(0, inf\)"),
+        ({"recovery": {"lr": {"sdg": 1}}}, "recovery.lr.sdg is not a key · did you mean 'sgd'"),
+        ({"recovery": {"lr.sgd": 0.1}}, "space.recovery.lr.sgd is not a key"),
+        ({"recovery": {"distillation": {"sgd": 0.1}}}, "distillation.sgd is not a key"),
+        ({"recovery": {"optimizer": "adam"}}, "one of auto, sgd, adamw, task, got 'adam'"),
+        ({"recovery": {"warmup": 1.0}}, r"space.recovery.warmup must lie in \[0, 1\)"),
+        ({"recovery": {"grad_clip": -1}}, r"space.recovery.grad_clip must lie in \[0, inf\)"),
+        ({"recovery": {"regularizer": {"min": 0, "max": 1, "log": True}}}, "needs min above 0"),
         ({"recovery": {"distillation": 1.5}}, r"must lie in \[0, 1\], got 1.5"),
         ({"recovery": {"lr": "fast"}}, "must be a number, got 'fast'"),
     ],

@@ -17,7 +17,6 @@ from autoprune.pruning.compensate import Calibration
 from autoprune.store import RunFolder, recipe_of
 from autoprune.tasks.base import Task
 from autoprune.training import Precision, RecoveryRun
-from autoprune.training.target_cache import TargetCache
 
 
 @dataclass
@@ -26,8 +25,7 @@ class RecoveryBench:
 
     The dense model travels as its `weights` and is built by the task in each actor. `milestones`
     are the epochs of the evaluations, the last one the end. Finished models are saved into the run
-    folder `path`; `task_reference` and `task_args` go into their recipes. The trials of an actor
-    see the same batches: with `share_targets` the dense model answers to each once.
+    folder `path`; `task_reference` and `task_args` go into their recipes.
     """
 
     task: Task
@@ -41,9 +39,7 @@ class RecoveryBench:
     threads: int = 1
     device: str = "cpu"
     precision: Precision | None = None
-    share_targets: bool = True
     dense: nn.Module | None = field(default=None, init=False)
-    targets: TargetCache | None = field(default=None, init=False)
 
     def prepare(self) -> None:
         """Give this actor its share of the cores, and build the dense model."""
@@ -51,7 +47,6 @@ class RecoveryBench:
         dense = self.task.build_model()
         dense.load_state_dict(dict(self.weights), strict=True)
         self.dense = dense.to(self.device).eval()
-        self.targets = TargetCache() if self.share_targets else None
 
     def start(self, spec: Spec) -> RecoveryTrial:
         """Begin a trial."""
@@ -76,7 +71,6 @@ class RecoveryTrial:
             calibration=bench.calibration,
             device=bench.device,
             precision=bench.precision,
-            targets=bench.targets,
         )
 
     @property
@@ -103,6 +97,7 @@ class RecoveryTrial:
             finished=run.finished and error is None,
             artifact=self._artifact,
             error=error,
+            optimizer=run.optimizer,
         )
 
     def save(self, folder: str) -> None:

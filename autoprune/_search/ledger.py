@@ -35,6 +35,7 @@ class Report:
     finished: bool = False
     artifact: str | None = None
     error: str | None = None
+    optimizer: str = ""
 
 
 @dataclass
@@ -169,6 +170,7 @@ class Ledger:
             times={**last.times, **running.times, "wall_s": time.monotonic() - running.started},
             artifact=None if error else last.artifact,
             origin=running.origin,
+            optimizer=last.optimizer,
         )
         self._write(record)
         self._ends.append(time.monotonic())

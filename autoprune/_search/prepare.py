@@ -43,6 +43,7 @@ from autoprune.tasks.load import load_dense
 from autoprune.tasks.metrics import evaluated
 from autoprune.training import choose, training_device
 from autoprune.training.batches import sample
+from autoprune.training.optimizers import optimizer_for
 
 _PACKAGES = ("autoprune", "torch", "ray", "optuna", "numpy", "onnx", "onnxruntime")
 _SENSITIVITY_SAMPLES = 512
@@ -109,7 +110,8 @@ def prepare(
     if MEMORY in names:
         say("peak memory of random prunings")
         memory = {site.name: site.peak_memory(dense, graph, example) for site in sites}
-    plan = _plan(config, graph, objectives, metrics, sites, memory)
+    space = config.search_space.for_optimizer(optimizer_for(task, dense, graph))
+    plan = _plan(config, space, graph, objectives, metrics, sites, memory)
     plan.check()
     distributions(plan)
     gauge = Gauge(dense, graph, example, sites)
@@ -118,6 +120,7 @@ def prepare(
 
 def _plan(
     config: RunConfig,
+    space: SearchSpace,
     graph: PruningGraph,
     objectives: tuple[Objective, ...],
     metrics: Mapping[str, float],
@@ -132,7 +135,7 @@ def _plan(
     limits = config.search
     return Plan(
         space=FittedSpace.of(
-            config.search_space,
+            space,
             graph.sizes(),
             efficient_step(graph, predictors.values()),
             {block.name: tuple(graph.lost([block.name])) for block in graph.blocks},

@@ -11,10 +11,10 @@ from autoprune._search.projection import project
 from autoprune._search.ranking import Ranking
 from autoprune._search.searcher import Proposal
 from autoprune.architecture import Architecture
-from autoprune.candidate import Candidate
+from autoprune.candidate import AUTO, BY_OPTIMIZER, Candidate
 from autoprune.fitted_space import FittedSpace
 from autoprune.record import UNIFORM
-from autoprune.space import Value
+from autoprune.space import SearchSpace, Value
 
 LEVELS = 4
 _EFFORT = 20_000  # loads a level
@@ -27,9 +27,14 @@ _PREFERRED: dict[str, Value] = {
     "schedule.begin": 0.0,
     "schedule.end": 0.3,
     "schedule.steps": 3,
-    "recovery.lr": 0.01,
     "recovery.distillation": 0.5,
-    "recovery.regulariser": 0.0,
+    "recovery.regularizer": 0.0,
+    "recovery.warmup": 0.05,
+    **{
+        f"recovery.{name}.{optimizer}": value
+        for name, values in BY_OPTIMIZER.items()
+        for optimizer, value in values.items()
+    },
 }
 
 
@@ -37,10 +42,16 @@ def recipe(space: FittedSpace) -> Candidate:
     """The candidate that removes the least, with the usual recipe as far as the space allows."""
     params: dict[str, Value] = {}
     for parameter in space.parameters:
-        wanted = _PREFERRED.get(parameter.name, space.space.min_ratio)
+        wanted = _preferred(parameter.name, space.space)
         known = wanted in parameter.choices if parameter.choices else True
         params[parameter.name] = parameter.clip(wanted) if known else parameter.choices[0]
     return space.candidate(params)
+
+
+def _preferred(name: str, space: SearchSpace) -> Value:
+    optimizer = space.fixed.get("recovery.optimizer", "sgd")
+    usual = _PREFERRED.get(f"{name}.{'sgd' if optimizer == AUTO else optimizer}")
+    return _PREFERRED.get(name, space.min_ratio) if usual is None else usual
 
 
 def seeds(

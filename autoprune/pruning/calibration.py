@@ -144,6 +144,8 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 def take(batch: Any, limit: int) -> tuple[Any, int]:
     """The first `limit` samples of a batch, and how many there are."""
+    if isinstance(batch, Mapping):  # a pytree only where it is a plain dictionary
+        batch = dict(batch)
     sizes = [x.shape[0] for x in tree_flatten(batch)[0] if isinstance(x, Tensor) and x.dim()]
     if not sizes:
         raise UsageError(f"a calibration batch must hold a tensor, got {type(batch).__name__}")

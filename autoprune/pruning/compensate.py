@@ -63,7 +63,7 @@ def repair(
     *,
     ridge: float = RIDGE,
 ) -> None:
-    """Mend, in place, every layer of `small` that lost inputs, by regularised least squares.
+    """Mend, in place, every layer of `small` that lost inputs, by regularized least squares.
 
     `small` is the copy of `dense` after `surgery.prune(small, graph, keep)`; `graph` is the dense
     model's and `keep` holds the dense indices that stayed, by group. Layers without a moment in

@@ -23,8 +23,10 @@ def prune(
     """Cut `model` down to the units in `keep`, in place, and return the graph of what it became.
 
     Groups that are not named stay whole. Parameters keep their identity (an optimizer goes on
-    holding them); their gradients and the tensors of their shape in `optimizer.state` are cut
-    alike. Sizes in attributes (`out_channels`, `num_features`, …) are mended.
+    holding them). Their gradients and state in `optimizer` are cut alike: numbers, and tensors of
+    the parameter's shape or with size 1 in some dimensions; a parameter with state of any other
+    shape begins with a fresh one. Sizes in attributes (`out_channels`, `num_features`, …) are
+    corrected.
 
     Raises GraphError for units that do not exist or a model that does not fit the graph; the model
     is unchanged then.
@@ -81,10 +83,25 @@ def _cut_parameter(
     parameter.data = _cut(parameter.data, dims)
     if gradient is not None:
         parameter.grad = _cut(gradient, dims)
-    state = optimizer.state.get(parameter) if optimizer is not None else None
-    for key, value in (state or {}).items():
-        if isinstance(value, Tensor) and value.shape == shape:
-            state[key] = _cut(value, dims)  # type: ignore[index]
+    if optimizer is not None and parameter in optimizer.state:
+        optimizer.state[parameter] = _cut_state(optimizer.state[parameter], shape, dims)
+
+
+def _cut_state(
+    state: Mapping[str, Any], shape: torch.Size, dims: Mapping[int, Indices]
+) -> dict[str, Any]:
+    """The optimizer state of a cut parameter of this former shape; empty where it cannot be cut."""
+    cut: dict[str, Any] = dict(state)
+    for key, value in state.items():
+        if not isinstance(value, Tensor) or value.dim() == 0:
+            continue
+        if value.shape != shape and (
+            value.dim() != len(shape)
+            or any(mine not in (1, size) for mine, size in zip(value.shape, shape, strict=True))
+        ):
+            return {}
+        cut[key] = _cut(value, {dim: rows for dim, rows in dims.items() if value.shape[dim] > 1})
+    return cut
 
 
 def _cut_buffer(

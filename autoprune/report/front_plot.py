@@ -338,7 +338,9 @@ def _hover(view: RunView, record: TrialRecord) -> str:
         counts = [(f, record.predicted.value(f)) for f in ("macs", "params", "weight_bytes")]
         lines.append(", ".join(f"{text.label(f)} {text.cost(f, v)}" for f, v in counts))
     made = record.candidate
-    lines.append(f"{made.schedule.kind} · {made.selection.importance} · lr {made.recovery.lr:.2g}")
+    lines.append(
+        f"{made.schedule.kind} · {made.selection.importance} · lr {text.rate(made.recovery.lr)}"
+    )
     if record.error:
         lines.append(escape(text.last_line(record.error)[:90]))
     return "<br>".join(lines)

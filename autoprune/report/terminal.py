@@ -229,8 +229,9 @@ def _facts(view: RunView, record: TrialRecord) -> Table:
         "schedule": f"{schedule.kind}, progress {schedule.begin:g} to {schedule.end:g}, "
         f"{schedule.steps} step{'s' if schedule.steps > 1 else ''}",
         "importance": selection.importance + (", repair" if selection.repair else ""),
-        "recovery": f"lr {recovery.lr:.3g}, distillation {recovery.distillation:.2g}, "
-        f"regulariser {recovery.regulariser:.2g}",
+        "recovery": f"{record.optimizer or recovery.optimizer}, lr {text.rate(recovery.lr)}, "
+        f"distillation {recovery.distillation:.2g}, "
+        f"regularizer {recovery.regularizer:.2g}",
         "training": f"{record.epochs:g} epochs, {text.seconds(record.times.get('wall_s'))}",
         "model": record.artifact or "",
     }

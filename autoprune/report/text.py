@@ -137,6 +137,15 @@ def share(value: float | None, whole: float | None) -> str:
     return NONE if value is None or not whole else f"{100 * value / whole:.0f} %"
 
 
+def rate(value: float | None) -> str:
+    """A learning rate; `default` for the optimizer's own.
+
+    >>> rate(0.003), rate(None)
+    ('0.003', 'default')
+    """
+    return "default" if value is None else f"{value:.3g}"
+
+
 def seconds(value: float | None) -> str:
     """A duration.
 

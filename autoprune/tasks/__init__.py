@@ -9,13 +9,13 @@ if TYPE_CHECKING:
     from autoprune.tasks.base import Batch, Split, Task
     from autoprune.tasks.folders import cache_folder
     from autoprune.tasks.load import BUILT_IN, load_dense, load_task, task_class
-    from autoprune.tasks.loaders import Normalise, PadCropFlip, TensorLoader, stratified
+    from autoprune.tasks.loaders import Normalize, PadCropFlip, TensorLoader, stratified
     from autoprune.tasks.moving import device_of, to_device
 
 _HOMES: dict[str, str] = {
     "BUILT_IN": "load",
     "Batch": "base",
-    "Normalise": "loaders",
+    "Normalize": "loaders",
     "PadCropFlip": "loaders",
     "Split": "base",
     "Task": "base",
@@ -31,7 +31,7 @@ _HOMES: dict[str, str] = {
 __all__ = [
     "BUILT_IN",
     "Batch",
-    "Normalise",
+    "Normalize",
     "PadCropFlip",
     "Split",
     "Task",

@@ -11,8 +11,11 @@ from typing import Any, Literal, SupportsIndex
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 
 from autoprune.errors import TaskError
+from autoprune.tasks.batch_forms import call, inputs_and_targets, logits_of, part, takes_labels
 from autoprune.tasks.dense import train_from_scratch
 from autoprune.tasks.moving import attributes, device_of, first_sample, to_device
 from autoprune.tasks.origin import origin_of, revive
@@ -25,7 +28,10 @@ _TEMPERATURE = 4.0  # Hinton, Vinyals & Dean 2015 use 2.5 to 20; 4 is usual on s
 class Task(ABC):
     """The job that a model does. Write one small subclass with the four abstract methods.
 
-    The defaults fit a classifier whose batches are `(inputs, targets)`. Constructing a task must
+    The defaults fit a classifier whose batches are `(inputs, targets)`, or mappings that are spread
+    over the model's call and hold their targets under `labels`; the logits are the output itself
+    or its `logits` (attribute or key), and a `loss` that the model computes from labels is the
+    training loss, as with models of Hugging Face's transformers. Constructing a task must
     be cheap (load data when a loader is asked for): it is made anew in every worker.
 
     Attributes:
@@ -78,7 +84,7 @@ class Task(ABC):
         batch = next(iter(self.val_loader()), None)
         if batch is None:
             raise TaskError(f"{type(self).__name__}: val_loader must hold at least one batch")
-        return first_sample(_pair(self, batch)[0])
+        return first_sample(self._pair(batch)[0])
 
     @abstractmethod
     def train_loader(self, seed: int) -> Iterable[Batch]:
@@ -93,15 +99,28 @@ class Task(ABC):
         """Test batches: read once per finished model, never chosen on."""
 
     def outputs(self, model: nn.Module, batch: Batch) -> Any:
-        """What `model` answers to the batch's first item; lists and mappings are spread."""
-        inputs = _pair(self, batch)[0]
-        if isinstance(inputs, Mapping):
-            return model(**inputs)
-        return model(*inputs) if isinstance(inputs, tuple | list) else model(inputs)
+        """What `model` answers to the batch's inputs; lists and mappings are spread."""
+        return call(model, self._pair(batch)[0])
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
-        """Scalar training loss; by default the cross-entropy of `(N, C, ...)` logits."""
-        return F.cross_entropy(self.outputs(model, batch), _pair(self, batch)[1])
+        """Scalar training loss; by default the cross-entropy of `(N, C, ...)` logits.
+
+        Where the batch is a mapping and the model's output holds a `loss`, that one.
+        """
+        if isinstance(batch, Mapping) and takes_labels(model):
+            output = model(**batch)
+            own = part(output, "loss")
+            if own is not None:
+                return own
+        else:
+            output = self.outputs(model, batch)
+        logits, targets = logits_of(output), self._pair(batch)[1]
+        if not isinstance(logits, Tensor) or not isinstance(targets, Tensor):
+            raise TaskError(
+                f"{type(self).__name__}: the default loss needs logits and targets, got "
+                f"{_shape(logits)} and {_shape(targets)} · override loss(model, batch)"
+            )
+        return F.cross_entropy(logits, targets)
 
     def evaluate(self, model: nn.Module, split: Split) -> dict[str, float]:
         """Metrics over a whole split; by default accuracy in [0, 1] and the mean cross-entropy.
@@ -131,17 +150,40 @@ class Task(ABC):
 
         `(N, C)` logits: T² KL(teacher ‖ student) at temperature T = 4 (Hinton, Vinyals & Dean
         2015), a mean over N. Other tensors: mean squared error. Nests (see `mapped`): the mean over
-        their parts. Where one answers in parts and the other with a tensor (heads that are there in
-        training only), the first part counts; other parts count where both have them. Raises
-        TaskError where they have nothing in common.
+        their parts; of outputs with `logits`, these alone. Where one answers in parts and the other
+        with a tensor (heads that are there in training only), the first part counts; other parts
+        count where both have them. Raises TaskError where they have nothing in common.
         """
-        found = [_distance(s, t) for s, t in _common(student_out, teacher_out)]
+        common = _common(logits_of(student_out), logits_of(teacher_out))
+        found = [_distance(student, teacher) for student, teacher in common]
         if not found:
             raise TaskError(
                 f"{type(self).__name__}: outputs in training and those of the dense model have "
                 "nothing in common · override distillation_loss, or set recovery.distillation to 0"
             )
         return torch.stack(found).mean()
+
+    def configure_optimizers(
+        self, model: nn.Module, lr: float, weight_decay: float
+    ) -> Optimizer | None:
+        """The optimizer of recovery training; None (the default) for a built-in one.
+
+        Any torch optimizer over parameters of `model` whose state is tensors and numbers, with
+        parameter groups if wanted; the peak learning rate is what it is given here. With
+        `recovery.optimizer: sgd` or `adamw` it is not asked for.
+        """
+        return None
+
+    def configure_schedule(
+        self, optimizer: Optimizer, steps: int, warmup: float
+    ) -> LRScheduler | None:
+        """The learning-rate schedule; None (the default) for a linear warm-up and a cosine to 0.
+
+        It is stepped after each of the `steps` optimization steps, and must depend on their number
+        alone: a resumed run replays it. `warmup` is the share of the steps that
+        `recovery.warmup` asks for.
+        """
+        return None
 
     def train_dense(self, model: nn.Module, seed: int) -> None:
         """Train a fresh dense model in place: AdamW, short warm-up, cosine to 0, `dense_epochs`.
@@ -159,13 +201,16 @@ class Task(ABC):
             return reduced
         return revive, (origin, cls.__qualname__), *reduced[2:]
 
+    def _pair(self, batch: Batch) -> tuple[Any, Any]:
+        return inputs_and_targets(type(self).__name__, batch)
+
     def _accuracy(
         self, model: nn.Module, loader: Iterable[Batch], device: torch.device
     ) -> dict[str, float]:
         right, loss, items, samples = 0, 0.0, 0, 0
         for batch in loader:
             moved = to_device(batch, device)
-            logits, target = self.outputs(model, moved), _pair(self, moved)[1]
+            logits, target = logits_of(self.outputs(model, moved)), self._pair(moved)[1]
             if not _is_classified(logits, target):
                 raise TaskError(
                     f"{type(self).__name__}: the default evaluate needs (N, C, ...) logits and "
@@ -178,15 +223,6 @@ class Task(ABC):
         if samples == 0:
             raise TaskError(f"{type(self).__name__}: a split must hold at least one batch, got 0")
         return {"accuracy": right / items, "loss": loss / samples}
-
-
-def _pair(task: Task, batch: Batch) -> tuple[Any, Any]:
-    if not isinstance(batch, tuple | list) or len(batch) != 2:
-        raise TaskError(
-            f"{type(task).__name__}: the defaults need batches (inputs, targets), got "
-            f"{type(batch).__name__} · override example_input, outputs, loss and evaluate"
-        )
-    return batch[0], batch[1]
 
 
 def _is_classified(logits: Any, target: Any) -> bool:

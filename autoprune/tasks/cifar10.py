@@ -13,13 +13,13 @@ from autoprune.errors import TaskError
 from autoprune.tasks.cifar10_files import read
 from autoprune.tasks.folders import data_folders
 from autoprune.tasks.in_memory import InMemoryTask, Splits
-from autoprune.tasks.loaders import Normalise, PadCropFlip, stratified
+from autoprune.tasks.loaders import Normalize, PadCropFlip, stratified
 
 DEPTHS: tuple[int, ...] = (20, 32, 56)
 _SPLIT_SEED = 0
 _VALIDATION_SHARE = 0.1
 # The public checkpoints were trained with ImageNet's statistics.
-_PREPARE = Normalise(mean=(0.485, 0.456, 0.406), deviation=(0.229, 0.224, 0.225))
+_PREPARE = Normalize(mean=(0.485, 0.456, 0.406), deviation=(0.229, 0.224, 0.225))
 
 
 class Cifar10(InMemoryTask):

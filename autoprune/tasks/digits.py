@@ -10,11 +10,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from autoprune.tasks.in_memory import InMemoryTask, Splits
-from autoprune.tasks.loaders import Normalise, PadCropFlip, stratified
+from autoprune.tasks.loaders import Normalize, PadCropFlip, stratified
 
 WIDTHS = (48, 96, 192)
 _SPLIT_SEED = 0
-_PREPARE = Normalise(mean=(0.305,), deviation=(0.33,))  # of the enlarged training images
+_PREPARE = Normalize(mean=(0.305,), deviation=(0.33,))  # of the enlarged training images
 
 
 class Digits(InMemoryTask):

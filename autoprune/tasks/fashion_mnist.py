@@ -14,11 +14,11 @@ from torch import Tensor, nn
 from autoprune.errors import TaskError
 from autoprune.tasks.folders import arrays_of, cached_arrays, find_file
 from autoprune.tasks.in_memory import InMemoryTask, Splits
-from autoprune.tasks.loaders import Normalise, PadCropFlip, stratified
+from autoprune.tasks.loaders import Normalize, PadCropFlip, stratified
 
 _SPLIT_SEED = 0
 _VALIDATION_SHARE = 0.1
-_PREPARE = Normalise(mean=(0.286,), deviation=(0.353,))
+_PREPARE = Normalize(mean=(0.286,), deviation=(0.353,))
 _NPZ = "fashion_mnist.npz"
 _IDX = {
     "train_images": "train-images-idx3-ubyte.gz",

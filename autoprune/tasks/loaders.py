@@ -30,7 +30,7 @@ class TensorLoader:
         batch_size: at least 1.
         seed: None for a fixed order.
         augment: `(batch, generator) -> batch`, on the stored type.
-        prepare: `batch -> batch`, for example `Normalise`.
+        prepare: `batch -> batch`, for example `Normalize`.
 
     >>> loader = TensorLoader(torch.arange(10), torch.arange(10), batch_size=4, seed=0)
     >>> len(loader), [len(x) for x, _ in loader]
@@ -121,7 +121,7 @@ class PadCropFlip:
 
 
 @dataclass(frozen=True)
-class Normalise:
+class Normalize:
     """`(x / scale - mean) / deviation` per channel of `(B, C, ...)`, as float32."""
 
     mean: tuple[float, ...]
@@ -129,7 +129,7 @@ class Normalise:
     scale: float = 255.0
 
     def __call__(self, batch: Tensor) -> Tensor:
-        """The normalised batch."""
+        """The normalized batch."""
         shape = (1, -1) + (1,) * (batch.ndim - 2)
         mean = torch.tensor(self.mean, device=batch.device).view(shape) * self.scale
         deviation = torch.tensor(self.deviation, device=batch.device).view(shape) * self.scale

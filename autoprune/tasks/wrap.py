@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
 from autoprune.errors import TaskError
 from autoprune.graph.replica import plain, replica
@@ -38,8 +39,9 @@ def wrap(
 
     Args:
         model: the trained dense model.
-        train_loader: batches `(inputs, targets)` with `len`, or a function of a seed that gives
-            them. A loader's shuffling and augmentation follow the seed where they draw from torch.
+        train_loader: batches `(inputs, targets)`, or mappings with `labels`, with `len`; or a
+            function of a seed that gives them. A loader's shuffling and augmentation follow the
+            seed where they draw from torch.
         val_loader: what the search chooses on.
         loss: `loss(outputs, targets)`; by default cross-entropy.
         test_loader: read once per finished model; without one nothing can be tested.
@@ -60,11 +62,8 @@ def wrap(
     """
     if not isinstance(model, nn.Module):
         raise TaskError(f"wrap: model must be an nn.Module, got {type(model).__name__}")
-    if not callable(train_loader) and not hasattr(train_loader, "__len__"):
-        raise TaskError(
-            f"wrap: train_loader must have a length, got {type(train_loader).__name__} · give a "
-            "DataLoader, a list of batches, or a function seed -> loader"
-        )
+    if not _is_function(train_loader):
+        _check_length(train_loader)
     for name, loader in (("val_loader", val_loader), ("test_loader", test_loader)):
         if loader is not None and iter(loader) is loader:
             raise TaskError(
@@ -118,9 +117,13 @@ class WrappedTask(Task):
 
     def train_loader(self, seed: int) -> Iterable[Batch]:
         """The given loader read under `seed`, or what the given function returns for it."""
-        if callable(self._train) and not hasattr(self._train, "__iter__"):
-            return self._train(seed)
-        return _Seeded(self._train, seed)
+        if _is_function(self._train):
+            return self._train(seed)  # type: ignore[operator]
+        return _Seeded(self._train, seed)  # type: ignore[arg-type]
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Loaders travel to a worker without the running workers that they may have."""
+        return {name: _without_workers(value) for name, value in vars(self).items()}
 
     def val_loader(self) -> Iterable[Batch]:
         """The given validation loader."""
@@ -136,7 +139,7 @@ class WrappedTask(Task):
         """The given function of outputs and targets, or cross-entropy."""
         if self._loss is None:
             return super().loss(model, batch)
-        return self._loss(self.outputs(model, batch), batch[1])
+        return self._loss(self.outputs(model, batch), self._pair(batch)[1])
 
     def evaluate(self, model: nn.Module, split: Split) -> dict[str, float]:
         """The given function of model and loader, or accuracy."""
@@ -158,7 +161,8 @@ class _Seeded:
     """A loader whose order and augmentation depend on a seed, as far as they draw from torch.
 
     PyTorch's random state is swapped in for each batch and put back after it; a generator that
-    the loader or its sampler owns is seeded at the start of a pass.
+    the loader or its sampler owns is seeded at the start of a pass. Each pass has workers of its
+    own: those that a DataLoader with `persistent_workers` keeps can serve one pass at a time.
     """
 
     def __init__(self, loader: Iterable[Batch], seed: int) -> None:
@@ -176,12 +180,36 @@ class _Seeded:
         while True:
             with torch.random.fork_rng(devices=()):
                 torch.set_rng_state(state)
-                batches = iter(self._loader) if batches is None else batches
+                batches = iter(_without_workers(self._loader)) if batches is None else batches
                 batch = next(batches, _END)
                 state = torch.get_rng_state()
             if batch is _END:
                 return
             yield batch
+
+
+def _is_function(loader: object) -> bool:
+    return callable(loader) and not hasattr(loader, "__iter__")
+
+
+def _check_length(loader: Any) -> None:
+    try:
+        len(loader)
+    except TypeError as error:
+        raise TaskError(
+            f"wrap: train_loader must have a length, got a {type(loader).__name__} without one · "
+            "give a list of batches, a function seed -> loader with a length, or a DataLoader of "
+            "a dataset with __len__"
+        ) from error
+
+
+def _without_workers(value: Any) -> Any:
+    """A copy of a DataLoader that has not started any worker process; anything else as it is."""
+    if not isinstance(value, DataLoader):
+        return value
+    fresh = copy.copy(value)
+    fresh._iterator = None
+    return fresh
 
 
 class _OnDevice:

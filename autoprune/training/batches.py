@@ -29,7 +29,7 @@ class BatchStream:
         self.length = _length(task, seed)
 
     def seek(self, step: int) -> None:
-        """Go to the batch of optimisation step `step`, drawing the epoch's batches before it."""
+        """Go to the batch of optimization step `step`, drawing the epoch's batches before it."""
         self._epoch, target = divmod(step, self.length)
         self._batches, self._position = None, 0
         while self._position < target:

@@ -1,4 +1,4 @@
-"""A run in the middle, on disk: weights and momentum as safetensors, the rest as JSON."""
+"""An unfinished run on disk: weights and optimizer state as safetensors, the rest as JSON."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from autoprune.errors import StoreError
+from autoprune.errors import StoreError, TrainingError
 
-_STATE, _WEIGHTS, _MOMENTUM = "state.json", "weights.safetensors", "momentum.safetensors"
+_STATE, _WEIGHTS = "state.json", "weights.safetensors"
+_OPTIMIZER, _OPTIMIZER_TENSORS = "optimizer.json", "optimizer.safetensors"
 
 
 def write(
@@ -25,13 +26,18 @@ def write(
     model: nn.Module,
     optimizer: Optimizer,
 ) -> None:
-    """Write a checkpoint; `state.json` comes last, so that a half-written one is not taken up."""
+    """Write a checkpoint; `state.json` comes last, so that a half-written one is not read.
+
+    Raises TrainingError where the optimizer's state holds anything but tensors and numbers.
+    """
+    tensors, options = _packed(optimizer)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / _STATE).unlink(missing_ok=True)
     # copies: tied weights may not share memory in the file, and layouts are not kept there
     weights = {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
     save_file({name: tensor.contiguous() for name, tensor in weights.items()}, folder / _WEIGHTS)
-    save_file(_momentum(model, optimizer), folder / _MOMENTUM)
+    save_file(tensors, folder / _OPTIMIZER_TENSORS)
+    (folder / _OPTIMIZER).write_text(json.dumps(options))
     fresh = folder / f"{_STATE}.part"
     fresh.write_text(json.dumps({"run": identity, **state}))
     fresh.replace(folder / _STATE)
@@ -56,22 +62,61 @@ def read(folder: Path, identity: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def load(folder: Path, model: nn.Module, optimizer: Optimizer) -> None:
-    """Fill a model and an optimiser of the checkpoint's shapes."""
+    """Fill a model of the checkpoint's shapes, and an optimizer made for it in the same way."""
     try:
         model.load_state_dict(load_file(folder / _WEIGHTS), strict=True)
-        momentum = load_file(folder / _MOMENTUM)
-    except (OSError, RuntimeError, SafetensorError) as error:
+        tensors = load_file(folder / _OPTIMIZER_TENSORS)
+        options = json.loads((folder / _OPTIMIZER).read_text())
+        if options["class"] != type(optimizer).__name__:
+            raise ValueError(f"its optimizer is {options['class']}")
+        _unpack(optimizer, tensors, options)
+    except (OSError, RuntimeError, ValueError, KeyError, SafetensorError) as error:
         raise StoreError(f"{folder} does not hold this run's weights: {error}") from error
-    for name, parameter in model.named_parameters():
-        if name in momentum:
-            buffer = torch.empty_like(parameter).copy_(momentum[name])
-            optimizer.state[parameter]["momentum_buffer"] = buffer
 
 
-def _momentum(model: nn.Module, optimizer: Optimizer) -> dict[str, Tensor]:
-    found = {}
-    for name, parameter in model.named_parameters():
-        buffer = optimizer.state.get(parameter, {}).get("momentum_buffer")
-        if buffer is not None:
-            found[name] = buffer.contiguous()
-    return found
+def _packed(optimizer: Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The state's tensors by `<parameter's number>.<name>`, and its numbers and groups' options."""
+    packed = optimizer.state_dict()
+    tensors: dict[str, Tensor] = {}
+    numbers: dict[str, float] = {}
+    for number, values in packed["state"].items():
+        for name, value in values.items():
+            if isinstance(value, Tensor):
+                tensors[f"{number}.{name}"] = value.detach().cpu().clone().contiguous()
+            elif isinstance(value, int | float):
+                numbers[f"{number}.{name}"] = value
+            else:
+                raise TrainingError(
+                    f"the state of {type(optimizer).__name__} must be tensors and numbers to be "
+                    f"saved, {name!r} is a {type(value).__name__}"
+                )
+    groups = [
+        {name: value for name, value in group.items() if name != "params" and _is_plain(value)}
+        for group in packed["param_groups"]
+    ]
+    return tensors, {"class": type(optimizer).__name__, "numbers": numbers, "groups": groups}
+
+
+def _unpack(
+    optimizer: Optimizer, tensors: Mapping[str, Tensor], options: Mapping[str, Any]
+) -> None:
+    state: dict[int, dict[str, Any]] = {}
+    for key, value in {**tensors, **options["numbers"]}.items():
+        number, _, name = key.partition(".")
+        state.setdefault(int(number), {})[name] = value
+    groups = optimizer.state_dict()["param_groups"]
+    for group, saved in zip(groups, options["groups"], strict=True):
+        for name, value in saved.items():
+            group[name] = tuple(value) if isinstance(group.get(name), tuple) else value
+    optimizer.load_state_dict({"state": state, "param_groups": groups})
+    for parameter, values in optimizer.state.items():
+        for name, value in values.items():
+            if isinstance(value, Tensor) and value.shape == parameter.shape and value.dim() > 1:
+                same_layout = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
+                values[name] = same_layout.detach()
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, list | tuple):
+        return all(_is_plain(item) for item in value)
+    return value is None or isinstance(value, bool | int | float | str)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import functools
 from collections.abc import Sequence
 
 import torch
@@ -12,14 +11,10 @@ from torch import Tensor, nn
 from autoprune.errors import TrainingError
 from autoprune.tasks.base import Task
 from autoprune.training.precision import Call, Precision, as_float32
-from autoprune.training.target_cache import TargetCache
 
 
 class Teacher:
-    """A copy of the dense model in eval mode that is asked what it would have answered.
-
-    On the CPU, answers go through `cache`; elsewhere reading the inputs takes longer than they do.
-    """
+    """A copy of the dense model in eval mode that gives the distillation targets."""
 
     def __init__(
         self,
@@ -27,15 +22,13 @@ class Teacher:
         dense: nn.Module,
         precision: Precision,
         device: torch.device,
-        cache: TargetCache | None = None,
     ) -> None:
         self._task, self._precision, self._device = task, precision, device
-        self._cache = cache if device.type == "cpu" else None
         self._model = precision.place(copy.deepcopy(dense), device).eval()
         self._model.requires_grad_(False)
 
     def distance(self, calls: Sequence[Call]) -> Tensor:
-        """The task's distillation loss between the student's calls and the teacher's answers.
+        """The task's distillation loss between the student's outputs and the teacher's.
 
         The mean over the calls that `task.loss` made. Raises TrainingError when it made none.
         """
@@ -49,10 +42,6 @@ class Teacher:
 
     @torch.no_grad()
     def _answer(self, call: Call) -> object:
-        compute = functools.partial(self._compute, call)
-        return self._cache.answer(call, compute) if self._cache else compute()
-
-    def _compute(self, call: Call) -> object:
         with self._precision.autocast(self._device):
             output = self._model(*call.args, **call.kwargs)
         return as_float32(output)

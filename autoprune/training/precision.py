@@ -12,12 +12,12 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.optim import SGD
 
 from autoprune.errors import DeviceError
 from autoprune.tasks.base import Batch, Task
 from autoprune.tasks.moving import mapped, to_device
 from autoprune.training.batches import sample
-from autoprune.training.optimiser import sgd
 from autoprune.training.rng import preserved, seed_all
 
 _LOG = logging.getLogger(__name__)
@@ -171,7 +171,7 @@ def _time(
     """Least seconds of a step; infinite where the loss is not finite or a step is hopeless."""
     trained = option.place(copy.deepcopy(model), device).train()
     moved = option.batch(batch, device)
-    optimiser = sgd(trained)
+    optimizer = SGD(trained.parameters(), lr=0.0, momentum=0.9)
     seconds: list[float] = []
     with preserved():
         seed_all(0)
@@ -180,8 +180,8 @@ def _time(
             with watched(trained, option, device):
                 loss = task.loss(trained, moved)
             loss.backward()  # type: ignore[no-untyped-call]
-            optimiser.step()
-            optimiser.zero_grad()
+            optimizer.step()
+            optimizer.zero_grad()
             finite = bool(torch.isfinite(loss))  # waits for the device
             taken = time.perf_counter() - start
             if not finite or taken > (limit if step else 2.0 * limit):  # the first one warms up

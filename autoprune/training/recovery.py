@@ -1,4 +1,4 @@
-"""Pruning-aware training of one candidate, in pieces, with channels that leave on the way."""
+"""Pruning-aware training of one candidate, in pieces, with units that are pruned on the way."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim import SGD
 
 from autoprune.architecture import Architecture
 from autoprune.candidate import Candidate
@@ -27,11 +26,10 @@ from autoprune.training import checkpoint
 from autoprune.training.batches import BatchStream, sample
 from autoprune.training.distillation import Teacher
 from autoprune.training.gradual import GradualPruner
-from autoprune.training.optimiser import learning_rate, sgd
+from autoprune.training.optimizers import Optimization, optimizer_for
 from autoprune.training.precision import Precision, watched
-from autoprune.training.regulariser import GroupLasso
+from autoprune.training.regularizer import GroupLasso
 from autoprune.training.rng import derive, preserved, seed_all
-from autoprune.training.target_cache import TargetCache
 
 _SAMPLES = 512  # training images for statistics in the middle of a run
 _OF_TRAINING = ("epoch", "params", "lr")  # what an entry holds beside losses and metrics
@@ -42,12 +40,11 @@ _LOOK = 16  # steps between two looks at the losses: each look waits for the dev
 class RecoveryRun:
     """One candidate from the dense weights to its end: remove, repair, train, remove, train ...
 
-    Progress counts optimisation steps: `epochs` (may be a fraction) times the batches of
-    `task.train_loader`. Each of the schedule's milestones becomes a step, before which units leave
-    physically, so that the rest of the training is faster. `dense` and `graph` are read, never
+    Progress counts optimization steps: `epochs` (may be a fraction) times the batches of
+    `task.train_loader`. Each of the schedule's milestones becomes a step, before which units are
+    removed, so that the rest of the training is faster. `dense` and `graph` are read, never
     changed. `calibration` is the dense model's, shared by all runs; removals from a model that has
-    changed since collect a small one of their own. Runs with the same dense model and `precision`
-    may share `targets`, the dense model's answers. The number of threads is the caller's.
+    changed since collect a small one of their own. The number of threads is the caller's.
 
     >>> from autoprune.architecture import Architecture
     >>> from autoprune.candidate import Candidate
@@ -88,7 +85,6 @@ class RecoveryRun:
         calibration: Calibration | None = None,
         device: torch.device | str = "cpu",
         precision: Precision | None = None,
-        targets: TargetCache | None = None,
     ) -> None:
         if not 0.0 <= epochs < math.inf:
             raise ValueError(f"epochs must be at least 0 and finite, got {epochs}")
@@ -101,11 +97,10 @@ class RecoveryRun:
         self.times = {"build_s": 0.0, "train_s": 0.0, "evaluate_s": 0.0}
         self._dense, self._dense_graph, self._calibration = dense, graph, calibration
         self._stream = BatchStream(task, seed)
-        self._targets = targets or TargetCache(tries=self._stream.length)
         self.total_steps = round(epochs * self._stream.length) or (1 if epochs else 0)
         self._pruner = GradualPruner(task, dense, graph, candidate.selection)
         self._milestones = self._milestone_steps()
-        self._optimizer: SGD | None = None
+        self._optimization: Optimization | None = None
         self._teacher: Teacher | None = None
         self._lasso: GroupLasso | None = None
 
@@ -130,9 +125,14 @@ class RecoveryRun:
         return self.step / self._stream.length
 
     @property
+    def optimizer(self) -> str:
+        """The class of the optimizer that trains, such as `AdamW`; empty before `build`."""
+        return self._optimization.name if self._optimization else ""
+
+    @property
     def finished(self) -> bool:
         """Whether every step has been done."""
-        return self._optimizer is not None and self.step >= self.total_steps
+        return self._optimization is not None and self.step >= self.total_steps
 
     @property
     def metrics(self) -> dict[str, float]:
@@ -142,14 +142,14 @@ class RecoveryRun:
         return {name: value for name, value in last.items() if name not in others}
 
     def build(self) -> None:
-        """Place the model, make the optimiser, and do the removals that come before any training.
+        """Place the model, make the optimizer, and do the removals that come before any training.
 
         `advance` calls it when it has not been called.
         """
-        if self._optimizer is not None:
+        if self._optimization is not None:
             return
         with self._timed("build_s"), preserved():
-            self._optimizer = self._prepare()
+            self._optimization = self._prepare()
             self._pass_milestone()
 
     def advance(self, epochs: float) -> dict[str, float]:
@@ -199,18 +199,20 @@ class RecoveryRun:
     def save(self, folder: str | Path) -> None:
         """Write everything that `restore` needs into `folder`: safetensors and JSON, no pickle."""
         self.build()
-        assert self._optimizer is not None
+        assert self._optimization is not None
         state = {
             "step": self.step,
             "kept_indices": {name: list(kept) for name, kept in self.kept_indices.items()},
+            "dropped": sorted(self.graph.dropped),
             "history": self.history,
             "times": self.times,
             "lasso": self._lasso.to_dict() if self._lasso else None,
         }
-        checkpoint.write(Path(folder), self._identity(), state, self.model, self._optimizer)
+        optimizer = self._optimization.optimizer
+        checkpoint.write(Path(folder), self._identity(), state, self.model, optimizer)
 
     def restore(self, folder: str | Path) -> None:
-        """Go on from a saved run of the same candidate, epochs and seed, as if never interrupted.
+        """Resume a saved run of the same candidate, epochs and seed, as if never interrupted.
 
         Raises StoreError when the folder is missing, damaged, or another run's.
         """
@@ -219,10 +221,12 @@ class RecoveryRun:
             self.task, self._dense, self._dense_graph, self.candidate.selection
         )
         kept = state["kept_indices"]
-        there = Architecture({name: len(units) for name, units in kept.items()})
+        widths = {name: len(units) for name, units in kept.items()}
+        there = Architecture(widths, state["dropped"])
         self._pruner.cut(there, kept)
-        self._optimizer = self._prepare()
-        checkpoint.load(Path(folder), self.model, self._optimizer)
+        self._optimization = self._prepare()
+        self._optimization.seek(state["step"])
+        checkpoint.load(Path(folder), self.model, self._optimization.optimizer)
         self.step, self.history, self.times = state["step"], state["history"], state["times"]
         lasso = state["lasso"]
         self._lasso = GroupLasso.resume(lasso, self.model, self.graph) if lasso else None
@@ -249,25 +253,25 @@ class RecoveryRun:
             for stage in self.candidate.removals
         }
 
-    def _prepare(self) -> SGD:
+    def _prepare(self) -> Optimization:
         self._arithmetic.place(self.model, self.device)
         if self.candidate.recovery.distillation > 0.0 and self._teacher is None:
-            self._teacher = Teacher(
-                self.task, self._dense, self.precision, self.device, self._targets
-            )
-        return sgd(self.model)
+            self._teacher = Teacher(self.task, self._dense, self.precision, self.device)
+        auto = optimizer_for(self.task, self._dense, self._dense_graph)
+        recovery = self.candidate.recovery.resolved(auto)
+        return Optimization(self.task, self.model, recovery, self.total_steps)
 
     def _pass_milestone(self) -> None:
-        """Remove what is due before the present step, and take aim at what leaves next."""
+        """Prune what is due before the present step, and choose what is pruned next."""
         seed_all(derive(self.seed, "milestone", self.step))
         if self.step in self._milestones:
             self._remove(self._milestones[self.step])
         self._lasso = None
         ahead = [at for at in self._milestones if at > self.step]
-        if ahead and self.candidate.recovery.regulariser > 0.0:
+        if ahead and self.candidate.recovery.regularizer > 0.0:
             stage, batches = self._milestones[ahead[0]], self._samples()
             keep = self._pruner.choose(stage, batches, self._moments(batches, repair=False))
-            self._lasso = GroupLasso(self.candidate.recovery.regulariser, self.step, ahead[0])
+            self._lasso = GroupLasso(self.candidate.recovery.regularizer, self.step, ahead[0])
             self._lasso.choose(self.model, self.graph, keep)
 
     def _remove(self, stage: Architecture) -> None:
@@ -277,7 +281,8 @@ class RecoveryRun:
         calibration = self._moments(batches, repair=repair)
         units = self._pruner.choose(stage, batches, calibration)
         repairing = calibration if repair else None
-        self._pruner.remove(stage, units, batches, repairing, optimizer=self._optimizer)
+        optimizer = self._optimization.optimizer if self._optimization else None
+        self._pruner.remove(stage, units, batches, repairing, optimizer=optimizer)
         self._arithmetic.place(self.model, self.device)
 
     def _moments(self, batches: list[Batch], *, repair: bool) -> Calibration | None:
@@ -308,18 +313,18 @@ class RecoveryRun:
 
     def _train_stretch(self, end: int, losses: list[float]) -> float:
         """Train to step `end` with one set of sizes; appends to `losses`."""
-        assert self._optimizer is not None
+        assert self._optimization is not None
         self.model.train()
         arithmetic = self._arithmetic
         waiting: list[Tensor] = []
         rate = 0.0
         while self.step < end:
-            rate = learning_rate(self.candidate.recovery.lr, self.step, self.total_steps)
-            for group in self._optimizer.param_groups:
-                group["lr"] = rate
+            rate = self._optimization.rate
             batch = arithmetic.batch(next(self._stream), self.device)
             seed_all(derive(self.seed, "step", self.step))
-            waiting.append(self._optimise(self._optimizer, batch))
+            loss = self._loss(batch)
+            self._optimization.step(loss)
+            waiting.append(loss.detach())
             if self._lasso is not None:
                 self._lasso.shrink(self.step)
             self.step += 1
@@ -328,26 +333,25 @@ class RecoveryRun:
                 waiting.clear()
         return rate
 
-    def _optimise(self, optimizer: SGD, batch: Batch) -> Tensor:
-        """One step of the optimiser; the loss, still on the device."""
+    def _loss(self, batch: Batch) -> Tensor:
+        """The task's loss of the present model, mixed with the distance to the teacher's."""
         weight = self.candidate.recovery.distillation
         with watched(self.model, self.precision, self.device) as calls:
             loss = self.task.loss(self.model, batch)
         if self._teacher is not None:
             loss = (1.0 - weight) * loss + weight * self._teacher.distance(calls)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-        return loss.detach()
+        return loss
 
     def _read(self, waiting: list[Tensor]) -> list[float]:
         """The losses of the last steps as numbers; raises TrainingError at the first bad one."""
+        assert self._optimization is not None
         values: list[float] = torch.stack(waiting).tolist()
         for back, value in zip(range(len(values), 0, -1), values, strict=True):
             if not math.isfinite(value):
                 raise TrainingError(
                     f"training loss must be finite, got {value} at step {self.step - back} of "
-                    f"{self.total_steps} · lower recovery.lr (now {self.candidate.recovery.lr:g})"
+                    f"{self.total_steps} · lower recovery.lr (now {self._optimization.peak:g}) "
+                    "or set recovery.grad_clip"
                 )
         return values
 

@@ -17,13 +17,11 @@ from autoprune.pruning.compensate import calibrate
 from autoprune.store import write_text
 from autoprune.training import choose
 from autoprune.training.batches import sample
-from autoprune.training.target_cache import TargetCache
 from bench_search.setup import Setup, arithmetic, named, recover
 from bench_search.table import Table, at_most
 
 AT = (0.50, 0.35, 0.25)
 _CALIBRATION = 1024
-_TARGETS_BYTES = 1 << 30
 _KEY = ["task", "method", "seed", "level", "epochs"]
 
 
@@ -62,7 +60,6 @@ def run(
         "date": date.today().isoformat(),
     }
     for seed in seeds:
-        targets = TargetCache(most_bytes=_TARGETS_BYTES)
         for method in methods:
             for level in levels:
                 key = (setup.job.task, method, seed, level, epochs)
@@ -71,7 +68,7 @@ def run(
                 done = done[_is(done, key)]
                 if member is None or member.candidate in set(done.get("candidate", [])):
                     continue
-                recovered = _recovered(setup, member, epochs, targets)
+                recovered = _recovered(setup, member, epochs)
                 row = {**dict(zip(_KEY, key, strict=True)), **recovered, **circumstances}
                 _add(path, row)
                 say(f"{method}, seed {seed}, at {level:.0%}: test {row['test_accuracy']:.4f}")
@@ -91,9 +88,7 @@ def _add(path: Path, row: dict[str, object]) -> None:
         write_text(path, whole.to_csv(index=False))
 
 
-def _recovered(
-    setup: Setup, member: pd.Series, epochs: float, targets: TargetCache
-) -> dict[str, object]:
+def _recovered(setup: Setup, member: pd.Series, epochs: float) -> dict[str, object]:
     candidate = Candidate.from_dict(json.loads(member.candidate))
     keep = json.loads(member.keep) if isinstance(member.keep, str) else None
     seed = int(member.seed)
@@ -104,7 +99,7 @@ def _recovered(
             setup.dense, batches, max_samples=_CALIBRATION, seed=seed, forward=setup.task.loss
         )
     about = {"macs_share": member.macs_share, "candidate": member.candidate}
-    options = {"seed": seed, "keep": keep, "calibration": calibration, "targets": targets}
+    options = {"seed": seed, "keep": keep, "calibration": calibration}
     try:
         run = recover(setup, candidate, epochs=epochs, **options)
     except TrainingError:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import json
 import os
 import shutil
@@ -66,13 +65,8 @@ def autoprune(
     recipe: bool = False,
     screen: int | None = None,
     levels: Sequence[float] = (),
-    share_targets: bool = False,
 ) -> list[Tried]:
-    """The public search, told how many epochs it has, and cut off where its compute is spent.
-
-    Its trials ask the dense model anew for each batch, as those of every method do, unless with
-    `share_targets`.
-    """
+    """The public search, told how many epochs it has, and cut off where its compute is spent."""
     clock, folder = Clock(), setup.folder / SEARCH
     shutil.rmtree(folder, ignore_errors=True)
     watch = Watch(setup, budget, clock)
@@ -84,11 +78,6 @@ def autoprune(
     # One arithmetic for all methods: what the search would time is timed once for the benchmark.
     with (
         mock.patch.object(search_prepare, "choose", return_value=setup.precision),
-        mock.patch.object(
-            search_prepare,
-            "RecoveryBench",
-            functools.partial(search_prepare.RecoveryBench, share_targets=share_targets),
-        ),
         contextlib.suppress(Spent),
     ):
         search_run(config, setup.task, folder, progress=watch)

@@ -24,7 +24,6 @@ from autoprune.tasks import checkpoints
 from autoprune.tasks.load import load_dense, load_task
 from autoprune.training import Precision, RecoveryRun
 from autoprune.training.batches import sample
-from autoprune.training.target_cache import TargetCache
 from bench_search import meter
 from bench_search.meter import Metered
 
@@ -213,7 +212,6 @@ def recover(
     seed: int,
     keep: Keep | None = None,
     calibration: Calibration | None = None,
-    targets: TargetCache | None = None,
 ) -> RecoveryRun:
     """Remove, then train for `epochs` and validate once; `keep` overrides which units stay."""
     run = RecoveryRun(
@@ -225,7 +223,6 @@ def recover(
         seed=seed,
         calibration=calibration,
         precision=setup.precision,
-        targets=targets,
     )
     if keep is not None:
         run._shrinking.choose = lambda counts, *_: {name: keep[name] for name in counts}  # type: ignore[method-assign]

@@ -147,6 +147,33 @@ def test_the_optimizer_goes_on_with_the_state_of_what_stays(make) -> None:
     optimizer.step()
 
 
+def test_adamw_keeps_its_moments_of_the_kept_units_and_its_step() -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 2))
+    optimizer = torch.optim.AdamW(net.parameters())
+    for _ in range(3):
+        net(torch.randn(8, 4)).square().sum().backward()
+        optimizer.step()
+    before = {k: v.clone() for k, v in optimizer.state[net[2].weight].items()}
+    prune(net, trace(net, torch.randn(2, 4)), {"0": [1, 2, 5]}, optimizer=optimizer)
+    after = optimizer.state[net[2].weight]
+    assert after["step"] == 3
+    for name in ("exp_avg", "exp_avg_sq"):
+        assert torch.equal(after[name], before[name][:, [1, 2, 5]])
+
+
+def test_factored_state_is_cut_where_it_has_the_dimension_and_other_state_begins_anew() -> None:
+    net = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 2))
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    first, second = net[0].weight, net[2].weight
+    optimizer.state[first] = {"row": torch.arange(6.0)[:, None], "column": torch.arange(4.0)[None]}
+    optimizer.state[second] = {"step": 2, "preconditioner": torch.eye(12)}
+    prune(net, trace(net, torch.randn(2, 4)), {"0": [1, 5]}, optimizer=optimizer)
+    assert optimizer.state[first]["row"].tolist() == [[1.0], [5.0]]
+    assert optimizer.state[first]["column"].tolist() == [[0.0, 1.0, 2.0, 3.0]]
+    assert optimizer.state[second] == {}
+
+
 def test_buffers_and_memory_format_stay_what_they_were() -> None:
     net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Conv2d(8, 4, 3))
     net = net.to(memory_format=torch.channels_last)

@@ -54,7 +54,7 @@ ENVIRONMENT = {
 def _candidate(rng: np.random.Generator, level: float, uniform: bool) -> Candidate:
     spread = 0.0 if uniform else 0.22
     ratios = {n: float(np.clip(rng.normal(level, spread), 0.0, 0.85)) for n in SIZES}
-    kind = str(rng.choice(["one_shot", "linear", "cubic", "exponential", "iterative"]))
+    kind = str(rng.choice(["one_shot", "linear", "cubic", "exponential"]))
     end = 0.0 if kind == "one_shot" else float(rng.choice([0.3, 0.5, 0.7]))
     schedule = Schedule(kind, 0.0, end, 1 if kind == "one_shot" else int(rng.integers(2, 6)))
     recovery = Recovery(float(10 ** rng.uniform(-2.3, -0.9)), float(rng.uniform(0, 1)))

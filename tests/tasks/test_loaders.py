@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from autoprune.tasks import Normalise, PadCropFlip, TensorLoader, stratified
+from autoprune.tasks import Normalize, PadCropFlip, TensorLoader, stratified
 
 ROWS = torch.arange(10)
 
@@ -74,7 +74,7 @@ def test_without_padding_and_flip_nothing_changes():
 
 def test_normalise_by_hand():
     batch = torch.tensor([[[[0]], [[255]]]], dtype=torch.uint8)
-    out = Normalise(mean=(0.5, 0.25), deviation=(0.5, 0.25))(batch)
+    out = Normalize(mean=(0.5, 0.25), deviation=(0.5, 0.25))(batch)
     assert out.flatten().tolist() == pytest.approx([-1.0, 3.0])
 
 
@@ -103,7 +103,7 @@ def test_the_same_batches_on_the_gpu():
         batch_size=8,
         seed=3,
         augment=PadCropFlip(2),
-        prepare=Normalise((0.5,) * 3, (0.2,) * 3),
+        prepare=Normalize((0.5,) * 3, (0.2,) * 3),
     )
     for (x, y), (gx, gy) in zip(loader.to("cuda"), loader, strict=True):
         assert x.is_cuda

@@ -3,7 +3,7 @@ import pickle
 import pytest
 import torch
 from torch import nn
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from autoprune.cost.latency import measure_latency
 from autoprune.errors import TaskError
@@ -12,6 +12,11 @@ from autoprune.tasks.wrap import wrap
 
 X = torch.arange(12.0).view(12, 1) - 5.5
 Y = (X[:, 0] > 0).long()
+
+
+class Stream(IterableDataset):
+    def __iter__(self):
+        return iter(zip(X, Y, strict=True))
 
 
 def model():
@@ -61,6 +66,21 @@ def test_shuffling_follows_the_seed_and_leaves_the_callers_random_state(own):
     assert order(3) == first
     assert order(4) != first
     assert sorted(first) == X[:, 0].tolist()
+
+
+def test_a_loader_with_running_workers_is_wrapped_and_travels():
+    train, val = (loader(num_workers=1, persistent_workers=True, shuffle=s) for s in (True, False))
+    for _ in train:
+        pass  # its workers run now, as after a training
+    task = wrap(model(), train, val)
+    dense = task.build_model()
+    task.evaluate(dense, "val")
+    copied = pickle.loads(pickle.dumps(task))
+    assert copied.evaluate(dense, "val")["accuracy"] == 1.0
+    first, second = iter(task.train_loader(0)), iter(task.train_loader(0))
+    for _ in range(3):  # two passes at once do not take each other's batches
+        assert torch.equal(next(first)[0], next(second)[0])
+    assert len(list(train)) == 3
 
 
 def test_a_function_of_the_seed_gives_the_training_data():
@@ -118,13 +138,17 @@ def test_a_wrapped_task_pickles():
     ("change", "message"),
     [
         ({"model": 3}, "model must be an nn.Module, got int"),
-        ({"train_loader": iter([])}, "train_loader must have a length, got list_iterator"),
+        ({"train_loader": iter([])}, "must have a length, got a list_iterator without one"),
+        ({"train_loader": DataLoader(Stream())}, "must have a length, got a DataLoader without"),
         ({"val_loader": iter([])}, "val_loader must start anew at each pass, got a list_iterator"),
         ({"test_loader": iter([])}, "test_loader must start anew"),
         ({"metric": "f1"}, "metric 'f1' needs evaluate=function"),
         ({"direction": "up"}, "direction must be 'maximize' or 'minimize', got 'up'"),
         ({"val_loader": []}, "val_loader must hold at least one batch"),
-        ({"val_loader": [X]}, "need batches .inputs, targets., got Tensor"),
+        (
+            {"val_loader": [X]},
+            "mappings with .labels., got Tensor",
+        ),
     ],
 )
 def test_arguments_that_do_not_fit_are_refused(change, message):

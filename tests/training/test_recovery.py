@@ -73,12 +73,12 @@ def test_parameters_and_their_momentum_survive_a_removal_together() -> None:
     run = run_of(candidate(schedule=Schedule("one_shot", 0.5, 0.5)))
     run.advance(5 / 6)
     before = dict(run.model.named_parameters())
-    momentum = run._optimizer.state[before["3.weight"]]["momentum_buffer"].clone()
+    momentum = run._optimization.optimizer.state[before["3.weight"]]["momentum_buffer"].clone()
     run._train_until(6)
     now = dict(run.model.named_parameters())
     assert run.step == 6
     assert all(now[name] is parameter for name, parameter in before.items())
-    sliced = run._optimizer.state[now["3.weight"]]["momentum_buffer"]
+    sliced = run._optimization.optimizer.state[now["3.weight"]]["momentum_buffer"]
     assert sliced.shape == now["3.weight"].shape == (8, 8, 3, 3)
     assert momentum.shape == (16, 16, 3, 3)
     run.advance(1)
@@ -129,7 +129,7 @@ def test_resumed_equals_uninterrupted(tmp_path: Path, importance: str, stop_at: 
     chosen = candidate(
         schedule=GRADUAL,
         importance=importance,
-        recovery=Recovery(lr=0.05, distillation=0.4, regulariser=0.5),
+        recovery=Recovery(lr=0.05, distillation=0.4, regularizer=0.5),
     )
     whole, first, second = run_of(chosen), run_of(chosen), run_of(chosen)
     entries = [whole.advance(stop_at / 6), whole.advance(2)]
@@ -372,3 +372,39 @@ def test_shared_weights_are_saved_in_any_layout(tmp_path: Path) -> None:
     again.advance(1)
     for name, tensor in whole.result().state_dict().items():
         assert torch.equal(tensor, again.result().state_dict()[name])
+
+
+class Residual(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(8, 8, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.relu(x + self.conv(x))
+
+
+class Deep(Stripes):
+    def build_model(self) -> nn.Module:
+        torch.manual_seed(0)
+        body = [nn.Conv2d(1, 8, 3), nn.ReLU(), Residual(), Residual()]
+        return nn.Sequential(*body, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 3))
+
+
+def test_a_run_without_a_block_goes_on_as_if_never_interrupted(tmp_path: Path) -> None:
+    task = Deep()
+    model = task.build_model().eval()
+    graph = trace(model, task.example_input())
+    assert [block.name for block in graph.blocks] == ["2", "3"]
+    chosen = Candidate.planned(
+        Architecture({"0": 4}, ["2"]), graph.sizes(), schedule=Schedule("linear", 0.0, 0.6, 2)
+    )
+    whole, cut, again = (RecoveryRun(task, model, graph, chosen, epochs=2, seed=0) for _ in "abc")
+    whole.advance(1)
+    whole.advance(1)
+    cut.advance(1)
+    cut.save(tmp_path)
+    again.restore(tmp_path)
+    again.advance(1)
+    assert not any(name.startswith("2.") for name in again.model.state_dict())
+    for name, tensor in whole.result().state_dict().items():
+        assert torch.equal(tensor, again.result().state_dict()[name]), name

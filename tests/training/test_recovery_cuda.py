@@ -21,7 +21,7 @@ CHOSEN = Candidate.planned(
     {"0": 16, "3": 16},
     schedule=Schedule("linear", 0.0, 0.5, 3),
     selection=Selection("obs"),
-    recovery=Recovery(lr=0.05, distillation=0.5, regulariser=0.5),
+    recovery=Recovery(lr=0.05, distillation=0.5, regularizer=0.5),
 )
 
 

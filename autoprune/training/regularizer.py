@@ -15,12 +15,12 @@ from autoprune.pruning.importance import unit_sums
 class GroupLasso:
     """A penalty on the norms of some units that grows with each step of one stretch of training.
 
-    The penalty is applied by its proximal step after the optimiser's: all slices of a unit are
+    The penalty is applied by its proximal step after the optimizer's: all slices of a unit are
     scaled by max(0, 1 - t / norm), where norm is the l2 norm over all its learned slices. The
     thresholds t of a stretch of n steps grow linearly and add up to `strength` times the unit's
     norm at the beginning: with strength 1 the lasso alone brings the unit to 0 at the end of the
     stretch, whatever the learning rate and the length; the loss pulls against it. (Group lasso:
-    Yuan & Lin 2006; growing regularisation of what leaves: Wang et al. 2021, arXiv:2012.09243.)
+    Yuan & Lin 2006; growing regularization of what leaves: Wang et al. 2021, arXiv:2012.09243.)
     """
 
     def __init__(self, strength: float, begin: int, end: int) -> None:
@@ -40,7 +40,7 @@ class GroupLasso:
             self._norms[name] = unit_norms(model, group)[self.leaving[name]]
 
     def shrink(self, step: int) -> None:
-        """The proximal step after optimisation step `step`, in [begin, end)."""
+        """The proximal step after optimization step `step`, in [begin, end)."""
         length = self.end - self.begin
         growth = 2.0 * (step - self.begin + 1) / (length * (length + 1))
         with torch.no_grad():

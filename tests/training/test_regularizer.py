@@ -12,7 +12,7 @@ from autoprune.architecture import Architecture
 from autoprune.candidate import Candidate, Recovery
 from autoprune.schedule import Schedule
 from autoprune.training import RecoveryRun
-from autoprune.training.regulariser import GroupLasso, unit_norms
+from autoprune.training.regularizer import GroupLasso, unit_norms
 
 STAYS = {"0": tuple(range(4, 16))}  # units 0 to 3 of group "0" are about to leave
 
@@ -75,7 +75,7 @@ def test_in_training_what_is_about_to_leave_gets_small_and_the_rest_does_not() -
     model, graph = dense()
     rest = {}
     for strength in (0.0, 1.0):
-        chosen = replace(plain, recovery=replace(plain.recovery, regulariser=strength))
+        chosen = replace(plain, recovery=replace(plain.recovery, regularizer=strength))
         run = RecoveryRun(Stripes(), model, graph, chosen, epochs=4, seed=0)
         run.advance(17 / 6)  # the step before the removal
         norms = unit_norms(run.model, run.graph.group("0")).sort().values

@@ -1,0 +1,150 @@
+"""How models with attention recover from pruning with SGD and with AdamW, clipped or not.
+
+    AUTOPRUNE_DATA=... python scripts/benchmarks/optimizers/measure.py --cache FOLDER
+
+Two trained models (`models.py`), each pruned uniformly to about 50 and 25 % of its MACs with
+repair, then recovered with each optimizer at three learning rates without clipping, and at the best
+of them with the gradient's norm clipped to 1. Rows are appended to `results/optimizers/runs.csv` as
+they come and are not measured again; the table is `results/optimizers/README.md`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import math
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from models import FashionViT, Sst2
+from safetensors.torch import load_file, save_file
+
+from autoprune.architecture import Architecture
+from autoprune.candidate import Candidate, Recovery, Selection
+from autoprune.graph import PruningGraph, trace
+from autoprune.pruning.compensate import calibrate
+from autoprune.space import kept_units
+from autoprune.tasks import Task
+from autoprune.training import RecoveryRun
+from autoprune.training.batches import sample
+
+OUT = Path(__file__).parents[3] / "results" / "optimizers"
+RATES = {"sgd": (0.003, 0.01, 0.03), "adamw": (0.0001, 0.0003, 0.001)}
+STEPS = {"sst2": 100, "fashion_vit": 200}  # of 16 texts, of 128 images
+SHARES = (0.5, 0.25)
+SEED = 0
+_KEY = ("task", "share", "optimizer", "lr", "grad_clip")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--cache", type=Path, required=True, help="folder of the dense weights")
+    parser.add_argument("--tasks", nargs="+", choices=list(STEPS), default=list(STEPS))
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    OUT.mkdir(parents=True, exist_ok=True)
+    for name in given.tasks:
+        for row in measured(name, given.cache):
+            print(row, flush=True)
+            _append(row)
+
+
+def measured(name: str, cache: Path) -> Iterator[dict[str, Any]]:
+    """The missing rows of one task."""
+    task: Task = Sst2(batch_size=16) if name == "sst2" else FashionViT()
+    dense = _dense(name, task, cache)
+    graph = trace(dense, task.example_input())
+    calibration = calibrate(dense, sample(task, SEED, samples=512), forward=task.loss)
+    accuracy = task.evaluate(dense, "val")["accuracy"]
+    steps_of_epoch = len(task.train_loader(SEED))  # type: ignore[arg-type]
+    for share in SHARES:
+        ratio, macs = _uniform(graph, share)
+
+        def run(recovery: Recovery, ratio: float = ratio) -> RecoveryRun:
+            candidate = Candidate(_at(graph, ratio), Selection("obs"), recovery=recovery)
+            epochs = STEPS[name] / steps_of_epoch
+            return RecoveryRun(
+                task, dense, graph, candidate, epochs=epochs, seed=SEED, calibration=calibration
+            )
+
+        built = run(Recovery())
+        before = built.evaluate("val")["accuracy"]
+        about = {"task": name, "share": share, "macs": macs, "dense": accuracy, "before": before}
+        for optimizer, rates in RATES.items():
+            found: dict[float, float] = {}
+            for lr in rates:
+                row = _row({**about, "optimizer": optimizer, "lr": lr, "grad_clip": 0.0}, run)
+                found[lr] = float(row["accuracy"])
+                yield row
+            best = max(found, key=lambda lr: found[lr])
+            yield _row({**about, "optimizer": optimizer, "lr": best, "grad_clip": 1.0}, run)
+
+
+def _row(about: dict[str, Any], make: Any) -> dict[str, Any]:
+    known = [row for row in _rows() if all(row[key] == str(about[key]) for key in _KEY)]
+    if known:
+        return known[0]
+    names = ("optimizer", "lr", "grad_clip")
+    start = time.process_time()
+    run = make(Recovery(**{name: about[name] for name in names}))
+    after = run.advance(run.epochs)["accuracy"]
+    seconds = time.process_time() - start
+    return {**about, "accuracy": after, "cpu_s": round(seconds, 1)}
+
+
+def _uniform(graph: PruningGraph, share: float) -> tuple[float, float]:
+    """The ratio for every group whose model has the nearest share of the MACs, and that share."""
+    dense = _macs(graph, graph.sizes())
+    ratios = (step / 100 for step in range(1, 96))
+    shares = {ratio: _macs(graph, _at(graph, ratio).widths) / dense for ratio in ratios}
+    ratio = min(shares, key=lambda each: abs(shares[each] - share))
+    return ratio, round(shares[ratio], 3)
+
+
+def _at(graph: PruningGraph, ratio: float) -> Architecture:
+    return Architecture({name: kept_units(size, ratio) for name, size in graph.sizes().items()})
+
+
+def _macs(graph: PruningGraph, kept: Mapping[str, int]) -> int:
+    return sum(math.prod(dim.size(kept) for dim in op.macs) for op in graph.ops if op.macs)
+
+
+def _dense(name: str, task: Task, cache: Path) -> torch.nn.Module:
+    file = cache / f"{name}.safetensors"
+    torch.manual_seed(SEED)
+    model = task.build_model()
+    if file.exists():
+        model.load_state_dict(load_file(file))
+    else:
+        task.train_dense(model, SEED)
+        save_file({k: v.contiguous() for k, v in model.state_dict().items()}, file)
+    return model.eval()
+
+
+def _rows() -> list[dict[str, str]]:
+    file = OUT / "runs.csv"
+    if not file.exists():
+        return []
+    with file.open() as lines:
+        return list(csv.DictReader(lines))
+
+
+def _append(row: dict[str, Any]) -> None:
+    if any(all(known[key] == str(row[key]) for key in _KEY) for known in _rows()):
+        return
+    file = OUT / "runs.csv"
+    new = not file.exists()
+    with file.open("a") as lines:
+        writer = csv.DictWriter(lines, list(row), lineterminator="\n")
+        if new:
+            writer.writeheader()
+        writer.writerow(row)
+
+
+if __name__ == "__main__":
+    main()
