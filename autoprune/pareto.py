@@ -14,8 +14,8 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from autoprune.cost_fields import cost_fields, is_cost, is_latency, on_device, split_field
 from autoprune.errors import BudgetError, StoreError
-from autoprune.fields import cost_fields, is_cost, is_latency, on_device, split_field
 from autoprune.record import TrialRecord
 
 Direction = Literal["maximize", "minimize"]

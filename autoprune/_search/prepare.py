@@ -29,7 +29,7 @@ from autoprune.cost.model import CostModel
 from autoprune.cost.targets import device_name
 from autoprune.device.widths import efficient_step
 from autoprune.errors import AutopruneError, ConfigError, GraphError, TaskError
-from autoprune.fields import MEMORY, cost_fields, is_cost
+from autoprune.cost_fields import MEMORY, cost_fields, is_cost
 from autoprune.fitted_space import FittedSpace
 from autoprune.graph import PruningGraph
 from autoprune.pareto import Objective
@@ -76,12 +76,12 @@ def prepare(
     task: Task,
     say: Say,
     *,
-    profiles: Mapping[str, Mapping[str, Any]] | None = None,
+    profiles: Mapping[str, DeviceProfile] | None = None,
 ) -> Prepared:
     """Everything up to the plan; raises UsageError where something does not fit.
 
-    `profiles` are those that a run which goes on has already, by device (see
-    `DeviceProfile.to_dict`); without, the devices are asked whether they can measure.
+    `profiles` are those that a resumed run has already, by device; without, the devices are asked
+    whether they can measure.
     """
     objectives = _objectives(config, task)
     sites = sites_of(config.targets, profiles or {})
@@ -98,7 +98,7 @@ def prepare(
     if not graph.groups:
         why = "; ".join(f"{frozen.name}: {frozen.reason}" for frozen in graph.frozen[:3])
         raise GraphError(f"the model of {type(task).__name__} has nothing that can leave · {why}")
-    names = [*config.limits.fields, *(objective.name for objective in objectives)]
+    names = [*config.budget.fields, *(objective.name for objective in objectives)]
     sites = tuple(
         site.fitted(dense, graph, example, config.search.seed, say)
         if site.is_predicted(names)
@@ -132,14 +132,14 @@ def _plan(
     limits = config.search
     return Plan(
         space=FittedSpace.of(
-            config.search_space,
+            config.space,
             graph.sizes(),
             efficient_step(graph, predictors.values()),
             {block.name: tuple(graph.lost([block.name])) for block in graph.blocks},
         ),
         price=costs.cost,
         dense=costs.dense,
-        budget=config.limits,
+        budget=config.budget,
         objectives=objectives,
         reference=_reference(objectives, metrics, costs.dense),
         limits=Limits(
@@ -257,13 +257,20 @@ def environment(config: RunConfig) -> dict[str, Any]:
         "python": platform.python_version(),
         "platform": platform.platform(),
         "machine": device_name(),
-        "cores": len(os.sched_getaffinity(0)),
+        "cores": _cores(),
         "seed": config.search.seed,
     }
 
 
+def _cores() -> int:
+    """The cores that this process may use, where the system tells; else those of the machine."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def _objectives(config: RunConfig, task: Task) -> tuple[Objective, ...]:
-    names = config.search.objectives or [task.metric, config.limits.fields[0]]
+    names = config.search.objectives or [task.metric, config.budget.fields[0]]
     costs = cost_fields(list(config.devices))
     known = [task.metric, *costs]
     for name in names:

@@ -19,7 +19,7 @@ from autoprune._search.plan import Plan
 from autoprune._search.scheduler import RungScheduler
 from autoprune._search.searcher import BudgetedOptunaSearch
 from autoprune._search.trainable import Bench, PruneTrial
-from autoprune.silence import silenced
+from autoprune.log_level import log_level
 
 FOLDER = "tune"
 _ENVIRONMENT = {
@@ -112,6 +112,6 @@ def _environment(concurrent: int) -> Iterator[None]:
 def quiet() -> Iterator[None]:
     """Only errors of Ray's and Optuna's loggers, and no warnings about their own future."""
     optuna.logging.get_verbosity()  # sets up its logger, which would reset the level later
-    with silenced("ray", "ray.tune", "ray.air", "optuna"), warnings.catch_warnings():
+    with log_level("ray", "ray.tune", "ray.air", "optuna"), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from html import escape
 
-from autoprune.fields import split_field
+from autoprune.cost_fields import split_field
 from autoprune.record import TrialRecord
 from autoprune.report import text
 from autoprune.report.data import RunView
@@ -111,8 +111,9 @@ def prediction(view: RunView, field: str) -> Figure | None:
     known = [(p, m, f"trial {n}") for p, m, n in pairs if p is not None and m is not None]
     if len(known) < 2:
         return None
-    profile = view.devices.get(split_field(field)[1], {})
-    held_out = [(p, m, "a random pruning") for m, p in profile.get("held_out") or ()]
+    profile = view.devices.get(split_field(field)[1])
+    pairs_held_out = profile.held_out if profile else ()
+    held_out = [(p, m, "a random pruning") for m, p in pairs_held_out]
     top = 1.08 * max(max(p, m) for p, m, _ in known + held_out)
     equal = {"x": [0, top], "y": [0, top], "mode": "lines", "hoverinfo": "skip"}
     drawn = layout(

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from html import escape
 
 from autoprune.budget import Cost
-from autoprune.fields import is_cost
+from autoprune.cost_fields import is_cost
 from autoprune.pareto import CostSource
 from autoprune.record import TrialRecord
 from autoprune.report import text

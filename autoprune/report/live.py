@@ -10,7 +10,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from autoprune.fields import is_cost, is_latency
+from autoprune.cost_fields import is_cost, is_latency
 from autoprune.report import text
 
 if TYPE_CHECKING:

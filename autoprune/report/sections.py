@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
-import yaml
-
 from autoprune.budget import Cost
-from autoprune.fields import is_latency, split_field
+from autoprune.cost_fields import is_latency, split_field
 from autoprune.record import TrialRecord
 from autoprune.report import text
 from autoprune.report.data import RunView
@@ -183,15 +182,14 @@ def search(view: RunView) -> str:
 
 def details(view: RunView) -> str:
     """Configuration, environment and device, folded."""
-    config = yaml.safe_dump(dict(view.config), sort_keys=False, allow_unicode=True)
-    parts = [folded("Configuration", f"<pre><code>{escape(config)}</code></pre>")]
+    config = escape(view.config.to_yaml())
+    parts = [folded("Configuration", f"<pre><code>{config}</code></pre>")]
     parts.append(folded("Environment and versions", facts(flat(view.environment))))
     for name, profile in view.devices.items():
-        plain = {k: v for k, v in profile.items() if not isinstance(v, (list, dict))}
-        device = {**profile.get("device", {}), **plain}
         title = f"Device profile: {name}" if name else "Device profile"
-        parts += [folded(title, facts(device))] if device else []
-    return section("How to get this again", "".join(parts))
+        if profile is not None:
+            parts.append(folded(title, facts({**asdict(profile.device), **profile.facts})))
+    return section("Reproduce", "".join(parts))
 
 
 def foot(view: RunView) -> str:
@@ -314,13 +312,12 @@ def _legend(axes: Mapping[str, Any], first: str | None) -> str:
 
 
 def _fit(view: RunView, field: str) -> str:
-    profile = view.devices.get(split_field(field)[1], {})
-    error, pairs = profile.get("error"), profile.get("held_out") or ()
-    if not isinstance(error, float):
+    profile = view.devices.get(split_field(field)[1])
+    if profile is None or profile.error is None:
         return ""
     return (
-        f" The predictor's error on {len(pairs)} random prunings that its fit had not seen (grey) "
-        f"was {100 * error:.1f} %."
+        f" The predictor's mean error on {len(profile.held_out)} held-out random prunings (gray) "
+        f"was {100 * profile.error:.1f} %."
     )
 
 
@@ -352,9 +349,9 @@ def _reasons(title: str, found: list[tuple[TrialRecord, str]], is_open: bool = F
 
 def _frozen(view: RunView) -> str:
     rows = "".join(
-        f'<tr><td class="l">{escape(item.get("name", ""))}</td>'
-        f"<td>{escape(item.get('size', ''))}</td>"
-        f'<td class="l wrap">{escape(item.get("reason", ""))}</td></tr>'
+        f'<tr><td class="l">{escape(item.name)}</td>'
+        f"<td>{escape(item.size)}</td>"
+        f'<td class="l wrap">{escape(item.reason)}</td></tr>'
         for item in view.frozen
     )
     head = f'<thead><tr>{heads(("layer", "units"))}<th class="l">reason</th></tr></thead>'

@@ -8,13 +8,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from autoprune.budget import Cost
-from autoprune.fields import field_at, split_field
+from autoprune.cost_fields import field_at, split_field
 from autoprune.record import TrialRecord
 from autoprune.report import text
-from autoprune.report.data import Retrained, RunView
+from autoprune.report.data import RunView, speedup
 from autoprune.report.markup import cell, escape, heads, section
 from autoprune.report.style import colours
 from autoprune.report.terminal import device_line
+from autoprune.store import RetrainingSummary
 
 _COUNTS = ("params", "macs", "weight_bytes")
 
@@ -232,27 +233,32 @@ def _ms(cost: Cost | None, field: str, names: Sequence[str]) -> str:
     return "<br>".join(lines)
 
 
-def _speeds(result: Retrained) -> list[str]:
+def _speeds(result: RetrainingSummary) -> list[str]:
     """The measured latency on each device, and how many times faster than dense that is."""
     found = []
     for name in result.devices:
         field = field_at("latency_ms", name)
         value = result.measured.value(field) if result.measured else None
         if value is not None:
-            ratio, sure = result.speedup(field), text.sure(result.measured, name)
+            ratio, sure = (
+                speedup(result.dense.measured, result.measured, field),
+                text.sure(result.measured, name),
+            )
             words = text.cost(field, value) + (f" ({ratio:.2f}×)" if ratio else "")
             words = escape(f"{name} {words}" if name else words)
             found.append(words + (f" <small>{sure}</small>" if sure else ""))
     return found
 
 
-def _retrained_row(result: Retrained) -> str:
-    test = "<br>".join(escape(f"{n} {text.spread(n, *v)}") for n, v in result.test.items())
-    dense = "<br>".join(escape(f"{n} {text.metric(n, v)}") for n, v in result.dense.items())
+def _retrained_row(result: RetrainingSummary) -> str:
+    test = "<br>".join(
+        escape(f"{n} {text.spread(n, v.mean, v.std)}") for n, v in result.test.items()
+    )
+    dense = "<br>".join(escape(f"{n} {text.metric(n, v)}") for n, v in result.dense.test.items())
     changes = [
-        text.change(n, mean - result.dense[n])
-        for n, (mean, _) in result.test.items()
-        if n in result.dense
+        text.change(n, found.mean - result.dense.test[n])
+        for n, found in result.test.items()
+        if n in result.dense.test
     ]
     return (
         "<tr>"

@@ -8,11 +8,12 @@ from rich.table import Table
 from rich.text import Text
 
 from autoprune.budget import Cost
+from autoprune.cost_fields import cost_fields, field_at, split_field
 from autoprune.errors import StoreError
-from autoprune.fields import cost_fields, field_at, split_field
 from autoprune.record import TrialRecord
 from autoprune.report import text
-from autoprune.report.data import Retrained, RunView
+from autoprune.report.data import RunView
+from autoprune.store import RetrainingSummary
 
 _STYLES = {"complete": "green", "stopped": "yellow", "infeasible": "dim", "failed": "red"}
 _COUNTS = ("params", "macs", "weight_bytes")
@@ -203,9 +204,9 @@ def _device(name: str, *costs: Cost | None) -> str | None:
     return " | ".join(names) or None
 
 
-def _retrained_cells(result: Retrained) -> list[str]:
-    test = [f"{name} {text.spread(name, *value)}" for name, value in result.test.items()]
-    dense = [f"{name} {text.metric(name, value)}" for name, value in result.dense.items()]
+def _retrained_cells(result: RetrainingSummary) -> list[str]:
+    test = [f"{name} {text.spread(name, v.mean, v.std)}" for name, v in result.test.items()]
+    dense = [f"{name} {text.metric(name, value)}" for name, value in result.dense.test.items()]
     seeds = ", ".join(str(seed) for seed in result.seeds)
     return [
         f"trial {result.number}",

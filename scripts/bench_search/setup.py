@@ -244,7 +244,7 @@ def test_accuracy(setup: Setup, model: Path) -> float:
     """The accuracy of a kept model on the test split."""
     recipe, state = read_model(model)
     small = setup.task.task.build_model()  # outside the count
-    prune(small, setup.graph, recipe["keep"])
+    prune(small, setup.graph, recipe.kept_indices)
     small.load_state_dict(state, strict=True)
     return setup.task.evaluate(small.eval(), "test")[setup.task.metric]
 

@@ -13,7 +13,7 @@ from autoprune.errors import StoreError
 from autoprune.report import html, sections, terminal
 from autoprune.report.data import RunView
 from autoprune.report.read import read
-from autoprune.store import RunFolder
+from autoprune.store import RunFolder, RunState
 
 
 def text_of(renderable, width: int = 140) -> str:
@@ -131,8 +131,8 @@ def test_task_name_with_markup_is_shown_as_it_is(tmp_path) -> None:
 def test_a_front_that_could_not_be_measured_says_why(tmp_path) -> None:
     run = make_run(tmp_path / "demo")
     why = "ssh://pi@cam was lost: <the> connection broke off"
-    run.write_json("front.json", {**run.read_json("front.json"), "not_measured": why})
-    run.write_json("state.json", {"phase": "verify", "elapsed_s": 1.0})
+    run.save_front(replace(run.front(), not_measured=why))
+    run.save_state(RunState("verify", 1.0))
     text = text_of(terminal.show(read(run)))
     assert f"not measured: {why}" in text
     assert "autoprune resume tries again" in text
