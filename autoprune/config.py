@@ -64,8 +64,8 @@ class DeviceConfig(_Section):
 class SearchConfig(_Section):
     """How the search goes; it stops at `trials`, `total_epochs` or `minutes`, what comes first.
 
-    `epochs` are the recovery epochs of one trial, `rungs` the evaluations at which hopeless trials
-    are stopped (0: never). `screen` are the proposals scored right after removal and repair for
+    `epochs` are the recovery epochs of one trial, `rungs` the evaluations at which poor trials are
+    stopped early (0: never). `screen` are the proposals scored right after removal and repair for
     each one that is trained (0: every proposal is trained). `objectives` defaults to the task's
     metric and the first budget field. `levels` are costs below the budget's first limit, in its
     form, where good models are wanted too: the search begins with candidates just within each.
@@ -252,13 +252,13 @@ def resolve_device(
         if section.get(name, value) != value:
             raise ConfigError(
                 f"{place}: {key}.{name} is {section[name]!r}, but the profile was made with "
-                f"{value!r} · leave the key out, or make another profile"
+                f"{value!r} · remove the key, or make another profile"
             )
     return {**section, **known, "profile": str(file)}
 
 
 def _resolved_devices(data: Mapping[str, Any], base: Path, place: str) -> dict[str, Any]:
-    """The sections `device` and `devices` as `resolve_device` leaves them; only one may stand."""
+    """Section `device` or `devices`, of which one may be given, as `resolve_device` returns it."""
     if "device" in data and "devices" in data:
         raise ConfigError(
             f"{place}: device and devices exclude each other · name the device in devices, too"

@@ -1,7 +1,7 @@
 """What costs are called: the fields of `Cost`, and latencies on devices that have names.
 
 A search with several devices has a latency for each of them: `latency_ms@phone`. The same name
-stands in the budget, the objectives, the records, the tables and in what `--pick` takes.
+is used in the budget, the objectives, the records, the tables and `--pick`.
 """
 
 from __future__ import annotations

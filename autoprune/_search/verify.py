@@ -115,7 +115,7 @@ def verify(
             _judge(found, beside, plan, over)
     within = [current[r.number] for r in front.members if current[r.number].measured is not None]
     elsewhere = tuple(site.name for site in gauge.sites if site.is_elsewhere)
-    final = replace(front, records=tuple(within), source="measured", elsewhere=elsewhere)
+    final = replace(front, records=tuple(within), source="measured", predicted_only=elsewhere)
     return Verified(final, dense, over)
 
 

@@ -34,7 +34,7 @@ STATES = ("complete", "stopped", "infeasible", "failed")
 
 @dataclass(frozen=True)
 class Verdict:
-    """What one member is worth beside the dense model: a sentence, and whether it is good news."""
+    """How one member compares with the dense model, in words, and whether it is better."""
 
     text: str
     good: bool | None
@@ -108,7 +108,7 @@ class RunView:
 
     @property
     def levels(self) -> tuple[tuple[Limit, float | None, TrialRecord | None], ...]:
-        """The lower costs at which models are wanted too: limit, absolute value, best model.
+        """The lower cost levels of the search: limit, absolute value, best model.
 
         That is the completed one with the best metric, on the front or not.
         """
@@ -185,8 +185,8 @@ class RunView:
         """How many times faster than dense, both by `source`; None where either is not known."""
         return speedup(getattr(self.dense, source), getattr(record, source), field)
 
-    def is_elsewhere(self, field: str) -> bool:
-        """Whether this latency stays predicted: the search has ended and could not measure it."""
+    def is_predicted_only(self, field: str) -> bool:
+        """Whether the search has ended without a way to measure this latency."""
         return self.front is not None and self.finished and self.source_of(field) == "predicted"
 
     def source_of(self, field: str) -> CostSource:
@@ -228,7 +228,7 @@ class RunView:
     def verdict(self, record: TrialRecord) -> Verdict:
         """Whether this model is really faster than the dense one, as measured, and within budget.
 
-        On each device in turn; one that is elsewhere is predicted, and its part says so.
+        On each device in turn; where it could not be measured, the prediction, named as such.
         """
         over = self.over_budget(record)
         if over:
@@ -243,7 +243,7 @@ class RunView:
         """One device's part of the verdict; below 2 % either way counts as no difference."""
         device = split_field(field)[1]
         on = f" on {device}" if device else ""
-        source: CostSource = "predicted" if self.is_elsewhere(field) else "measured"
+        source: CostSource = "predicted" if self.is_predicted_only(field) else "measured"
         ratio = self.speedup(record, field, source)
         if ratio is None:
             return Verdict(f"latency not measured{on}", None)

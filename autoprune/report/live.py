@@ -70,7 +70,7 @@ def _front(snapshot: Snapshot) -> Table:
     table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
     columns = list(dict.fromkeys(name for member in snapshot.front for name in member))
     for column in columns:
-        table.add_column(_title(column), justify="right")
+        table.add_column(Text(_title(column)), justify="right")
     for member in snapshot.front[:_ROWS]:
         table.add_row(*(_cell(column, member.get(column)) for column in columns))
     hidden = len(snapshot.front) - _ROWS

@@ -1,9 +1,9 @@
 """The run folder: every file that a run leaves, by name and by content, safe to kill at any moment.
 
-Nobody else knows a file's name or its format. Files that are replaced are written beside and
-renamed; records are appended and synced one line at a time. What is read is checked: a file that
-is missing or damaged is one StoreError line with its name and the key at fault. Nothing in a run
-is a pickle.
+No other module joins a path to one of these files or parses one. Files that are replaced are
+written beside and renamed; records are appended and synced one line at a time. What is read is
+checked: a file that is missing or damaged is one StoreError line with its name and the key at
+fault. Nothing in a run is a pickle.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ SUMMARY, PLAN, TEST, CHECKPOINTS = "summary.json", "plan.json", "test.json", "ch
 
 
 class RetrainingFolder:
-    """One retraining on disk: its plan, checkpoints while it goes on, then models and summary."""
+    """One retraining on disk: its plan, checkpoints while in progress, then models and summary."""
 
     def __init__(self, path: str | Path) -> None:
         """Point at a folder without touching it."""
@@ -33,7 +33,7 @@ class RetrainingFolder:
         return found
 
     def save_summary(self, summary: RetrainingSummary) -> None:
-        """Write what came out; the checkpoints are needed no more."""
+        """Write what came out; the checkpoints are removed."""
         write_json(self.path / SUMMARY, summary)
         shutil.rmtree(self.checkpoints, ignore_errors=True)
 

@@ -133,7 +133,7 @@ class RunFolder:
     def writing(self) -> Iterator[None]:
         """Hold the folder for writing; StoreError while another process holds it.
 
-        The lock goes with the process: a killed writer leaves none. A record that was half written
+        The lock ends with the process: a killed writer leaves none. A record that was half written
         when the last writer died is cut off.
         """
         try:
@@ -280,7 +280,7 @@ class RunFolder:
                 tuple(known[member.number] for member in stored.members),
                 stored.reference,
                 stored.source,
-                stored.elsewhere,
+                stored.predicted_only,
             )
         except ValueError as error:
             raise StoreError(f"{file} is damaged: {error}") from error

@@ -145,7 +145,7 @@ class FrontFile:
     members: tuple[FrontMember, ...]
     reference: tuple[float, ...] | None = None
     source: CostSource = "predicted"
-    elsewhere: tuple[str, ...] = ()
+    predicted_only: tuple[str, ...] = ()
     over_budget_when_measured: Mapping[int, Mapping[str, float]] = field(default_factory=dict)
     not_measured: str | None = None
 

@@ -187,7 +187,7 @@ def test_embedded_json_cannot_leave_its_element() -> None:
 def test_run_that_goes_on_has_a_page_that_says_so(tmp_path, trials) -> None:
     run = make_run(tmp_path / "run", trials=trials, finished=False)
     source = without_plotly(html.page(read(run)))
-    assert "This run has not ended" in source
+    assert "This run is in progress" in source
     assert Page(source).open == []
 
 

@@ -302,10 +302,10 @@ def test_each_device_has_its_part_of_the_verdict() -> None:
     devices = {"phone": {}, "server": {}}
     view = replace(view, config=config({"latency_ms@server": "80%"}, devices=devices))
     objectives = (Objective("accuracy", "maximize"), Objective("latency_ms@phone"))
-    front = ParetoFront(objectives, (record,), source="measured", elsewhere=("phone",))
+    front = ParetoFront(objectives, (record,), source="measured", predicted_only=("phone",))
     view = replace(view, front=front, devices={"phone": None, "server": None})
     assert view.latencies == ("latency_ms@phone", "latency_ms@server")
-    assert [view.is_elsewhere(field) for field in view.latencies] == [True, False]
+    assert [view.is_predicted_only(field) for field in view.latencies] == [True, False]
     assert view.speedup(record, "latency_ms@phone") is None
     assert view.speedup(record, "latency_ms@server") == pytest.approx(1.5)
     verdict = view.verdict(record)

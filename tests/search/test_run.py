@@ -220,7 +220,7 @@ def test_where_the_only_device_is_another_machine_nothing_is_measured(
         assert record.predicted.device.name == "a phone"
     assert json.loads((found.path / "dense.json").read_text())["measured"] is None
     view = read(found.path)
-    assert view.is_elsewhere("latency_ms")
+    assert view.is_predicted_only("latency_ms")
     assert view.verdict(found.front.members[0]).text.endswith("dense, predicted")
 
 

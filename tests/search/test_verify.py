@@ -92,7 +92,7 @@ def test_what_is_over_on_one_device_leaves_and_lets_others_in() -> None:
     found, gauge, saved = checked(*records, t1=6.6, t2=5.7, t3=2.4)
     assert [record.number for record in found.front] == [3, 2]
     assert found.front.values.tolist() == [[0.7, 4.0, 2.4], [0.8, 8.0, 5.7]]
-    assert (found.front.source, found.front.elsewhere) == ("measured", ("phone",))
+    assert (found.front.source, found.front.predicted_only) == ("measured", ("phone",))
     assert list(found.over) == [1]
     assert found.over[1] == pytest.approx({"latency_ms@phone": -0.2, "latency_ms@server": 0.1})
     assert sorted(gauge.asked) == ["1", "2", "3"]

@@ -81,6 +81,8 @@ def test_what_was_written_is_read_back_equal(run: RunFolder) -> None:
     assert run.records() == (RECORD,)
     found = run.front()
     assert found is not None
+    with pytest.raises(StoreError, match=r"front\.json names trial 3, which records\.jsonl lacks"):
+        run.front(())
     assert (found.front.members, found.over_budget, found.not_measured) == ((RECORD,), {}, None)
 
 
