@@ -143,6 +143,7 @@ class RunConfig(_Section):
         folder = (base or Path.cwd()).resolve()
         space = resolve_space(data.get("space"), folder, place)
         values = {**data, "space": SearchSpace.parse(space, f"{place}: space")}
+        _check_device_names(data, place)
         values |= {} if resolved else _resolved_devices(data, folder, place)
         limits = _limits_by_name(data, place)
         if limits is not None:
@@ -257,6 +258,15 @@ def resolve_device(
     return {**section, **known, "profile": str(file)}
 
 
+def _check_device_names(data: Mapping[str, Any], place: str) -> None:
+    devices = data.get("devices")
+    for name in devices if isinstance(devices, Mapping) else ():
+        if not isinstance(name, str) or not DEVICE_NAME.fullmatch(name):
+            raise ConfigError(
+                f"{place}: a device's name may hold letters, digits, _ and -, got {name!r}"
+            )
+
+
 def _resolved_devices(data: Mapping[str, Any], base: Path, place: str) -> dict[str, Any]:
     """Section `device` or `devices`, of which one may be given, as `resolve_device` returns it."""
     if "device" in data and "devices" in data:
@@ -273,11 +283,6 @@ def _resolved_devices(data: Mapping[str, Any], base: Path, place: str) -> dict[s
             f"{place}: devices must map a name to each device, got {devices!r} · e.g. "
             "devices: {phone: phone.json, server: {runtime: torch}}"
         )
-    for name in devices:
-        if not isinstance(name, str) or not DEVICE_NAME.fullmatch(name):
-            raise ConfigError(
-                f"{place}: a device's name may hold letters, digits, _ and -, got {name!r}"
-            )
     return {
         "devices": {
             name: resolve_device(device, base, place, f"devices.{name}")

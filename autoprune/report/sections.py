@@ -69,8 +69,8 @@ def front(view: RunView, drawn: Mapping[str, Any]) -> str:
         for key, figure in axes.items()
     )
     lead = (
-        "Each colored point is a saved pruned model that no other finished model dominates in all "
-        "objectives. Colors follow the cost and are the same throughout this page."
+        "Each colored point is a saved pruned model that no other finished model dominates. Colors "
+        "follow the cost and are the same throughout this page."
     )
     return section(
         "Pareto front",
