@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import math
-import os
 import platform
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ from autoprune._search.score import STATISTICS, RepairScore, heads
 from autoprune._search.screening import Screening
 from autoprune._search.sites import Site, check, sites_of
 from autoprune._search.study import distributions
-from autoprune._search.tuning import threads_for
+from autoprune._search.tuning import threads_for, usable_cores
 from autoprune._search.verify import Gauge, objectives_of
 from autoprune.budget import Cost
 from autoprune.config import RunConfig
@@ -257,16 +256,9 @@ def environment(config: RunConfig) -> dict[str, Any]:
         "python": platform.python_version(),
         "platform": platform.platform(),
         "machine": device_name(),
-        "cores": _cores(),
+        "cores": usable_cores(),
         "seed": config.search.seed,
     }
-
-
-def _cores() -> int:
-    """The cores that this process may use, where the system tells; else those of the machine."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _objectives(config: RunConfig, task: Task) -> tuple[Objective, ...]:

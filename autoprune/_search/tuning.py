@@ -88,9 +88,16 @@ def session(concurrent: int, *, gpus: float = 0.0) -> Iterator[None]:
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 
 
+def usable_cores() -> int:
+    """The cores that this process may use, where the system tells; else those of the machine."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def threads_for(concurrent: int) -> int:
     """Each trial's share of the cores that this process may use, at least one."""
-    return max(1, len(os.sched_getaffinity(0)) // concurrent)
+    return max(1, usable_cores() // concurrent)
 
 
 @contextmanager

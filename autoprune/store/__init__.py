@@ -8,6 +8,7 @@ fault. Nothing in a run is a pickle.
 
 from __future__ import annotations
 
+from autoprune.store.contents import RECORDS, device_file
 from autoprune.store.files import write_text
 from autoprune.store.models import (
     FORMAT,
@@ -20,7 +21,7 @@ from autoprune.store.models import (
 )
 from autoprune.store.records import rows as table_rows
 from autoprune.store.retraining import RetrainingFolder, read_metrics, write_metrics
-from autoprune.store.run import CONFIG, RECORDS, RunFolder, device_file
+from autoprune.store.run import CONFIG, RunFolder
 from autoprune.store.values import (
     DenseReport,
     DenseTest,

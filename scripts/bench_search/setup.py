@@ -236,7 +236,7 @@ def recover(
 def store(setup: Setup, run: RecoveryRun, number: int) -> Path:
     """Keep a finished model for its one look at the test split."""
     path = setup.folder / "models" / str(number)
-    save_model(path, run.result(), recipe_of(run.candidate, run.keep, task=setup.job.task))
+    save_model(path, run.result(), recipe_of(run.candidate, run.kept_indices, task=setup.job.task))
     return path
 
 
