@@ -11,9 +11,9 @@ from .candidate import Candidate as Candidate
 from .candidate import Recovery as Recovery
 from .config import RunConfig as RunConfig
 from .cost.analytic import count_cost as count_cost
-from .cost.device import DeviceProfile as DeviceProfile
 from .cost.latency import measure_latency as measure_latency
 from .cost.memory import measure_peak_memory as measure_peak_memory
+from .device.profile import DeviceProfile as DeviceProfile
 from .errors import AutopruneError as AutopruneError
 from .errors import BudgetError as BudgetError
 from .errors import ConfigError as ConfigError

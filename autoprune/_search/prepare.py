@@ -26,9 +26,10 @@ from autoprune.config import RunConfig
 from autoprune.cost.activations import COUNTED, PeakMemory
 from autoprune.cost.model import CostModel
 from autoprune.cost.targets import device_name
+from autoprune.cost_fields import MEMORY, cost_fields, is_cost
+from autoprune.device.profile import DeviceProfile
 from autoprune.device.widths import efficient_step
 from autoprune.errors import AutopruneError, ConfigError, GraphError, TaskError
-from autoprune.cost_fields import MEMORY, cost_fields, is_cost
 from autoprune.fitted_space import FittedSpace
 from autoprune.graph import PruningGraph
 from autoprune.pareto import Objective

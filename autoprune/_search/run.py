@@ -31,7 +31,7 @@ from autoprune._search.tuning import quiet, run_trials
 from autoprune._search.verify import verify
 from autoprune.budget import Cost
 from autoprune.config import RunConfig
-from autoprune.cost.device import DeviceProfile
+from autoprune.device.profile import DeviceProfile
 from autoprune.errors import WorkError
 from autoprune.pruning.sensitivity import Sensitivity
 from autoprune.record import TrialRecord

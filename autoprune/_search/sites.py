@@ -19,10 +19,10 @@ from autoprune.cost.inputs import Inputs, batched, dtype_of
 from autoprune.cost.latency import measured_or_flagged
 from autoprune.cost.memory import counted_and_weighed
 from autoprune.cost.targets import find_target, is_here, is_remote
+from autoprune.cost_fields import LATENCIES, field_at
 from autoprune.device.memory import fit_peak_memory
 from autoprune.device.predictor import LatencyPredictor
 from autoprune.device.profile import DeviceProfile
-from autoprune.cost_fields import LATENCIES, field_at
 from autoprune.graph import PruningGraph
 
 
