@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from autoprune.candidate import Candidate
 from autoprune.errors import StoreError
-from autoprune.store.files import checked, read_json, write_json
+from autoprune.store.files import checked, plain, read_json, write_text
 from autoprune.store.values import CandidateValue
 
 if TYPE_CHECKING:
@@ -81,7 +82,7 @@ def save_model(path: Path, model: nn.Module, recipe: Recipe) -> None:
             tied=tied,
             sha256=_sha256(beside / WEIGHTS),
         )
-        write_json(beside / RECIPE, whole)
+        write_text(beside / RECIPE, json.dumps(plain(whole), allow_nan=False) + "\n")
         beside.chmod(0o755)
         shutil.rmtree(path, ignore_errors=True)
         beside.rename(path)

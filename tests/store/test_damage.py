@@ -86,6 +86,19 @@ def test_what_was_written_is_read_back_equal(run: RunFolder) -> None:
     assert (found.front.members, found.over_budget, found.not_measured) == ((RECORD,), {}, None)
 
 
+def test_the_published_run_is_read_whole() -> None:
+    published = RunFolder.open(Path(__file__).parents[2] / "results" / "cifar10-resnet20")
+    view = read(published)
+    assert view.finished
+    assert len(view.members) == 9
+    again = published.retraining(1)
+    assert again.plan().candidate == again.summary().candidate.key == recipe_key(again.first_model)
+
+
+def recipe_key(model: Path) -> str:
+    return read_model(model)[0].candidate.key
+
+
 def test_what_a_run_does_not_have_yet_is_none(tmp_path: Path) -> None:
     config = {"task": "digits", "budget": {"macs": "50%"}}
     run = RunFolder.create(tmp_path / "run", config, {})
