@@ -31,6 +31,7 @@ from autoprune.store import (
     RetrainingFolder,
     RetrainingSummary,
     RunFolder,
+    SearchPlan,
     is_model,
     read_model,
     table_rows,
@@ -72,6 +73,14 @@ class Result:
         if found is None:
             raise StoreError(f"{path} has no front yet · resume it with: autoprune resume {path}")
         return Result(found.front, records, folder.path, task)
+
+    @property
+    def plan(self) -> SearchPlan | None:
+        """What was decided before the first trial: objectives, absolute limits, space, dense cost.
+
+        None for a run that was made before plans were written.
+        """
+        return RunFolder.open(self.path).plan()
 
     def pick(self, text: str) -> TrialRecord:
         """The trial that `knee`, `fastest`, `best`, `trial=7` or `latency_ms<=3` names."""

@@ -218,6 +218,14 @@ def test_best_is_the_best_metric_within_the_limits(found: api.Result) -> None:
         found.best(macs=1)
 
 
+def test_the_plan_is_what_was_asked_for(found: api.Result) -> None:
+    plan = found.plan
+    assert plan is not None
+    assert plan.limits == {"macs": dense_macs() / 2}
+    assert plan.objectives == found.front.objectives
+    assert plan.dense.macs == dense_macs()
+
+
 def test_a_trials_model_is_that_of_its_folder(found: api.Result) -> None:
     record = found.front.members[-1]
     state = autoprune.load(found.path, pick=f"trial={record.number}").state_dict()
