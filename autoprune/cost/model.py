@@ -13,7 +13,6 @@ from autoprune.budget import Cost, Device, Timing
 from autoprune.cost.activations import COUNTED, Activations, PeakMemory
 from autoprune.cost.sizes import Floats, Sizes
 from autoprune.cost_fields import COUNTS, LATENCIES, field_at
-from autoprune.errors import GraphError
 from autoprune.graph import PruningGraph
 
 
