@@ -54,7 +54,7 @@ def export_model(
     `format` is a key of `FORMATS` (`onnx` runs in ONNX Runtime, `pt2` is `torch.export`'s archive);
     by default the file's ending says it. Compared are the example inputs and random ones like them;
     with `dynamic_batch` (first dimension free) at other batch sizes too. Only a file that agrees
-    is put at `path`; the model stays as it is.
+    is put at `path`; the model is not changed.
 
     Raises:
         ConfigError: unknown format.

@@ -2,6 +2,7 @@
 
 >>> import autoprune
 >>> result = autoprune.search("digits", budget={"macs": "50%"})     # doctest: +SKIP
+>>> small = result.model(result.best(macs="1 M").number)            # doctest: +SKIP
 >>> autoprune.retrain(result.path, pick="knee", epochs=10)          # doctest: +SKIP
 >>> autoprune.export(result.path, format="onnx")                    # doctest: +SKIP
 """
@@ -9,136 +10,187 @@
 from __future__ import annotations
 
 import datetime
-import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 import torch
 
 from autoprune.architecture import Architecture
 from autoprune.budget import Value
-from autoprune.config import RunConfig
-from autoprune.errors import StoreError, TaskError
+from autoprune.config import RunConfig, SearchConfig, nearest
+from autoprune.errors import StoreError, TaskError, UsageError
 from autoprune.pareto import ParetoFront
+from autoprune.pick import best_within
 from autoprune.pick import pick as pick_record
 from autoprune.record import TrialRecord
-from autoprune.store import CONFIG, RECIPE, RunFolder, read_model
+from autoprune.store import (
+    Recipe,
+    RetrainingFolder,
+    RetrainingSummary,
+    RunFolder,
+    SearchPlan,
+    is_model,
+    read_model,
+    table_rows,
+)
 from autoprune.tasks.base import Task
 from autoprune.tasks.load import load_task
 
 if TYPE_CHECKING:
+    import pandas as pd
     from torch import nn
 
     from autoprune._export import Exported
-    from autoprune._retrain import OnEntry
+    from autoprune._retraining.seeds import OnEntry
     from autoprune._search.progress import Progress
 
-FRONT, SUMMARY = "front.json", "summary.json"
 _DEEPEST = 3  # a saved model lies in retrained/<trial>/seed-<n> of a run
 _OBJECT = "python:"  # the reference of a task that was given as an object
+_DeviceSpec = str | Path | Mapping[str, Any]
 
 
 @dataclass(frozen=True)
 class Result:
-    """What a search found: its front, every trial's record, and the run folder."""
+    """What a search found: its front, every trial's record, and the run folder.
+
+    `task` is the Task object that the search was given, None where it was named.
+    """
 
     front: ParetoFront
     records: tuple[TrialRecord, ...]
     path: Path
+    task: Task | None = field(default=None, repr=False, compare=False)
 
     @staticmethod
-    def read(path: str | Path) -> Result:
+    def read(path: str | Path, task: Task | None = None) -> Result:
         """The result that a run folder holds. Raises StoreError where it has no front yet."""
         folder = RunFolder.open(path)
-        if not (folder.path / FRONT).is_file():
-            raise StoreError(f"{path} has no front yet · go on with: autoprune resume {path}")
         records = folder.records()
-        return Result(ParetoFront.from_dict(folder.read_json(FRONT), records), records, folder.path)
+        found = folder.front(records)
+        if found is None:
+            raise StoreError(f"{path} has no front yet · resume it with: autoprune resume {path}")
+        return Result(found.front, records, folder.path, task)
+
+    @property
+    def plan(self) -> SearchPlan | None:
+        """What was decided before the first trial: objectives, absolute limits, space, dense cost.
+
+        None for a run that was made before plans were written.
+        """
+        return RunFolder.open(self.path).plan()
 
     def pick(self, text: str) -> TrialRecord:
         """The trial that `knee`, `fastest`, `best`, `trial=7` or `latency_ms<=3` names."""
         return pick_record(self.front, text, self.records)
 
+    def best(self, **limits: Value) -> TrialRecord:
+        """The front's best trial in the task's metric, its costs within `limits` if any are given.
+
+        Limits are costs: `best(latency_ms=8, weight_bytes="2 MB")`; on a named device
+        `best(**{"latency_ms@phone": 8})`. Raises StoreError where no model is within them.
+        """
+        return best_within(self.front, limits) if limits else self.pick("best")
+
+    def model(self, trial: int | TrialRecord) -> nn.Module:
+        """A trial's small model in eval mode on the CPU, retrained where it was (see `load`)."""
+        number = trial.number if isinstance(trial, TrialRecord) else trial
+        return load(self.path, pick=f"trial={number}", task=self.task)
+
+    def trials_dataframe(self) -> pd.DataFrame:
+        """One row a trial; metrics, costs, settings and ratios in columns, as in `trials.csv`."""
+        import pandas as pd
+
+        sizes = RunFolder.open(self.path).sizes()
+        return pd.DataFrame(list(table_rows(self.records, sizes)))
+
+    def _repr_html_(self) -> str:
+        """The front as a small table, for notebooks."""
+        from autoprune.report.notebook import front_html
+
+        return front_html(self.front)
+
+
+class SearchOptions(TypedDict, total=False):
+    """The keys of a configuration as keyword arguments; those left out have its defaults.
+
+    `device` holds `runtime`, `threads` and `batch`: where the latency counts; or it is the file of
+    a `DeviceProfile`, or an address, `ssh://user@host`. `devices` are several such by name, with
+    latencies called `latency_ms@<name>`. The others are documented in `RunConfig` and, from
+    `sampler` on, in `SearchConfig`.
+    """
+
+    budget: Mapping[str, Value | Mapping[str, Value]]
+    space: str | Path | Mapping[str, Any]
+    device: _DeviceSpec
+    devices: Mapping[str, _DeviceSpec]
+    train_on: str
+    task_args: Mapping[str, Any]
+    data: str | Path | None
+    output: str | Path | None
+    base: str | Path | None
+    sampler: str
+    objectives: Sequence[str] | None
+    levels: Sequence[Value]
+    trials: int
+    total_epochs: float | None
+    minutes: float | None
+    epochs: float
+    rungs: int
+    concurrent: int
+    seed: int
+    calibration_samples: int
+    screen: int
+
 
 def search(
     task: str | Task,
+    config: RunConfig | None = None,
     *,
-    budget: Mapping[str, Value | Mapping[str, Value]],
-    space: str | Path | Mapping[str, Any] = "standard",
-    device: str | Path | Mapping[str, Any] | None = None,
-    devices: Mapping[str, str | Path | Mapping[str, Any]] | None = None,
-    train_on: str = "auto",
-    task_args: Mapping[str, Any] | None = None,
-    data: str | Path | None = None,
-    output: str | Path | None = None,
-    sampler: str = "tpe",
-    objectives: Sequence[str] | None = None,
-    levels: Sequence[Value] = (),
-    trials: int = 30,
-    total_epochs: float | None = None,
-    minutes: float | None = None,
-    epochs: float = 2.0,
-    rungs: int = 2,
-    concurrent: int = 2,
-    seed: int = 0,
-    calibration_samples: int = 1024,
-    screen: int = 32,
     progress: Progress | None = None,
+    **options: Unpack[SearchOptions],
 ) -> Result:
-    """Search small models of `task` within `budget`; the arguments are the configuration's keys.
+    """Search small models of `task` within a budget: of a `config`, or of its keys as `options`.
 
     `task` is a reference (`digits`, `path/to/file.py:MyTask`, `package.module:MyTask`) or a Task
-    object. `device` holds `runtime`, `threads` and `batch`: where the latency counts; or it is
-    the file of a `DeviceProfile`, or an address, `ssh://user@host`. `devices` are several such by
-    name, with latencies called `latency_ms@<name>`. `progress` is told every new state. Raises
-    UsageError before any training where the arguments, the task, the model or the budget do not
-    fit.
+    object; it takes the place of the task that `config` names. `progress` is told every new state.
+    Raises UsageError before any training where the arguments, the task, the model or the budget do
+    not fit.
     """
-    options = {
-        "sampler": sampler,
-        "objectives": list(objectives) if objectives is not None else None,
-        "levels": list(levels),
-        "trials": trials,
-        "total_epochs": total_epochs,
-        "minutes": minutes,
-        "epochs": epochs,
-        "rungs": rungs,
-        "concurrent": concurrent,
-        "seed": seed,
-        "calibration_samples": calibration_samples,
-        "screen": screen,
-    }
     given = task if isinstance(task, Task) else None
-    settings: dict[str, Any] = {
-        "task": task if isinstance(task, str) else reference_of(task),
-        "task_args": dict(task_args or {}),
-        "data": str(data) if data is not None else None,
-        "budget": dict(budget),
-        **_device_sections(device, devices),
-        "train_on": train_on,
-        "space": space if isinstance(space, str | Mapping) else str(space),
-        "search": options,
-        "output": str(output) if output is not None else None,
-    }
-    return run_config(RunConfig.from_dict(settings, place="search"), task=given, progress=progress)
+    reference = task if isinstance(task, str) else reference_of(task)
+    if config is None:
+        config = RunConfig.from_dict(_sections(reference, options), place="search")
+    elif options:
+        raise UsageError(f"search takes a config or options, got both: {', '.join(options)}")
+    else:
+        config = config.with_task(reference)
+    return run_config(config, task=given, progress=progress)
 
 
-def _device_sections(
-    device: str | Path | Mapping[str, Any] | None,
-    devices: Mapping[str, str | Path | Mapping[str, Any]] | None,
-) -> dict[str, Any]:
-    """The sections that are given, in the YAML's shape."""
-
-    def plain(one: str | Path | Mapping[str, Any]) -> object:
-        return dict(one) if isinstance(one, Mapping) else str(one)
-
-    found: dict[str, Any] = {} if device is None else {"device": plain(device)}
-    if devices is not None:
-        found["devices"] = {name: plain(one) for name, one in devices.items()}
+def _sections(reference: str, options: SearchOptions) -> dict[str, Any]:
+    """The options in the YAML's shape: those of `search` in their own section."""
+    known = [*RunConfig.model_fields, *SearchConfig.model_fields]
+    found: dict[str, Any] = {"task": reference, "search": {}}
+    for name, value in options.items():
+        if name not in SearchOptions.__annotations__:
+            raise UsageError(f"search: {name} is not an option · {nearest(name, known)}")
+        section = found["search"] if name in SearchConfig.model_fields else found
+        section[name] = _plain(value)
     return found
+
+
+def _plain(value: Any) -> Any:
+    """Paths as text, and sequences as lists, at every depth."""
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return [_plain(item) for item in value]
+    return value
 
 
 def run_config(
@@ -150,34 +202,30 @@ def run_config(
     from autoprune._search.run import run
 
     run(config, job, folder, progress=progress)
-    return Result.read(folder)
+    return Result.read(folder, task)
 
 
 def resume(
     path: str | Path, *, task: Task | None = None, progress: Progress | None = None
 ) -> Result:
-    """Go on with a search that was stopped, as it was configured; a finished one is only read.
+    """Resume an interrupted search, as it was configured; a finished one is only read.
 
     `task` is needed where the search was started with a Task object.
     """
-    config = config_of(RunFolder.open(path))
+    config = RunFolder.open(path).config
     job = task or task_of(config)
     from autoprune._search.run import run
 
     run(config, job, Path(path), progress=progress, resume=True)
-    return Result.read(path)
+    return Result.read(path, task)
 
 
 @dataclass(frozen=True)
-class Retrained:
-    """A pick trained in full: `path` holds a model for each seed and `summary.json`, read here.
-
-    `summary` has `number`, `epochs`, `seeds`, `test` and `validation` (mean and sample standard
-    deviation over the seeds), `dense` (its test metrics and measured cost) and `measured`.
-    """
+class RetrainResult:
+    """A retrained model: `path` holds the weights of each seed, `summary` what came out."""
 
     path: Path
-    summary: Mapping[str, Any]
+    summary: RetrainingSummary
 
 
 def retrain(
@@ -190,34 +238,34 @@ def retrain(
     distillation: float | None = None,
     task: Task | None = None,
     on_entry: OnEntry | None = None,
-) -> Retrained:
-    """Train a run's pick in full from the dense weights, with its schedule, once for each seed.
+) -> RetrainResult:
+    """Retrain a selected model from the dense weights, with its schedule, once for each seed.
 
     `seeds` are the seeds, or how many (0, 1, ...). `lr` and `distillation` replace those of the
     trial: what is best for short trials is often too cautious for a long training. The test split
     is read once for each finished model. Written to `retrained/<trial>/` in the run's folder:
     `seed-<n>/` and `summary.json` with the latency of the first seed's model, measured beside the
-    dense one. An interrupted retraining goes on where it stopped when it is called again, a
-    finished one is returned. `on_entry(seed, entry)` is told each validation. Raises StoreError
-    where another retraining stands there.
+    dense one. An interrupted retraining is resumed when it is called again, a finished one is
+    returned. `on_entry(seed, entry)` is told each validation. Raises StoreError
+    where the folder holds another retraining.
     """
-    from autoprune._retrained import retrain_trial
+    from autoprune._retraining.trial import retrain_trial
 
-    found = Result.read(path)
-    config = config_of(RunFolder.open(path))
+    run, found = RunFolder.open(path), Result.read(path)
+    config = run.config
     numbers = tuple(range(seeds)) if isinstance(seeds, int) else tuple(seeds)
-    recipe = {"lr": lr, "distillation": distillation}
+    recovery = {"lr": lr, "distillation": distillation}
     folder = retrain_trial(
-        RunFolder.open(path),
+        run,
         config,
         task or task_of(config),
         found.pick(pick),
         epochs=epochs,
         seeds=numbers,
-        recipe={name: value for name, value in recipe.items() if value is not None},
+        recovery={name: value for name, value in recovery.items() if value is not None},
         on_entry=on_entry,
     )
-    return Retrained(folder, json.loads((folder / SUMMARY).read_text()))
+    return RetrainResult(folder.path, folder.summary())
 
 
 def load(path: str | Path, *, pick: str = "knee", task: Task | None = None) -> nn.Module:
@@ -237,8 +285,8 @@ def load_with_task(
     folder = model_folder(path, pick)
     recipe, state = read_model(folder)
     found = task or _task_of_model(folder, recipe)
-    architecture = Architecture.from_dict(recipe["candidate"]["architecture"])
-    return rebuild(found, architecture, recipe["kept_indices"], state, folder), found, folder
+    architecture = recipe.candidate.architecture
+    return rebuild(found, architecture, recipe.kept_indices, state, folder), found, folder
 
 
 def rebuild(
@@ -269,7 +317,10 @@ def rebuild(
             f"{place}: {type(task).__name__} has no group {unknown[0]!r} · it was saved from "
             "another architecture"
         )
-    model = build(model, graph, architecture, kept_indices=kept_indices).model
+    try:
+        model = build(model, graph, architecture, kept_indices=kept_indices).model
+    except UsageError as error:
+        raise StoreError(f"{place}: {error}") from error
     try:
         model.load_state_dict(dict(state), strict=True)
     except RuntimeError as error:
@@ -307,30 +358,15 @@ def export(
 def model_folder(path: str | Path, pick: str = "knee") -> Path:
     """The folder of the model that `path` (a model or a run) and `pick` mean."""
     folder = Path(path)
-    if (folder / RECIPE).is_file():
+    if is_model(folder):
         return folder
-    if (folder / SUMMARY).is_file():
-        return _first_seed(folder)
+    retrained = RetrainingFolder(folder)
+    if retrained.is_finished:
+        return retrained.first_model
+    run = RunFolder.open(folder)
     record = Result.read(folder).pick(pick)
-    again = folder / "retrained" / str(record.number)
-    if (again / SUMMARY).is_file():
-        return _first_seed(again)
-    if record.artifact is None:
-        raise StoreError(
-            f"trial {record.number} ({record.state}) has no saved model · retrain it with: "
-            f"autoprune retrain {path} --pick trial={record.number}"
-        )
-    return folder / record.artifact
-
-
-def _first_seed(folder: Path) -> Path:
-    seeds = json.loads((folder / SUMMARY).read_text())["seeds"]
-    return folder / f"seed-{seeds[0]}"
-
-
-def config_of(run: RunFolder) -> RunConfig:
-    """The configuration of a run as it was resolved."""
-    return RunConfig.from_dict(run.config, place="config.yaml", base=run.path, resolved=True)
+    retrained = run.retraining(record.number)
+    return retrained.first_model if retrained.is_finished else run.model_folder(record)
 
 
 def task_of(config: RunConfig) -> Task:
@@ -353,14 +389,14 @@ def run_name(task: str, now: datetime.datetime | None = None) -> str:
     return f"{label}-{now or datetime.datetime.now():%Y%m%d-%H%M%S}"
 
 
-def _task_of_model(folder: Path, recipe: Mapping[str, Any]) -> Task:
+def _task_of_model(folder: Path, recipe: Recipe) -> Task:
     """The task of a saved model, with the data folder of the run that it lies in."""
     around = folder.resolve().parents[:_DEEPEST]
-    run = next((parent for parent in around if (parent / CONFIG).is_file()), None)
+    run = next((parent for parent in around if RunFolder.is_run(parent)), None)
     if run is None:
-        return _task(recipe["task"], recipe["task_args"])
-    config = config_of(RunFolder.open(run))
-    return _task(recipe["task"], recipe["task_args"], config.data, config.base)
+        return _task(recipe.task, recipe.task_args)
+    config = RunFolder.open(run).config
+    return _task(recipe.task, recipe.task_args, config.data, config.base)
 
 
 def _task(

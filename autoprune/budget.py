@@ -8,8 +8,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from autoprune.cost_fields import FIELDS, by_device, is_cost, split_field
 from autoprune.errors import BudgetError
-from autoprune.fields import FIELDS, by_device, is_cost, split_field
 
 Source = Literal["analytic", "predicted", "measured"]
 

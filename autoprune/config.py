@@ -15,11 +15,21 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    FieldSerializationInfo,
+    InstanceOf,
+    PrivateAttr,
+    ValidationError,
+    field_serializer,
+)
 
 from autoprune.budget import Budget
+from autoprune.cost_fields import DEVICE_NAME, by_device, on_device
 from autoprune.errors import BudgetError, ConfigError
-from autoprune.fields import DEVICE_NAME, by_device, on_device
 from autoprune.space import SearchSpace
 
 
@@ -54,8 +64,8 @@ class DeviceConfig(_Section):
 class SearchConfig(_Section):
     """How the search goes; it stops at `trials`, `total_epochs` or `minutes`, what comes first.
 
-    `epochs` are the recovery epochs of one trial, `rungs` the evaluations at which hopeless trials
-    are stopped (0: never). `screen` are the proposals scored right after removal and repair for
+    `epochs` are the recovery epochs of one trial, `rungs` the evaluations at which poor trials are
+    stopped early (0: never). `screen` are the proposals scored right after removal and repair for
     each one that is trained (0: every proposal is trained). `objectives` defaults to the task's
     metric and the first budget field. `levels` are costs below the budget's first limit, in its
     form, where good models are wanted too: the search begins with candidates just within each.
@@ -78,25 +88,28 @@ class SearchConfig(_Section):
 class RunConfig(_Section):
     """One search, completely described. Read it with `load` or `from_dict`.
 
-    `base` is the folder in which modules and checkpoints of the task are looked up too: that of the
-    configuration.
+    `budget`, `levels` and `space` are parsed once, when the configuration is read; `to_dict` writes
+    them as they were written. `base` is the folder in which modules and checkpoints of the task are
+    looked up too: that of the configuration.
 
     >>> config = RunConfig.from_dict({"task": "digits", "budget": {"macs": "50%"}})
-    >>> config.search.trials, str(config.limits)
+    >>> config.search.trials, str(config.budget)
     (30, 'macs <= 0.5 x dense')
     """
 
     task: Annotated[str, Field(min_length=1)]
     task_args: dict[str, Any] = {}
     data: str | None = None
-    budget: dict[str, Any]
+    budget: InstanceOf[Budget]
     device: DeviceConfig = DeviceConfig()
     devices: dict[str, DeviceConfig] = {}
     train_on: Literal["cpu", "cuda", "auto"] = "auto"
-    space: dict[str, Any] = {}
+    space: InstanceOf[SearchSpace]
     search: SearchConfig = SearchConfig()
     output: str | None = None
     base: str | None = None
+    _written: dict[str, Any] = PrivateAttr(default_factory=dict)
+    _levels: tuple[Budget, ...] = PrivateAttr(default=())
 
     @staticmethod
     def load(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
@@ -128,24 +141,33 @@ class RunConfig(_Section):
         Raises ConfigError, or BudgetError for a limit that cannot be read.
         """
         folder = (base or Path.cwd()).resolve()
-        values = {**data, "space": resolve_space(data.get("space"), folder, place)}
+        space = resolve_space(data.get("space"), folder, place)
+        values = {**data, "space": SearchSpace.parse(space, f"{place}: space")}
+        _check_device_names(data, place)
         values |= {} if resolved else _resolved_devices(data, folder, place)
+        limits = _limits_by_name(data, place)
+        if limits is not None:
+            values["budget"] = Budget.parse(limits, f"{place}: budget")
         try:
             config = RunConfig.model_validate(values)
         except ValidationError as error:
             raise ConfigError(_one_line(error, place)) from error
-        config = _with_devices_named(config, place)
-        budget = Budget.parse(config.budget, f"{place}: budget")
-        budget.lowered(config.search.levels, f"{place}: search.levels")
-        SearchSpace.parse(config.space, f"{place}: space")
-        return config.model_copy(
+        config = config.model_copy(
             update={
                 "task": _anchored_task(config.task, folder),
                 "data": _anchored(config.data, folder),
+                "search": _with_objectives_named(config, place),
                 "output": _anchored(config.output, folder),
                 "base": _anchored(config.base, folder) or str(folder),
             }
         )
+        config._written = {"budget": limits, "space": space}
+        config._levels = config.budget.lowered(config.search.levels, f"{place}: search.levels")
+        return config
+
+    def with_task(self, task: str) -> RunConfig:
+        """The same search of another task; a relative file is meant from the working directory."""
+        return self.model_copy(update={"task": _anchored_task(task, Path.cwd())})
 
     @property
     def targets(self) -> dict[str, DeviceConfig]:
@@ -153,19 +175,13 @@ class RunConfig(_Section):
         return self.devices or {"": self.device}
 
     @property
-    def limits(self) -> Budget:
-        """The budget as limits."""
-        return Budget.parse(self.budget)
-
-    @property
     def levels(self) -> tuple[Budget, ...]:
         """The budget with its first limit lowered to each of `search.levels`."""
-        return self.limits.lowered(self.search.levels, "search.levels")
+        return self._levels
 
-    @property
-    def search_space(self) -> SearchSpace:
-        """The space as distributions."""
-        return SearchSpace.parse(self.space)
+    @field_serializer("budget", "space")
+    def _as_written(self, _: object, info: FieldSerializationInfo) -> Any:
+        return self._written[info.field_name]
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values in the YAML's shape; `from_dict` reads an equal configuration back."""
@@ -231,19 +247,28 @@ def resolve_device(
     try:
         there = json.loads(file.read_text(encoding="utf-8"))["device"]
         known = {key: there[key] for key in ("runtime", "threads", "batch")}
-    except (ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         raise ConfigError(f"{place}: {key}.profile {file} is damaged · {remedy}") from None
     for name, value in known.items():
         if section.get(name, value) != value:
             raise ConfigError(
                 f"{place}: {key}.{name} is {section[name]!r}, but the profile was made with "
-                f"{value!r} · leave the key out, or make another profile"
+                f"{value!r} · remove the key, or make another profile"
             )
     return {**section, **known, "profile": str(file)}
 
 
+def _check_device_names(data: Mapping[str, Any], place: str) -> None:
+    devices = data.get("devices")
+    for name in devices if isinstance(devices, Mapping) else ():
+        if not isinstance(name, str) or not DEVICE_NAME.fullmatch(name):
+            raise ConfigError(
+                f"{place}: a device's name may hold letters, digits, _ and -, got {name!r}"
+            )
+
+
 def _resolved_devices(data: Mapping[str, Any], base: Path, place: str) -> dict[str, Any]:
-    """The sections `device` and `devices` as `resolve_device` leaves them; only one may stand."""
+    """Section `device` or `devices`, of which one may be given, as `resolve_device` returns it."""
     if "device" in data and "devices" in data:
         raise ConfigError(
             f"{place}: device and devices exclude each other · name the device in devices, too"
@@ -258,11 +283,6 @@ def _resolved_devices(data: Mapping[str, Any], base: Path, place: str) -> dict[s
             f"{place}: devices must map a name to each device, got {devices!r} · e.g. "
             "devices: {phone: phone.json, server: {runtime: torch}}"
         )
-    for name in devices:
-        if not isinstance(name, str) or not DEVICE_NAME.fullmatch(name):
-            raise ConfigError(
-                f"{place}: a device's name may hold letters, digits, _ and -, got {name!r}"
-            )
     return {
         "devices": {
             name: resolve_device(device, base, place, f"devices.{name}")
@@ -271,24 +291,34 @@ def _resolved_devices(data: Mapping[str, Any], base: Path, place: str) -> dict[s
     }
 
 
-def _with_devices_named(config: RunConfig, place: str) -> RunConfig:
-    """Limits and objectives by flat names, each latency with the device that it is of."""
-    names = list(config.devices)
-    limits = by_device(config.budget, f"{place}: budget")
-    budget: dict[str, Any] = {}
-    for field, value in limits.items():
+def _limits_by_name(data: Mapping[str, Any], place: str) -> dict[str, Any] | None:
+    """The budget by flat names, each latency with its device; None where no budget is given."""
+    if "budget" not in data:
+        return None
+    written = data["budget"]
+    if not isinstance(written, Mapping) or not all(isinstance(key, str) for key in written):
+        raise ConfigError(f"{place}: budget must map costs to limits, got {written!r}")
+    devices = data.get("devices")
+    names = list(devices) if isinstance(devices, Mapping) else []
+    limits: dict[str, Any] = {}
+    for field, value in by_device(written, f"{place}: budget").items():
         name = on_device(field, names, f"{place}: budget")
-        if name in budget:
-            raise BudgetError(f"{place}: budget.{name} stands twice · leave one of them out")
-        budget[name] = value
-    objectives = config.search.objectives
+        if name in limits:
+            raise BudgetError(f"{place}: budget.{name} is a duplicate key · leave one of them out")
+        limits[name] = value
+    return limits
+
+
+def _with_objectives_named(config: RunConfig, place: str) -> SearchConfig:
+    """The section `search` with the device in the name of each objective that is a latency."""
+    objectives, names = config.search.objectives, list(config.devices)
+    if objectives is None:
+        return config.search
     try:
-        where = f"{place}: search.objectives"
-        named = [on_device(each, names, where) for each in objectives] if objectives else None
+        named = [on_device(each, names, f"{place}: search.objectives") for each in objectives]
     except BudgetError as error:
         raise ConfigError(str(error)) from None
-    search = config.search.model_copy(update={"objectives": named})
-    return config.model_copy(update={"budget": budget, "search": search})
+    return config.search.model_copy(update={"objectives": named})
 
 
 class _Loader(yaml.SafeLoader):
@@ -298,7 +328,7 @@ class _Loader(yaml.SafeLoader):
         seen: set[str] = set()
         for key, _ in node.value:
             if key.value in seen:
-                raise yaml.MarkedYAMLError(None, None, f"{key.value} stands twice", key.start_mark)
+                raise yaml.MarkedYAMLError(None, None, f"duplicate key {key.value}", key.start_mark)
             seen.add(key.value)
         return super().construct_mapping(node, deep)
 

@@ -1,13 +1,13 @@
 """What can go wrong, as one tree.
 
 AutopruneError
-├── UsageError            the caller can mend it; the CLI exits with 2
+├── UsageError            a user error; the CLI exits with 2
 │   ├── ConfigError       a key or value of the run's configuration
 │   ├── TaskError         the task's file, class, data or checkpoint
 │   ├── GraphError        a model that cannot be traced, a group that does not exist
 │   ├── BudgetError       a limit that cannot be read or cannot be met
 │   ├── DeviceError       a runtime, profile or device that is missing or does not fit
-│   │   ├── DeviceLostError   a remote device that cannot be reached, or was lost on the way
+│   │   ├── DeviceLostError   a remote device that cannot be reached, or whose connection broke
 │   │   └── NoisyError        a measurement that is too noisy to be used
 │   └── StoreError        a run folder that is missing, taken or damaged
 └── WorkError             the work itself failed; the CLI exits with 1
@@ -26,7 +26,7 @@ class AutopruneError(Exception):
 
 
 class UsageError(AutopruneError):
-    """The caller can mend it: one line says where and how."""
+    """A user error: one line says where it is and how to fix it."""
 
 
 class ConfigError(UsageError):
@@ -50,7 +50,7 @@ class DeviceError(UsageError):
 
 
 class DeviceLostError(DeviceError):
-    """A remote device cannot be reached, or was lost on the way."""
+    """A remote device cannot be reached, or its connection broke."""
 
 
 class NoisyError(DeviceError):

@@ -1,21 +1,21 @@
-"""Which models are worth having: dominance, ranks, crowding, hypervolume, and the front of a run.
+"""Pareto analysis: dominance, ranks, crowding, hypervolume, and the front of a run.
 
-The functions are minimise-only NumPy; directions are turned once, in `ParetoFront`. They refuse
+The functions are minimize-only NumPy; directions are turned once, in `ParetoFront`. They refuse
 NaN, and equal points never dominate one another.
 """
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from autoprune.errors import BudgetError, StoreError
-from autoprune.fields import cost_fields, is_cost, is_latency, on_device, split_field
+from autoprune.cost_fields import cost_fields, is_cost, is_latency, on_device, split_field
+from autoprune.errors import BudgetError
 from autoprune.record import TrialRecord
 
 Direction = Literal["maximize", "minimize"]
@@ -71,9 +71,9 @@ def non_dominated_rank(points: npt.ArrayLike) -> Ranks:
 
 
 def crowding(points: npt.ArrayLike) -> Array:
-    """`(n,)` crowding distances of the rows of one front: large where neighbours are far.
+    """`(n,)` crowding distances of the rows of one front: large where neighbors are far.
 
-    Per objective the gap between a point's two neighbours, over the objective's range, summed; the
+    Per objective the gap between a point's two neighbors, over the objective's range, summed; the
     two ends are infinite (Deb et al. 2002). Equal rows count once and share their distance, so the
     answer does not depend on the order of the rows. An objective that never varies adds nothing.
 
@@ -152,7 +152,7 @@ class Objective:
 
     @property
     def sign(self) -> float:
-        """What turns a value into one to minimise: -1 or 1."""
+        """What turns a value into one to minimize: -1 or 1."""
         return -1.0 if self.direction == "maximize" else 1.0
 
     def value(self, record: TrialRecord, source: CostSource = "predicted") -> float | None:
@@ -182,7 +182,7 @@ class ParetoFront:
     values the lowest number stays. `members` are ordered by rising cost (the first objective that
     is a cost, otherwise the last one). `reference` is the worst point that still counts for the
     hypervolume, in the objectives' own units and order. `source` says which latency is meant; on
-    the named devices in `elsewhere`, which could not be measured, it is the predicted one. NaN
+    the named devices in `predicted_only`, which could not be measured, it is the predicted one. NaN
     raises ValueError.
     """
 
@@ -190,7 +190,7 @@ class ParetoFront:
     records: tuple[TrialRecord, ...] = field(repr=False)
     reference: tuple[float, ...] | None = None
     source: CostSource = "predicted"
-    elsewhere: tuple[str, ...] = ()
+    predicted_only: tuple[str, ...] = ()
     members: tuple[TrialRecord, ...] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -232,7 +232,7 @@ class ParetoFront:
 
     def source_of(self, name: str) -> CostSource:
         """Which latency is meant where an objective or a limit has this name."""
-        return "predicted" if split_field(name)[1] in self.elsewhere else self.source
+        return "predicted" if split_field(name)[1] in self.predicted_only else self.source
 
     def value(self, name: str, record: TrialRecord) -> float | None:
         """A record's cost or metric as this front knows it; None where it was not determined."""
@@ -247,12 +247,12 @@ class ParetoFront:
     def at_most(self, **limits: float) -> ParetoFront:
         """The front of the records whose costs stay within the limits, e.g. `latency_ms=3`.
 
-        Limits are costs or minimised objectives, in their own units, and inclusive; a latency
+        Limits are costs or minimized objectives, in their own units, and inclusive; a latency
         without a device is that of the only one. A record in which a limited cost is not determined
         is left out. Raises BudgetError for an unknown name.
         """
-        minimised = [o.name for o in self.objectives if o.direction == "minimize"]
-        known = list(dict.fromkeys([*cost_fields(self.devices), *minimised]))
+        minimized = [o.name for o in self.objectives if o.direction == "minimize"]
+        known = list(dict.fromkeys([*cost_fields(self.devices), *minimized]))
         names = {name: on_device(name, self.devices, "limit") for name in limits}
         asked = {_known(names[name], known): limit for name, limit in limits.items()}
 
@@ -264,13 +264,13 @@ class ParetoFront:
         return replace(self, records=kept)
 
     def to_dict(self) -> dict[str, Any]:
-        """A JSON-ready form; `from_dict` reads it back with the run's records."""
+        """A JSON-ready form; the members by their numbers, which the run's records hold."""
         best = self.knee
         return {
             "objectives": [objective.to_dict() for objective in self.objectives],
             "reference": list(self.reference) if self.reference is not None else None,
             "source": self.source,
-            **({"elsewhere": list(self.elsewhere)} if self.elsewhere else {}),
+            **({"predicted_only": list(self.predicted_only)} if self.predicted_only else {}),
             "hypervolume": self.hypervolume if self.reference is not None else None,
             "knee": best.number if best else None,
             "members": [
@@ -278,23 +278,6 @@ class ParetoFront:
                 for record, row in zip(self.members, self.values.tolist(), strict=True)
             ],
         }
-
-    @staticmethod
-    def from_dict(data: Mapping[str, Any], records: Iterable[TrialRecord]) -> ParetoFront:
-        """The front of exactly the members that `data` names; StoreError where one is missing."""
-        by_number = {record.number: record for record in records}
-        numbers = [member["number"] for member in data["members"]]
-        missing = [number for number in numbers if number not in by_number]
-        if missing:
-            raise StoreError(f"the front names trial {missing[0]}, which the records lack")
-        reference = data.get("reference")
-        return ParetoFront(
-            tuple(Objective(**objective) for objective in data["objectives"]),
-            tuple(by_number[number] for number in numbers),
-            tuple(reference) if reference is not None else None,
-            data.get("source", "predicted"),
-            tuple(data.get("elsewhere", ())),
-        )
 
     def __len__(self) -> int:
         return len(self.members)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
-from autoprune.budget import Budget
+from autoprune.budget import Budget, Value
+from autoprune.cost_fields import field_at, is_cost, on_device, split_field
 from autoprune.errors import StoreError, UsageError
-from autoprune.fields import field_at, is_cost, on_device, split_field
 from autoprune.pareto import Objective, ParetoFront
 from autoprune.record import TrialRecord
 
@@ -78,17 +78,26 @@ def _within(front: ParetoFront, text: str) -> TrialRecord:
     parts = [part.partition("<=") for part in text.split(",")]
     if not all(sign and name.strip() and value.strip() for name, sign, value in parts):
         raise UsageError(f"pick must be {FORMS}, got {text!r}")
-    spec: dict[str, str | float | int] = {n.strip(): v.strip() for n, _, v in parts}
-    spec = {on_device(name, front.devices, "pick"): value for name, value in spec.items()}
+    return best_within(front, {n.strip(): v.strip() for n, _, v in parts})
+
+
+def best_within(front: ParetoFront, limits: Mapping[str, Value]) -> TrialRecord:
+    """The member that is best in the task's metric of those whose costs are within `limits`.
+
+    Raises BudgetError for a limit that cannot be read, StoreError where no member is within.
+    """
+    if not front.members:
+        raise StoreError("the front is empty: no trial finished within the budget")
+    spec = {on_device(name, front.devices, "pick"): value for name, value in limits.items()}
     budget = Budget.parse(spec, "pick")
-    relative = [limit.field for limit in budget.limits if limit.relative]
+    relative = [limit for limit in budget.limits if limit.relative]
     if relative:
-        raise UsageError(f"pick: {relative[0]} needs an absolute limit, got {text!r}")
+        raise UsageError(f"pick: {relative[0].field} needs an absolute limit, got {relative[0]}")
     inside = front.at_most(**{limit.field: limit.value for limit in budget.limits})
     if inside.members:
         return _best(inside)
     lowest = ", ".join(_lowest(front, limit.field) for limit in budget.limits)
-    raise StoreError(f"no model on the front has {text} · lowest: {lowest}")
+    raise StoreError(f"no model on the front has {budget} · lowest: {lowest}")
 
 
 def _lowest(front: ParetoFront, field: str) -> str:

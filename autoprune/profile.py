@@ -22,7 +22,7 @@ from autoprune.tasks.base import Task
 class Layer:
     """One layer that holds parameters: what it costs, and the group that its outputs belong to.
 
-    `units` of `group` can leave; both are empty where the outputs stay whole.
+    `group` has `units` prunable units; both are empty where the outputs are not prunable.
     """
 
     name: str

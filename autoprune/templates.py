@@ -33,19 +33,19 @@ space: standard
 search:
   sampler: tpe                 # tpe | nsga2 | gp | random
   # objectives: [accuracy, latency_ms]   # default: the task's metric and the first limit
-  # levels: [35%, 25%]         # lower costs (of the first limit) where good models are wanted too
-  trials: 30                   # the search stops at whichever of these three is reached first
+  # levels: [35%, 25%]         # lower limits (of the first cost) to find good models for, too
+  trials: 30                   # the search stops at the first of these three limits
   # total_epochs: 60
   # minutes: 30
   epochs: 2                    # recovery epochs of one trial; may be a fraction
-  rungs: 2                     # evaluations at which hopeless trials are stopped; 0 = never
-  concurrent: 2                # trials at the same time; cores are divided among them
+  rungs: 2                     # evaluations at which poor trials are stopped early; 0 = never
+  concurrent: 2                # concurrent trials; cores are divided among them
   seed: 0
   calibration_samples: 1024    # training samples for activation statistics
   screen: 32                   # proposals scored before training for each one trained; 0 = none
 
 # output: results/my-run       # default: results/<task>-<date-time>
-# base: .                      # where the task's modules and checkpoint are looked up too
+# base: .                      # also searched for the task's modules and checkpoint
 """
 
 TASK = '''\

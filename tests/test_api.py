@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import datetime
-import inspect
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -71,7 +71,7 @@ def test_loaded_model_has_the_recorded_metric(found: api.Result) -> None:
 
 
 def test_model_of_another_architecture_is_refused(found: api.Result, tmp_path: Path) -> None:
-    class Other(type(api.task_of(api.config_of(api.RunFolder.open(found.path))))):
+    class Other(type(api.task_of(api.RunFolder.open(found.path).config))):
         def build_model(self) -> torch.nn.Module:
             layers = [torch.nn.BatchNorm1d(13), torch.nn.Linear(13, 64), torch.nn.ReLU()]
             return torch.nn.Sequential(*layers, torch.nn.Linear(64, 4))
@@ -113,7 +113,7 @@ def test_finished_run_is_resumed_without_new_trials(found: api.Result) -> None:
 
 def test_run_without_a_front_says_how_to_go_on(found: api.Result, tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text((found.path / "config.yaml").read_text())
-    with pytest.raises(StoreError, match="has no front yet · go on with: autoprune resume"):
+    with pytest.raises(StoreError, match="has no front yet · resume it with: autoprune resume"):
         api.Result.read(tmp_path)
 
 
@@ -127,7 +127,7 @@ def test_model_folder_needs_no_run(found: api.Result) -> None:
 
 
 @pytest.fixture(scope="module")
-def retrained(found: api.Result) -> api.Retrained:
+def retrained(found: api.Result) -> api.RetrainResult:
     """The knee trained for two epochs with two seeds, at another rate than the trial's."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("AUTOPRUNE_CACHE", str(found.path.parent / "cache"))
@@ -135,25 +135,24 @@ def retrained(found: api.Result) -> api.Retrained:
 
 
 def test_retraining_writes_a_model_for_each_seed_and_their_mean(
-    found: api.Result, retrained: api.Retrained
+    found: api.Result, retrained: api.RetrainResult
 ) -> None:
     knee = found.pick("knee")
     assert retrained.path == found.path / "retrained" / str(knee.number)
-    assert (retrained.summary["number"], retrained.summary["seeds"]) == (knee.number, [0, 1])
+    assert (retrained.summary.number, retrained.summary.seeds) == (knee.number, (0, 1))
     tested = []
     for seed in (0, 1):
         model, task, _ = api.load_with_task(retrained.path / f"seed-{seed}")
         tested.append(task.evaluate(model, "test")["accuracy"])
     mean, gap = sum(tested) / 2, abs(tested[0] - tested[1])
-    assert retrained.summary["test"]["accuracy"]["mean"] == pytest.approx(mean, abs=1e-6)
-    assert retrained.summary["test"]["accuracy"]["std"] == pytest.approx(gap / 2**0.5, abs=1e-6)
+    assert retrained.summary.test["accuracy"].mean == pytest.approx(mean, abs=1e-6)
+    assert retrained.summary.test["accuracy"].std == pytest.approx(gap / 2**0.5, abs=1e-6)
     assert not (retrained.path / "checkpoints").exists()
-    recovery = retrained.summary["candidate"]["recovery"]
-    assert recovery == {**knee.candidate.recovery.to_dict(), "lr": LR}
+    assert retrained.summary.candidate.recovery == replace(knee.candidate.recovery, lr=LR)
 
 
 def test_retrained_model_is_what_run_and_folder_load(
-    found: api.Result, retrained: api.Retrained
+    found: api.Result, retrained: api.RetrainResult
 ) -> None:
     first = retrained.path / "seed-0"
     assert api.model_folder(retrained.path) == first
@@ -161,7 +160,7 @@ def test_retrained_model_is_what_run_and_folder_load(
 
 
 def test_retraining_is_done_once_and_never_overwritten(
-    found: api.Result, retrained: api.Retrained
+    found: api.Result, retrained: api.RetrainResult
 ) -> None:
     before = {file: file.read_bytes() for file in retrained.path.rglob("*") if file.is_file()}
     assert autoprune.retrain(found.path, epochs=2, seeds=[0, 1], lr=LR) == retrained
@@ -176,7 +175,7 @@ def test_retraining_is_done_once_and_never_overwritten(
 
 
 def test_retrain_command_prints_the_test_metrics(
-    found: api.Result, retrained: api.Retrained, capsys
+    found: api.Result, retrained: api.RetrainResult, capsys
 ) -> None:
     with pytest.raises(SystemExit) as end:
         cli.main(["retrain", str(found.path), "--epochs", "2", "--seeds", "2", "--lr", str(LR)])
@@ -184,19 +183,73 @@ def test_retrain_command_prints_the_test_metrics(
     assert not end.value.code
     assert f"wrote {retrained.path}" in printed
     assert "times the speed" in printed
-    assert f"{100 * retrained.summary['test']['accuracy']['mean']:.2f}" in printed
+    assert f"{100 * retrained.summary.test['accuracy'].mean:.2f}" in printed
 
 
-def test_search_takes_the_defaults_of_the_configuration() -> None:
-    parameters = inspect.signature(autoprune.search).parameters
-    for name, field in SearchConfig.model_fields.items():
-        assert parameters[name].default == field.default, name
-    for name in ("train_on", "data", "output"):
-        assert parameters[name].default == RunConfig.model_fields[name].default
+def test_search_takes_every_key_of_the_configuration() -> None:
+    keys = {*RunConfig.model_fields, *SearchConfig.model_fields} - {"task", "search"}
+    assert set(api.SearchOptions.__annotations__) == keys
+
+
+def test_search_refuses_an_unknown_option_and_two_descriptions() -> None:
+    with pytest.raises(UsageError, match="search: trails is not an option · nearest: trials"):
+        autoprune.search("digits", budget={"macs": "50%"}, trails=3)
+    config = RunConfig.from_dict({"task": "digits", "budget": {"macs": "50%"}})
+    with pytest.raises(UsageError, match="a config or options, got both: trials"):
+        autoprune.search("digits", config, trials=3)
+
+
+def test_search_runs_the_given_configuration_for_the_given_task(monkeypatch) -> None:
+    asked = []
+    monkeypatch.setattr(api, "run_config", lambda config, **_: asked.append(config))
+    spec = {"budget": {"macs": "50 %"}, "search": {"trials": 3, "levels": ["40%"]}}
+    autoprune.search("digits", RunConfig.from_dict({"task": "other", **spec}))
+    autoprune.search("digits", budget=spec["budget"], trials=3, levels=("40%",))
+    assert asked[0] == asked[1] == RunConfig.from_dict({"task": "digits", **spec})
+    assert asked[0].levels == asked[1].levels
+
+
+def test_best_is_the_best_metric_within_the_limits(found: api.Result) -> None:
+    assert found.best() == found.pick("best")
+    costs = sorted(record.predicted.macs for record in found.front)
+    within = [record for record in found.front if record.predicted.macs <= costs[0]]
+    assert found.best(macs=costs[0]) == max(within, key=lambda r: r.metrics["accuracy"])
+    with pytest.raises(StoreError, match="no model on the front has macs <= 1 · lowest: macs"):
+        found.best(macs=1)
+
+
+def test_the_plan_is_what_was_asked_for(found: api.Result) -> None:
+    plan = found.plan
+    assert plan is not None
+    assert plan.limits == {"macs": dense_macs() / 2}
+    assert plan.objectives == found.front.objectives
+    assert plan.dense.macs == dense_macs()
+
+
+def test_a_trials_model_is_that_of_its_folder(found: api.Result) -> None:
+    record = found.front.members[-1]
+    state = autoprune.load(found.path, pick=f"trial={record.number}").state_dict()
+    for trial in (record, record.number):
+        model = found.model(trial)
+        assert not model.training
+        assert all(torch.equal(state[n], v) for n, v in model.state_dict().items())
+
+
+def test_the_trials_are_a_table_and_the_front_is_one_in_a_notebook(found: api.Result) -> None:
+    table = found.trials_dataframe()
+    assert list(table["number"]) == [record.number for record in found.records]
+    best = found.best()
+    row = table[table["number"] == best.number].iloc[0]
+    assert row["metric.accuracy"] == best.metrics["accuracy"]
+    assert row["predicted.macs"] == best.predicted.macs
+    page = found._repr_html_()
+    assert page.count("<tr>") == 1 + len(found.front)
+    assert f"{found.front.knee.number} (knee)" in page
+    assert f"{100 * best.metrics['accuracy']:.2f} %" in page
 
 
 def test_task_given_as_an_object_must_be_given_again(found: api.Result) -> None:
-    task = api.task_of(api.config_of(api.RunFolder.open(found.path)))
+    task = api.task_of(api.RunFolder.open(found.path).config)
     config = RunConfig.from_dict({"task": api.reference_of(task), "budget": {"macs": 1}})
     with pytest.raises(TaskError, match=r"made with a Task object \(Wine\)"):
         api.task_of(config)
@@ -259,7 +312,7 @@ def test_a_run_finds_data_and_weights_again_and_needs_no_profile(
     monkeypatch.delenv("AUTOPRUNE_DATA", raising=False)
     done = api.run_config(RunConfig.load(tmp_path / "conf" / "budget.yaml"))
     profile.unlink()
-    config = api.config_of(api.RunFolder.open(done.path))
+    config = api.RunFolder.open(done.path).config
     assert config.device.runtime == "torch"
     assert api.resume(done.path).front.members
     _, task, folder = api.load_with_task(done.path)

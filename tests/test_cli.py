@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -12,11 +13,19 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+import autoprune
 from autoprune import cli
 from autoprune._search.progress import Snapshot
+from autoprune.architecture import Architecture
+from autoprune.budget import Cost
+from autoprune.candidate import Candidate
+from autoprune.cli import commands, terminal
 from autoprune.config import RunConfig
 from autoprune.device.profile import DeviceProfile
 from autoprune.errors import ExportError
+from autoprune.pareto import Objective, ParetoFront
+from autoprune.record import TrialRecord
+from autoprune.store import FrontReport, RunFolder
 
 COMMANDS = ("init", "search", "resume", "show", "report", "retrain", "export", "profile")
 
@@ -32,6 +41,19 @@ def run(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str
         return int(end.value.code or 0), printed.out, printed.err
 
     return command
+
+
+@pytest.fixture
+def shown_run(tmp_path: Path) -> Path:
+    """A finished run that can be shown."""
+    config = {"task": "digits", "budget": {"macs": "50%"}}
+    folder = RunFolder.create(tmp_path / "run", config, {})
+    known = {"metrics": {"accuracy": 0.9}, "predicted": Cost(macs=10)}
+    record = TrialRecord(0, Candidate(Architecture()), "complete", seed=0, **known)
+    folder.append(record)
+    objectives = (Objective("accuracy", "maximize"), Objective("macs"))
+    folder.save_front(FrontReport(ParetoFront(objectives, (record,))))
+    return folder.path
 
 
 def test_help_names_every_command_and_loads_nothing_heavy() -> None:
@@ -86,7 +108,7 @@ def test_init_overwrites_nothing(run, tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_text("precious")
     code, _, err = run("init", tmp_path / "budget.yaml", "--task-file", tmp_path / "mine.py")
     assert code == 2
-    assert err == f"error: {tmp_path / name} exists and stays as it is · choose another name\n"
+    assert err == f"error: {tmp_path / name} exists and is not overwritten · choose another name\n"
     assert (tmp_path / name).read_text() == "precious"
     assert len(list(tmp_path.iterdir())) == 1
 
@@ -155,7 +177,7 @@ def test_failed_work_is_one_line_and_exit_code_1(run, monkeypatch) -> None:
     def fail(*_: object) -> None:
         raise ExportError("outputs differ by 0.5")
 
-    monkeypatch.setattr(cli, "app", fail)
+    monkeypatch.setattr(commands, "app", fail)
     assert run() == (1, "", "error: outputs differ by 0.5\n")
 
 
@@ -163,13 +185,56 @@ def test_unexpected_error_says_where_its_traceback_is(run, monkeypatch) -> None:
     def fail(*_: object) -> None:
         raise ZeroDivisionError("a\nb")
 
-    monkeypatch.setattr(cli, "app", fail)
+    monkeypatch.setattr(commands, "app", fail)
     code, _, err = run()
     assert code == 1
     line, _, file = err.strip().partition(" · traceback in ")
     assert line == "error: ZeroDivisionError: a b"
     assert "ZeroDivisionError" in Path(file).read_text()
     Path(file).unlink()
+
+
+def test_version_is_printed(run) -> None:
+    assert run("--version") == (0, f"autoprune {autoprune.__version__}\n", "")
+
+
+def test_verbose_shows_the_traceback_of_a_mistake() -> None:
+    command = [sys.executable, "-m", "autoprune"]
+    quiet = subprocess.run([*command, "show", "none"], capture_output=True, text=True, check=False)
+    loud = subprocess.run(
+        [*command, "-v", "show", "none"], capture_output=True, text=True, check=False
+    )
+    assert (quiet.returncode, quiet.stderr.count("\n")) == (2, 1)
+    assert "Traceback" in loud.stderr
+    assert loud.stderr.endswith(quiet.stderr)
+
+
+def test_a_terminal_that_knows_ascii_only_is_served(shown_run: Path) -> None:
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii", "LANG": "C"}
+    command = [sys.executable, "-m", "autoprune", "show"]
+    done = subprocess.run([*command, shown_run], capture_output=True, env=environment, check=True)
+    printed = done.stdout.decode("ascii")
+    assert "* knee" in printed
+    assert "<= " in printed
+    assert "?" not in printed
+    failed = subprocess.run([*command, "x"], capture_output=True, env=environment, check=False)
+    assert failed.stderr.decode("ascii").count("\n") == 1
+    assert b" - a run is" in failed.stderr
+
+
+def test_a_closed_pipe_ends_the_command_quietly(shown_run: Path) -> None:
+    command = [sys.executable, "-m", "autoprune", "show", shown_run]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as show:
+        assert show.stdout is not None
+        assert show.stderr is not None
+        show.stdout.close()  # before anything was written
+        assert show.stderr.read() == b""
+        assert show.wait() == 0
+
+
+def test_control_characters_do_not_reach_the_terminal(run, tmp_path: Path) -> None:
+    code, _, err = run("show", tmp_path / "a\x1b[2Jb")
+    assert (code, "\x1b" in err) == (2, False)
 
 
 def test_unknown_option_is_refused(run) -> None:
@@ -280,7 +345,7 @@ def test_ctrl_c_says_how_to_go_on(run, tmp_path: Path, monkeypatch, begun: bool)
     (tmp_path / "b.yaml").write_text("task: digits\nbudget: {macs: 50%}\noutput: run")
     code, _, err = run("search", tmp_path / "b.yaml")
     assert code == 130
-    assert (f"go on with: autoprune resume {tmp_path / 'run'}" in err) is begun
+    assert (f"resume with: autoprune resume {tmp_path / 'run'}" in err) is begun
     assert err.count("\n") == 1
 
 
@@ -301,7 +366,7 @@ SNAPSHOT = Snapshot(
 
 def test_progress_in_a_pipe_is_one_line_for_each_step() -> None:
     console = Console(file=StringIO(), width=60)
-    watch = cli._Watch(console)
+    watch = terminal.Watch(console)
     for snapshot in (SNAPSHOT, SNAPSHOT, replace(SNAPSHOT, complete=6)):
         watch.update(snapshot)
     watch.stop()
@@ -316,7 +381,7 @@ def test_progress_in_a_pipe_is_one_line_for_each_step() -> None:
 
 def test_progress_in_a_terminal_shows_the_front() -> None:
     console = Console(file=StringIO(), width=100, force_terminal=True, color_system=None)
-    watch = cli._Watch(console)
+    watch = terminal.Watch(console)
     watch.update(SNAPSHOT)
     watch.stop()
     shown = console.file.getvalue()
@@ -336,7 +401,7 @@ def test_profile_writes_a_device_profile_once(run, tmp_path: Path) -> None:
     before = file.read_bytes()
     code, _, err = run(*asked)
     assert code == 2
-    assert f"{file} is there already" in err
+    assert f"{file} exists and is not overwritten" in err
     assert file.read_bytes() == before
 
 
@@ -360,4 +425,4 @@ def test_profile_asks_what_the_configuration_says(run, tmp_path: Path) -> None:
     (tmp_path / "c.yaml").write_text(f"task: digits\nbudget: {{macs: 50%}}\n{devices}\n")
     code, _, err = run("profile", tmp_path / "c.yaml")
     assert code == 2
-    assert "the devices differ in batch · say for which: --batch 1" in err
+    assert "the devices differ in batch · choose one: --batch 1" in err

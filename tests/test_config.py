@@ -37,8 +37,8 @@ def test_defaults_are_those_of_the_documentation(write) -> None:
     assert (config.search.sampler, config.search.trials, config.search.epochs) == ("tpe", 30, 2.0)
     assert config.search.objectives is None
     assert config.output is None
-    assert config.limits.fields == ("latency_ms",)
-    assert config.space == read_yaml(presets()["standard"])
+    assert config.budget.fields == ("latency_ms",)
+    assert config.to_dict()["space"] == read_yaml(presets()["standard"])
 
 
 @pytest.mark.parametrize(
@@ -90,7 +90,10 @@ def test_mistake_is_one_line_with_place_and_remedy(write, text: str, message: st
         ("- task", "budget.yaml must hold keys such as task and budget, got ['task']"),
         ("", "budget.yaml must hold keys such as task and budget, got None"),
         ("task: [", "budget.yaml:1: not valid YAML"),
-        ("task: a\nbudget: {macs: 50%}\ntask: b", "budget.yaml:3: not valid YAML: task stands"),
+        (
+            "task: a\nbudget: {macs: 50%}\ntask: b",
+            "budget.yaml:3: not valid YAML: duplicate key task",
+        ),
     ],
 )
 def test_incomplete_file_is_refused(write, text: str, message: str) -> None:
@@ -149,6 +152,25 @@ def test_resolved_copy_reads_back_equal(write, tmp_path: Path) -> None:
     assert yaml.safe_load(copy.read_text())["space"] == read_yaml(presets()["quick"])
 
 
+def test_budget_levels_and_space_are_parsed_once_and_written_as_they_were(write) -> None:
+    text = {"task": "digits", "budget": {"macs": "50 %"}, "search": {"levels": ["30%"]}}
+    config = RunConfig.from_dict({**text, "space": {"ratios": {"max": 0.5}}})
+    assert config.budget is config.budget
+    assert config.space is config.space
+    assert config.levels is config.levels
+    assert (config.space.max_ratio, str(config.levels[0])) == (0.5, "macs <= 0.3 x dense")
+    written = config.to_dict()
+    assert written["budget"] == {"macs": "50 %"}
+    assert written["space"] == {"ratios": {"max": 0.5}}
+    assert list(written)[:4] == ["task", "task_args", "data", "budget"]
+
+
+@pytest.mark.parametrize("budget", ["[1]", "{3: 4}", "5"])
+def test_a_budget_that_is_no_mapping_of_names_is_refused(write, budget: str) -> None:
+    with pytest.raises(ConfigError, match="budget must map costs to limits, got"):
+        RunConfig.load(write(f"task: digits\nbudget: {budget}"))
+
+
 def test_paths_are_meant_from_the_file_and_become_absolute(write, tmp_path: Path) -> None:
     text = "task: tasks/mine.py:Mine\nbudget: {macs: 1 M}\ndata: ../data\noutput: runs/a"
     config = RunConfig.load(write(text, "job/budget.yaml"))
@@ -168,7 +190,7 @@ def test_overrides_replace_and_add(write) -> None:
         ["search.trials=7", "search.seed=3", "budget.macs=20 M", "device.runtime=torch"],
     )
     assert (config.search.trials, config.search.seed) == (7, 3)
-    assert config.limits.fields == ("latency_ms", "macs")
+    assert config.budget.fields == ("latency_ms", "macs")
     assert config.device.runtime == "torch"
 
 
@@ -191,12 +213,12 @@ def test_every_preset_is_a_space(write) -> None:
     assert {"channels", "channels_and_schedule", "quick"} <= set(presets())
     for name in presets():
         config = RunConfig.load(write(MINIMAL + f"space: {name}"))
-        assert FittedSpace.of(config.search_space, {"conv": 16}).parameters
+        assert FittedSpace.of(config.space, {"conv": 16}).parameters
 
 
 def test_space_from_a_file_beside_the_configuration(write) -> None:
     write("ratios: {max: 0.4}\nrecovery: {lr: [1e-3, 1e-2]}", "mine.yaml")
-    space = RunConfig.load(write(MINIMAL + "space: mine.yaml")).search_space
+    space = RunConfig.load(write(MINIMAL + "space: mine.yaml")).space
     assert space.max_ratio == 0.4
     assert [parameter.choices for parameter in space.varied] == [(0.001, 0.01)]
 
@@ -246,7 +268,7 @@ def test_several_devices_have_names_and_a_latency_each(write) -> None:
         "search: {objectives: [accuracy, latency_ms@server]}\n" + DEVICES
     )
     config = RunConfig.load(write(text), ["devices.phone.threads=3"])
-    assert config.limits.fields == ("latency_ms@phone", "latency_ms@server", "macs")
+    assert config.budget.fields == ("latency_ms@phone", "latency_ms@server", "macs")
     assert list(config.targets) == ["phone", "server"]
     assert (config.targets["phone"].runtime, config.targets["phone"].threads) == ("torch", 3)
     assert config.targets["server"].batch == 4
@@ -258,7 +280,7 @@ def test_several_devices_have_names_and_a_latency_each(write) -> None:
 def test_one_device_may_have_a_name_that_need_not_be_repeated(write) -> None:
     text = MINIMAL + "devices: {phone: {}}\nsearch: {objectives: [accuracy, latency_ms]}"
     config = RunConfig.load(write(text))
-    assert config.limits.fields == ("latency_ms@phone",)
+    assert config.budget.fields == ("latency_ms@phone",)
     assert config.search.objectives == ["accuracy", "latency_ms@phone"]
 
 
@@ -300,7 +322,7 @@ def test_devices_may_be_profiles(tmp_path: Path) -> None:
         ),
         (
             "task: digits\nbudget: {latency_ms: 8, latency_ms@a: 9}\ndevices: {a: {}}",
-            "b.yaml: budget.latency_ms@a stands twice",
+            "b.yaml: budget.latency_ms@a is a duplicate key",
         ),
         (
             "task: digits\nbudget: {macs: 50%}\ndevice: {}\n" + DEVICES,

@@ -60,7 +60,7 @@ SEVERAL = ParetoFront(
     ),
     (timed(1, 0.9, 8.0, 1.0), timed(2, 0.8, 4.0, 1.5), timed(3, 0.7, 6.0, 0.5)),
     source="measured",
-    elsewhere=("phone",),
+    predicted_only=("phone",),
 )
 
 

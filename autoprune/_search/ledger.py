@@ -15,9 +15,8 @@ from autoprune.budget import Cost
 from autoprune.candidate import Candidate
 from autoprune.pareto import ParetoFront
 from autoprune.record import State, TrialRecord
-from autoprune.store import RunFolder
+from autoprune.store import RunFolder, RunState
 
-STATE = "state.json"
 REPORT = "report"  # the key of a Tune result under which a report travels
 
 
@@ -80,9 +79,9 @@ class Ledger:
             for number, record in self.records.items()
             if record.state != "infeasible"
         }
-        state = _state_before(folder)
-        self._before_s = float(state.get("elapsed_s", 0.0))
-        self.screening: Mapping[str, float] = state.get("screening", {})
+        state = folder.state() or RunState()
+        self._before_s = state.elapsed_s
+        self.screening: Mapping[str, float] = state.screening
         self._started = time.monotonic() if since is None else since
         self._ends: list[float] = []
         self._shown: tuple[tuple[Mapping[str, float], ...], float | None] = ((), None)
@@ -211,8 +210,7 @@ class Ledger:
 
     def save_state(self, phase: str) -> None:
         """Write how far the run is, for `resume`."""
-        state = {"phase": phase, "elapsed_s": self.elapsed_s, "screening": dict(self.screening)}
-        self.folder.write_json(STATE, state)
+        self.folder.save_state(RunState(phase, self.elapsed_s, dict(self.screening)))
 
     def show(self, phase: str = "search", note: str = "") -> None:
         """Tell the progress."""
@@ -283,10 +281,3 @@ def _finite(values: Mapping[str, Any]) -> dict[str, Any]:
         for name, value in values.items()
         if not isinstance(value, float) or math.isfinite(value)
     }
-
-
-def _state_before(folder: RunFolder) -> dict[str, Any]:
-    if not (folder.path / STATE).exists():
-        return {}
-    found: dict[str, Any] = folder.read_json(STATE)
-    return found

@@ -15,7 +15,7 @@ from autoprune._search.allocator import Allocator, Choice, Sensitivity
 from autoprune._search.plan import Plan
 from autoprune._search.surrogate import place_of
 from autoprune.candidate import Candidate
-from autoprune.fields import is_cost
+from autoprune.cost_fields import is_cost
 from autoprune.space import RATIO, Parameter, Value
 
 GAP = "gap"  # the kind of move that goes where the front has no member

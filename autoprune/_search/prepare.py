@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import math
-import os
 import platform
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -20,16 +19,17 @@ from autoprune._search.score import STATISTICS, RepairScore, heads
 from autoprune._search.screening import Screening
 from autoprune._search.sites import Site, check, sites_of
 from autoprune._search.study import distributions
-from autoprune._search.tuning import threads_for
+from autoprune._search.tuning import threads_for, usable_cores
 from autoprune._search.verify import Gauge, objectives_of
 from autoprune.budget import Cost
 from autoprune.config import RunConfig
 from autoprune.cost.activations import COUNTED, PeakMemory
 from autoprune.cost.model import CostModel
 from autoprune.cost.targets import device_name
+from autoprune.cost_fields import MEMORY, cost_fields, is_cost
+from autoprune.device.profile import DeviceProfile
 from autoprune.device.widths import efficient_step
 from autoprune.errors import AutopruneError, ConfigError, GraphError, TaskError
-from autoprune.fields import MEMORY, cost_fields, is_cost
 from autoprune.fitted_space import FittedSpace
 from autoprune.graph import PruningGraph
 from autoprune.pareto import Objective
@@ -77,12 +77,12 @@ def prepare(
     task: Task,
     say: Say,
     *,
-    profiles: Mapping[str, Mapping[str, Any]] | None = None,
+    profiles: Mapping[str, DeviceProfile] | None = None,
 ) -> Prepared:
     """Everything up to the plan; raises UsageError where something does not fit.
 
-    `profiles` are those that a run which goes on has already, by device (see
-    `DeviceProfile.to_dict`); without, the devices are asked whether they can measure.
+    `profiles` are those that a resumed run has already, by device; without, the devices are asked
+    whether they can measure.
     """
     objectives = _objectives(config, task)
     sites = sites_of(config.targets, profiles or {})
@@ -99,7 +99,7 @@ def prepare(
     if not graph.groups:
         why = "; ".join(f"{frozen.name}: {frozen.reason}" for frozen in graph.frozen[:3])
         raise GraphError(f"the model of {type(task).__name__} has nothing that can leave · {why}")
-    names = [*config.limits.fields, *(objective.name for objective in objectives)]
+    names = [*config.budget.fields, *(objective.name for objective in objectives)]
     sites = tuple(
         site.fitted(dense, graph, example, config.search.seed, say)
         if site.is_predicted(names)
@@ -110,7 +110,7 @@ def prepare(
     if MEMORY in names:
         say("peak memory of random prunings")
         memory = {site.name: site.peak_memory(dense, graph, example) for site in sites}
-    space = config.search_space.for_optimizer(optimizer_for(task, dense, graph))
+    space = config.space.for_optimizer(optimizer_for(task, dense, graph))
     plan = _plan(config, space, graph, objectives, metrics, sites, memory)
     plan.check()
     distributions(plan)
@@ -143,7 +143,7 @@ def _plan(
         price=costs.cost,
         prices=costs.prices,
         dense=costs.dense,
-        budget=config.limits,
+        budget=config.budget,
         objectives=objectives,
         reference=_reference(objectives, metrics, costs.dense),
         limits=Limits(
@@ -261,13 +261,13 @@ def environment(config: RunConfig) -> dict[str, Any]:
         "python": platform.python_version(),
         "platform": platform.platform(),
         "machine": device_name(),
-        "cores": len(os.sched_getaffinity(0)),
+        "cores": usable_cores(),
         "seed": config.search.seed,
     }
 
 
 def _objectives(config: RunConfig, task: Task) -> tuple[Objective, ...]:
-    names = config.search.objectives or [task.metric, config.limits.fields[0]]
+    names = config.search.objectives or [task.metric, config.budget.fields[0]]
     costs = cost_fields(list(config.devices))
     known = [task.metric, *costs]
     for name in names:

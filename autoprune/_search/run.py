@@ -5,14 +5,12 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import optuna
 
 from autoprune._search.bench import RecoveryBench
-from autoprune._search.ledger import STATE, Ledger
+from autoprune._search.ledger import Ledger
 from autoprune._search.plan import Plan
 from autoprune._search.prepare import (
     Prepared,
@@ -33,18 +31,21 @@ from autoprune._search.tuning import quiet, run_trials
 from autoprune._search.verify import verify
 from autoprune.budget import Cost
 from autoprune.config import RunConfig
-from autoprune.errors import StoreError, WorkError
+from autoprune.device.profile import DeviceProfile
+from autoprune.errors import WorkError
 from autoprune.pruning.sensitivity import Sensitivity
 from autoprune.record import TrialRecord
-from autoprune.store import GROUPS, RunFolder, device_file
-from autoprune.tasks.base import Task
-
-DENSE, FRONT, IMPORTANCES, SENSITIVITY = (
-    "dense.json",
-    "front.json",
-    "importances.json",
-    "sensitivity.json",
+from autoprune.store import (
+    DenseReport,
+    FrontReport,
+    FrozenInfo,
+    GroupInfo,
+    Groups,
+    RunFolder,
+    RunState,
+    SearchPlan,
 )
+from autoprune.tasks.base import Task
 
 
 def run(
@@ -65,7 +66,7 @@ def run(
     """
     watcher = progress or Silent()
     place = Path(folder)
-    if resume and _phase(RunFolder.open(place)) == "done":
+    if resume and (RunFolder.open(place).state() or RunState()).phase == "done":
         return
     if not resume:
         RunFolder.check_free(place)
@@ -85,7 +86,9 @@ def run(
 
 
 def _prepare(config: RunConfig, task: Task, place: Path, say: Say, *, resume: bool) -> Prepared:
-    profiles = RunFolder(place).profiles(config.targets) if resume else None
+    profiles = None
+    if resume:
+        profiles = RunFolder(place).profiles(config.targets, DeviceProfile.from_dict)
     return prepare(config, task, say, profiles=profiles)
 
 
@@ -104,10 +107,11 @@ def _damage(
     """What cutting each group alone does, measured once a run; None where nothing is calibrated."""
     if bench.calibration is None or not ready.plan.space.per_group:
         return None
-    if (store.path / SENSITIVITY).is_file():
-        return Sensitivity.from_dict(store.read_json(SENSITIVITY)).at
+    known = store.sensitivity(Sensitivity.from_dict)
+    if known is not None:
+        return known.at
     found = measure_damage(config, task, ready, bench.calibration, say)
-    store.write_json(SENSITIVITY, found.to_dict())
+    store.save_sensitivity(found.to_dict())
     return found.at
 
 
@@ -137,7 +141,7 @@ def _search(
         ledger.show("verify", f"measuring the front alone on {', '.join(where)}")
         ledger.save_state("verify")
         failure = _finish(store, ready, ledger)
-        store.write_json(IMPORTANCES, importances(searcher.study, plan))
+        store.save_importances(importances(searcher.study, plan))
         if failure is None:
             ledger.save_state("done")
             ledger.show("done")
@@ -154,44 +158,37 @@ def _finish(store: RunFolder, ready: Prepared, ledger: Ledger) -> str | None:
     if not complete:
         raise WorkError(_no_model(ledger))
     if ready.is_elsewhere:  # what is measured here would say nothing of that device
-        store.write_json(FRONT, {**ledger.front().to_dict(), "over_budget_when_measured": {}})
+        store.save_front(FrontReport(ledger.front()))
         return None
 
     def save(record: TrialRecord, dense: Cost) -> None:
-        store.write_json(DENSE, _dense(ready, dense.to_dict()))
+        store.save_dense(_dense(ready, dense))
         ledger.update(record)
 
-    known = _measured_dense(store)
-    verified = verify(complete, store.path, ready.gauge, ready.plan, save, known)
-    over = {str(number): found for number, found in verified.over.items()}
-    front = verified.front.to_dict()
-    store.write_json(
-        FRONT, {**front, "over_budget_when_measured": over, "not_measured": verified.failure}
-    )
+    before = store.dense()  # beside it some of the front may have been measured already
+    known = before.measured if before else None
+    verified = verify(complete, store, ready.gauge, ready.plan, save, known)
+    store.save_front(FrontReport(verified.front, verified.over, verified.failure))
     return verified.failure
-
-
-def _measured_dense(store: RunFolder) -> Cost | None:
-    """The dense model's cost beside which some of the front was measured before."""
-    before = store.read_json(DENSE).get("measured")
-    return Cost.from_dict(before) if before else None
 
 
 def _describe(store: RunFolder, ready: Prepared) -> None:
     """Write what the search knows before its first trial, for the report and for `resume`."""
     for site in ready.sites:
         if site.profile is not None:
-            store.write_json(device_file(site.name), site.profile.to_dict())
-    if not (store.path / DENSE).exists():
-        store.write_json(DENSE, _dense(ready, None))
-    groups = [{"name": g.name, "kind": g.kind, "size": g.size} for g in ready.graph.groups]
-    frozen = [asdict(item) for item in ready.graph.frozen]
-    store.write_json(GROUPS, {"groups": groups, "frozen": frozen})
+            store.save_profile(site.name, site.profile.to_dict())
+    plan = ready.plan
+    budgets = (plan.budget, *plan.levels)
+    store.save_plan(SearchPlan.of(plan.objectives, plan.reference, budgets, plan.space, plan.dense))
+    if store.dense() is None:
+        store.save_dense(_dense(ready, None))
+    groups = tuple(GroupInfo(g.name, g.kind, g.size) for g in ready.graph.groups)
+    frozen = tuple(FrozenInfo(f.name, f.size, f.reason) for f in ready.graph.frozen)
+    store.save_groups(Groups(groups, frozen))
 
 
-def _dense(ready: Prepared, measured: dict[str, Any] | None) -> dict[str, Any]:
-    predicted = ready.plan.dense.to_dict()
-    return {"metrics": dict(ready.metrics), "predicted": predicted, "measured": measured}
+def _dense(ready: Prepared, measured: Cost | None) -> DenseReport:
+    return DenseReport(dict(ready.metrics), ready.plan.dense, measured)
 
 
 def importances(study: optuna.Study, plan: Plan) -> dict[str, dict[str, float]]:
@@ -224,13 +221,6 @@ def _no_model(ledger: Ledger) -> str:
         "no trial was completed within the limits · raise search.trials, search.minutes or "
         "search.total_epochs"
     )
-
-
-def _phase(store: RunFolder) -> str:
-    try:
-        return str(store.read_json(STATE).get("phase", ""))
-    except StoreError:
-        return ""
 
 
 def _sayer(watcher: Progress, since: float) -> Say:

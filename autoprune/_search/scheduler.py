@@ -15,7 +15,7 @@ from autoprune._search.ledger import REPORT
 from autoprune._search.plan import Plan
 from autoprune._search.searcher import BudgetedOptunaSearch
 from autoprune.budget import Cost
-from autoprune.fields import is_cost
+from autoprune.cost_fields import is_cost
 from autoprune.pareto import Objective, crowding, non_dominated_rank
 
 if TYPE_CHECKING:

@@ -31,7 +31,7 @@ from autoprune._search.surrogate import Belief, Forecast, Known, expected_improv
 from autoprune.architecture import Architecture
 from autoprune.budget import Cost
 from autoprune.candidate import Candidate, Selection
-from autoprune.fields import is_cost
+from autoprune.cost_fields import is_cost
 from autoprune.pareto import ParetoFront
 from autoprune.record import TrialRecord
 from autoprune.training.rng import derive

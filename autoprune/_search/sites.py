@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 from torch import nn
 
@@ -20,10 +19,10 @@ from autoprune.cost.inputs import Inputs, batched, dtype_of
 from autoprune.cost.latency import measured_or_flagged
 from autoprune.cost.memory import counted_and_weighed
 from autoprune.cost.targets import find_target, is_here, is_remote
+from autoprune.cost_fields import LATENCIES, field_at
 from autoprune.device.memory import fit_peak_memory
 from autoprune.device.predictor import LatencyPredictor
 from autoprune.device.profile import DeviceProfile
-from autoprune.fields import LATENCIES, field_at
 from autoprune.graph import PruningGraph
 
 
@@ -106,7 +105,7 @@ class Site:
 
 
 def sites_of(
-    targets: Mapping[str, DeviceConfig], known: Mapping[str, Mapping[str, Any]]
+    targets: Mapping[str, DeviceConfig], known: Mapping[str, DeviceProfile]
 ) -> tuple[Site, ...]:
     """The devices with the profiles that are there already; `known` are those of the run itself.
 
@@ -114,23 +113,18 @@ def sites_of(
     """
     sites = []
     for name, config in targets.items():
-        profile = None
-        if name in known:
-            profile = DeviceProfile.from_dict(known[name])
-        elif config.profile is not None:
+        profile = known.get(name)
+        if profile is None and config.profile is not None:
             profile = DeviceProfile.load(config.profile)
         sites.append(Site(name, config, profile.device if profile else None, profile))
     return tuple(sites)
 
 
 def local_sites(
-    targets: Mapping[str, DeviceConfig], known: Mapping[str, Mapping[str, Any]]
+    targets: Mapping[str, DeviceConfig], known: Mapping[str, Device]
 ) -> tuple[Site, ...]:
-    """The devices of a search that can be measured from here, by the profiles that it has left."""
-    sites = [
-        Site(name, config, Device(**known[name]["device"]) if name in known else None)
-        for name, config in targets.items()
-    ]
+    """The devices that can be measured from here; `known` is where the search's profiles hold."""
+    sites = [Site(name, config, known.get(name)) for name, config in targets.items()]
     return tuple(site for site in sites if not site.is_elsewhere)
 
 

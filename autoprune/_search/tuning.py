@@ -19,7 +19,7 @@ from autoprune._search.plan import Plan
 from autoprune._search.scheduler import RungScheduler
 from autoprune._search.searcher import BudgetedOptunaSearch
 from autoprune._search.trainable import Bench, PruneTrial
-from autoprune.silence import silenced
+from autoprune.log_level import log_level
 
 FOLDER = "tune"
 _ENVIRONMENT = {
@@ -88,9 +88,16 @@ def session(concurrent: int, *, gpus: float = 0.0) -> Iterator[None]:
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 
 
+def usable_cores() -> int:
+    """The cores that this process may use, where the system tells; else those of the machine."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def threads_for(concurrent: int) -> int:
     """Each trial's share of the cores that this process may use, at least one."""
-    return max(1, len(os.sched_getaffinity(0)) // concurrent)
+    return max(1, usable_cores() // concurrent)
 
 
 @contextmanager
@@ -112,6 +119,6 @@ def _environment(concurrent: int) -> Iterator[None]:
 def quiet() -> Iterator[None]:
     """Only errors of Ray's and Optuna's loggers, and no warnings about their own future."""
     optuna.logging.get_verbosity()  # sets up its logger, which would reset the level later
-    with silenced("ray", "ray.tune", "ray.air", "optuna"), warnings.catch_warnings():
+    with log_level("ray", "ray.tune", "ray.air", "optuna"), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield

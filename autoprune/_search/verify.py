@@ -14,7 +14,6 @@ from torch import nn
 
 from autoprune._search.plan import Plan
 from autoprune._search.sites import Site, measured
-from autoprune.architecture import Architecture
 from autoprune.budget import Budget, Cost
 from autoprune.cost.inputs import Inputs
 from autoprune.errors import DeviceError
@@ -22,7 +21,7 @@ from autoprune.graph import PruningGraph
 from autoprune.pareto import Objective, ParetoFront
 from autoprune.pruning.build import build
 from autoprune.record import TrialRecord
-from autoprune.store import read_model
+from autoprune.store import RunFolder, read_model
 
 TOGETHER = 6  # models that take turns with the dense one
 
@@ -51,8 +50,8 @@ class Gauge:
         small = build(
             self.dense,
             self.graph,
-            Architecture.from_dict(recipe["candidate"]["architecture"]),
-            kept_indices=recipe["kept_indices"],
+            recipe.candidate.architecture,
+            kept_indices=recipe.kept_indices,
         ).model
         small.load_state_dict(state, strict=True)
         return small.eval()
@@ -74,7 +73,7 @@ class Verified:
 
 def verify(
     records: Sequence[TrialRecord],
-    folder: Path,
+    store: RunFolder,
     gauge: Gauge,
     plan: Plan,
     save: Callable[[TrialRecord, Cost], None],
@@ -102,7 +101,7 @@ def verify(
         new = [r for r in asked if r.measured is None and r.artifact is not None][:TOGETHER]
         if not new:
             break
-        models = [gauge.load(folder / str(record.artifact)) for record in new]
+        models = [gauge.load(store.model_folder(record)) for record in new]
         try:
             costs = gauge.measure(models)
             _check_device(new, costs)
@@ -116,7 +115,7 @@ def verify(
             _judge(found, beside, plan, over)
     within = [current[r.number] for r in front.members if current[r.number].measured is not None]
     elsewhere = tuple(site.name for site in gauge.sites if site.is_elsewhere)
-    final = replace(front, records=tuple(within), source="measured", elsewhere=elsewhere)
+    final = replace(front, records=tuple(within), source="measured", predicted_only=elsewhere)
     return Verified(final, dense, over)
 
 

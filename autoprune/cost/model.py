@@ -12,7 +12,7 @@ from autoprune.architecture import Architecture
 from autoprune.budget import Cost, Device, Timing
 from autoprune.cost.activations import COUNTED, Activations, PeakMemory
 from autoprune.cost.sizes import Floats, Sizes
-from autoprune.fields import COUNTS, LATENCIES, field_at
+from autoprune.cost_fields import COUNTS, LATENCIES, field_at
 from autoprune.graph import PruningGraph
 
 

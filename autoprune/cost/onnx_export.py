@@ -18,7 +18,7 @@ from torch.utils import _pytree as pytree
 
 from autoprune.cost.inputs import Inputs, as_call, frozen_copy, moved, tensors
 from autoprune.errors import ExportError, first_line
-from autoprune.silence import silenced
+from autoprune.log_level import log_level
 
 _log = logging.getLogger(__name__)
 _OPSET = 18
@@ -150,7 +150,7 @@ def _quiet() -> Iterator[None]:
     Sizes are constants here on purpose; the caller compares the outputs.
     """
     loggers = ("torch.onnx", "onnxscript", "onnx_ir")
-    with silenced(*loggers, below=logging.ERROR), warnings.catch_warnings():
+    with log_level(*loggers, below=logging.ERROR), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="You are using the legacy TorchScript")
         warnings.filterwarnings("ignore", message="The feature will be removed")
         warnings.filterwarnings("ignore", category=TracerWarning)

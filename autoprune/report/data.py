@@ -1,7 +1,7 @@
 """A run folder as one plain view: what the tables and the page show, with what is missing as None.
 
-A run may still be going on: no front, no measured latency, no retrained model. Everything that a
-view cannot know is None or empty here, and is said as such by what draws it.
+A run may still be in progress: no front, no measured latency, no retrained model. Everything that
+a view cannot know is None or empty here, and is named as unknown by what draws it.
 """
 
 from __future__ import annotations
@@ -14,57 +14,30 @@ from typing import Any
 
 import numpy as np
 
-from autoprune.budget import Budget, Cost, Limit
+from autoprune.budget import Cost, Limit
+from autoprune.config import RunConfig
+from autoprune.cost_fields import field_at, is_cost, split_field
 from autoprune.errors import BudgetError
-from autoprune.fields import field_at, is_cost, split_field
 from autoprune.pareto import CostSource, Objective, ParetoFront
 from autoprune.record import TrialRecord
 from autoprune.report import text
+from autoprune.store import (
+    DenseReport,
+    FrozenInfo,
+    ProfileSummary,
+    RetrainingSummary,
+    SearchPlan,
+)
 
 STATES = ("complete", "stopped", "infeasible", "failed")
 
 
 @dataclass(frozen=True)
-class Dense:
-    """The model before pruning: validation metrics, exact and predicted cost, measured cost."""
-
-    metrics: Mapping[str, float] = field(default_factory=dict)
-    predicted: Cost | None = None
-    measured: Cost | None = None
-
-
-@dataclass(frozen=True)
 class Verdict:
-    """What one member is worth beside the dense model: a sentence, and whether it is good news."""
+    """How one member compares with the dense model, in words, and whether it is better."""
 
     text: str
     good: bool | None
-
-
-@dataclass(frozen=True)
-class Retrained:
-    """A member that was trained in full: test metrics as (mean, std) over its seeds.
-
-    The standard deviation is None for one seed. `dense` and `dense_measured` are the dense model's
-    test metrics and its cost measured beside.
-    """
-
-    number: int
-    epochs: float
-    seeds: tuple[int, ...]
-    test: Mapping[str, tuple[float, float | None]]
-    dense: Mapping[str, float]
-    measured: Cost | None
-    dense_measured: Cost | None
-
-    @property
-    def devices(self) -> tuple[str, ...]:
-        """The devices on which it was measured, by name."""
-        return (self.measured.names if self.measured else ()) or ("",)
-
-    def speedup(self, field: str) -> float | None:
-        """How many times faster than dense, measured side by side; None where either was not."""
-        return _speedup(self.dense_measured, self.measured, field)
 
 
 @dataclass(frozen=True)
@@ -76,20 +49,21 @@ class RunView:
     """
 
     name: str
-    config: Mapping[str, Any]
+    config: RunConfig
     environment: Mapping[str, Any]
-    devices: Mapping[str, Mapping[str, Any]]
+    devices: Mapping[str, ProfileSummary | None]
     records: tuple[TrialRecord, ...]
     front: ParetoFront | None
     finished: bool
-    dense: Dense
+    dense: DenseReport
     groups: Mapping[str, int]
-    frozen: tuple[Mapping[str, Any], ...]
-    retrained: tuple[Retrained, ...]
+    frozen: tuple[FrozenInfo, ...]
+    retrained: tuple[RetrainingSummary, ...]
     importances: Mapping[str, Mapping[str, float]]
     wall_s: float | None
     not_measured: str | None = None
     over: Mapping[int, Mapping[str, float]] = field(default_factory=dict)
+    plan: SearchPlan | None = None
 
     @property
     def without_model(self) -> str:
@@ -105,7 +79,7 @@ class RunView:
     @property
     def task(self) -> str:
         """The task's reference, as the configuration names it."""
-        return str(self.config.get("task", "?"))
+        return self.config.task
 
     @property
     def metric(self) -> Objective | None:
@@ -130,29 +104,26 @@ class RunView:
 
         A share of dense means the measured dense latency once there is one.
         """
-        spec = self.config.get("budget")
-        return tuple(map(self._resolved, Budget.parse(spec).limits if spec else ()))
+        return tuple((limit, self._resolved(limit)) for limit in self.config.budget.limits)
 
     @property
     def levels(self) -> tuple[tuple[Limit, float | None, TrialRecord | None], ...]:
-        """The lower costs at which models are wanted too: limit, absolute value, best model.
+        """The lower cost levels of the search: limit, absolute value, best model.
 
         That is the completed one with the best metric, on the front or not.
         """
-        spec, values = self.config.get("budget"), self.config.get("search", {}).get("levels")
-        if not spec or not values:
-            return ()
-        lowered = (b.limits[0] for b in Budget.parse(spec).lowered(values, "search.levels"))
+        lowered = (level.limits[0] for level in self.config.levels)
         return tuple((limit, *self._within(limit)) for limit in lowered)
 
-    def _resolved(self, limit: Limit) -> tuple[Limit, float | None]:
-        return limit, self.bound(limit, "measured") or self.bound(limit, "predicted")
+    def _resolved(self, limit: Limit) -> float | None:
+        known = self.bound(limit, "measured") or self.bound(limit, "predicted")
+        return known or (self.plan.limits.get(limit.field) if self.plan else None)
 
     def _within(self, limit: Limit) -> tuple[float | None, TrialRecord | None]:
         """A limit's absolute value, and the best completed model within it."""
         front, metric = self.front, self.metric
         if front is None or metric is None:
-            return self._resolved(limit)[1], None
+            return self._resolved(limit), None
         value = self.bound(limit, front.source_of(limit.field))
         best: tuple[float, TrialRecord] | None = None
         for record in self.records:
@@ -212,10 +183,10 @@ class RunView:
         self, record: TrialRecord, field: str, source: CostSource = "measured"
     ) -> float | None:
         """How many times faster than dense, both by `source`; None where either is not known."""
-        return _speedup(getattr(self.dense, source), getattr(record, source), field)
+        return speedup(getattr(self.dense, source), getattr(record, source), field)
 
-    def is_elsewhere(self, field: str) -> bool:
-        """Whether this latency stays predicted: the search has ended and could not measure it."""
+    def is_predicted_only(self, field: str) -> bool:
+        """Whether the search has ended without a way to measure this latency."""
         return self.front is not None and self.finished and self.source_of(field) == "predicted"
 
     def source_of(self, field: str) -> CostSource:
@@ -257,7 +228,7 @@ class RunView:
     def verdict(self, record: TrialRecord) -> Verdict:
         """Whether this model is really faster than the dense one, as measured, and within budget.
 
-        On each device in turn; one that is elsewhere is predicted, and its part says so.
+        On each device in turn; where it could not be measured, the prediction, named as such.
         """
         over = self.over_budget(record)
         if over:
@@ -272,7 +243,7 @@ class RunView:
         """One device's part of the verdict; below 2 % either way counts as no difference."""
         device = split_field(field)[1]
         on = f" on {device}" if device else ""
-        source: CostSource = "predicted" if self.is_elsewhere(field) else "measured"
+        source: CostSource = "predicted" if self.is_predicted_only(field) else "measured"
         ratio = self.speedup(record, field, source)
         if ratio is None:
             return Verdict(f"latency not measured{on}", None)
@@ -295,8 +266,11 @@ class RunView:
         return sorted((x, y) for x, y in pairs if x is not None and y is not None)
 
 
-def _speedup(dense: Cost | None, small: Cost | None, field: str) -> float | None:
-    """The inverse of the ratio in turns; of the two latencies where no ratio was kept."""
+def speedup(dense: Cost | None, small: Cost | None, field: str) -> float | None:
+    """How many times faster than dense, measured side by side; None where either was not.
+
+    The inverse of the ratio measured in turns; of the two latencies where no ratio was kept.
+    """
     base, device = split_field(field)
     sure = small.confidence_of(device) if small else None
     if sure is not None and base == "latency_ms":

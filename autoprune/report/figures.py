@@ -1,6 +1,6 @@
 """Plot specifications as plain dictionaries in plotly's JSON: data in, no drawing here.
 
-A string `--name` where a colour belongs is a colour of the page's theme; the page resolves it, so
+A string `--name` where a color belongs is a color of the page's theme; the page resolves it, so
 that one specification serves light, dark and print. Text that a user wrote is escaped, because
 plotly reads markup in labels.
 """
@@ -10,12 +10,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from html import escape
 
-from autoprune.fields import split_field
+from autoprune.cost_fields import split_field
 from autoprune.record import TrialRecord
 from autoprune.report import text
 from autoprune.report.data import RunView
 from autoprune.report.front_plot import cost_of
-from autoprune.report.style import Figure, axis, colours, layout, level
+from autoprune.report.style import Figure, axis, colors, layout, level
 
 _PLAIN_AXIS: Figure = {
     "automargin": True,
@@ -24,7 +24,7 @@ _PLAIN_AXIS: Figure = {
     "ticks": "",
     "zeroline": False,
 }
-_STEP_HOVER = "%{x:.0f} % of training: %{y:.0f} % removed<extra>%{fullData.name}</extra>"
+_STEP_HOVER = "%{x:.0f} % of training: %{y:.0f} % pruned<extra>%{fullData.name}</extra>"
 
 
 def ratios(view: RunView) -> Figure | None:
@@ -48,7 +48,7 @@ def ratios(view: RunView) -> Figure | None:
         "colorscale": [[0, "--heat-0"], [0.5, "--heat-1"], [1, "--heat-2"]],
         "showscale": False,
         "customdata": [[escape(name)] * len(columns) for name in groups],
-        "hovertemplate": "trial %{x}<br>%{customdata}<br><b>%{z:.0f} % removed</b><extra></extra>",
+        "hovertemplate": "trial %{x}<br>%{customdata}<br><b>%{z:.0f} % pruned</b><extra></extra>",
     }
     if len(groups) <= 40 and len(columns) <= 14:
         trace |= {"texttemplate": "%{z:.0f}", "textfont": {"size": 11}}
@@ -65,29 +65,29 @@ def ratios(view: RunView) -> Figure | None:
 def schedules(view: RunView) -> Figure | None:
     """Removed share of the prunable units against training progress, a stair a member."""
     traces = []
-    for record, colour in _coloured(view):
+    for record, color in _colored(view):
         total, x, y = 100 * _removed_share(view, record), [0.0], [0.0]
         for at, share in record.candidate.schedule.milestones():
             x.append(100 * at)
             y.append(total * share)
         traces.append(
-            _line(f"trial {record.number} · {record.candidate.schedule.kind}", colour)
-            | {"x": [*x, 100.0], "y": [*y, y[-1]], "line": {"color": colour, "shape": "hv"}}
+            _line(f"trial {record.number} · {record.candidate.schedule.kind}", color)
+            | {"x": [*x, 100.0], "y": [*y, y[-1]], "line": {"color": color, "shape": "hv"}}
             | {"hovertemplate": _STEP_HOVER}
         )
     drawn = layout(
         xaxis=axis("training progress, %", range=[-2, 102]),
-        yaxis=axis("units removed, %", rangemode="tozero"),
+        yaxis=axis("pruned units, %", rangemode="tozero"),
     )
     return {"data": traces, "layout": drawn} if traces else None
 
 
 def history(view: RunView, name: str) -> Figure | None:
-    """A quantity of the training history against the epoch: members in colour, others grey."""
+    """A quantity of the training history against the epoch: members in color, others gray."""
     scale = 100.0 if text.is_share(name) else 1.0
     others = [r for r in view.records if r not in view.members and len(r.history) > 1]
     faint = [_history(r, name, scale, "--faint") | {"hoverinfo": "skip"} for r in others]
-    traces = faint + [_history(r, name, scale, colour) for r, colour in _coloured(view)]
+    traces = faint + [_history(r, name, scale, color) for r, color in _colored(view)]
     traces = [trace for trace in traces if trace["x"]]
     if not traces:
         return None
@@ -102,7 +102,7 @@ def history(view: RunView, name: str) -> Figure | None:
 def prediction(view: RunView, field: str) -> Figure | None:
     """Measured against predicted latency of the models that have both, and the line of equals.
 
-    In grey the random prunings that the predictor was judged by.
+    In gray the held-out random prunings of the predictor.
     """
     pairs = [
         (cost_of(r, "predicted", field), cost_of(r, "measured", field), r.number)
@@ -111,8 +111,9 @@ def prediction(view: RunView, field: str) -> Figure | None:
     known = [(p, m, f"trial {n}") for p, m, n in pairs if p is not None and m is not None]
     if len(known) < 2:
         return None
-    profile = view.devices.get(split_field(field)[1], {})
-    held_out = [(p, m, "a random pruning") for m, p in profile.get("held_out") or ()]
+    profile = view.devices.get(split_field(field)[1])
+    pairs_held_out = profile.held_out if profile else ()
+    held_out = [(p, m, "held-out random pruning") for m, p in pairs_held_out]
     top = 1.08 * max(max(p, m) for p, m, _ in known + held_out)
     equal = {"x": [0, top], "y": [0, top], "mode": "lines", "hoverinfo": "skip"}
     drawn = layout(
@@ -140,7 +141,7 @@ def importances(view: RunView, most: int = 12) -> dict[str, Figure]:
         }
         drawn = layout(
             height=26 * len(ranked) + 60,
-            xaxis=axis("share of the importance, %", rangemode="tozero"),
+            xaxis=axis("share of importance, %", rangemode="tozero"),
             yaxis={"automargin": True, "fixedrange": True, "type": "category"},
             bargap=0.4,
         )
@@ -148,25 +149,25 @@ def importances(view: RunView, most: int = 12) -> dict[str, Figure]:
     return figures
 
 
-def _history(record: TrialRecord, name: str, scale: float, colour: str) -> Figure:
+def _history(record: TrialRecord, name: str, scale: float, color: str) -> Figure:
     known = [entry for entry in record.history if name in entry and "epoch" in entry]
-    small = colour.startswith("--")
-    return _line(f"trial {record.number}", colour) | {
+    small = color.startswith("--")
+    return _line(f"trial {record.number}", color) | {
         "x": [entry["epoch"] for entry in known],
         "y": [scale * entry[name] for entry in known],
         "mode": "lines" if small else "lines+markers",
-        "line": {"color": colour, "width": 1 if small else 2},
+        "line": {"color": color, "width": 1 if small else 2},
         "marker": {"size": 5},
         "hovertemplate": "epoch %{x:.3g}: %{y:.4g}<extra>%{fullData.name}</extra>",
     }
 
 
-def _line(name: str, colour: str) -> Figure:
-    return {"type": "scatter", "mode": "lines", "name": escape(name), "line": {"color": colour}}
+def _line(name: str, color: str) -> Figure:
+    return {"type": "scatter", "mode": "lines", "name": escape(name), "line": {"color": color}}
 
 
-def _coloured(view: RunView) -> list[tuple[TrialRecord, str]]:
-    return list(zip(view.members, colours(len(view.members)), strict=True))
+def _colored(view: RunView) -> list[tuple[TrialRecord, str]]:
+    return list(zip(view.members, colors(len(view.members)), strict=True))
 
 
 def _removed_share(view: RunView, record: TrialRecord) -> float:
@@ -177,12 +178,12 @@ def _removed_share(view: RunView, record: TrialRecord) -> float:
     return sum(removed[name] * weights[name] for name in removed) / whole if whole else 0.0
 
 
-def _pairs(known: Sequence[tuple[float, float, str]], colour: str, size: int) -> Figure:
+def _pairs(known: Sequence[tuple[float, float, str]], color: str, size: int) -> Figure:
     return {
         "x": [predicted for predicted, _, _ in known],
         "y": [measured for _, measured, _ in known],
         "text": [name for _, _, name in known],
         "mode": "markers",
-        "marker": {"color": colour, "size": size, "opacity": 0.85},
+        "marker": {"color": color, "size": size, "opacity": 0.85},
         "hovertemplate": "%{text}<br>predicted %{x:.3g} ms<br>measured %{y:.3g} ms<extra></extra>",
     }

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from html import escape
 
 from autoprune.budget import Cost
-from autoprune.fields import is_cost
+from autoprune.cost_fields import is_cost
 from autoprune.pareto import CostSource
 from autoprune.record import TrialRecord
 from autoprune.report import text
 from autoprune.report.data import RunView
-from autoprune.report.style import Figure, axis, colours, layout, level
+from autoprune.report.style import Figure, axis, colors, layout, level
 
 Axis = tuple[str, CostSource, str, str]  # key, source, cost, label
 _COUNTS: tuple[Axis, ...] = (
@@ -237,7 +237,7 @@ class _FrontPlot:
         records: Sequence[TrialRecord],
         name: str,
         symbol: str,
-        colour: str,
+        color: str,
         *,
         strip: bool = False,
     ) -> Figure:
@@ -247,8 +247,8 @@ class _FrontPlot:
             "marker": {
                 "size": [9 if out else 7 for out in pinned],
                 "symbol": [beyond if out else symbol for out in pinned],
-                "color": colour,
-                "line": {"width": 1.5, "color": colour},
+                "color": color,
+                "line": {"width": 1.5, "color": color},
             }
         }
         if strip:
@@ -264,7 +264,7 @@ class _FrontPlot:
             "size": [20 if on else 9 for on in on_front],
             "color": "--baseline",
         }
-        points = self._points(ordered, "uniform ratios")
+        points = self._points(ordered, "uniform pruning")
         return points | {"mode": "lines+markers", "line": line, "marker": marker}
 
     def _stairs(self) -> Figure:
@@ -282,7 +282,7 @@ class _FrontPlot:
 
     def _front_members(self) -> Figure:
         shades = dict(
-            zip([r.number for r in self.view.members], colours(len(self.view.members)), strict=True)
+            zip([r.number for r in self.view.members], colors(len(self.view.members)), strict=True)
         )
         marker = {
             "size": 13,

@@ -1,4 +1,4 @@
-"""One self-contained HTML file of a run: no request leaves it, and it reads without a server."""
+"""One self-contained HTML file of a run: it makes no request and needs no server."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from autoprune.report.memory import memory
 from autoprune.report.read import read
 from autoprune.store import RunFolder
 
-NAME = "report.html"
 _HERE = Path(__file__).parent
 _POLICY = (  # the browser itself refuses every request that the page might make
     "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:"
@@ -23,9 +22,9 @@ _POLICY = (  # the browser itself refuses every request that the page might make
 
 
 def write(run: RunFolder | str | Path) -> Path:
-    """Write `report.html` into a run folder, finished or still going on; returns its path."""
+    """Write `report.html` into a run folder, finished or in progress; returns its path."""
     folder = run if isinstance(run, RunFolder) else RunFolder.open(run)
-    return folder.write_text(NAME, page(read(folder)))
+    return folder.write_report(page(read(folder)))
 
 
 def page(view: RunView) -> str:

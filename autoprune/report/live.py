@@ -10,7 +10,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from autoprune.fields import is_cost, is_latency
+from autoprune.cost_fields import is_cost, is_latency
 from autoprune.report import text
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ def _front(snapshot: Snapshot) -> Table:
     table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
     columns = list(dict.fromkeys(name for member in snapshot.front for name in member))
     for column in columns:
-        table.add_column(_title(column), justify="right")
+        table.add_column(Text(_title(column)), justify="right")
     for member in snapshot.front[:_ROWS]:
         table.add_row(*(_cell(column, member.get(column)) for column in columns))
     hidden = len(snapshot.front) - _ROWS

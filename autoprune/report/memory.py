@@ -1,4 +1,4 @@
-"""The page's table of peak memory: what the search believed, and what was measured."""
+"""The page's table of peak memory: analytic and measured."""
 
 from __future__ import annotations
 
@@ -28,18 +28,18 @@ def memory(view: RunView) -> str:
         f"<tbody>{rows}</tbody></table></div>"
         f'<p class="note">Weights, inputs and the activations of one forward pass in '
         f"{escape(runtimes)}{most}, at the batch of the example input. Analytic is what the "
-        "budget was held against; measured is what the runtime took.</p>",
+        "budget was checked against; measured is what the runtime allocated.</p>",
     )
 
 
 def _row(name: str, predicted: Cost | None, measured: Cost | None) -> str:
-    believed = predicted.peak_memory_bytes if predicted else None
-    taken = measured.peak_memory_bytes if measured else None
+    analytic = predicted.peak_memory_bytes if predicted else None
+    allocated = measured.peak_memory_bytes if measured else None
     values = (
         text.cost("weight_bytes", predicted.weight_bytes if predicted else None),
-        text.cost("peak_memory_bytes", believed),
-        text.cost("peak_memory_bytes", taken),
-        text.share(believed, taken),
+        text.cost("peak_memory_bytes", analytic),
+        text.cost("peak_memory_bytes", allocated),
+        text.share(analytic, allocated),
     )
     cells = (cell(escape(v), label) for v, label in zip(values, _COLUMNS[1:], strict=True))
     return f"<tr>{cell(escape(name), '', 'l full')}{''.join(cells)}</tr>"

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def render(name: str, profile: Profile) -> RenderableType:
-    """Costs, latencies with their devices, the layers, and what stays whole and why."""
+    """Costs, latencies with their devices, the layers, and what is not prunable and why."""
     facts = Table.grid(padding=(0, 2))
     for field in ("params", "macs", "weight_bytes", "peak_memory_bytes"):
         value = getattr(profile.cost, field)
@@ -32,7 +32,7 @@ def render(name: str, profile: Profile) -> RenderableType:
         )
     parts: list[RenderableType] = [Text(f"{name}, dense", "bold"), facts, _layers(profile)]
     if profile.frozen:
-        parts.append(Text("stays whole", "bold"))
+        parts.append(Text("not prunable", "bold"))
         parts += [Text(f"  {f.name} ({f.size}): {f.reason}") for f in profile.frozen]
     return Group(*parts)
 

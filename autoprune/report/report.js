@@ -1,4 +1,4 @@
-// Draws the figures of the page: theme colours ("--name") are resolved here, so that light, dark and
+// Draws the figures of the page: theme colors ("--name") are resolved here, so that light, dark and
 // print share one specification.
 (() => {
   "use strict";

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
-import yaml
-
 from autoprune.budget import Cost
-from autoprune.fields import is_latency, split_field
+from autoprune.cost_fields import is_latency, split_field
 from autoprune.record import TrialRecord
 from autoprune.report import text
 from autoprune.report.data import RunView
@@ -18,11 +17,11 @@ from autoprune.report.tables import settings
 from autoprune.report.terminal import device_line
 
 _HOLLOW = '<circle cx="9" cy="7" r="3.5" fill="none" stroke="var(--faint-2)" stroke-width="1.5"/>'
-_MARKS = {  # words and drawing; by hand, so that the legend prints and wraps like text
-    "front": ("front, cheap to dear", '<circle cx="9" cy="7" r="5" fill="var(--accent)"/>'),
+_MARKS = {  # words and drawing; as SVG, so that the legend prints and wraps like text
+    "front": ("Pareto front, by rising cost", '<circle cx="9" cy="7" r="5" fill="var(--accent)"/>'),
     "dense": ("dense model", '<path d="M9 1l6 6-6 6-6-6z" fill="var(--ink)"/>'),
     "uniform": (
-        "uniform ratios",
+        "uniform pruning",
         '<path d="M1 7h16" stroke="var(--baseline)" stroke-dasharray="2 2"/>'
         '<path d="M5 3h8v8H5z" fill="var(--baseline)"/>',
     ),
@@ -42,7 +41,7 @@ _MARKS = {  # words and drawing; by hand, so that the legend prints and wraps li
 
 
 def head(view: RunView) -> str:
-    """Title, what came out in one sentence, and the four models to know."""
+    """Title, the result in one sentence, and the models to start from."""
     limits = ", ".join(text.limit(limit, value) for limit, value in view.limits)
     kind = f"autoprune report · run <b>{escape(view.name)}</b>"
     parts = [f'<header><div class="kind">{kind}</div><h1>{escape(view.task)}</h1>']
@@ -50,11 +49,11 @@ def head(view: RunView) -> str:
     if view.not_measured:
         parts.append(
             f'<p class="warn">The front could not be measured: {escape(view.not_measured)}. It is '
-            "by prediction; <code>autoprune resume</code> tries again.</p>"
+            "based on predicted latency; <code>autoprune resume</code> measures it.</p>"
         )
     elif not view.finished:
         so_far = f"{len(view.records)} trials so far"
-        parts.append(f'<p class="warn">This run has not ended: {so_far}.</p>')
+        parts.append(f'<p class="warn">This run is in progress: {so_far}.</p>')
     return "".join(parts) + _tiles(view)
 
 
@@ -62,7 +61,7 @@ def front(view: RunView, drawn: Mapping[str, Any]) -> str:
     """The plot of the front with its choice of cost axis."""
     axes = drawn.get("front")
     if not axes:
-        return section("The front", '<p class="note">No trial has finished yet.</p>')
+        return section("Pareto front", '<p class="note">No trial has finished yet.</p>')
     first = default_axis(view, list(axes))
     buttons = "".join(
         f'<button type="button" data-key="{escape(key)}" '
@@ -70,12 +69,11 @@ def front(view: RunView, drawn: Mapping[str, Any]) -> str:
         for key, figure in axes.items()
     )
     lead = (
-        "Each coloured point is a saved, really smaller model that no other finished model beats "
-        "in one respect without losing in another. Colours run from cheap to dear and stay the "
-        "same down this page."
+        "Each colored point is a saved pruned model that no other finished model dominates. Colors "
+        "follow the cost and are the same throughout this page."
     )
     return section(
-        "The front",
+        "Pareto front",
         f"<p>{lead}</p>"
         '<div class="axes" role="group" aria-label="cost axis" data-for="front-plot">'
         f"{buttons}</div>"
@@ -96,12 +94,12 @@ def removed(view: RunView, drawn: Mapping[str, Any]) -> str:
     if "ratios" not in drawn:
         return ""
     parts = [
-        "<p>Removed share of each group of coupled units, in per cent; cheap models first.</p>",
+        "<p>Pruned fraction of each group of coupled units, in percent; models by rising cost.</p>",
         plot("ratios"),
     ]
     if view.frozen:
         parts.append(_frozen(view))
-    return section("What left which layer", "".join(parts))
+    return section("Per-layer sparsity", "".join(parts))
 
 
 def training(view: RunView, drawn: Mapping[str, Any]) -> str:
@@ -109,16 +107,16 @@ def training(view: RunView, drawn: Mapping[str, Any]) -> str:
     if "schedules" not in drawn:
         return ""
     metric = escape(view.metric.name if view.metric else "")
-    plots = [("schedules", "When it left")]
+    plots = [("schedules", "Pruning schedule")]
     plots += [("history_metric", f"Validation {metric}")] if "history_metric" in drawn else []
     plots += [("history_loss", "Training loss")] if "history_loss" in drawn else []
     cells = "".join(f'<div class="keep"><h3>{title}</h3>{plot(key)}</div>' for key, title in plots)
-    note = '<p class="note">Grey lines are the other trials; dotted is the dense model.</p>'
+    note = '<p class="note">Gray lines are the other trials; dotted is the dense model.</p>'
     return section("Schedule and recovery", f'<div class="row">{cells}</div>{note}{settings(view)}')
 
 
 def prediction(view: RunView, drawn: Mapping[str, Any]) -> str:
-    """How well the latency that the search believed agreed with the measurement."""
+    """How well predicted and measured latency agree."""
     parts = [
         f'<div class="keep">{_prediction(view, field)}'
         f'<div style="max-width:520px">{plot(f"prediction_{index}")}</div></div>'
@@ -128,7 +126,7 @@ def prediction(view: RunView, drawn: Mapping[str, Any]) -> str:
     if not parts:
         return ""
     body = f'<div class="pair">{"".join(parts)}</div>' if len(parts) > 1 else parts[0]
-    return section("Did the prediction hold?", body)
+    return section("Predicted vs. measured latency", body)
 
 
 def _prediction(view: RunView, field: str) -> str:
@@ -136,14 +134,14 @@ def _prediction(view: RunView, field: str) -> str:
     errors = [abs(p / m - 1.0) for p, m in pairs if p and m]
     mean, worst = 100 * sum(errors) / len(errors), 100 * max(errors)
     return (
-        f"<p>Over {len(errors)} models that were measured, the predicted {text.label(field)} was "
-        f"off by <b>{mean:.1f} %</b> on average and by {worst:.1f} % at worst.{_fit(view, field)} "
-        "The line is equality.</p>"
+        f"<p>Over {len(errors)} measured models, the mean absolute error of the predicted "
+        f"{text.label(field)} is <b>{mean:.1f} %</b>, the largest {worst:.1f} %."
+        f"{_fit(view, field)} The line is equality.</p>"
     )
 
 
 def importances(view: RunView, drawn: Mapping[str, Any]) -> str:
-    """Which search variables mattered for each objective."""
+    """The importance of each search variable for each objective."""
     titles = list(view.importances)
     cells = "".join(
         f'<div class="keep"><h3>{escape(title)}</h3>{plot(f"importance_{index}")}</div>'
@@ -153,11 +151,11 @@ def importances(view: RunView, drawn: Mapping[str, Any]) -> str:
     if not cells:
         return ""
     note = '<p class="note">PED-ANOVA importances of the search variables, the largest twelve.</p>'
-    return section("What mattered", f'<div class="pair">{cells}</div>{note}')
+    return section("Hyperparameter importance", f'<div class="pair">{cells}</div>{note}')
 
 
 def search(view: RunView) -> str:
-    """What the search cost, how trials ended, and why those that failed did."""
+    """What the search cost, how trials ended, and why some failed."""
     states = view.states
     bar = "".join(
         f'<span class="s-{state}" style="flex:{count}"></span>'
@@ -167,7 +165,7 @@ def search(view: RunView) -> str:
     counts = ", ".join(f"{count} {state}" for state, count in states.items() if count)
     known = {
         "trials": f"{len(view.records)}: {counts}" if counts else "none yet",
-        "epochs of training": f"{view.epochs:.4g}",
+        "training epochs": f"{view.epochs:.4g}",
         "wall time": text.seconds(view.wall_s),
         **{
             f"{name.removesuffix('_s')}, all trials": text.seconds(value)
@@ -178,20 +176,19 @@ def search(view: RunView) -> str:
         at = ", ".join(f"{value:.4g}" for value in view.front.reference)
         known["hypervolume"] = f"{view.front.hypervolume:.4g} (reference {at})"
     body = f'<div class="bar" role="img" aria-label="{escape(counts)}">{bar}</div>{facts(known)}'
-    return section("What the search cost", body + _without_model(view))
+    return section("Search cost", body + _without_model(view))
 
 
 def details(view: RunView) -> str:
     """Configuration, environment and device, folded."""
-    config = yaml.safe_dump(dict(view.config), sort_keys=False, allow_unicode=True)
-    parts = [folded("Configuration", f"<pre><code>{escape(config)}</code></pre>")]
+    config = escape(view.config.to_yaml())
+    parts = [folded("Configuration", f"<pre><code>{config}</code></pre>")]
     parts.append(folded("Environment and versions", facts(flat(view.environment))))
     for name, profile in view.devices.items():
-        plain = {k: v for k, v in profile.items() if not isinstance(v, (list, dict))}
-        device = {**profile.get("device", {}), **plain}
         title = f"Device profile: {name}" if name else "Device profile"
-        parts += [folded(title, facts(device))] if device else []
-    return section("How to get this again", "".join(parts))
+        if profile is not None:
+            parts.append(folded(title, facts({**asdict(profile.device), **profile.facts})))
+    return section("Reproduce", "".join(parts))
 
 
 def foot(view: RunView) -> str:
@@ -246,7 +243,7 @@ def _tiles(view: RunView) -> str:
     ]
     picks = [
         ("knee", "Knee", view.front.knee),
-        ("fastest", _cheapest_word(view), view.members[0]),
+        ("fastest", _lowest_cost_word(view), view.members[0]),
         ("best", "Best", view.front.best()),
     ]
     picks += [("level", text.limit(limit, value), best) for limit, value, best in view.levels]
@@ -255,7 +252,7 @@ def _tiles(view: RunView) -> str:
 
 
 def _pick(view: RunView, kind: str, word: str, record: TrialRecord) -> str:
-    """A model: its metric beside the dense one, its costs, and what it is worth."""
+    """A model: its metric beside the dense one, its costs, and the verdict."""
     name = view.metric.name if view.metric else ""
     value = view.metric_of(record)
     verdict = view.verdict(record)
@@ -268,7 +265,7 @@ def _pick(view: RunView, kind: str, word: str, record: TrialRecord) -> str:
     return _tile(kind, title, text.metric(name, value), text.change(name, view.change(value)), more)
 
 
-def _cheapest_word(view: RunView) -> str:
+def _lowest_cost_word(view: RunView) -> str:
     if view.cost is None or not is_latency(view.cost.name):
         return "Smallest"
     device = split_field(view.cost.name)[1]
@@ -314,18 +311,17 @@ def _legend(axes: Mapping[str, Any], first: str | None) -> str:
 
 
 def _fit(view: RunView, field: str) -> str:
-    profile = view.devices.get(split_field(field)[1], {})
-    error, pairs = profile.get("error"), profile.get("held_out") or ()
-    if not isinstance(error, float):
+    profile = view.devices.get(split_field(field)[1])
+    if profile is None or profile.error is None:
         return ""
     return (
-        f" The predictor's error on {len(pairs)} random prunings that its fit had not seen (grey) "
-        f"was {100 * error:.1f} %."
+        f" The predictor's mean error on {len(profile.held_out)} held-out random prunings (gray) "
+        f"was {100 * profile.error:.1f} %."
     )
 
 
 def _without_model(view: RunView) -> str:
-    """Why failed trials failed, in the open; those over the budget folded."""
+    """Why trials failed, unfolded; those over the budget, folded."""
     ended = {state: [r for r in view.records if r.state == state] for state in view.states}
     parts = [
         _reasons("Failed trials", [(r, text.last_line(r.error)) for r in ended["failed"]], True),
@@ -352,11 +348,11 @@ def _reasons(title: str, found: list[tuple[TrialRecord, str]], is_open: bool = F
 
 def _frozen(view: RunView) -> str:
     rows = "".join(
-        f'<tr><td class="l">{escape(item.get("name", ""))}</td>'
-        f"<td>{escape(item.get('size', ''))}</td>"
-        f'<td class="l wrap">{escape(item.get("reason", ""))}</td></tr>'
+        f'<tr><td class="l">{escape(item.name)}</td>'
+        f"<td>{escape(item.size)}</td>"
+        f'<td class="l wrap">{escape(item.reason)}</td></tr>'
         for item in view.frozen
     )
     head = f'<thead><tr>{heads(("layer", "units"))}<th class="l">reason</th></tr></thead>'
     table = f"<table>{head}<tbody>{rows}</tbody></table>"
-    return folded(f"Left whole, and why ({len(view.frozen)})", table)
+    return folded(f"Not prunable, and why ({len(view.frozen)})", table)

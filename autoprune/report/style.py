@@ -1,4 +1,4 @@
-"""What all plots share: layout, axes, and the colours of a front's members."""
+"""What all plots share: layout, axes, and the colors of a front's members."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ _BASE: Figure = {
 }
 
 
-def colours(count: int) -> list[str]:
-    """One colour a member, from cheap to dear: the same in every plot and in the table."""
+def colors(count: int) -> list[str]:
+    """One color a member, from cheap to dear: the same in every plot and in the table."""
     return [_ramp(index / max(1, count - 1)) for index in range(count)]
 
 

@@ -1,4 +1,4 @@
-"""The page's tables of models: beside dense, retrained, and how each was made.
+"""The page's tables of models: beside dense, retrained, and their settings.
 
 On a phone their rows become cards, where each cell carries its column's name.
 """
@@ -8,13 +8,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from autoprune.budget import Cost
-from autoprune.fields import field_at, split_field
+from autoprune.cost_fields import field_at, split_field
 from autoprune.record import TrialRecord
 from autoprune.report import text
-from autoprune.report.data import Retrained, RunView
+from autoprune.report.data import RunView, speedup
 from autoprune.report.markup import cell, escape, heads, section
-from autoprune.report.style import colours
+from autoprune.report.style import colors
 from autoprune.report.terminal import device_line
+from autoprune.store import RetrainingSummary
 
 _COUNTS = ("params", "macs", "weight_bytes")
 
@@ -22,7 +23,7 @@ _COUNTS = ("params", "macs", "weight_bytes")
 def models(view: RunView) -> str:
     """Dense, members and uniform baselines in one table, predicted and measured apart."""
     name = view.metric.name if view.metric else "metric"
-    shades = colours(len(view.members))
+    shades = colors(len(view.members))
     knee = view.front.knee if view.front else None
     rows = [_dense_row(view, name)]
     for record, shade in zip(view.members, shades, strict=True):
@@ -36,7 +37,7 @@ def models(view: RunView) -> str:
     if others:
         rows.append(
             f'<tr class="head"><td colspan="{12 + (len(view.latencies) > 1)}" class="full">'
-            "Baseline: one ratio for every group</td></tr>"
+            "Baseline: uniform pruning (one ratio for every group)</td></tr>"
         )
         mark = '<span class="dot square"></span>'
         rows += [
@@ -44,20 +45,20 @@ def models(view: RunView) -> str:
             for record in others
         ]
     return section(
-        "Models beside dense",
+        "Models vs. dense",
         f'<div class="scroll"><table class="cards{" several" if len(view.latencies) > 1 else ""}">'
         f"<thead>{_model_head(view, name)}</thead>"
         f"<tbody>{''.join(rows)}</tbody></table></div>"
         f'<p class="note">{escape(device_line(view))}. Latencies are medians in milliseconds for '
         "one forward pass, ± half of the 95 % confidence interval; the speed-up is the ratio to "
-        "the dense model, measured in turns. Predicted is what the search believed; measured is "
+        "the dense model, measured interleaved. Predicted is the predictor's estimate; measured is "
         "the finished model, alone on the machine."
-        f"{_elsewhere_note(view)}{_uniform_note(view)}</p>",
+        f"{_predicted_only_note(view)}{_uniform_note(view)}</p>",
     )
 
 
 def retrained(view: RunView) -> str:
-    """Members trained in full: test metrics over seeds, never used for choosing."""
+    """Retrained members: test metrics over seeds, never used for selection."""
     if not view.retrained:
         return ""
     columns = (
@@ -71,16 +72,16 @@ def retrained(view: RunView) -> str:
     )
     rows = "".join(_retrained_row(result) for result in view.retrained)
     return section(
-        "Retrained in full",
+        "Retrained models",
         f'<div class="scroll"><table class="cards"><thead><tr>{heads(columns)}</tr></thead>'
         f"<tbody>{rows}</tbody></table></div>"
-        '<p class="note">The test split was read once per finished model and nothing was chosen on '
-        "it. Spread is the standard deviation over the seeds.</p>",
+        '<p class="note">The test split was evaluated once per finished model and never used for '
+        "selection. ± is the sample standard deviation over the seeds.</p>",
     )
 
 
 def settings(view: RunView) -> str:
-    """How each member was made: schedule, importance, recovery."""
+    """The settings of each member: schedule, importance, recovery."""
     columns = (
         "model",
         "schedule",
@@ -95,7 +96,7 @@ def settings(view: RunView) -> str:
         "origin",
     )
     rows = []
-    for record, shade in zip(view.members, colours(len(view.members)), strict=True):
+    for record, shade in zip(view.members, colors(len(view.members)), strict=True):
         made = record.candidate
         schedule, recovery = made.schedule, made.recovery
         steps = f" in {schedule.steps}" if schedule.steps > 1 else ""
@@ -126,15 +127,17 @@ def _uniform_note(view: RunView) -> str:
     if view.cost is None or all(view.gain(record) is None for record in view.members):
         return ""
     cost = f"{view.gain_source} {text.label(view.cost.name)}"
-    return f" To uniform: the difference to uniform ratios at equal {cost}, read between baselines."
+    return f" To uniform: the difference to uniform pruning at equal {cost}, interpolated."
 
 
-def _elsewhere_note(view: RunView) -> str:
-    away = [split_field(field)[1] for field in view.latencies if view.is_elsewhere(field)]
+def _predicted_only_note(view: RunView) -> str:
+    away = [split_field(field)[1] for field in view.latencies if view.is_predicted_only(field)]
     if not any(away):
         return ""
     is_are = "is another machine" if len(away) == 1 else "are other machines"
-    return f" {escape(', '.join(away))} {is_are} than the one of the search: predicted only."
+    return (
+        f" {escape(', '.join(away))} {is_are} than the one of the search: latency predicted only."
+    )
 
 
 def _model_head(view: RunView, name: str) -> str:
@@ -234,27 +237,32 @@ def _ms(cost: Cost | None, field: str, names: Sequence[str]) -> str:
     return "<br>".join(lines)
 
 
-def _speeds(result: Retrained) -> list[str]:
+def _speeds(result: RetrainingSummary) -> list[str]:
     """The measured latency on each device, and how many times faster than dense that is."""
     found = []
     for name in result.devices:
         field = field_at("latency_ms", name)
         value = result.measured.value(field) if result.measured else None
         if value is not None:
-            ratio, sure = result.speedup(field), text.sure(result.measured, name)
+            ratio, sure = (
+                speedup(result.dense.measured, result.measured, field),
+                text.sure(result.measured, name),
+            )
             words = text.cost(field, value) + (f" ({ratio:.2f}×)" if ratio else "")
             words = escape(f"{name} {words}" if name else words)
             found.append(words + (f" <small>{sure}</small>" if sure else ""))
     return found
 
 
-def _retrained_row(result: Retrained) -> str:
-    test = "<br>".join(escape(f"{n} {text.spread(n, *v)}") for n, v in result.test.items())
-    dense = "<br>".join(escape(f"{n} {text.metric(n, v)}") for n, v in result.dense.items())
+def _retrained_row(result: RetrainingSummary) -> str:
+    test = "<br>".join(
+        escape(f"{n} {text.spread(n, v.mean, v.std)}") for n, v in result.test.items()
+    )
+    dense = "<br>".join(escape(f"{n} {text.metric(n, v)}") for n, v in result.dense.test.items())
     changes = [
-        text.change(n, mean - result.dense[n])
-        for n, (mean, _) in result.test.items()
-        if n in result.dense
+        text.change(n, found.mean - result.dense.test[n])
+        for n, found in result.test.items()
+        if n in result.dense.test
     ]
     return (
         "<tr>"

@@ -8,11 +8,12 @@ from rich.table import Table
 from rich.text import Text
 
 from autoprune.budget import Cost
+from autoprune.cost_fields import cost_fields, field_at, split_field
 from autoprune.errors import StoreError
-from autoprune.fields import cost_fields, field_at, split_field
 from autoprune.record import TrialRecord
 from autoprune.report import text
-from autoprune.report.data import Retrained, RunView
+from autoprune.report.data import RunView
+from autoprune.store import RetrainingSummary
 
 _STYLES = {"complete": "green", "stopped": "yellow", "infeasible": "dim", "failed": "red"}
 _COUNTS = ("params", "macs", "weight_bytes")
@@ -50,7 +51,7 @@ def summary(view: RunView) -> RenderableType:
         lines.append(f"\nlevel   {text.limit(limit, value)}: {_level(view, record)}")
     if view.not_measured:
         lines.append(f"\n        not measured: {view.not_measured}", "yellow")
-        lines.append("\n        autoprune resume tries again", "yellow")
+        lines.append("\n        measure it with: autoprune resume", "yellow")
     return lines
 
 
@@ -75,7 +76,7 @@ def front_table(view: RunView) -> RenderableType:
         "to\ndense",
         *(field.replace("_", "\n") for field in _counts(view)),
     ):
-        table.add_column(column, justify="right", no_wrap=True)
+        table.add_column(Text(column), justify="right", no_wrap=True)
     if len(view.latencies) > 1:
         table.add_column("device", no_wrap=True)
     for column in ("predicted\nms", "measured\nms", "its p95\nms", "speed-\nup"):
@@ -88,7 +89,7 @@ def front_table(view: RunView) -> RenderableType:
         table.add_row(f"{record.number}{mark}", *_cells(view, record, name))
     for record in (r for r in view.uniform if r not in view.members):
         table.add_row(f"{record.number} ▫", *_cells(view, record, name), style="dim")
-    marks = "◆ knee" + (" · ▫ uniform ratios" if view.uniform else "")
+    marks = "◆ knee" + (" · ▫ uniform pruning" if view.uniform else "")
     shown = (view.dense.measured, *(record.measured for record in view.records))
     marks += " · ~ noisy measurement" if any(map(text.noise, shown)) else ""
     return Group(table, Text(f"{marks} · " + "\n".join(device_lines(view)), "dim"))
@@ -117,14 +118,14 @@ def _device_words(view: RunView, field: str) -> str:
     if measured == predicted:
         return f"{latency} predicted for and measured on: {measured}"
     parts = [f"predicted for: {predicted}"] if predicted else []
-    missing = "not measured" if view.is_elsewhere(field) else "not measured yet"
+    missing = "not measured" if view.is_predicted_only(field) else "not measured yet"
     parts += [f"measured on: {measured}"] if measured else [missing]
     return f"{latency} " + " · ".join(parts)
 
 
 def retrained_table(view: RunView) -> Table:
-    """Members that were trained in full: test metrics as mean ± standard deviation over seeds."""
-    table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False, title="retrained")
+    """Retrained members: test metrics as mean ± standard deviation over seeds."""
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False, title="retrained models")
     table.title_justify = "left"
     for column in ("model", "epochs", "seeds", "test, mean ± std", "dense, test"):
         table.add_column(column, justify="left" if column == "model" else "right")
@@ -203,16 +204,16 @@ def _device(name: str, *costs: Cost | None) -> str | None:
     return " | ".join(names) or None
 
 
-def _retrained_cells(result: Retrained) -> list[str]:
-    test = [f"{name} {text.spread(name, *value)}" for name, value in result.test.items()]
-    dense = [f"{name} {text.metric(name, value)}" for name, value in result.dense.items()]
+def _retrained_cells(result: RetrainingSummary) -> list[str | Text]:
+    test = [f"{name} {text.spread(name, v.mean, v.std)}" for name, v in result.test.items()]
+    dense = [f"{name} {text.metric(name, value)}" for name, value in result.dense.test.items()]
     seeds = ", ".join(str(seed) for seed in result.seeds)
     return [
         f"trial {result.number}",
         f"{result.epochs:g}",
         seeds,
-        "\n".join(test) or text.NONE,
-        "\n".join(dense) or text.NONE,
+        Text("\n".join(test) or text.NONE),
+        Text("\n".join(dense) or text.NONE),
     ]
 
 
@@ -244,8 +245,8 @@ def _facts(view: RunView, record: TrialRecord) -> Table:
 
 def _ratios(view: RunView, record: TrialRecord) -> Table:
     table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
-    for column in ("group", "removed", ""):
-        table.add_column(column, justify="right" if column == "removed" else "left")
+    for column in ("group", "pruned", ""):
+        table.add_column(column, justify="right" if column == "pruned" else "left")
     for name, ratio in view.removed(record).items():
         bar = "█" * round(24 * ratio) + "░" * (24 - round(24 * ratio))
         table.add_row(Text(name), f"{100 * ratio:.0f} %", Text(bar, "blue"))
@@ -258,7 +259,7 @@ def _history(record: TrialRecord) -> RenderableType:
     columns = list(dict.fromkeys(key for entry in record.history for key in entry))
     table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
     for column in columns:
-        table.add_column(column, justify="right")
+        table.add_column(Text(column), justify="right")
     for entry in record.history:
         table.add_row(*(_entry(column, entry.get(column)) for column in columns))
     return table

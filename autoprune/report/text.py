@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from autoprune.budget import Cost, Limit
-from autoprune.fields import split_field
+from autoprune.cost_fields import split_field
 
 NONE = "–"
 LABELS = {

@@ -43,6 +43,11 @@ def write(
     fresh.replace(folder / _STATE)
 
 
+def exists(folder: Path) -> bool:
+    """Whether the folder holds a whole checkpoint."""
+    return (folder / _STATE).is_file()
+
+
 def read(folder: Path, identity: Mapping[str, Any]) -> dict[str, Any]:
     """The state that `write` was given. Raises StoreError when it is missing or another run's."""
     path = folder / _STATE

@@ -71,15 +71,15 @@ def scored(name: str, *, levels: Sequence[float] = (), seed: int = 0) -> Scored:
     )
     metric = task.evaluate(made.dense, "val")[task.metric]
     plan = Plan(
-        space=config.search_space,
+        space=config.space,
         sizes=made.graph.sizes(),
         price=made.costs.cost,
         dense=made.costs.dense,
-        budget=config.limits,
+        budget=config.budget,
         objectives=objectives_of([task.metric, "macs"], task.metric, task.direction),
         reference=(metric / 2.0, made.dense_macs),
         epochs=made.epochs,
         seed=seed,
-        levels=config.limits.lowered([f"{level:.0%}" for level in levels], "levels"),
+        levels=config.budget.lowered([f"{level:.0%}" for level in levels], "levels"),
     )
     return Scored(folder, made, plan, calibration)

@@ -233,7 +233,7 @@ def recover(
 def store(setup: Setup, run: RecoveryRun, number: int) -> Path:
     """Keep a finished model for its one look at the test split."""
     path = setup.folder / "models" / str(number)
-    save_model(path, run.result(), recipe_of(run.candidate, run.keep, task=setup.job.task))
+    save_model(path, run.result(), recipe_of(run.candidate, run.kept_indices, task=setup.job.task))
     return path
 
 
@@ -241,7 +241,7 @@ def test_accuracy(setup: Setup, model: Path) -> float:
     """The accuracy of a kept model on the test split."""
     recipe, state = read_model(model)
     small = setup.task.task.build_model()  # outside the count
-    prune(small, setup.graph, recipe["keep"])
+    prune(small, setup.graph, recipe.kept_indices)
     small.load_state_dict(state, strict=True)
     return setup.task.evaluate(small.eval(), "test")[setup.task.metric]
 

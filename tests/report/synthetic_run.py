@@ -11,10 +11,23 @@ import numpy as np
 from autoprune.architecture import Architecture
 from autoprune.budget import Cost, Device
 from autoprune.candidate import Candidate, Recovery, Selection
+from autoprune.fitted_space import FittedSpace
 from autoprune.pareto import Objective, ParetoFront
 from autoprune.record import TrialRecord
 from autoprune.schedule import Schedule
-from autoprune.store import RunFolder
+from autoprune.store import (
+    DenseReport,
+    DenseTest,
+    FrontReport,
+    FrozenInfo,
+    GroupInfo,
+    Groups,
+    RetrainingSummary,
+    RunFolder,
+    RunState,
+    SearchPlan,
+    Spread,
+)
 
 DEVICE = Device("Intel Xeon 8488C", "onnxruntime", threads=1)
 SIZES = {
@@ -22,15 +35,11 @@ SIZES = {
 } | {"conv1": 16, "layer2.residual": 32, "layer3.residual": 64}
 DENSE_MACS, DENSE_PARAMS, DENSE_MS = 40_550_000, 272_474, 1.42
 OBJECTIVES = (Objective("accuracy", "maximize"), Objective("latency_ms"))
-DENSE = {
-    "metrics": {"accuracy": 0.9174, "loss": 0.28},
-    "predicted": Cost(
-        DENSE_PARAMS, DENSE_MACS, DENSE_PARAMS * 4, 1_900_000, 1.40, None, "predicted", DEVICE
-    ).to_dict(),
-    "measured": Cost(
-        DENSE_PARAMS, DENSE_MACS, DENSE_PARAMS * 4, None, DENSE_MS, 1.55, "measured", DEVICE
-    ).to_dict(),
-}
+DENSE = DenseReport(
+    {"accuracy": 0.9174, "loss": 0.28},
+    Cost(DENSE_PARAMS, DENSE_MACS, DENSE_PARAMS * 4, 1_900_000, 1.40, None, "predicted", DEVICE),
+    Cost(DENSE_PARAMS, DENSE_MACS, DENSE_PARAMS * 4, None, DENSE_MS, 1.55, "measured", DEVICE),
+)
 CONFIG = {
     "task": "cifar10",
     "task_args": {"depth": 20},
@@ -143,6 +152,9 @@ def make_run(
     """A finished run: front measured, one member retrained. Or one that is still going on."""
     rng = np.random.default_rng(seed)
     run = RunFolder.create(path, {**CONFIG, **config}, ENVIRONMENT)
+    budgets = (run.config.budget, *run.config.levels)
+    space = FittedSpace.of(run.config.space, SIZES)
+    run.save_plan(SearchPlan.of(OBJECTIVES, (0.1, DENSE_MS), budgets, space, DENSE.predicted))
     records = [record(rng, number) for number in range(trials)]
     if not finished:
         for trial in records:
@@ -153,36 +165,31 @@ def make_run(
     for trial in records:
         run.append(trial)
     front = ParetoFront(OBJECTIVES, tuple(records), (0.1, DENSE_MS), "measured")
-    run.write_json("dense.json", DENSE)
-    run.write_json("front.json", front.to_dict())
-    run.write_json("state.json", {"phase": "done", "elapsed_s": 1312.4})
+    run.save_dense(DENSE)
+    run.save_front(FrontReport(front))
+    run.save_state(RunState("done", 1312.4))
     held_out = [[float(ms), float(ms * rng.uniform(0.9, 1.1))] for ms in rng.uniform(0.2, 1.3, 40)]
     device = {"device": {"name": DEVICE.name}, "error": 0.047, "held_out": held_out}
-    run.write_json("device.json", device)
-    sizes = [{"name": name, "kind": "channel", "size": size} for name, size in SIZES.items()]
-    frozen = [{"name": "linear", "size": 10, "reason": "output of the model"}]
-    run.write_json("groups.json", {"groups": sizes, "frozen": frozen})
-    run.write_json(
-        "importances.json",
+    run.save_profile("", device)
+    sizes = tuple(GroupInfo(name, "channel", size) for name, size in SIZES.items())
+    run.save_groups(Groups(sizes, (FrozenInfo("linear", 10, "output of the model"),)))
+    run.save_importances(
         {
             "accuracy": {"recovery.lr": 0.41, "ratio.layer1.0.conv1": 0.2, "schedule.kind": 0.08},
             "latency_ms": {"ratio.layer1.0.conv1": 0.5, "ratio.conv1": 0.3, "recovery.lr": 0.0},
         },
     )
     assert front.knee is not None
-    best = front.knee.number
-    run.write_json(
-        f"retrained/{best}/summary.json",
-        {
-            "number": best,
-            "epochs": 20,
-            "seeds": [0, 1, 2],
-            "test": {"accuracy": {"mean": 0.9112, "std": 0.0011}},
-            "dense": {
-                "test": {"accuracy": 0.9170},
-                "measured": {**DENSE["measured"], "latency_ms": 1.5},
-            },
-            "measured": front.knee.measured.to_dict() if front.knee.measured else None,
-        },
+    best = front.knee
+    run.retraining(best.number).save_summary(
+        RetrainingSummary(
+            number=best.number,
+            candidate=best.candidate,
+            epochs=20.0,
+            seeds=(0, 1, 2),
+            test={"accuracy": Spread(0.9112, 0.0011)},
+            dense=DenseTest({"accuracy": 0.9170}, replace(DENSE.measured, latency_ms=1.5)),
+            measured=best.measured,
+        )
     )
     return run

@@ -14,7 +14,7 @@ from synthetic_run import CONFIG, ENVIRONMENT, make_run
 from autoprune.errors import UsageError
 from autoprune.report import figures, front_plot, html
 from autoprune.report.read import read
-from autoprune.store import RunFolder
+from autoprune.store import FrozenInfo, Groups, RunFolder
 
 CHROMIUM = next((p for p in map(shutil.which, ("chromium", "google-chrome")) if p), None)
 HOSTILE = "</script><img src=x onerror=alert(1)>&\"'"
@@ -162,9 +162,10 @@ def test_schedule_ends_at_the_removed_share_of_all_units(view) -> None:
 
 def test_what_a_user_wrote_is_escaped_everywhere(tmp_path) -> None:
     run = make_run(tmp_path / "run", trials=24, task=HOSTILE, task_args={HOSTILE: HOSTILE})
-    run.write_json("environment.json", {"autoprune": HOSTILE, HOSTILE: [HOSTILE]})
-    run.write_json("importances.json", {HOSTILE: {HOSTILE: 0.5}})
-    run.write_json("groups.json", {"frozen": [{"name": HOSTILE, "size": 1, "reason": HOSTILE}]})
+    environment = {"autoprune": HOSTILE, HOSTILE: [HOSTILE]}
+    (run.path / "environment.json").write_text(json.dumps(environment))
+    run.save_importances({HOSTILE: {HOSTILE: 0.5}})
+    run.save_groups(Groups((), (FrozenInfo(HOSTILE, 1, HOSTILE),)))
     last = run.records()[11]
     run.append(replace(last, error=HOSTILE, origin=HOSTILE))
     page = html.page(read(run))
@@ -186,7 +187,7 @@ def test_embedded_json_cannot_leave_its_element() -> None:
 def test_run_that_goes_on_has_a_page_that_says_so(tmp_path, trials) -> None:
     run = make_run(tmp_path / "run", trials=trials, finished=False)
     source = without_plotly(html.page(read(run)))
-    assert "This run has not ended" in source
+    assert "This run is in progress" in source
     assert Page(source).open == []
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import replace
 from types import MappingProxyType
@@ -10,13 +11,14 @@ from synthetic_run import CONFIG, DENSE, DEVICE, ENVIRONMENT, SIZES, make_run
 from autoprune.architecture import Architecture
 from autoprune.budget import Confidence, Cost, Timing
 from autoprune.candidate import Candidate
+from autoprune.config import RunConfig
 from autoprune.errors import StoreError
 from autoprune.pareto import Objective, ParetoFront
 from autoprune.record import TrialRecord
-from autoprune.report import memory, sections, tables, terminal
-from autoprune.report.data import Dense, RunView
+from autoprune.report import front_plot, memory, sections, tables, terminal
+from autoprune.report.data import RunView, speedup
 from autoprune.report.read import read
-from autoprune.store import RunFolder
+from autoprune.store import DenseReport, RunFolder
 
 
 def measured(latency: float, **more) -> Cost:
@@ -32,19 +34,26 @@ def trial(number: int, accuracy: float, latency: float | None, **more) -> TrialR
     return TrialRecord(number, Candidate(Architecture()), "complete", seed=0, **{**values, **more})
 
 
+def config(budget: dict, **more: object) -> RunConfig:
+    return RunConfig.from_dict({"task": "t", "budget": budget, **more})
+
+
 def view_of(
-    *records: TrialRecord, budget: dict | None = None, dense: Dense | None = None, **more: object
+    *records: TrialRecord,
+    budget: dict | None = None,
+    dense: DenseReport | None = None,
+    **more: object,
 ) -> RunView:
     objectives = (Objective("accuracy", "maximize"), Objective("latency_ms"))
     return RunView(
         name="run",
-        config={"task": "t", "budget": budget or {"latency_ms": "80%"}},
+        config=config(budget or {"latency_ms": "80%"}),
         environment={},
-        devices={"": {}},
+        devices={"": None},
         records=records,
         front=ParetoFront(objectives, records, source="measured"),
         finished=True,
-        dense=dense or Dense({"accuracy": 0.9}, Cost(macs=200), measured(10.0)),
+        dense=dense or DenseReport({"accuracy": 0.9}, Cost(macs=200), measured(10.0)),
         groups={},
         frozen=(),
         retrained=(),
@@ -58,7 +67,8 @@ def test_each_level_has_the_best_member_within_it() -> None:
     records = (trial(0, 0.88, 7.0), trial(1, 0.85, 4.9), trial(2, 0.70, 3.5))
     view = view_of(*records)
     assert view.levels == ()
-    view = replace(view, config={**view.config, "search": {"levels": ["50%", "4 ms", "1 ms"]}})
+    levels = {"levels": ["50%", "4 ms", "1 ms"]}
+    view = replace(view, config=config({"latency_ms": "80%"}, search=levels))
     found = [(value, best and best.number) for _, value, best in view.levels]
     assert found == [(5.0, 1), (4.0, 2), (1.0, None)]
     running = replace(view, front=None)
@@ -77,11 +87,11 @@ def test_a_level_is_of_the_cost_that_the_front_knows() -> None:
     member = trial(
         0, 0.88, None, predicted=Cost(latency_ms=3.45, source="predicted", device=DEVICE)
     )
-    dense = Dense({}, Cost(latency_ms=10.0, source="predicted", device=DEVICE), measured(9.5))
+    dense = DenseReport({}, Cost(latency_ms=10.0, source="predicted", device=DEVICE), measured(9.5))
     view = view_of(member, dense=dense)
     view = replace(
         view,
-        config={**view.config, "search": {"levels": ["35%"]}},
+        config=config({"latency_ms": "80%"}, search={"levels": ["35%"]}),
         front=replace(view.front, source="predicted"),
     )
     assert [(value, best.number) for _, value, best in view.levels] == [(3.5, 0)]
@@ -90,8 +100,7 @@ def test_a_level_is_of_the_cost_that_the_front_knows() -> None:
 def test_a_level_of_no_objective_counts_models_beside_the_front() -> None:
     small = trial(1, 0.80, 8.0, predicted=Cost(params=40, macs=100))
     view = view_of(trial(0, 0.88, 7.0, predicted=Cost(params=60, macs=100)), small)
-    config = {"budget": {"params": 100}, "search": {"levels": [50]}}
-    view = replace(view, config={**view.config, **config})
+    view = replace(view, config=config({"params": 100}, search={"levels": [50]}))
     assert [record.number for record in view.members] == [0]
     assert [best.number for *_, best in view.levels] == [1]
 
@@ -107,18 +116,18 @@ def test_a_front_that_is_empty_as_measured_says_by_how_much() -> None:
 
 def test_finished_run_is_read_whole(finished_run, view) -> None:
     assert (view.name, view.task, view.finished) == ("demo", "cifar10", True)
-    assert view.dense.metrics["accuracy"] == DENSE["metrics"]["accuracy"]
+    assert view.dense.metrics["accuracy"] == DENSE.metrics["accuracy"]
     assert sum(view.states.values()) == len(view.records) == 48
     assert view.states["failed"] == 1
     assert view.groups == SIZES
     assert view.front is not None
-    stored = finished_run.read_json("front.json")
+    stored = json.loads((finished_run.path / "front.json").read_text())
     assert [r.number for r in view.members] == [m["number"] for m in stored["members"]]
-    assert view.retrained[0].number == stored["knee"]
-    assert view.retrained[0].test == {"accuracy": (0.9112, 0.0011)}
-    assert view.retrained[0].speedup("latency_ms") == pytest.approx(
-        1.5 / view.front.knee.measured.latency_ms
-    )
+    again = view.retrained[0]
+    assert again.number == stored["knee"]
+    assert (again.test["accuracy"].mean, again.test["accuracy"].std) == (0.9112, 0.0011)
+    found = speedup(again.dense.measured, again.measured, "latency_ms")
+    assert found == pytest.approx(1.5 / view.front.knee.measured.latency_ms)
     assert view.wall_s == 1312.4
 
 
@@ -132,6 +141,46 @@ def test_running_search_shows_the_front_so_far(tmp_path) -> None:
     ]
     assert view.members
     assert view.verdict(view.members[0]).text == "latency not measured"
+
+
+@pytest.mark.parametrize(
+    ("metric", "direction", "best"),
+    [
+        ("wer", "minimize", 0),
+        ("fid", "minimize", 0),
+        ("terror_f1", "maximize", 2),
+        ("loss", "maximize", 2),  # a task may say so
+    ],
+)
+def test_direction_is_that_of_the_plan_until_there_is_a_front(
+    tmp_path, metric, direction, best
+) -> None:
+    run = make_run(tmp_path / "run", trials=0, finished=False)
+    objectives = (Objective(metric, direction), Objective("latency_ms"))
+    run.save_plan(replace(run.plan(), objectives=objectives, reference=(1.0, 10.0)))
+    for number, value in enumerate((0.1, 0.2, 0.3)):
+        run.append(trial(number, 0.0, None, metrics={metric: value}))
+    view = read(run)
+    assert (view.finished, view.metric) == (False, Objective(metric, direction))
+    assert [record.number for record in view.members] == [best]
+    text = str(terminal.summary(view))
+    assert f"1 models so far, knee trial {best}" in text
+    better = "lower is better" in json.dumps(front_plot.fronts(view))
+    assert better is (direction == "minimize")
+
+
+def test_without_a_plan_or_a_front_no_direction_is_guessed(tmp_path) -> None:
+    run = make_run(tmp_path / "run", finished=False)
+    (run.path / "plan.json").unlink()
+    view = read(run)
+    assert (view.front, view.metric, view.members) == (None, None, ())
+    assert len(view.records) == 48
+    assert "no finished model yet" in str(terminal.summary(view))
+
+
+def test_limits_of_a_run_without_a_dense_cost_are_those_of_the_plan(tmp_path) -> None:
+    view = read(make_run(tmp_path / "run", trials=3, finished=False))
+    assert [value for _, value in view.limits] == pytest.approx([0.6 * 1.40, 0.5 * 40_550_000])
 
 
 def test_run_without_a_trial_has_no_front(tmp_path) -> None:
@@ -148,7 +197,9 @@ def test_folder_that_is_no_run_is_refused(tmp_path) -> None:
 def test_damaged_part_is_named(tmp_path) -> None:
     run = make_run(tmp_path / "run", trials=6)
     (run.path / "importances.json").write_text("[1, 2]")
-    with pytest.raises(StoreError, match=r"importances\.json must hold a mapping, got list"):
+    with pytest.raises(
+        StoreError, match=r"importances\.json is damaged: must be a valid dictionary, got \[1, 2\]"
+    ):
         read(run)
 
 
@@ -183,7 +234,7 @@ def test_member_that_is_not_faster_is_called_so(latency, words, good) -> None:
 
 def test_share_of_dense_is_taken_of_the_dense_cost_by_source() -> None:
     predicted = Cost(macs=200, latency_ms=12.0, source="predicted", device=DEVICE)
-    view = view_of(dense=Dense({"accuracy": 0.9}, predicted, measured(10.0)))
+    view = view_of(dense=DenseReport({"accuracy": 0.9}, predicted, measured(10.0)))
     ((limit, value),) = view.limits
     assert (value, view.bound(limit, "predicted")) == (pytest.approx(8.0), pytest.approx(9.6))
 
@@ -244,13 +295,17 @@ def test_each_device_has_its_part_of_the_verdict() -> None:
         predicted=on_two(4.0, 3.0, "predicted"),
         measured=on_two(None, 2.0, "measured"),
     )
-    dense = Dense({"accuracy": 0.9}, on_two(8.0, 6.0, "predicted"), on_two(None, 3.0, "measured"))
-    view = view_of(record, budget={"latency_ms@server": "80%"}, dense=dense)
+    dense = DenseReport(
+        {"accuracy": 0.9}, on_two(8.0, 6.0, "predicted"), on_two(None, 3.0, "measured")
+    )
+    view = view_of(record, dense=dense)
+    devices = {"phone": {}, "server": {}}
+    view = replace(view, config=config({"latency_ms@server": "80%"}, devices=devices))
     objectives = (Objective("accuracy", "maximize"), Objective("latency_ms@phone"))
-    front = ParetoFront(objectives, (record,), source="measured", elsewhere=("phone",))
-    view = replace(view, front=front, devices={"phone": {}, "server": {}})
+    front = ParetoFront(objectives, (record,), source="measured", predicted_only=("phone",))
+    view = replace(view, front=front, devices={"phone": None, "server": None})
     assert view.latencies == ("latency_ms@phone", "latency_ms@server")
-    assert [view.is_elsewhere(field) for field in view.latencies] == [True, False]
+    assert [view.is_predicted_only(field) for field in view.latencies] == [True, False]
     assert view.speedup(record, "latency_ms@phone") is None
     assert view.speedup(record, "latency_ms@server") == pytest.approx(1.5)
     verdict = view.verdict(record)
@@ -272,12 +327,12 @@ def test_ratio_and_noise_are_those_of_each_device() -> None:
         "server": Confidence((1.8, 2.2), ratio=0.8, spread=0.2),
     }
     record = trial(0, 0.8, None, measured=on_two(4.0, 2.0, "measured", sure))
-    dense = Dense({"accuracy": 0.9}, None, on_two(9.0, 3.0, "measured"))
+    dense = DenseReport({"accuracy": 0.9}, None, on_two(9.0, 3.0, "measured"))
     objectives = (Objective("accuracy", "maximize"), Objective("latency_ms@phone"))
     view = replace(
         view_of(record, dense=dense),
         front=ParetoFront(objectives, (record,), source="measured"),
-        devices={"phone": {}, "server": {}},
+        devices={"phone": None, "server": None},
     )
     assert view.speedup(record, "latency_ms@phone") == 2.0  # in turns; the medians say 2.25
     assert view.speedup(record, "latency_ms@server") == 1.25
@@ -298,7 +353,7 @@ def test_peak_memory_of_several_devices_says_whose_it_is() -> None:
     view = replace(
         view_of(record),
         front=ParetoFront(objectives, (record,), source="measured"),
-        devices={"phone": {}, "server": {}},
+        devices={"phone": None, "server": None},
     )
     assert f"in {DEVICE.runtime} (of the one that takes most)" in memory.memory(view)
     assert "2.00 MB" in memory.memory(view)

@@ -4,16 +4,19 @@ import io
 import re
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from rich.console import Console
-from synthetic_run import CONFIG, ENVIRONMENT, make_run
+from synthetic_run import CONFIG, ENVIRONMENT, make_run, record
 
+from autoprune._search.progress import Snapshot
 from autoprune.budget import Confidence
 from autoprune.errors import StoreError
-from autoprune.report import html, sections, terminal
+from autoprune.pareto import Objective
+from autoprune.report import html, live, sections, terminal
 from autoprune.report.data import RunView
 from autoprune.report.read import read
-from autoprune.store import RunFolder
+from autoprune.store import RunFolder, RunState
 
 
 def text_of(renderable, width: int = 140) -> str:
@@ -128,14 +131,27 @@ def test_task_name_with_markup_is_shown_as_it_is(tmp_path) -> None:
     assert "jobs.py:[bold]Odd[/bold]" in text_of(terminal.summary(read(run)))
 
 
+def test_metric_name_with_markup_is_shown_as_it_is(tmp_path) -> None:
+    run, name = make_run(tmp_path / "run", trials=0, finished=False), "[/odd] f1"
+    objectives = (Objective(name, "maximize"), Objective("latency_ms"))
+    run.save_plan(replace(run.plan(), objectives=objectives, reference=(0.0, 10.0)))
+    source = record(np.random.default_rng(0), 0)
+    history = ({"epoch": 1.0, name: 0.5},)
+    run.append(replace(source, metrics={name: 0.5}, history=history))
+    view = read(run)
+    assert name in text_of(terminal.show(view)).replace("\n", " ")
+    assert name in text_of(terminal.trial(view, 0))
+    assert name in text_of(live.panel(Snapshot("search", front=({"trial": 0, name: 0.5},))))
+
+
 def test_a_front_that_could_not_be_measured_says_why(tmp_path) -> None:
     run = make_run(tmp_path / "demo")
     why = "ssh://pi@cam was lost: <the> connection broke off"
-    run.write_json("front.json", {**run.read_json("front.json"), "not_measured": why})
-    run.write_json("state.json", {"phase": "verify", "elapsed_s": 1.0})
+    run.save_front(replace(run.front(), not_measured=why))
+    run.save_state(RunState("verify", 1.0))
     text = text_of(terminal.show(read(run)))
     assert f"not measured: {why}" in text
-    assert "autoprune resume tries again" in text
+    assert "measure it with: autoprune resume" in text
     page = sections.head(read(run))
     assert "could not be measured: ssh://pi@cam was lost: &lt;the&gt; connection" in page
-    assert "has not ended" not in page
+    assert "in progress" not in page

@@ -88,7 +88,7 @@ def test_members_are_measured_on_every_device_of_this_machine(found: api.Result)
 
 def test_the_front_says_which_latency_is_only_predicted(found: api.Result) -> None:
     stored = json.loads((found.path / "front.json").read_text())
-    assert (stored["source"], stored["elsewhere"]) == ("measured", ["phone"])
+    assert (stored["source"], stored["predicted_only"]) == ("measured", ["phone"])
     for record, row in zip(found.front, found.front.values.tolist(), strict=True):
         assert row[1] == record.measured.get("latency_ms@laptop")
         assert row[2] == record.predicted.get("latency_ms@phone")

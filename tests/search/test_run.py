@@ -120,7 +120,7 @@ def test_a_trial_is_trained_saved_loaded_and_measured(
         assert dense.source == "measured"
         saved.append(found)
 
-    verified = verify([record], tmp_path, ready.gauge, plan, save)
+    verified = verify([record], RunFolder(tmp_path), ready.gauge, plan, save)
     (member,) = verified.front.members
     assert member.measured is not None
     assert member.measured.macs == predicted.macs
@@ -131,16 +131,16 @@ def test_a_trial_is_trained_saved_loaded_and_measured(
 
     worse = replace(record, number=4, metrics={"accuracy": 0.0}, origin="seed:uniform-0")
     saved.clear()
-    verified = verify([record, worse], tmp_path, ready.gauge, plan, save)
+    verified = verify([record, worse], RunFolder(tmp_path), ready.gauge, plan, save)
     assert [r.number for r in verified.front.members] == [3]
     assert [(r.number, r.measured is not None) for r in saved] == [(3, True), (4, True)]
 
     tight = replace(plan, budget=Budget((replace(plan.budget.limits[0], value=0.1),)))
-    verified = verify([record], tmp_path, ready.gauge, tight, save)
+    verified = verify([record], RunFolder(tmp_path), ready.gauge, tight, save)
     assert len(verified.front) == 0
     assert verified.over[3]["macs"] > 0.0
     saved.clear()
-    again = verify([member], tmp_path, ready.gauge, tight, save, verified.dense)
+    again = verify([member], RunFolder(tmp_path), ready.gauge, tight, save, verified.dense)
     assert (len(again.front), list(again.over), saved) == (0, [3], [])  # judged, not measured again
 
 
@@ -220,7 +220,7 @@ def test_where_the_only_device_is_another_machine_nothing_is_measured(
         assert record.predicted.device.name == "a phone"
     assert json.loads((found.path / "dense.json").read_text())["measured"] is None
     view = read(found.path)
-    assert view.is_elsewhere("latency_ms")
+    assert view.is_predicted_only("latency_ms")
     assert view.verdict(found.front.members[0]).text.endswith("dense, predicted")
 
 

@@ -17,7 +17,7 @@ from optuna.trial import TrialState
 from stripes import Stripes
 from torch import Tensor
 
-from autoprune._search.ledger import STATE, Ledger
+from autoprune._search.ledger import Ledger
 from autoprune._search.moves import Moves
 from autoprune._search.plan import Limits, Plan
 from autoprune._search.projection import project
@@ -294,7 +294,7 @@ def test_what_is_trained_is_what_optuna_knows_and_the_rest_is_told(folder: RunFo
 
 def test_its_work_is_counted_and_counted_on(folder: RunFolder) -> None:
     play(folder, 10)
-    spent = folder.read_json(STATE)["screening"]
+    spent = folder.state().screening
     assert spent["proposals"] > 10
     assert spent["screen_s"] > 0.0
     assert 5.0 < spent["samples"] <= 5.0 + 10 * spent["proposals"] * 0.5  # half the cost at most
@@ -303,7 +303,7 @@ def test_its_work_is_counted_and_counted_on(folder: RunFolder) -> None:
     hand = toy.Hand(folder, plan, screening=screening(plan, score), accuracy=accuracy)
     hand.play(2)
     hand.file.close()
-    later = folder.read_json(STATE)["screening"]
+    later = folder.state().screening
     assert later["proposals"] == spent["proposals"] + len(score.calls)
     assert len(score.calls) <= 2 * 8 + 2  # what was scored before is remembered
 
@@ -418,7 +418,7 @@ def test_a_seed_is_settled_when_its_turn_comes_and_keeps_its_origin(folder: RunF
     [record] = folder.records()
     assert (record.origin, record.candidate) == ("seed:least-0", trained)
     assert record.times["screen_s"] > 0.0
-    assert folder.read_json(STATE)["screening"]["proposals"] >= 3
+    assert folder.state().screening["proposals"] >= 3
 
 
 def test_a_seed_that_cannot_be_scored_is_trained_as_it_is(folder: RunFolder) -> None:

@@ -19,6 +19,7 @@ from autoprune.cost.targets import device_name
 from autoprune.errors import DeviceLostError
 from autoprune.pareto import Objective
 from autoprune.record import TrialRecord
+from autoprune.store import RunFolder
 
 PHONE, SERVER = Device("a phone"), Device(device_name())
 SITES = (
@@ -82,7 +83,7 @@ def checked(*records: TrialRecord, **server: float) -> tuple[Any, Scale, list[Tr
         assert dense == DENSE
         saved.append(record)
 
-    return verify(records, Path(), gauge, PLAN, save), gauge, saved  # type: ignore[arg-type]
+    return verify(records, RunFolder(Path()), gauge, PLAN, save), gauge, saved  # type: ignore[arg-type]
 
 
 def test_what_is_over_on_one_device_leaves_and_lets_others_in() -> None:
@@ -91,7 +92,7 @@ def test_what_is_over_on_one_device_leaves_and_lets_others_in() -> None:
     found, gauge, saved = checked(*records, t1=6.6, t2=5.7, t3=2.4)
     assert [record.number for record in found.front] == [3, 2]
     assert found.front.values.tolist() == [[0.7, 4.0, 2.4], [0.8, 8.0, 5.7]]
-    assert (found.front.source, found.front.elsewhere) == ("measured", ("phone",))
+    assert (found.front.source, found.front.predicted_only) == ("measured", ("phone",))
     assert list(found.over) == [1]
     assert found.over[1] == pytest.approx({"latency_ms@phone": -0.2, "latency_ms@server": 0.1})
     assert sorted(gauge.asked) == ["1", "2", "3"]
@@ -108,7 +109,7 @@ def test_what_an_earlier_sitting_measured_is_judged_and_not_measured_again() -> 
     before = replace(trial(1, 0.9, 8.0, 4.0), measured=cost("measured", server=6.6))
     gauge = Scale({"2": 5.0})
     records = [before, trial(2, 0.8, 8.0, 4.5)]
-    found = verify(records, Path(), gauge, PLAN, lambda *_: None, DENSE)  # type: ignore[arg-type]
+    found = verify(records, RunFolder(Path()), gauge, PLAN, lambda *_: None, DENSE)  # type: ignore[arg-type]
     assert [record.number for record in found.front] == [2]
     assert gauge.asked == ["2"]
 
@@ -122,7 +123,7 @@ def test_a_device_that_is_lost_leaves_the_front_by_prediction() -> None:
 
     gauge.measure = lost  # type: ignore[assignment,method-assign]
     records = [before, trial(2, 0.8, 8.0, 4.5), trial(3, 0.7, 4.0, 2.0)]
-    found = verify(records, Path(), gauge, PLAN, lambda *_: None, DENSE)  # type: ignore[arg-type]
+    found = verify(records, RunFolder(Path()), gauge, PLAN, lambda *_: None, DENSE)  # type: ignore[arg-type]
     assert (found.failure, found.front.source) == ("the server was lost", "predicted")
     assert [record.number for record in found.front] == [3, 2]  # 1 was over budget before
 
@@ -131,7 +132,7 @@ def test_another_machine_behind_a_name_is_refused() -> None:
     strange = replace(cost("measured", server=1.0), timings=(Timing("server", 1.0, None, PHONE),))
     gauge = Scale({})
     gauge.measure = lambda models: [(strange, DENSE)]  # type: ignore[method-assign]
-    found = verify([trial(1, 0.9, 8.0, 4.0)], Path(), gauge, PLAN, lambda *_: None)  # type: ignore[arg-type]
+    found = verify([trial(1, 0.9, 8.0, 4.0)], RunFolder(Path()), gauge, PLAN, lambda *_: None)  # type: ignore[arg-type]
     assert found.failure is not None
     assert found.failure.startswith(f"latencies were predicted for {device_name()}, but torch is ")
 

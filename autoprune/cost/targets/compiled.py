@@ -18,7 +18,7 @@ from autoprune.cost.inputs import Inputs, as_call, frozen_copy, moved
 from autoprune.cost.targets.local import EagerTorch
 from autoprune.cost.timing import Call
 from autoprune.errors import DeviceError, first_line
-from autoprune.silence import silenced
+from autoprune.log_level import log_level
 
 
 class CompiledTorch(EagerTorch):
@@ -68,6 +68,6 @@ class CompiledTorch(EagerTorch):
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Without the compiler's own warnings; what cannot be compiled is our error."""
-    with silenced("torch"), warnings.catch_warnings():
+    with log_level("torch"), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield

@@ -14,7 +14,7 @@ from autoprune.budget import Confidence, Cost, Device, Timing
 from autoprune.candidate import Candidate
 from autoprune.errors import StoreError
 from autoprune.record import TrialRecord
-from autoprune.store import RunFolder, read_model, recipe_of
+from autoprune.store import GroupInfo, Groups, RunFolder, read_model, recipe_of
 
 
 def record(number: int, **changes: object) -> TrialRecord:
@@ -32,14 +32,18 @@ def record(number: int, **changes: object) -> TrialRecord:
     return replace(blank, **changes)  # type: ignore[arg-type]
 
 
+CONFIG = {"task": "digits", "budget": {"macs": "50%"}}
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> RunFolder:
-    return RunFolder.create(tmp_path / "run", {"task": "digits"}, {"torch": "2"})
+    return RunFolder.create(tmp_path / "run", CONFIG, {"torch": "2"})
 
 
 def test_a_run_is_found_again(folder: RunFolder) -> None:
     again = RunFolder.open(folder.path)
-    assert (again.config, again.environment) == ({"task": "digits"}, {"torch": "2"})
+    assert (again.config.task, again.environment) == ("digits", {"torch": "2"})
+    assert str(again.config.budget) == "macs <= 0.5 x dense"
     assert again.records() == ()
 
 
@@ -118,11 +122,11 @@ def test_two_writers_are_refused_and_a_dead_one_leaves_no_lock(folder: RunFolder
 
 
 def test_a_failed_write_leaves_the_old_file_and_no_rest(folder: RunFolder) -> None:
-    folder.write_json("front.json", {"members": [1]})
+    folder.save_importances({"accuracy": {"lr": 1.0}})
     before = sorted(folder.path.iterdir())
     with pytest.raises(ValueError, match="not JSON compliant"):
-        folder.write_json("front.json", {"members": [float("nan")]})
-    assert folder.read_json("front.json") == {"members": [1]}
+        folder.save_importances({"accuracy": {"lr": float("nan")}})
+    assert folder.importances() == {"accuracy": {"lr": 1.0}}
     assert sorted(folder.path.iterdir()) == before
 
 
@@ -132,8 +136,8 @@ def test_the_table_opens_in_pandas(folder: RunFolder) -> None:
     measured = Cost(params=9, latency_ms=1.5, source="measured", device=device, confidence=sure)
     folder.append(record(0, measured=measured))
     folder.append(record(1, state="failed", metrics={}, error="out of memory\nTraceback: ..."))
-    groups = [{"name": "conv1", "kind": "channel", "size": 16}]
-    folder.write_json("groups.json", {"groups": groups, "frozen": []})
+    groups = [GroupInfo("conv1", "channel", 16), GroupInfo("conv2", "channel", 32)]
+    folder.save_groups(Groups(tuple(groups)))
     folder.write_csv()
     table = pd.read_csv(folder.path / "trials.csv")
     assert list(table["number"]) == [0, 1]
@@ -169,10 +173,10 @@ def test_a_saved_model_comes_back_whole_with_what_was_tied(folder: RunFolder) ->
     artifact = folder.save_model(7, model, recipe)
     assert artifact == "models/7"
     again, state = read_model(folder.path / artifact)
-    assert again["kept_indices"] == {"a": [0, 2]}
-    assert (again["task"], again["task_args"]) == ("digits", {"n": 1})
-    assert Candidate.from_dict(again["candidate"]) == Candidate(Architecture({"a": 2}))
-    assert set(again["tied"].items()) == {("out.weight", "embed.weight")}
+    assert again.kept_indices == {"a": (0, 2)}
+    assert (again.task, again.task_args) == ("digits", {"n": 1})
+    assert again.candidate == Candidate(Architecture({"a": 2}))
+    assert set(again.tied.items()) == {("out.weight", "embed.weight")}
     expected = model.state_dict()
     assert state.keys() == expected.keys()
     assert all(torch.equal(state[name], expected[name]) for name in expected)
@@ -195,10 +199,13 @@ def test_what_is_no_model_is_named(folder: RunFolder) -> None:
     recipe = recipe_of(Candidate(Architecture()), {}, task="digits")
     path = folder.path / folder.save_model(0, nn.Linear(2, 2), recipe)
     (path / "weights.safetensors").write_bytes(b"no weights")
+    with pytest.raises(StoreError, match=r"weights\.safetensors is not what candidate\.json was"):
+        read_model(path)
+    (path / "weights.safetensors").unlink()
     with pytest.raises(StoreError, match=r"weights\.safetensors cannot be read"):
         read_model(path)
     (path / "candidate.json").write_text(json.dumps({"format": 99}))
-    with pytest.raises(StoreError, match="must have format 1, got 99"):
+    with pytest.raises(StoreError, match="must have format 2, got 99"):
         read_model(path)
 
 
@@ -223,7 +230,7 @@ def test_the_table_has_a_column_for_each_device(folder: RunFolder) -> None:
 
 
 def test_profiles_are_found_by_the_names_of_their_devices(folder: RunFolder) -> None:
-    folder.write_json("device.json", {"error": 1})
-    folder.write_json("device-phone.json", {"error": 2})
-    assert folder.profiles([""]) == {"": {"error": 1}}
-    assert folder.profiles(["phone", "server"]) == {"phone": {"error": 2}}
+    folder.save_profile("", {"error": 1})
+    folder.save_profile("phone", {"error": 2})
+    assert folder.profiles([""], dict) == {"": {"error": 1}}
+    assert folder.profiles(["phone", "server"], dict) == {"phone": {"error": 2}}

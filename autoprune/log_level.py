@@ -1,4 +1,4 @@
-"""Other libraries' own words, kept out of ours."""
+"""The log level of other libraries, raised for a while."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def silenced(*loggers: str, below: int = logging.CRITICAL) -> Iterator[None]:
-    """Nothing `below` that level from these loggers inside; their levels are as before after."""
+def log_level(*loggers: str, below: int = logging.CRITICAL) -> Iterator[None]:
+    """Drop messages `below` this level from the named loggers, inside the block only."""
     found = [logging.getLogger(name) for name in loggers]
     levels = [logger.level for logger in found]
     for logger in found:

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 import statistics
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,11 +9,12 @@ import torch
 from stripes import Stripes, dense
 from torch import nn
 
-from autoprune._retrain import Retraining, retrain
+from autoprune._retraining.seeds import Retraining, retrain
 from autoprune.architecture import Architecture
 from autoprune.candidate import Candidate, Recovery
 from autoprune.errors import TaskError, UsageError
 from autoprune.schedule import Schedule
+from autoprune.store import RetrainingFolder
 
 CHOSEN = Candidate.planned(
     Architecture({"0": 8, "3": 4}),
@@ -53,21 +53,24 @@ def test_every_seed_gives_a_small_model_that_was_tested_once() -> None:
     assert not torch.equal(done.runs[0].model[3].weight, done.runs[1].model[3].weight)
 
 
-def test_the_summary_is_json_with_mean_and_spread_over_the_seeds() -> None:
+def test_the_summary_has_mean_and_spread_over_the_seeds_and_is_read_back(tmp_path: Path) -> None:
     done = train(Stripes())
-    summary = json.loads(json.dumps(done.summary(), allow_nan=False))
+    folder = RetrainingFolder(tmp_path)
+    folder.save_summary(done.summary(7))
+    summary = folder.summary()
+    assert summary == done.summary(7)
     found = [run.test["accuracy"] for run in done.runs]
-    assert summary["test"]["accuracy"]["mean"] == pytest.approx(sum(found) / 3)
-    assert summary["test"]["accuracy"]["std"] == pytest.approx(statistics.stdev(found))
-    assert summary["validation"].keys() == {"accuracy", "val_loss"}
-    assert summary["dense"]["test"] == Stripes().evaluate(dense()[0], "test")
-    assert summary["seeds"] == [0, 1, 2]
-    assert Candidate.from_dict(summary["candidate"]) == CHOSEN
+    assert summary.test["accuracy"].mean == pytest.approx(sum(found) / 3)
+    assert summary.test["accuracy"].std == pytest.approx(statistics.stdev(found))
+    assert summary.validation.keys() == {"accuracy", "val_loss"}
+    assert summary.dense.test == Stripes().evaluate(dense()[0], "test")
+    assert summary.seeds == (0, 1, 2)
+    assert summary.candidate == CHOSEN
 
 
 def test_one_seed_has_no_spread() -> None:
-    summary = train(Stripes(), seeds=[5], epochs=0.5).summary()
-    assert summary["test"]["accuracy"]["std"] is None
+    summary = train(Stripes(), seeds=[5], epochs=0.5).summary(7)
+    assert summary.test["accuracy"].std is None
 
 
 def test_an_interrupted_retraining_goes_on_to_the_same_models(tmp_path: Path) -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from autoprune.cost_fields import by_device, cost_fields, is_cost, on_device
 from autoprune.errors import BudgetError
-from autoprune.fields import by_device, cost_fields, is_cost, on_device
 
 
 @pytest.mark.parametrize(
@@ -80,7 +80,7 @@ def test_limits_by_device_become_flat_in_the_order_given() -> None:
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ({"latency_ms": {"a": 1}, "latency_ms@a": 2}, r"budget\.latency_ms@a stands twice"),
+        ({"latency_ms": {"a": 1}, "latency_ms@a": 2}, r"budget\.latency_ms@a is a duplicate key"),
         ({"macs": {"a": 1}}, r"budget\.macs is one limit for all devices, got \{'a': 1\}"),
         ({"latency_ms": {}}, r"budget\.latency_ms must name devices"),
     ],

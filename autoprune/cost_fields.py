@@ -1,7 +1,7 @@
 """What costs are called: the fields of `Cost`, and latencies on devices that have names.
 
 A search with several devices has a latency for each of them: `latency_ms@phone`. The same name
-stands in the budget, the objectives, the records, the tables and in what `--pick` takes.
+is used in the budget, the objectives, the records, the tables and `--pick`.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ def on_device(name: str, devices: Sequence[str], place: str) -> str:
 def by_device(spec: Mapping[str, Any], place: str = "budget") -> dict[str, Any]:
     """Limits by flat names: `{latency_ms: {phone: 8}}` becomes `{latency_ms@phone: 8}`.
 
-    Raises BudgetError for one that stands twice, and for a count by device.
+    Raises BudgetError for a duplicate, and for a count by device.
     """
     flat: dict[str, Any] = {}
     for field, value in spec.items():
@@ -112,6 +112,6 @@ def by_device(spec: Mapping[str, Any], place: str = "budget") -> dict[str, Any]:
         for device, limit in limits.items():
             name = field_at(field, device)
             if name in flat:
-                raise BudgetError(f"{place}.{name} stands twice · leave one of them out")
+                raise BudgetError(f"{place}.{name} is a duplicate key · leave one of them out")
             flat[name] = limit
     return flat

@@ -1,38 +1,36 @@
-"""The commands. Only this module prints.
-
-A mistake ends in one line and exit code 2, failed work in one line and exit code 1.
-"""
+"""The commands."""
 
 from __future__ import annotations
 
 import logging
 import os
-import sys
-import tempfile
-import traceback
 import webbrowser
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from autoprune.cli.terminal import (
+    FAILED,
+    INTERRUPTED,
+    USAGE,
+    drop_output,
+    fail,
+    prepare_streams,
+    say,
+    traceback_file,
+    watching,
+)
 from autoprune.errors import AutopruneError, UsageError
 
 if TYPE_CHECKING:
-    from rich.console import Console, RenderableType
-    from rich.live import Live
-
-    from autoprune._search.progress import Snapshot
     from autoprune.api import Result
+    from autoprune.store import RetrainingSummary
 
-USAGE, FAILED, INTERRUPTED = 2, 1, 130
-_PAGE = 140
+_log = logging.getLogger(__name__)
 
 app = typer.Typer(
-    help="Search pruned models within a device's budget; inspect the front; retrain and export "
-    "the winner.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -46,17 +44,46 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, only th
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run one command; exits with 0, 1 (failed work), 2 (usage) or 130 (Ctrl-C)."""
+    """Run one command; exits with 0, 1 (failed work), 2 (user error) or 130 (Ctrl-C)."""
+    prepare_streams()
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     try:
         app(arguments)
+    except BrokenPipeError:  # such as `| head`: what it wanted it has
+        drop_output()
+        raise SystemExit(0) from None
     except AutopruneError as error:
-        _fail(str(error), USAGE if isinstance(error, UsageError) else FAILED)
+        _log.debug("the command failed", exc_info=True)
+        fail(str(error), USAGE if isinstance(error, UsageError) else FAILED)
     except KeyboardInterrupt:
-        _fail("stopped", INTERRUPTED)
+        fail("stopped", INTERRUPTED)
     except Exception as error:  # noqa: BLE001 - the last resort: one line, the rest to a file
         text = " ".join(str(error).split())[:300]
-        _fail(f"{type(error).__name__}: {text} · traceback in {_traceback_file(error)}", FAILED)
+        fail(f"{type(error).__name__}: {text} · traceback in {traceback_file(error)}", FAILED)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        import autoprune
+
+        say(f"autoprune {autoprune.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version and exit."
+        ),
+    ] = False,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="Log details and tracebacks to stderr.")
+    ] = False,
+) -> None:
+    """Search pruned models within a device's budget; inspect the front; retrain and export."""
+    logging.getLogger("autoprune").setLevel(logging.DEBUG if verbose else logging.NOTSET)
 
 
 @app.command()
@@ -74,16 +101,16 @@ def init(
     if task_file is not None:
         if task_file.suffix != ".py":
             raise UsageError(f"--task-file must end in .py, got {task_file}")
-        reference = os.path.relpath(task_file, config.parent)
+        reference = Path(os.path.relpath(task_file, config.parent)).as_posix()
         files = {config: CONFIG.format(task=f"{reference}:MyTask"), task_file: TASK}
     for file in files:
         if file.exists():
-            raise UsageError(f"{file} exists and stays as it is · choose another name")
+            raise UsageError(f"{file} exists and is not overwritten · choose another name")
     for file, text in files.items():
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(text, encoding="utf-8")
-        _say(f"wrote {file}")
-    _say(f"next: autoprune search {config}")
+        say(f"wrote {file}")
+    say(f"next: autoprune search {config}")
 
 
 @app.command()
@@ -103,20 +130,20 @@ def search(
 
     folder = Path(loaded.output or Path("results") / run_name(loaded.task))
     placed = loaded.model_copy(update={"output": str(folder)})
-    with _watching(folder, quiet) as progress:
+    with watching(folder, quiet) as progress:
         result = run_config(placed, progress=progress)
     _finish(result)
 
 
 @app.command()
 def resume(run: RunArgument, quiet: Quiet = False) -> None:
-    """Go on with a search that was stopped."""
+    """Resume an interrupted search."""
     from autoprune.store import RunFolder
 
-    RunFolder.open(run)  # before torch is loaded: a wrong folder is said at once
+    RunFolder.open(run)  # before torch is loaded: a wrong folder is reported at once
     from autoprune import api
 
-    with _watching(run, quiet) as progress:
+    with watching(run, quiet) as progress:
         result = api.resume(run, progress=progress)
     _finish(result)
 
@@ -131,7 +158,7 @@ def show(
     from autoprune.report.read import read
 
     view = read(run)
-    _say(terminal.show(view) if trial is None else terminal.trial(view, trial))
+    say(terminal.show(view) if trial is None else terminal.trial(view, trial))
 
 
 @app.command()
@@ -144,7 +171,7 @@ def report(
     from autoprune.store import RunFolder
 
     file = write(RunFolder.open(run))
-    _say(f"wrote {file}")
+    say(f"wrote {file}")
     if show_it:
         webbrowser.open(file.resolve().as_uri())
 
@@ -163,10 +190,10 @@ def retrain(
     ] = None,
     quiet: Quiet = False,
 ) -> None:
-    """Train a pick in full from the dense weights, and test it."""
+    """Retrain a selected model from the dense weights, and test it."""
     from autoprune.store import RunFolder
 
-    RunFolder.open(run)  # before torch is loaded: a wrong folder is said at once
+    RunFolder.open(run)  # before torch is loaded: a wrong folder is reported at once
     from autoprune import api
     from autoprune.report import terminal
     from autoprune.report.read import read
@@ -182,12 +209,12 @@ def retrain(
             on_entry=None if quiet else _say_entry,
         )
     except KeyboardInterrupt:
-        _fail("stopped; what was trained is saved · the same command goes on", INTERRUPTED)
-    _say(terminal.retrained_table(read(run)))
+        fail("stopped; checkpoints are saved · the same command resumes", INTERRUPTED)
+    say(terminal.retrained_table(read(run)))
     for line in _speeds(done.summary):
-        _say(line)
-    _say(f"wrote {done.path}")
-    _say(f"next  autoprune export {done.path} --format onnx")
+        say(line)
+    say(f"wrote {done.path}")
+    say(f"next  autoprune export {done.path} --format onnx")
 
 
 @app.command()
@@ -208,8 +235,8 @@ def export(
 
     written = api.export(path, format=format, output=output, pick=pick, dynamic_batch=dynamic_batch)
     size = text.cost("weight_bytes", written.size_bytes)
-    _say(f"wrote {written.path} ({size}, {written.exporter})")
-    _say(f"loaded again: outputs agree within {written.difference:.1e} of the largest")
+    say(f"wrote {written.path} ({size}, {written.exporter})")
+    say(f"reloaded: outputs agree within {written.difference:.1e} of the largest")
 
 
 @app.command()
@@ -236,7 +263,7 @@ def profile(
         typer.Option("--output", "-o", help="Measure prunings too; write a device profile."),
     ] = None,
 ) -> None:
-    """Count and time the dense model, layer by layer; with -o, learn what prunings cost."""
+    """Count and time the dense model, layer by layer; with -o, fit a latency predictor."""
     from autoprune.config import RunConfig
 
     config = RunConfig.load(target) if target.endswith((".yaml", ".yml")) else None
@@ -252,30 +279,30 @@ def profile(
     threads = threads or _common("threads", [place.threads for place in places])
     batch = batch or _common("batch", [place.batch for place in places])
     if output is None:
-        _say(render(target, measure(task, runtimes=chosen, threads=threads, batch=batch)))
+        say(render(target, measure(task, runtimes=chosen, threads=threads, batch=batch)))
         return
     if len(chosen) != 1:
         raise UsageError("a device profile is of one runtime · add e.g. --runtime onnxruntime")
     if output.exists():
-        raise UsageError(f"{output} is there already · remove it, or write elsewhere")
+        raise UsageError(f"{output} exists and is not overwritten · choose another name")
     from autoprune.profile import fit_device
 
     made = fit_device(task, chosen[0], threads=threads, batch=batch, samples=samples)
     made.save(output)
     fit = made.predictor
-    _say(f"measured {len(fit.samples)} prunings of {target}: {made.device}")
-    _say(
-        f"dense {fit.dense_ms:.3g} ms; on unseen prunings off by {fit.error:.1%}, 95 % stay below "
-        f"{fit.upper_factor:.2f} x predicted"
+    say(f"measured {len(fit.samples)} prunings of {target}: {made.device}")
+    say(
+        f"dense {fit.dense_ms:.3g} ms; mean error on held-out prunings {fit.error:.1%}, 95 % stay "
+        f"below {fit.upper_factor:.2f} x predicted"
     )
-    _say(f"wrote {output}")
-    _say(f"next  device: {output} in the configuration of a search")
+    say(f"wrote {output}")
+    say(f"next  device: {output} in the configuration of a search")
 
 
 def _common(name: str, values: Sequence[int]) -> int:
     """What all devices of a configuration have; 1 without any."""
     if len(set(values)) > 1:
-        raise UsageError(f"the devices differ in {name} · say for which: --{name} {values[0]}")
+        raise UsageError(f"the devices differ in {name} · choose one: --{name} {values[0]}")
     return values[0] if values else 1
 
 
@@ -283,24 +310,24 @@ def _finish(result: Result) -> None:
     from autoprune.report import terminal
     from autoprune.report.read import read
 
-    _say(terminal.show(read(result.path)))
-    _say(f"run     {result.path}")
-    _say(f"next    autoprune report {result.path}")
+    say(terminal.show(read(result.path)))
+    say(f"run     {result.path}")
+    say(f"next    autoprune report {result.path}")
     if result.front.members:
-        _say(f"        autoprune retrain {result.path} --pick knee --epochs 20")
+        say(f"        autoprune retrain {result.path} --pick knee --epochs 20")
 
 
-def _speeds(summary: Mapping[str, Any]) -> Iterator[str]:
+def _speeds(summary: RetrainingSummary) -> Iterator[str]:
     """For each device, the retrained model's latency beside the dense one's, measured in turns."""
     from autoprune.budget import Cost
-    from autoprune.fields import field_at
+    from autoprune.cost_fields import field_at
 
-    small, dense = Cost.from_dict(summary["measured"]), Cost.from_dict(summary["dense"]["measured"])
+    small, dense = summary.measured or Cost(), summary.dense.measured or Cost()
     for name in small.names or ("",):
         field, on = field_at("latency_ms", name), f" on {name}" if name else ""
         ours, theirs, sure = small.value(field), dense.value(field), small.confidence_of(name)
         if ours is None or theirs is None:
-            yield "latency not measured: the search's devices are other machines"
+            yield "latency not measured: the target devices are other machines"
             continue
         gain, note = 1.0 / sure.ratio if sure else theirs / ours, small.note(name)
         yield (
@@ -314,81 +341,4 @@ def _say_entry(seed: int, entry: Mapping[str, float]) -> None:
 
     shown = [name for name in entry if name not in ("epoch", "lr", "params")]
     facts = ", ".join(f"{name} {text.metric(name, entry[name])}" for name in shown)
-    _say(f"seed {seed} · epoch {entry['epoch']:g} · {facts}")
-
-
-class _Watch:
-    """Shows a running search: a live panel in a terminal, a line for each step elsewhere."""
-
-    def __init__(self, console: Console) -> None:
-        self._console = console
-        self._live: Live | None = None
-        self._last: tuple[str, str, int] | None = None
-
-    def update(self, snapshot: Snapshot) -> None:
-        """Show the newest state."""
-        from rich.live import Live
-
-        from autoprune.report.live import line, panel
-
-        if self._console.is_terminal:
-            if self._live is None:
-                self._live = Live(console=self._console, refresh_per_second=4)
-                self._live.start()
-            self._live.update(panel(snapshot))
-            return
-        step = (snapshot.phase, snapshot.note, snapshot.done)
-        if step != self._last:
-            self._last = step
-            self._console.print(line(snapshot), soft_wrap=True, highlight=False, markup=False)
-
-    def stop(self) -> None:
-        """Leave the last state on the screen."""
-        if self._live is not None:
-            self._live.stop()
-
-
-@contextmanager
-def _watching(run: Path, quiet: bool) -> Iterator[_Watch | None]:
-    """Progress while a search runs; Ctrl-C ends it with the way to go on."""
-    watch = None if quiet else _Watch(_console())
-    try:
-        yield watch
-    except KeyboardInterrupt:
-        if watch is not None:
-            watch.stop()
-        known = (run / "config.yaml").is_file()
-        _fail(
-            f"stopped; what has finished is saved · go on with: autoprune resume {run}"
-            if known
-            else "stopped before the run began; nothing was written",
-            INTERRUPTED,
-        )
-    finally:
-        if watch is not None:
-            watch.stop()
-
-
-def _console() -> Console:
-    from rich.console import Console
-
-    console = Console()
-    return console if console.is_terminal else Console(width=_PAGE)  # pipes cut no table
-
-
-def _say(what: RenderableType) -> None:
-    _console().print(what, soft_wrap=isinstance(what, str), highlight=False, markup=False)
-
-
-def _fail(message: str, code: int) -> NoReturn:
-    sys.stderr.write(f"error: {message}\n")
-    raise SystemExit(code)
-
-
-def _traceback_file(error: Exception) -> Path:
-    lines = traceback.format_exception(error)
-    with tempfile.NamedTemporaryFile(
-        "w", prefix="autoprune-", suffix=".log", delete=False, encoding="utf-8"
-    ) as file:
-        file.writelines(lines)
-    return Path(file.name)
+    say(f"seed {seed} · epoch {entry['epoch']:g} · {facts}")

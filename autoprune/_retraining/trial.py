@@ -1,18 +1,15 @@
-"""A retraining on disk: `retrained/<trial>/` in a run's folder, from a record to its summary."""
+"""A retraining of a run's trial, from its record to the summary in the run's folder."""
 
 from __future__ import annotations
 
-import json
 import math
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from autoprune._retrain import OnEntry, Retraining, retrain
+from autoprune._retraining.seeds import OnEntry, Retraining, retrain
 from autoprune._search.sites import Site, local_sites, measured, reach
 from autoprune.budget import Cost
 from autoprune.candidate import Candidate
@@ -21,13 +18,11 @@ from autoprune.errors import DeviceError, StoreError, UsageError
 from autoprune.pruning.compensate import Calibration, calibrate
 from autoprune.pruning.verification import traced
 from autoprune.record import TrialRecord
-from autoprune.store import RunFolder, recipe_of, save_model
+from autoprune.store import RetrainingFolder, RetrainingPlan, RunFolder, recipe_of, save_model
 from autoprune.tasks.base import Task
 from autoprune.tasks.load import load_dense
 from autoprune.training import choose, training_device
 from autoprune.training.batches import sample
-
-SUMMARY, PLAN, CHECKPOINTS = "summary.json", "plan.json", "checkpoints"
 
 
 def retrain_trial(
@@ -38,73 +33,66 @@ def retrain_trial(
     *,
     epochs: float,
     seeds: Sequence[int],
-    recipe: Mapping[str, float] | None = None,
+    recovery: Mapping[str, float] | None = None,
     on_entry: OnEntry | None = None,
-) -> Path:
+) -> RetrainingFolder:
     """Retrain one record of a run and write everything; returns the folder.
 
-    `recipe` replaces fields of the candidate's `Recovery`. A folder that holds this retraining is
-    gone on with (nothing is done when it is finished); one that holds another raises StoreError.
+    `recovery` replaces fields of the candidate's `Recovery`. A folder that holds this retraining is
+    resumed (nothing is done when it is finished); one that holds another raises StoreError.
     DeviceError where the device cannot be asked, before the training or when it is to measure.
     `config` says where to train and what to measure.
     """
     if not (0.0 < epochs < math.inf):
         raise UsageError(f"epochs must be above 0 and finite, got {epochs:g}")
-    if recipe:
-        record = replace(record, candidate=_with_recipe(record.candidate, recipe))
-    name = f"retrained/{record.number}"
-    folder = run.path / name
-    plan = {"candidate": record.candidate.key, "epochs": float(epochs), "seeds": list(seeds)}
+    if recovery:
+        record = replace(record, candidate=_with_recovery(record.candidate, recovery))
+    folder = run.retraining(record.number)
+    plan = RetrainingPlan(record.candidate.key, float(epochs), tuple(seeds))
     _check_free(folder, plan)
-    if (folder / SUMMARY).is_file():
+    if folder.is_finished:
         return folder
-    sites = local_sites(config.targets, run.profiles(config.targets))
+    sites = local_sites(config.targets, run.devices(config.targets))
     reach(sites)  # before hours of training
     with run.writing():
-        done, dense = _train(run, config, task, record, folder, plan, on_entry)
+        done, dense = _train(folder, config, task, record, plan, on_entry)
         for one in done.runs:
             recipe = recipe_of(
                 record.candidate, one.kept_indices, task=config.task, task_args=config.task_args
             )
-            save_model(folder / f"seed-{one.seed}", one.model, recipe)
+            save_model(folder.seed_folder(one.seed), one.model, recipe)
         beside, small = _measure(task, [dense, done.runs[0].model], sites)
-        summary: dict[str, Any] = {"number": record.number, **done.summary()}
-        summary["measured"] = small.to_dict()
-        summary["dense"] = {**summary["dense"], "measured": beside.to_dict()}
-        run.write_json(f"{name}/{SUMMARY}", summary)
-    shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
+        folder.save_summary(done.summary(record.number, measured=small, dense_measured=beside))
     return folder
 
 
-def _with_recipe(candidate: Candidate, recipe: Mapping[str, Any]) -> Candidate:
+def _with_recovery(candidate: Candidate, recovery: Mapping[str, Any]) -> Candidate:
     try:
-        return replace(candidate, recovery=replace(candidate.recovery, **recipe))
+        return replace(candidate, recovery=replace(candidate.recovery, **recovery))
     except ValueError as error:
         raise UsageError(str(error)) from None
 
 
-def _check_free(folder: Path, plan: Mapping[str, Any]) -> None:
-    if not folder.exists():
+def _check_free(folder: RetrainingFolder, plan: RetrainingPlan) -> None:
+    if not folder.path.exists():
         return
-    file = folder / PLAN
-    there = json.loads(file.read_text()) if file.is_file() else None
-    if there != dict(plan):
+    there = folder.plan()
+    if there != plan:
         what = "other files"
         if there:
-            what = f"epochs {there['epochs']:g}, seeds {there['seeds']}"
-            what += ", another recipe" if there["candidate"] != plan["candidate"] else ""
+            what = f"epochs {there.epochs:g}, seeds {list(there.seeds)}"
+            what += ", another recipe" if there.candidate != plan.candidate else ""
         raise StoreError(
-            f"{folder} holds another retraining ({what}) · rename or remove that folder first"
+            f"{folder.path} holds another retraining ({what}) · rename or remove that folder first"
         )
 
 
 def _train(
-    run: RunFolder,
+    folder: RetrainingFolder,
     config: RunConfig,
     task: Task,
     record: TrialRecord,
-    folder: Path,
-    plan: Mapping[str, Any],
+    plan: RetrainingPlan,
     on_entry: OnEntry | None,
 ) -> tuple[Retraining, nn.Module]:
     device = training_device(config.train_on)
@@ -115,18 +103,18 @@ def _train(
         ignored_layers=task.ignored_layers,
         num_heads=task.num_heads,
     )
-    run.write_json(f"retrained/{record.number}/{PLAN}", dict(plan))
+    folder.save_plan(plan)
     done = retrain(
         task,
         dense.to(device),
         graph,
         record.candidate,
-        epochs=plan["epochs"],
-        seeds=plan["seeds"],
+        epochs=plan.epochs,
+        seeds=plan.seeds,
         calibration=_calibration(config, task, record, dense),
         device=device,
         precision=choose(task, dense, device),
-        checkpoints=folder / CHECKPOINTS,
+        checkpoints=folder.checkpoints,
         on_entry=on_entry,
     )
     return done, dense.to("cpu").eval()

@@ -1,36 +1,41 @@
-"""A candidate trained in full from the dense weights, once for each seed, and tested at the end."""
+"""A candidate retrained from the dense weights, once for each seed, and tested at the end."""
 
 from __future__ import annotations
 
-import json
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
 
+from autoprune.budget import Cost
 from autoprune.candidate import Candidate
 from autoprune.errors import UsageError
 from autoprune.graph import PruningGraph
 from autoprune.pruning.compensate import Calibration
+from autoprune.store import (
+    DenseTest,
+    RetrainingSummary,
+    SeedReport,
+    Spread,
+    read_metrics,
+    write_metrics,
+)
 from autoprune.tasks.base import Task
 from autoprune.tasks.metrics import evaluated
-from autoprune.training import Precision, RecoveryRun
+from autoprune.training import Precision, RecoveryRun, checkpoint
 
 OnEntry = Callable[[int, Mapping[str, float]], None]
-_TEST = "test.json"
 
 
 @dataclass(frozen=True, eq=False)
-class Retrained:
+class SeedResult:
     """One seed's model after its last epoch, in eval mode on the CPU.
 
-    `kept_indices` holds the dense model's units that it still has, by group; `test` the metrics of
-    the untouched test split, read once, after training; `validation` the last ones on the way,
-    which `history` has all of.
+    `kept_indices` are the dense model's units that it still has, by group; `test` the metrics of
+    the untouched test split, read once, after training; `validation` the last ones of `history`.
     """
 
     seed: int
@@ -48,33 +53,30 @@ class Retraining:
 
     candidate: Candidate
     epochs: float
-    runs: tuple[Retrained, ...]
+    runs: tuple[SeedResult, ...]
     dense_test: Mapping[str, float]
 
-    def summary(self) -> dict[str, Any]:
-        """A JSON-ready account.
+    def summary(
+        self, number: int, *, measured: Cost | None = None, dense_measured: Cost | None = None
+    ) -> RetrainingSummary:
+        """The account of trial `number`, with the measured costs of the first model and of dense.
 
-        `test` and `validation` (at the end) give for each metric `mean` and `std`, the sample
-        standard deviation over the seeds (None for one seed); `dense` the dense model's test.
+        The standard deviations over the seeds are None for one seed.
         """
-        return {
-            "candidate": self.candidate.to_dict(),
-            "epochs": self.epochs,
-            "seeds": [run.seed for run in self.runs],
-            "test": spread([run.test for run in self.runs]),
-            "validation": spread([run.validation for run in self.runs]),
-            "dense": {"test": dict(self.dense_test)},
-            "runs": [
-                {
-                    "seed": run.seed,
-                    "test": dict(run.test),
-                    "params": run.history[-1]["params"],
-                    "history": [dict(entry) for entry in run.history],
-                    "times": dict(run.times),
-                }
+        return RetrainingSummary(
+            number=number,
+            candidate=self.candidate,
+            epochs=self.epochs,
+            seeds=tuple(run.seed for run in self.runs),
+            test=spread([run.test for run in self.runs]),
+            validation=spread([run.validation for run in self.runs]),
+            dense=DenseTest(dict(self.dense_test), dense_measured),
+            measured=measured,
+            runs=tuple(
+                SeedReport(run.seed, run.test, run.history[-1]["params"], run.history, run.times)
                 for run in self.runs
-            ],
-        }
+            ),
+        )
 
 
 def retrain(
@@ -124,24 +126,23 @@ def retrain(
     return Retraining(candidate, epochs, tuple(finished), dense_test)
 
 
-def spread(metrics: Sequence[Mapping[str, float]]) -> dict[str, dict[str, float | None]]:
+def spread(metrics: Sequence[Mapping[str, float]]) -> dict[str, Spread]:
     """Mean and sample standard deviation of each metric; the latter is None for one value.
 
     >>> spread([{"accuracy": 0.5}, {"accuracy": 0.75}, {"accuracy": 1.0}])
-    {'accuracy': {'mean': 0.75, 'std': 0.25}}
+    {'accuracy': Spread(mean=0.75, std=0.25)}
     """
     columns = {name: [values[name] for values in metrics] for name in metrics[0]}
     return {
-        name: {
-            "mean": statistics.fmean(column),
-            "std": statistics.stdev(column) if len(column) > 1 else None,
-        }
+        name: Spread(
+            statistics.fmean(column), statistics.stdev(column) if len(column) > 1 else None
+        )
         for name, column in columns.items()
     }
 
 
 def _train(run: RecoveryRun, folder: Path | None, on_entry: OnEntry | None) -> None:
-    if folder is not None and (folder / "state.json").is_file():
+    if folder is not None and checkpoint.exists(folder):
         run.restore(folder)
     else:
         run.build()
@@ -153,16 +154,14 @@ def _train(run: RecoveryRun, folder: Path | None, on_entry: OnEntry | None) -> N
             on_entry(run.seed, entry)
 
 
-def _finish(run: RecoveryRun, folder: Path | None) -> Retrained:
+def _finish(run: RecoveryRun, folder: Path | None) -> SeedResult:
     """Test a trained model, or read the test that was made before an interruption."""
-    file = folder / _TEST if folder is not None else None
-    if file is not None and file.is_file():
-        test = json.loads(file.read_text())
-    else:
+    test = read_metrics(folder) if folder is not None else None
+    if test is None:
         test = run.evaluate("test")
-        if file is not None:
-            file.write_text(json.dumps(test))
-    return Retrained(
+        if folder is not None:
+            write_metrics(folder, test)
+    return SeedResult(
         seed=run.seed,
         model=run.result(),
         kept_indices=dict(run.kept_indices),

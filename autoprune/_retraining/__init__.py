@@ -1,0 +1,1 @@
+"""A selected model trained with its whole schedule: over several seeds, and into a run's folder."""

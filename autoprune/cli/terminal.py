@@ -1,0 +1,148 @@
+"""What the commands print on: any terminal or pipe, whatever its encoding."""
+
+from __future__ import annotations
+
+import codecs
+import io
+import os
+import sys
+import tempfile
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
+    from rich.live import Live
+
+    from autoprune._search.progress import Snapshot
+
+USAGE, FAILED, INTERRUPTED = 2, 1, 130
+_PAGE = 140
+_ASCII = {
+    "·": "-",
+    "–": "-",
+    "−": "-",
+    "×": "x",
+    "±": "+-",
+    "≤": "<=",
+    "→": "->",
+    "…": "...",
+    "◆": "*",
+    "▫": "o",
+    "█": "#",
+    "░": ".",
+}
+
+
+def prepare_streams() -> None:
+    """Let characters that the terminal's encoding lacks be written as ASCII ones like them."""
+    codecs.register_error("autoprune-ascii", _as_ascii)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="autoprune-ascii")
+
+
+def drop_output() -> None:
+    """Write what is still to come to nowhere: whoever read the output has closed the pipe."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+
+
+def say(what: RenderableType) -> None:
+    """Print a line, a table or a panel; raises BrokenPipeError where nobody reads it."""
+    console().print(what, soft_wrap=isinstance(what, str), highlight=False, markup=False)
+
+
+def fail(message: str, code: int) -> NoReturn:
+    """End the command with one line of error."""
+    from autoprune.store.files import printable
+
+    sys.stderr.write(f"error: {printable(message)}\n")
+    raise SystemExit(code)
+
+
+def traceback_file(error: Exception) -> Path:
+    """A new file with the traceback of an error."""
+    lines = traceback.format_exception(error)
+    with tempfile.NamedTemporaryFile(
+        "w", prefix="autoprune-", suffix=".log", delete=False, encoding="utf-8"
+    ) as file:
+        file.writelines(lines)
+    return Path(file.name)
+
+
+def console() -> Console:
+    """The terminal; for a pipe a wide page, so that no table is cut."""
+    from rich.console import Console
+
+    class Quiet(Console):
+        """A console that leaves a closed pipe to `main`."""
+
+        def on_broken_pipe(self) -> None:
+            raise BrokenPipeError
+
+    found = Quiet()
+    return found if found.is_terminal else Quiet(width=_PAGE)
+
+
+class Watch:
+    """Shows a running search: a live panel in a terminal, a line for each step elsewhere."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._live: Live | None = None
+        self._last: tuple[str, str, int] | None = None
+
+    def update(self, snapshot: Snapshot) -> None:
+        """Show the newest state."""
+        from rich.live import Live
+
+        from autoprune.report.live import line, panel
+
+        if self._console.is_terminal:
+            if self._live is None:
+                self._live = Live(console=self._console, refresh_per_second=4)
+                self._live.start()
+            self._live.update(panel(snapshot))
+            return
+        step = (snapshot.phase, snapshot.note, snapshot.done)
+        if step != self._last:
+            self._last = step
+            self._console.print(line(snapshot), soft_wrap=True, highlight=False, markup=False)
+
+    def stop(self) -> None:
+        """Leave the last state on the screen."""
+        if self._live is not None:
+            self._live.stop()
+
+
+@contextmanager
+def watching(run: Path, quiet: bool) -> Iterator[Watch | None]:
+    """Progress while a search runs; Ctrl-C ends it with the way to resume it."""
+    watch = None if quiet else Watch(console())
+    try:
+        yield watch
+    except KeyboardInterrupt:
+        if watch is not None:
+            watch.stop()
+        from autoprune.store import RunFolder
+
+        fail(
+            f"stopped; finished trials are saved · resume with: autoprune resume {run}"
+            if RunFolder.is_run(run)
+            else "stopped before the run began; nothing was written",
+            INTERRUPTED,
+        )
+    finally:
+        if watch is not None:
+            watch.stop()
+
+
+def _as_ascii(error: UnicodeError) -> tuple[str, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    text = error.object[error.start : error.end]
+    return "".join(_ASCII.get(sign, "?") for sign in text), error.end

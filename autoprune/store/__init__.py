@@ -1,0 +1,71 @@
+"""The run folder: every file that a run leaves, by name and by content, safe to kill at any moment.
+
+No other module joins a path to one of these files or parses one. Files that are replaced are
+written beside and renamed; records are appended and synced one line at a time. What is read is
+checked: a file that is missing or damaged is one StoreError line with its name and the key at
+fault. Nothing in a run is a pickle.
+"""
+
+from __future__ import annotations
+
+from autoprune.store.contents import RECORDS, device_file
+from autoprune.store.files import write_text
+from autoprune.store.models import (
+    FORMAT,
+    RECIPE,
+    Recipe,
+    is_model,
+    read_model,
+    recipe_of,
+    save_model,
+)
+from autoprune.store.records import rows as table_rows
+from autoprune.store.retraining import RetrainingFolder, read_metrics, write_metrics
+from autoprune.store.run import CONFIG, RunFolder
+from autoprune.store.values import (
+    DenseReport,
+    DenseTest,
+    FrontReport,
+    FrozenInfo,
+    GroupInfo,
+    Groups,
+    ProfileSummary,
+    RetrainingPlan,
+    RetrainingSummary,
+    RunState,
+    SearchPlan,
+    SeedReport,
+    Spread,
+)
+
+__all__ = [
+    "CONFIG",
+    "FORMAT",
+    "RECIPE",
+    "RECORDS",
+    "DenseReport",
+    "DenseTest",
+    "FrontReport",
+    "FrozenInfo",
+    "GroupInfo",
+    "Groups",
+    "ProfileSummary",
+    "Recipe",
+    "RetrainingFolder",
+    "RetrainingPlan",
+    "RetrainingSummary",
+    "RunFolder",
+    "RunState",
+    "SearchPlan",
+    "SeedReport",
+    "Spread",
+    "device_file",
+    "is_model",
+    "read_metrics",
+    "read_model",
+    "recipe_of",
+    "save_model",
+    "table_rows",
+    "write_metrics",
+    "write_text",
+]

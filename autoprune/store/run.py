@@ -1,0 +1,185 @@
+"""A run's folder: made, opened and locked; its configuration, records, models, retrainings."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+from filelock import FileLock, Timeout
+
+from autoprune.config import RunConfig
+from autoprune.errors import AutopruneError, StoreError
+from autoprune.record import TrialRecord
+from autoprune.store import records as lines
+from autoprune.store.contents import RECORDS, RunContents
+from autoprune.store.files import first_line, printable, write_json, write_text
+from autoprune.store.models import Recipe, save_model
+from autoprune.store.retraining import RetrainingFolder
+from autoprune.store.values import RetrainingSummary
+
+if TYPE_CHECKING:
+    from torch import nn
+
+CONFIG, ENVIRONMENT, TABLE, REPORT = (
+    "config.yaml",
+    "environment.json",
+    "trials.csv",
+    "report.html",
+)
+RETRAINED, LOCK = "retrained", ".lock"
+
+
+class RunFolder(RunContents):
+    """One run on disk. Make one with `create`, or `open` one that is there.
+
+    Reading needs no lock; whoever writes holds `writing()`, so that two searches never share a
+    folder. What a run does not have yet is read as None. Every reader raises StoreError where a
+    file is damaged.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        """Point at a folder without touching it; prefer `create` and `open`, which check."""
+        self.path = Path(path)
+
+    @staticmethod
+    def create(
+        path: str | Path, config: Mapping[str, Any], environment: Mapping[str, Any]
+    ) -> RunFolder:
+        """Start a run in a new or empty folder; StoreError when anything is in it."""
+        RunFolder.check_free(path)
+        folder = RunFolder(path)
+        try:
+            folder.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StoreError(f"{path} cannot be made: {error.strerror}") from error
+        write_json(folder.path / ENVIRONMENT, environment)
+        text = yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True)
+        write_text(folder.path / CONFIG, text)
+        return folder
+
+    @staticmethod
+    def check_free(path: str | Path) -> None:
+        """Raise StoreError unless a run can be made here: the folder is new or empty."""
+        folder = RunFolder(path)
+        if folder.path.exists() and not folder.path.is_dir():
+            raise StoreError(f"{path} is a file · choose another output folder")
+        if RunFolder.is_run(path):
+            raise StoreError(
+                f"{path} holds another run · choose another output folder, or resume it with: "
+                f"autoprune resume {path}"
+            )
+        if folder.path.exists() and any(folder.path.iterdir()):
+            raise StoreError(f"{path} is not empty · choose another output folder")
+
+    @staticmethod
+    def is_run(path: str | Path) -> bool:
+        """Whether the folder holds a run."""
+        return (Path(path) / CONFIG).is_file()
+
+    @staticmethod
+    def open(path: str | Path) -> RunFolder:
+        """A run that is there; StoreError when the folder holds none."""
+        folder = RunFolder(path)
+        if not RunFolder.is_run(path):
+            what = "is not a run folder" if folder.path.is_dir() else "does not exist"
+            raise StoreError(f"{path} {what} (no {CONFIG}) · a run is a folder that search made")
+        return folder
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """Hold the folder for writing; StoreError while another process holds it.
+
+        The lock ends with the process: a killed writer leaves none. A record that was half written
+        when the last writer died is cut off.
+        """
+        lock = FileLock(self.path / LOCK, timeout=0)
+        try:
+            lock.acquire()
+        except Timeout as error:
+            raise StoreError(
+                f"{self.path} is being written by another process · wait for it or stop it"
+            ) from error
+        except OSError as error:
+            raise StoreError(f"{self.path} cannot be written: {error.strerror}") from error
+        try:
+            lines.cut_half_line(self.path / RECORDS)
+            yield
+        finally:
+            lock.release()
+
+    @property
+    def config(self) -> RunConfig:
+        """The configuration as it was resolved."""
+        file = self.path / CONFIG
+        try:
+            content = printable(yaml.safe_load(file.read_text(encoding="utf-8")))
+        except (OSError, yaml.YAMLError, ValueError, RecursionError) as error:
+            raise StoreError(f"{file} cannot be read: {first_line(error)}") from error
+        if not isinstance(content, dict):
+            raise StoreError(f"{file} holds no mapping · the run folder is damaged")
+        try:
+            return RunConfig.from_dict(content, place=str(file), base=self.path, resolved=True)
+        except AutopruneError as error:
+            raise StoreError(str(error)) from error
+
+    @property
+    def environment(self) -> dict[str, Any]:
+        """Machine, versions and seeds at the start of the run."""
+        return self._read(ENVIRONMENT, dict[str, Any]) or {}
+
+    def append(self, record: TrialRecord) -> None:
+        """Add a record; of two with one number the later counts. On disk when this returns."""
+        lines.append(self.path / RECORDS, record)
+
+    def write_csv(self) -> Path:
+        """Write `trials.csv`: one row a record, every group's ratio and every cost in a column."""
+        text = lines.csv_text(self.records(), self.sizes())
+        return write_text(self.path / TABLE, text)
+
+    def write_report(self, page: str) -> Path:
+        """Write the report's page."""
+        return write_text(self.path / REPORT, page)
+
+    def save_model(self, number: int, model: nn.Module, recipe: Recipe) -> str:
+        """Save a finished model as `models/<number>`; returns that path, relative to the run."""
+        artifact = f"{lines.MODELS}/{number}"
+        save_model(self.path / artifact, model, recipe)
+        return artifact
+
+    def model_folder(self, record: TrialRecord) -> Path:
+        """Where a record's model is saved. Raises StoreError where it has none in this run."""
+        if record.artifact is None:
+            raise StoreError(
+                f"trial {record.number} ({record.state}) has no saved model · retrain it with: "
+                f"autoprune retrain {self.path} --pick trial={record.number}"
+            )
+        folder = self.path / record.artifact
+        if not folder.resolve().is_relative_to((self.path / lines.MODELS).resolve()):
+            raise StoreError(f"{folder} lies outside {self.path / lines.MODELS}")
+        return folder
+
+    def drop_model(self, record: TrialRecord) -> TrialRecord:
+        """Remove a record's saved model; the record that says so is appended and returned."""
+        if record.artifact is None:
+            return record
+        folder = self.model_folder(record)
+        without = replace(record, artifact=None)
+        self.append(without)
+        shutil.rmtree(folder, ignore_errors=True)
+        return without
+
+    def retraining(self, number: int) -> RetrainingFolder:
+        """The folder in which a trial is retrained."""
+        return RetrainingFolder(self.path / RETRAINED / str(number))
+
+    def retrainings(self) -> tuple[RetrainingSummary, ...]:
+        """All finished retrainings, by the number of their trial."""
+        folder = self.path / RETRAINED
+        there = [RetrainingFolder(path) for path in (folder.iterdir() if folder.is_dir() else ())]
+        found = [retraining.summary() for retraining in there if retraining.is_finished]
+        return tuple(sorted(found, key=lambda summary: summary.number))

@@ -1,0 +1,224 @@
+"""What the files of a run hold, as frozen values; their fields are the keys of the JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, InstanceOf
+
+from autoprune.budget import Budget, Cost, Device
+from autoprune.candidate import Candidate
+from autoprune.fitted_space import FittedSpace
+from autoprune.pareto import CostSource, Objective, ParetoFront
+
+
+def _candidate(value: object) -> object:
+    if not isinstance(value, Mapping):
+        return value
+    try:
+        return Candidate.from_dict(value)
+    except KeyError as error:
+        raise ValueError(f"{error.args[0]} is missing") from error
+    except (TypeError, AttributeError) as error:
+        raise ValueError(" ".join(str(error).split())) from error
+
+
+CandidateValue = Annotated[InstanceOf[Candidate], BeforeValidator(_candidate)]
+
+
+@dataclass(frozen=True)
+class DenseReport:
+    """The model before pruning: validation metrics, exact and predicted cost, measured cost."""
+
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    predicted: Cost | None = None
+    measured: Cost | None = None
+
+
+@dataclass(frozen=True)
+class GroupInfo:
+    """A group of coupled units that can be pruned."""
+
+    name: str
+    kind: str
+    size: int
+
+
+@dataclass(frozen=True)
+class FrozenInfo:
+    """Units that cannot be pruned, and why."""
+
+    name: str
+    size: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class Groups:
+    """The pruning graph as far as a reader needs it."""
+
+    groups: tuple[GroupInfo, ...] = ()
+    frozen: tuple[FrozenInfo, ...] = ()
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """The number of units of each group."""
+        return {group.name: group.size for group in self.groups}
+
+
+@dataclass(frozen=True)
+class SearchPlan:
+    """What a search decided before its first trial.
+
+    `limits` are those of the budget in each cost's own unit, shares taken of the predicted `dense`
+    cost; `levels` the lower ones of the first limited cost. `reference` is the worst point that
+    counts for the hypervolume, in the order of `objectives`. `space` is fitted to the device.
+    """
+
+    objectives: tuple[Objective, ...]
+    reference: tuple[float, ...]
+    limits: Mapping[str, float]
+    levels: tuple[float, ...]
+    space: FittedSpace
+    dense: Cost
+
+    @staticmethod
+    def of(
+        objectives: tuple[Objective, ...],
+        reference: tuple[float, ...],
+        budgets: tuple[Budget, ...],
+        space: FittedSpace,
+        dense: Cost,
+    ) -> SearchPlan:
+        """With limits in absolute units; `budgets` are the budget and then its levels."""
+        budget, *levels = budgets
+        return SearchPlan(
+            objectives,
+            reference,
+            {limit.field: limit.resolve(dense) for limit in budget.limits},
+            tuple(level.limits[0].resolve(dense) for level in levels),
+            space,
+            dense,
+        )
+
+
+@dataclass(frozen=True)
+class RunState:
+    """How far a search is: `phase` is `search`, `verify` or `done`.
+
+    `screening` is what screening has cost so far.
+    """
+
+    phase: str = ""
+    elapsed_s: float = 0.0
+    screening: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class FrontReport:
+    """The front at the end of a search.
+
+    `over_budget` says by how much finished models are over each limit as measured;
+    `not_measured` why the front could not be measured.
+    """
+
+    front: ParetoFront
+    over_budget: Mapping[int, Mapping[str, float]] = field(default_factory=dict)
+    not_measured: str | None = None
+
+
+@dataclass(frozen=True)
+class FrontMember:
+    """A trial of the front and its objectives."""
+
+    number: int
+    values: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class FrontFile:
+    """`front.json`: the front by the numbers of its trials, which the records hold."""
+
+    objectives: tuple[Objective, ...]
+    members: tuple[FrontMember, ...]
+    reference: tuple[float, ...] | None = None
+    source: CostSource = "predicted"
+    predicted_only: tuple[str, ...] = ()
+    over_budget_when_measured: Mapping[int, Mapping[str, float]] = field(default_factory=dict)
+    not_measured: str | None = None
+
+
+@dataclass(frozen=True)
+class ProfileSummary:
+    """What a report says of a device profile: where it holds, and how well it predicts.
+
+    `held_out` are (measured, predicted) latencies of prunings that the fit had not seen; `facts`
+    the plain entries of the file.
+    """
+
+    device: Device
+    error: float | None = None
+    held_out: tuple[tuple[float, float], ...] = ()
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class RetrainingPlan:
+    """What a retraining does: `candidate` is the candidate's key."""
+
+    candidate: str
+    epochs: float
+    seeds: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Mean and sample standard deviation of a metric over seeds; the latter is None for one."""
+
+    mean: float
+    std: float | None = None
+
+
+@dataclass(frozen=True)
+class DenseTest:
+    """The dense model beside a retrained one: its test metrics and its measured cost."""
+
+    test: Mapping[str, float] = field(default_factory=dict)
+    measured: Cost | None = None
+
+
+@dataclass(frozen=True)
+class SeedReport:
+    """One seed of a retraining."""
+
+    seed: int
+    test: Mapping[str, float]
+    params: float
+    history: tuple[Mapping[str, float], ...] = ()
+    times: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class RetrainingSummary:
+    """A trial retrained with its whole schedule: metrics over the seeds, costs beside dense.
+
+    `validation` are the metrics at the end of training; `measured` is the cost of the first seed's
+    model.
+    """
+
+    number: int
+    candidate: CandidateValue
+    epochs: float
+    seeds: tuple[int, ...]
+    test: Mapping[str, Spread]
+    validation: Mapping[str, Spread] = field(default_factory=dict)
+    dense: DenseTest = field(default_factory=DenseTest)
+    measured: Cost | None = None
+    runs: tuple[SeedReport, ...] = ()
+
+    @property
+    def devices(self) -> tuple[str, ...]:
+        """The devices on which it was measured, by name."""
+        return (self.measured.names if self.measured else ()) or ("",)
