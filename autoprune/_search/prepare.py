@@ -26,7 +26,7 @@ from autoprune.budget import Cost
 from autoprune.config import RunConfig
 from autoprune.cost.activations import COUNTED, PeakMemory
 from autoprune.cost.model import CostModel
-from autoprune.cost.targets import device_name
+from autoprune.cost.targets import cores, device_name
 from autoprune.device.widths import efficient_step
 from autoprune.errors import AutopruneError, ConfigError, GraphError, TaskError
 from autoprune.fields import MEMORY, cost_fields, is_cost
@@ -258,7 +258,7 @@ def environment(config: RunConfig) -> dict[str, Any]:
         "python": platform.python_version(),
         "platform": platform.platform(),
         "machine": device_name(),
-        "cores": len(os.sched_getaffinity(0)),
+        "cores": cores(),
         "seed": config.search.seed,
     }
 
