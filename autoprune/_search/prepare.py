@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import math
-import os
 import platform
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
