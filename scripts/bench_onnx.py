@@ -22,8 +22,8 @@ from autoprune.cost.latency import measure_together
 from autoprune.cost.onnx_export import to_onnx
 from autoprune.cost.onnx_prunings import onnx_of_prunings
 from autoprune.cost.targets import RUNTIMES, device_name
-from autoprune.device.sampling import pruned, random_keeps
-from autoprune.pruning.one_shot import prunable
+from autoprune.device.sampling import pruned, random_architectures
+from autoprune.pruning.verification import prunable
 
 PRUNINGS, TIMED_S, RUNTIME = 6, 0.25, "onnxruntime"
 NETWORKS = {
@@ -52,7 +52,10 @@ def row(name: str) -> str:
     torch.manual_seed(0)
     model, x = build().eval(), torch.randn(shape)
     graph = prunable(model, x)
-    models = [model, *(pruned(model, graph, keep) for keep in random_keeps(graph, PRUNINGS, 0))]
+    models = [
+        model,
+        *(pruned(model, graph, keep) for keep in random_architectures(graph, PRUNINGS, 0)),
+    ]
     list(onnx_of_prunings(models, x))  # the graph to be filled is made once a model
     filled = seconds(lambda: list(onnx_of_prunings(models, x))) / len(models)
     exported = seconds(lambda: [to_onnx(each, x) for each in models]) / len(models)
