@@ -48,7 +48,7 @@ FLOORS = {
 }
 ONLY_IN = {"optuna": "_search", "ray": "_search", "plotly": "report"}
 CIRCLES_LEFT = [
-    {f"graph.{name}" for name in ("contract", "flow", "movement", "norms", "rules", "views")},
+    {f"graph.{name}" for name in ("blocks", "calls", "flow", "given", "modules", "statistics")},
     {"tasks.base", "tasks.dense"},
 ]
 NEVER = {"pickle", "dill", "cloudpickle", "shelve"}
