@@ -26,7 +26,7 @@ from torch import nn
 from autoprune.cost.inputs import Inputs
 from autoprune.cost.latency import measure_latency, measure_together
 from autoprune.cost.targets import device_name
-from autoprune.device.sampling import pruned, random_keeps
+from autoprune.device.sampling import pruned, random_architectures
 from autoprune.pruning.verification import prunable
 
 OUT = Path(__file__).parents[1] / "results" / "bench" / "latency" / "batches.md"
@@ -61,7 +61,7 @@ def bench(family: str, runtime: str) -> dict[int, tuple[float, float, float]]:
     torch.manual_seed(0)
     model, inputs = FAMILIES[family].build().eval(), FAMILIES[family].example()
     graph = prunable(model, inputs)
-    models = [pruned(model, graph, keep) for keep in random_keeps(graph, PRUNINGS, 5)]
+    models = [pruned(model, graph, keep) for keep in random_architectures(graph, PRUNINGS, 5)]
     quick = measure_latency(model, inputs, runtime, warmup_s=0.05, repeats=10)
     repeats = int(np.clip(TIMED_MS / quick.median_ms, 5, 300))
     rng = np.random.default_rng(0)

@@ -28,7 +28,7 @@ from bench_latency.families import FAMILIES
 
 from autoprune.cost.targets import device_name, find_target
 from autoprune.cost.targets.local import EagerTorch
-from autoprune.device.sampling import pruned, random_keeps
+from autoprune.device.sampling import pruned, random_architectures
 from autoprune.pruning.verification import prunable
 
 OUT = Path(__file__).parents[1] / "results" / "bench" / "latency" / "heap.md"
@@ -69,7 +69,10 @@ def passes(*, keep: bool) -> list[tuple[float, float]]:
     torch.manual_seed(0)
     model, inputs = FAMILIES[FAMILY].build().eval(), FAMILIES[FAMILY].example()
     graph = prunable(model, inputs)
-    models = [model, *(pruned(model, graph, each) for each in random_keeps(graph, PRUNINGS, 3))]
+    models = [
+        model,
+        *(pruned(model, graph, each) for each in random_architectures(graph, PRUNINGS, 3)),
+    ]
     target = find_target("torch")
     assert isinstance(target, EagerTorch)
     found = []

@@ -31,11 +31,12 @@ from bench_latency.families import FAMILIES
 from scipy.stats import spearmanr
 from torch import nn
 
+from autoprune.architecture import Architecture
 from autoprune.cost.inputs import Inputs
 from autoprune.cost.model import CostModel
 from autoprune.cost.targets import device_name
 from autoprune.device.predictor import LatencyPredictor
-from autoprune.device.sampling import Keep, Sample, Sampler, Until, random_keeps
+from autoprune.device.sampling import Sample, Sampler, Until, random_architectures
 from autoprune.graph import PruningGraph
 from autoprune.pruning.verification import prunable
 from autoprune.tasks.cifar10 import CifarResNet
@@ -93,7 +94,8 @@ def bench(family: str, runtime: str) -> dict[str, object]:
     )
     took = time.monotonic() - began
     sampler = Sampler(model, graph, inputs, runtime=runtime, threads=1, seed=SEED)
-    kept, logs = _measured(sampler, random_keeps(graph, UNSEEN, SEED))
+    given = random_architectures(graph, UNSEEN, SEED)
+    kept, logs = [graph.counts(each) for each in given], _measured(sampler, given)
     measured = np.exp(logs.mean(0))
     predicted = np.array([predictor.predict(k) for k in kept]) / predictor.dense_ms
     off = np.abs(predicted / measured - 1.0)
@@ -120,18 +122,18 @@ def bench(family: str, runtime: str) -> dict[str, object]:
     }
 
 
-def _measured(sampler: Sampler, keeps: list[Keep]) -> tuple[list[dict[str, int]], np.ndarray]:
-    """Units kept by pruning, and the logarithms of its ratios, `passes x prunings`.
+def _measured(sampler: Sampler, given: list[Architecture]) -> np.ndarray:
+    """The logarithms of the ratios, `passes x prunings`.
 
     Each pass measures them in other company: what is odd about one copy of the dense model would
     otherwise be in the ratios of the same few each time.
     """
-    rng, logs = np.random.default_rng(SEED), np.zeros((PASSES, len(keeps)))
+    rng, logs = np.random.default_rng(SEED), np.zeros((PASSES, len(given)))
     for row in logs:
-        order = rng.permutation(len(keeps))
-        found = sampler.measure_these([keeps[place] for place in order])
+        order = rng.permutation(len(given))
+        found = sampler.measure_these([given[place] for place in order])
         row[order] = np.log([sample.ratio for sample in found.samples])
-    return [{name: len(units) for name, units in keep.items()} for keep in keeps], logs
+    return logs
 
 
 def _macs_alone(
@@ -145,7 +147,9 @@ def _macs_alone(
     dense = costs.dense.get("macs")
 
     def rows(all_kept: list[dict[str, int]]) -> np.ndarray:
-        return np.array([[1.0, costs.cost(k).get("macs") / dense] for k in all_kept])
+        columns = np.array([[each[name] for name in graph.columns()] for each in all_kept])
+        macs = costs.costs(columns, ("macs",))["macs"] / dense
+        return np.stack([np.ones(len(macs)), macs], axis=1)
 
     x = rows([sample.kept for sample in predictor.samples])
     y = np.array([sample.ratio for sample in predictor.samples])
@@ -164,17 +168,17 @@ def _lookup(
     """Error of the dense model's time plus what each group alone has saved, interpolated."""
     widths = max(1, LOOKUP // len(graph.groups))
     alone = [
-        {group.name: tuple(range(max(1, round(group.size * (n + 1) / (widths + 1)))))}
+        Architecture({group.name: max(1, round(group.size * (n + 1) / (widths + 1)))})
         for group in graph.groups
         for n in range(widths)
     ]
     found = Sampler(model, graph, inputs, runtime=runtime, threads=1, seed=0).measure_these(alone)
     tables: dict[str, list[tuple[int, float]]] = {g.name: [(g.size, 1.0)] for g in graph.groups}
-    for keep, sample in zip(alone, found.samples, strict=True):
-        ((name, units),) = keep.items()
-        tables[name].append((len(units), sample.ratio))
+    for each, sample in zip(alone, found.samples, strict=True):
+        ((name, units),) = each.widths.items()
+        tables[name].append((units, sample.ratio))
     predicted = [
-        1.0 + sum(_between(tables[name], units) - 1.0 for name, units in k.items()) for k in kept
+        1.0 + sum(_between(table, k[name]) - 1.0 for name, table in tables.items()) for k in kept
     ]
     return float(np.mean(np.abs(np.array(predicted) / measured - 1.0)))
 
@@ -198,13 +202,13 @@ def rate() -> None:
     model, inputs = CifarResNet(56).eval(), torch.zeros(1, 3, 32, 32)
     graph = prunable(model, inputs)
     samples = [
-        Sample({name: len(units) for name, units in keep.items()}, 1.0, 0.5 + 0.01 * place)
-        for place, keep in enumerate(random_keeps(graph, 40, 0))
+        Sample(graph.counts(each), 1.0, 0.5 + 0.01 * place)
+        for place, each in enumerate(random_architectures(graph, 40, 0))
     ]
     device = LatencyPredictor.fit(model, graph, inputs, until=Until(10)).device
     predictor = LatencyPredictor.from_samples(graph, samples, device=device, dense_ms=1.0)
     costs = CostModel(graph, latency=predictor)
-    kept = [{n: len(u) for n, u in keep.items()} for keep in random_keeps(graph, 500, 1)]
+    kept = random_architectures(graph, 500, 1)
     rates = []
     for _ in range(5):
         began = time.process_time()

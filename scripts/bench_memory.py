@@ -19,11 +19,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from autoprune.architecture import Architecture
 from autoprune.cost.activations import COUNTED
 from autoprune.cost.memory import measure_peak_memory
 from autoprune.cost.model import CostModel
 from autoprune.device.memory import fit_peak_memory
-from autoprune.device.sampling import pruned, random_keeps
+from autoprune.device.sampling import pruned, random_architectures
 from autoprune.graph import trace
 from autoprune.tasks.cifar10 import CifarResNet
 
@@ -140,17 +141,17 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], int]] = {
 
 def rows(name: str, model: nn.Module, x: Tensor) -> Iterator[str]:
     graph = trace(model, x)
-    half = {group.name: tuple(range(max(1, group.size // 2))) for group in graph.groups}
-    keeps = [half, *random_keeps(graph, UNSEEN, 1)]
+    half = Architecture({group.name: max(1, group.size // 2) for group in graph.groups})
+    given = [half, *random_architectures(graph, UNSEEN, 1)]
     for runtime in RUNTIMES:
         fitted = fit_peak_memory(model, graph, x, runtime=runtime)
         dense = measure_peak_memory(model, x, runtime)
-        taken = np.array([measure_peak_memory(pruned(model, graph, k), x, runtime) for k in keeps])
-        kept = [{group: len(units) for group, units in keep.items()} for keep in keeps]
+        small = [pruned(model, graph, each) for each in given]
+        taken = np.array([measure_peak_memory(each, x, runtime) for each in small])
         off = {}
         for what, memory in (("counted", COUNTED), ("fitted", fitted)):
             costs = CostModel(graph, memory=[memory])
-            said = np.array([costs.cost(k).get("peak_memory_bytes") for k in kept])
+            said = np.array([costs.cost(each).get("peak_memory_bytes") for each in given])
             off[what] = said / taken - 1.0, costs.dense.get("peak_memory_bytes") / dense - 1.0
         (counted, counted_dense), (found, found_dense) = off.values()
         yield (

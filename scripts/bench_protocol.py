@@ -27,7 +27,7 @@ from bench_latency.families import FAMILIES
 
 from autoprune.cost.targets import Protocol, device_name, find_target
 from autoprune.cost.timing import Rounds, mean_ratio
-from autoprune.device.sampling import pruned, random_keeps
+from autoprune.device.sampling import pruned, random_architectures
 from autoprune.pruning.verification import prunable
 
 OUT = Path(__file__).parents[1] / "results" / "bench" / "latency" / "protocol.md"
@@ -77,7 +77,10 @@ def bench(family: str, runtime: str) -> tuple[float, np.ndarray]:
     torch.manual_seed(0)
     model, inputs = FAMILIES[family].build().eval(), FAMILIES[family].example()
     graph = prunable(model, inputs)
-    models = [model, *(pruned(model, graph, keep) for keep in random_keeps(graph, PRUNINGS, 3))]
+    models = [
+        model,
+        *(pruned(model, graph, keep) for keep in random_architectures(graph, PRUNINGS, 3)),
+    ]
     target = find_target(runtime)
     first = target.time(models[:1], inputs, Protocol(1, 0.05, 20)).rounds
     dense_ms = statistics.median(first.times()[0])

@@ -49,6 +49,8 @@ Host lacking-tmp
     SetEnv TMPDIR={folder}/missing
 Host behind
     ProxyJump device
+Host behind-stranger
+    ProxyJump stranger
 Host nameless
     HostName no-such-host.invalid
 Host * !denied
@@ -89,7 +91,7 @@ class Server:
         (folder / "sshd_config").write_text(_SERVER.format(**values))
         public = {name: _key(folder / name) for name in ("host", "other", *_FORCED)}
         (folder / "known").write_text(f"127.0.0.1 {public['host']}")
-        (folder / "known_others").write_text(f"127.0.0.1 {public['other']}")
+        (folder / "known_others").write_text(f"[127.0.0.1]:{self.port} {public['other']}")
         keys = [f"{forced}{public[name]}" for name, forced in _FORCED.items()]
         (folder / "authorized_keys").write_text("".join(keys))
 

@@ -19,13 +19,13 @@ from autoprune._search.score import STATISTICS, RepairScore, heads
 from autoprune._search.screening import Screening
 from autoprune._search.sites import Site, check, sites_of
 from autoprune._search.study import distributions
-from autoprune._search.tuning import threads_for, usable_cores
+from autoprune._search.tuning import threads_for
 from autoprune._search.verify import Gauge, objectives_of
 from autoprune.budget import Cost
 from autoprune.config import RunConfig
 from autoprune.cost.activations import COUNTED, PeakMemory
 from autoprune.cost.model import CostModel
-from autoprune.cost.targets import device_name
+from autoprune.cost.targets import cores, device_name
 from autoprune.cost_fields import MEMORY, cost_fields, is_cost
 from autoprune.device.profile import DeviceProfile
 from autoprune.device.widths import efficient_step
@@ -261,7 +261,7 @@ def environment(config: RunConfig) -> dict[str, Any]:
         "python": platform.python_version(),
         "platform": platform.platform(),
         "machine": device_name(),
-        "cores": usable_cores(),
+        "cores": cores(),
         "seed": config.search.seed,
     }
 

@@ -19,6 +19,7 @@ from autoprune._search.plan import Plan
 from autoprune._search.scheduler import RungScheduler
 from autoprune._search.searcher import BudgetedOptunaSearch
 from autoprune._search.trainable import Bench, PruneTrial
+from autoprune.cost.targets import cores
 from autoprune.log_level import log_level
 
 FOLDER = "tune"
@@ -88,16 +89,9 @@ def session(concurrent: int, *, gpus: float = 0.0) -> Iterator[None]:
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 
 
-def usable_cores() -> int:
-    """The cores that this process may use, where the system tells; else those of the machine."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
 def threads_for(concurrent: int) -> int:
     """Each trial's share of the cores that this process may use, at least one."""
-    return max(1, usable_cores() // concurrent)
+    return max(1, cores() // concurrent)
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from autoprune.device.sampling import rows_of
 from autoprune.graph import PruningGraph
 
 STEPS = (1, 4, 8, 16)
-_CLEARLY = 0.95  # of the error
+_CLEARLY = 0.9  # of the error
 
 
 def efficient_step(graph: PruningGraph, predictors: Collection[LatencyPredictor]) -> int | None:
@@ -20,7 +20,7 @@ def efficient_step(graph: PruningGraph, predictors: Collection[LatencyPredictor]
     Kernels that work on blocks of channels take as long for a block that is partly filled, or give
     way to slower ones. Of 1, 4, 8 and 16, the step that explains the measured prunings best: a fit
     that knows of no other has the least error on prunings left out, of several devices on average.
-    A coarser step is taken only where that lowers the error by 5 %.
+    A coarser step is taken only where that lowers the error by a tenth.
     """
     if not predictors:
         return None

@@ -57,6 +57,19 @@ def mobilenet() -> nn.Module:
     return nn.Sequential(*layers, *head, nn.Linear(256, 10))
 
 
+def mobilenet_v2() -> nn.Module:
+    """All blocks of a MobileNetV2, at width 1."""
+    layers: list[nn.Module] = [*_convolution(3, 32, 3, 2), nn.ReLU6()]
+    rows = ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1))
+    i = 32
+    for expand, o, count, stride in (*rows, (6, 160, 3, 2), (6, 320, 1, 1)):
+        for place in range(count):
+            layers.append(Inverted(i, o, stride if place == 0 else 1, expand))
+            i = o
+    head = [*_convolution(i, 1280, 1), nn.ReLU6(), nn.AdaptiveAvgPool2d(1), nn.Flatten()]
+    return nn.Sequential(*layers, *head, nn.Linear(1280, 10))
+
+
 def vgg() -> nn.Module:
     """Eight convolutions in pairs, halved after each pair, and a hidden linear layer."""
     layers: list[nn.Module] = []

@@ -21,7 +21,7 @@ from torch import nn
 
 from autoprune.cost import timing
 from autoprune.cost.latency import measure_latency, measure_together
-from autoprune.cost.targets import SshAddress, find_target, load, login, on_device
+from autoprune.cost.targets import SshAddress, connection, find_target, load, on_device
 from autoprune.cost.targets.base import Protocol
 from autoprune.cost.targets.ssh import Ssh, _Job
 from autoprune.device import sampling
@@ -40,7 +40,7 @@ def small(width: int = 4) -> nn.Module:
 
 @pytest.fixture(autouse=True)
 def _no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(login, "_WAITS_S", (0.0, 0.0))
+    monkeypatch.setattr(connection, "WAITS_S", (0.0, 0.0))
 
 
 def said(address: str, threads: int = 1) -> str:
@@ -118,7 +118,7 @@ def test_a_busy_device_is_said(
 ) -> None:
     about = {"name": "n", "host": "h", "cores": 2, "load": 2.5}
 
-    async def answered(self: Ssh, job: object) -> dict[str, object]:
+    def answered(self: Ssh, job: object) -> dict[str, object]:
         return {"device": about}
 
     monkeypatch.setattr(Ssh, "_ask", answered)
@@ -140,7 +140,10 @@ def test_host_keys_are_always_checked(server: Server) -> None:
     changed = said(server.address("changed"))
     assert re.search(r"is another than in .*known_others: the device was set up anew", changed)
     assert f"ssh-keygen -f {server.folder}/known_others -R '[127.0.0.1]:{server.port}'" in changed
-    assert "UserKnownHostsFile none, which accepts any" in said(server.address("careless"))
+    assert "Host key verification failed" in said(server.address("careless"))
+    behind = said(server.address("behind-stranger"))
+    assert "ssh://behind-stranger" in behind
+    assert "connect once by hand" in behind
     assert not (server.folder / "nobody").exists()
 
 
@@ -156,60 +159,67 @@ def test_the_remedies_for_host_keys_mend_them(server: Server, tmp_path: Path) ->
             remedy = re.search(r"ssh-keygen .*'", said(address))
             assert remedy
             subprocess.run(remedy[0], shell=True, check=True, capture_output=True)
-            known.write_text("")  # it stood there without a port
         remedy = re.search(r"ssh-keyscan .*", said(address))
         assert remedy
         subprocess.run(remedy[0], shell=True, check=True, capture_output=True)
         find_target(address).reach(1)
 
 
+AGAIN = "another try in"
+
+
 def test_a_key_that_the_device_does_not_take(
-    server: Server, monkeypatch: pytest.MonkeyPatch
+    server: Server, caplog: pytest.LogCaptureFixture
 ) -> None:
-    tries = counted(monkeypatch)
+    caplog.set_level(logging.INFO)
     assert "ssh://denied refuses the login" in (line := said(server.address("denied")))
     assert "ssh-copy-id" in line
     assert f"try by hand: ssh -F {server.config} denied" in line
-    assert len(tries) == 1  # what a person has to mend is not tried again
+    assert AGAIN not in caplog.text  # what a person has to mend is not tried again
 
 
-def counted(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Grows with each try to connect."""
-    tries: list[int] = []
-    connect = login._connect
-    monkeypatch.setattr(login, "_connect", lambda at: tries.append(1) or connect(at))
-    return tries
-
-
-def test_nobody_there_is_tried_three_times(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    tries = counted(monkeypatch)
+def test_nobody_there_is_tried_three_times(
+    server: Server, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
     address = server.address(port=free_port())
     with pytest.raises(DeviceLostError, match=r"cannot be reached .*is it switched on"):
         find_target(address).reach(1)
-    assert len(tries) == 3
+    assert caplog.text.count(AGAIN) == 2
+
+
+class Opening(logging.Handler):
+    """Opens the way to a device when the second try has failed."""
+
+    def __init__(self, proxy: Proxy) -> None:
+        super().__init__()
+        self.proxy, self.failed = proxy, 0
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.failed += AGAIN in record.getMessage()
+        if self.failed == 2:
+            self.proxy.open()
 
 
 def test_a_device_that_is_back_at_the_third_try_is_used(
-    server: Server, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
+    server: Server, proxy: Proxy, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level(logging.INFO)
     proxy.cut()
-    tries = counted(monkeypatch)
-    connect = login._connect
-
-    async def back_later(at: SshAddress) -> object:
-        if len(tries) == 2:
-            proxy.open()
-        return await connect(at)
-
-    monkeypatch.setattr(login, "_connect", back_later)
-    find_target(server.address(port=proxy.port)).reach(1)
-    assert len(tries) == 3
+    opening = Opening(proxy)
+    log = logging.getLogger(connection.__name__)
+    log.addHandler(opening)
+    try:
+        find_target(server.address(port=proxy.port)).reach(1)
+    finally:
+        log.removeHandler(opening)
+    assert opening.failed == 2
 
 
 def test_a_device_that_never_answers(server: Server, proxy: Proxy) -> None:
     proxy.freeze()
-    with pytest.raises(DeviceLostError, match=r"does not answer within 0\.3 s · is it switched on"):
-        find_target(server.address(port=proxy.port, timeout=0.3)).reach(1)
+    with pytest.raises(DeviceLostError, match=r"does not answer within 1 s · is it switched on"):
+        find_target(server.address(port=proxy.port, timeout=1)).reach(1)
 
 
 def test_a_name_that_nobody_knows(server: Server) -> None:
@@ -278,10 +288,7 @@ def ends(process: int, within_s: float = 10.0) -> bool:
 
 
 @pytest.mark.parametrize("how", ["cut", "freeze"])
-def test_a_device_lost_in_the_middle_is_left_clean(
-    server: Server, proxy: Proxy, how: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(login, "_KEEPALIVE_S", 0.3)
+def test_a_device_lost_in_the_middle_is_left_clean(server: Server, proxy: Proxy, how: str) -> None:
     note = server.folder / f"started-{how}"
     slow = server.python(f"slow-{how}", f'touch {note}; exec {sys.executable} "$@"')
 
@@ -290,10 +297,11 @@ def test_a_device_lost_in_the_middle_is_left_clean(
             time.sleep(0.02)
         getattr(proxy, how)()
 
+    address = server.address(port=proxy.port, python=slow, timeout=20)
     watcher = threading.Thread(target=lose)
     watcher.start()
     with pytest.raises(DeviceLostError, match=r"ssh://device:\d+ was lost"):
-        measure_latency(small(), X, server.address(port=proxy.port, python=slow), warmup_s=3.0)
+        measure_latency(small(), X, address, warmup_s=3.0)
     watcher.join()
     proxy.cut()
     assert server.left() == []

@@ -23,7 +23,7 @@ from autoprune._search.sites import check, sites_of
 from autoprune.budget import Device
 from autoprune.config import RunConfig
 from autoprune.cost.latency import Latency
-from autoprune.cost.targets import device_name, login
+from autoprune.cost.targets import connection, device_name
 from autoprune.device.profile import DeviceProfile
 from autoprune.errors import DeviceLostError
 from autoprune.report import html, terminal
@@ -43,7 +43,7 @@ def way(server: Server) -> Iterator[Proxy]:
 @pytest.fixture(scope="module", autouse=True)
 def _no_waiting() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(login, "_WAITS_S", (0.0, 0.0))
+        patch.setattr(connection, "WAITS_S", (0.0, 0.0))
         yield
 
 

@@ -32,10 +32,10 @@ def test_cores_are_those_of_the_process_or_else_of_the_machine(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2}, raising=False)
-    assert (tuning.usable_cores(), tuning.threads_for(2)) == (3, 1)
+    assert (tuning.cores(), tuning.threads_for(2)) == (3, 1)
     monkeypatch.delattr(os, "sched_getaffinity")
     monkeypatch.setattr(os, "cpu_count", lambda: 8)
-    assert (tuning.usable_cores(), tuning.threads_for(2)) == (8, 4)
+    assert (tuning.cores(), tuning.threads_for(2)) == (8, 4)
 
 
 def test_trials_that_break_and_workers_that_die_do_not_end_the_search(folder: RunFolder) -> None:

@@ -70,11 +70,16 @@ class SshAddress:
         return f"{self.user}@{self.host}" if self.user else self.host
 
     @property
-    def command(self) -> str:
-        """The command that connects there by hand."""
+    def words(self) -> list[str]:
+        """The beginning of the command that connects there; `login` follows."""
         config = ["-F", self.config] if self.config else []
         port = ["-p", str(self.port)] if self.port else []
-        return shlex.join(["ssh", *config, *port, self.login])
+        return ["ssh", *config, *port]
+
+    @property
+    def command(self) -> str:
+        """The command that connects there by hand."""
+        return shlex.join([*self.words, self.login])
 
     def __str__(self) -> str:
         """Without the options."""

@@ -1,28 +1,45 @@
 """One errand to a device over SSH: files go there, a script runs, its answer comes back.
 
-All of it is one command in one channel, since every further one may cost a login shell's start. The
-command is a shell that owns a fresh folder; in it, Python first takes the files from its standard
-input, then imports `on_device.py`, which is one of them. That input stays open until we go, so that
-the script knows when nobody waits for it any more; the shell removes the folder however it ends.
+OpenSSH's own client does it, which knows keys, agents, jump hosts and known hosts. All of it is one
+command in one channel, since every further one may cost a login shell's start. The command is a
+shell that owns a fresh folder; in it, Python first takes the files from its standard input, then
+imports `on_device.py`, which is one of them. That input stays open until we go, so that the script
+knows when nobody waits for it any more; the shell removes the folder however it ends.
 """
 
 from __future__ import annotations
 
-import asyncio
 import json
+import logging
+import math
+import os
+import re
 import shlex
 import signal
+import subprocess
+import tempfile
+import threading
+import time
 from collections.abc import Mapping
-
-import asyncssh
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import IO
 
 from autoprune.cost.targets.address import SshAddress
-from autoprune.cost.targets.login import error_words, log_in
 from autoprune.errors import DeviceError, DeviceLostError
 
+_log = logging.getLogger(__name__)
+
+WAITS_S: tuple[float, ...] = (1.0, 3.0)  # before another try, where the trouble may pass
+_CONNECT_S = 15.0  # at most, for one try
+_KEEPALIVE_S = 10.0  # at most; three without an answer: the device is gone
 _SLOWEST = 50e3  # bytes a second that copying must reach
+_FAILED = 255  # of ssh itself, not of what ran there
 _NO_FOLDER, _NO_ROOM, _NO_START = 73, 74, (126, 127)  # exit statuses
+_HOST_KEY = re.compile("Host key .*|.* host key .*")
+_STARTED = "autoprune started"
 _SHELL = (
+    f"echo; echo {_STARTED}; "
     f'd=$(mktemp -d "${{TMPDIR:-/tmp}}/autoprune.XXXXXXXX") || exit {_NO_FOLDER}; '
     "trap 'rm -rf \"$d\"' EXIT; trap 'exit 143' HUP INT TERM; "
     '"$0" -B -c "$1" "$d" && echo && cat "$d/answer.json"'
@@ -45,40 +62,180 @@ on_device.main(folder)
 """
 
 
-async def answer_from(address: SshAddress, files: Mapping[str, bytes], longest_s: float) -> str:
+@dataclass(frozen=True, slots=True)
+class _Ended:
+    """How a run of `ssh` ended; `status` is None where it was given up after `allowed_s`."""
+
+    status: int | None
+    out: str
+    err: str
+
+    @property
+    def is_started(self) -> bool:
+        """Whether the command ran there, so that the login had worked."""
+        return _STARTED in self.out.splitlines()
+
+    @property
+    def words(self) -> str:
+        """The last line of the standard error."""
+        return _last_line(self.err)
+
+
+def answer_from(address: SshAddress, files: Mapping[str, bytes], longest_s: float) -> str:
     """The last line that `on_device.py`, one of `files`, leaves in `answer.json`.
 
-    It may take `longest_s` seconds, what copying needs, and the address's time-out. Raises what
-    `log_in` raises, DeviceLostError where the connection ends or the time is over, and DeviceError
-    where the device cannot do it.
+    It may take `longest_s` seconds, what copying needs, and the address's time-out. Logging in is
+    tried three times where the trouble may pass. Raises DeviceLostError where the device cannot be
+    reached, the connection ends or the time is over, and DeviceError where it must not be trusted,
+    does not let us in, or cannot do it.
     """
     sent = b"".join(_frame(name, content) for name, content in files.items()) + b"end\n"
     allowed_s = address.timeout_s + longest_s + len(sent) / _SLOWEST
-    command = shlex.join(["sh", "-c", _SHELL, address.python, _RECEIVE])
-    ssh = await log_in(address)
-    try:
-        process = await ssh.create_process(command, encoding=None)
-        process.stdin.write(sent)
-        out, err = await asyncio.wait_for(process.communicate(), allowed_s)
-    except TimeoutError:
+    for wait in (*WAITS_S, None):
+        ended = _run(address, sent, allowed_s)
+        if wait is None or not _may_pass(ended):
+            break
+        _log.info("%s: %s, another try in %g s", address, ended.words, wait)
+        time.sleep(wait)
+    if ended.status == 0:
+        return _last_line(ended.out)
+    if ended.status is None:
         raise DeviceLostError(
             f"{address} gave no answer in {allowed_s:.0f} s · if it only needs longer, add "
             f"timeout={2 * address.timeout_s:g} to its address"
-        ) from None
-    except (asyncssh.Error, OSError) as error:
-        raise DeviceLostError(f"{address} was lost: {error_words(error)}") from error
-    finally:
-        ssh.abort()
-        await ssh.wait_closed()
-    if process.returncode is None:
-        raise DeviceLostError(f"{address} was lost: the connection broke off")
-    if process.returncode != 0:
-        raise _refusal(address, process.returncode, _last_line(err), len(sent))
-    return _last_line(out)
+        )
+    if ended.status != _FAILED:
+        raise _refusal(address, ended.status, ended.words, len(sent))
+    if ended.is_started:
+        raise DeviceLostError(f"{address} was lost: {ended.words or 'the connection broke off'}")
+    raise _no_login(address, ended)
+
+
+def _run(address: SshAddress, sent: bytes, allowed_s: float) -> _Ended:
+    keepalive_s = min(_KEEPALIVE_S, address.timeout_s / 6)
+    options = {
+        "BatchMode": "yes",
+        "StrictHostKeyChecking": "yes",
+        "ConnectTimeout": _connect_s(address),
+        "ServerAliveInterval": max(1, round(keepalive_s)),
+        "ServerAliveCountMax": 3,
+        "LogLevel": "ERROR",
+    }
+    given = [word for name, value in options.items() for word in ("-o", f"{name}={value}")]
+    remote = shlex.join(["sh", "-c", _SHELL, address.python, _RECEIVE])
+    command = [*address.words, "-T", *given, address.login, remote]
+    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=out,
+            stderr=err,
+            env={**os.environ, "LC_ALL": "C"},  # its words are read below
+        )
+        given_up = threading.Event()
+        timer = threading.Timer(allowed_s, _give_up, (process, given_up))
+        timer.start()
+        try:
+            _send(process, sent)
+            process.wait()
+        finally:
+            timer.cancel()
+            process.kill()
+            process.communicate()
+        status = None if given_up.is_set() else process.returncode
+        return _Ended(status, _read(out), _read(err))
+
+
+def _send(process: subprocess.Popen[bytes], sent: bytes) -> None:
+    """Write all, and leave the standard input open."""
+    assert process.stdin is not None
+    with suppress(BrokenPipeError):  # it has ended; its status says why
+        process.stdin.write(sent)
+        process.stdin.flush()
+
+
+def _give_up(process: subprocess.Popen[bytes], given_up: threading.Event) -> None:
+    given_up.set()
+    process.kill()
+
+
+def _connect_s(address: SshAddress) -> int:
+    return math.ceil(min(address.timeout_s, _CONNECT_S))
+
+
+def _read(file: IO[bytes]) -> str:
+    file.seek(0)
+    return file.read().decode(errors="replace")
 
 
 def _frame(name: str, content: bytes) -> bytes:
     return json.dumps([name, len(content)]).encode() + b"\n" + content
+
+
+def _may_pass(ended: _Ended) -> bool:
+    """Whether another try is worth it: not for what a person has to mend."""
+    if ended.status != _FAILED or ended.is_started:
+        return False
+    lasting = ("Permission denied", "host key", "Host key", "not known", "configuration", "config ")
+    return not any(each in ended.err for each in lasting)
+
+
+def _no_login(address: SshAddress, ended: _Ended) -> DeviceError:
+    """Why nothing ran there, and what to do."""
+    words, by_hand = ended.words, f"try by hand: {address.command}"
+    if _HOST_KEY.search(ended.err):
+        return _unknown_host(address, ended)
+    if "Permission denied" in words:
+        return DeviceError(
+            f"{address} refuses the login ({words}) · add your key there with ssh-copy-id, or "
+            "name the right one in the ssh configuration (one with a passphrase needs ssh-add); "
+            f"{by_hand}"
+        )
+    if "Could not resolve hostname" in words:
+        return DeviceLostError(
+            f"{address}: the host's name is not known ({words}) · check it, or use its address"
+        )
+    if "onfig" in words:
+        return DeviceError(f"{address}: the ssh configuration cannot be read ({words})")
+    if "timed out" in words:
+        return DeviceLostError(
+            f"{address} does not answer within {_connect_s(address)} s · is it switched on, and "
+            f"on this network? {by_hand}"
+        )
+    if "Unable to negotiate" in words:
+        return DeviceError(f"{address} and we have no SSH in common ({words}) · {by_hand}")
+    return DeviceLostError(
+        f"{address} cannot be reached ({words or 'ssh failed'}) · is it switched on, with an SSH "
+        f"server on that port? {by_hand}"
+    )
+
+
+def _unknown_host(address: SshAddress, ended: _Ended) -> DeviceError:
+    """Why a host key was not taken, and what to do."""
+    found = _configured(address)
+    host, port = found.get("hostname", address.host), found.get("port", "22")
+    file = found.get("userknownhostsfile", "~/.ssh/known_hosts").split()[0]
+    name = host if port == "22" else f"[{host}]:{port}"
+    by_hand = f"connect once by hand and compare it: {address.command}"
+    if f" {name} " not in ended.err:  # a jump host's
+        return DeviceError(f"{address}: {_HOST_KEY.findall(ended.err)[-1]} · {by_hand}")
+    if "IDENTIFICATION HAS CHANGED" in ended.err:
+        return DeviceError(
+            f"{address}: the host key of {host} is another than in {file}: the device was set up "
+            f"anew, or someone is in between · if you know why: ssh-keygen -f {file} -R '{name}', "
+            f"then {by_hand}"
+        )
+    return DeviceError(
+        f"{address}: the host key of {host} is not in {file} · {by_hand}, or add it: "
+        f"ssh-keyscan -p {port} {host} >> {file}"
+    )
+
+
+def _configured(address: SshAddress) -> dict[str, str]:
+    """What the ssh configuration says of the device, by keyword in small letters."""
+    command = [*address.words, "-G", address.login]
+    said = subprocess.run(command, capture_output=True, text=True, check=False).stdout
+    return {key: value for key, _, value in (line.partition(" ") for line in said.splitlines())}
 
 
 def _refusal(address: SshAddress, status: int, said: str, size: int) -> DeviceError:
@@ -98,11 +255,10 @@ def _refusal(address: SshAddress, status: int, said: str, size: int) -> DeviceEr
             f"{address} cannot start {address.python} ({said}) · install Python 3.8 or newer "
             "there, or name it in the address: ?python=/path/to/python3"
         )
-    if status > 128 or status < 0:
-        name = _signal_name(status - 128 if status > 128 else -status)
+    if status > 128:
         return DeviceError(
-            f"{address}: the measurement was killed there ({name}) · mostly too little memory: a "
-            "smaller batch or model needs less"
+            f"{address}: the measurement was killed there ({_signal_name(status - 128)}) · mostly "
+            "too little memory: a smaller batch or model needs less"
         )
     return DeviceError(
         f"{address}: the measurement failed there: {said or f'exit status {status}'} · it needs "
@@ -117,7 +273,6 @@ def _signal_name(number: int) -> str:
         return f"signal {number}"
 
 
-def _last_line(output: bytes | str | None) -> str:
-    text = output.decode(errors="replace") if isinstance(output, bytes) else output or ""
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
+def _last_line(output: str) -> str:
+    lines = [line.strip() for line in output.splitlines() if line.strip()]
     return lines[-1] if lines else ""

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
-import importlib.util
 import io
 import json
 import logging
 import shlex
-from collections.abc import Coroutine, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+import shutil
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from torch import nn
@@ -24,10 +22,10 @@ from autoprune.cost.onnx_prunings import onnx_of_prunings
 from autoprune.cost.targets import load, on_device
 from autoprune.cost.targets.address import SshAddress
 from autoprune.cost.targets.base import Protocol, Target, Timings
+from autoprune.cost.targets.connection import answer_from
 from autoprune.errors import DeviceError
 
 _log = logging.getLogger(__name__)
-_T = TypeVar("_T")
 _SCRIPTS = {"timing.py": timing, "load.py": load, "on_device.py": on_device}
 
 
@@ -79,10 +77,11 @@ class Ssh(Target):
         self.address = SshAddress.parse(runtime)
 
     def check(self) -> None:
-        """Needs the package `asyncssh`, and the ssh configuration that the address names."""
-        if importlib.util.find_spec("asyncssh") is None:
+        """Needs OpenSSH's client, and the ssh configuration that the address names."""
+        if shutil.which("ssh") is None:
             raise DeviceError(
-                "a device over SSH needs the package asyncssh · pip install 'autoprune[ssh]'"
+                "a device over SSH needs the command ssh, and it is not there · apt-get install "
+                "openssh-client"
             )
         config = self.address.config
         if config is not None and not Path(config).is_file():
@@ -101,7 +100,7 @@ class Ssh(Target):
     ) -> Timings:
         """Export here, then time there, in turns."""
         job = _Job.of(models, example_inputs, protocol, self.address.provider)
-        answer = _complete(self._ask(job))
+        answer = self._ask(job)
         about = answer["device"]
         name = f"{about['name']} ({about['host']})"
         rounds = timing.Rounds(**answer["rounds"])
@@ -110,7 +109,7 @@ class Ssh(Target):
     def _about(self, threads: int = 1) -> dict[str, Any]:
         """What the device says of itself; a busy one is logged as a warning."""
         nothing = _Job.of([], (), Protocol(threads), self.address.provider)
-        about: dict[str, Any] = _complete(self._ask(nothing))["device"]
+        about: dict[str, Any] = self._ask(nothing)["device"]
         if about["load"] > about["cores"]:
             _log.warning(
                 "%s is busy (load %.1f on %d cores): other programs there make latencies longer",
@@ -120,15 +119,13 @@ class Ssh(Target):
             )
         return about
 
-    async def _ask(self, job: _Job) -> dict[str, Any]:
+    def _ask(self, job: _Job) -> dict[str, Any]:
         """The device's answer to a job (see `on_device.answer`)."""
-        from autoprune.cost.targets.connection import answer_from
-
         scripts = {
             name: Path(str(module.__file__)).read_bytes() for name, module in _SCRIPTS.items()
         }
         files = {**scripts, **job.files, "job.json": json.dumps(job.job).encode()}
-        answer: dict[str, Any] = json.loads(await answer_from(self.address, files, job.longest_s))
+        answer: dict[str, Any] = json.loads(answer_from(self.address, files, job.longest_s))
         self._judge(answer, job.job["threads"])
         return answer
 
@@ -149,13 +146,3 @@ class Ssh(Target):
             raise DeviceError(
                 f"threads must be from 1 to {about['cores']} (the cores of {at}), got {threads}"
             )
-
-
-def _complete(work: Coroutine[Any, Any, _T]) -> _T:
-    """Run to the end; beside an event loop that runs already (a notebook's) in its own thread."""
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return asyncio.run(work)
-    with ThreadPoolExecutor(1) as pool:
-        return pool.submit(asyncio.run, work).result()
