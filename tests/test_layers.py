@@ -46,10 +46,9 @@ FLOORS = {
     "errors": 0,
     "fields": 0,
 }
-ONLY_IN = {"optuna": "_search", "ray": "_search", "plotly": "report"}
+ONLY_IN = {"optuna": "_search", "ray": "_search"}
 CIRCLES_LEFT = [
     {f"graph.{name}" for name in ("contract", "flow", "movement", "norms", "rules", "views")},
-    {"tasks.base", "tasks.dense"},
 ]
 NEVER = {"pickle", "dill", "cloudpickle", "shelve"}
 FLOOR_0_MAY_USE = {"numpy"}
@@ -178,7 +177,6 @@ def type_checking_imports(file: Path) -> Iterator[str]:
     [
         ("training", "import ray", "ray outside _search/"),
         ("report", "from optuna.trial import Trial", "optuna outside _search/"),
-        ("api", "import plotly.express as px", "plotly outside report/"),
         ("graph", "from autoprune.pruning.surgery import prune", "floor 1 imports"),
         ("budget", "import torch", "stdlib and NumPy only"),
         ("report", "def f():\n    import torch", "never imports torch"),

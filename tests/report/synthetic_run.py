@@ -32,7 +32,7 @@ DENSE = {
     ).to_dict(),
 }
 CONFIG = {
-    "task": "cifar10",
+    "task": "digits",
     "task_args": {"depth": 20},
     "budget": {"latency_ms": "60%", "macs": "50%"},
     "device": {"runtime": "onnxruntime", "threads": 1, "batch": 1},
