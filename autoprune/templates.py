@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 CONFIG = """\
-# What to prune: digits, cifar10, path/to/file.py:MyTask or package.module:MyTask.
+# What to prune: digits (built in), path/to/file.py:MyTask or package.module:MyTask.
 task: {task}
-# task_args: {{depth: 56}}       # keyword arguments of the task's class
+# task_args: {{width: 64}}       # keyword arguments of the task's class
 # data: ../data                # data folder; otherwise the environment variable AUTOPRUNE_DATA
 
 # What the smaller model may cost: absolute (8 ms, 2 MB, 1.5 M) or relative to the dense one (50%).

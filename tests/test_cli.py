@@ -62,7 +62,7 @@ def test_help_names_every_command_and_loads_nothing_heavy() -> None:
         "from autoprune.cli import main\n"
         "try: main(['--help'])\n"
         "except SystemExit as end: assert end.code == 0, end.code\n"
-        "print('HEAVY', sorted({'torch', 'ray', 'optuna', 'pandas', 'plotly'} & set(sys.modules)))"
+        "print('HEAVY', sorted({'torch', 'ray', 'optuna', 'pandas'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "HEAVY []" in done.stdout

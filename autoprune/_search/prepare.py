@@ -131,7 +131,8 @@ def _plan(
     fitted = list(memory.values()) or [COUNTED]
     costs = CostModel(graph, latency=predictors, memory=fitted)
     margins = {name: margin for site in sites for name, margin in site.margins.items()}
-    margins[MEMORY] = max(it.upper_factor for it in fitted) - 1.0
+    if memory:
+        margins[MEMORY] = max(it.upper_factor for it in fitted) - 1.0
     limits = config.search
     return Plan(
         space=FittedSpace.of(

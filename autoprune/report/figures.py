@@ -1,8 +1,8 @@
 """Plot specifications as plain dictionaries in plotly's JSON: data in, no drawing here.
 
-A string `--name` where a color belongs is a color of the page's theme; the page resolves it, so
-that one specification serves light, dark and print. Text that a user wrote is escaped, because
-plotly reads markup in labels.
+A string `--name` where a color belongs is a color of the page's theme, `--heat P` the one at P %
+of its scale; the page resolves them, so that one specification serves light, dark and print. Text
+that a user wrote is escaped, because plotly reads markup in labels.
 """
 
 from __future__ import annotations
@@ -32,31 +32,36 @@ def ratios(view: RunView) -> Figure | None:
     groups = list(view.removed(view.members[0])) if view.members else []
     if not groups:
         return None
-    rows = [[view.removed(record)[name] for record in view.members] for name in groups]
     short = [escape(name if len(name) <= 16 else "…" + name[-15:]) for name in groups]
     columns = [f"#{record.number}" for record in view.members]
+    cells = [
+        (column, place, name, round(100 * view.removed(record)[name], 1))
+        for place, name in enumerate(groups)
+        for column, record in zip(columns, view.members, strict=True)
+    ]
     row = 24 if len(groups) <= 30 else 16
-    trace = {
-        "type": "heatmap",
-        "x": columns,
-        "y": list(range(len(groups))),
-        "z": [[round(100 * value, 1) for value in line] for line in rows],
-        "zmin": 0,
-        "zmax": 100,
-        "xgap": 2,
-        "ygap": 2,
-        "colorscale": [[0, "--heat-0"], [0.5, "--heat-1"], [1, "--heat-2"]],
-        "showscale": False,
-        "customdata": [[escape(name)] * len(columns) for name in groups],
-        "hovertemplate": "trial %{x}<br>%{customdata}<br><b>%{z:.0f} % pruned</b><extra></extra>",
+    trace: Figure = {
+        "type": "bar",  # a bar of height 1 for each cell
+        "x": [column for column, _, _, _ in cells],
+        "base": [place - 0.46 for _, place, _, _ in cells],
+        "y": [0.92] * len(cells),
+        "marker": {"color": [f"--heat {percent:g}" for _, _, _, percent in cells]},
+        "customdata": [[escape(name), percent] for _, _, name, percent in cells],
+        "hovertemplate": "trial %{x}<br>%{customdata[0]}<br><b>%{customdata[1]:.0f} % pruned</b>"
+        "<extra></extra>",
     }
     if len(groups) <= 40 and len(columns) <= 14:
-        trace |= {"texttemplate": "%{z:.0f}", "textfont": {"size": 11}}
+        ink = ["--heat-ink-2" if percent > 65 else "--heat-ink" for _, _, _, percent in cells]
+        trace |= {"texttemplate": "%{customdata[1]:.0f}"}
+        trace |= {"textfont": {"size": 11, "color": ink}}
+        trace |= {"textposition": "inside", "insidetextanchor": "middle", "textangle": 0}
     ticks = {"tickvals": list(range(len(groups))), "ticktext": [escape(name) for name in groups]}
     drawn = layout(
         height=row * len(groups) + 50,
         xaxis={"side": "top", "type": "category", **_PLAIN_AXIS},
-        yaxis={"autorange": "reversed", **_PLAIN_AXIS, **ticks},
+        yaxis={"range": [len(groups) - 0.5, -0.5], **_PLAIN_AXIS, **ticks},
+        barmode="overlay",
+        bargap=0.03,
     )
     narrow = {"yaxis.ticktext": short, "font.size": 11}
     return {"data": [trace], "layout": drawn, "narrow": narrow, "narrow_text": False}

@@ -1,6 +1,6 @@
 // Draws the figures of the page: theme colors ("--name") are resolved here, so that light, dark and
-// print share one specification.
-(() => {
+// print share one specification. plotly.js lies in the page as compressed text and is unpacked first.
+(async () => {
   "use strict";
   const root = document.documentElement;
   const figures = JSON.parse(document.getElementById("figures").textContent);
@@ -8,8 +8,19 @@
   const chosen = {};
   let printing = false; // paper is narrower than the window: plots get a width that fits
 
+  const channels = (hex) => hex.match(/[0-9a-f]{2}/gi).map((pair) => parseInt(pair, 16));
+
+  // "--heat 30" is the colour at 30 % of the scale from --heat-0 over --heat-1 to --heat-2
+  const heat = (percent, style) => {
+    const at = percent / 50;
+    const low = Math.min(1, Math.floor(at));
+    const [from, to] = [low, low + 1].map((stop) => channels(style.getPropertyValue(`--heat-${stop}`)));
+    return `rgb(${from.map((value, n) => Math.round(value + (at - low) * (to[n] - value)))})`;
+  };
+
   const themed = (value, style) => {
     if (typeof value === "string") {
+      if (value.startsWith("--heat ")) return heat(Number(value.slice(7)), style);
       return value.startsWith("--") ? style.getPropertyValue(value).trim() : value;
     }
     if (Array.isArray(value)) return value.map((item) => themed(item, style));
@@ -40,6 +51,15 @@
     return Plotly.react(box, data, layout, options);
   };
 
+  const unpack = async (id) => {
+    const packed = atob(document.getElementById(id).textContent);
+    const bytes = Uint8Array.from(packed, (sign) => sign.charCodeAt(0));
+    const plain = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
+    const script = document.createElement("script");
+    script.textContent = await new Response(plain).text();
+    document.head.append(script);
+  };
+
   const boxes = [...document.querySelectorAll("[data-figure]")];
   const drawAll = () => boxes.forEach(draw);
 
@@ -54,6 +74,11 @@
     });
   });
 
+  if (!("DecompressionStream" in window)) {
+    boxes.forEach((box) => box.append("This plot needs a browser of 2023 or later."));
+    return;
+  }
+  await unpack("plotly");
   drawAll();
   root.dataset.drawn = String(boxes.length);
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", drawAll);

@@ -44,7 +44,9 @@ def head(view: RunView) -> str:
     """Title, the result in one sentence, and the models to start from."""
     limits = ", ".join(text.limit(limit, value) for limit, value in view.limits)
     kind = f"autoprune report · run <b>{escape(view.name)}</b>"
-    parts = [f'<header><div class="kind">{kind}</div><h1>{escape(view.task)}</h1>']
+    file, colon, name = view.task.rpartition(":")
+    short = f"{file.rpartition('/')[2]}{colon}{name}"  # a file without its folders
+    parts = [f'<header><div class="kind">{kind}</div><h1>{escape(short)}</h1>']
     parts.append(f'<p class="lead">{_outcome(view, limits)}</p></header>')
     if view.not_measured:
         parts.append(

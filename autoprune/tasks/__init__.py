@@ -1,4 +1,4 @@
-"""Tasks: what a user writes for a model and its data, and the built-in ones."""
+"""Tasks: what a user writes for a model and its data, and the built-in `digits`."""
 
 from __future__ import annotations
 
@@ -7,39 +7,56 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from autoprune.tasks.base import Batch, Split, Task
-    from autoprune.tasks.folders import cache_folder
+    from autoprune.tasks.folders import (
+        cache_folder,
+        cached_arrays,
+        data_folders,
+        find_file,
+        read_npz,
+    )
+    from autoprune.tasks.in_memory import InMemoryTask
     from autoprune.tasks.load import BUILT_IN, load_dense, load_task, task_class
     from autoprune.tasks.loaders import Normalize, PadCropFlip, TensorLoader, stratified
-    from autoprune.tasks.moving import device_of, to_device
+    from autoprune.tasks.nested import device_of, to_device
 
 _HOMES: dict[str, str] = {
     "BUILT_IN": "load",
     "Batch": "base",
+    "InMemoryTask": "in_memory",
     "Normalize": "loaders",
     "PadCropFlip": "loaders",
     "Split": "base",
     "Task": "base",
     "TensorLoader": "loaders",
     "cache_folder": "folders",
-    "device_of": "moving",
+    "cached_arrays": "folders",
+    "data_folders": "folders",
+    "device_of": "nested",
+    "find_file": "folders",
     "load_dense": "load",
     "load_task": "load",
+    "read_npz": "folders",
     "stratified": "loaders",
     "task_class": "load",
-    "to_device": "moving",
+    "to_device": "nested",
 }
 __all__ = [
     "BUILT_IN",
     "Batch",
+    "InMemoryTask",
     "Normalize",
     "PadCropFlip",
     "Split",
     "Task",
     "TensorLoader",
     "cache_folder",
+    "cached_arrays",
+    "data_folders",
     "device_of",
+    "find_file",
     "load_dense",
     "load_task",
+    "read_npz",
     "stratified",
     "task_class",
     "to_device",

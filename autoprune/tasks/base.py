@@ -17,7 +17,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from autoprune.errors import TaskError
 from autoprune.tasks.batch_forms import call, inputs_and_targets, logits_of, part, takes_labels
 from autoprune.tasks.dense import train_from_scratch
-from autoprune.tasks.moving import attributes, device_of, first_sample, to_device
+from autoprune.tasks.nested import attributes, device_of, first_sample, to_device
 from autoprune.tasks.origin import origin_of, revive
 
 Batch = Any
@@ -191,7 +191,15 @@ class Task(ABC):
         Called once when there is no checkpoint; the result is cached. Override it for another
         recipe.
         """
-        train_from_scratch(self, model, epochs=self.dense_epochs or 0, lr=self.dense_lr, seed=seed)
+        train_from_scratch(
+            model,
+            self.train_loader,
+            self.loss,
+            epochs=self.dense_epochs or 0,
+            lr=self.dense_lr,
+            seed=seed,
+            name=type(self).__name__,
+        )
 
     def __reduce_ex__(self, protocol: SupportsIndex) -> Any:
         """Pickle by origin when the class came from a file, so that workers find it again."""

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import logging
 import math
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from autoprune.errors import TaskError, TrainingError
-from autoprune.tasks.moving import device_of, to_device
+from autoprune.tasks.nested import device_of, to_device
 
-if TYPE_CHECKING:
-    from autoprune.tasks.base import Task
+Batches = Callable[[int], Iterable[Any]]  # seed -> one epoch's batches
+Loss = Callable[[nn.Module, Any], Tensor]
 
 _WARM_UP = 0.1  # share of the steps in which the learning rate rises
 _WEIGHT_DECAY = 0.01
@@ -22,25 +23,35 @@ _LARGEST_GRADIENT = 5.0
 log = logging.getLogger(__name__)
 
 
-def train_from_scratch(task: Task, model: nn.Module, *, epochs: int, lr: float, seed: int) -> None:
-    """AdamW on the task's loss: linear warm-up, then a cosine to 0. Leaves the model in eval mode.
+def train_from_scratch(
+    model: nn.Module,
+    batches: Batches,
+    loss: Loss,
+    *,
+    epochs: int,
+    lr: float,
+    seed: int,
+    name: str,
+) -> None:
+    """AdamW: linear warm-up, then a cosine to 0. Leaves the model in eval mode.
 
-    Epoch e reads `task.train_loader(seed * 1000 + e)`. Raises TrainingError at the first loss that
-    is not finite, TaskError when the loader is empty.
+    Epoch e reads `batches(seed * 1000 + e)`, which must have a length. `name` stands in errors:
+    TrainingError at the first loss that is not finite, TaskError when there are no batches.
     """
     device = device_of(model)
     optimizer = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=_WEIGHT_DECAY)
     model.train()
     for epoch in range(epochs):
-        loader = task.train_loader(seed * 1000 + epoch)
-        batches = len(loader)  # type: ignore[arg-type]  # the Task contract promises it
-        if batches == 0:
-            raise TaskError(f"{type(task).__name__}: train_loader must hold at least one batch")
+        loader = batches(seed * 1000 + epoch)
+        count = len(loader)  # type: ignore[arg-type]  # the Task contract promises it
+        if count == 0:
+            raise TaskError(f"{name}: train_loader must hold at least one batch")
         total = 0.0
         for step, batch in enumerate(loader):
-            rate = lr * _share((epoch + step / batches) / epochs)
-            total += _step(task, model, optimizer, rate, to_device(batch, device))
-        log.info("dense model, epoch %d of %d: loss %.4f", epoch + 1, epochs, total / batches)
+            for group in optimizer.param_groups:
+                group["lr"] = lr * _share((epoch + step / count) / epochs)
+            total += _step(model, loss(model, to_device(batch, device)), optimizer, name)
+        log.info("dense model, epoch %d of %d: loss %.4f", epoch + 1, epochs, total / count)
     model.eval()
 
 
@@ -51,19 +62,14 @@ def _share(progress: float) -> float:
     return 0.5 * (1.0 + math.cos(math.pi * (progress - _WARM_UP) / (1.0 - _WARM_UP)))
 
 
-def _step(
-    task: Task, model: nn.Module, optimizer: torch.optim.Optimizer, rate: float, batch: object
-) -> float:
-    for group in optimizer.param_groups:
-        group["lr"] = rate
-    optimizer.zero_grad(set_to_none=True)
-    loss = task.loss(model, batch)
+def _step(model: nn.Module, loss: Tensor, optimizer: torch.optim.Optimizer, name: str) -> float:
     value = float(loss.detach())
     if not math.isfinite(value):
         raise TrainingError(
-            f"{type(task).__name__}: the dense model's training loss must be finite, got {value} · "
-            "lower dense_lr or override train_dense"
+            f"{name}: the dense model's training loss must be finite, got {value} · lower dense_lr "
+            "or override train_dense"
         )
+    optimizer.zero_grad(set_to_none=True)
     loss.backward()  # type: ignore[no-untyped-call]
     nn.utils.clip_grad_norm_(model.parameters(), _LARGEST_GRADIENT)
     optimizer.step()

@@ -14,21 +14,21 @@ from autoprune.tasks.loaders import Normalize, PadCropFlip, stratified
 
 WIDTHS = (48, 96, 192)
 _SPLIT_SEED = 0
-_PREPARE = Normalize(mean=(0.305,), deviation=(0.33,))  # of the enlarged training images
+_PREPARE = Normalize(mean=(0.305,), std=(0.33,))  # of the enlarged training images
 
 
 class Digits(InMemoryTask):
     """1,797 handwritten digits, 10 classes: train 1,079, validation 359, test 359 (stratified).
 
     The 8 x 8 images are enlarged to 16 x 16, so that the network (27 M multiply-accumulates) is
-    slow enough for a latency to mean something. The dense model is trained in seconds at the first
-    use and reaches about 99 % on validation.
+    slow enough for its latency to be measured well. The dense model is trained in seconds at the
+    first use and reaches about 99 % on validation.
     """
 
     dense_epochs = 5
     augment = PadCropFlip(pad=1, flip=False)
     prepare = _PREPARE
-    evaluated_at_once = 256
+    evaluation_batch_size = 256
 
     def __init__(self, batch_size: int = 64) -> None:
         self.batch_size = batch_size

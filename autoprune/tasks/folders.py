@@ -1,4 +1,4 @@
-"""Where data are found and where what was made from them is kept."""
+"""Where data sets are found, and the cache of what was decoded from them."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def cached_arrays(
     return {path.stem: np.load(path, mmap_mode="c") for path in sorted(folder.glob("*.npy"))}
 
 
-def arrays_of(path: Path, keys: Iterable[str]) -> dict[str, np.ndarray]:
+def read_npz(path: Path, keys: Iterable[str]) -> dict[str, np.ndarray]:
     """The arrays `keys` of an .npz file. Raises TaskError when it is damaged or one is missing."""
     keys = list(keys)
     try:
@@ -83,7 +83,7 @@ def arrays_of(path: Path, keys: Iterable[str]) -> dict[str, np.ndarray]:
             held = list(content)
             arrays = {key: content[key] for key in keys if key in held}
     except (zipfile.BadZipFile, ValueError, OSError, EOFError) as error:
-        raise TaskError(f"{path} cannot be read: {error} · get it again") from error
+        raise TaskError(f"{path} cannot be read: {error} · download it again") from error
     lost = [key for key in keys if key not in arrays]
     if lost:
         raise TaskError(f"{path} must hold {', '.join(lost)}, it holds {', '.join(held)}")

@@ -1,4 +1,4 @@
-"""What the built-in tasks share: splits that lie in memory."""
+"""A base class for tasks whose data fit in memory."""
 
 from __future__ import annotations
 
@@ -14,19 +14,26 @@ Splits = Mapping[str, tuple[Tensor, Tensor, Tensor]]
 
 
 class InMemoryTask(Task):
-    """A task of tensors: `splits`, and how a batch of them becomes the model's inputs.
+    """A task whose splits are tensors: define `build_model` and `splits`.
 
-    Training batches of `batch_size` are shuffled and augmented; the others come in order.
+    Attributes:
+        batch_size: of training; batches are shuffled.
+        evaluation_batch_size: of validation and test, which come in order.
+        augment: `(batch, generator) -> batch` on stored training inputs; None for none.
+        prepare: `batch -> batch`, stored inputs to what the model takes, for every split.
     """
 
-    batch_size: int
-    augment: Augment
+    batch_size: int = 128
+    augment: Augment | None = None
     prepare: Prepare | None = None
-    evaluated_at_once: int = 500
+    evaluation_batch_size: int = 500
 
     @abstractmethod
     def splits(self) -> Splits:
-        """Split -> (all inputs, all targets, the rows of this split); one copy in a process."""
+        """`train`, `val` and `test` -> (all inputs, all targets, the rows of this split).
+
+        Splits may share tensors; cache them, since every loader asks again.
+        """
 
     def train_loader(self, seed: int) -> TensorLoader:
         """Shuffled and augmented."""
@@ -52,5 +59,5 @@ class InMemoryTask(Task):
     def _in_order(self, split: str) -> TensorLoader:
         inputs, targets, rows = self.splits()[split]
         return TensorLoader(
-            inputs, targets, rows=rows, batch_size=self.evaluated_at_once, prepare=self.prepare
+            inputs, targets, rows=rows, batch_size=self.evaluation_batch_size, prepare=self.prepare
         )

@@ -24,9 +24,6 @@ from autoprune.tasks.origin import Origin, origin_of
 
 BUILT_IN: dict[str, str] = {
     "digits": "autoprune.tasks.digits:Digits",
-    "cifar10": "autoprune.tasks.cifar10:Cifar10",
-    "fashion_mnist": "autoprune.tasks.fashion_mnist:FashionMnist",
-    "spoken_digits": "autoprune.tasks.spoken_digits:SpokenDigits",
 }
 _DENSE_SEED = 0
 
@@ -42,11 +39,10 @@ def load_task(
 ) -> Task:
     """The task that `reference` names, constructed with `args`.
 
-    `reference` is a built-in name, `path/to/file.py:MyTask` (relative to `base`, the folder of the
-    configuration; by default the current one) or `package.module:MyTask`. A `checkpoint` among
-    `args` may be relative to `base` too. The data folder goes to
-    the class's `data` argument when it has one: `data`, or else the environment variable
-    AUTOPRUNE_DATA. Raises TaskError, always in one line.
+    `reference` is the built-in `digits`, `path/to/file.py:MyTask` (relative to `base`, the
+    configuration's folder; by default the current one) or `package.module:MyTask`. A `checkpoint`
+    among `args` may be relative to `base` too. A class with an argument `data` gets the data
+    folder: `data`, or else the environment variable AUTOPRUNE_DATA. Raises TaskError in one line.
 
     >>> load_task("digits").metric
     'accuracy'

@@ -18,10 +18,10 @@ class TensorLoader:
     """Batches `(prepare(augment(inputs)), targets)` of tensors that stay in memory.
 
     Without a `seed` the rows come in order and the last batch may be short. With one they are
-    shuffled anew at each pass and the short last batch is left out (it would upset
+    reshuffled at each pass and a short last batch is dropped (it would disturb
     BatchNorm), unless it is the only one. Order and augmentation depend on `(seed, epoch)` alone:
-    `epoch` counts the passes and may be set, so a run can be taken up where it stopped. Random
-    numbers are drawn on the CPU, hence the same on every device.
+    `epoch` counts the passes and may be set, so that an interrupted run can resume. Random
+    numbers are drawn on the CPU, so they are the same on every device.
 
     Args:
         inputs: `(N, ...)`, usually uint8; may be memory-mapped.
@@ -66,7 +66,7 @@ class TensorLoader:
         return whole + (rest > 0 and (self.seed is None or whole == 0))
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """One pass; the next one has the next epoch's order."""
+        """One pass; the next one uses the next epoch's order."""
         generator = torch.Generator().manual_seed(_mix(self.seed or 0, self.epoch))
         order = self.rows
         if self.seed is not None:
@@ -101,7 +101,7 @@ class TensorLoader:
 class PadCropFlip:
     """Zero padding, a random crop back to the size, and (for half of them) a horizontal flip.
 
-    Every image of the `(B, C, H, W)` batch draws its own place and side (He et al. 2016).
+    Every image of the `(B, C, H, W)` batch has its own crop and flip (He et al. 2016).
     """
 
     pad: int = 4
@@ -112,7 +112,7 @@ class PadCropFlip:
         count, device = len(batch), batch.device
         place = torch.randint(2 * self.pad + 1, (2, count), generator=generator).to(device)
         windows = F.pad(batch, (self.pad,) * 4).unfold(2, batch.shape[2], 1)
-        windows = windows.unfold(3, batch.shape[3], 1)  # a view: B C places places H W
+        windows = windows.unfold(3, batch.shape[3], 1)  # a view: B C rows columns H W
         crops = windows[torch.arange(count, device=device), :, place[0], place[1]]
         if not self.flip:
             return crops
@@ -122,18 +122,18 @@ class PadCropFlip:
 
 @dataclass(frozen=True)
 class Normalize:
-    """`(x / scale - mean) / deviation` per channel of `(B, C, ...)`, as float32."""
+    """`(x / scale - mean) / std` per channel of `(B, C, ...)`, as float32."""
 
     mean: tuple[float, ...]
-    deviation: tuple[float, ...]
+    std: tuple[float, ...]
     scale: float = 255.0
 
     def __call__(self, batch: Tensor) -> Tensor:
         """The normalized batch."""
         shape = (1, -1) + (1,) * (batch.ndim - 2)
         mean = torch.tensor(self.mean, device=batch.device).view(shape) * self.scale
-        deviation = torch.tensor(self.deviation, device=batch.device).view(shape) * self.scale
-        return batch.float().sub_(mean).div_(deviation)
+        std = torch.tensor(self.std, device=batch.device).view(shape) * self.scale
+        return batch.float().sub_(mean).div_(std)
 
 
 def stratified(targets: np.ndarray, share: float, seed: int) -> tuple[Tensor, Tensor]:

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 from autoprune.errors import TaskError
 from autoprune.graph.replica import plain, replica
 from autoprune.tasks.base import Batch, Split, Task
-from autoprune.tasks.moving import device_of, to_device
+from autoprune.tasks.nested import device_of, to_device
 
 _END = object()
 

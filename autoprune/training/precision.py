@@ -16,7 +16,7 @@ from torch.optim import SGD
 
 from autoprune.errors import DeviceError
 from autoprune.tasks.base import Batch, Task
-from autoprune.tasks.moving import mapped, to_device
+from autoprune.tasks.nested import mapped, to_device
 from autoprune.training.batches import sample
 from autoprune.training.rng import preserved, seed_all
 

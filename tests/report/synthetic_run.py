@@ -41,7 +41,7 @@ DENSE = DenseReport(
     Cost(DENSE_PARAMS, DENSE_MACS, DENSE_PARAMS * 4, None, DENSE_MS, 1.55, "measured", DEVICE),
 )
 CONFIG = {
-    "task": "cifar10",
+    "task": "digits",
     "task_args": {"depth": 20},
     "budget": {"latency_ms": "60%", "macs": "50%"},
     "device": {"runtime": "onnxruntime", "threads": 1, "batch": 1},

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gzip
 import json
 import re
 import shutil
@@ -7,6 +8,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from html.parser import HTMLParser
+from pathlib import Path
 
 import pytest
 from synthetic_run import CONFIG, ENVIRONMENT, make_run
@@ -47,8 +49,8 @@ class Page(HTMLParser):
 
 
 def without_plotly(source: str) -> str:
-    longest = max(re.findall(r"<script>.*?</script>", source, re.S), key=len)
-    return source.replace(longest, "")
+    (bundle,) = re.findall(r'<script type="text/plain" id="plotly">.*?</script>', source, re.S)
+    return source.replace(bundle, "")
 
 
 def figures_of(source: str) -> dict:
@@ -65,7 +67,7 @@ def page(view) -> str:
 def test_page_is_one_file_that_asks_for_nothing(finished_run) -> None:
     path = html.write(finished_run)
     assert path == finished_run.path / "report.html"
-    assert path.stat().st_size < 6_000_000
+    assert path.stat().st_size < 1_000_000
     source = path.read_text(encoding="utf-8")
     parsed = Page(without_plotly(source))
     assert parsed.open == []
@@ -140,12 +142,15 @@ def test_front_can_be_drawn_alone_against_a_chosen_axis(view) -> None:
 
 def test_heat_map_has_the_ratio_of_every_group_and_member(view) -> None:
     trace = figures.ratios(view)["data"][0]
-    names = [row[0] for row in trace["customdata"]]
-    for column, record in zip(range(len(view.members)), view.members, strict=True):
-        for name, row in zip(names, trace["z"], strict=True):
-            assert row[column] == pytest.approx(
-                100 * record.candidate.architecture.ratios(view.groups)[name], abs=0.06
-            )
+    shown = {
+        (column, name): percent
+        for column, (name, percent) in zip(trace["x"], trace["customdata"], strict=True)
+    }
+    assert shown == {
+        (f"#{record.number}", name): pytest.approx(100 * ratio, abs=0.06)
+        for record in view.members
+        for name, ratio in record.candidate.architecture.ratios(view.groups).items()
+    }
 
 
 def test_schedule_ends_at_the_removed_share_of_all_units(view) -> None:
@@ -174,6 +179,18 @@ def test_what_a_user_wrote_is_escaped_everywhere(tmp_path) -> None:
     assert HOSTILE in Page(source).texts
     assert "importance_0" in figures_of(page)
     assert "<img" not in json.dumps(figures_of(page)["importance_0"]).replace("&lt;img", "")
+
+
+def test_the_bundle_of_plotly_has_its_license_and_every_type_of_trace_that_is_drawn(view) -> None:
+    bundle = gzip.decompress((Path(html.__file__).parent / html.PLOTLY).read_bytes()).decode()
+    assert html.page(view).count("plotly.js (basic - minified) v") == 1
+    assert "Licensed under the MIT license" in html.page(view)
+    axes = front_plot.fronts(view).values()
+    drawn = [figures.ratios(view), figures.schedules(view), *figures.importances(view).values()]
+    drawn += [figures.history(view, "accuracy"), figures.prediction(view, "latency_ms"), *axes]
+    types = {trace.get("type", "scatter") for figure in drawn for trace in figure["data"]}
+    assert types == {"scatter", "bar"}
+    assert all(f'moduleType:"trace",name:"{kind}"' in bundle for kind in types)
 
 
 def test_embedded_json_cannot_leave_its_element() -> None:

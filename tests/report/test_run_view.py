@@ -115,7 +115,7 @@ def test_a_front_that_is_empty_as_measured_says_by_how_much() -> None:
 
 
 def test_finished_run_is_read_whole(finished_run, view) -> None:
-    assert (view.name, view.task, view.finished) == ("demo", "cifar10", True)
+    assert (view.name, view.task, view.finished) == ("demo", "digits", True)
     assert view.dense.metrics["accuracy"] == DENSE.metrics["accuracy"]
     assert sum(view.states.values()) == len(view.records) == 48
     assert view.states["failed"] == 1

@@ -72,9 +72,9 @@ def test_without_padding_and_flip_nothing_changes():
     assert torch.equal(PadCropFlip(0, flip=False)(images, torch.Generator()), images)
 
 
-def test_normalise_by_hand():
+def test_normalize_by_hand():
     batch = torch.tensor([[[[0]], [[255]]]], dtype=torch.uint8)
-    out = Normalize(mean=(0.5, 0.25), deviation=(0.5, 0.25))(batch)
+    out = Normalize(mean=(0.5, 0.25), std=(0.5, 0.25))(batch)
     assert out.flatten().tolist() == pytest.approx([-1.0, 3.0])
 
 

@@ -94,6 +94,6 @@ def _keep_heap() -> None:
     glibc gives the top of its heap back to the system when more is free there than twice the
     largest mapped block that was ever freed (mallopt(3), M_MMAP_THRESHOLD, at most 32 MB). Below
     that, a forward pass may give back and fault in its activations every time, or never, by what
-    happens to lie above them: copies of one MobileNet differed by half (`scripts/bench_heap.py`).
+    happens to lie above them: copies of one MobileNet differed by half (`results/archive.md`).
     """
     torch.empty(_LARGEST_MAPPED, dtype=torch.uint8, device="cpu")

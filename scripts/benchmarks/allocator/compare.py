@@ -1,6 +1,6 @@
 """The allocator beside a greedy descent, sequential milp and Lagrangian steps, on random problems.
 
-    python scripts/benchmarks/allocator/compare.py      # some minutes on one core
+    python -m scripts.benchmarks.allocator.compare      # some minutes on one core
 
 Small problems against brute force, 1,000 middle ones against uniform widths that are filled up to
 the limits, large ones (200 groups with 16 options) by time. Writes `results/allocator/random.csv`
@@ -18,10 +18,17 @@ from importlib.metadata import version
 from pathlib import Path
 
 import pandas as pd
-from instances import Instance, brute_force, large, middle, small, uniform
-from rivals import Rival, greedy
 
 from autoprune._search.allocator import Allocator
+from scripts.benchmarks.allocator.instances import (
+    Instance,
+    brute_force,
+    large,
+    middle,
+    small,
+    uniform,
+)
+from scripts.benchmarks.allocator.rivals import Rival, greedy
 
 OUT = Path(__file__).parents[3] / "results" / "allocator"
 METHODS = ("uniform", "greedy", "milp", "lagrangian", "allocator")

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from autoprune.tasks import Task
-from autoprune.tasks.fashion_mnist import FashionMnist
+from examples.fashion_mnist import FashionMnist
 
 LONGEST = 40  # tokens of a text
 

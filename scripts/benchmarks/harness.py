@@ -1,0 +1,129 @@
+"""What every benchmark shares: its arguments, where it ran, and its rows in a file under results/.
+
+A benchmark is a module that is run from the top of the repository, `python -m
+scripts.benchmarks.latency`. It appends each row to a CSV file as soon as it is measured, in the
+place of one with the same key, and makes its Markdown table anew from that file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from datetime import date
+from importlib.metadata import version
+from pathlib import Path
+
+import pandas as pd
+import torch
+from filelock import FileLock
+
+from autoprune.cost.targets import device_name
+from autoprune.store import write_text
+
+ROOT = Path(__file__).parents[2]
+RESULTS = ROOT / "results"
+PACKAGES = ("autoprune", "torch", "onnxruntime", "ray", "optuna", "numpy")
+
+
+def parser(description: str | None) -> argparse.ArgumentParser:
+    """A parser that prints a module's docstring as it is."""
+    return argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+
+
+def circumstances(packages: Sequence[str] = PACKAGES) -> dict[str, object]:
+    """Machine, cores, threads, versions, commit, command and day: columns of every row."""
+    return {
+        "machine": device_name(),
+        "cores": len(os.sched_getaffinity(0)),
+        "threads": torch.get_num_threads(),
+        "versions": ", ".join(f"{name} {version(name)}" for name in packages),
+        "python": platform.python_version(),
+        "commit": commit(),
+        "command": command(),
+        "date": date.today().isoformat(),
+    }
+
+
+def command() -> str:
+    """How this benchmark was started, with its arguments."""
+    module = ".".join(Path(sys.argv[0]).resolve().relative_to(ROOT).with_suffix("").parts)
+    return " ".join(["python -m", module.removesuffix(".__main__"), *sys.argv[1:]])
+
+
+@functools.cache
+def commit() -> str:
+    """The commit of this checkout, `+` where files of the package differ from it."""
+    git = ["git", "-C", str(ROOT)]
+    done = subprocess.run([*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True)
+    if done.returncode:
+        return "unknown"
+    changed = subprocess.run([*git, "diff", "--quiet", "HEAD", "--", "autoprune"]).returncode
+    return done.stdout.strip() + ("+" if changed else "")
+
+
+def stamp(rows: pd.DataFrame) -> str:
+    """The circumstances of the last row, as a sentence for its table."""
+    last = rows.iloc[-1]
+    return (
+        f"`{last.command}`: {last.machine}, {last.threads} of {last.cores} cores, Python "
+        f"{last.python}, {last.versions}; commit {last.commit}, {last.date}."
+    )
+
+
+class Rows:
+    """A CSV file whose rows are identified by the columns `key`.
+
+    Several processes may write to it: a row is added to those in the file by then, under a lock,
+    and the file is replaced as a whole, so that a kill loses nothing.
+    """
+
+    def __init__(self, path: Path, key: Sequence[str]) -> None:
+        self.path, self.key = path, list(key)
+
+    def read(self) -> pd.DataFrame:
+        """All rows; none where there is no file yet."""
+        return pd.read_csv(self.path) if self.path.is_file() else pd.DataFrame(columns=self.key)
+
+    def find(self, **values: object) -> pd.DataFrame:
+        """The rows with these values."""
+        rows = self.read()
+        for name, value in values.items():
+            rows = rows[rows[name] == value]
+        return rows
+
+    def put(self, *rows: Mapping[str, object]) -> None:
+        """Add `rows`; those in the file with the key of one of them leave."""
+        fresh = pd.DataFrame(rows)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{self.path}.lock"):
+            old = self.read()
+            replaced = pd.MultiIndex.from_frame(old[self.key]).isin(
+                pd.MultiIndex.from_frame(fresh[self.key])
+            )
+            kept = [] if replaced.all() else [old[~replaced]]
+            whole = pd.concat([*kept, fresh], ignore_index=True)
+            write_text(self.path, whole.to_csv(index=False))
+
+
+def table(rows: pd.DataFrame, formats: Mapping[str, tuple[str, str]]) -> str:
+    """A Markdown table of the columns in `formats`: column -> (title, format).
+
+    >>> frame = pd.DataFrame({"name": ["a"], "x": [0.25]})
+    >>> print(table(frame, {"name": ("network", ""), "x": ("share", ".0%")}))
+    | network | share |
+    |---|---|
+    | a | 25% |
+    """
+    lines = [[title for title, _ in formats.values()], ["---"] * len(formats)]
+    for row in rows.to_dict("records"):
+        cells = [(row[name], form) for name, (_, form) in formats.items()]
+        lines.append(["–" if pd.isna(value) else format(value, form) for value, form in cells])
+    text = ["| " + " | ".join(line) + " |" for line in lines]
+    return "\n".join(line.replace("| --- ", "|---").replace("--- |", "---|") for line in text)

@@ -1,0 +1,229 @@
+"""What an engineer does without a search: a rule that gives one model for each cost, then recovery.
+
+Each method turns a setup and a seed into a rule `level -> (kept units, which units or None)`.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import logging
+from collections.abc import Callable, Mapping
+from itertools import islice
+
+import torch
+import torch_pruning
+from torch import nn
+
+from autoprune.errors import TrainingError
+from autoprune.graph import PruningGraph
+from autoprune.pruning import importance, surgery
+from autoprune.pruning.compensate import reestimate_batchnorm
+from autoprune.pruning.sensitivity import Sensitivity
+from autoprune.space import kept_units
+from autoprune.tasks.nested import device_of
+from autoprune.training.batches import sample
+from scripts.benchmarks.search.setup import (
+    MAX_RATIO,
+    Clock,
+    Keep,
+    Setup,
+    Tried,
+    fitted,
+    levels,
+    recover,
+    store,
+)
+
+Rule = Callable[[float], tuple[Mapping[str, int], Keep | None]]
+
+CUTS = (0.25, 0.5, 0.65, 0.8, MAX_RATIO)  # where FastNAS's rule looks at each group
+SCORED = 1000  # validation samples of one look
+STATISTICS = 256  # training samples that re-estimate BatchNorm before one look
+
+
+def uniform(setup: Setup, seed: int) -> Rule:
+    """The same ratio everywhere, units by l2."""
+    sizes = setup.graph.sizes()
+
+    def kept_at(share: float) -> dict[str, int]:
+        return {name: kept_units(size, share * MAX_RATIO, 1) for name, size in sizes.items()}
+
+    return lambda level: (fitted(setup, kept_at, level), None)
+
+
+def fastnas(setup: Setup, seed: int) -> Rule:
+    """The largest drop of accuracy that every group may cause alone; units by l2.
+
+    The rule of ModelOpt's FastNAS: each group alone is cut at several ratios, without training and
+    with BatchNorm re-estimated, and scored on validation data; one threshold for all groups then
+    says how far each may go, interpolated between the cuts.
+    """
+    table = drops(setup, seed)
+    worst = max(values[0] for values in table.damage.values())
+
+    def kept_at(share: float) -> dict[str, int]:
+        return {name: _tolerated(table, name, share * worst) for name in table.kept}
+
+    return lambda level: (fitted(setup, kept_at, level), None)
+
+
+def drops(setup: Setup, seed: int) -> Sensitivity:
+    """How far validation accuracy drops when each group alone is cut; never rising with size."""
+    worth = importance.scores(setup.dense, setup.graph, "l2")
+    batches = sample(setup.task, seed, samples=STATISTICS)
+    dense = score(setup, setup.dense)
+    kept: dict[str, tuple[int, ...]] = {}
+    damage: dict[str, tuple[float, ...]] = {}
+    for name, size in setup.graph.sizes().items():
+        counts = sorted({kept_units(size, ratio, 1) for ratio in CUTS} - {size})
+        found = {size: 0.0}
+        for count in reversed(counts):
+            small = copy.deepcopy(setup.dense)
+            surgery.prune(small, setup.graph, importance.best_units(worth, {name: count}))
+            with torch.no_grad():
+                reestimate_batchnorm(small, batches, forward=setup.task.loss)
+            found[count] = max(dense - score(setup, small), *found.values())
+        kept[name] = tuple(sorted(found))
+        damage[name] = tuple(found[count] for count in kept[name])
+    return Sensitivity(dense, kept, damage)
+
+
+def global_l2(setup: Setup, seed: int) -> Rule:
+    """Torch-Pruning's own global pruning by l2: its ratios and its units."""
+
+    @functools.cache
+    def pruned(share: float) -> dict[str, tuple[int, ...]]:
+        return torch_pruned(setup.dense, setup.graph, setup.task.example_input(), share * MAX_RATIO)
+
+    def rule(level: float) -> tuple[dict[str, int], Keep]:
+        shares: dict[tuple[int, ...], float] = {}
+
+        def kept_at(share: float) -> dict[str, int]:
+            counts = {name: len(units) for name, units in pruned(share).items()}
+            shares[tuple(counts.values())] = share
+            return counts
+
+        kept = fitted(setup, kept_at, level)
+        return kept, pruned(shares[tuple(kept.values())])
+
+    return rule
+
+
+def torch_pruned(
+    dense: nn.Module, graph: PruningGraph, example: torch.Tensor, ratio: float
+) -> dict[str, tuple[int, ...]]:
+    """The units that Torch-Pruning keeps of each group, read from numbered running means.
+
+    What its graph couples otherwise than ours, it may not cut: a unit of ours stays unless all of
+    its channels left.
+    """
+    marked = numbered(dense)
+    last = [module for module in marked.modules() if isinstance(module, nn.Linear)][-1]
+    level = logging.getLogger().level
+    torch_pruning.pruner.BasePruner(
+        marked,
+        example,
+        importance=torch_pruning.importance.MagnitudeImportance(p=2),
+        global_pruning=True,
+        pruning_ratio=ratio,
+        max_pruning_ratio=MAX_RATIO,
+        ignored_layers=[last],
+    ).step()
+    logging.getLogger().setLevel(level)
+    return read_marks(marked, graph)
+
+
+def numbered(dense: nn.Module) -> nn.Module:
+    """A copy whose running means are the numbers of their channels."""
+    marked = copy.deepcopy(dense)
+    for name, buffer in marked.named_buffers():
+        if name.endswith("running_mean"):
+            buffer.copy_(torch.arange(len(buffer)))
+    return marked
+
+
+def read_marks(marked: nn.Module, graph: PruningGraph) -> dict[str, tuple[int, ...]]:
+    """Group -> units whose first numbered channel is still in a running mean."""
+    kept = {}
+    for group in graph.groups:
+        part = next(s for s in group.slices if s.tensor.endswith("running_mean"))
+        layer = marked.get_submodule(part.tensor.rpartition(".")[0])
+        left = set(layer.running_mean.long().tolist())  # type: ignore[operator, union-attr]
+        kept[group.name] = tuple(u for u in range(group.size) if int(part.indices[u][0]) in left)
+    return kept
+
+
+MakeRule = Callable[[Setup, int], Rule]
+RULES: dict[str, MakeRule] = {
+    "uniform": uniform,
+    "global_l2": global_l2,
+    "fastnas": fastnas,
+}
+
+
+def run(setup: Setup, seed: int, budget: float, *, rule: MakeRule) -> list[Tried]:
+    """Trials at ever more cost levels, while the compute for another one is left."""
+    clock = Clock()
+    choose = rule(setup, seed)
+    found: list[Tried] = []
+    seen: set[tuple[int, ...]] = set()
+    for level in levels():
+        if setup.spent() + setup.planned(level) > budget:
+            break
+        kept, keep = choose(level)
+        if tuple(kept.values()) not in seen:
+            seen.add(tuple(kept.values()))
+            found.append(_tried(setup, level, seed, (kept, keep), len(found), clock))
+    return found
+
+
+def _tried(
+    setup: Setup,
+    level: float,
+    seed: int,
+    choice: tuple[Mapping[str, int], Keep | None],
+    number: int,
+    clock: Clock,
+) -> Tried:
+    kept, keep = choice
+    candidate = setup.candidate(kept)
+    try:
+        run = recover(setup, candidate, epochs=setup.epochs, seed=seed, keep=keep)
+    except TrainingError:
+        run = None
+    return Tried(
+        number=number,
+        state="complete" if run else "failed",
+        origin=f"level {level:.3f}",
+        candidate=candidate,
+        share=setup.share(kept),
+        params=int(setup.costs.cost(candidate.architecture).get("params")),
+        epochs=run.epoch if run else 0.0,
+        accuracy=run.metrics[setup.task.metric] if run else None,
+        spent=setup.spent(),
+        wall_s=clock(),
+        train_s=run.times["train_s"] if run else 0.0,
+        model=store(setup, run, number) if run else None,
+        keep=keep,
+    )
+
+
+def _tolerated(table: Sensitivity, name: str, drop: float) -> int:
+    """The fewest units with which a group causes at most `drop`."""
+    counts = range(table.kept[name][0], table.kept[name][-1] + 1)
+    return next(count for count in counts if table.at(name, count) <= drop + 1e-12)
+
+
+def score(setup: Setup, model: nn.Module, samples: int = SCORED) -> float:
+    """Accuracy on the first validation samples."""
+    right = seen = 0
+    model.eval()
+    with torch.no_grad():
+        for inputs, targets in islice(setup.task.val_loader(), samples):
+            inputs, targets = (x[: samples - seen].to(device_of(model)) for x in (inputs, targets))
+            right += int((model(inputs).argmax(1) == targets).sum())
+            seen += len(targets)
+            if seen >= samples:
+                break
+    return right / seen

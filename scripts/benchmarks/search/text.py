@@ -1,0 +1,167 @@
+"""The benchmark as markdown."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import pandas as pd
+
+from scripts.benchmarks.search import table as tables
+from scripts.benchmarks.search.setup import LEVELS
+from scripts.benchmarks.search.table import Table
+
+_HOW = """\
+Hypervolume: reference point dense cost and 50 % error, over its largest possible value; of the
+front that was chosen on validation data. Accuracies: test split, the trial that is best on
+validation at or below the cost. Mean ± standard deviation over seeds. Compute: one training sample
+(forward and backward of the candidate) counts 1 whatever the model's size; any other pass
+(validation, teacher, calibration, sensitivity, screening, re-estimated BatchNorm) counts 1/3 for
+as many multiply-accumulates as a forward pass of the dense model has. `other` is the share of the
+compute that is not training; `MACs` is the compute with training weighted by multiply-accumulates
+too. Trials that ended when the compute was spent do not count. `over` counts members of all fronts
+above the budget of 70 % of the dense model's multiply-accumulates.
+"""
+
+
+def markdown(table: Table, long: pd.DataFrame) -> str:
+    """Every task's table, then the long recovery."""
+    parts = ["# Search benchmark", "", _HOW]
+    for task in table.data.task.unique():
+        parts += _task(table, task)
+        if not long.empty and task in set(long.task):
+            parts += _long(long[long.task == task], table.of(task))
+    return "\n".join(parts)
+
+
+def _task(table: Table, task: str) -> list[str]:
+    first = table.of(task).iloc[0]
+    lines = [
+        f"## {task}",
+        "",
+        f"Dense: test {100 * first.dense_test:.2f} %, {first.dense_macs / 1e6:.2f} M MACs, weights "
+        f"{first.dense}. Compute of a method: {first.budget / first.factor:,.0f} training samples "
+        f"({first.setting}). {first.machine}, {int(first.threads)} threads, {first.precision}; "
+        f"{first.versions}.",
+        "",
+        "| method | seeds | hypervolume (test) | (val) | "
+        + " | ".join(f"at {level:.0%}" for level in LEVELS)
+        + " | trials | other | MACs | minutes | over |",
+        "|---|" + "---:|" * (8 + len(LEVELS)),
+    ]
+    runs = tables.summary(table, task)
+    order = runs.groupby("method").hv_test.mean().sort_values(ascending=False).index
+    for method in order:
+        own = runs[runs.method == method]
+        cells = [method, str(len(own)), _spread(own.hv_test, 4), _spread(own.hv_val, 4)]
+        cells += [_spread(100 * own[f"at_{level:.0%}"], 2) for level in LEVELS]
+        cells += [f"{own.trials.mean():.1f}", f"{own.other.mean():.0%}", f"{own.macs.mean():.2f}"]
+        cells += [f"{own.wall_min.mean():.1f}", str(int(own.over.sum()))]
+        lines.append("| " + " | ".join(cells) + " |")
+    return [*lines, "", *_factor(table, task)]
+
+
+def _factor(table: Table, task: str) -> list[str]:
+    """How much compute the plain loop needs for autoprune's hypervolume."""
+    lines = []
+    for method in table.of(task).method.unique():
+        if " x" not in method:
+            continue
+        for seed in sorted(table.of(task, method).seed.unique()):
+            ours = table.of(task, "autoprune", seed)
+            if ours.empty:
+                continue
+            wanted = tables.volume(tables.points_of(ours, "val_accuracy"))
+            loop = table.of(task, method, seed)
+            share = tables.needed(loop, wanted) / ours.iloc[0].budget
+            most = float(loop.iloc[0].factor)
+            reached = (
+                f"after {share:.1f} times the compute"
+                if math.isfinite(share)
+                else (
+                    f"not within {most:g} times the compute "
+                    f"(it has {tables.volume(tables.points_of(loop, 'val_accuracy')):.4f})"
+                )
+            )
+            lines.append(
+                f"- {method}, seed {seed}: autoprune's validation hypervolume ({wanted:.4f}) is "
+                f"reached {reached}."
+            )
+    return [*lines, ""] if lines else []
+
+
+def _long(long: pd.DataFrame, short: pd.DataFrame) -> list[str]:
+    """Members of each front after long recovery; `short` are the task's trials.
+
+    A hypervolume is that of all levels: a seed has none where a member is not recovered yet.
+    """
+    epochs = ", ".join(f"{value:g}" for value in sorted(long.epochs.unique()))
+    levels = sorted(long.level.unique(), reverse=True)
+    first = long.iloc[0]
+    lines = [
+        f"After {epochs} epochs of recovery ({first.precision}): the test hypervolume of a seed's "
+        "members at all these costs, and their accuracies at the end (mean share of the MACs):",
+        "",
+        "| method | seeds | hypervolume | "
+        + " | ".join(f"at {level:.0%}" for level in levels)
+        + " |",
+        "|---|" + "---:|" * (2 + len(levels)),
+    ]
+    found = []
+    for method, own in long.groupby("method", sort=False):
+        runs = short[short.method == method]
+        volumes = pd.Series(
+            {
+                seed: _volume(part) if _whole(part, runs[runs.seed == seed], levels) else math.nan
+                for seed, part in own.groupby("seed")
+            }
+        )
+        cells = [str(method), str(len(volumes)), _spread(volumes, 4)]
+        cells += [_member(own[own.level == level], len(volumes)) for level in levels]
+        rank = volumes.fillna(0.0).mean(), own.test_accuracy.mean()
+        found.append((rank, "| " + " | ".join(cells) + " |"))
+    return [*lines, *(line for _, line in sorted(found, reverse=True)), ""]
+
+
+def _whole(members: pd.DataFrame, trials: pd.DataFrame, levels: Sequence[float]) -> bool:
+    """Whether a run's members of all levels are recovered, as far as there are any."""
+    return all(
+        level in set(members.level) or tables.at_most(trials, level) is None for level in levels
+    )
+
+
+def _volume(members: pd.DataFrame) -> float:
+    """The hypervolume on test of those that are not dominated on validation."""
+    on_val = list(zip(members.macs_share, members.val_accuracy, strict=True))
+    on_test = list(zip(members.macs_share, members.test_accuracy, strict=True))
+    return tables.volume([on_test[place] for place in tables.front(on_val)])
+
+
+def _member(own: pd.DataFrame, seeds: int) -> str:
+    if own.empty:
+        return "–"
+    lacking = "" if len(own) == seeds else f", {len(own)} of {seeds} seeds"
+    return f"{_spread(100 * own.test_accuracy, 2)} ({own.macs_share.mean():.0%}{lacking})"
+
+
+def _spread(values: pd.Series, digits: int) -> str:
+    """Mean ± sample standard deviation; the mean alone of one value.
+
+    >>> _spread(pd.Series([1.0, 3.0]), 1), _spread(pd.Series([2.0]), 1), _spread(pd.Series([]), 1)
+    ('2.0 ± 1.4', '2.0', '–')
+    """
+    known = values.dropna()
+    if known.empty:
+        return "–"
+    mean = f"{known.mean():.{digits}f}"
+    lacking = f" ({len(known)} of {len(values)})" if len(known) < len(values) else ""
+    return mean + (f" ± {known.std():.{digits}f}" if len(known) > 1 else "") + lacking
+
+
+def frame(data: pd.DataFrame, digits: int) -> str:
+    """A frame of numbers with its index, as a table in Markdown."""
+    lines = ["| " + " | ".join(["", *map(str, data.columns)]) + " |"]
+    lines.append("|---|" + "---:|" * data.shape[1])
+    for name, row in zip(data.index, data.to_numpy(), strict=True):
+        lines.append("| " + " | ".join([str(name), *(f"{x:.{digits}f}" for x in row)]) + " |")
+    return "\n".join(lines)

@@ -1,0 +1,82 @@
+"""Rows of a benchmark on disk, and that every benchmark is listed and can be started."""
+
+from __future__ import annotations
+
+import importlib
+import re
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from scripts.benchmarks import harness
+from scripts.benchmarks.harness import RESULTS, ROOT, Rows
+
+BENCHMARKS = Path(harness.__file__).parent
+
+
+def test_a_row_replaces_the_one_with_its_key(tmp_path: Path) -> None:
+    file = Rows(tmp_path / "deep" / "a.csv", ["model", "seed"])
+    assert file.read().empty
+    file.put({"model": "a", "seed": 0, "x": 1.0}, {"model": "a", "seed": 1, "x": 2.0})
+    file.put({"model": "a", "seed": 0, "x": 3.0, "new": "column"})
+    assert file.find(model="a", seed=0).x.tolist() == [3.0]
+    assert file.find(model="a", seed=1).x.tolist() == [2.0]
+    assert file.find(model="b").empty
+    assert file.read().new.isna().tolist() == [True, False]
+
+
+def test_two_writers_lose_no_rows(tmp_path: Path) -> None:
+    one, other = (Rows(tmp_path / "a.csv", ["n"]) for _ in range(2))
+    one.put({"n": 0})
+    other.put({"n": 1})
+    one.put({"n": 2})
+    assert sorted(other.read().n) == [0, 1, 2]
+
+
+def test_a_row_says_how_it_was_made(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    started = str(BENCHMARKS / "graph" / "__main__.py")
+    monkeypatch.setattr("sys.argv", [started, "--models", "resnet18"])
+    about = harness.circumstances(["torch"])
+    assert about["command"] == "python -m scripts.benchmarks.graph --models resnet18"
+    assert harness.stamp(pd.DataFrame([about])).startswith(f"`{about['command']}`: ")
+    assert set(about) > {"machine", "cores", "threads", "versions", "python", "commit", "date"}
+
+
+def test_a_table_formats_each_column_and_marks_what_is_missing() -> None:
+    rows = pd.DataFrame({"name": ["a", "b"], "share": [0.25, None], "other": [1, 2]})
+    assert harness.table(rows, {"name": ("network", ""), "share": ("MACs", ".0%")}) == (
+        "| network | MACs |\n|---|---|\n| a | 25% |\n| b | – |"
+    )
+
+
+def modules() -> list[str]:
+    """Every module of a benchmark that can be run, as the index names it."""
+    found = []
+    for file in BENCHMARKS.rglob("*.py"):
+        if '__name__ == "__main__"' in file.read_text():
+            parts = file.relative_to(BENCHMARKS).with_suffix("").parts
+            found.append(".".join(part for part in parts if part != "__main__"))
+    return found
+
+
+def test_the_index_lists_every_benchmark_with_results_that_are_there() -> None:
+    index = (BENCHMARKS / "README.md").read_text()
+    assert sorted(re.findall(r"^\| `([\w.]+)`", index, re.MULTILINE)) == sorted(modules())
+    links = re.findall(r"\]\(\.\./\.\./results/([^)]+)\)", index)
+    assert links
+    assert [link for link in links if not (RESULTS / link).is_file()] == []
+
+
+@pytest.mark.parametrize("module", modules())
+def test_every_benchmark_finds_what_it_imports(module: str) -> None:
+    name = f"scripts.benchmarks.{module}"
+    if (BENCHMARKS / module / "__main__.py").is_file():
+        name += ".__main__"
+    assert importlib.import_module(name).main.__module__ == name
+
+
+def test_no_committed_report_is_over_one_megabyte() -> None:
+    reports = list((ROOT / "results").glob("cifar10-resnet20/*.html"))
+    assert reports
+    assert [file.name for file in reports if file.stat().st_size > 1_000_000] == []
