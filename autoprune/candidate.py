@@ -56,7 +56,8 @@ class Recovery:
             raise ValueError(f"recovery.optimizer must be one of {known}, got {self.optimizer!r}")
         for name in ("regularizer", "weight_decay", "grad_clip"):
             value = getattr(self, name)
-            if value is not None and not value >= 0.0:
+            may_be_none = name == "weight_decay"
+            if not (may_be_none if value is None else value >= 0.0):
                 raise ValueError(f"recovery.{name} must be at least 0, got {value}")
 
     def resolved(self, auto: str) -> Recovery:
