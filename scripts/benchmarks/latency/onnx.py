@@ -1,6 +1,6 @@
 """What filling one ONNX graph with the weights of each pruning saves of a latency profile.
 
-    python scripts/bench_onnx.py > results/bench/latency/onnx.md    # about a minute
+    python -m scripts.benchmarks.latency.onnx > results/latency/onnx.md    # about a minute
 
 A few prunings beside the dense model, timed as a profile times them (with graphs that are filled,
 `cost.onnx_prunings`); and the same models exported one by one, and filled, without being timed.
@@ -36,7 +36,7 @@ def main() -> None:
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     print("# Prunings as ONNX: exported one by one, or one graph that is filled\n")
-    print("`python scripts/bench_onnx.py`: seconds of the processor for each pruning.")
+    print("`python -m scripts.benchmarks.latency.onnx`: seconds of the processor for each pruning.")
     print(
         f"{device_name()}, 1 thread, Python {platform.python_version()}, torch {version('torch')}, "
         f"onnxruntime {version('onnxruntime')}.\n"
