@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import difflib
+import logging
 import math
 import platform
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -21,15 +23,16 @@ from autoprune._search.sites import Site, check, sites_of
 from autoprune._search.study import distributions
 from autoprune._search.tuning import threads_for
 from autoprune._search.verify import Gauge, objectives_of
+from autoprune.architecture import Architecture
 from autoprune.budget import Cost
 from autoprune.config import RunConfig
 from autoprune.cost.activations import COUNTED, PeakMemory
 from autoprune.cost.model import CostModel
 from autoprune.cost.targets import cores, device_name
-from autoprune.cost_fields import MEMORY, cost_fields, is_cost
+from autoprune.cost_fields import MEMORY, cost_fields, is_cost, is_latency
 from autoprune.device.profile import DeviceProfile
 from autoprune.device.widths import efficient_step
-from autoprune.errors import AutopruneError, ConfigError, GraphError, TaskError
+from autoprune.errors import AutopruneError, ConfigError, DeviceError, GraphError, TaskError
 from autoprune.fitted_space import FittedSpace
 from autoprune.graph import PruningGraph
 from autoprune.pareto import Objective
@@ -47,6 +50,8 @@ from autoprune.training.optimizers import optimizer_for
 
 _PACKAGES = ("autoprune", "torch", "ray", "optuna", "numpy", "onnx", "onnxruntime")
 _SENSITIVITY_SAMPLES = 512
+_SENSITIVITY_MACS = 4e12  # multiply-accumulates of all forward passes: a few minutes at most
+_LOG = logging.getLogger(__name__)
 Say = Callable[[str], None]
 
 
@@ -60,6 +65,19 @@ class Prepared:
     metrics: Mapping[str, float]
     gauge: Gauge
     training_device: str
+    memory: tuple[PeakMemory, ...] = (COUNTED,)
+
+    def with_sites(self, sites: tuple[Site, ...]) -> Prepared:
+        """The same search with costs predicted from these devices' profiles."""
+        costs, margins = _costs(self.graph, sites, self.memory)
+        plan = replace(
+            self.plan,
+            price=costs.cost,
+            prices=costs.prices,
+            dense=costs.dense,
+            margins=margins,
+        )
+        return replace(self, plan=plan, gauge=replace(self.gauge, sites=sites))
 
     @property
     def sites(self) -> tuple[Site, ...]:
@@ -106,16 +124,36 @@ def prepare(
         else site
         for site in sites
     )
-    memory = {}
-    if MEMORY in names:
+    memory: tuple[PeakMemory, ...] = (COUNTED,)
+    if MEMORY in names and sites:
         say("peak memory of random prunings")
-        memory = {site.name: site.peak_memory(dense, graph, example) for site in sites}
+        memory = tuple(site.peak_memory(dense, graph, example) for site in sites)
     space = config.space.for_optimizer(optimizer_for(task, dense, graph))
     plan = _plan(config, space, graph, objectives, metrics, sites, memory)
     plan.check()
     distributions(plan)
     gauge = Gauge(dense, graph, example, sites)
-    return Prepared(plan, dense, graph, metrics, gauge, device)
+    return Prepared(plan, dense, graph, metrics, gauge, device, memory)
+
+
+def correct(ready: Prepared, chosen: Sequence[Architecture], say: Say) -> Prepared:
+    """The search with latency predictors corrected by measuring these architectures.
+
+    They should use the budget up: what was measured of random prunings, perhaps on a busier
+    machine, is then right where it decides. Where a device fails, its profile stays as it is.
+    """
+    names = [*ready.plan.budget.fields, *(objective.name for objective in ready.plan.objectives)]
+    if not chosen or not any(is_latency(name) for name in names):
+        return ready
+    say("latencies of models that use the budget up")
+    gauge, sites = ready.gauge, []
+    for site in ready.sites:
+        try:
+            sites.append(site.corrected(gauge.dense, gauge.graph, gauge.example, chosen))
+        except DeviceError as error:
+            _LOG.warning("its profile is used as it is: %s", error)
+            sites.append(site)
+    return ready.with_sites(tuple(sites))
 
 
 def _plan(
@@ -125,20 +163,15 @@ def _plan(
     objectives: tuple[Objective, ...],
     metrics: Mapping[str, float],
     sites: tuple[Site, ...],
-    memory: Mapping[str, PeakMemory],
+    memory: tuple[PeakMemory, ...],
 ) -> Plan:
-    predictors = {site.name: site.profile.predictor for site in sites if site.profile}
-    fitted = list(memory.values()) or [COUNTED]
-    costs = CostModel(graph, latency=predictors, memory=fitted)
-    margins = {name: margin for site in sites for name, margin in site.margins.items()}
-    if memory:
-        margins[MEMORY] = max(it.upper_factor for it in fitted) - 1.0
+    costs, margins = _costs(graph, sites, memory)
     limits = config.search
     return Plan(
         space=FittedSpace.of(
             space,
             graph.sizes(),
-            efficient_step(graph, predictors.values()),
+            efficient_step(graph, [site.profile.predictor for site in sites if site.profile]),
             {block.name: tuple(graph.lost([block.name])) for block in graph.blocks},
         ),
         price=costs.cost,
@@ -160,6 +193,19 @@ def _plan(
         levels=config.levels,
         margins=margins,
     )
+
+
+def _costs(
+    graph: PruningGraph, sites: Iterable[Site], memory: Sequence[PeakMemory]
+) -> tuple[CostModel, dict[str, float]]:
+    """What predicts costs, and by how much each upper bound lies above the prediction."""
+    sites = list(sites)
+    predictors = {site.name: site.profile.predictor for site in sites if site.profile}
+    margins = {name: margin for site in sites for name, margin in site.margins.items()}
+    factor = max(fitted.upper_factor for fitted in memory)
+    if factor > 1.0:
+        margins[MEMORY] = factor - 1.0
+    return CostModel(graph, latency=predictors, memory=memory), margins
 
 
 def make_bench(
@@ -196,11 +242,23 @@ def make_bench(
 def measure_damage(
     config: RunConfig, task: Task, ready: Prepared, calibration: Calibration, say: Say
 ) -> Sensitivity:
-    """How far the outputs move when each group alone is cut, after repair."""
-    say("what each group alone is worth")
-    batches = sample(task, config.search.seed, samples=_SENSITIVITY_SAMPLES, least=1)
-    score = sensitivity.divergence(ready.dense, batches, forward=task.outputs)
+    """How far the outputs move when each group or block alone is pruned, after repair.
+
+    On fewer samples where model and number of groups are large, so that it takes about the same.
+    """
     space = ready.plan.space
+    builds = len(space.widths) * len(sensitivity.RATIOS) + len(space.blocks)
+    samples = _SENSITIVITY_MACS / max(1, builds * (ready.plan.dense.macs or 1))
+    samples = int(min(_SENSITIVITY_SAMPLES, max(_SENSITIVITY_SAMPLES / 8, samples)))
+    batches = heads(sample(task, config.search.seed, samples=samples, least=1), samples)
+    score = sensitivity.divergence(ready.dense, batches, forward=task.outputs)
+    began = time.monotonic()
+
+    def told(done: int, all_: int) -> None:
+        left = (time.monotonic() - began) * (all_ - done) / max(done, 1)
+        tail = f", about {left:.0f} s left" if done else ""
+        say(f"sensitivity of {all_} groups and blocks: {done} measured{tail}")
+
     return sensitivity.measure(
         ready.dense,
         ready.graph,
@@ -210,6 +268,7 @@ def measure_damage(
         blocks=tuple(space.blocks) if space.most_dropped else (),
         statistics=heads(batches, STATISTICS),
         forward=task.loss,
+        progress=told,
     )
 
 

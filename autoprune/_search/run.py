@@ -15,6 +15,7 @@ from autoprune._search.plan import Plan
 from autoprune._search.prepare import (
     Prepared,
     Say,
+    correct,
     environment,
     make_bench,
     make_screening,
@@ -46,6 +47,8 @@ from autoprune.store import (
     SearchPlan,
 )
 from autoprune.tasks.base import Task
+
+CHECKED = 8  # models near the budget that are measured before the first trial
 
 
 def run(
@@ -79,7 +82,14 @@ def run(
             _describe(store, ready)
             bench = make_bench(config, task, ready, str(place.resolve()), say)
             damage = _damage(config, task, store, ready, bench, say)
-            first = seeds(ready.plan, damage, _worth(ready, bench) if damage else None)
+            worth = _worth(ready, bench) if damage else None
+            first = seeds(ready.plan, damage, worth)
+            if not resume:
+                chosen = dict.fromkeys(proposal.candidate.architecture for proposal in first)
+                ready = correct(ready, list(chosen)[:CHECKED], say)
+                ready.plan.check()
+                _describe(store, ready)
+                first = seeds(ready.plan, damage, worth)
             screening = make_screening(config, task, ready, bench, damage)
             ledger = Ledger(ready.plan, store, watcher, since=since)
             _search(store, ready, bench, first, screening, ledger)

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 
 from torch import nn
 
+from autoprune.architecture import Architecture
 from autoprune.budget import Cost, Device
 from autoprune.config import DeviceConfig
 from autoprune.cost.activations import COUNTED, PeakMemory
@@ -23,6 +24,7 @@ from autoprune.cost_fields import LATENCIES, field_at
 from autoprune.device.memory import fit_peak_memory
 from autoprune.device.predictor import LatencyPredictor
 from autoprune.device.profile import DeviceProfile
+from autoprune.device.sampling import Sampler
 from autoprune.graph import PruningGraph
 
 
@@ -95,6 +97,27 @@ class Site:
             seed=seed,
         )
         return replace(self, device=found.device, profile=DeviceProfile.of(found, graph))
+
+    def corrected(
+        self,
+        dense: nn.Module,
+        graph: PruningGraph,
+        example: Inputs,
+        chosen: Sequence[Architecture],
+    ) -> Site:
+        """The same with its predictor corrected by measuring these architectures now."""
+        if self.profile is None or self.is_elsewhere or not chosen:
+            return self
+        sampler = Sampler(
+            dense,
+            graph,
+            self.inputs(example),
+            runtime=self.config.runtime,
+            threads=self.config.threads,
+            seed=0,
+        )
+        predictor = self.profile.predictor.corrected(sampler.measure_these(chosen).samples)
+        return replace(self, profile=replace(self.profile, predictor=predictor))
 
     def peak_memory(self, dense: nn.Module, graph: PruningGraph, example: Inputs) -> PeakMemory:
         """How activations take memory there, at the batch of the example; counted if unknown."""

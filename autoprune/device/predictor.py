@@ -27,7 +27,9 @@ _log = logging.getLogger(__name__)
 _DOUBTFUL = 0.1
 _COVERED = 0.95  # the share of unseen prunings that are to stay below the upper bound
 _CONFIDENCE = 0.8  # that they are so many
-_FORMAT = 4
+_FORMAT = 5
+_NEAR_DENSE = 0.98  # ratios above say nothing of the exponent
+_EXPONENTS = (0.5, 2.0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,6 +51,7 @@ class LatencyPredictor:
     error: float
     held_out: tuple[tuple[float, float], ...]
     samples: tuple[Sample, ...]
+    exponent: float = 1.0
 
     @property
     def upper_factor(self) -> float:
@@ -143,7 +146,23 @@ class LatencyPredictor:
 
     def predict_many(self, kept: NDArray[np.int64]) -> Floats:
         """Median milliseconds of many candidates, given as `candidates x groups`."""
-        return np.asarray(self.dense_ms * self.additive(kept))
+        return np.asarray(self.dense_ms * self.additive(kept) ** self.exponent)
+
+    def corrected(self, checks: Sequence[Sample]) -> LatencyPredictor:
+        """The same, agreeing with later measurements of the models that matter.
+
+        Ratios to the dense model are raised to one power, so that the dense model's stays 1; it is
+        the median of what each of `checks` asks for. They are the held-out prunings from then on.
+        """
+        kept = np.concatenate([self.features.row(check.kept) for check in checks])
+        predicted, measured = self.additive(kept), np.array([check.ratio for check in checks])
+        told = (predicted > 0.0) & (predicted < _NEAR_DENSE) & (measured < _NEAR_DENSE)
+        exponent = self.exponent
+        if told.any():
+            wanted = np.log(measured[told]) / np.log(predicted[told])
+            exponent = float(np.clip(np.median(wanted), *_EXPONENTS))
+        pairs = zip(measured.tolist(), (predicted**exponent).tolist(), strict=True)
+        return dataclasses.replace(self, exponent=exponent, held_out=tuple(pairs))
 
     def additive(self, kept: NDArray[np.int64]) -> Floats:
         """The sum over layers, relative to the dense model: never less where a layer does more."""
@@ -161,6 +180,7 @@ class LatencyPredictor:
             "held_out": [list(pair) for pair in self.held_out],
             "features": list(self.features.names),
             "coefficients": self.coefficients.tolist(),
+            "exponent": self.exponent,
             "samples": [{**dataclasses.asdict(it), "kept": dict(it.kept)} for it in self.samples],
         }
 
@@ -191,6 +211,7 @@ class LatencyPredictor:
             error=data["error"],
             held_out=tuple((ours, theirs) for ours, theirs in data["held_out"]),
             samples=tuple(Sample(**sample) for sample in data["samples"]),
+            exponent=data["exponent"],
         )
 
 

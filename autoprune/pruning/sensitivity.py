@@ -101,6 +101,7 @@ def measure(
     blocks: Sequence[str] = (),
     statistics: Sequence[Any] = (),
     forward: Forward | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> Sensitivity:
     """Prune each group alone at each ratio, repair, and see how far `score` rises.
 
@@ -108,8 +109,8 @@ def measure(
     targets. `scores` are the units' importance (by default the Optimal-Brain-Surgeon order),
     `nearest` rounds the widths that are tried. Means that pruning shifts are corrected by the
     repair, so the statistics of batch normalizations stay. Each of `blocks` is dropped alone, with
-    batch normalizations re-estimated on the `statistics` batches. Raises TrainingError where a
-    score is not finite.
+    batch normalizations re-estimated on the `statistics` batches. `progress` is told how many of
+    all groups and blocks are done. Raises TrainingError where a score is not finite.
     """
     for ratio in ratios:
         if not 0.0 < ratio < 1.0:
@@ -117,7 +118,10 @@ def measure(
     scores = obs_scores(model, graph, calibration) if scores is None else scores
     dense = _finite(score(model), "the dense model")
     kept, damage = {}, {}
-    for name, size in graph.sizes().items():
+    tell = progress or (lambda done, every: None)
+    every = len(graph.groups) + len(blocks)
+    for done, (name, size) in enumerate(graph.sizes().items()):
+        tell(done, every)
         wanted = [size * (1.0 - ratio) for ratio in ratios]
         counts = {nearest(name, w) if nearest else max(1, round(w)) for w in wanted}
         rises = {size: 0.0}
@@ -134,7 +138,8 @@ def measure(
             rises[count] = rise
         kept[name] = tuple(sorted(rises))
         damage[name] = _monotone([rises[count] for count in kept[name]])
-    for name in blocks:
+    for done, name in enumerate(blocks, start=len(graph.groups)):
+        tell(done, every)
         small = build(model, graph, Architecture(dropped=[name])).model
         reestimate_batchnorm(small, statistics, forward=forward)
         rise = _finite(score(small), f"block {name!r} dropped") - dense

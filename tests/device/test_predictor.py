@@ -190,3 +190,23 @@ def test_farthest_rows_are_where_nothing_is_known_yet():
     after = x[[0, 1, 2]].T @ x[[0, 1, 2]] + 0.01 * np.eye(2)
     variance = {row: x[row] @ np.linalg.inv(after) @ x[row] for row in (3, 4)}
     assert chosen == [2, max(variance, key=variance.__getitem__)]
+
+
+def test_a_correction_meets_later_measurements_and_leaves_the_dense_model() -> None:
+    graph = chain((64, 48, 40))
+    fitted = LatencyPredictor.from_samples(
+        graph, samples_of(graph, by_layers), device=DEVICE, dense_ms=3.0
+    )
+    later = [  # a quieter machine: everything below the dense model is faster than was learned
+        Sample(it.kept, it.median_ms, it.ratio**1.3)
+        for it in samples_of(graph, by_layers, 6, seed=5)
+        if it.ratio < 0.9
+    ]
+    fixed = fitted.corrected(later)
+    assert fixed.exponent == pytest.approx(1.3, abs=0.05)
+    for sample in later:
+        assert fixed.predict(sample.kept) / fixed.dense_ms == pytest.approx(sample.ratio, rel=0.05)
+    assert fixed.predict(graph.sizes()) == pytest.approx(fitted.predict(graph.sizes()), rel=0.02)
+    assert fixed.upper_factor < 1.05
+    again = LatencyPredictor.from_dict(fixed.to_dict(), graph)
+    assert again.predict(later[0].kept) == pytest.approx(fixed.predict(later[0].kept))
