@@ -123,7 +123,7 @@ def test_profile_of_another_model_is_refused_with_what_differs(other, message):
     ).to_dict()
     with pytest.raises(DeviceError, match=message):
         LatencyPredictor.from_dict(data, chain(other))
-    with pytest.raises(DeviceError, match="must have format 4, got 7"):
+    with pytest.raises(DeviceError, match="must have format 5, got 7"):
         LatencyPredictor.from_dict({**data, "format": 7}, graph)
 
 
