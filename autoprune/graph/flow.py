@@ -15,15 +15,15 @@ from typing import Any, Protocol
 
 from torch import Tensor, nn
 from torch.jit import ScriptModule
-from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from autoprune.graph import modules, statistics
 from autoprune.graph.blocks import structure_of
+from autoprune.graph.caller import Caller
 from autoprune.graph.calls import Activation, Call, Note, Record, Site, State, Storages, owner
-from autoprune.graph.given import meet_norm, seen, settle, shape_given
+from autoprune.graph.given import settle, shape_given
 from autoprune.graph.ids import Ids, Labels, is_free
 from autoprune.graph.outputs import tensors_in
 from autoprune.graph.sizes import LISTENER, Held, Seen, Size, holds
@@ -270,7 +270,7 @@ class Flow(TorchDispatchMode):  # type: ignore[no-untyped-call]
         depth = len(self._stack)
         token = LISTENER.set(self._compared)
         try:
-            with self, _Caller(self):
+            with self, Caller(self):
                 yield
         finally:
             LISTENER.reset(token)
@@ -413,30 +413,6 @@ _SIZES_OF_ITS_OWN = frozenset(
     layer_norm group_norm bmm mm""".split()  # noqa: SIM905
 )
 """Functions that reshape for themselves: the sizes in them are nobody's attributes."""
-
-
-class _Caller(TorchFunctionMode):
-    """Tells the flow which function the model's own code called."""
-
-    def __init__(self, flow: Flow) -> None:
-        super().__init__()
-        self._flow = flow
-
-    def __torch_function__(
-        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None
-    ) -> Any:
-        """Run the function with its name known."""
-        kwargs = kwargs or {}
-        flow, name = self._flow, str(getattr(func, "__name__", ""))
-        before = flow.caller, flow.arguments
-        flow.caller, flow.arguments = name, (args, kwargs)
-        try:
-            result = seen(flow, func, args, func(*args, **kwargs))
-            if name in ("layer_norm", "rms_norm") and isinstance(result, Tensor):
-                meet_norm(flow, args, kwargs, flow.known_labels(result))
-            return result
-        finally:
-            flow.caller, flow.arguments = before
 
 
 def _names(model: nn.Module) -> dict[int, str]:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from autoprune.graph import contract, movement, norms, statistics
+from autoprune.graph import contract, indexing, movement, norms, statistics
 from autoprune.graph.calls import Call
 from autoprune.graph.flow import Flow, Rule
 from autoprune.graph.given import made
@@ -255,6 +255,7 @@ BY_NAME: dict[str, Rule] = {
     ),
     **_table(glu, "glu"),
     **{name: _fitted(rule) for name, rule in movement.RULES.items()},
+    **{name: _fitted(rule) for name, rule in indexing.RULES.items()},
     **{name: _fitted(rule) for name, rule in norms.RULES.items()},
     **{name: _fitted(rule) for name, rule in contract.RULES.items()},
 }
