@@ -47,7 +47,6 @@ FLOORS = {
 }
 ONLY_IN = {"optuna": "_search", "ray": "_search", "plotly": "report"}
 CIRCLES_LEFT = [
-    {f"graph.{name}" for name in ("contract", "flow", "movement", "norms", "rules", "views")},
     {"tasks.base", "tasks.dense"},
 ]
 NEVER = {"pickle", "dill", "cloudpickle", "shelve"}

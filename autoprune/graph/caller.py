@@ -2,16 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
 
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from autoprune.graph.given import meet_norm, seen
+from autoprune.graph.flow import Flow
+from autoprune.graph.given import meet_norm, seen, settle
+from autoprune.graph.sizes import LISTENER, Held, Seen
 
-if TYPE_CHECKING:
-    from autoprune.graph.flow import Flow
+
+@contextmanager
+def following(flow: Flow) -> Iterator[None]:
+    """The flow's mode on, with what the model's code calls and compares known to it."""
+
+    def compared(held: Held, size: Seen) -> None:
+        settle(flow, held, size.label, len(size.label), {})
+
+    token = LISTENER.set(compared)
+    try:
+        with flow.following(), Caller(flow):
+            yield
+    finally:
+        LISTENER.reset(token)
 
 
 class Caller(TorchFunctionMode):
