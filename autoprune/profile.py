@@ -13,7 +13,7 @@ from autoprune.cost.latency import Latency, measured_or_flagged
 from autoprune.cost.targets import find_target
 from autoprune.device.profile import DeviceProfile
 from autoprune.graph import PruningGraph
-from autoprune.graph.types import Frozen
+from autoprune.graph.types import Block, Frozen
 from autoprune.pruning.verification import prunable
 from autoprune.tasks.base import Task
 
@@ -44,6 +44,7 @@ class Profile:
     memory: tuple[tuple[str, int | None], ...]
     layers: tuple[Layer, ...]
     frozen: tuple[Frozen, ...]
+    blocks: tuple[Block, ...] = ()
 
 
 def profile(
@@ -73,6 +74,7 @@ def profile(
         ),
         layers=layers_of(graph),
         frozen=graph.frozen,
+        blocks=graph.blocks,
     )
 
 

@@ -37,6 +37,7 @@ from autoprune.errors import WorkError
 from autoprune.pruning.sensitivity import Sensitivity
 from autoprune.record import TrialRecord
 from autoprune.store import (
+    BlockInfo,
     DenseReport,
     FrontReport,
     FrozenInfo,
@@ -194,7 +195,8 @@ def _describe(store: RunFolder, ready: Prepared) -> None:
         store.save_dense(_dense(ready, None))
     groups = tuple(GroupInfo(g.name, g.kind, g.size) for g in ready.graph.groups)
     frozen = tuple(FrozenInfo(f.name, f.size, f.reason) for f in ready.graph.frozen)
-    store.save_groups(Groups(groups, frozen))
+    blocks = tuple(BlockInfo(b.name, b.kind) for b in ready.graph.blocks)
+    store.save_groups(Groups(groups, frozen, blocks))
 
 
 def _dense(ready: Prepared, measured: Cost | None) -> DenseReport:

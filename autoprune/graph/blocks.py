@@ -42,7 +42,11 @@ def structure_of(result: Any) -> Structure | None:
     leaves, spec = pytree.tree_flatten(result)
     if not all(isinstance(leaf, (Tensor, *_PLAIN)) for leaf in leaves):
         return None
-    return pytree.tree_unflatten([Slot() if isinstance(x, Tensor) else x for x in leaves], spec)
+    slots = [Slot() if isinstance(leaf, Tensor) else leaf for leaf in leaves]
+    try:
+        return pytree.tree_unflatten(slots, spec)
+    except Exception:  # noqa: BLE001  a class of its own may look into what it is given
+        return None
 
 
 def find_blocks(

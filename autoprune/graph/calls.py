@@ -12,8 +12,16 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils import _pytree as pytree
 
 from autoprune.graph.ids import Labels
-from autoprune.graph.statistics import Statistic
 from autoprune.graph.types import Indices
+
+
+@dataclass(frozen=True, eq=False)
+class Statistic:
+    """The dimensions that were reduced, why they would stay, and whether it is inverted by now."""
+
+    labels: tuple[Indices, ...]
+    reason: str
+    inverse: bool = False
 
 
 @dataclass(eq=False, slots=True)

@@ -15,18 +15,15 @@ from typing import Any, Protocol
 
 from torch import Tensor, nn
 from torch.jit import ScriptModule
-from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from autoprune.graph import modules, statistics
 from autoprune.graph.blocks import structure_of
 from autoprune.graph.calls import Activation, Call, Note, Record, Site, State, Storages, owner
-from autoprune.graph.given import meet_norm, seen, settle, shape_given
 from autoprune.graph.ids import Ids, Labels, is_free
 from autoprune.graph.outputs import tensors_in
-from autoprune.graph.sizes import LISTENER, Held, Seen, Size, holds
+from autoprune.graph.sizes import Held, Size, holds
 from autoprune.graph.types import Indices, Structure
 
 Rule = Callable[["Flow", "Call"], None]
@@ -41,6 +38,9 @@ class RuleTable(Protocol):
 
     def rule_for(self, func: Any) -> Rule | None:
         """The rule of an operator; None where nothing is known of it."""
+
+    def finish(self, flow: Flow, path: str, module: nn.Module) -> None:
+        """Say what is known of a layer that has run."""
 
 
 def table(rule: Rule, names: str) -> dict[str, Rule]:
@@ -208,10 +208,6 @@ class Flow(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self.join(before, label, f"has the size of {held.name}")
         self.notes.append(Note(held.module, held.name, (label,), True, keys=held.keys))
 
-    def _compared(self, held: Held, seen: Seen) -> None:
-        """The model's code found an attribute equal to the size of a dimension."""
-        settle(self, held, seen.label, len(seen.label), {})
-
     def own_nothing(self, size: int) -> Indices:
         """Ids for a dimension of a constant."""
         key = ("", len(self.owned))
@@ -222,10 +218,6 @@ class Flow(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """The labels of a tensor, without any where the run has not met it."""
         state: State | None = self._states.get(tensor)
         return state.labels if state is not None else ()
-
-    def given_shape(self, ndim: int) -> list[Any]:
-        """The sizes that the model's code gave for the dimensions of the result."""
-        return shape_given(self.caller, *self.arguments, ndim)
 
     def note_sizes(self, labels: Labels, shape: Sequence[int], known: Container[int] = ()) -> None:
         """Plain integers of the running module that equal a labelled size may hold it.
@@ -256,7 +248,7 @@ class Flow(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self._stack.append(self._paths.get(id(module), self._stack[-1]))
 
         def leave(module: nn.Module, args: Any, result: Any) -> None:
-            modules.finish(self, self.layer, module)
+            self._rules.finish(self, self.layer, module)
             path = self._stack.pop()
             self.structures.setdefault(path, structure_of(result))
             if path in self.ignored:
@@ -268,12 +260,10 @@ class Flow(TorchDispatchMode):  # type: ignore[no-untyped-call]
         before = nn.modules.module.register_module_forward_pre_hook(enter)
         after = nn.modules.module.register_module_forward_hook(leave, always_call=True)
         depth = len(self._stack)
-        token = LISTENER.set(self._compared)
         try:
-            with self, _Caller(self):
+            with self:
                 yield
         finally:
-            LISTENER.reset(token)
             before.remove()
             after.remove()
             del self._stack[depth:]
@@ -302,7 +292,7 @@ class Flow(TorchDispatchMode):  # type: ignore[no-untyped-call]
         result = self.compute(func, args, kwargs, call)
         call.outs = [leaf for leaf in pytree.tree_leaves(result) if isinstance(leaf, Tensor)]
         call.weight = bool(before) and all(state.weight for state in before)
-        self._apply(rule or self._rules.unknown, call, before)
+        self._apply(rule or self._rules.unknown, call)
         self._finish(call, before)
         return result
 
@@ -310,11 +300,10 @@ class Flow(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """The result of the call itself."""
         return func(*args, **kwargs)
 
-    def _apply(self, rule: Rule, call: Call, before: Sequence[State]) -> None:
+    def _apply(self, rule: Rule, call: Call) -> None:
         """Apply a rule; where it fails, whatever entered stays, with the failure as the reason."""
         try:
             rule(self, call)
-            statistics.follow(self, call, before)
         except Exception as error:  # noqa: BLE001  whatever it is, it must not end the trace
             text = str(error).strip().split("\n")[0]
             for tensor in call.tensors:
@@ -413,30 +402,6 @@ _SIZES_OF_ITS_OWN = frozenset(
     layer_norm group_norm bmm mm""".split()  # noqa: SIM905
 )
 """Functions that reshape for themselves: the sizes in them are nobody's attributes."""
-
-
-class _Caller(TorchFunctionMode):
-    """Tells the flow which function the model's own code called."""
-
-    def __init__(self, flow: Flow) -> None:
-        super().__init__()
-        self._flow = flow
-
-    def __torch_function__(
-        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None
-    ) -> Any:
-        """Run the function with its name known."""
-        kwargs = kwargs or {}
-        flow, name = self._flow, str(getattr(func, "__name__", ""))
-        before = flow.caller, flow.arguments
-        flow.caller, flow.arguments = name, (args, kwargs)
-        try:
-            result = seen(flow, func, args, func(*args, **kwargs))
-            if name in ("layer_norm", "rms_norm") and isinstance(result, Tensor):
-                meet_norm(flow, args, kwargs, flow.known_labels(result))
-            return result
-        finally:
-            flow.caller, flow.arguments = before
 
 
 def _names(model: nn.Module) -> dict[int, str]:

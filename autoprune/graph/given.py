@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from autoprune.graph.flow import Flow
 from autoprune.graph.ids import FIXED, Labels, free
 from autoprune.graph.sizes import Held, Made, Seen, Size, Source, holds
 from autoprune.graph.types import Indices
-
-if TYPE_CHECKING:
-    from autoprune.graph.flow import Flow
 
 _SHAPES = frozenset("view reshape expand unsafe_view".split())  # noqa: SIM905
 _NEW = frozenset("new_zeros new_ones new_full new_empty".split())  # noqa: SIM905
@@ -45,8 +43,9 @@ def _size(flow: Flow, value: int, label: Indices | None) -> int:
     return Size(value, Seen(label, flow))
 
 
-def shape_given(name: str, args: Sequence[Any], kwargs: Mapping[str, Any], ndim: int) -> list[Any]:
-    """The sizes that a call names for each of `ndim` dimensions of its result; None without one."""
+def shape_given(flow: Flow, ndim: int) -> list[Any]:
+    """The sizes that the model's code gave for `ndim` dimensions of a result; None without one."""
+    name, (args, kwargs) = flow.caller, flow.arguments
     nothing: list[Any] = [None] * ndim
     if name in _SHAPES or name in _NEW:
         sizes = _flat(args[1:] or [kwargs.get("size", kwargs.get("shape"))])

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import nn
 
+from autoprune.graph.flow import Flow
 from autoprune.graph.types import Indices
-
-if TYPE_CHECKING:
-    from autoprune.graph.flow import Flow
 
 
 def recurrent(flow: Flow, path: str, layer: nn.RNNBase) -> None:

@@ -8,12 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from autoprune.graph import contract, movement, norms, statistics
-from autoprune.graph.calls import Call
+from autoprune.graph import contract, indexing, modules, movement, norms, statistics
+from autoprune.graph.calls import Call, Statistic
 from autoprune.graph.flow import Flow, Rule
-from autoprune.graph.given import made
+from autoprune.graph.given import made, shape_given
 from autoprune.graph.ids import Labels
-from autoprune.graph.statistics import Statistic
 from autoprune.graph.types import Indices
 
 
@@ -47,7 +46,7 @@ def alike(flow: Flow, call: Call) -> None:
 
 def constant(flow: Flow, call: Call) -> None:
     """One value everywhere: it fits whatever it meets."""
-    call.labels = [made(flow, flow.given_shape(out.dim()), out.shape) for out in call.outs]
+    call.labels = [made(flow, shape_given(flow, out.dim()), out.shape) for out in call.outs]
     call.zero = "zeros" in call.name
 
 
@@ -188,6 +187,7 @@ def _fit(call: Call) -> list[Labels]:
 def _fitted(rule: Rule) -> Rule:
     def wrapped(flow: Flow, call: Call) -> None:
         rule(flow, call)
+        statistics.follow(flow, call)
         call.labels = _fit(call)
         for place, (labels, out) in enumerate(zip(call.labels, call.outs, strict=False)):
             if any(
@@ -255,6 +255,7 @@ BY_NAME: dict[str, Rule] = {
     ),
     **_table(glu, "glu"),
     **{name: _fitted(rule) for name, rule in movement.RULES.items()},
+    **{name: _fitted(rule) for name, rule in indexing.RULES.items()},
     **{name: _fitted(rule) for name, rule in norms.RULES.items()},
     **{name: _fitted(rule) for name, rule in contract.RULES.items()},
 }
@@ -264,7 +265,8 @@ _POINTWISE = _fitted(pointwise)
 class Rules:
     """The rule of each operator: by its name, or that of an elementwise one."""
 
-    unknown: Rule = staticmethod(unknown)
+    unknown: Rule = staticmethod(_fitted(unknown))
+    finish = staticmethod(modules.finish)
 
     @staticmethod
     def rule_for(func: Any) -> Rule | None:

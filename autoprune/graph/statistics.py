@@ -8,16 +8,11 @@ is kept. Where it is used as a value of its own, the channels stay.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from autoprune.graph.types import Indices
-
-if TYPE_CHECKING:
-    from autoprune.graph.calls import Call, State
-    from autoprune.graph.flow import Flow
+from autoprune.graph.calls import Call, Statistic
+from autoprune.graph.flow import Flow
 
 REDUCTIONS = frozenset({"mean", "var", "std", "var_mean", "std_mean"})
 
@@ -29,17 +24,9 @@ _SAME = frozenset(
 """What leaves a statistic a statistic, alone or with numbers and other statistics."""
 
 
-@dataclass(frozen=True, eq=False)
-class Statistic:
-    """The dimensions that were reduced, why they would stay, and whether it is inverted by now."""
-
-    labels: tuple[Indices, ...]
-    reason: str
-    inverse: bool = False
-
-
-def follow(flow: Flow, call: Call, before: Sequence[State]) -> None:
+def follow(flow: Flow, call: Call) -> None:
     """Carry the statistics that enter a call to its result, or keep their channels whole."""
+    before = [flow.state(tensor) for tensor in call.tensors]
     held = [state.statistic for state in before if state.statistic is not None]
     if not held:
         return

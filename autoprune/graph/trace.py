@@ -17,6 +17,7 @@ from torch.utils import _pytree as pytree
 from autoprune.errors import GraphError
 from autoprune.graph.assemble import Assembly
 from autoprune.graph.blocks import find_blocks
+from autoprune.graph.caller import following
 from autoprune.graph.calls import owner
 from autoprune.graph.flow import Flow
 from autoprune.graph.ids import OUT
@@ -174,7 +175,7 @@ def _follow(flow: Flow, model: nn.Module, example_inputs: Inputs) -> tuple[list[
         given = _leaves((args, kwargs))
         inputs = [flow.state(tensor).index for tensor in given]
         try:
-            with flow.following():
+            with following(flow):
                 result = model(*args, **kwargs)
         except Exception as error:  # noqa: BLE001  a run of its own tells whose fault it is
             _run_alone(model, args, kwargs, given)
@@ -211,7 +212,7 @@ def _follow_training(flow: Flow, model: nn.Module, args: Any, kwargs: Any) -> No
     """A run in training mode for the parameters that evaluation never reads."""
     set_training(model)
     try:
-        with flow.following():
+        with following(flow):
             result = model(*args, **kwargs)
     except Exception:  # noqa: BLE001  training on one example may fail in any way; it is optional
         return

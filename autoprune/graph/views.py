@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from autoprune.graph import reshape as shapes
 from autoprune.graph.calls import Call
 from autoprune.graph.flow import Flow, Rule, table
-from autoprune.graph.given import made, meet
+from autoprune.graph.given import made, meet, shape_given
 
 
 def view(flow: Flow, call: Call) -> None:
@@ -16,7 +16,7 @@ def view(flow: Flow, call: Call) -> None:
     labels = flow.labels(source)
     if source.shape != out.shape:
         labels = shapes.reshape(flow.ids, labels, source.shape, out.shape, flow.choose, flow.rank)
-    known = meet(flow, flow.given_shape(out.dim()), labels)
+    known = meet(flow, shape_given(flow, out.dim()), labels)
     flow.note_sizes(labels, out.shape, known)
     call.labels = [labels]
     call.zero = flow.state(source).zero
@@ -75,7 +75,7 @@ def expand(flow: Flow, call: Call) -> None:
     source, out = call["self"], call.outs[0]
     labels = flow.labels(source)
     front = out.dim() - source.dim()
-    wide = made(flow, flow.given_shape(out.dim()), out.shape)
+    wide = made(flow, shape_given(flow, out.dim()), out.shape)
     back = [
         label if old == new else repeated
         for label, repeated, old, new in zip(

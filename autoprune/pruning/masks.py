@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from autoprune.graph import Indices, PruningGraph
+from autoprune.graph.caller import following
 from autoprune.graph.calls import Call
 from autoprune.graph.flow import Flow
 from autoprune.graph.replica import replica
@@ -64,7 +65,7 @@ class _AverageOverKept:
         """Before the model runs."""
         stack = ExitStack()
         self._running.append(stack)
-        stack.enter_context(_KeptOnly(module, self._graph, self._keep).following())
+        stack.enter_context(following(_KeptOnly(module, self._graph, self._keep)))
 
     def leave(self, module: nn.Module, args: Any, result: Any) -> None:
         """After the model ran, whether it failed or not."""

@@ -44,6 +44,7 @@ def prune_model(
     without training. Everything that cannot leave safely stays whole. Raises GraphError or
     UsageError where an argument does not fit.
 
+    >>> import torch
     >>> net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
     >>> prune_model(net, torch.zeros(1, 4), 0.5)
     Sequential(
@@ -75,6 +76,7 @@ def groups(
 ) -> tuple[Group, ...]:
     """The groups of units that leave together, in the order in which the model produces them.
 
+    >>> import torch
     >>> net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
     >>> [(group.name, group.size) for group in groups(net, torch.zeros(1, 4))]
     [('0', 8)]

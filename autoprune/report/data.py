@@ -64,6 +64,7 @@ class RunView:
     not_measured: str | None = None
     over: Mapping[int, Mapping[str, float]] = field(default_factory=dict)
     plan: SearchPlan | None = None
+    blocks: tuple[str, ...] = ()
 
     @property
     def without_model(self) -> str:
@@ -256,9 +257,15 @@ class RunView:
             return Verdict(f"as fast as dense{tail}", False)
         return Verdict(f"{_times(1.0 / ratio)} slower than dense{tail}", False)
 
+    def dropped(self, record: TrialRecord) -> str:
+        """Which residual blocks a model has lost, in words; empty where it has all."""
+        names = record.candidate.architecture.dropped
+        of = f" ({len(names)} of {len(self.blocks)})" if self.blocks else ""
+        return f"{', '.join(names)}{of}" if names else ""
+
     def removed(self, record: TrialRecord) -> dict[str, float]:
         """The removed fraction of every group, in the order of the model."""
-        return record.candidate.architecture.ratios(self.groups) if self.groups else {}
+        return record.candidate.architecture.removed(self.groups) if self.groups else {}
 
     def _uniform_points(self, source: CostSource) -> list[tuple[float, float]]:
         cost = self.cost

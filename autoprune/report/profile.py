@@ -31,6 +31,9 @@ def render(name: str, profile: Profile) -> RenderableType:
             Text(text.LABELS["latency_ms"], "bold"), f"{latency}{f' · {note}' if note else ''}"
         )
     parts: list[RenderableType] = [Text(f"{name}, dense", "bold"), facts, _layers(profile)]
+    if profile.blocks:
+        parts.append(Text("residual blocks that can be dropped", "bold"))
+        parts.append(Text("  " + ", ".join(f"{b.name} ({b.kind})" for b in profile.blocks)))
     if profile.frozen:
         parts.append(Text("not prunable", "bold"))
         parts += [Text(f"  {f.name} ({f.size}): {f.reason}") for f in profile.frozen]

@@ -84,6 +84,7 @@ def settings(view: RunView) -> str:
     """The settings of each member: schedule, importance, recovery."""
     columns = (
         "model",
+        "blocks dropped",
         "schedule",
         "progress",
         "importance",
@@ -102,6 +103,7 @@ def settings(view: RunView) -> str:
         steps = f" in {schedule.steps}" if schedule.steps > 1 else ""
         progress = f"{schedule.begin:g} – {schedule.end:g}" if steps else f"at {schedule.begin:g}"
         values = (
+            view.dropped(record) or "none",
             schedule.kind + steps,
             progress,
             made.selection.importance,

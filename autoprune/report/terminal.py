@@ -227,6 +227,7 @@ def _facts(view: RunView, record: TrialRecord) -> Table:
         "predicted": _cost_line(record.predicted),
         "measured": _cost_line(record.measured),
         "verdict": view.verdict(record).text if record.state == "complete" else "",
+        "dropped blocks": view.dropped(record),
         "schedule": f"{schedule.kind}, progress {schedule.begin:g} to {schedule.end:g}, "
         f"{schedule.steps} step{'s' if schedule.steps > 1 else ''}",
         "importance": selection.importance + (", repair" if selection.repair else ""),

@@ -23,6 +23,7 @@ from autoprune.store.records import rows as table_rows
 from autoprune.store.retraining import RetrainingFolder, read_metrics, write_metrics
 from autoprune.store.run import CONFIG, RunFolder
 from autoprune.store.values import (
+    BlockInfo,
     DenseReport,
     DenseTest,
     FrontReport,
@@ -43,6 +44,7 @@ __all__ = [
     "FORMAT",
     "RECIPE",
     "RECORDS",
+    "BlockInfo",
     "DenseReport",
     "DenseTest",
     "FrontReport",

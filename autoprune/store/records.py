@@ -148,7 +148,7 @@ def _row(record: TrialRecord, sizes: Mapping[str, int]) -> dict[str, Any]:
         row |= {f"{section}.{name}": value for name, value in candidate[section].items()}
     architecture = record.candidate.architecture
     row |= {"dropped": " ".join(architecture.dropped), "precision": architecture.precision}
-    ratios = architecture.ratios(sizes) if sizes else {}
+    ratios = architecture.removed(sizes) if sizes else {}
     row |= {f"ratio.{name}": ratio for name, ratio in ratios.items()}
     row["error"] = record.error.splitlines()[0] if record.error else None
     return {**row, "artifact": record.artifact, "key": record.candidate.key}

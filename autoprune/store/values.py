@@ -56,11 +56,20 @@ class FrozenInfo:
 
 
 @dataclass(frozen=True)
+class BlockInfo:
+    """A residual block that can be dropped."""
+
+    name: str
+    kind: str
+
+
+@dataclass(frozen=True)
 class Groups:
     """The pruning graph as far as a reader needs it."""
 
     groups: tuple[GroupInfo, ...] = ()
     frozen: tuple[FrozenInfo, ...] = ()
+    blocks: tuple[BlockInfo, ...] = ()
 
     @property
     def sizes(self) -> dict[str, int]:

@@ -1,0 +1,53 @@
+"""What the model's own code calls, seen before it becomes operators."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+from autoprune.graph.flow import Flow
+from autoprune.graph.given import meet_norm, seen, settle
+from autoprune.graph.sizes import LISTENER, Held, Seen
+
+
+@contextmanager
+def following(flow: Flow) -> Iterator[None]:
+    """The flow's mode on, with what the model's code calls and compares known to it."""
+
+    def compared(held: Held, size: Seen) -> None:
+        settle(flow, held, size.label, len(size.label), {})
+
+    token = LISTENER.set(compared)
+    try:
+        with flow.following(), Caller(flow):
+            yield
+    finally:
+        LISTENER.reset(token)
+
+
+class Caller(TorchFunctionMode):
+    """Tells the flow which function the model's own code called."""
+
+    def __init__(self, flow: Flow) -> None:
+        super().__init__()
+        self._flow = flow
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None
+    ) -> Any:
+        """Run the function with its name known."""
+        kwargs = kwargs or {}
+        flow, name = self._flow, str(getattr(func, "__name__", ""))
+        before = flow.caller, flow.arguments
+        flow.caller, flow.arguments = name, (args, kwargs)
+        try:
+            result = seen(flow, func, args, func(*args, **kwargs))
+            if name in ("layer_norm", "rms_norm") and isinstance(result, Tensor):
+                meet_norm(flow, args, kwargs, flow.known_labels(result))
+            return result
+        finally:
+            flow.caller, flow.arguments = before
