@@ -1,6 +1,6 @@
 """How models with attention recover from pruning with SGD and with AdamW, clipped or not.
 
-    AUTOPRUNE_DATA=... python scripts/benchmarks/optimizers/measure.py --cache FOLDER
+    AUTOPRUNE_DATA=... python -m scripts.benchmarks.optimizers.measure --cache FOLDER
 
 Two trained models (`models.py`), each pruned uniformly to about 50 and 25 % of its MACs with
 repair, then recovered on the task's loss alone (no distillation) with each optimizer at three
@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from models import FashionViT, Sst2
 from safetensors.torch import load_file, save_file
 
 from autoprune.architecture import Architecture
@@ -29,6 +28,7 @@ from autoprune.graph import PruningGraph, trace
 from autoprune.space import kept_units
 from autoprune.tasks import Task
 from autoprune.training import RecoveryRun
+from scripts.benchmarks.optimizers.models import FashionViT, Sst2
 
 OUT = Path(__file__).parents[3] / "results" / "optimizers"
 RATES = {"sgd": (0.003, 0.01, 0.03), "adamw": (0.0001, 0.0003, 0.001)}
