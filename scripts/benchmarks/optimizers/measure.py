@@ -4,8 +4,8 @@
 
 Two trained models (`models.py`), each pruned uniformly to about 50 and 25 % of its MACs with
 repair, then recovered on the task's loss alone (no distillation) with each optimizer at three
-learning rates without clipping, and at the best of them with the gradient's norm clipped to 1.
-Rows are appended to `results/optimizers/runs.csv` as they come and are not measured again; the
+learning rates without clipping, and with the gradient's norm clipped to 1 at the best of them and
+at the default. Rows are appended to `results/optimizers/runs.csv` as they come and are not measured again; the
 table is `results/optimizers/README.md`.
 """
 
@@ -23,7 +23,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from autoprune.architecture import Architecture
-from autoprune.candidate import Candidate, Recovery, Selection
+from autoprune.candidate import BY_OPTIMIZER, Candidate, Recovery, Selection
 from autoprune.graph import PruningGraph, trace
 from autoprune.space import kept_units
 from autoprune.tasks import Task
@@ -80,7 +80,8 @@ def measured(name: str, cache: Path) -> Iterator[dict[str, Any]]:
                 found[lr] = float(full["accuracy"])
                 yield full
             best = max(found, key=lambda lr: found[lr])
-            yield _row({**made[best], "clip": 1.0}, run)
+            for lr in dict.fromkeys((best, BY_OPTIMIZER["lr"][optimizer])):
+                yield _row({**made[lr], "clip": 1.0}, run)
 
 
 def _row(about: Mapping[str, Any], make: Callable[[Recovery], RecoveryRun]) -> dict[str, Any]:
