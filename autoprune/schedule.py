@@ -1,4 +1,4 @@
-"""When how much leaves: pure functions of training progress in [0, 1]."""
+"""How much is pruned when: pure functions of training progress in [0, 1]."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ KINDS: tuple[str, ...] = tuple(_CURVES)
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """How the removed fraction grows from 0 to its final value while training goes on.
+    """How the removed fraction grows from 0 to its final value during training.
 
     `kind` names the curve: `one_shot` (everything at `begin`), `linear` (equal removals with equal
     training between them), `cubic` (Zhu & Gupta 2017, arXiv:1710.01878), `exponential` (fast first,
-    rate 5). `begin` and `end` are training progress in [0, 1]. Channels leave
-    physically, so every curve is walked in `steps` removals.
+    rate 5). `begin` and `end` are training progress in [0, 1]. Units are removed physically, so
+    every curve is approximated by `steps` removals.
 
     >>> Schedule("cubic", begin=0.0, end=0.5, steps=2).milestones()
     ((0.0, 0.875), (0.5, 1.0))

@@ -1,4 +1,4 @@
-"""What autoprune must know of a job: the model, its data, its loss and its metric."""
+"""The interface of a user's task: the model, its data, its loss and its metric."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _TEMPERATURE = 4.0  # Hinton, Vinyals & Dean 2015 use 2.5 to 20; 4 is usual on s
 
 
 class Task(ABC):
-    """The job that a model does. Write one small subclass with the four abstract methods.
+    """What a model is trained for. Write one small subclass with the four abstract methods.
 
     The defaults fit a classifier whose batches are `(inputs, targets)`, or mappings that are spread
     over the model's call and hold their targets under `labels`; the logits are the output itself
@@ -42,7 +42,7 @@ class Task(ABC):
         dense_epochs: without a checkpoint, the epochs of `train_dense`; 0 says that `build_model`
             returns trained weights already; None that a checkpoint is needed.
         dense_lr: the peak learning rate of the default `train_dense`.
-        ignored_layers: module paths whose outputs stay whole.
+        ignored_layers: module paths whose outputs are not pruned.
         num_heads: attention module path -> number of heads, where the model does not tell.
 
     >>> class Parity(Task):

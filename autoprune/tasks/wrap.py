@@ -1,4 +1,4 @@
-"""A model and its loaders, as they lie in a notebook, made into a task by one call."""
+"""A task made from a model and its loaders by one call."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def wrap(
         metric: the name of what the search looks at.
         direction: "maximize" or "minimize" that metric.
         example_input: one input; by default the first of the first validation batch.
-        ignored_layers: module paths whose outputs stay whole.
+        ignored_layers: module paths whose outputs are not pruned.
         num_heads: attention module path -> number of heads.
 
     Raises TaskError when an argument does not fit.

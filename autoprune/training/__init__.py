@@ -1,4 +1,4 @@
-"""Recovery: training a candidate while its channels leave."""
+"""Recovery: training a candidate while its units are pruned."""
 
 from autoprune.training.precision import Precision, choose, training_device
 from autoprune.training.recovery import RecoveryRun

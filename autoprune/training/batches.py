@@ -14,10 +14,10 @@ from autoprune.training.rng import RandomState, derive, preserved, seed_all
 
 
 class BatchStream:
-    """An endless stream of training batches, epoch after epoch, that can be entered anywhere.
+    """An endless stream of training batches, epoch after epoch, that can start at any step.
 
     Epoch e reads `task.train_loader(derive(seed, "epoch", e))`, with the global generators seeded
-    likewise, and keeps their state apart from the caller's, so that neither the model's own
+    likewise, and keeps their state apart from the caller's, so that neither the model's
     randomness nor an interruption changes which batch comes next.
     """
 
@@ -36,7 +36,7 @@ class BatchStream:
             next(self)
 
     def __next__(self) -> Batch:
-        """The next batch, where the loader left it; starts a new epoch when one is through.
+        """The next batch as the loader gives it; starts a new epoch when one is through.
 
         Raises TrainingError when the loader gives fewer batches than its length.
         """

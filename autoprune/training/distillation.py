@@ -1,4 +1,4 @@
-"""The dense model as a teacher: its outputs for the same batch, augmented or not."""
+"""The dense model as a teacher: its outputs for the same batch."""
 
 from __future__ import annotations
 

@@ -21,8 +21,8 @@ from autoprune.training.batches import sample
 from autoprune.training.rng import preserved, seed_all
 
 _LOG = logging.getLogger(__name__)
-_WORTH = 1.15  # a lower precision, or another layout, has to be this much faster
-_HOPELESS = 3.0  # what is this much slower than float32 is not timed further
+_SPEEDUP = 1.15  # a lower precision, or another layout, has to be this much faster
+_TOO_SLOW = 3.0  # what is this much slower than float32 is not timed further
 _VECTOR = 16  # the widest block of channels in oneDNN's kernels: AVX-512, float32
 
 
@@ -122,8 +122,8 @@ def choose(
     """Time a few real training steps in each arithmetic and take the fastest.
 
     Copies of `model` are trained for `steps` steps on one real batch (after one step to warm up).
-    Plain float32 is left only for what runs, is at least 15 % faster and gives a finite loss. The
-    answer is a plain value: choose once, hand it to every worker.
+    Plain float32 is given up only for what runs, is at least 15 % faster and gives a finite loss.
+    The answer is a plain value: choose once, hand it to every worker.
     """
     batch = sample(task, 0, samples=1, least=1)[0]
     options = [Precision(False, False), Precision(False, True)]
@@ -134,7 +134,7 @@ def choose(
     options = [option for option in options if option.suited(model, device) == option]
     best, fastest, plain = options[0], float("inf"), float("inf")
     for option in options:
-        limit = _HOPELESS * plain
+        limit = _TOO_SLOW * plain
         try:
             seconds = _time(task, model, batch, option, torch.device(device), steps, limit)
         except Exception as error:
@@ -144,7 +144,7 @@ def choose(
             continue
         _LOG.info("a training step with %s: %.2f ms", option, seconds * 1e3)
         plain = min(plain, seconds) if option == options[0] else plain
-        if seconds < fastest and (option == options[0] or seconds * _WORTH < plain):
+        if seconds < fastest and (option == options[0] or seconds * _SPEEDUP < plain):
             best, fastest = option, seconds
     return best
 
@@ -168,7 +168,7 @@ def _time(
     steps: int,
     limit: float,
 ) -> float:
-    """Least seconds of a step; infinite where the loss is not finite or a step is hopeless."""
+    """Least seconds of a step; infinite where the loss is not finite or a step is too slow."""
     trained = option.place(copy.deepcopy(model), device).train()
     moved = option.batch(batch, device)
     optimizer = SGD(trained.parameters(), lr=0.0, momentum=0.9)

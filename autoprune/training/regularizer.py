@@ -1,4 +1,4 @@
-"""Group lasso on what is about to leave: whole units shrink to zero before they are cut out."""
+"""Group lasso on the units to be pruned next: they shrink to zero before they are removed."""
 
 from __future__ import annotations
 
@@ -20,24 +20,24 @@ class GroupLasso:
     thresholds t of a stretch of n steps grow linearly and add up to `strength` times the unit's
     norm at the beginning: with strength 1 the lasso alone brings the unit to 0 at the end of the
     stretch, whatever the learning rate and the length; the loss pulls against it. (Group lasso:
-    Yuan & Lin 2006; growing regularization of what leaves: Wang et al. 2021, arXiv:2012.09243.)
+    Yuan & Lin 2006; growing regularization of pruned weights: Wang et al. 2021, arXiv:2012.09243.)
     """
 
     def __init__(self, strength: float, begin: int, end: int) -> None:
         self.strength, self.begin, self.end = strength, begin, end
-        self.leaving: dict[str, list[int]] = {}
+        self.pruned_units: dict[str, list[int]] = {}
         self._norms: dict[str, Tensor] = {}
         self._parts: dict[str, list[tuple[Tensor, int, Tensor]]] = {}
 
     def choose(
         self, model: nn.Module, graph: PruningGraph, keep: Mapping[str, Sequence[int]]
     ) -> None:
-        """Take the units that are not in `keep` as those that leave at the end of the stretch."""
+        """Take the units that are not in `keep` as those pruned at the end of the stretch."""
         for name, kept in keep.items():
             group, stays = graph.group(name), set(kept)
-            self.leaving[name] = [unit for unit in range(group.size) if unit not in stays]
+            self.pruned_units[name] = [unit for unit in range(group.size) if unit not in stays]
             self._bind(model, group)
-            self._norms[name] = unit_norms(model, group)[self.leaving[name]]
+            self._norms[name] = unit_norms(model, group)[self.pruned_units[name]]
 
     def shrink(self, step: int) -> None:
         """The proximal step after optimization step `step`, in [begin, end)."""
@@ -60,7 +60,7 @@ class GroupLasso:
             "strength": self.strength,
             "begin": self.begin,
             "end": self.end,
-            "leaving": self.leaving,
+            "pruned_units": self.pruned_units,
             "norms": {name: norms.tolist() for name, norms in self._norms.items()},
         }
 
@@ -68,7 +68,7 @@ class GroupLasso:
     def resume(state: Mapping[str, Any], model: nn.Module, graph: PruningGraph) -> GroupLasso:
         """The lasso as it was when `to_dict` was called, bound to a restored model."""
         lasso = GroupLasso(state["strength"], state["begin"], state["end"])
-        lasso.leaving = {name: list(units) for name, units in state["leaving"].items()}
+        lasso.pruned_units = {name: list(units) for name, units in state["pruned_units"].items()}
         for name, norms in state["norms"].items():
             lasso._bind(model, graph.group(name))
             lasso._norms[name] = torch.tensor(norms, dtype=torch.float64)
@@ -76,7 +76,7 @@ class GroupLasso:
 
     def _bind(self, model: nn.Module, group: Group) -> None:
         learned = dict(model.named_parameters(remove_duplicate=False))
-        units = self.leaving[group.name]
+        units = self.pruned_units[group.name]
         self._parts[group.name] = [
             (
                 learned[part.tensor],

@@ -1,4 +1,4 @@
-"""Random streams that can be left and taken up again: the data's, each step's, the caller's."""
+"""Random streams that can be interrupted and resumed: the data's, each step's, the caller's."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class RandomState:
         return RandomState(random.getstate(), state, torch.get_rng_state(), tuple(cuda))
 
     def put_back(self) -> None:
-        """Make the global generators go on from here."""
+        """Set the global generators to this state."""
         random.setstate(self.python)
         np.random.set_state(self.numpy)  # noqa: NPY002 - see `now`
         torch.set_rng_state(self.torch)
@@ -62,7 +62,7 @@ def _cuda_is_used() -> bool:
 
 @contextmanager
 def preserved() -> Iterator[None]:
-    """Whatever is drawn or seeded inside, the caller's generators go on as if nothing had been."""
+    """Restore the global generators on leaving, whatever is drawn or seeded inside."""
     before = RandomState.now()
     try:
         yield
