@@ -34,9 +34,9 @@ class Allocator:
     a dropped block.
 
     The best of several starts, each improved by Lagrangian steps (`relax`) and exchanges, then
-    kicked: one item is set to another option, and the rest follows. No kick is begun after
-    `effort` loads, for each combination of the global items. Deterministic; a heuristic: within
-    0.1 % of the best of all on small problems (`results/allocator`).
+    kicked: one item is set to another option, and the rest follows. No kick is begun after `effort`
+    loads, for each combination of the global items. Deterministic. A heuristic: how far it is from
+    the best of all on small problems is in `results/allocator`.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""What the allocator is compared with: greedy descent, sequential milp, Lagrangian steps."""
+"""Rivals of the allocator: a greedy descent, sequential milp, Lagrangian steps alone."""
 
 from __future__ import annotations
 
