@@ -267,7 +267,7 @@ class BudgetedOptunaSearch(OptunaSearch):
                 trial.set_user_attr(SCREENED, True)
                 self._end(trial, TrialState.FAIL)
         if chosen is not None and chosen.asked is None:
-            score = verdict.scores[chosen.candidate.key]
+            score = verdict.scores.get(chosen.candidate.key)
             self._queue.append(Proposal(chosen.candidate, f"screened:{chosen.origin}", score))
 
     def _refuse(

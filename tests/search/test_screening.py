@@ -271,6 +271,14 @@ def test_a_score_that_cannot_be_made_turns_screening_off(
     assert [r.getMessage() for r in caplog.records].count(text) == 1
 
 
+def test_projections_are_trained_unscored_where_no_score_can_be_computed(folder: RunFolder) -> None:
+    plan = toy.make_plan(limits=Limits(trials=4), budget=Budget.parse({"macs": "15%"}))
+    hand = toy.Hand(folder, plan, screening=screening(plan, ToyScore(lambda candidate: True)))
+    assert len(hand.play(4)) == 4
+    hand.file.close()
+    assert any("projected" in record.origin for record in folder.records())
+
+
 def test_what_is_trained_is_what_optuna_knows_and_the_rest_is_told(folder: RunFolder) -> None:
     hand = play(folder, 14)
     trials = optuna.load_study(
