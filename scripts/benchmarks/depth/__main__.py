@@ -1,0 +1,186 @@
+"""Channels, blocks, or both: what is worth pruning where latency counts.
+
+    AUTOPRUNE_DATA=... python -m scripts.benchmarks.depth --epochs 0 1 8 --seeds 0 1    # 2 h
+
+ResNet-56 on CIFAR-10 at 30, 20 and 12 % of its latency in ONNX Runtime (one thread), as predicted:
+the allocator decides widths alone, dropped blocks alone, or both, by the same sensitivities.
+Everything else is equal: order of units, repair, recovery. The speed is measured beside the dense
+model. The test split is read once for each finished model. Rows that are in
+`results/depth/depth.csv` already are kept; table: `README.md`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+import torch
+
+from autoprune._search.allocator import Allocator
+from autoprune._search.plan import Plan
+from autoprune._search.score import STATISTICS, heads
+from autoprune.architecture import Architecture
+from autoprune.budget import Budget
+from autoprune.candidate import Candidate, Recovery, Selection
+from autoprune.cost.latency import measure_together
+from autoprune.cost.model import CostModel
+from autoprune.device.predictor import LatencyPredictor
+from autoprune.device.profile import DeviceProfile
+from autoprune.device.sampling import pruned
+from autoprune.fitted_space import FittedSpace
+from autoprune.pareto import Objective
+from autoprune.pruning import sensitivity
+from autoprune.pruning.calibration import calibrate
+from autoprune.pruning.verification import prunable
+from autoprune.space import SearchSpace
+from autoprune.store import write_text
+from autoprune.tasks import load_dense
+from autoprune.training import RecoveryRun, choose
+from autoprune.training.batches import sample
+from examples.cifar10 import Cifar10ResNet56
+from scripts.benchmarks import harness
+from scripts.benchmarks.harness import RESULTS, Rows
+
+OUT = RESULTS / "depth"
+KEY = ["kind", "share", "epochs", "seed"]
+SPACES = {
+    "channels": {"depth": False, "ratios": {"max": 0.9}, "round_to": 4},
+    "blocks": {"depth": {"max": 1.0}, "ratios": {"max": 0.0}},
+    "both": {"depth": {"max": 1.0}, "ratios": {"max": 0.9}, "round_to": 4},
+}
+SHOWN = {
+    "share": ("latency wanted", ".0%"),
+    "kind": ("pruned", ""),
+    "measured_share": ("latency measured", ".1%"),
+    "macs_share": ("MACs", ".1%"),
+    "dropped": ("blocks dropped", ""),
+    "epochs": ("epochs", ""),
+    "val_accuracy": ("validation", ".1%"),
+    "test_accuracy": ("test", ".1%"),
+}
+
+
+class Bench:
+    """Task, dense model, graph and everything that is computed once."""
+
+    def __init__(self, profile: Path) -> None:
+        self.task = Cifar10ResNet56()
+        self.dense = load_dense(self.task).eval()
+        self.example = self.task.example_input()
+        self.graph = prunable(self.dense, self.example)
+        batches = sample(self.task, 0, samples=1024)
+        self.calibration = calibrate(self.dense, batches, forward=self.task.loss)
+        self.costs = CostModel(self.graph, latency=self._predictor(profile))
+        few = heads(sample(self.task, 0, samples=256), 256)
+        space = FittedSpace.of(SearchSpace.parse(SPACES["both"]), self.graph.sizes())
+        self.table = sensitivity.measure(
+            self.dense,
+            self.graph,
+            self.calibration,
+            sensitivity.divergence(self.dense, few, forward=self.task.outputs),
+            nearest=space.nearest,
+            blocks=[block.name for block in self.graph.blocks],
+            statistics=heads(batches, STATISTICS),
+            forward=self.task.loss,
+        )
+        self.precision = choose(self.task, self.dense, "cpu")
+
+    def _predictor(self, file: Path) -> LatencyPredictor:
+        if not file.is_file():
+            fitted = LatencyPredictor.fit(
+                self.dense, self.graph, self.example, runtime="onnxruntime"
+            )
+            DeviceProfile.of(fitted, self.graph).save(file)
+        profile = DeviceProfile.load(file)
+        return profile.matched(self.graph, batch=1, dtype="float32").predictor
+
+    def allocate(self, kind: str, share: float) -> Architecture:
+        """The least sensitive architecture of a kind within a share of the dense latency."""
+        blocks = {b.name: tuple(self.graph.lost([b.name])) for b in self.graph.blocks}
+        space = SearchSpace.parse(SPACES[kind])
+        plan = Plan(
+            space=FittedSpace.of(space, self.graph.sizes(), blocks=blocks),
+            price=self.costs.cost,
+            prices=self.costs.prices,
+            dense=self.costs.dense,
+            budget=Budget.parse({"latency_ms": f"{100 * share:g}%"}),
+            objectives=(Objective("accuracy", "maximize"), Objective("latency_ms")),
+            reference=(0.0, 1.0),
+        )
+        return plan.space.architecture(Allocator(plan.items, self.table.at, plan.loads).at(1.0))
+
+    def measured_share(self, architecture: Architecture) -> float:
+        """Its latency over the dense model's, measured in turns."""
+        small = pruned(self.dense, self.graph, architecture)
+        return measure_together([self.dense, small], self.example, "onnxruntime")[1].ratio
+
+    def recover(self, architecture: Architecture, epochs: float, seed: int) -> dict[str, float]:
+        """Validation and test accuracy after repair and `epochs` of training."""
+        recovery = Recovery(lr=0.01 if epochs < 2 else 0.05, distillation=0.5)
+        run = RecoveryRun(
+            self.task,
+            self.dense,
+            self.graph,
+            Candidate(architecture, Selection("obs"), recovery=recovery),
+            epochs=epochs,
+            seed=seed,
+            calibration=self.calibration,
+            precision=self.precision,
+        )
+        run.build()
+        while not run.finished:
+            run.advance(1.0)
+        return {f"{split}_accuracy": run.evaluate(split)["accuracy"] for split in ("val", "test")}
+
+
+def main() -> None:
+    parser = harness.parser(__doc__)
+    parser.add_argument("--shares", nargs="+", type=float, default=[0.3, 0.2, 0.12])
+    parser.add_argument("--epochs", nargs="+", type=float, default=[0.0, 1.0])
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0])
+    parser.add_argument("--profile", type=Path, default=OUT / "device.json")
+    options = parser.parse_args()
+    rows, where = Rows(OUT / "depth.csv", KEY), harness.circumstances()
+    OUT.mkdir(parents=True, exist_ok=True)
+    bench = Bench(options.profile)
+    for share in options.shares:
+        for kind in SPACES:
+            architecture = bench.allocate(kind, share)
+            cost, measured = bench.costs.cost(architecture), bench.measured_share(architecture)
+            for epochs in options.epochs:
+                for seed in options.seeds if epochs else options.seeds[:1]:
+                    key = {"kind": kind, "share": share, "epochs": epochs, "seed": seed}
+                    if len(rows.find(**key)):
+                        continue
+                    found = {
+                        **key,
+                        "measured_share": measured,
+                        "predicted_share": cost.get("latency_ms")
+                        / bench.costs.dense.get("latency_ms"),
+                        "macs_share": cost.get("macs") / bench.costs.dense.get("macs"),
+                        "dropped": len(architecture.dropped),
+                        **bench.recover(architecture, epochs, seed),
+                        **where,
+                    }
+                    print({name: found[name] for name in SHOWN}, flush=True)
+                    rows.put(found)
+                    write_text(OUT / "README.md", page(rows.read()))
+
+
+def page(rows: pd.DataFrame) -> str:
+    """The table with what it was measured on."""
+    order = rows.sort_values(["share", "kind", "epochs"], ascending=[False, True, True])
+    means = order.groupby(["share", "kind", "epochs"], sort=False, as_index=False).mean(
+        numeric_only=True
+    )
+    return (
+        "# Channels, blocks, or both\n\nResNet-56 on CIFAR-10, latency in ONNX Runtime on one "
+        f"thread; {rows.seed.nunique()} seed(s), means. {harness.stamp(rows)}\n\n"
+        + harness.table(means, SHOWN)
+        + "\n"
+    )
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(2)
+    main()
