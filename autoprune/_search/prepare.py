@@ -13,14 +13,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from autoprune._search.bench import RecoveryBench
 from autoprune._search.plan import Limits, Plan
 from autoprune._search.score import STATISTICS, RepairScore, heads
 from autoprune._search.screening import Screening
-from autoprune._search.sites import Site, check, sites_of
 from autoprune._search.study import distributions
+from autoprune._search.target_devices import TargetDevice, check, load_targets
 from autoprune._search.tuning import threads_for
-from autoprune._search.verify import Gauge, objectives_of
+from autoprune._search.verify import MeasurementRig, objectives_of
+from autoprune._search.worker import WorkerContext
 from autoprune.budget import Cost
 from autoprune.config import RunConfig
 from autoprune.cost.activations import COUNTED, PeakMemory
@@ -58,18 +58,18 @@ class Prepared:
     dense: nn.Module
     graph: PruningGraph
     metrics: Mapping[str, float]
-    gauge: Gauge
+    rig: MeasurementRig
     training_device: str
 
     @property
-    def sites(self) -> tuple[Site, ...]:
+    def targets(self) -> tuple[TargetDevice, ...]:
         """The devices where latencies count."""
-        return self.gauge.sites
+        return self.rig.targets
 
     @property
-    def is_elsewhere(self) -> bool:
+    def is_offline(self) -> bool:
         """Whether latencies count on machines only that cannot be asked from here."""
-        return all(site.is_elsewhere for site in self.sites)
+        return all(target.is_offline for target in self.targets)
 
 
 def prepare(
@@ -85,9 +85,9 @@ def prepare(
     whether they can measure.
     """
     objectives = _objectives(config, task)
-    sites = sites_of(config.targets, profiles or {})
+    targets = load_targets(config.targets, profiles or {})
     if profiles is None:
-        check(sites)
+        check(targets)
     device = training_device(config.train_on)
     say("the dense model")
     dense = load_dense(task, device=device)
@@ -100,22 +100,22 @@ def prepare(
         why = "; ".join(f"{frozen.name}: {frozen.reason}" for frozen in graph.frozen[:3])
         raise GraphError(f"the model of {type(task).__name__} has nothing that can leave · {why}")
     names = [*config.budget.fields, *(objective.name for objective in objectives)]
-    sites = tuple(
-        site.fitted(dense, graph, example, config.search.seed, say)
-        if site.is_predicted(names)
-        else site
-        for site in sites
+    targets = tuple(
+        target.fitted(dense, graph, example, config.search.seed, say)
+        if target.is_predicted(names)
+        else target
+        for target in targets
     )
     memory = {}
     if MEMORY in names:
         say("peak memory of random prunings")
-        memory = {site.name: site.peak_memory(dense, graph, example) for site in sites}
+        memory = {target.name: target.peak_memory(dense, graph, example) for target in targets}
     space = config.space.for_optimizer(optimizer_for(task, dense, graph))
-    plan = _plan(config, space, graph, objectives, metrics, sites, memory)
+    plan = _plan(config, space, graph, objectives, metrics, targets, memory)
     plan.check()
     distributions(plan)
-    gauge = Gauge(dense, graph, example, sites)
-    return Prepared(plan, dense, graph, metrics, gauge, device)
+    rig = MeasurementRig(dense, graph, example, targets)
+    return Prepared(plan, dense, graph, metrics, rig, device)
 
 
 def _plan(
@@ -124,13 +124,13 @@ def _plan(
     graph: PruningGraph,
     objectives: tuple[Objective, ...],
     metrics: Mapping[str, float],
-    sites: tuple[Site, ...],
+    targets: tuple[TargetDevice, ...],
     memory: Mapping[str, PeakMemory],
 ) -> Plan:
-    predictors = {site.name: site.profile.predictor for site in sites if site.profile}
+    predictors = {target.name: target.profile.predictor for target in targets if target.profile}
     fitted = list(memory.values()) or [COUNTED]
     costs = CostModel(graph, latency=predictors, memory=fitted)
-    margins = {name: margin for site in sites for name, margin in site.margins.items()}
+    margins = {name: margin for target in targets for name, margin in target.margins.items()}
     if memory:
         margins[MEMORY] = max(it.upper_factor for it in fitted) - 1.0
     limits = config.search
@@ -162,9 +162,9 @@ def _plan(
     )
 
 
-def make_bench(
+def make_context(
     config: RunConfig, task: Task, ready: Prepared, path: str, say: Say
-) -> RecoveryBench:
+) -> WorkerContext:
     """What the workers get: calibration statistics and the arithmetic of training, made once."""
     calibration = None
     if _needs_calibration(ready.plan.space.space):
@@ -178,7 +178,7 @@ def make_bench(
         precision = choose(task, ready.dense, ready.training_device)
     finally:
         torch.set_num_threads(before)
-    return RecoveryBench(
+    return WorkerContext(
         task=task,
         weights={name: tensor.cpu() for name, tensor in ready.dense.state_dict().items()},
         graph=ready.graph,
@@ -193,11 +193,11 @@ def make_bench(
     )
 
 
-def measure_damage(
+def measure_sensitivity(
     config: RunConfig, task: Task, ready: Prepared, calibration: Calibration, say: Say
 ) -> Sensitivity:
     """How far the outputs move when each group alone is cut, after repair."""
-    say("what each group alone is worth")
+    say("what each group alone is importance")
     batches = sample(task, config.search.seed, samples=_SENSITIVITY_SAMPLES, least=1)
     score = sensitivity.divergence(ready.dense, batches, forward=task.outputs)
     space = ready.plan.space
@@ -213,10 +213,10 @@ def measure_damage(
     )
 
 
-def relative_worth(
+def relative_importance(
     dense: nn.Module, graph: PruningGraph, calibration: Calibration
 ) -> dict[str, list[float]]:
-    """What each unit is worth by the Optimal-Brain-Surgeon order, over its group's mean."""
+    """What each unit is importance by the Optimal-Brain-Surgeon order, over its group's mean."""
     found = importance.scores(dense, graph, "obs", calibration=calibration)
     return {
         name: (values / values.mean().clamp_min(1e-30)).tolist() for name, values in found.items()
@@ -227,8 +227,8 @@ def make_screening(
     config: RunConfig,
     task: Task,
     ready: Prepared,
-    bench: RecoveryBench,
-    damage: Callable[[str, int], float] | None,
+    context: WorkerContext,
+    sensitivity: Callable[[str, int], float] | None,
 ) -> Screening | None:
     """What chooses among proposals; None where every proposal is to be trained."""
     if config.search.screen == 0:
@@ -239,14 +239,14 @@ def make_screening(
             task,
             ready.dense,
             ready.graph,
-            bench.calibration,
+            context.calibration,
             seed=config.search.seed,
-            threads=bench.threads,
+            threads=context.threads,
             device=ready.training_device,
-            precision=bench.precision,
+            precision=context.precision,
         )
 
-    return Screening(ready.plan, score, count=config.search.screen, damage=damage)
+    return Screening(ready.plan, score, count=config.search.screen, sensitivity=sensitivity)
 
 
 def environment(config: RunConfig) -> dict[str, Any]:
