@@ -10,7 +10,7 @@ from typing import Any
 from torch import nn
 
 from autoprune._retraining.seeds import OnEntry, Retraining, retrain
-from autoprune._search.sites import Site, local_sites, measured, reach
+from autoprune._search.target_devices import TargetDevice, measurable_targets, measured, reach
 from autoprune.budget import Cost
 from autoprune.candidate import Candidate
 from autoprune.config import RunConfig
@@ -52,8 +52,8 @@ def retrain_trial(
     _check_free(folder, plan)
     if folder.is_finished:
         return folder
-    sites = local_sites(config.targets, run.devices(config.targets))
-    reach(sites)  # before hours of training
+    targets = measurable_targets(config.targets, run.devices(config.targets))
+    reach(targets)  # before hours of training
     with run.writing():
         done, dense = _train(folder, config, task, record, plan, on_entry)
         for one in done.runs:
@@ -61,7 +61,7 @@ def retrain_trial(
                 record.candidate, one.kept_indices, task=config.task, task_args=config.task_args
             )
             save_model(folder.seed_folder(one.seed), one.model, recipe)
-        beside, small = _measure(task, [dense, done.runs[0].model], sites)
+        beside, small = _measure(task, [dense, done.runs[0].model], targets)
         folder.save_summary(done.summary(record.number, measured=small, dense_measured=beside))
     return folder
 
@@ -131,9 +131,11 @@ def _calibration(
     return calibrate(dense, batches, max_samples=samples, seed=seed, forward=task.loss)
 
 
-def _measure(task: Task, models: Sequence[nn.Module], sites: Sequence[Site]) -> list[Cost]:
+def _measure(
+    task: Task, models: Sequence[nn.Module], targets: Sequence[TargetDevice]
+) -> list[Cost]:
     try:
-        return measured(models, task.example_input(), sites)
+        return measured(models, task.example_input(), targets)
     except DeviceError as error:
         raise DeviceError(
             f"{error} · the models are trained and saved: the same command measures them"

@@ -22,7 +22,7 @@ class Item:
     """One decision: its `options`, ascending, the last one being the unpruned model's.
 
     A pruning group's options are widths. An item with the options (0, 1) can be a block: at 0 it is
-    dropped, and the items that name it as their `block` have no effect. A global item (a precision)
+    dropped, and the items inside it have no effect. A global item (a precision)
     changes what all the others cost.
     """
 

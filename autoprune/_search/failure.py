@@ -1,4 +1,4 @@
-"""Why a trial failed, and what to do before the next one."""
+"""Reasons of failed trials, and freeing their memory."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def is_out_of_memory(error: Exception) -> bool:
 
 
 def release_memory() -> None:
-    """Give back what a failed run held, so that the next one can start."""
+    """Free the memory of a failed run."""
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

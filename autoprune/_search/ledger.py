@@ -1,4 +1,4 @@
-"""What a search knows at any moment: records, what runs now, and whether it is over."""
+"""The state of a search: records, running trials, and whether it is over."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from autoprune._search.plan import Plan
-from autoprune._search.progress import Progress, Silent, Snapshot
+from autoprune._search.progress import NullProgress, Progress, Snapshot
 from autoprune.budget import Cost
 from autoprune.candidate import Candidate
 from autoprune.pareto import ParetoFront
@@ -22,7 +22,7 @@ REPORT = "report"  # the key of a Tune result under which a report travels
 
 @dataclass(frozen=True)
 class Report:
-    """What a worker says after each evaluation.
+    """A worker's report after each evaluation.
 
     `finished` is True once the trial has had all its training; `error` ends a trial as failed.
     """
@@ -51,10 +51,10 @@ class Running:
 
 
 class Ledger:
-    """Turns reports into records on disk, counts, and says when the search is over.
+    """Turns reports into records on disk, counts them, and decides when the search is over.
 
-    Every record is on disk before anyone else hears of it. `screening` is what screening has cost
-    (see `screening.Spent`), kept with the state.
+    Every record is written to disk before it is used. `screening` is the cost of screening so far
+    (see `screening.ScreeningCost`), saved with the state.
     """
 
     def __init__(
@@ -65,16 +65,16 @@ class Ledger:
         *,
         since: float | None = None,
     ) -> None:
-        """Take up a run where its records leave off.
+        """Continue a run from its records.
 
-        `since` (`time.monotonic`) is when this sitting began; now, where it is not given.
+        `since` (`time.monotonic`) is when this session began; by default now.
         """
         self.plan = plan
         self.folder = folder
         self.records: dict[int, TrialRecord] = {r.number: r for r in folder.records()}
         self.running: dict[int, Running] = {}
-        self._progress = progress or Silent()
-        self._known = {
+        self._progress = progress or NullProgress()
+        self._numbers = {
             record.candidate.key: number
             for number, record in self.records.items()
             if record.state != "infeasible"
@@ -90,7 +90,7 @@ class Ledger:
 
     @property
     def elapsed_s(self) -> float:
-        """Seconds of searching, all sittings together."""
+        """Seconds of searching, all sessions together."""
         return self._before_s + time.monotonic() - self._started
 
     @property
@@ -100,18 +100,18 @@ class Ledger:
 
     @property
     def done(self) -> int:
-        """Trials that ended and count towards the limit: all but the infeasible ones."""
+        """Trials that ended and count towards the limit: all except infeasible ones."""
         return sum(count for state, count in self.counts.items() if state != "infeasible")
 
     @property
     def spent_epochs(self) -> float:
-        """Epochs trained so far, running trials as far as they have reported."""
+        """Epochs trained so far, including what running trials have reported."""
         ended = sum(record.epochs for record in self.records.values())
         return ended + sum(running.last.epochs for running in self.running.values())
 
     def duplicate_of(self, candidate: Candidate) -> int | None:
         """The number of the trial that trained, or now trains, this very candidate."""
-        return self._known.get(candidate.key)
+        return self._numbers.get(candidate.key)
 
     def start(
         self,
@@ -125,7 +125,7 @@ class Ledger:
         self.running[number] = Running(
             number, candidate, predicted, origin, time.monotonic(), times or {}
         )
-        self._known[candidate.key] = number
+        self._numbers[candidate.key] = number
         self.show()
 
     def refuse(
@@ -146,7 +146,7 @@ class Ledger:
         self.show()
 
     def report(self, number: int, report: Report) -> None:
-        """Take what a running trial says of itself."""
+        """Take the report of a running trial."""
         self.running[number].last = report
         self.show()
 
@@ -180,11 +180,11 @@ class Ledger:
         return record
 
     def update(self, record: TrialRecord) -> None:
-        """Replace a record by a fuller one with the same number."""
+        """Replace a record by a more complete one with the same number."""
         self._write(record)
 
     def may_start(self) -> bool:
-        """Whether another trial may begin now (it may become possible again: see `over`)."""
+        """Whether another trial may begin now; that can change, see `over`."""
         limits = self.plan.limits
         planned = sum(self.plan.epochs - r.last.epochs for r in self.running.values())
         epochs = self.spent_epochs + planned + self.plan.epochs
@@ -200,7 +200,7 @@ class Ledger:
 
     @property
     def late(self) -> bool:
-        """Whether the time limit has passed, and there is a finished model to show for it."""
+        """Whether the time limit has passed and at least one trial is complete."""
         seconds = self.plan.limits.seconds
         return seconds is not None and self.elapsed_s > seconds and self.counts["complete"] > 0
 
@@ -209,11 +209,11 @@ class Ledger:
         return self._front
 
     def save_state(self, phase: str) -> None:
-        """Write how far the run is, for `resume`."""
+        """Save the phase and elapsed time, for `resume`."""
         self.folder.save_state(RunState(phase, self.elapsed_s, dict(self.screening)))
 
     def show(self, phase: str = "search", note: str = "") -> None:
-        """Tell the progress."""
+        """Update the progress display."""
         counts, (front, volume) = self.counts, self._shown
         self._progress.update(
             Snapshot(
@@ -234,7 +234,7 @@ class Ledger:
         )
 
     def _too_late(self) -> bool:
-        """Past the time limit, or so near to it that a trial of usual length would not end."""
+        """Past the time limit, or so near that a trial of median length would not end."""
         seconds = self.plan.limits.seconds
         if seconds is None:
             return False
@@ -275,7 +275,7 @@ class Ledger:
 
 
 def _finite(values: Mapping[str, Any]) -> dict[str, Any]:
-    """What is finite of some numbers: NaN has no place in JSON, and a failed trial may have it."""
+    """The finite values: a failed trial may have NaN, which JSON cannot hold."""
     return {
         name: value
         for name, value in values.items()

@@ -15,14 +15,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from autoprune._search.bench import RecoveryBench
 from autoprune._search.plan import Limits, Plan
 from autoprune._search.score import STATISTICS, RepairScore, heads
 from autoprune._search.screening import Screening
-from autoprune._search.sites import Site, check, sites_of
 from autoprune._search.study import distributions
+from autoprune._search.target_devices import TargetDevice, check, load_targets
 from autoprune._search.tuning import threads_for
-from autoprune._search.verify import Gauge, objectives_of
+from autoprune._search.verify import MeasurementRig, objectives_of
+from autoprune._search.worker import WorkerContext
 from autoprune.architecture import Architecture
 from autoprune.budget import Cost
 from autoprune.config import RunConfig
@@ -63,13 +63,13 @@ class Prepared:
     dense: nn.Module
     graph: PruningGraph
     metrics: Mapping[str, float]
-    gauge: Gauge
+    rig: MeasurementRig
     training_device: str
     memory: tuple[PeakMemory, ...] = (COUNTED,)
 
-    def with_sites(self, sites: tuple[Site, ...]) -> Prepared:
+    def with_targets(self, targets: tuple[TargetDevice, ...]) -> Prepared:
         """The same search with costs predicted from these devices' profiles."""
-        costs, margins = _costs(self.graph, sites, self.memory)
+        costs, margins = _costs(self.graph, targets, self.memory)
         plan = replace(
             self.plan,
             price=costs.cost,
@@ -77,17 +77,17 @@ class Prepared:
             dense=costs.dense,
             margins=margins,
         )
-        return replace(self, plan=plan, gauge=replace(self.gauge, sites=sites))
+        return replace(self, plan=plan, rig=replace(self.rig, targets=targets))
 
     @property
-    def sites(self) -> tuple[Site, ...]:
+    def targets(self) -> tuple[TargetDevice, ...]:
         """The devices where latencies count."""
-        return self.gauge.sites
+        return self.rig.targets
 
     @property
-    def is_elsewhere(self) -> bool:
+    def is_offline(self) -> bool:
         """Whether latencies count on machines only that cannot be asked from here."""
-        return all(site.is_elsewhere for site in self.sites)
+        return all(target.is_offline for target in self.targets)
 
 
 def prepare(
@@ -103,9 +103,9 @@ def prepare(
     whether they can measure.
     """
     objectives = _objectives(config, task)
-    sites = sites_of(config.targets, profiles or {})
+    targets = load_targets(config.targets, profiles or {})
     if profiles is None:
-        check(sites)
+        check(targets)
     device = training_device(config.train_on)
     say("the dense model")
     dense = load_dense(task, device=device)
@@ -118,22 +118,22 @@ def prepare(
         why = "; ".join(f"{frozen.name}: {frozen.reason}" for frozen in graph.frozen[:3])
         raise GraphError(f"the model of {type(task).__name__} has nothing that can leave · {why}")
     names = [*config.budget.fields, *(objective.name for objective in objectives)]
-    sites = tuple(
-        site.fitted(dense, graph, example, config.search.seed, say)
-        if site.is_predicted(names)
-        else site
-        for site in sites
+    targets = tuple(
+        target.fitted(dense, graph, example, config.search.seed, say)
+        if target.is_predicted(names)
+        else target
+        for target in targets
     )
     memory: tuple[PeakMemory, ...] = (COUNTED,)
-    if MEMORY in names and sites:
+    if MEMORY in names and targets:
         say("peak memory of random prunings")
-        memory = tuple(site.peak_memory(dense, graph, example) for site in sites)
+        memory = tuple(target.peak_memory(dense, graph, example) for target in targets)
     space = config.space.for_optimizer(optimizer_for(task, dense, graph))
-    plan = _plan(config, space, graph, objectives, metrics, sites, memory)
+    plan = _plan(config, space, graph, objectives, metrics, targets, memory)
     plan.check()
     distributions(plan)
-    gauge = Gauge(dense, graph, example, sites)
-    return Prepared(plan, dense, graph, metrics, gauge, device, memory)
+    rig = MeasurementRig(dense, graph, example, targets)
+    return Prepared(plan, dense, graph, metrics, rig, device, memory)
 
 
 def correct(ready: Prepared, chosen: Sequence[Architecture], say: Say) -> Prepared:
@@ -146,14 +146,14 @@ def correct(ready: Prepared, chosen: Sequence[Architecture], say: Say) -> Prepar
     if not chosen or not any(is_latency(name) for name in names):
         return ready
     say("latencies of models that use the budget up")
-    gauge, sites = ready.gauge, []
-    for site in ready.sites:
+    rig, targets = ready.rig, []
+    for target in ready.targets:
         try:
-            sites.append(site.corrected(gauge.dense, gauge.graph, gauge.example, chosen))
+            targets.append(target.corrected(rig.dense, rig.graph, rig.example, chosen))
         except DeviceError as error:
             _LOG.warning("its profile is used as it is: %s", error)
-            sites.append(site)
-    return ready.with_sites(tuple(sites))
+            targets.append(target)
+    return ready.with_targets(tuple(targets))
 
 
 def _plan(
@@ -162,16 +162,16 @@ def _plan(
     graph: PruningGraph,
     objectives: tuple[Objective, ...],
     metrics: Mapping[str, float],
-    sites: tuple[Site, ...],
+    targets: tuple[TargetDevice, ...],
     memory: tuple[PeakMemory, ...],
 ) -> Plan:
-    costs, margins = _costs(graph, sites, memory)
+    costs, margins = _costs(graph, targets, memory)
     limits = config.search
     return Plan(
         space=FittedSpace.of(
             space,
             graph.sizes(),
-            efficient_step(graph, [site.profile.predictor for site in sites if site.profile]),
+            efficient_step(graph, [it.profile.predictor for it in targets if it.profile]),
             {block.name: tuple(graph.lost([block.name])) for block in graph.blocks},
         ),
         price=costs.cost,
@@ -196,21 +196,21 @@ def _plan(
 
 
 def _costs(
-    graph: PruningGraph, sites: Iterable[Site], memory: Sequence[PeakMemory]
+    graph: PruningGraph, targets: Iterable[TargetDevice], memory: Sequence[PeakMemory]
 ) -> tuple[CostModel, dict[str, float]]:
     """What predicts costs, and by how much each upper bound lies above the prediction."""
-    sites = list(sites)
-    predictors = {site.name: site.profile.predictor for site in sites if site.profile}
-    margins = {name: margin for site in sites for name, margin in site.margins.items()}
+    targets = list(targets)
+    predictors = {target.name: target.profile.predictor for target in targets if target.profile}
+    margins = {name: margin for target in targets for name, margin in target.margins.items()}
     factor = max(fitted.upper_factor for fitted in memory)
     if factor > 1.0:
         margins[MEMORY] = factor - 1.0
     return CostModel(graph, latency=predictors, memory=memory), margins
 
 
-def make_bench(
+def make_context(
     config: RunConfig, task: Task, ready: Prepared, path: str, say: Say
-) -> RecoveryBench:
+) -> WorkerContext:
     """What the workers get: calibration statistics and the arithmetic of training, made once."""
     calibration = None
     if _needs_calibration(ready.plan.space.space):
@@ -224,7 +224,7 @@ def make_bench(
         precision = choose(task, ready.dense, ready.training_device)
     finally:
         torch.set_num_threads(before)
-    return RecoveryBench(
+    return WorkerContext(
         task=task,
         weights={name: tensor.cpu() for name, tensor in ready.dense.state_dict().items()},
         graph=ready.graph,
@@ -239,7 +239,7 @@ def make_bench(
     )
 
 
-def measure_damage(
+def measure_sensitivity(
     config: RunConfig, task: Task, ready: Prepared, calibration: Calibration, say: Say
 ) -> Sensitivity:
     """How far the outputs move when each group or block alone is pruned, after repair.
@@ -272,10 +272,10 @@ def measure_damage(
     )
 
 
-def relative_worth(
+def relative_importance(
     dense: nn.Module, graph: PruningGraph, calibration: Calibration
 ) -> dict[str, list[float]]:
-    """What each unit is worth by the Optimal-Brain-Surgeon order, over its group's mean."""
+    """What each unit is importance by the Optimal-Brain-Surgeon order, over its group's mean."""
     found = importance.scores(dense, graph, "obs", calibration=calibration)
     return {
         name: (values / values.mean().clamp_min(1e-30)).tolist() for name, values in found.items()
@@ -286,8 +286,8 @@ def make_screening(
     config: RunConfig,
     task: Task,
     ready: Prepared,
-    bench: RecoveryBench,
-    damage: Callable[[str, int], float] | None,
+    context: WorkerContext,
+    sensitivity: Callable[[str, int], float] | None,
 ) -> Screening | None:
     """What chooses among proposals; None where every proposal is to be trained."""
     if config.search.screen == 0:
@@ -298,14 +298,14 @@ def make_screening(
             task,
             ready.dense,
             ready.graph,
-            bench.calibration,
+            context.calibration,
             seed=config.search.seed,
-            threads=bench.threads,
+            threads=context.threads,
             device=ready.training_device,
-            precision=bench.precision,
+            precision=context.precision,
         )
 
-    return Screening(ready.plan, score, count=config.search.screen, damage=damage)
+    return Screening(ready.plan, score, count=config.search.screen, sensitivity=sensitivity)
 
 
 def environment(config: RunConfig) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What a running search tells whoever watches it."""
+"""Progress of a running search."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Protocol
 class Snapshot:
     """The state of a search at one moment.
 
-    `phase` is `prepare`, `search`, `verify` or `done`; `note` says in a few words what goes on.
+    `phase` is `prepare`, `search`, `verify` or `done`; `note` describes the current step.
     `trials` is the number of trials after which the search ends; `complete`, `stopped` and `failed`
     count towards it, `infeasible` and `running` do not. `front` has one mapping (trial number and
     objectives by name) a member, ordered by cost; `hypervolume` is in the product of the
@@ -39,14 +39,14 @@ class Snapshot:
 
 
 class Progress(Protocol):
-    """Implemented by whoever renders the search; called from the search's own thread."""
+    """Displays a search; called from the search's own thread."""
 
     def update(self, snapshot: Snapshot) -> None:
-        """Take the newest state; must return fast."""
+        """Show the newest state; must return fast."""
 
 
-class Silent:
-    """A progress that shows nothing."""
+class NullProgress:
+    """A display that shows nothing."""
 
     def update(self, snapshot: Snapshot) -> None:
         """Ignore the state."""

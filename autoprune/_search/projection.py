@@ -1,4 +1,4 @@
-"""Move a candidate that is too expensive into the budget."""
+"""Project a candidate that is over budget into the budget."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ _HALVINGS = 12
 def project(candidate: Candidate, plan: Plan) -> Candidate | None:
     """The nearest candidate within the budget on the straight line to the smallest model.
 
-    Every group's ratio moves the same share of its way to the space's largest ratio, so that the
-    order between groups stays; the share is the smallest that suffices, to 1 part in 4096. Where
-    the space has one ratio for all groups, that ratio moves. Where widths alone do not suffice,
+    Every group's ratio moves by the same fraction towards the space's largest ratio, so that the
+    order of the groups is kept; the smallest fraction that suffices, to 1 part in 4096. Where the
+    space has one ratio for all groups, that ratio moves. Where widths alone do not suffice,
     blocks are dropped, the costliest first. A candidate within the budget is returned as it is.
     None when nothing meets the budget.
     """

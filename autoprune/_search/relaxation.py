@@ -1,7 +1,7 @@
-"""Lagrangian steps: the best choice where loads are linear, again from each new choice.
+"""Lagrangian relaxation: the loads are linearized around a choice, again at each new choice.
 
-Around a choice, what one item's option adds to the load is measured; with a price on the load, each
-item then has its best option by itself. Prices are scanned, all their choices evaluated in full.
+With a price (a Lagrange multiplier) on the linearized load, each item has its best option by
+itself. Prices are scanned, and the exact load of all resulting choices is computed.
 """
 
 from __future__ import annotations
@@ -120,6 +120,6 @@ def _picked(bounded: Bounded, row: Rows, added: Floats, prices: Floats, radius: 
     least = np.take_along_axis(values, picked[:, :, None], axis=2)[:, :, 0]
     for block, members in problem.members.items():
         kept = values[:, block, 1] + least[:, members].sum(axis=1)
-        stays = kept <= values[:, block, 0] if bounded.free[block] else row[block] > 0
-        picked[:, block] = stays
+        present = kept <= values[:, block, 0] if bounded.free[block] else row[block] > 0
+        picked[:, block] = present
     return np.asarray(picked)

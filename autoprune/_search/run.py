@@ -9,7 +9,6 @@ from pathlib import Path
 
 import optuna
 
-from autoprune._search.bench import RecoveryBench
 from autoprune._search.ledger import Ledger
 from autoprune._search.plan import Plan
 from autoprune._search.prepare import (
@@ -17,19 +16,20 @@ from autoprune._search.prepare import (
     Say,
     correct,
     environment,
-    make_bench,
+    make_context,
     make_screening,
-    measure_damage,
+    measure_sensitivity,
     prepare,
-    relative_worth,
+    relative_importance,
 )
-from autoprune._search.progress import Progress, Silent, Snapshot
+from autoprune._search.progress import NullProgress, Progress, Snapshot
 from autoprune._search.screening import Screening
 from autoprune._search.searcher import BudgetedOptunaSearch, Proposal
 from autoprune._search.seeding import seeds
 from autoprune._search.study import StudyFile
 from autoprune._search.tuning import quiet, run_trials
 from autoprune._search.verify import verify
+from autoprune._search.worker import WorkerContext
 from autoprune.budget import Cost
 from autoprune.config import RunConfig
 from autoprune.device.profile import DeviceProfile
@@ -68,7 +68,7 @@ def run(
     it is; one whose front could not be measured is not finished, and `resume` tries that again.
     Raises WorkError when no trial could be completed.
     """
-    watcher = progress or Silent()
+    watcher = progress or NullProgress()
     place = Path(folder)
     if resume and (RunFolder.open(place).state() or RunState()).phase == "done":
         return
@@ -81,19 +81,19 @@ def run(
         store = RunFolder.open(place) if resume else _create(config, place)
         with store.writing():
             _describe(store, ready)
-            bench = make_bench(config, task, ready, str(place.resolve()), say)
-            damage = _damage(config, task, store, ready, bench, say)
-            worth = _worth(ready, bench) if damage else None
-            first = seeds(ready.plan, damage, worth)
+            context = make_context(config, task, ready, str(place.resolve()), say)
+            sensitivity = _sensitivity(config, task, store, ready, context, say)
+            importance = _importance(ready, context) if sensitivity else None
+            first = seeds(ready.plan, sensitivity, importance)
             if not resume:
                 chosen = dict.fromkeys(proposal.candidate.architecture for proposal in first)
                 ready = correct(ready, list(chosen)[:CHECKED], say)
                 ready.plan.check()
                 _describe(store, ready)
-                first = seeds(ready.plan, damage, worth)
-            screening = make_screening(config, task, ready, bench, damage)
+                first = seeds(ready.plan, sensitivity, importance)
+            screening = make_screening(config, task, ready, context, sensitivity)
             ledger = Ledger(ready.plan, store, watcher, since=since)
-            _search(store, ready, bench, first, screening, ledger)
+            _search(store, ready, context, first, screening, ledger)
 
 
 def _prepare(config: RunConfig, task: Task, place: Path, say: Say, *, resume: bool) -> Prepared:
@@ -107,35 +107,35 @@ def _create(config: RunConfig, place: Path) -> RunFolder:
     return RunFolder.create(place, config.to_dict(), environment(config))
 
 
-def _damage(
+def _sensitivity(
     config: RunConfig,
     task: Task,
     store: RunFolder,
     ready: Prepared,
-    bench: RecoveryBench,
+    context: WorkerContext,
     say: Say,
 ) -> Callable[[str, int], float] | None:
     """What cutting each group alone does, measured once a run; None where nothing is calibrated."""
-    if bench.calibration is None or not ready.plan.space.per_group:
+    if context.calibration is None or not ready.plan.space.per_group:
         return None
     known = store.sensitivity(Sensitivity.from_dict)
     if known is not None:
         return known.at
-    found = measure_damage(config, task, ready, bench.calibration, say)
+    found = measure_sensitivity(config, task, ready, context.calibration, say)
     store.save_sensitivity(found.to_dict())
     return found.at
 
 
-def _worth(ready: Prepared, bench: RecoveryBench) -> dict[str, list[float]] | None:
-    if bench.calibration is None:
+def _importance(ready: Prepared, context: WorkerContext) -> dict[str, list[float]] | None:
+    if context.calibration is None:
         return None
-    return relative_worth(ready.dense, ready.graph, bench.calibration)
+    return relative_importance(ready.dense, ready.graph, context.calibration)
 
 
 def _search(
     store: RunFolder,
     ready: Prepared,
-    bench: RecoveryBench,
+    context: WorkerContext,
     first: Sequence[Proposal],
     screening: Screening | None,
     ledger: Ledger,
@@ -147,8 +147,8 @@ def _search(
         searcher = BudgetedOptunaSearch(plan, ledger, file, first, screening)
         if not ledger.over():
             gpus = 1.0 / plan.concurrent if ready.training_device == "cuda" else 0.0
-            run_trials(plan, bench, searcher, store.path, gpus=gpus)
-        where = dict.fromkeys(site.where for site in ready.sites if not site.is_elsewhere)
+            run_trials(plan, context, searcher, store.path, gpus=gpus)
+        where = dict.fromkeys(target.where for target in ready.targets if not target.is_offline)
         ledger.show("verify", f"measuring the front alone on {', '.join(where)}")
         ledger.save_state("verify")
         failure = _finish(store, ready, ledger)
@@ -168,7 +168,7 @@ def _finish(store: RunFolder, ready: Prepared, ledger: Ledger) -> str | None:
     complete = [r for r in ledger.records.values() if r.state == "complete"]
     if not complete:
         raise WorkError(_no_model(ledger))
-    if ready.is_elsewhere:  # what is measured here would say nothing of that device
+    if ready.is_offline:  # what is measured here would say nothing of that device
         store.save_front(FrontReport(ledger.front()))
         return None
 
@@ -178,16 +178,16 @@ def _finish(store: RunFolder, ready: Prepared, ledger: Ledger) -> str | None:
 
     before = store.dense()  # beside it some of the front may have been measured already
     known = before.measured if before else None
-    verified = verify(complete, store, ready.gauge, ready.plan, save, known)
+    verified = verify(complete, store, ready.rig, ready.plan, save, known)
     store.save_front(FrontReport(verified.front, verified.over, verified.failure))
     return verified.failure
 
 
 def _describe(store: RunFolder, ready: Prepared) -> None:
     """Write what the search knows before its first trial, for the report and for `resume`."""
-    for site in ready.sites:
-        if site.profile is not None:
-            store.save_profile(site.name, site.profile.to_dict())
+    for target in ready.targets:
+        if target.profile is not None:
+            store.save_profile(target.name, target.profile.to_dict())
     plan = ready.plan
     budgets = (plan.budget, *plan.levels)
     store.save_plan(SearchPlan.of(plan.objectives, plan.reference, budgets, plan.space, plan.dense))

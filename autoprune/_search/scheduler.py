@@ -26,12 +26,12 @@ RANGES = 4
 
 
 class Rungs:
-    """Who may go on at each rung; pure, minimise-only.
+    """Decides which trials continue at each rung; all values are minimized.
 
     A point's last value is its cost. At a rung the points are ordered by non-dominated rank, then
-    by crowding (lonely first), then by number; the first 1 / `eta` of them (rounded up) may go on,
-    and so may the best in the first objective of each cost range: [low, high] in `ranges` equal
-    parts.
+    by crowding distance (sparse first), then by number; the first 1 / `eta` of them (rounded up)
+    may continue, and so may the best in the first objective of each cost range: [low, high] in
+    `ranges` equal parts.
 
     >>> rungs = Rungs(low=0.0, high=1.0, ranges=1)
     >>> for number, point in enumerate([(0.1, 0.5), (0.2, 0.6), (0.3, 0.4), (0.4, 0.7)]):
@@ -63,10 +63,10 @@ class Rungs:
         numbers = sorted(points)
         rows = np.array([points[number] for number in numbers])
         ranks = non_dominated_rank(rows)
-        lonely = np.empty(len(rows))
+        distance = np.empty(len(rows))
         for rank in np.unique(ranks):
-            lonely[ranks == rank] = crowding(rows[ranks == rank])
-        return [numbers[i] for i in np.lexsort((np.array(numbers), -lonely, ranks))]
+            distance[ranks == rank] = crowding(rows[ranks == rank])
+        return [numbers[i] for i in np.lexsort((np.array(numbers), -distance, ranks))]
 
     def _range(self, point: tuple[float, ...]) -> int:
         place = int((point[-1] - self._low) / self._span * self._ranges)
@@ -77,13 +77,13 @@ class RungScheduler(FIFOScheduler):
     """Pauses a trial that is not among the best at its rung, and resumes it when it becomes so.
 
     Trials are compared at equal epochs by their objectives, the cost as predicted. A trial that is
-    still removing channels at a rung is not compared there: it looks better than it will be. What
+    still being pruned at a rung is not compared there: it looks better than it will be. What
     is paused when nothing else is left to do is stopped; once the time limit has passed, every
     trial is stopped at its next evaluation.
     """
 
     def __init__(self, plan: Plan, searcher: BudgetedOptunaSearch) -> None:
-        """Rungs as the plan has them."""
+        """The rungs of the plan."""
         super().__init__()  # type: ignore[no-untyped-call]
         self._plan, self._searcher, self._ledger = plan, searcher, searcher.ledger
         ends = [objective.sign * objective_end(plan, objective) for objective in plan.objectives]
@@ -108,12 +108,14 @@ class RungScheduler(FIFOScheduler):
         self._rungs.report(rung, number, self._point(report.metrics, running.predicted))
         if self._rungs.may_go_on(rung, number):
             return str(TrialScheduler.CONTINUE)
-        self._searcher.on_trial_result(trial.trial_id, result)  # Tune tells it of others only
+        self._searcher.on_trial_result(
+            trial.trial_id, result
+        )  # Tune does not report paused trials to it
         self._paused[trial.trial_id] = (trial, rung)
         return str(TrialScheduler.PAUSE)
 
     def choose_trial_to_run(self, tune_controller: TuneController) -> Trial | None:
-        """A paused trial that has come among the best, otherwise the next new one."""
+        """A paused trial that is now among the best, otherwise the next new one."""
         for trial_id, (trial, _) in self._paused.items():
             if trial.status == Trial.PAUSED:
                 self._searcher.set_waiting(trial_id, True)
@@ -130,7 +132,7 @@ class RungScheduler(FIFOScheduler):
         return super().choose_trial_to_run(tune_controller)
 
     def on_trial_error(self, tune_controller: TuneController, trial: Trial) -> None:
-        """Keep the reason, which Tune has written beside the trial."""
+        """Keep the reason from the trial's error file."""
         self._paused.pop(trial.trial_id, None)
         self._searcher.note_error(trial.trial_id, error_of(trial))
 
@@ -151,7 +153,7 @@ def objective_end(plan: Plan, objective: Objective) -> float:
 
 
 def error_of(trial: Trial) -> str:
-    """Why Tune gave a trial up: one line, then what Tune wrote."""
+    """Why Tune gave up a trial: one line, then the error file."""
     try:
         text = Path(trial.error_file).read_text(encoding="utf-8", errors="replace")
     except (OSError, TypeError):

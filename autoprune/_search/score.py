@@ -1,4 +1,4 @@
-"""What a proposal is worth before any training, in well under a second."""
+"""The score of a candidate before any training, in well under a second."""
 
 from __future__ import annotations
 
@@ -24,31 +24,31 @@ from autoprune.training.precision import Precision, watched
 from autoprune.training.rng import derive, preserved
 
 SLICE = 256  # validation samples of one score
-STATISTICS = 128  # training samples that re-estimate batch normalisations where nothing is repaired
-NO_DAMAGE = 1e-6  # below it damages are equal
+STATISTICS = 128  # training samples that re-estimate batch normalizations where nothing is repaired
+NO_DIVERGENCE = 1e-6  # smaller divergences count as equal
 
 
 class Score(Protocol):
-    """What a proposal is worth before training: the log of its damage, less is better.
+    """Scores a candidate before training: the log of a divergence, less is better.
 
-    `samples` went through the smaller model for the last score; `dense_samples` have gone through
-    the dense one so far.
+    `samples` is how many the smaller model processed for the last score, `dense_samples` how many
+    the dense model has processed so far.
     """
 
     samples: int
     dense_samples: float
 
     def __call__(self, candidate: Candidate) -> float:
-        """The score; any exception drops the proposal."""
+        """The score; a candidate that raises is dropped."""
         ...
 
 
 class RepairScore:
-    """The log of the divergence from the dense model's outputs right after removal and repair.
+    """The log of the divergence from the dense model's outputs right after pruning and repair.
 
-    Orders of units and moments are computed once and shared by all proposals. `dense` is left as
-    it is; `threads` is what a score may use of the machine, `precision` the arithmetic of the
-    smaller models' passes.
+    Importance scores and moments are computed once and shared by all candidates. `dense` is not
+    changed; `threads` is the number of CPU threads of one score, `precision` the arithmetic of the
+    smaller models' forward passes.
     """
 
     def __init__(
@@ -76,14 +76,14 @@ class RepairScore:
             with threads_of(threads):
                 self._divergence = sensitivity.divergence(self._dense, slices, forward=task.outputs)
         self._scores_by: dict[str, dict[str, Tensor]] = {}
-        self._normalised = any(
+        self._has_batchnorm = any(
             isinstance(m, nn.modules.batchnorm._BatchNorm) for m in dense.modules()
         )
         self._scored = sum(map(_size, slices))
         self.samples, self.dense_samples = 0, float(self._scored)
 
     def __call__(self, candidate: Candidate) -> float:
-        """Build, repair, compare; without repair batch normalisations are re-estimated before."""
+        """Build, repair, compare; without repair batch normalizations are re-estimated before."""
         with threads_of(self._threads), preserved():
             selection = candidate.selection
             small = build(
@@ -96,15 +96,15 @@ class RepairScore:
             self._precision.place(small, self._device)
             repaired = selection.repair and self._calibration is not None
             dropped = bool(candidate.architecture.dropped)
-            estimated = self._normalised and (dropped or not repaired)
+            estimated = self._has_batchnorm and (dropped or not repaired)
             with watched(small, self._precision, self._device):
                 if estimated:
                     reestimate_batchnorm(small, self._statistics, forward=self._task.loss)
-                damage = self._divergence(small)
+                divergence = self._divergence(small)
         self.samples = self._scored + estimated * sum(map(_size, self._statistics))
-        if not math.isfinite(damage):
-            raise ValueError(f"its outputs' divergence is {damage}")
-        return math.log(max(damage, NO_DAMAGE))
+        if not math.isfinite(divergence):
+            raise ValueError(f"its outputs' divergence is {divergence}")
+        return math.log(max(divergence, NO_DIVERGENCE))
 
     def _importances(self, method: str) -> dict[str, Tensor]:
         if method not in self._scores_by:
@@ -127,7 +127,7 @@ class RepairScore:
 def heads(batches: Sequence[Batch], samples: int) -> list[Batch]:
     """The first samples of each batch, about `samples` in all, each batch giving equally many.
 
-    A batch whose tensors do not all have the same first dimension stays whole.
+    A batch whose tensors do not all have the same first dimension is not cut.
 
     >>> [len(part) for part in heads([torch.zeros(100), torch.zeros(100), torch.zeros(3)], 30)]
     [10, 10, 3]
@@ -151,7 +151,7 @@ def _size(batch: Batch) -> int:
 
 
 def _validation(task: Task) -> list[Batch]:
-    """Validation batches from all over the loader, so that an order by class does no harm."""
+    """Validation batches spread over the loader, which may be sorted by class."""
     loader = task.val_loader()
     try:
         step = max(1, len(loader) // 8)  # type: ignore[arg-type]

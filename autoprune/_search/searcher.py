@@ -1,7 +1,7 @@
-"""Ray Tune's searcher: Optuna proposes, the budget disposes.
+"""Ray Tune's searcher: Optuna proposes candidates, and only those within the budget are trained.
 
-What is trained is what Optuna knows: a proposal over budget is told as infeasible with its
-constraints and its projection into the budget is proposed instead, under its own number.
+A proposal over budget is reported to Optuna as infeasible, with its constraint values; its
+projection into the budget is proposed instead, as a trial of its own.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from ray.tune.search.optuna import OptunaSearch
 from autoprune._search.ledger import REPORT, Ledger
 from autoprune._search.plan import Plan
 from autoprune._search.projection import project
-from autoprune._search.screening import Offer, Screening
+from autoprune._search.screening import PooledProposal, Screening
 from autoprune._search.study import NAME, StudyFile, distributions, make_sampler, replay
 from autoprune._search.trainable import SPEC, Spec
 from autoprune.budget import Cost
@@ -30,30 +30,30 @@ from autoprune.candidate import Candidate
 ATTEMPTS = 200
 SCORE, SCREENED = "score", "screened"
 
-Asked = tuple[Trial, Candidate, Cost, str]  # what may be trained: with its cost and its origin
+Asked = tuple[Trial, Candidate, Cost, str]  # accepted: with its cost and its origin
 
 
 @dataclass(frozen=True, slots=True)
 class Proposal:
-    """A candidate that waits for its turn, where it came from, and its score if it has one.
+    """A queued candidate, its origin, and its score if it has one.
 
-    Where `rivals` are given, the best of all and of what is near it is trained (`Screening.settle`)
-    when its turn comes.
+    If `alternatives` are given, the best of all of them and their neighbors is trained
+    (`Screening.best_of`).
     """
 
     candidate: Candidate
     origin: str
     score: float | None = None
-    rivals: tuple[Candidate, ...] | None = None
+    alternatives: tuple[Candidate, ...] | None = None
 
 
 class BudgetedOptunaSearch(OptunaSearch):
-    """Proposes candidates within the budget, each one once, and tells Optuna the truth of each.
+    """Proposes each candidate within the budget once, and reports each outcome to Optuna.
 
-    `seeds` are tried first, in their order; those that a resumed run has tried already are left
-    out. With `screening`, each later trial is the best of many proposals; what Optuna had asked for
-    and was not chosen is PRUNED in the study's file, with `screened` and its `score` as attributes,
-    and unknown to the sampler, which would take it for a bad trial. `suggest` answers None while
+    `seeds` are tried first, in their order; a resumed run skips those that it has tried. With
+    `screening`, each later trial is the best of many proposals. Optuna's proposals that were not
+    chosen are PRUNED in the study's file, with `screened` and their `score` as attributes, and
+    hidden from the sampler, which would take them for bad trials. `suggest` answers None while
     enough trials are running.
     """
 
@@ -65,7 +65,7 @@ class BudgetedOptunaSearch(OptunaSearch):
         seeds: Iterable[Proposal] = (),
         screening: Screening | None = None,
     ) -> None:
-        """Take up the study where the run folder leaves off."""
+        """Continue the study from the run folder."""
         self._space: dict[str, BaseDistribution]
         before, cut = replay(file, ledger.records, plan)
         super().__init__(
@@ -126,13 +126,13 @@ class BudgetedOptunaSearch(OptunaSearch):
         return {SPEC: Spec(trial.number, candidate, self._plan.seed)}
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
-        """Hand a rung's evaluation to the ledger; Optuna hears of a trial when it ends."""
+        """Pass an evaluation at a rung to the ledger; Optuna is told when the trial ends."""
         self.ledger.report(self._numbers[trial_id], result[REPORT])
 
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
     ) -> None:
-        """Record how a trial ended, then tell Optuna: values only of a complete one."""
+        """Record how a trial ended, then report it to Optuna: values only of a complete one."""
         if trial_id in self._completed_trials:
             return
         number = self._numbers[trial_id]
@@ -144,12 +144,12 @@ class BudgetedOptunaSearch(OptunaSearch):
         for name, over in self._plan.over(self.ledger.records[number].predicted or Cost()).items():
             self._ot_trials[trial_id].set_constraint(name, over)
         values = self._plan.values(record) if record.state == "complete" else None
-        told = dict(zip(self.metric, values, strict=True)) if values else None
-        super().on_trial_complete(trial_id, told, error=record.state == "failed")
+        reported = dict(zip(self.metric, values, strict=True)) if values else None
+        super().on_trial_complete(trial_id, reported, error=record.state == "failed")
         self._copy(self._ot_trials[trial_id])
 
     def note_error(self, trial_id: str, reason: str) -> None:
-        """Keep why a trial's worker was lost, until the trial is told to have failed."""
+        """Keep why a trial's worker was lost, until the trial is recorded as failed."""
         self._reasons[trial_id] = reason
 
     @property
@@ -162,7 +162,7 @@ class BudgetedOptunaSearch(OptunaSearch):
         return self._numbers[trial_id]
 
     def set_waiting(self, trial_id: str, waiting: bool) -> None:
-        """A trial waits at a rung and leaves its place to another, or goes on."""
+        """A trial is paused at a rung and frees its slot, or continues."""
         (self._waiting.add if waiting else self._waiting.discard)(trial_id)
 
     @property
@@ -186,7 +186,7 @@ class BudgetedOptunaSearch(OptunaSearch):
             if self._held is not None:
                 held, self._held = self._held, None
                 return held
-            queued = self._settled(self._queue.popleft()) if self._queue else None
+            queued = self._best_alternative(self._queue.popleft()) if self._queue else None
             if queued is not None and self.ledger.duplicate_of(queued.candidate) is not None:
                 continue
             found, inside = self._ask(queued)
@@ -197,7 +197,7 @@ class BudgetedOptunaSearch(OptunaSearch):
         return None
 
     def _ask(self, queued: Proposal | None) -> tuple[Asked | None, Proposal | None]:
-        """Ask Optuna: a trial that may be trained, or what to try in place of one over budget."""
+        """Ask Optuna for a trial: (accepted, None), or (None, its projection) if over budget."""
         if queued is not None:
             params = self._plan.space.params(queued.candidate)
             self._study.enqueue_trial(params)
@@ -218,47 +218,49 @@ class BudgetedOptunaSearch(OptunaSearch):
             return None, self._refuse(trial, candidate, cost, origin)
         return (trial, candidate, cost, origin), None
 
-    def _settled(self, proposal: Proposal) -> Proposal:
-        """The best of a proposal, its rivals and what is near, where that can be told."""
-        if proposal.rivals is None or self._screening is None:
+    def _best_alternative(self, proposal: Proposal) -> Proposal:
+        """The best of a proposal, its alternatives and neighbors; unchanged without a score."""
+        if proposal.alternatives is None or self._screening is None:
             return proposal
-        before = self._screening.spent.screen_s
+        before = self._screening.cost.screen_s
         number = len(self._study.get_trials(deepcopy=False))
-        wanted = [proposal.candidate, *proposal.rivals]
-        found = self._screening.settle(wanted, self.ledger, number)
-        self._screen_s += self._screening.spent.screen_s - before
-        self.ledger.screening = self._screening.spent.to_dict()
+        wanted = [proposal.candidate, *proposal.alternatives]
+        found = self._screening.best_of(wanted, self.ledger, number)
+        self._screen_s += self._screening.cost.screen_s - before
+        self.ledger.screening = self._screening.cost.to_dict()
         return Proposal(found[0], proposal.origin, found[1]) if found else proposal
 
     def _screen(self, screening: Screening) -> None:
-        """Ask Optuna some times, and put the best of its proposals and others next in the queue."""
-        before = screening.spent.screen_s
-        self._uncopied = {}  # each is copied once, as it is after the choice
+        """Screen several proposals of Optuna and others, and queue the best one."""
+        before = screening.cost.screen_s
+        self._uncopied = {}  # each is copied once, after the choice
         try:
             self._choose(screening)
         finally:
             copied, self._uncopied = self._uncopied, None
             for number in sorted(copied):  # the file numbers trials as it gets them
                 self._copy(copied[number])
-        self._screen_s += screening.spent.screen_s - before
-        self.ledger.screening = screening.spent.to_dict()
+        self._screen_s += screening.cost.screen_s - before
+        self.ledger.screening = screening.cost.to_dict()
 
     def _choose(self, screening: Screening) -> None:
         asked: dict[int, Asked] = {}
-        offers: list[Offer] = []
+        proposals: list[PooledProposal] = []
         for _ in range(screening.asks):
             found, inside = self._ask(None)
             if found is not None:
                 self._copy(found[0])
                 asked[found[0].number] = found
-                offers.append(Offer(found[1], found[3], found[0].number))
+                proposals.append(PooledProposal(found[1], found[3], found[0].number))
             elif inside is not None:
-                offers.append(Offer(inside.candidate, inside.origin))
-        verdict = screening.choose(offers, self.ledger, len(self._study.get_trials(deepcopy=False)))
-        chosen = verdict.chosen
+                proposals.append(PooledProposal(inside.candidate, inside.origin))
+        result = screening.choose(
+            proposals, self.ledger, len(self._study.get_trials(deepcopy=False))
+        )
+        chosen = result.chosen
         for number, (trial, candidate, cost, _) in asked.items():
-            if candidate.key in verdict.scores:
-                trial.set_user_attr(SCORE, verdict.scores[candidate.key])
+            if candidate.key in result.scores:
+                trial.set_user_attr(SCORE, result.scores[candidate.key])
             if chosen is not None and chosen.asked == number:
                 origin = f"screened:{chosen.origin}"
                 trial.set_user_attr("origin", origin)
@@ -267,13 +269,13 @@ class BudgetedOptunaSearch(OptunaSearch):
                 trial.set_user_attr(SCREENED, True)
                 self._end(trial, TrialState.FAIL)
         if chosen is not None and chosen.asked is None:
-            score = verdict.scores.get(chosen.candidate.key)
+            score = result.scores.get(chosen.candidate.key)
             self._queue.append(Proposal(chosen.candidate, f"screened:{chosen.origin}", score))
 
     def _refuse(
         self, trial: Trial, candidate: Candidate, cost: Cost, origin: str
     ) -> Proposal | None:
-        """Tell a proposal over budget as infeasible; the answer is its projection."""
+        """Report a proposal over budget as infeasible; returns its projection."""
         over = self._plan.over(cost)
         for name, value in over.items():
             trial.set_constraint(name, value)
@@ -300,7 +302,7 @@ class BudgetedOptunaSearch(OptunaSearch):
 
 
 def _as_sampled(trial: FrozenTrial) -> FrozenTrial:
-    """A trial as the sampler is to see it: what screening left out is not known to be bad."""
+    """A trial as the sampler sees it: FAIL, not PRUNED, where screening did not choose it."""
     if SCREENED in trial.user_attrs:
         trial.state = TrialState.FAIL
     return trial

@@ -18,7 +18,7 @@ from autoprune.space import SearchSpace, Value
 
 LEVELS = 4
 _EFFORT = 20_000  # loads a level
-LEAST = "seed:least"  # how the origin of a seed that is to do the least damage begins
+LEAST = "seed:least"  # prefix of the origin of least sensitive seeds
 
 _PREFERRED: dict[str, Value] = {
     "importance": "obs",
@@ -56,33 +56,35 @@ def _preferred(name: str, space: SearchSpace) -> Value:
 
 def seeds(
     plan: Plan,
-    damage: Sensitivity | None = None,
-    worth: Mapping[str, Sequence[float]] | None = None,
+    sensitivity: Sensitivity | None = None,
+    importance: Mapping[str, Sequence[float]] | None = None,
 ) -> list[Proposal]:
     """Candidates within the budget to begin with; none twice.
 
     Uniform ratios for the budget and each of the plan's levels; where it has none, at `LEVELS`
     costs from the budget down towards the smallest model, the first being the nearest to the dense
     model that the budget allows. They are the baselines of the report, and take at most an eighth
-    of the trials, but one is there always. With `damage`, at each level the allocation that does
-    the least damage (see `Allocator`): for the whole budget or level, which uniform ratios seldom
-    use up, or else at the uniform one's cost. Its rivals are the uniform one and, with `worth` (of
-    each group's units, comparable between groups), the one that keeps the worthiest units of all.
+    of the trials, but one is there always. With `sensitivity`, at each level the least
+    sensitive allocation (see `Allocator`): for the whole budget or level, which uniform ratios
+    seldom use up, or else at the uniform one's cost. Its alternatives are the uniform one and, with
+    `importance` (of each group's units, comparable between groups), the one of global pruning.
     """
     start = recipe(plan.space)
-    levels = _levels(plan, start, damage, worth)
+    levels = _levels(plan, start, sensitivity, importance)
     baselines = _baselines(plan, len(levels))
     shown = {number * len(levels) // baselines for number in range(baselines)}
     found: dict[str, Proposal] = {}
-    for number, (uniform, least, rivals) in enumerate(levels):
-        if uniform is not None and (number in shown or damage is None):
+    for number, (uniform, least, alternatives) in enumerate(levels):
+        if uniform is not None and (number in shown or sensitivity is None):
             found.setdefault(uniform.key, Proposal(uniform, f"{UNIFORM}-{number}"))
         if least is not None:
-            found.setdefault(least.key, Proposal(least, f"{LEAST}-{number}", rivals=rivals))
+            found.setdefault(
+                least.key, Proposal(least, f"{LEAST}-{number}", alternatives=alternatives)
+            )
     return list(found.values())
 
 
-# Uniform, with the least damage, and the latter's rivals at about its cost.
+# Uniform, least sensitive, and the latter's alternatives at about its cost.
 Level = tuple[Candidate | None, Candidate | None, tuple[Candidate, ...]]
 
 
@@ -96,21 +98,23 @@ def _baselines(plan: Plan, levels: int) -> int:
 def _levels(
     plan: Plan,
     start: Candidate,
-    damage: Sensitivity | None,
-    worth: Mapping[str, Sequence[float]] | None,
+    sensitivity: Sensitivity | None,
+    importance: Mapping[str, Sequence[float]] | None,
 ) -> list[Level]:
     """From the budget down."""
     nearest = project(start, plan)
     if nearest is None:
         return []
     if plan.levels:
-        found = [_level(plan, start, nearest, 1.0, _allocators(plan, damage, worth))]
+        found = [_level(plan, start, nearest, 1.0, _allocators(plan, sensitivity, importance))]
         for level in sorted(plan.levels, key=lambda b: -b.limits[0].resolve(plan.dense)):
             lower = replace(plan, budget=level)
             uniform = project(start, lower)
-            found.append(_level(lower, start, uniform, 1.0, _allocators(lower, damage, worth)))
+            found.append(
+                _level(lower, start, uniform, 1.0, _allocators(lower, sensitivity, importance))
+            )
         return found
-    allocators = _allocators(plan, damage, worth)
+    allocators = _allocators(plan, sensitivity, importance)
     loads = [(nearest, 1.0), *_spread(plan, start, nearest)]
     return [_level(plan, start, uniform, load, allocators) for uniform, load in loads]
 
@@ -119,15 +123,15 @@ Allocate = Callable[[float], Mapping[str, int]]  # widths at a load
 
 
 def _allocators(
-    plan: Plan, damage: Sensitivity | None, worth: Mapping[str, Sequence[float]] | None
+    plan: Plan, sensitivity: Sensitivity | None, importance: Mapping[str, Sequence[float]] | None
 ) -> list[Allocate]:
     """None at all where sensitivities are not known or groups share one ratio."""
-    if damage is None or not plan.space.per_group:
+    if sensitivity is None or not plan.space.per_group:
         return []
     space = plan.space
     groups = {name: space.choices(name) for name in space.widths}
-    ranking = Ranking(groups, worth, plan.load) if worth else None
-    allocator = Allocator(plan.items, damage, plan.loads, effort=_EFFORT)
+    ranking = Ranking(groups, importance, plan.load) if importance else None
+    allocator = Allocator(plan.items, sensitivity, plan.loads, effort=_EFFORT)
 
     def least(load: float) -> Mapping[str, int]:
         starts = [{**space.counts(Architecture()), **ranking.at(load)}] if ranking else []
@@ -145,8 +149,8 @@ def _level(
 ) -> Level:
     made = [plan.resized(uniform or start, allocate(load)) for allocate in allocators]
     found = [candidate for candidate in made if plan.fits(candidate)]
-    rivals = [*found[1:], *([uniform] if uniform is not None else [])]
-    return uniform, found[0] if found else None, tuple(rivals)
+    alternatives = [*found[1:], *([uniform] if uniform is not None else [])]
+    return uniform, found[0] if found else None, tuple(alternatives)
 
 
 def _spread(plan: Plan, start: Candidate, nearest: Candidate) -> list[tuple[Candidate, float]]:

@@ -1,8 +1,8 @@
 """The Optuna side of a run: samplers, and the study's copy on disk.
 
-The sampler works on a study in memory, which proposes in milliseconds. Every trial is copied to
-`study.db` (SQLite, optuna-dashboard opens it) by one thread, with the same numbers. The records of
-the run are the truth: when a run is opened again, the study is made to agree with them.
+The sampler works on a study in memory, which proposes in milliseconds. One thread copies every
+trial to `study.db` (SQLite, for optuna-dashboard) under the same number. The records of the run are
+authoritative: when a run is resumed, the study is made consistent with them.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def make_sampler(
 ) -> BaseSampler:
     """A sampler for several objectives by its name in the configuration.
 
-    `best` answers the numbers of the trials that TPE is never to forget.
+    `best` returns the numbers of trials that TPE always considers.
     """
     with _experimental():
         if name == "tpe":
@@ -65,7 +65,7 @@ def make_sampler(
 
 
 class _RecentTPE(optuna.samplers.TPESampler):
-    """TPE that looks at the best trials and the latest ones, so that it does not become slow."""
+    """TPE on the best trials and the latest ones only, so that it does not become slow."""
 
     def __init__(self, best: Best, **options: Any) -> None:
         super().__init__(**options)
@@ -83,7 +83,7 @@ class _RecentTPE(optuna.samplers.TPESampler):
 
 
 class _Recent:
-    """A study that shows some trials by number, and its latest ones."""
+    """A view of a study: some trials by number, and the latest ones."""
 
     def __init__(self, study: optuna.Study, best: Collection[int]) -> None:
         self._study, self._best = study, best
@@ -119,8 +119,8 @@ def distributions(plan: Plan) -> dict[str, BaseDistribution]:
     found = {p.name: distribution(p) for p in plan.space.parameters}
     if not found:
         raise ConfigError(
-            "nothing varies in this space: no group can lose a unit and every other key is a "
-            "constant · raise space.ratios.max, lower space.round_to, or list several values"
+            "nothing varies in this space: no group can be pruned and every other key is constant "
+            "· raise space.ratios.max, lower space.round_to, or list several values"
         )
     return found
 
@@ -129,7 +129,7 @@ class StudyFile:
     """The copy of a study on disk, written by one thread in the order of the calls."""
 
     def __init__(self, folder: Path, objectives: tuple[Objective, ...]) -> None:
-        """Open or make `study.db` in a folder."""
+        """Open or create `study.db` in a folder."""
         self._storage = optuna.storages.RDBStorage(f"sqlite:///{folder / FILE}")
         event.listen(self._storage.engine, "connect", _fast_and_safe)
         self._storage.engine.dispose()  # connections opened from here on get the settings
@@ -150,7 +150,7 @@ class StudyFile:
         return self._study.get_trials(deepcopy=True)
 
     def put(self, trial: FrozenTrial) -> None:
-        """Write a trial of the study in memory: a new one, or the newer state of one there."""
+        """Write a trial of the study in memory: a new one, or the newer state of one."""
         while self._written and self._written[0].done():
             self._written.popleft().result()
         self._written.append(self._thread.submit(self._put, trial))
@@ -161,7 +161,7 @@ class StudyFile:
             self._written.popleft().result()
 
     def close(self) -> None:
-        """Flush and let go of the file."""
+        """Flush and close the file."""
         try:
             self.flush()
         finally:
@@ -189,32 +189,32 @@ class StudyFile:
 def replay(
     file: StudyFile, records: Mapping[int, TrialRecord], plan: Plan
 ) -> tuple[list[FrozenTrial], list[FrozenTrial]]:
-    """What a study in memory must hold to go on: (all trials by number, those cut off by a kill).
+    """The trials of a resumed study: (all by number, those that were interrupted).
 
-    A trial without a record was running (it is failed here, and returned as cut off) or was
-    refused. What the file lacks is made from the records and written to it.
+    A trial without a record was running (it is set to FAIL, and returned as interrupted) or was
+    rejected. What the file lacks is made from the records and written to it.
     """
-    there = {trial.number: trial for trial in file.trials()}
-    last = max([*there, *records], default=-1)
+    on_disk = {trial.number: trial for trial in file.trials()}
+    last = max([*on_disk, *records], default=-1)
     trials: list[FrozenTrial] = []
-    cut: list[FrozenTrial] = []
+    interrupted: list[FrozenTrial] = []
     for number in range(last + 1):
-        known, record = there.get(number), records.get(number)
-        if known is not None and known.state.is_finished():
-            trials.append(known)
+        existing, record = on_disk.get(number), records.get(number)
+        if existing is not None and existing.state.is_finished():
+            trials.append(existing)
             continue
-        if record is None and known is not None:
-            cut.append(known)
+        if record is None and existing is not None:
+            interrupted.append(existing)
         trial = _frozen(record, plan) if record else create_trial(state=TrialState.FAIL)
         trial.number = number
         trials.append(trial)
         file.put(trial)
     file.flush()
-    return trials, cut
+    return trials, interrupted
 
 
 def _frozen(record: TrialRecord, plan: Plan) -> FrozenTrial:
-    """A finished Optuna trial that says what a record says."""
+    """The finished Optuna trial of a record."""
     values = plan.values(record) if record.state == "complete" else None
     state = _STATES[record.state]
     params: dict[str, Value] = {}
@@ -232,7 +232,7 @@ def _frozen(record: TrialRecord, plan: Plan) -> FrozenTrial:
 
 
 def attributes(key: str, origin: str) -> dict[str, Any]:
-    """What is noted with every trial of the study."""
+    """User attributes of every trial of the study."""
     return {"candidate": key, "origin": origin}
 
 

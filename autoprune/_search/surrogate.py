@@ -1,11 +1,11 @@
-"""What a trained model's metric will be, from what is known before training; and what it would add.
+"""A surrogate of the trained metric, and the expected hypervolume improvement.
 
 The surrogate is a Bayesian ridge regression (MacKay 1992; Tipping 2001) on standardized features:
-the score right after repair and the log cost with their products, the added sensitivities of single
-groups, and the settings of schedule and recovery. It predicts the logarithm of how far the metric
-stays behind the best one: the score is the logarithm of a divergence too, and errors shrink where
-the metric comes near the dense model's. It is fitted in milliseconds, gives its own uncertainty,
-and shrinks towards the mean where there are few trials.
+the score right after repair and the log cost with their products, the summed sensitivities of
+single groups, and the settings of schedule and recovery. It predicts the logarithm of the gap to
+the best metric: the score is the logarithm of a divergence too, and errors get smaller where the
+metric comes near the dense model's. It is fitted in milliseconds, gives its own uncertainty, and
+regresses to the mean where there are few trials.
 """
 
 from __future__ import annotations
@@ -29,33 +29,33 @@ Array = npt.NDArray[np.float64]
 
 _FAR = 3.0  # standard deviations beyond which the score and the cost are not extrapolated
 _FLOOR = 0.05  # how far below the best metric the scale ends, over best to worst
-_BEYOND = 0.2  # how far beyond the worst metric that counts trials are told apart, likewise
+_BEYOND = 0.2  # how far beyond the worst metric that counts trials still differ, likewise
 
 
 @dataclass(frozen=True, slots=True)
-class Known:
-    """A candidate with what is known of it before training, and its `costs` > 0.
+class ScoredCandidate:
+    """A candidate with its score before training and its predicted `costs` > 0.
 
-    `score` is the log of the damage right after repair, `harm` the log of the damages that its
-    groups do each alone, added; 0 where they are not known.
+    `score` is the log of the divergence right after repair, `log_sensitivity` the log of the summed
+    sensitivities of its groups; 0 where they were not measured.
     """
 
     candidate: Candidate
     score: float
     costs: tuple[float, ...]
-    harm: float = 0.0
+    log_sensitivity: float = 0.0
 
     @property
     def prior(self) -> float:
-        """What orders candidates of equal cost while no trial tells more; less is better."""
-        return self.score + self.harm
+        """The order of candidates of equal cost before any trial has ended; less is better."""
+        return self.score + self.log_sensitivity
 
 
 @dataclass(frozen=True, slots=True)
-class Belief:
-    """A metric that is not known yet, less is better: `floor` + exp(N(`log_excess`, `deviation`²)).
+class Posterior:
+    """The distribution of a metric, less is better: `floor` + exp(N(`log_excess`, `deviation`²)).
 
-    >>> Belief.certain(0.25).median
+    >>> Posterior.certain(0.25).median
     0.25
     """
 
@@ -64,17 +64,17 @@ class Belief:
     deviation: float
 
     @staticmethod
-    def certain(value: float) -> Belief:
-        """A value that is known."""
-        return Belief(value - 1.0, 0.0, 0.0)
+    def certain(value: float) -> Posterior:
+        """A value without uncertainty."""
+        return Posterior(value - 1.0, 0.0, 0.0)
 
     @property
     def median(self) -> float:
-        """As likely too high as too low."""
+        """The median."""
         return self.floor + math.exp(self.log_excess)
 
     def below(self, heights: npt.ArrayLike) -> Array:
-        """`(n,)` expectations of how far the metric lies below each height, above it being 0.
+        """`(n,)` expected improvements over each height: E[max(0, height - metric)].
 
         E[max(0, H - e^x)], H = h - floor, x ~ N(μ, σ²): HΦ(z) - exp(μ + σ²/2)Φ(z - σ) with
         z = (ln H - μ)/σ (the form of Black & Scholes 1973).
@@ -89,18 +89,18 @@ class Belief:
         return result
 
 
-class Forecast:
-    """Predicts the metric (to be minimised) of candidates from those of trained ones."""
+class Surrogate:
+    """Predicts the metric (to be minimized) of candidates from those of trained ones."""
 
     def __init__(
-        self, plan: Plan, known: Sequence[Known], targets: Sequence[float], worst: float
+        self, plan: Plan, scored: Sequence[ScoredCandidate], targets: Sequence[float], worst: float
     ) -> None:
         """Fit on at least two trials; `targets` are their metrics, less is better.
 
-        Metrics beyond `worst` do not count, and are hardly told apart.
+        Metrics beyond `worst` do not count, and are clipped a little above it.
         """
         self._plan = plan
-        raw = _plain(known)
+        raw = _plain(scored)
         self._mean, self._spread = raw.mean(0), _spread(raw)
         best = min(targets)
         span = worst - best if worst > best else max(targets) - best or 1.0
@@ -110,20 +110,20 @@ class Forecast:
         self._model = BayesianRidge()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # a fit that has not converged is still one
-            self._model.fit(self._features(known), (y - self._level) / self._scale)
+            self._model.fit(self._features(scored), (y - self._level) / self._scale)
 
-    def __call__(self, known: Sequence[Known]) -> list[Belief]:
-        """What is believed of each; not finite numbers where the fit has failed."""
-        mean, deviation = self._model.predict(self._features(known), return_std=True)
+    def __call__(self, scored: Sequence[ScoredCandidate]) -> list[Posterior]:
+        """The posterior of each; not finite where the fit has failed."""
+        mean, deviation = self._model.predict(self._features(scored), return_std=True)
         return [
-            Belief(self._floor, float(m * self._scale + self._level), float(s * self._scale))
+            Posterior(self._floor, float(m * self._scale + self._level), float(s * self._scale))
             for m, s in zip(mean, deviation, strict=True)
         ]
 
-    def _features(self, known: Sequence[Known]) -> Array:
-        z = np.clip((_plain(known) - self._mean) / self._spread, -_FAR, _FAR)
+    def _features(self, scored: Sequence[ScoredCandidate]) -> Array:
+        z = np.clip((_plain(scored) - self._mean) / self._spread, -_FAR, _FAR)
         score = z[:, :1]
-        recipes = [self._recipe_row(item.candidate) for item in known]
+        recipes = [self._recipe_row(item.candidate) for item in scored]
         return np.hstack([z, score**2, score * z[:, 2:], np.array(recipes)])
 
     def _recipe_row(self, candidate: Candidate) -> list[float]:
@@ -133,7 +133,7 @@ class Forecast:
 
 
 def encode(parameter: Parameter, value: Value) -> list[float]:
-    """A setting as numbers around 0: one for each choice, else the place in its range and its bow.
+    """A setting as numbers around 0: one-hot choices, else its place in the range and the square.
 
     >>> encode(Parameter("lr", 0.01, 1.0, log=True), 0.1)
     [0.0, -0.5]
@@ -157,16 +157,16 @@ def place_of(parameter: Parameter, value: float) -> float:
 
 
 def expected_improvement(
-    front: npt.ArrayLike, reference: Sequence[float], belief: Belief, costs: Sequence[float]
+    front: npt.ArrayLike, reference: Sequence[float], posterior: Posterior, costs: Sequence[float]
 ) -> float:
-    """How much a point is expected to add to the hypervolume; all is minimised.
+    """The expected hypervolume improvement of a point; everything is minimized.
 
     `front` are rows of (metric, cost, ...) and `reference` is the worst that counts. The point's
-    metric is what is believed, its `costs` are known: above every cell of the grid that the front's
-    costs span, the front stands at one height, and what counts is how far below it the metric is
-    expected to lie (the hypervolume form of expected improvement, Jones et al. 1998).
+    metric is uncertain, its `costs` are given: over every cell of the grid that the front's costs
+    span, the front has one height, and the expected improvement over it is multiplied by the cell's
+    size (the hypervolume form of expected improvement, Jones et al. 1998).
 
-    >>> round(expected_improvement([[0.5, 0.5]], (1.0, 1.0), Belief.certain(0.3), (0.2,)), 6)
+    >>> round(expected_improvement([[0.5, 0.5]], (1.0, 1.0), Posterior.certain(0.3), (0.2,)), 6)
     0.31
     """
     rows = np.asarray(front, dtype=np.float64).reshape(-1, 1 + len(costs))
@@ -182,12 +182,12 @@ def expected_improvement(
     widths = np.array([math.prod(width for _, width in cell) for cell in cells])
     below = (rows[None, :, 1:] <= corners[:, None, :]).all(2)
     heights = np.where(below, rows[None, :, 0], np.inf).min(1, initial=float(reference[0]))
-    return float(belief.below(heights) @ widths)
+    return float(posterior.below(heights) @ widths)
 
 
-def _plain(known: Sequence[Known]) -> Array:
-    """Rows of (score, harm, log cost, ...)."""
-    rows = [[item.score, item.harm, *np.log(item.costs)] for item in known]
+def _plain(scored: Sequence[ScoredCandidate]) -> Array:
+    """Rows of (score, log_sensitivity, log cost, ...)."""
+    rows = [[item.score, item.log_sensitivity, *np.log(item.costs)] for item in scored]
     return np.array(rows, dtype=np.float64)
 
 

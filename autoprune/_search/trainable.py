@@ -1,4 +1,4 @@
-"""The Ray Tune trainable: one actor trains many candidates, data and models are loaded once."""
+"""The Ray Tune trainable: one actor trains many candidates and loads data and models once."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from autoprune._search.failure import reason, release_memory
 from autoprune._search.ledger import REPORT, Report
 from autoprune.candidate import Candidate
 
-SPEC = "trial"  # the key of a Tune configuration under which a spec travels
+SPEC = "trial"  # the key of a Tune configuration that holds the spec
 
 
 @dataclass(frozen=True, slots=True)
 class Spec:
-    """What a worker needs to know of one trial."""
+    """What a worker needs for one trial."""
 
     number: int
     candidate: Candidate
@@ -24,7 +24,7 @@ class Spec:
 
 
 class Run(Protocol):
-    """A trial's training, which goes on piece by piece (`RecoveryRun` is one)."""
+    """A trial's training, in steps (see `RecoveryTrial`)."""
 
     @property
     def finished(self) -> bool:
@@ -40,11 +40,11 @@ class Run(Protocol):
         """Write what `restore` needs."""
 
     def restore(self, folder: str) -> None:
-        """Go on from a saved state."""
+        """Continue from a saved state."""
 
 
-class Bench(Protocol):
-    """What an actor holds for all of its trials."""
+class Context(Protocol):
+    """What an actor holds for all of its trials (see `WorkerContext`)."""
 
     def prepare(self) -> None:
         """Called once in each actor."""
@@ -54,17 +54,17 @@ class Bench(Protocol):
 
 
 class PruneTrial(tune.Trainable):
-    """One actor: `reset_config` gives it the next candidate, what it has loaded stays.
+    """One actor; `reset_config` gives it the next candidate, without loading anything again.
 
-    Whatever goes wrong in a trial becomes a report with the reason, so that the actor lives on.
+    An exception in a trial becomes a report with the reason, so that the actor can go on.
     """
 
-    def setup(  # type: ignore[override]  # `bench` comes from tune.with_parameters
-        self, config: dict[str, Any], bench: Bench
+    def setup(  # type: ignore[override]  # `context` comes from tune.with_parameters
+        self, config: dict[str, Any], context: Context
     ) -> None:
         """Called once an actor."""
-        self._bench = bench
-        bench.prepare()
+        self._context = context
+        context.prepare()
         self.reset_config(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
@@ -77,7 +77,7 @@ class PruneTrial(tune.Trainable):
         """Train to the next milestone; the report is the result."""
         try:
             if self._trial is None:
-                self._trial = self._bench.start(self._spec)
+                self._trial = self._context.start(self._spec)
             self._trial.advance()
             report = self._trial.report()
         except Exception as error:  # noqa: BLE001 - foreign code: the search must survive it
@@ -88,13 +88,13 @@ class PruneTrial(tune.Trainable):
         return {REPORT: report, "done": done}
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
-        """Keep a paused trial's state."""
+        """Save a paused trial's state."""
         if self._trial is not None:
             self._trial.save(checkpoint_dir)
 
     def load_checkpoint(self, checkpoint: str) -> None:  # type: ignore[override]  # a folder
-        """Go on with a paused trial."""
-        self._trial = self._bench.start(self._spec)
+        """Continue a paused trial."""
+        self._trial = self._context.start(self._spec)
         self._trial.restore(checkpoint)
 
     def _failed(self, why: str) -> Report:

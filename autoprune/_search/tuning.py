@@ -1,4 +1,4 @@
-"""Ray: start it quietly, run the trials, leave nothing behind."""
+"""Starts Ray, runs the trials, cleans up."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ray._private import worker as ray_worker
 from autoprune._search.plan import Plan
 from autoprune._search.scheduler import RungScheduler
 from autoprune._search.searcher import BudgetedOptunaSearch
-from autoprune._search.trainable import Bench, PruneTrial
+from autoprune._search.trainable import Context, PruneTrial
 from autoprune.cost.targets import cores
 from autoprune.log_level import log_level
 
@@ -37,17 +37,17 @@ _ENVIRONMENT = {
 
 
 def run_trials(
-    plan: Plan, bench: Bench, searcher: BudgetedOptunaSearch, folder: Path, *, gpus: float = 0.0
+    plan: Plan, context: Context, searcher: BudgetedOptunaSearch, folder: Path, *, gpus: float = 0.0
 ) -> None:
     """Train trials until the searcher is finished; returns when every one is recorded.
 
-    `gpus` is one trial's share of the machine's devices. Paused trials keep their state in
-    `folder`/tune, which is removed at the end, whatever that is.
+    `gpus` is one trial's share of the machine's devices. Paused trials save their state in
+    `folder`/tune, which is removed at the end, also after an error.
     """
     with _environment(plan.concurrent), quiet(), session(plan.concurrent, gpus=gpus):
         try:
             tune.run(
-                tune.with_parameters(PruneTrial, bench=bench),
+                tune.with_parameters(PruneTrial, context=context),
                 name=f"from-{len(searcher.ledger.records)}",
                 storage_path=str((folder / FOLDER).resolve()),
                 search_alg=searcher,
@@ -65,7 +65,7 @@ def run_trials(
 
 @contextmanager
 def session(concurrent: int, *, gpus: float = 0.0) -> Iterator[None]:
-    """A Ray of our own with one CPU slot a trial; one that is there already is used and kept."""
+    """A Ray session with one CPU slot per trial; one that is running already is used and kept."""
     if ray.is_initialized():
         yield
         return
@@ -78,7 +78,7 @@ def session(concurrent: int, *, gpus: float = 0.0) -> Iterator[None]:
         runtime_env={"env_vars": {name: str(threads_for(concurrent)) for name in _THREADS}},
     )
     printing = ray_worker._worker_logs_enabled
-    ray_worker._worker_logs_enabled = False  # a dead worker is in the records, not on the screen
+    ray_worker._worker_logs_enabled = False  # failures of workers are in the records
     try:
         yield
     finally:

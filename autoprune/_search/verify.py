@@ -1,7 +1,7 @@
-"""The end of a search: its front, every member measured alone beside the dense model.
+"""Verification of the front: every member is measured together with the dense model.
 
-Members are measured on each device that can be measured from here; on the others the prediction
-stays all that is known, and is never written beside what was measured.
+Members are measured on each target device that is not offline; on the others there is only the
+prediction, which is never mixed with measurements.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 from torch import nn
 
 from autoprune._search.plan import Plan
-from autoprune._search.sites import Site, measured
+from autoprune._search.target_devices import TargetDevice, measured
 from autoprune.budget import Budget, Cost
 from autoprune.cost.inputs import Inputs
 from autoprune.errors import DeviceError
@@ -23,24 +23,24 @@ from autoprune.pruning.build import build
 from autoprune.record import TrialRecord
 from autoprune.store import RunFolder, read_model
 
-TOGETHER = 6  # models that take turns with the dense one
+TOGETHER = 6  # models that are measured interleaved with the dense one
 
 
 @dataclass(frozen=True)
-class Gauge:
-    """Measures models where the budget counts, on every device that can be measured from here."""
+class MeasurementRig:
+    """Measures models on every target device that is not offline."""
 
     dense: nn.Module
     graph: PruningGraph
     example: Inputs
-    sites: tuple[Site, ...]
+    targets: tuple[TargetDevice, ...]
 
     def measure(self, models: Sequence[nn.Module]) -> list[tuple[Cost, Cost]]:
         """(cost of the model, cost of the dense model beside it), both measured."""
         found: list[tuple[Cost, Cost]] = []
         for start in range(0, len(models), TOGETHER):
             group = [self.dense, *models[start : start + TOGETHER]]
-            costs = measured(group, self.example, self.sites)
+            costs = measured(group, self.example, self.targets)
             found += [(cost, costs[0]) for cost in costs[1:]]
         return found
 
@@ -59,10 +59,10 @@ class Gauge:
 
 @dataclass(frozen=True)
 class Verified:
-    """The front by measured cost, the dense model's, and who is over budget when measured.
+    """The front by measured cost, the dense model's cost, and the trials that are over budget.
 
-    Where the device could not be asked, `failure` says why in one line, and the front is that of
-    the predicted costs, without those that were found over budget before.
+    If a device could not be reached, `failure` says why in one line, and the front is by predicted
+    cost, without the trials that had already been found over budget.
     """
 
     front: ParetoFront
@@ -74,36 +74,36 @@ class Verified:
 def verify(
     records: Sequence[TrialRecord],
     store: RunFolder,
-    gauge: Gauge,
+    rig: MeasurementRig,
     plan: Plan,
     save: Callable[[TrialRecord, Cost], None],
     dense: Cost | None = None,
 ) -> Verified:
     """Measure the front until every member of it is measured and within the budget.
 
-    Where members of the front by predicted cost turn out to be over budget, those that they had
-    kept off it are measured in their turn. Uniform baselines are measured too, so that the report
+    If members of the predicted front turn out to be over budget, those that they dominated are
+    measured next. Uniform baselines are measured too, so that the report
     compares what was measured. `save` is called with each record that was measured, and the dense
-    model's cost; that is given as `dense` where records were measured before (in a sitting that
-    was interrupted), which are not measured again.
+    model's cost; that is given as `dense` where records were measured before (in an
+    interrupted session), which are not measured again.
     """
     known = records if dense is not None else [replace(r, measured=None) for r in records]
     current = {record.number: record for record in known}
     over: dict[int, dict[str, float]] = {}
     for record in known:
         if dense is not None:
-            _judge(record, dense, plan, over)
+            _check_limits(record, dense, plan, over)
     while True:
         left = [record for record in current.values() if record.number not in over]
         front = ParetoFront(plan.objectives, tuple(left), plan.reference)
-        beside_it = [r for r in left if r.is_baseline and r not in front.members]
-        asked = [*front.members, *beside_it]
+        baselines = [r for r in left if r.is_baseline and r not in front.members]
+        asked = [*front.members, *baselines]
         new = [r for r in asked if r.measured is None and r.artifact is not None][:TOGETHER]
         if not new:
             break
-        models = [gauge.load(store.model_folder(record)) for record in new]
+        models = [rig.load(store.model_folder(record)) for record in new]
         try:
-            costs = gauge.measure(models)
+            costs = rig.measure(models)
             _check_device(new, costs)
         except DeviceError as error:
             return Verified(front, dense, over, str(error))
@@ -112,15 +112,15 @@ def verify(
             found = replace(record, measured=cost)
             current[found.number] = found
             save(found, dense)
-            _judge(found, beside, plan, over)
+            _check_limits(found, beside, plan, over)
     within = [current[r.number] for r in front.members if current[r.number].measured is not None]
-    elsewhere = tuple(site.name for site in gauge.sites if site.is_elsewhere)
-    final = replace(front, records=tuple(within), source="measured", predicted_only=elsewhere)
+    offline = tuple(target.name for target in rig.targets if target.is_offline)
+    final = replace(front, records=tuple(within), source="measured", predicted_only=offline)
     return Verified(final, dense, over)
 
 
 def _check_device(records: Sequence[TrialRecord], costs: Sequence[tuple[Cost, Cost]]) -> None:
-    """Raise DeviceError where one is not that for which latencies were predicted."""
+    """Raise DeviceError where a device is not the one for which latencies were predicted."""
     for record, (cost, _) in zip(records, costs, strict=True):
         for name in cost.names or ("",):
             expected = record.predicted.device_of(name) if record.predicted else None
@@ -132,10 +132,12 @@ def _check_device(records: Sequence[TrialRecord], costs: Sequence[tuple[Cost, Co
                 )
 
 
-def _judge(record: TrialRecord, dense: Cost, plan: Plan, over: dict[int, dict[str, float]]) -> None:
-    """Hold each limit against what was measured; where it could not be, what was predicted.
+def _check_limits(
+    record: TrialRecord, dense: Cost, plan: Plan, over: dict[int, dict[str, float]]
+) -> None:
+    """Check each limit against the measured cost; against the predicted one where it is unknown.
 
-    That is the latency of a device elsewhere, and the memory of a runtime that does not tell.
+    That is the latency of an offline device, and the memory of a runtime that does not report it.
     """
     measured, predicted = record.measured, record.predicted
     if measured is None:
@@ -150,7 +152,7 @@ def _judge(record: TrialRecord, dense: Cost, plan: Plan, over: dict[int, dict[st
 
 
 def objectives_of(names: Sequence[str], metric: str, direction: str) -> tuple[Objective, ...]:
-    """The objectives by name, the task's metric first; costs are minimised."""
+    """The objectives by name, the task's metric first; costs are minimized."""
     costs = [Objective(name) for name in names if name != metric]
-    maximise = direction == "maximize"
-    return (Objective(metric, "maximize" if maximise else "minimize"), *costs)
+    maximize = direction == "maximize"
+    return (Objective(metric, "maximize" if maximize else "minimize"), *costs)

@@ -12,7 +12,7 @@ from rich.console import Console
 
 import autoprune
 from autoprune import api, cli
-from autoprune._search import sites
+from autoprune._search import target_devices
 from autoprune.cost.targets import device_name
 from autoprune.device.predictor import LatencyPredictor
 from autoprune.profile import fit_device
@@ -138,7 +138,7 @@ def test_a_search_that_is_gone_on_with_measures_nothing_twice(
     state = json.loads((again / "state.json").read_text())
     (again / "state.json").write_text(json.dumps({**state, "phase": "verify"}))
     monkeypatch.setattr(LatencyPredictor, "fit", refuse)
-    monkeypatch.setattr(sites, "measured_or_flagged", refuse)
+    monkeypatch.setattr(target_devices, "measured_or_flagged", refuse)
     resumed = autoprune.resume(again)
     assert resumed.records == found.records
     assert resumed.front.to_dict() == found.front.to_dict()

@@ -19,7 +19,7 @@ import autoprune
 from autoprune import api
 from autoprune._search.prepare import prepare
 from autoprune._search.progress import Snapshot
-from autoprune._search.sites import check, sites_of
+from autoprune._search.target_devices import check, load_targets
 from autoprune.budget import Device
 from autoprune.config import RunConfig
 from autoprune.cost.latency import Latency
@@ -189,11 +189,11 @@ def test_a_profile_of_a_remote_device_is_enough_to_begin(profile: Path) -> None:
     task = f"{profile.parent}/my_task.py:Wine"
     config = RunConfig.from_dict({"task": task, "budget": {"macs": 1}, "device": str(profile)})
     assert config.device.runtime == NOWHERE
-    check(sites_of(config.targets, {}))
+    check(load_targets(config.targets, {}))
     without = config.model_copy(update={"device": RunConfig.model_fields["device"].default})
     remote = without.device.model_copy(update={"runtime": NOWHERE})
     with pytest.raises(DeviceLostError, match=r"cannot be reached"):
-        check(sites_of(config.model_copy(update={"device": remote}).targets, {}))
+        check(load_targets(config.model_copy(update={"device": remote}).targets, {}))
 
 
 @pytest.mark.parametrize(
@@ -209,7 +209,7 @@ def test_only_a_device_that_can_be_asked_is_measured(
     task = f"{profile.parent}/my_task.py:Wine"
     spec = {"task": task, "budget": {"latency_ms": "80%"}, "device": str(profile)}
     config = RunConfig.from_dict(spec)
-    assert prepare(config, api.task_of(config), lambda note: None).is_elsewhere is elsewhere
+    assert prepare(config, api.task_of(config), lambda note: None).is_offline is elsewhere
 
 
 def test_an_address_alone_is_a_device() -> None:

@@ -13,13 +13,13 @@ from stripes import Stripes
 from torch import nn
 
 import autoprune
-from autoprune._search import sites
-from autoprune._search.bench import RecoveryBench
-from autoprune._search.prepare import Prepared, make_bench, measure_damage, prepare
+from autoprune._search import target_devices
+from autoprune._search.prepare import Prepared, make_context, measure_sensitivity, prepare
 from autoprune._search.run import run
 from autoprune._search.seeding import seeds
 from autoprune._search.trainable import Spec
 from autoprune._search.verify import verify
+from autoprune._search.worker import WorkerContext
 from autoprune.budget import Budget, Cost
 from autoprune.config import RunConfig
 from autoprune.errors import BudgetError, ConfigError, StoreError, TaskError
@@ -54,9 +54,9 @@ def ready() -> Prepared:
 
 
 @pytest.fixture
-def bench(ready: Prepared, tmp_path: Path) -> RecoveryBench:
+def context(ready: Prepared, tmp_path: Path) -> WorkerContext:
     threads = torch.get_num_threads()
-    made = make_bench(config(), Ready(), ready, str(tmp_path), quiet)
+    made = make_context(config(), Ready(), ready, str(tmp_path), quiet)
     assert torch.get_num_threads() == threads
     return made
 
@@ -75,26 +75,26 @@ def test_the_plan_says_what_the_configuration_says(ready: Prepared) -> None:
 
 
 def test_the_first_candidates_come_from_sensitivities(
-    ready: Prepared, bench: RecoveryBench
+    ready: Prepared, context: WorkerContext
 ) -> None:
-    assert bench.calibration is not None
-    damage = measure_damage(config(), Ready(), ready, bench.calibration, quiet)
-    found = seeds(ready.plan, damage.at)
+    assert context.calibration is not None
+    sensitivity = measure_sensitivity(config(), Ready(), ready, context.calibration, quiet)
+    found = seeds(ready.plan, sensitivity.at)
     assert found[0].origin == "seed:uniform-0"
     assert len({proposal.candidate.key for proposal in found}) == len(found)
     assert all(ready.plan.allows(ready.plan.cost(p.candidate)) for p in found)
 
 
 def test_a_trial_is_trained_saved_loaded_and_measured(
-    ready: Prepared, bench: RecoveryBench, tmp_path: Path
+    ready: Prepared, context: WorkerContext, tmp_path: Path
 ) -> None:
-    bench.prepare()
+    context.prepare()
     candidate = seeds(ready.plan)[0].candidate
-    trial = bench.start(Spec(3, candidate, 0))
+    trial = context.start(Spec(3, candidate, 0))
     trial.advance()
     assert not trial.finished
     trial.save(str(tmp_path / "state"))
-    again = bench.start(Spec(3, candidate, 0))
+    again = context.start(Spec(3, candidate, 0))
     again.restore(str(tmp_path / "state"))
     again.advance()
     report = again.report()
@@ -111,7 +111,7 @@ def test_a_trial_is_trained_saved_loaded_and_measured(
         predicted=predicted,
         artifact=report.artifact,
     )
-    small = ready.gauge.load(tmp_path / "models" / "3")
+    small = ready.rig.load(tmp_path / "models" / "3")
     assert Ready().evaluate(small, "val")["accuracy"] == report.metrics["accuracy"]
     saved: list[TrialRecord] = []
     plan = ready.plan
@@ -120,7 +120,7 @@ def test_a_trial_is_trained_saved_loaded_and_measured(
         assert dense.source == "measured"
         saved.append(found)
 
-    verified = verify([record], RunFolder(tmp_path), ready.gauge, plan, save)
+    verified = verify([record], RunFolder(tmp_path), ready.rig, plan, save)
     (member,) = verified.front.members
     assert member.measured is not None
     assert member.measured.macs == predicted.macs
@@ -131,16 +131,16 @@ def test_a_trial_is_trained_saved_loaded_and_measured(
 
     worse = replace(record, number=4, metrics={"accuracy": 0.0}, origin="seed:uniform-0")
     saved.clear()
-    verified = verify([record, worse], RunFolder(tmp_path), ready.gauge, plan, save)
+    verified = verify([record, worse], RunFolder(tmp_path), ready.rig, plan, save)
     assert [r.number for r in verified.front.members] == [3]
     assert [(r.number, r.measured is not None) for r in saved] == [(3, True), (4, True)]
 
     tight = replace(plan, budget=Budget((replace(plan.budget.limits[0], value=0.1),)))
-    verified = verify([record], RunFolder(tmp_path), ready.gauge, tight, save)
+    verified = verify([record], RunFolder(tmp_path), ready.rig, tight, save)
     assert len(verified.front) == 0
     assert verified.over[3]["macs"] > 0.0
     saved.clear()
-    again = verify([member], RunFolder(tmp_path), ready.gauge, tight, save, verified.dense)
+    again = verify([member], RunFolder(tmp_path), ready.rig, tight, save, verified.dense)
     assert (len(again.front), list(again.over), saved) == (0, [3], [])  # judged, not measured again
 
 
@@ -199,7 +199,7 @@ def test_where_the_only_device_is_another_machine_nothing_is_measured(
     def refuse(*_: object, **__: object) -> None:
         raise AssertionError("this machine's latency says nothing of the phone's")
 
-    monkeypatch.setattr(sites, "measured_or_flagged", refuse)
+    monkeypatch.setattr(target_devices, "measured_or_flagged", refuse)
     found = autoprune.search(
         task,
         budget={"latency_ms": "900%", "macs": "60%"},  # wide: a busy machine decides nothing
@@ -221,22 +221,22 @@ def test_where_the_only_device_is_another_machine_nothing_is_measured(
     assert json.loads((found.path / "dense.json").read_text())["measured"] is None
     view = read(found.path)
     assert view.is_predicted_only("latency_ms")
-    assert view.verdict(found.front.members[0]).text.endswith("dense, predicted")
+    assert view.result(found.front.members[0]).text.endswith("dense, predicted")
 
 
 def test_a_profile_that_no_limit_needs_still_says_where_latencies_count(tmp_path: Path) -> None:
     found = prepare(
         config(device=str(phone(tmp_path, Ready())), budget={"macs": "60%"}), Ready(), quiet
     )
-    assert found.is_elsewhere
+    assert found.is_offline
     assert found.plan.dense.latency_ms is not None
 
 
 def test_a_device_without_a_limit_is_measured_and_not_predicted() -> None:
     devices = {"server": {"runtime": "torch"}, "other": {"runtime": "torch", "batch": 2}}
     found = prepare(config(devices=devices, budget={"macs": "60%"}), Ready(), quiet)
-    assert (found.plan.dense.names, found.plan.margins, found.is_elsewhere) == ((), {}, False)
-    ((cost, beside),) = found.gauge.measure([found.dense])
+    assert (found.plan.dense.names, found.plan.margins, found.is_offline) == ((), {}, False)
+    ((cost, beside),) = found.rig.measure([found.dense])
     assert cost.names == beside.names == ("server", "other")
     assert [d.batch for name in cost.names if (d := cost.device_of(name))] == [1, 2]
     assert cost.macs == found.plan.dense.macs

@@ -46,7 +46,7 @@ def test_the_only_trial_of_a_cost_range_always_goes_on() -> None:
 
 def test_within_a_rank_the_lonely_go_on() -> None:
     rungs = Rungs(0.0, 10.0, ranges=1)
-    # one front; 2 sits close between its neighbours, 3 is far from them
+    # one front; 2 sits close between its neighbors, 3 is far from them
     for number, point in enumerate([(0, 10), (10, 0), (1, 8.9), (5, 4), (0.9, 9), (1.1, 8.8)]):
         rungs.report(0, number, point)
     assert rungs.may_go_on(0, 3)

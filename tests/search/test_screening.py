@@ -22,10 +22,10 @@ from autoprune._search.moves import Moves
 from autoprune._search.plan import Limits, Plan
 from autoprune._search.projection import project
 from autoprune._search.score import RepairScore, heads
-from autoprune._search.screening import ENOUGH, Offer, Screening
+from autoprune._search.screening import ENOUGH, PooledProposal, Screening
 from autoprune._search.searcher import SCORE, SCREENED, Proposal
 from autoprune._search.study import NAME
-from autoprune._search.surrogate import Belief, Forecast, Known, expected_improvement
+from autoprune._search.surrogate import Posterior, ScoredCandidate, Surrogate, expected_improvement
 from autoprune.architecture import Architecture
 from autoprune.budget import Budget
 from autoprune.candidate import Candidate, Recovery, Selection
@@ -84,7 +84,7 @@ def test_the_expected_improvement_is_the_mean_of_sampled_improvements(deviation:
     draws = floor + np.random.default_rng(0).lognormal(excess, deviation, 4000)
     before = hypervolume(front, reference)
     gains = [hypervolume([*front, [y, cost]], reference) - before for y in draws]
-    found = expected_improvement(front, reference, Belief(floor, excess, deviation), (cost,))
+    found = expected_improvement(front, reference, Posterior(floor, excess, deviation), (cost,))
     assert found == pytest.approx(np.mean(gains), rel=0.05)
 
 
@@ -94,25 +94,25 @@ def test_without_uncertainty_the_improvement_is_exact_for_any_number_of_costs() 
         front, reference = rng.random((5, 1 + costs)), (1.0,) * (1 + costs)
         point = rng.random(1 + costs)
         gain = hypervolume([*front, point], reference) - hypervolume(front, reference)
-        belief = Belief.certain(point[0])
-        found = expected_improvement(front, reference, belief, tuple(point[1:]))
+        posterior = Posterior.certain(point[0])
+        found = expected_improvement(front, reference, posterior, tuple(point[1:]))
         assert found == pytest.approx(gain, abs=1e-9)
 
 
 def test_nothing_is_expected_where_the_front_is_as_good_as_the_best() -> None:
-    belief = Belief(0.1, math.log(0.05), 0.5)
-    assert belief.below([0.1, 0.05, -1.0]).tolist() == [0.0, 0.0, 0.0]
-    assert 0.0 < belief.below([0.12])[0] < 0.001
+    posterior = Posterior(0.1, math.log(0.05), 0.5)
+    assert posterior.below([0.1, 0.05, -1.0]).tolist() == [0.0, 0.0, 0.0]
+    assert 0.0 < posterior.below([0.12])[0] < 0.001
 
 
 def test_without_any_cost_it_is_the_improvement_on_the_best() -> None:
-    belief = Belief.certain(0.1)
-    assert expected_improvement([[0.5], [0.4]], (1.0,), belief, ()) == pytest.approx(0.3)
+    posterior = Posterior.certain(0.1)
+    assert expected_improvement([[0.5], [0.4]], (1.0,), posterior, ()) == pytest.approx(0.3)
 
 
-def known_of(plan: Plan, candidate: Candidate) -> Known:
+def known_of(plan: Plan, candidate: Candidate) -> ScoredCandidate:
     cost = plan.cost(candidate)
-    return Known(candidate, math.log(damage(candidate) + 1e-3), (cost.get("macs"),))
+    return ScoredCandidate(candidate, math.log(damage(candidate) + 1e-3), (cost.get("macs"),))
 
 
 def random_candidates(plan: Plan, count: int, seed: int = 0) -> list[Candidate]:
@@ -128,13 +128,13 @@ def random_candidates(plan: Plan, count: int, seed: int = 0) -> list[Candidate]:
 def test_the_forecast_learns_from_score_and_settings_and_knows_its_error() -> None:
     plan = toy.make_plan()
     trained, unseen = random_candidates(plan, 30), random_candidates(plan, 200, seed=1)
-    known, targets = [known_of(plan, c) for c in trained], [-accuracy(c) for c in trained]
-    beliefs = Forecast(plan, known, targets, 0.0)([known_of(plan, c) for c in unseen])
+    scored, targets = [known_of(plan, c) for c in trained], [-accuracy(c) for c in trained]
+    posteriors = Surrogate(plan, scored, targets, 0.0)([known_of(plan, c) for c in unseen])
     truth = np.array([-accuracy(c) for c in unseen])
-    assert np.corrcoef([b.median for b in beliefs], truth)[0, 1] > 0.95
+    assert np.corrcoef([b.median for b in posteriors], truth)[0, 1] > 0.95
     far = [
         abs(math.log(max(1e-9, y - b.floor)) - b.log_excess) > 3 * b.deviation
-        for y, b in zip(truth, beliefs, strict=True)
+        for y, b in zip(truth, posteriors, strict=True)
     ]
     assert np.mean(far) < 0.15
 
@@ -142,21 +142,21 @@ def test_the_forecast_learns_from_score_and_settings_and_knows_its_error() -> No
 def test_a_forecast_from_two_equal_trials_is_their_value() -> None:
     plan = toy.make_plan()
     one = known_of(plan, random_candidates(plan, 1)[0])
-    [belief] = Forecast(plan, [one, one], [0.25, 0.25], 0.1)([one])
-    assert belief.median == pytest.approx(0.25)
-    assert math.isfinite(belief.deviation)
+    [posterior] = Surrogate(plan, [one, one], [0.25, 0.25], 0.1)([one])
+    assert posterior.median == pytest.approx(0.25)
+    assert math.isfinite(posterior.deviation)
 
 
 def test_metrics_beyond_the_worst_that_counts_are_hardly_told_apart() -> None:
     plan = toy.make_plan()
-    known = [known_of(plan, c) for c in random_candidates(plan, 12)]
-    targets = [-accuracy(k.candidate) for k in known]
+    scored = [known_of(plan, c) for c in random_candidates(plan, 12)]
+    targets = [-accuracy(k.candidate) for k in scored]
     worst = sorted(targets)[8]
-    beliefs = [
-        Forecast(plan, known, [y + 5.0 * far * (y > worst + 0.1) for y in targets], worst)(known)
+    posteriors = [
+        Surrogate(plan, scored, [y + 5.0 * far * (y > worst + 0.1) for y in targets], worst)(scored)
         for far in (0, 1)
     ]
-    assert max(b.median for b in beliefs[1]) < worst + 0.5 * (worst - min(targets))
+    assert max(b.median for b in posteriors[1]) < worst + 0.5 * (worst - min(targets))
 
 
 def front_of(plan: Plan, moves: Moves) -> list:
@@ -188,8 +188,8 @@ def macs(widths: Mapping[str, int]) -> float:
 
 def test_a_shift_costs_no_more_and_does_the_least_damage_of_its_draws() -> None:
     plan = toy.make_plan()
-    harm = {"a": 0.0, "b": 1.0, "c": 100.0}
-    moves = Moves(plan, lambda name, kept: harm[name] * (toy.SIZES[name] - kept))
+    log_sensitivity = {"a": 0.0, "b": 1.0, "c": 100.0}
+    moves = Moves(plan, lambda name, kept: log_sensitivity[name] * (toy.SIZES[name] - kept))
     start = {"a": 8, "b": 16, "c": 32}
     taken = [moves._shifted(np.random.default_rng(seed), start) for seed in range(20)]
     for kept in filter(None, taken):
@@ -234,15 +234,15 @@ def test_before_there_are_trials_the_least_damage_for_its_cost_is_chosen(folder:
         for ratios in ((0.5, 0.5, 0.5), (0.5, 0.5, 0.8), (0.8, 0.8, 0.8))
     )
     score = ToyScore(lambda candidate: candidate == broken)
-    offers = [Offer(c, "x", n) for n, c in enumerate((broken, harsh, mild))]
-    verdict = screening(plan, score).choose(offers, Ledger(plan, folder), 0)
-    assert set(verdict.scores) == {mild.key, harsh.key}
-    assert verdict.chosen is not None
+    proposals = [PooledProposal(c, "x", n) for n, c in enumerate((broken, harsh, mild))]
+    result = screening(plan, score).choose(proposals, Ledger(plan, folder), 0)
+    assert set(result.scores) == {mild.key, harsh.key}
+    assert result.chosen is not None
     costs = {c: plan.cost(c).get("macs") for c in (mild, harsh)}
     scores = {c: math.log(damage(c) + 1e-3) for c in (mild, harsh)}
     worst, end = max(scores.values()) + 1.0, float(toy.DENSE.macs or 0)
     area = {c: (worst - scores[c]) * (end - costs[c]) for c in (mild, harsh)}
-    assert verdict.chosen.candidate == max(area, key=area.__getitem__)
+    assert result.chosen.candidate == max(area, key=area.__getitem__)
 
 
 def test_a_dropped_proposal_leaves_its_reason(
@@ -366,15 +366,15 @@ def test_what_is_settled_is_the_best_of_the_rivals_and_better_at_no_higher_cost(
     plan = toy.make_plan()
     score = ToyScore()
     hand = toy.Hand(folder, plan)
-    rivals = [c for c in (project(r, plan) for r in random_candidates(plan, 3)) if c]
-    found = screening(plan, score, count=64).settle(rivals, hand.ledger, 0)
+    alternatives = [c for c in (project(r, plan) for r in random_candidates(plan, 3)) if c]
+    found = screening(plan, score, count=64).best_of(alternatives, hand.ledger, 0)
     hand.close()
     assert found is not None
     candidate, value = found
-    scores = {c.key: math.log(damage(c) + 1e-3) for c in rivals}
+    scores = {c.key: math.log(damage(c) + 1e-3) for c in alternatives}
     assert value == pytest.approx(math.log(damage(candidate) + 1e-3))
     assert value < min(scores.values()) - 0.1
-    best = min(rivals, key=lambda c: scores[c.key])
+    best = min(alternatives, key=lambda c: scores[c.key])
     assert (plan.cost(candidate).macs or 0) <= (plan.cost(best).macs or 0)
     assert len(score.calls) <= 3 + 32
 
@@ -392,8 +392,8 @@ def test_what_groups_do_alone_counts_beside_the_score(folder: RunFolder) -> None
     hand = toy.Hand(folder, plan)
     [start] = [c for c in (project(r, plan) for r in random_candidates(plan, 1)) if c]
     found = [
-        Screening(plan, Blind, count=64, damage=known).settle([start], hand.ledger, 0)
-        for known in (None, alone)
+        Screening(plan, Blind, count=64, sensitivity=scored).best_of([start], hand.ledger, 0)
+        for scored in (None, alone)
     ]
     hand.close()
     assert found[0] == (start, 0.0)  # nothing tells them apart
@@ -404,13 +404,13 @@ def test_what_groups_do_alone_counts_beside_the_score(folder: RunFolder) -> None
 def test_the_forecast_learns_what_groups_do_alone() -> None:
     plan = toy.make_plan()
     rng = np.random.default_rng(0)
-    known = [
-        replace(known_of(plan, c), score=0.0, harm=float(rng.normal()))
+    scored = [
+        replace(known_of(plan, c), score=0.0, log_sensitivity=float(rng.normal()))
         for c in random_candidates(plan, 30)
     ]
-    targets = [math.exp(0.5 * k.harm) for k in known]
-    beliefs = Forecast(plan, known[:20], targets[:20], 5.0)(known[20:])
-    assert np.corrcoef([b.median for b in beliefs], targets[20:])[0, 1] > 0.9
+    targets = [math.exp(0.5 * k.log_sensitivity) for k in scored]
+    posteriors = Surrogate(plan, scored[:20], targets[:20], 5.0)(scored[20:])
+    assert np.corrcoef([b.median for b in posteriors], targets[20:])[0, 1] > 0.9
 
 
 def test_a_seed_is_settled_when_its_turn_comes_and_keeps_its_origin(folder: RunFolder) -> None:
@@ -418,7 +418,7 @@ def test_a_seed_is_settled_when_its_turn_comes_and_keeps_its_origin(folder: RunF
     first, rival = (project(r, plan) for r in random_candidates(plan, 2, seed=3))
     assert first is not None
     assert rival is not None
-    seed = Proposal(first, "seed:least-0", rivals=(rival,))
+    seed = Proposal(first, "seed:least-0", alternatives=(rival,))
     hand = toy.Hand(folder, plan, [seed], screening(plan), accuracy)
     [trained] = hand.play(1)
     hand.close()
@@ -434,7 +434,7 @@ def test_a_seed_that_cannot_be_scored_is_trained_as_it_is(folder: RunFolder) -> 
     first = project(random_candidates(plan, 1)[0], plan)
     assert first is not None
     broken = screening(plan, ToyScore(lambda candidate: True))
-    hand = toy.Hand(folder, plan, [Proposal(first, "seed:least-0", rivals=())], broken)
+    hand = toy.Hand(folder, plan, [Proposal(first, "seed:least-0", alternatives=())], broken)
     assert hand.play(1) == [first]
     hand.close()
 
@@ -444,15 +444,19 @@ def test_the_training_set_is_bounded_and_the_forecast_takes_over(
 ) -> None:
     sizes = []
 
-    class Watched(Forecast):
+    class Watched(Surrogate):
         def __init__(
-            self, plan: Plan, known: Sequence[Known], targets: Sequence[float], worst: float
+            self,
+            plan: Plan,
+            scored: Sequence[ScoredCandidate],
+            targets: Sequence[float],
+            worst: float,
         ) -> None:
-            sizes.append(len(known))
-            super().__init__(plan, known, targets, worst)
+            sizes.append(len(scored))
+            super().__init__(plan, scored, targets, worst)
 
     module = sys.modules[Screening.__module__]
-    monkeypatch.setattr(module, "Forecast", Watched)
+    monkeypatch.setattr(module, "Surrogate", Watched)
     monkeypatch.setattr(module, "LATEST", ENOUGH + 2)
     hand = play(folder, ENOUGH + 8)
     assert sizes[0] == ENOUGH

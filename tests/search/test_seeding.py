@@ -10,7 +10,7 @@ from autoprune.space import SearchSpace
 WEIGHTS = {"a": 1.0, "b": 4.0, "c": 0.5}
 
 
-def damage(name: str, kept: int) -> float:
+def sensitivity(name: str, kept: int) -> float:
     return WEIGHTS[name] * (1.0 - kept / toy.SIZES[name]) ** 2
 
 
@@ -26,7 +26,7 @@ def test_uniform_seeds_start_at_the_budget_and_go_down() -> None:
 
 def test_seeds_are_within_the_space() -> None:
     plan = toy.make_plan()
-    for proposal in seeds(plan, damage):
+    for proposal in seeds(plan, sensitivity):
         params = plan.space.params(proposal.candidate)
         assert plan.space.candidate(params) == proposal.candidate
 
@@ -52,14 +52,14 @@ def test_the_recipe_takes_the_usual_values_where_the_space_has_them() -> None:
 
 def test_seeds_with_damage_do_less_at_no_higher_cost_than_uniform_ones() -> None:
     plan = toy.make_plan(limits=Limits(trials=32))
-    found = {p.origin: p.candidate for p in seeds(plan, damage)}
+    found = {p.origin: p.candidate for p in seeds(plan, sensitivity)}
     assert 0.49 < (plan.cost(found["seed:least-0"]).macs or 0) / (toy.DENSE.macs or 1) <= 0.5
     for level in range(1, 4):
         least, uniform = found[f"seed:least-{level}"], found[f"seed:uniform-{level}"]
         assert (plan.cost(least).macs or 0) <= (plan.cost(uniform).macs or 0)
         kept = [c.architecture.widths for c in (least, uniform)]
-        assert sum(damage(n, k) for n, k in kept[0].items()) <= sum(
-            damage(n, k) for n, k in kept[1].items()
+        assert sum(sensitivity(n, k) for n, k in kept[0].items()) <= sum(
+            sensitivity(n, k) for n, k in kept[1].items()
         )
 
 
@@ -74,21 +74,21 @@ def test_seeds_with_damage_do_less_at_no_higher_cost_than_uniform_ones() -> None
 )
 def test_baselines_take_an_eighth_of_the_trials(limits: Limits, shown: list[int]) -> None:
     plan = toy.make_plan(limits=limits, epochs=4.0)
-    origins = [p.origin for p in seeds(plan, damage)]
+    origins = [p.origin for p in seeds(plan, sensitivity)]
     assert [o for o in origins if "uniform" in o] == [f"seed:uniform-{level}" for level in shown]
     assert [o for o in origins if "least" in o] == [f"seed:least-{level}" for level in range(4)]
 
 
 def test_the_rivals_of_a_seed_cost_no_more_and_keep_the_worthiest_units() -> None:
     plan = toy.make_plan()
-    worth = {
+    importance = {
         name: [(2.0 if name == "b" else 1.0) * (1 + unit) / size for unit in range(size)]
         for name, size in toy.SIZES.items()
     }
-    least = [p for p in seeds(plan, damage, worth) if p.rivals is not None]
+    least = [p for p in seeds(plan, sensitivity, importance) if p.alternatives is not None]
     assert len(least) == 4
     for proposal in least:
-        globally, uniform = proposal.rivals or ()
+        globally, uniform = proposal.alternatives or ()
         assert len(set(uniform.architecture.ratios(toy.SIZES).values())) <= 2  # rounding apart
         ratios = globally.architecture.ratios(toy.SIZES)
         assert ratios["b"] < min(ratios["a"], ratios["c"])
@@ -99,7 +99,7 @@ def test_the_rivals_of_a_seed_cost_no_more_and_keep_the_worthiest_units() -> Non
 def test_seeds_lie_just_within_each_level_that_is_wanted() -> None:
     budget = Budget.parse({"macs": "50%"})
     plan = toy.make_plan(budget=budget, levels=budget.lowered(["20%", 900], "levels"))
-    costs = {p.origin: plan.cost(p.candidate).macs or 0 for p in seeds(plan, damage)}
+    costs = {p.origin: plan.cost(p.candidate).macs or 0 for p in seeds(plan, sensitivity)}
     whole = toy.DENSE.macs or 0
     for number, limit in enumerate((0.5 * whole, 900, 0.2 * whole)):  # the higher cost first
         assert 0.9 * limit < costs[f"seed:least-{number}"] <= limit
@@ -111,6 +111,6 @@ def test_seeds_lie_just_within_each_level_that_is_wanted() -> None:
 def test_a_level_lowers_its_own_limit_alone() -> None:
     budget = Budget.parse({"macs": "80%", "params": "60%"})
     plan = toy.make_plan(budget=budget, levels=budget.lowered(["40%"], "levels"))
-    found = {p.origin: plan.cost(p.candidate) for p in seeds(plan, damage)}
+    found = {p.origin: plan.cost(p.candidate) for p in seeds(plan, sensitivity)}
     macs = (found["seed:least-1"].macs or 0) / (toy.DENSE.macs or 1)
     assert 0.36 < macs <= 0.4  # half of the limit on parameters would allow 0.23

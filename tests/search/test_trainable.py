@@ -9,9 +9,9 @@ import torch
 from stripes import Stripes, dense
 from torch import Tensor, nn
 
-from autoprune._search.bench import RecoveryBench
 from autoprune._search.ledger import REPORT, Report
 from autoprune._search.trainable import SPEC, PruneTrial, Spec
+from autoprune._search.worker import WorkerContext
 from autoprune.architecture import Architecture
 from autoprune.candidate import Candidate, Recovery
 from autoprune.store import RunFolder
@@ -33,7 +33,7 @@ def reports(
 ) -> list[Report]:
     """All reports of one trial, to its end."""
     model, graph = dense()
-    bench = RecoveryBench(
+    context = WorkerContext(
         task=task or Stripes(),
         weights=model.state_dict(),
         graph=graph,
@@ -44,7 +44,7 @@ def reports(
         threads=torch.get_num_threads(),
     )
     actor = PruneTrial.__new__(PruneTrial)  # without Ray's own preparations
-    actor.setup({SPEC: Spec(4, candidate, 7)}, bench)
+    actor.setup({SPEC: Spec(4, candidate, 7)}, context)
     found = []
     while True:
         result = actor.step()

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import toy
 
-from autoprune._search.sites import Site
-from autoprune._search.verify import _judge, verify
+from autoprune._search.target_devices import TargetDevice
+from autoprune._search.verify import _check_limits, verify
 from autoprune.architecture import Architecture
 from autoprune.budget import Budget, Cost, Device, Timing
 from autoprune.candidate import Candidate
@@ -22,9 +22,9 @@ from autoprune.record import TrialRecord
 from autoprune.store import RunFolder
 
 PHONE, SERVER = Device("a phone"), Device(device_name())
-SITES = (
-    Site("phone", DeviceConfig(profile="phone.json"), PHONE),
-    Site("server", DeviceConfig()),
+TARGETS = (
+    TargetDevice("phone", DeviceConfig(profile="phone.json"), PHONE),
+    TargetDevice("server", DeviceConfig()),
 )
 
 
@@ -61,10 +61,10 @@ def trial(number: int, accuracy: float, phone: float, server: float) -> TrialRec
 
 @dataclass
 class Scale:
-    """A gauge that knows by heart what each trial takes on the server."""
+    """A rig that knows by heart what each trial takes on the server."""
 
     server: dict[str, float]
-    sites: tuple[Site, ...] = SITES
+    targets: tuple[TargetDevice, ...] = TARGETS
     asked: list[str] = field(default_factory=list)
 
     def load(self, artifact: Path) -> str:
@@ -76,26 +76,26 @@ class Scale:
 
 
 def checked(*records: TrialRecord, **server: float) -> tuple[Any, Scale, list[TrialRecord]]:
-    gauge = Scale({name.removeprefix("t"): value for name, value in server.items()})
+    rig = Scale({name.removeprefix("t"): value for name, value in server.items()})
     saved: list[TrialRecord] = []
 
     def save(record: TrialRecord, dense: Cost) -> None:
         assert dense == DENSE
         saved.append(record)
 
-    return verify(records, RunFolder(Path()), gauge, PLAN, save), gauge, saved  # type: ignore[arg-type]
+    return verify(records, RunFolder(Path()), rig, PLAN, save), rig, saved  # type: ignore[arg-type]
 
 
 def test_what_is_over_on_one_device_leaves_and_lets_others_in() -> None:
     # 2 is dominated by 1 as predicted, until 1 takes 6.6 of 6 ms on the server when measured.
     records = (trial(1, 0.9, 8.0, 4.0), trial(2, 0.8, 8.0, 4.5), trial(3, 0.7, 4.0, 2.0))
-    found, gauge, saved = checked(*records, t1=6.6, t2=5.7, t3=2.4)
+    found, rig, saved = checked(*records, t1=6.6, t2=5.7, t3=2.4)
     assert [record.number for record in found.front] == [3, 2]
     assert found.front.values.tolist() == [[0.7, 4.0, 2.4], [0.8, 8.0, 5.7]]
     assert (found.front.source, found.front.predicted_only) == ("measured", ("phone",))
     assert list(found.over) == [1]
     assert found.over[1] == pytest.approx({"latency_ms@phone": -0.2, "latency_ms@server": 0.1})
-    assert sorted(gauge.asked) == ["1", "2", "3"]
+    assert sorted(rig.asked) == ["1", "2", "3"]
     assert all(record.measured.names == ("server",) for record in saved if record.measured)
 
 
@@ -107,32 +107,32 @@ def test_a_device_elsewhere_is_held_against_its_limit_by_prediction() -> None:
 
 def test_what_an_earlier_sitting_measured_is_judged_and_not_measured_again() -> None:
     before = replace(trial(1, 0.9, 8.0, 4.0), measured=cost("measured", server=6.6))
-    gauge = Scale({"2": 5.0})
+    rig = Scale({"2": 5.0})
     records = [before, trial(2, 0.8, 8.0, 4.5)]
-    found = verify(records, RunFolder(Path()), gauge, PLAN, lambda *_: None, DENSE)  # type: ignore[arg-type]
+    found = verify(records, RunFolder(Path()), rig, PLAN, lambda *_: None, DENSE)  # type: ignore[arg-type]
     assert [record.number for record in found.front] == [2]
-    assert gauge.asked == ["2"]
+    assert rig.asked == ["2"]
 
 
 def test_a_device_that_is_lost_leaves_the_front_by_prediction() -> None:
     before = replace(trial(1, 0.9, 8.0, 4.0), measured=cost("measured", server=6.6))
-    gauge = Scale({})
+    rig = Scale({})
 
     def lost(models: list[str]) -> None:
         raise DeviceLostError("the server was lost")
 
-    gauge.measure = lost  # type: ignore[assignment,method-assign]
+    rig.measure = lost  # type: ignore[assignment,method-assign]
     records = [before, trial(2, 0.8, 8.0, 4.5), trial(3, 0.7, 4.0, 2.0)]
-    found = verify(records, RunFolder(Path()), gauge, PLAN, lambda *_: None, DENSE)  # type: ignore[arg-type]
+    found = verify(records, RunFolder(Path()), rig, PLAN, lambda *_: None, DENSE)  # type: ignore[arg-type]
     assert (found.failure, found.front.source) == ("the server was lost", "predicted")
     assert [record.number for record in found.front] == [3, 2]  # 1 was over budget before
 
 
 def test_another_machine_behind_a_name_is_refused() -> None:
     strange = replace(cost("measured", server=1.0), timings=(Timing("server", 1.0, None, PHONE),))
-    gauge = Scale({})
-    gauge.measure = lambda models: [(strange, DENSE)]  # type: ignore[method-assign]
-    found = verify([trial(1, 0.9, 8.0, 4.0)], RunFolder(Path()), gauge, PLAN, lambda *_: None)  # type: ignore[arg-type]
+    rig = Scale({})
+    rig.measure = lambda models: [(strange, DENSE)]  # type: ignore[method-assign]
+    found = verify([trial(1, 0.9, 8.0, 4.0)], RunFolder(Path()), rig, PLAN, lambda *_: None)  # type: ignore[arg-type]
     assert found.failure is not None
     assert found.failure.startswith(f"latencies were predicted for {device_name()}, but torch is ")
 
@@ -151,7 +151,7 @@ def test_memory_that_was_not_told_is_held_against_its_limit_by_the_count() -> No
         record = replace(trial(number, 0.9, 8.0, 4.0), predicted=predicted, measured=taken)
         beside = replace(dense, peak_memory_bytes=None if told is None else 100)
         over: dict[int, dict[str, float]] = {}
-        _judge(record, beside, plan, over)
+        _check_limits(record, beside, plan, over)
         found[number] = over
     assert list(map(bool, found.values())) == [False, True, False]
     assert found[2][2] == pytest.approx({"peak_memory_bytes": 0.2})

@@ -128,10 +128,10 @@ def run_toy(
     """Search in `folder` (going on where it leaves off), and return what is known at the end."""
     ledger = Ledger(plan, folder)
     file = StudyFile(folder.path, plan.objectives)
-    bench = ToyBench(plan.milestones, raises, dies, str(folder.path / "log.txt"), sleep_s)
+    context = ToyBench(plan.milestones, raises, dies, str(folder.path / "log.txt"), sleep_s)
     try:
         searcher = BudgetedOptunaSearch(plan, ledger, file, seeds)
-        run_trials(plan, bench, searcher, folder.path)
+        run_trials(plan, context, searcher, folder.path)
     finally:
         file.close()
     return ledger

@@ -103,7 +103,7 @@ def play(plan: Plan, folder: Path, trials: int, screen: int) -> list[float]:
     def alone(name: str, kept: int) -> float:
         return damage[name] * (1.0 - kept / sizes[name]) ** 2
 
-    screening = Screening(plan, lambda: score, count=screen, damage=alone) if screen else None
+    screening = Screening(plan, lambda: score, count=screen, sensitivity=alone) if screen else None
     searcher = BudgetedOptunaSearch(plan, ledger, file, seeds(plan, alone), screening)
     seconds = []
     for number in range(trials):

@@ -35,7 +35,7 @@ SEARCH, PLAIN = "search", "plain.jsonl"
 RECIPES = {"lr": (0.005, 0.1), "distillation": (0.0, 0.9)}  # where the recipe is searched too
 
 
-class Spent(KeyboardInterrupt):
+class ScreeningCost(KeyboardInterrupt):
     """The compute is spent: the search ends as on Ctrl-C, with every record on disk."""
 
 
@@ -52,7 +52,7 @@ class Watch:
             now = (self._setup.spent(), self._clock())
             self.ends += [now] * (ended - len(self.ends))
         if snapshot.phase == "search" and self.ends and self.ends[-1][0] >= self._budget:
-            raise Spent
+            raise ScreeningCost
 
 
 def autoprune(
@@ -78,7 +78,7 @@ def autoprune(
     # One arithmetic for all methods: what the search would time is timed once for the benchmark.
     with (
         mock.patch.object(search_prepare, "choose", return_value=setup.precision),
-        contextlib.suppress(Spent),
+        contextlib.suppress(ScreeningCost),
     ):
         search_run(config, setup.task, folder, progress=watch)
     ended = _ended(folder / RECORDS)

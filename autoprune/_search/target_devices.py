@@ -1,7 +1,7 @@
-"""The devices of a search: where latencies count, what they are predicted from, who is measured.
+"""The target devices of a search: their profiles, and measuring on them.
 
-Everything that tells one device from several is decided here: the rest of a search knows latencies
-by their names only (`latency_ms@phone`).
+Only this module distinguishes one device from several: elsewhere a latency is a cost with a name
+(`latency_ms@phone`).
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ from autoprune.graph import PruningGraph
 
 
 @dataclass(frozen=True)
-class Site:
-    """One device of a search; `name` is empty where the configuration has one without a name.
+class TargetDevice:
+    """One device whose latency counts; `name` is empty where the configuration has a single one.
 
-    `device` says where a profile was made, before it is read in full; `profile` is None where
-    latencies are measured, but not predicted.
+    `device` identifies the machine and runtime of the profile; `profile` is None where latencies
+    are measured, but not predicted.
     """
 
     name: str
@@ -42,31 +42,31 @@ class Site:
     profile: DeviceProfile | None = None
 
     @property
-    def is_elsewhere(self) -> bool:
-        """Whether its latencies are those of a machine that cannot be asked from here."""
+    def is_offline(self) -> bool:
+        """Whether it is another machine that cannot be measured from here, only predicted."""
         if self.device is None or is_remote(self.device.runtime):
             return False
         return not is_here(self.device)
 
     @property
     def where(self) -> str:
-        """What is measured on, in words."""
+        """Where it is measured, for messages."""
         return self.config.runtime if is_remote(self.config.runtime) else "this machine"
 
     @property
     def fields(self) -> tuple[str, ...]:
-        """What its latencies are called."""
+        """The names of its latencies among the costs."""
         return tuple(field_at(field, self.name) for field in LATENCIES)
 
     @property
     def margins(self) -> dict[str, float]:
-        """By how much the upper bound lies above the prediction, for each of the fields."""
+        """Relative margin of the upper bound over the prediction, by field."""
         if self.profile is None:
             return {}
         return dict.fromkeys(self.fields, self.profile.predictor.upper_factor - 1.0)
 
     def is_predicted(self, names: Collection[str]) -> bool:
-        """Whether one of these costs is its latency, or its profile is there anyway."""
+        """Whether one of these costs is its latency, or it already has a profile."""
         return self.profile is not None or any(field in names for field in self.fields)
 
     def inputs(self, example: Inputs) -> Inputs:
@@ -80,8 +80,8 @@ class Site:
         example: Inputs,
         seed: int,
         say: Callable[[str], None],
-    ) -> Site:
-        """The same with the profile of this very model: the one it has, or one measured now."""
+    ) -> TargetDevice:
+        """A copy with a profile of this model: the one it has, or one that is measured now."""
         config = self.config
         if self.profile is not None:
             matched = self.profile.matched(graph, batch=config.batch, dtype=dtype_of(dense))
@@ -104,9 +104,9 @@ class Site:
         graph: PruningGraph,
         example: Inputs,
         chosen: Sequence[Architecture],
-    ) -> Site:
+    ) -> TargetDevice:
         """The same with its predictor corrected by measuring these architectures now."""
-        if self.profile is None or self.is_elsewhere or not chosen:
+        if self.profile is None or self.is_offline or not chosen:
             return self
         sampler = Sampler(
             dense,
@@ -120,68 +120,73 @@ class Site:
         return replace(self, profile=replace(self.profile, predictor=predictor))
 
     def peak_memory(self, dense: nn.Module, graph: PruningGraph, example: Inputs) -> PeakMemory:
-        """How activations take memory there, at the batch of the example; counted if unknown."""
-        if self.is_elsewhere:
+        """The model of its peak memory at the batch of the example; a count if it is offline."""
+        if self.is_offline:
             return COUNTED
         runtime, threads = self.config.runtime, self.config.threads
         return fit_peak_memory(dense, graph, example, runtime=runtime, threads=threads)
 
 
-def sites_of(
-    targets: Mapping[str, DeviceConfig], known: Mapping[str, DeviceProfile]
-) -> tuple[Site, ...]:
-    """The devices with the profiles that are there already; `known` are those of the run itself.
+def load_targets(
+    configs: Mapping[str, DeviceConfig], known: Mapping[str, DeviceProfile]
+) -> tuple[TargetDevice, ...]:
+    """The target devices with their profiles; `known` are those saved in the run.
 
     Raises DeviceError where a profile cannot be read.
     """
-    sites = []
-    for name, config in targets.items():
+    targets = []
+    for name, config in configs.items():
         profile = known.get(name)
         if profile is None and config.profile is not None:
             profile = DeviceProfile.load(config.profile)
-        sites.append(Site(name, config, profile.device if profile else None, profile))
-    return tuple(sites)
+        targets.append(TargetDevice(name, config, profile.device if profile else None, profile))
+    return tuple(targets)
 
 
-def local_sites(
-    targets: Mapping[str, DeviceConfig], known: Mapping[str, Device]
-) -> tuple[Site, ...]:
-    """The devices that can be measured from here; `known` is where the search's profiles hold."""
-    sites = [Site(name, config, known.get(name)) for name, config in targets.items()]
-    return tuple(site for site in sites if not site.is_elsewhere)
+def measurable_targets(
+    configs: Mapping[str, DeviceConfig], known: Mapping[str, Device]
+) -> tuple[TargetDevice, ...]:
+    """The target devices that can be measured from here; `known` are those of saved profiles."""
+    targets = [TargetDevice(name, config, known.get(name)) for name, config in configs.items()]
+    return tuple(target for target in targets if not target.is_offline)
 
 
-def measured(models: Sequence[nn.Module], example: Inputs, sites: Iterable[Site]) -> list[Cost]:
-    """What each model costs, its latencies measured in turns on each device that can be from here.
+def measured(
+    models: Sequence[nn.Module], example: Inputs, targets: Iterable[TargetDevice]
+) -> list[Cost]:
+    """The costs of each model; latencies are measured interleaved, on all devices not offline.
 
-    Counts and bytes are those of the example as it is; peak memory is that of the device that takes
-    most, None where one of them cannot be asked or does not tell.
+    Counts and bytes are for the example as given; peak memory is the largest over the devices, None
+    where one of them is offline or does not report it.
     """
-    sites = list(sites)
-    here = [site for site in sites if not site.is_elsewhere]
-    costs = [_counted(model, example, sites, here) for model in models]
-    for site in here:
-        runtime, threads = site.config.runtime, site.config.threads
-        latencies = measured_or_flagged(models, site.inputs(example), runtime, threads)
-        costs = [it.added_to(c, site.name) for it, c in zip(latencies, costs, strict=True)]
+    targets = list(targets)
+    online = [target for target in targets if not target.is_offline]
+    costs = [_counted(model, example, targets, online) for model in models]
+    for target in online:
+        runtime, threads = target.config.runtime, target.config.threads
+        latencies = measured_or_flagged(models, target.inputs(example), runtime, threads)
+        costs = [it.added_to(c, target.name) for it, c in zip(latencies, costs, strict=True)]
     return costs
 
 
 def _counted(
-    model: nn.Module, example: Inputs, sites: Sequence[Site], here: Sequence[Site]
+    model: nn.Module,
+    example: Inputs,
+    targets: Sequence[TargetDevice],
+    online: Sequence[TargetDevice],
 ) -> Cost:
-    if len(here) < len(sites):
+    if len(online) < len(targets):
         return replace(count_cost(model, example), peak_memory_bytes=None)
-    runtimes = [(site.config.runtime, site.config.threads) for site in here]
-    return counted_and_weighed(model, example, runtimes) if here else count_cost(model, example)
+    runtimes = [(target.config.runtime, target.config.threads) for target in online]
+    return counted_and_weighed(model, example, runtimes) if online else count_cost(model, example)
 
 
-def check(sites: Iterable[Site]) -> None:
-    """Raise DeviceError where a search could not begin to measure; a profile is a beginning."""
-    reach(site for site in sites if site.profile is None)
+def check(targets: Iterable[TargetDevice]) -> None:
+    """Raise DeviceError where a device without a profile cannot be measured."""
+    reach(target for target in targets if target.profile is None)
 
 
-def reach(sites: Iterable[Site]) -> None:
-    """Raise DeviceError where one of them cannot be asked now, or lacks what measuring needs."""
-    for site in sites:
-        find_target(site.config.runtime).reach(site.config.threads)
+def reach(targets: Iterable[TargetDevice]) -> None:
+    """Raise DeviceError where a device cannot be reached, or lacks what measuring needs."""
+    for target in targets:
+        find_target(target.config.runtime).reach(target.config.threads)

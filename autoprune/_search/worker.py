@@ -1,4 +1,4 @@
-"""What an actor of a real search holds: task, dense model, graph and calibration."""
+"""What a worker process (a Ray actor) holds: task, dense model, graph and calibration."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from autoprune.training import Precision, RecoveryRun
 
 
 @dataclass
-class RecoveryBench:
-    """The bench of a real search: task, dense model, graph and calibration, shared by all trials.
+class WorkerContext:
+    """Task, dense model, graph and calibration, shared by all trials of a worker.
 
-    The dense model travels as its `weights` and is built by the task in each actor. `milestones`
+    The dense model is sent as its `weights` and built by the task in each worker. `milestones`
     are the epochs of the evaluations, the last one the end. Finished models are saved into the run
     folder `path`; `task_reference` and `task_args` go into their recipes.
     """
@@ -42,7 +42,7 @@ class RecoveryBench:
     dense: nn.Module | None = field(default=None, init=False)
 
     def prepare(self) -> None:
-        """Give this actor its share of the cores, and build the dense model."""
+        """Set the number of threads and build the dense model."""
         torch.set_num_threads(self.threads)
         dense = self.task.build_model()
         dense.load_state_dict(dict(self.weights), strict=True)
@@ -54,23 +54,23 @@ class RecoveryBench:
 
 
 class RecoveryTrial:
-    """One candidate's `RecoveryRun`, walked along the bench's milestones."""
+    """One candidate's `RecoveryRun`, advanced from milestone to milestone."""
 
-    def __init__(self, bench: RecoveryBench, spec: Spec) -> None:
-        """Make the run; nothing is trained yet."""
-        self._bench, self._spec = bench, spec
+    def __init__(self, context: WorkerContext, spec: Spec) -> None:
+        """Create the run; nothing is trained yet."""
+        self._context, self._spec = context, spec
         self._artifact: str | None = None
-        assert bench.dense is not None, "prepare comes before start"
+        assert context.dense is not None, "prepare comes before start"
         self._run = RecoveryRun(
-            bench.task,
-            bench.dense,
-            bench.graph,
+            context.task,
+            context.dense,
+            context.graph,
             spec.candidate,
-            epochs=bench.milestones[-1],
+            epochs=context.milestones[-1],
             seed=spec.seed,
-            calibration=bench.calibration,
-            device=bench.device,
-            precision=bench.precision,
+            calibration=context.calibration,
+            device=context.device,
+            precision=context.precision,
         )
 
     @property
@@ -80,8 +80,8 @@ class RecoveryTrial:
 
     def advance(self) -> None:
         """Train to the next milestone and evaluate; a finished model is saved."""
-        ahead = [m for m in self._bench.milestones if m > self._run.epoch + 1e-6]
-        target = ahead[0] if ahead else self._bench.milestones[-1]
+        ahead = [m for m in self._context.milestones if m > self._run.epoch + 1e-6]
+        target = ahead[0] if ahead else self._context.milestones[-1]
         self._run.advance(target - self._run.epoch)
         if self._run.finished:
             self._artifact = self._save_model()
@@ -105,16 +105,16 @@ class RecoveryTrial:
         self._run.save(folder)
 
     def restore(self, folder: str) -> None:
-        """Go on from a saved state."""
+        """Continue from a saved state."""
         self._run.restore(folder)
 
     def _save_model(self) -> str:
         recipe = recipe_of(
             self._spec.candidate,
             self._run.kept_indices,
-            task=self._bench.task_reference,
-            task_args=self._bench.task_args,
+            task=self._context.task_reference,
+            task_args=self._context.task_args,
         )
-        return RunFolder(Path(self._bench.path)).save_model(
+        return RunFolder(Path(self._context.path)).save_model(
             self._spec.number, self._run.model, recipe
         )
