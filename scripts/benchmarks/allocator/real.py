@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
+from autoprune.tasks.cifar10 import CifarResNet
 from numpy.typing import NDArray
 from rivals import greedy
 
@@ -30,7 +31,6 @@ from autoprune.graph import trace
 from autoprune.pruning import sensitivity
 from autoprune.pruning.compensate import calibrate
 from autoprune.space import SearchSpace
-from autoprune.tasks.cifar10 import CifarResNet
 
 OUT = Path(__file__).parents[3] / "results" / "allocator"
 RUNTIME = "onnxruntime"
