@@ -23,6 +23,7 @@ from autoprune.graph.outputs import answers_in
 from autoprune.graph.replica import replica
 from autoprune.graph.trace import Inputs, as_call, set_training, untouched, without_mkldnn
 from autoprune.graph.types import Block, Structure
+from autoprune.pruning.bisection import faults
 
 TOLERANCE = 1e-4
 """How far outputs without a block may lie from those of the dense model around it, relative."""
@@ -172,15 +173,13 @@ def verify_blocks(model: nn.Module, graph: PruningGraph, example: Inputs) -> Pru
     trains = _runs_in_training(model, example)
     good: list[str] = []
 
-    def search(names: list[str]) -> None:
-        if not names or _is_right(model, graph, [*good, *names], example, trains=trains):
-            good.extend(names)
-        elif len(names) > 1:
-            half = len(names) // 2
-            search(names[:half])
-            search(names[half:])
+    def accept(names: list[str]) -> str:
+        if not _is_right(model, graph, [*good, *names], example, trains=trains):
+            return "the model does not run as it should without it"
+        good.extend(names)
+        return ""
 
-    search([block.name for block in graph.blocks])
+    faults([block.name for block in graph.blocks], accept)
     return replace(graph, blocks=tuple(b for b in graph.blocks if b.name in good))
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -17,6 +16,7 @@ from autoprune.graph.replica import plain, replica
 from autoprune.graph.trace import Inputs, as_call, set_training, untouched
 from autoprune.graph.types import Attribute
 from autoprune.pruning import surgery
+from autoprune.pruning.bisection import faults
 from autoprune.pruning.depth import verify_blocks
 from autoprune.pruning.masks import masked
 
@@ -50,37 +50,9 @@ def verify(model: nn.Module, graph: PruningGraph, example_inputs: Inputs) -> Pru
     without which it runs and agrees are left as they are.
     """
     tried = _Trials(_stirred(model), graph, example_inputs)
-    faults = _faults(tried, [group.name for group in graph.groups])
+    found = faults([group.name for group in graph.groups], tried.accept)
     tried.drop_guesses()
-    return tried.graph.freeze(faults) if faults else tried.graph
-
-
-def _faults(tried: _Trials, names: Sequence[str]) -> dict[str, str]:
-    """The groups at fault, with what was seen.
-
-    Once one is found, all that lie at the same place of equal layers are tried together, and stay
-    whole together where that fails: the time depends on how many kinds of layers there are.
-    """
-    faults: dict[str, str] = {}
-    waiting = [list(names)]
-    while waiting:
-        some = [name for name in waiting.pop() if tried.undecided(name) and name not in faults]
-        trouble = tried.accept(some) if some else ""
-        if trouble and len(some) > 1:
-            half = len(some) // 2
-            waiting += [some[half:], some[:half]]
-        elif trouble:
-            faults[some[0]] = trouble
-            alike = [name for name in names if _kind(name) == _kind(some[0])]
-            rest = [name for name in alike if tried.undecided(name) and name not in faults]
-            if rest and (seen := tried.accept(rest)):
-                faults.update(dict.fromkeys(rest, seen))
-    return faults
-
-
-def _kind(name: str) -> str:
-    """`layers.3.fc` -> `layers.#.fc`."""
-    return re.sub(r"\d+", "#", name)
+    return tried.graph.freeze(found) if found else tried.graph
 
 
 def warn_if_whole(model: nn.Module, small: nn.Module, graph: PruningGraph, ratio: float) -> None:
@@ -149,10 +121,6 @@ class _Trials:
         if not trouble:
             self._good = together
         return trouble
-
-    def undecided(self, name: str) -> bool:
-        """Whether a group is not yet known to be good."""
-        return name not in self._good
 
     def drop_guesses(self) -> None:
         """Leave out of the graph, one by one, every guess without which nothing goes wrong."""
