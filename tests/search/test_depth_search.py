@@ -1,0 +1,66 @@
+"""A search that can only meet its budget by dropping residual blocks."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from stripes import Stripes
+from torch import Tensor, nn
+
+import autoprune
+from autoprune.cost.analytic import count_cost
+from autoprune.report.read import read
+
+
+class Residual(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(width, width, 3, padding=1), nn.BatchNorm2d(width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.relu(x + self.norm(self.conv(x)))
+
+
+class Deep(Stripes):
+    dense_epochs = 1
+
+    def build_model(self) -> nn.Module:
+        torch.manual_seed(0)
+        body = [nn.Conv2d(1, 12, 3), nn.ReLU(), *(Residual(12) for _ in range(4))]
+        return nn.Sequential(*body, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(12, 3))
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory: pytest.TempPathFactory) -> autoprune.Result:
+    return autoprune.search(
+        Deep(),
+        budget={"macs": "30%"},
+        space={"ratios": {"max": 0.25}, "depth": {"max": 0.9}},
+        trials=5,
+        epochs=0.5,
+        rungs=0,
+        concurrent=1,
+        screen=4,
+        calibration_samples=64,
+        output=tmp_path_factory.mktemp("deep") / "run",
+    )
+
+
+def test_every_model_has_lost_blocks_and_costs_what_was_predicted(found: autoprune.Result) -> None:
+    complete = [record for record in found.records if record.state == "complete"]
+    assert complete
+    for record in complete:
+        assert record.predicted is not None
+        assert record.candidate.architecture.dropped
+        model = autoprune.load(found.path, pick=f"trial={record.number}", task=Deep())
+        counted = count_cost(model, Deep().example_input())
+        assert (counted.macs, counted.params) == (record.predicted.macs, record.predicted.params)
+
+
+def test_what_was_dropped_is_reported_and_exported(found: autoprune.Result, tmp_path: Path) -> None:
+    best = found.pick("best")
+    view = read(found.path)
+    dropped = best.candidate.architecture.dropped
+    assert view.dropped(best) == f"{', '.join(dropped)} ({len(dropped)} of 4)"
+    done = autoprune.export(found.path, pick="best", output=tmp_path / "m.onnx", task=Deep())
+    assert done.path.is_file()
