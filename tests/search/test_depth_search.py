@@ -3,37 +3,19 @@
 from pathlib import Path
 
 import pytest
-import torch
-from stripes import Stripes
-from torch import Tensor, nn
+from deep_task import Deep
 
 import autoprune
 from autoprune.cost.analytic import count_cost
 from autoprune.report.read import read
 
-
-class Residual(nn.Module):
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.conv, self.norm = nn.Conv2d(width, width, 3, padding=1), nn.BatchNorm2d(width)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.relu(x + self.norm(self.conv(x)))
-
-
-class Deep(Stripes):
-    dense_epochs = 1
-
-    def build_model(self) -> nn.Module:
-        torch.manual_seed(0)
-        body = [nn.Conv2d(1, 12, 3), nn.ReLU(), *(Residual(12) for _ in range(4))]
-        return nn.Sequential(*body, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(12, 3))
+TASK = Path(__file__).parents[1] / "deep_task.py"
 
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory: pytest.TempPathFactory) -> autoprune.Result:
     return autoprune.search(
-        Deep(),
+        f"{TASK}:Deep",
         budget={"macs": "30%"},
         space={"ratios": {"max": 0.25}, "depth": {"max": 0.9}},
         trials=5,
@@ -52,7 +34,7 @@ def test_every_model_has_lost_blocks_and_costs_what_was_predicted(found: autopru
     for record in complete:
         assert record.predicted is not None
         assert record.candidate.architecture.dropped
-        model = autoprune.load(found.path, pick=f"trial={record.number}", task=Deep())
+        model = autoprune.load(found.path, pick=f"trial={record.number}")
         counted = count_cost(model, Deep().example_input())
         assert (counted.macs, counted.params) == (record.predicted.macs, record.predicted.params)
 
@@ -62,5 +44,5 @@ def test_what_was_dropped_is_reported_and_exported(found: autoprune.Result, tmp_
     view = read(found.path)
     dropped = best.candidate.architecture.dropped
     assert view.dropped(best) == f"{', '.join(dropped)} ({len(dropped)} of 4)"
-    done = autoprune.export(found.path, pick="best", output=tmp_path / "m.onnx", task=Deep())
+    done = autoprune.export(found.path, pick="best", output=tmp_path / "m.onnx")
     assert done.path.is_file()
