@@ -34,7 +34,7 @@ _DIFFERENCES = frozenset("sub sub_ __sub__ __isub__".split())  # noqa: SIM905
 
 
 class Nothing:
-    """Null object returned by dropped branches: neutral in sums with activations, else absorbing."""
+    """Null object returned by dropped branches: neutral in sums of activations, else absorbing."""
 
     shape = torch.Size((1,))
     ndim = 1

@@ -9,7 +9,7 @@ from torch import nn
 from autoprune.budget import Budget, Cost
 from autoprune.cost import memory
 from autoprune.cost.analytic import count_cost
-from autoprune.cost.memory import counted_and_weighed, measure_peak_memory
+from autoprune.cost.memory import measure_peak_memory, measured_memory_cost
 from autoprune.cost.targets import Target
 from autoprune.cost.targets import memory as taken
 from autoprune.errors import DeviceError
@@ -65,7 +65,7 @@ def test_a_runtime_that_does_not_tell_is_refused_and_leaves_the_figure_open(monk
     monkeypatch.setattr(memory, "find_target", lambda runtime: Silent())
     with pytest.raises(DeviceError, match=r"'silent' did not tell .* · measure in another one"):
         measure_peak_memory(mlp(), X, "silent")
-    cost = counted_and_weighed(mlp(), X, [("silent", 1)])
+    cost = measured_memory_cost(mlp(), X, [("silent", 1)])
     assert (cost.weight_bytes, cost.peak_memory_bytes) == (WEIGHTS, None)
     budget = Budget.parse({"peak_memory_bytes": "1 MB", "weight_bytes": "1 MB"})
     assert budget.known_of(cost, Cost()).fields == ()
