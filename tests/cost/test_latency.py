@@ -294,7 +294,7 @@ def test_a_measurement_that_stays_hopeless_is_refused_with_its_figures(busy):
 def test_a_steady_measurement_without_room_for_its_threads_is_refused(busy):
     busy(steady=0, share=0.7)
     measure_together([small()], X, threads=1)  # 0.6 of a core for the thread
-    with pytest.raises(NoisyError, match=r"others took 70% of the cores · stop"):
+    with pytest.raises(NoisyError, match=r"processes took 70% of the cores · stop"):
         measure_together([small()], X, threads=2)
 
 

@@ -63,7 +63,7 @@ def test_a_runtime_that_does_not_tell_is_refused_and_leaves_the_figure_open(monk
             raise NotImplementedError
 
     monkeypatch.setattr(memory, "find_target", lambda runtime: Silent())
-    with pytest.raises(DeviceError, match=r"'silent' did not tell .* · measure in another one"):
+    with pytest.raises(DeviceError, match=r"'silent' does not report .* · measure in another one"):
         measure_peak_memory(mlp(), X, "silent")
     cost = measured_memory_cost(mlp(), X, [("silent", 1)])
     assert (cost.weight_bytes, cost.peak_memory_bytes) == (WEIGHTS, None)
@@ -76,7 +76,7 @@ def test_an_arena_that_says_nothing_is_unknown(monkeypatch, tmp_path, caplog):
     script = tmp_path / "arena.py"
     script.write_text("raise SystemExit(3)\n")
     monkeypatch.setattr(taken.arena, "__file__", str(script))
-    with pytest.raises(DeviceError, match="did not tell"):
+    with pytest.raises(DeviceError, match="does not report"):
         measure_peak_memory(mlp(), X, "onnxruntime")
     assert "CalledProcessError" in caplog.text
 
