@@ -1,4 +1,4 @@
-"""What can go wrong, as one tree.
+"""The tree of errors.
 
 AutopruneError
 ├── UsageError            a user error; the CLI exits with 2
@@ -9,9 +9,9 @@ AutopruneError
 │   ├── DeviceError       a runtime, profile or device that is missing or does not fit
 │   │   ├── DeviceLostError   a remote device that cannot be reached, or whose connection broke
 │   │   └── NoisyError        a measurement that is too noisy to be used
-│   └── StoreError        a run folder that is missing, taken or damaged
-└── WorkError             the work itself failed; the CLI exits with 1
-    ├── TrainingError     loss or metric became NaN, or training could not go on
+│   └── StoreError        a run folder that is missing, locked or damaged
+└── WorkError             the computation failed; the CLI exits with 1
+    ├── TrainingError     loss or metric became NaN, or training could not continue
     └── ExportError       a written model does not load or does not agree
 """
 
@@ -62,15 +62,15 @@ class NoisyError(DeviceError):
 
 
 class StoreError(UsageError):
-    """A run folder is missing, taken by another run, or damaged."""
+    """A run folder is missing, locked by another process, or damaged."""
 
 
 class WorkError(AutopruneError):
-    """The work itself failed."""
+    """The computation failed, not the user's input."""
 
 
 class TrainingError(WorkError):
-    """Loss or metric became NaN, or training could not go on."""
+    """Loss or metric became NaN, or training could not continue."""
 
 
 class ExportError(WorkError):
@@ -78,7 +78,7 @@ class ExportError(WorkError):
 
 
 def first_line(error: BaseException) -> str:
-    """What a foreign error says first, at most 200 characters.
+    """The first line of another library's error, at most 200 characters.
 
     >>> first_line(ValueError("no such layer\\nat line 7"))
     'no such layer'

@@ -14,8 +14,8 @@ from autoprune.cost import latency
 @pytest.fixture(autouse=True)
 def any_machine_will_do(monkeypatch: pytest.MonkeyPatch) -> None:
     """No measurement is refused because something else runs where the tests do."""
-    monkeypatch.setattr(latency, "_HOPELESS", float("inf"))
-    monkeypatch.setattr(latency, "_LEAST_ROOM", 0.0)
+    monkeypatch.setattr(latency, "_MAX_HALF_WIDTH", float("inf"))
+    monkeypatch.setattr(latency, "_MIN_FREE", 0.0)
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""Everything that is decided before the first trial."""
+"""The plan of a search: everything decided before the first trial."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ class Plan:
 
     @property
     def items(self) -> tuple[Item, ...]:
-        """What the allocator decides: the width of every group, and whether each block stays."""
+        """The decisions of the allocator: the width of every group, and each block kept or not."""
         space = self.space
         dropping = space.blocks if space.most_dropped else {}
         block = {g: f"{BLOCK}{name}" for name, groups in dropping.items() for g in groups}
@@ -107,7 +107,7 @@ class Plan:
     def loads(self, counts: NDArray[np.int64]) -> NDArray[np.float64]:
         """`candidates x items` → `candidates x limits`: the share of each that is used, as `load`.
 
-        Far above 1 where more blocks are gone than may be.
+        Far above 1 where too many blocks are dropped.
         """
         found = self._costs(counts, self.budget.fields)
         columns = [
@@ -159,7 +159,7 @@ class Plan:
         return all(value <= 0.0 for value in self.over(cost).values())
 
     def smallest(self) -> Cost:
-        """What is left with the smallest widths and without the costliest blocks."""
+        """The cost with the smallest widths and without the costliest blocks."""
         space = self.space
         least = {name: space.choices(name)[0] for name in space.widths}
         gone = {f"{BLOCK}{name}": 0 for name in self.costliest[: space.most_dropped]}

@@ -1,4 +1,4 @@
-"""What a search needs before its first trial: model, graph, costs, plan, calibration."""
+"""Preparation of a search: model, graph, costs, plan, calibration."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Prepared:
-    """A search that can begin. `metrics` are the dense model's on the validation split."""
+    """A prepared search. `metrics` are the dense model's on the validation split."""
 
     plan: Plan
     dense: nn.Module
@@ -81,12 +81,12 @@ class Prepared:
 
     @property
     def targets(self) -> tuple[TargetDevice, ...]:
-        """The devices where latencies count."""
+        """The target devices."""
         return self.rig.targets
 
     @property
     def is_offline(self) -> bool:
-        """Whether latencies count on machines only that cannot be asked from here."""
+        """Whether all target devices are offline."""
         return all(target.is_offline for target in self.targets)
 
 
@@ -97,7 +97,7 @@ def prepare(
     *,
     profiles: Mapping[str, DeviceProfile] | None = None,
 ) -> Prepared:
-    """Everything up to the plan; raises UsageError where something does not fit.
+    """Everything up to the plan; raises UsageError for a user error.
 
     `profiles` are those that a resumed run has already, by device; without, the devices are asked
     whether they can measure.
@@ -116,7 +116,7 @@ def prepare(
     dense = dense.to("cpu")
     if not graph.groups:
         why = "; ".join(f"{frozen.name}: {frozen.reason}" for frozen in graph.frozen[:3])
-        raise GraphError(f"the model of {type(task).__name__} has nothing that can leave · {why}")
+        raise GraphError(f"the model of {type(task).__name__} has no prunable groups · {why}")
     names = [*config.budget.fields, *(objective.name for objective in objectives)]
     targets = tuple(
         target.fitted(dense, graph, example, config.search.seed, say)
@@ -211,7 +211,7 @@ def _costs(
 def make_context(
     config: RunConfig, task: Task, ready: Prepared, path: str, say: Say
 ) -> WorkerContext:
-    """What the workers get: calibration statistics and the arithmetic of training, made once."""
+    """The context of the workers: calibration and the arithmetic of training, computed once."""
     calibration = None
     if _needs_calibration(ready.plan.space.space):
         say("calibration statistics")
@@ -275,7 +275,7 @@ def measure_sensitivity(
 def relative_importance(
     dense: nn.Module, graph: PruningGraph, calibration: Calibration
 ) -> dict[str, list[float]]:
-    """What each unit is importance by the Optimal-Brain-Surgeon order, over its group's mean."""
+    """Each unit's importance by the Optimal-Brain-Surgeon order, over its group's mean."""
     found = importance.scores(dense, graph, "obs", calibration=calibration)
     return {
         name: (values / values.mean().clamp_min(1e-30)).tolist() for name, values in found.items()
@@ -289,7 +289,7 @@ def make_screening(
     context: WorkerContext,
     sensitivity: Callable[[str, int], float] | None,
 ) -> Screening | None:
-    """What chooses among proposals; None where every proposal is to be trained."""
+    """The screening of proposals; None where every proposal is trained."""
     if config.search.screen == 0:
         return None
 
@@ -369,7 +369,7 @@ def _dense_metrics(task: Task, dense: nn.Module) -> dict[str, float]:
 def _reference(
     objectives: tuple[Objective, ...], metrics: Mapping[str, float], dense: Cost
 ) -> tuple[float, ...]:
-    """The worst that counts: half of the dense metric (twice, where less is better), dense cost."""
+    """The reference point: half of the dense metric (twice, where less is better), dense cost."""
 
     def worst(objective: Objective) -> float:
         if is_cost(objective.name):

@@ -60,7 +60,7 @@ def run(
     progress: Progress | None = None,
     resume: bool = False,
 ) -> None:
-    """Search as `config` says into `folder`, or go on with the search that it holds.
+    """Search as `config` says into `folder`, or resume the search in it.
 
     Nothing is written before task, model, space and budget are known to fit (UsageError).
     KeyboardInterrupt passes through once everything is on disk: `resume` then loses nothing but
@@ -115,7 +115,7 @@ def _sensitivity(
     context: WorkerContext,
     say: Say,
 ) -> Callable[[str, int], float] | None:
-    """What cutting each group alone does, measured once a run; None where nothing is calibrated."""
+    """The sensitivity of each group, measured once per run; None without a calibration."""
     if context.calibration is None or not ready.plan.space.per_group:
         return None
     known = store.sensitivity(Sensitivity.from_dict)
@@ -204,7 +204,7 @@ def _dense(ready: Prepared, measured: Cost | None) -> DenseReport:
 
 
 def importances(study: optuna.Study, plan: Plan) -> dict[str, dict[str, float]]:
-    """What each search variable bought, by objective (PED-ANOVA); empty with too few trials."""
+    """Importance of each search variable by objective (PED-ANOVA); empty with too few trials."""
     complete = [t for t in study.trials if t.state == optuna.trial.TrialState.COMPLETE]
     if len(complete) < 8:
         return {}

@@ -39,7 +39,7 @@ _PREFERRED: dict[str, Value] = {
 
 
 def recipe(space: FittedSpace) -> Candidate:
-    """The candidate that removes the least, with the usual recipe as far as the space allows."""
+    """The largest candidate, with the usual recipe as far as the space allows."""
     params: dict[str, Value] = {}
     for parameter in space.parameters:
         wanted = _preferred(parameter.name, space.space)
@@ -59,12 +59,12 @@ def seeds(
     sensitivity: Sensitivity | None = None,
     importance: Mapping[str, Sequence[float]] | None = None,
 ) -> list[Proposal]:
-    """Candidates within the budget to begin with; none twice.
+    """The first candidates, within the budget and without duplicates.
 
     Uniform ratios for the budget and each of the plan's levels; where it has none, at `LEVELS`
     costs from the budget down towards the smallest model, the first being the nearest to the dense
     model that the budget allows. They are the baselines of the report, and take at most an eighth
-    of the trials, but one is there always. With `sensitivity`, at each level the least
+    of the trials, at least one. With `sensitivity`, at each level the least
     sensitive allocation (see `Allocator`): for the whole budget or level, which uniform ratios
     seldom use up, or else at the uniform one's cost. Its alternatives are the uniform one and, with
     `importance` (of each group's units, comparable between groups), the one of global pruning.

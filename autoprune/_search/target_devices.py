@@ -18,7 +18,7 @@ from autoprune.cost.activations import COUNTED, PeakMemory
 from autoprune.cost.analytic import count_cost
 from autoprune.cost.inputs import Inputs, batched, dtype_of
 from autoprune.cost.latency import measured_or_flagged
-from autoprune.cost.memory import counted_and_weighed
+from autoprune.cost.memory import measured_memory_cost
 from autoprune.cost.targets import find_target, is_here, is_remote
 from autoprune.cost_fields import LATENCIES, field_at
 from autoprune.device.memory import fit_peak_memory
@@ -178,7 +178,7 @@ def _counted(
     if len(online) < len(targets):
         return replace(count_cost(model, example), peak_memory_bytes=None)
     runtimes = [(target.config.runtime, target.config.threads) for target in online]
-    return counted_and_weighed(model, example, runtimes) if online else count_cost(model, example)
+    return measured_memory_cost(model, example, runtimes) if online else count_cost(model, example)
 
 
 def check(targets: Iterable[TargetDevice]) -> None:

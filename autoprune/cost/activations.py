@@ -16,11 +16,11 @@ _BLOCK = 8  # channels that kernels keep together
 
 @dataclass(frozen=True, slots=True)
 class PeakMemory:
-    """How the activations' peak in one runtime depends on the count of what is live.
+    """The peak memory of one runtime as a function of the counted live activations.
 
-    The inputs, and `plain` times what the model's code holds beside them, and `padded` times the
-    same with channels rounded up to blocks of 8: most kernels work on such blocks, and copy to and
-    fro. 1 and 0 is the count itself. `upper_factor` times a model's whole prediction was never
+    The inputs, plus `plain` times the other live activations, plus `padded` times the same with
+    channels rounded up to blocks of 8: most kernels work on such blocks, and copy to and from them.
+    1 and 0 is the count itself. `upper_factor` times a model's whole prediction was never
     exceeded by the measurements behind it.
     """
 
@@ -58,10 +58,10 @@ class Activations:
         self._live = maximal(live(graph, list(firsts))).astype(np.float64)
         self._is_input = np.array([storage in inputs for storage in firsts], np.bool_)
 
-    def peaks(self, kept: NDArray[np.int64]) -> Floats:
+    def peaks(self, counts: NDArray[np.int64]) -> Floats:
         """Bytes, `candidates x 3`: inputs, the peak beside them, and that in blocks of channels."""
-        memories = self._bytes(self._sizes.of(kept))
-        blocks = self._bytes(self._sizes.padded(kept, _BLOCK))
+        memories = self._bytes(self._sizes.of(counts))
+        blocks = self._bytes(self._sizes.padded(counts, _BLOCK))
         inputs = memories[:, self._is_input].sum(axis=1)
         peaks = [(each @ self._live.T).max(axis=1, initial=0.0) for each in (memories, blocks)]
         return np.stack([inputs, *(peak - inputs for peak in peaks)], axis=1)
@@ -71,7 +71,7 @@ class Activations:
 
 
 def _present(graph: PruningGraph, storages: list[int]) -> list[tuple[Dim, ...]]:
-    """For each storage the blocks without which nothing is ever written into it."""
+    """For each storage the blocks that are its only writers."""
     writers: dict[int, set[int]] = {storage: set() for storage in storages}
     for call, op in enumerate(graph.ops):
         for tensor in op.outputs:
@@ -105,7 +105,7 @@ def live(graph: PruningGraph, storages: list[int]) -> NDArray[np.bool_]:
 
 
 def maximal(live: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """The rows without those that a neighbor contains."""
+    """The rows that are not contained in a neighboring row."""
     rows: list[NDArray[np.bool_]] = []
     for row in live:
         if rows and not (row & ~rows[-1]).any():

@@ -121,7 +121,7 @@ FREE: frozenset[str] = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Count:
-    """What was seen in one forward pass.
+    """The counts of one forward pass.
 
     `macs` is by operator; `uncounted` says how often an operator ran for which there is no
     formula, so that `cost.macs` is a lower bound where it is not empty.
@@ -133,15 +133,15 @@ class Count:
 
 
 def count_cost(model: nn.Module, example_inputs: Inputs) -> Cost:
-    """What the model really costs: parameters, multiply-accumulates, bytes of weights, peak memory.
+    """The counted cost of a model: parameters, multiply-accumulates, bytes of weights, peak memory.
 
     One forward pass in eval mode at the batch of `example_inputs`; the model, its mode and its
-    buffers stay as they are. Shared parameters count once. `weight_bytes` is everything that the
-    model holds: parameters and buffers. `peak_memory_bytes` adds the largest set of activations
-    that is live at one operator, where an activation lives as long as the model's own code holds
-    it; the inputs are the caller's and live throughout, and the outputs live to the end. What
-    kernels allocate for themselves is not in it (see `measure_peak_memory`).
-    Operators without a formula are logged as a warning (`count` returns them).
+    buffers are not changed. Shared parameters count once. `weight_bytes` is all parameters and
+    buffers. `peak_memory_bytes` adds the largest set of activations that is live at one operator,
+    where an activation lives as long as the model's own code holds it; the inputs are the caller's
+    and live throughout, and the outputs live to the end. Workspaces of kernels are not included
+    (see `measure_peak_memory`). Operators without a formula are logged as a warning (`count`
+    returns them).
 
     >>> cost = count_cost(nn.Linear(4, 3), torch.zeros(2, 4))
     >>> cost.params, cost.macs, cost.weight_bytes, cost.peak_memory_bytes
@@ -177,7 +177,7 @@ def _held_bytes(held: Sequence[Tensor]) -> int:
 
 
 class _slow_attention:  # noqa: N801
-    """Fused encoder layers off: their parts have formulas, the whole has not."""
+    """Disables fused encoder layers, which have no formula, unlike their parts."""
 
     def __enter__(self) -> None:
         self._before = torch.backends.mha.get_fastpath_enabled()
@@ -188,7 +188,7 @@ class _slow_attention:  # noqa: N801
 
 
 class _Lives:
-    """From which to which operator each storage is live."""
+    """The first and last operator at which each storage is live."""
 
     def __init__(self) -> None:
         self._numbers: dict[int, int] = {}
@@ -207,7 +207,7 @@ class _Lives:
             self._first.append(now)
 
     def note_freed(self, now: int) -> None:
-        """Before operator `now`: what is gone was last held for the one before."""
+        """Before operator `now`: freed storages were live until the operator before."""
         for number, storage in enumerate(self._alive):
             if number not in self._last and storage.expired():  # type: ignore[no-untyped-call]
                 self._last[number] = now - 1

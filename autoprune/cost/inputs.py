@@ -1,4 +1,4 @@
-"""Example inputs as the call they stand for, and the model in the state in which it is measured."""
+"""Example inputs as call arguments, and models in eval mode for measuring."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def dtype_of(model: nn.Module) -> str:
 
 
 def moved(example_inputs: Inputs, device: torch.device | str) -> Inputs:
-    """The same inputs on `device`, detached; what is not a tensor stays as it is."""
+    """The same inputs on `device`, detached; other values are unchanged."""
 
     def move(leaf: Any) -> Any:
         return leaf.detach().to(device) if isinstance(leaf, torch.Tensor) else leaf
@@ -88,7 +88,7 @@ def frozen_copy(model: nn.Module, device: torch.device | str = "cpu") -> nn.Modu
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """The model in eval mode; each module's own mode comes back, whatever happens."""
+    """The model in eval mode; each module's own mode is restored."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:

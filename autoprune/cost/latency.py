@@ -1,4 +1,4 @@
-"""The measurement protocol: how long one forward pass takes, alone or beside other models."""
+"""The measurement protocol: the latency of one forward pass, of one model or several."""
 
 from __future__ import annotations
 
@@ -19,24 +19,24 @@ from autoprune.errors import NoisyError
 
 _log = logging.getLogger(__name__)
 
-PRECISION = 0.02  # medians and ratios to the first model are measured until known this well
+PRECISION = 0.02  # relative half-width of the confidence intervals to reach
 _REPEATS = 100
 _TRIES = 4
 _PAUSE_S = 3.0  # before the second try; twice as long before each further one
-_HOPELESS = 0.25  # refused: it could not tell a model from one that takes a fifth less
+_MAX_HALF_WIDTH = 0.25  # refused above: the model could not be distinguished from a 20 % faster one
 # Refused: with others on 88 % of two cores, one thread measured a model of 0.65 of the dense one's
 # time as 0.90 of it, and the interval was narrow all the same; on 76 % as 0.76; on 53 % as 0.65.
-_LEAST_ROOM = 0.35  # of a core for each thread
+_MIN_FREE = 0.35  # of a core for each thread
 
 
 @dataclass(frozen=True, slots=True)
 class Latency:
-    """Milliseconds of one forward pass, with everything that they depend on.
+    """Milliseconds of one forward pass, with the conditions of the measurement.
 
     `raw_ms` holds every timed call in order. `ratio` is the time relative to the first model that
-    was measured together with this one (1 for itself): in each round the ratio of their medians at
-    equal pace of the processor (see `timing.Rounds`), so that slow phases of the machine cancel,
-    and of all rounds the geometric mean without the fifth at either end. `ratio_ci` is its 95 %
+    was measured together with this one (1 for itself): in each round the ratio of their medians,
+    corrected for the speed of the processor (see `timing.Rounds`), and over all rounds the
+    geometric mean without the fifth at either end. `ratio_ci` is its 95 %
     confidence interval (see `timing.mean_ratio`), `busy` the share of the cores that others used
     meanwhile.
     """
@@ -62,21 +62,21 @@ class Latency:
 
     @property
     def confidence(self) -> Confidence:
-        """How far this is to be trusted."""
+        """Confidence intervals and load of the measurement."""
         return Confidence(self.ci_ms, self.ratio, self.ratio_ci, self.spread, self.busy)
 
     @property
     def noisy(self) -> bool:
-        """Whether spread or load say that something else used the machine."""
+        """Whether spread or load show other use of the machine."""
         return bool(self.confidence.note)
 
     def added_to(self, cost: Cost, name: str = "") -> Cost:
-        """The cost with this measured latency, in place of any other on the device of that name."""
+        """The cost with this measured latency, replacing any other on the device of that name."""
         timing = Timing(name, self.median_ms, self.p95_ms, self.device, self.confidence)
         return cost.timed(timing, "measured")
 
     def __str__(self) -> str:
-        """The figures with the device they hold for."""
+        """The figures and the device."""
         sure = f"± {self.confidence.half_width:.1%}"
         return f"{self.median_ms:.3f} ms ({sure}, p95 {self.p95_ms:.3f} ms; {self.device})"
 
@@ -101,8 +101,8 @@ def measure_latency(
     Raises:
         DeviceError: unknown or missing runtime, more threads than cores, a remote device that fails
             (DeviceLostError where it cannot be reached, or is lost on the way).
-        NoisyError: a DeviceError; without `repeats`, where four tries do not tell the median to
-            25 %, or others leave too little of the cores.
+        NoisyError: a DeviceError; without `repeats`, where the interval is wider than ±25 % after
+            four tries, or other processes use too much of the cores.
         ExportError: the runtime needs ONNX, and the model cannot be written.
 
     >>> import torch
@@ -126,10 +126,10 @@ def measure_together(
     warmup_s: float = 0.2,
     repeats: int | None = None,
 ) -> list[Latency]:
-    """Latencies of several models that take turns, so that the machine's drift hits all alike.
+    """Latencies of several models, measured interleaved, so that drift affects all equally.
 
     Each round gives every model a short burst (one call that is not counted, then three that are),
-    in an order drawn anew, with a yardstick of how fast the processor is around each call. Put the
+    in a new random order, with a probe of the processor's speed around each call. Put the
     dense model first: it has several turns a round (see `timing.rounds_of`), every result's `ratio`
     is relative to it, and is measured until it is known to 2 % as well. Otherwise as
     `measure_latency`.
@@ -145,11 +145,11 @@ def measure_together(
             time.sleep(_PAUSE_S * 2 ** (attempt - 1))
         timed = target.time(models, example_inputs, protocol)
         found = _latencies(timed, models, example_inputs, runtime, threads)
-        trouble = "" if repeats else _trouble(timed, found)
-        if not trouble:
+        reason = "" if repeats else _why_refused(timed, found)
+        if not reason:
             return found
     raise NoisyError(
-        f"the measurement is refused after {_TRIES} tries: {trouble} · stop what else runs there",
+        f"the measurement is refused after {_TRIES} tries: {reason} · stop other processes there",
         found,
     )
 
@@ -157,7 +157,7 @@ def measure_together(
 def measured_or_flagged(
     models: Sequence[nn.Module], example_inputs: Inputs, runtime: str, threads: int
 ) -> list[Latency]:
-    """`measure_together` for work that must not be lost: what would be refused is only noisy."""
+    """As `measure_together`, but a refused measurement is logged and returned as noisy."""
     try:
         return measure_together(models, example_inputs, runtime, threads=threads)
     except NoisyError as error:
@@ -165,16 +165,18 @@ def measured_or_flagged(
         return list(error.latencies)
 
 
-def _trouble(timed: Timings, latencies: Sequence[Latency]) -> str:
-    """Why a measurement is worth nothing; empty where it is worth something."""
-    doubt = latencies[0].confidence.half_width  # of one alone; of several, their ratios count
+def _why_refused(timed: Timings, latencies: Sequence[Latency]) -> str:
+    """Why a measurement must be refused; empty where it is good enough."""
+    half = latencies[0].confidence.half_width  # of a single model; of several, that of their ratios
     if len(latencies) > 1:
-        doubt = max(half_width(it.ratio_ci) for it in latencies)
-    if doubt > _HOPELESS:
-        return f"latencies are known to ±{doubt:.0%} only, at most ±{_HOPELESS:.0%} is accepted"
+        half = max(half_width(it.ratio_ci) for it in latencies)
+    if half > _MAX_HALF_WIDTH:
+        return (
+            f"latencies are known to ±{half:.0%} only, at most ±{_MAX_HALF_WIDTH:.0%} is accepted"
+        )
     threads = latencies[0].device.threads
-    if timed.busy is not None and (1.0 - timed.busy) * timed.cores < _LEAST_ROOM * threads:
-        return f"others took {timed.busy:.0%} of the cores"
+    if timed.busy is not None and (1.0 - timed.busy) * timed.cores < _MIN_FREE * threads:
+        return f"other processes took {timed.busy:.0%} of the cores"
     return ""
 
 

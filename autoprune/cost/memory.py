@@ -20,12 +20,12 @@ def measure_peak_memory(
     """The most bytes that one forward pass holds: weights, inputs, activations and workspaces.
 
     A copy of the model in eval mode, at the batch of `example_inputs`. In `torch` the sum of what
-    PyTorch's allocator gave; in `onnxruntime` the weights of its optimised graph and the least that
-    its arena can do with; on a GPU what PyTorch's allocator gave there. What the runtime's own
-    libraries take (code, thread stacks, a CUDA context) does not depend on the model and is left
-    out. `count_cost` gives the figure to compare with.
+    PyTorch's allocator gave; in `onnxruntime` the weights of its optimized graph and the smallest
+    sufficient arena; on a GPU the sum of PyTorch's allocator there. Memory of the runtime's own
+    libraries (code, thread stacks, a CUDA context) does not depend on the model and is not
+    included. `count_cost` counts the same without measuring.
 
-    Raises DeviceError for a runtime that is unknown or missing, or does not tell its memory.
+    Raises DeviceError for a runtime that is unknown or missing, or does not report its memory.
 
     >>> import torch
     >>> model, x = nn.Linear(256, 64), torch.zeros(8, 256)
@@ -35,19 +35,19 @@ def measure_peak_memory(
     found = find_target(runtime).peak_memory(model, example_inputs, threads)
     if found is None:
         raise DeviceError(
-            f"runtime {runtime!r} did not tell how much memory it took · measure in another one, "
+            f"runtime {runtime!r} does not report its memory · measure in another one, "
             "e.g. 'torch', or count it with count_cost"
         )
     return found
 
 
-def counted_and_weighed(
+def measured_memory_cost(
     model: nn.Module, example_inputs: Inputs, runtimes: Iterable[tuple[str, int]]
 ) -> Cost:
-    """What the model costs: counted, with its peak memory as measured.
+    """The counted cost of the model, with its measured peak memory.
 
-    Of several runtimes, each with its threads, that of the one that takes most; None where one of
-    them does not tell.
+    Of several runtimes, each with its threads, the largest; None where one of them does not report
+    it.
     """
     counted, most = count_cost(model, example_inputs), 0
     for runtime, threads in dict.fromkeys(runtimes):

@@ -1,4 +1,4 @@
-"""The cost of any candidate, from the sizes in the graph: no model is built or run."""
+"""The cost of any architecture, from the sizes in the graph: no model is built or run."""
 
 from __future__ import annotations
 
@@ -17,31 +17,30 @@ from autoprune.graph import PruningGraph
 
 
 class LatencyModel(Protocol):
-    """What predicts the latency of a candidate on one device."""
+    """Predicts the latency of a candidate on one device."""
 
     @property
     def device(self) -> Device:
-        """Where the latencies hold."""
+        """The device of the latencies."""
 
     @property
     def p95_factor(self) -> float:
-        """How far the 95th percentile usually lies above the median."""
+        """The usual ratio of the 95th percentile to the median."""
 
-    def predict_many(self, kept: NDArray[np.int64]) -> Floats:
-        """The same for `candidates x columns`."""
+    def predict_many(self, counts: NDArray[np.int64]) -> Floats:
+        """As `predict`, for `candidates x columns`."""
 
-    def predict(self, kept: Mapping[str, int]) -> float:
+    def predict(self, counts: Mapping[str, int]) -> float:
         """Median milliseconds, with every one of the graph's columns named."""
 
 
 class CostModel:
     """Cost as a function of the widths of groups and of which blocks are there.
 
-    Parameters, multiply-accumulates and bytes are exact: they equal what `count_cost` counts on the
-    model after surgery, and so does peak memory unless `memory` has what was fitted to
-    measurements in a runtime; of several, that of the one that needs most. With `latency`, costs
-    also hold its prediction, and their source is `predicted`; several predictors come by the names
-    of their devices.
+    Parameters, multiply-accumulates and bytes are exact: they equal what `count_cost` counted on
+    the model after surgery, and so does peak memory unless `memory` holds fits to measurements in a
+    runtime; of several, the largest. With `latency`, costs also hold its prediction, and their
+    source is `predicted`; several predictors are given by the names of their devices.
     """
 
     def __init__(
@@ -67,58 +66,58 @@ class CostModel:
 
     @property
     def dense(self) -> Cost:
-        """The cost with every unit kept."""
+        """The cost of the unpruned model."""
         return self.cost(Architecture())
 
     def cost(self, architecture: Architecture, fields: Collection[str] | None = None) -> Cost:
-        """What an architecture costs.
+        """The cost of an architecture.
 
-        With `fields` only those are determined (a latency with its percentile), which is quicker:
+        With `fields` only those are computed (a latency with its percentile), which is quicker:
         most of the time of a whole cost goes into peak memory.
 
         Raises:
             GraphError: a group or block that does not exist, or a width above its size.
         """
-        kept = self.graph.counts(architecture)
-        counts = self.costs(np.array([list(kept.values())], dtype=np.int64), fields)
-        one = {field: int(values[0]) for field, values in counts.items()}
+        counts = self.graph.counts(architecture)
+        counted = self.costs(np.array([list(counts.values())], dtype=np.int64), fields)
+        one = {field: int(values[0]) for field, values in counted.items()}
         params, macs, weights, memory = (one.get(field) for field in COUNTS)
         cost = Cost(params, macs, weights, memory)
         for name, fitted in self.latency.items():
             wanted = [field_at(each, name) for each in LATENCIES]
             if fields is not None and not any(each in fields for each in wanted):
                 continue
-            median = fitted.predict(kept)
+            median = fitted.predict(counts)
             p95 = median * fitted.p95_factor
             cost = cost.timed(Timing(name, median, p95, fitted.device), "predicted")
         return cost
 
     def costs(
-        self, kept: NDArray[np.int64], fields: Collection[str] | None = None
+        self, counts: NDArray[np.int64], fields: Collection[str] | None = None
     ) -> dict[str, NDArray[np.int64]]:
         """Counted fields for many candidates at once; those in `fields`, where it is given.
 
-        `kept` is `candidates x columns` in the order of `graph.columns()`; each value of the result
-        is an array over the candidates.
+        `counts` is `candidates x columns` in the order of `graph.columns()`; each value of the
+        result is an array over the candidates.
         """
-        sizes = self._sizes.of(kept)
+        sizes = self._sizes.of(counts)
         wanted = [field for field in COUNTS if fields is None or field in fields]
-        counted = {field: self._count(field, kept, sizes) for field in wanted}
-        return {field: np.rint(values).astype(np.int64) for field, values in counted.items()}
+        values_of = {field: self._count(field, counts, sizes) for field in wanted}
+        return {field: np.rint(values).astype(np.int64) for field, values in values_of.items()}
 
     def prices(
-        self, kept: NDArray[np.int64], fields: Collection[str]
+        self, counts: NDArray[np.int64], fields: Collection[str]
     ) -> dict[str, NDArray[np.float64]]:
-        """As `costs`, with predicted latencies too."""
-        found = {f: np.asarray(v, np.float64) for f, v in self.costs(kept, fields).items()}
+        """As `costs`, including predicted latencies."""
+        found = {f: np.asarray(v, np.float64) for f, v in self.costs(counts, fields).items()}
         for name, fitted in self.latency.items():
             median, p95 = (field_at(each, name) for each in LATENCIES)
             if median in fields or p95 in fields:
-                found[median] = np.asarray(fitted.predict_many(kept))
+                found[median] = np.asarray(fitted.predict_many(counts))
                 found[p95] = found[median] * fitted.p95_factor
         return found
 
-    def _count(self, field: str, kept: NDArray[np.int64], sizes: Floats) -> Floats:
+    def _count(self, field: str, counts: NDArray[np.int64], sizes: Floats) -> Floats:
         if field == "params":
             return np.asarray(self._params.of(sizes).sum(axis=1))
         if field == "macs":
@@ -126,5 +125,5 @@ class CostModel:
         held = np.asarray(self._held.of(sizes) @ self._held_itemsizes)
         if field == "weight_bytes":
             return held
-        peaks = self._activations.peaks(kept)
+        peaks = self._activations.peaks(counts)
         return np.asarray(held + np.max([fitted.of(peaks) for fitted in self._memory], axis=0))

@@ -1,4 +1,4 @@
-"""Model → ONNX bytes, by the fastest exporter that manages it."""
+"""Model → ONNX bytes, by the fastest exporter that succeeds."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _OPSET = 18
 
 @dataclass(frozen=True, slots=True)
 class OnnxModel:
-    """A serialised ONNX graph, the names of its inputs, and the exporter that wrote it.
+    """A serialized ONNX graph, the names of its inputs, and the exporter that wrote it.
 
     `exporter` is `torchscript` or `dynamo`.
     """
@@ -73,7 +73,7 @@ def to_onnx(model: nn.Module, example_inputs: Inputs, *, dynamic_batch: bool = F
 def write_unfolded(model: nn.Module, example_inputs: Inputs) -> OnnxModel:
     """As the TorchScript-based exporter writes it, every tensor of the state as it is.
 
-    Nothing is folded or fused; initialisers are called `model.` and their name in the state dict.
+    Without folding and fusion; initializers are called `model.` and their name in the state dict.
     Whatever the exporter raises passes through.
     """
     inputs = moved(example_inputs, "cpu")
@@ -145,7 +145,7 @@ def _names(example_inputs: Inputs) -> list[str]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the exporters' notes that they are old, or that a size was taken as a constant.
+    """Without the exporters' warnings about deprecation and sizes taken as constants.
 
     Sizes are constants here on purpose; the caller compares the outputs.
     """

@@ -1,7 +1,7 @@
 """ONNX graphs of a model and its prunings: exported once, then filled with other weights.
 
-Exporting takes far longer than exchanging the weights of a graph that is there, and comparing it
-with the model. Such a graph is only for timing: ONNX Runtime does the folding that it lacks.
+Exporting takes far longer than replacing the weights of an existing graph and comparing it with the
+model. Such a graph is only for timing: ONNX Runtime does the folding that it lacks.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from autoprune.errors import ExportError, first_line
 
 _log = logging.getLogger(__name__)
 _MODEL = "model."  # what the exporter puts before the names of the state dict
-_APART = 1e-4  # added to each tensor, times its number: equal tensors would share one initialiser
+_APART = 1e-4  # added to each tensor, times its number: equal tensors would share one initializer
 _AGREE = 1e-2  # of the largest output: graphs that differ by more are not the same
 
 
@@ -34,7 +34,7 @@ def onnx_of_prunings(models: Sequence[nn.Module], example_inputs: Inputs) -> Ite
 
     A model is written anew by `to_onnx` where there is only one, where its graph filled with other
     weights does not give its outputs (a size that the exporter has taken for a constant), or where
-    ONNX Runtime makes something else of it than of a graph that was written anew.
+    ONNX Runtime optimizes it to other operators than a newly exported graph.
 
     Raises:
         ExportError: a model cannot be written.
@@ -49,7 +49,7 @@ class Template:
     """The unfolded graph of a model, to be filled with the weights of its prunings."""
 
     def __init__(self, model: nn.Module, example_inputs: Inputs) -> None:
-        """Raises ExportError where the graph's weights cannot be told apart."""
+        """Raises ExportError where the graph's weights cannot be distinguished."""
         told = frozen_copy(model)
         with torch.no_grad():
             for number, tensor in enumerate(_floats(told)):
@@ -64,7 +64,7 @@ class Template:
         del self._graph.graph.initializer[:], self._graph.graph.value_info[:]
 
     def filled(self, model: nn.Module, example_inputs: Inputs) -> OnnxModel | None:
-        """The graph with this model's weights; None where that is not this model."""
+        """The graph with this model's weights; None where its outputs differ from the model's."""
         try:
             written = self._with(model)
             off = _disagreement(written, model, example_inputs)
@@ -83,7 +83,7 @@ class Template:
             graph.graph.initializer.append(onnx.numpy_helper.from_array(array, name))
         for node in graph.graph.node:
             for attribute in node.attribute:
-                if attribute.name == "group":  # of a convolution: its channels may have left
+                if attribute.name == "group":  # of a convolution: its channels may be pruned
                     layer: Any = modules[_key(node.input[1]).rpartition(".")[0]]
                     attribute.i = layer.groups
         return OnnxModel(graph.SerializeToString(), self._inputs, "torchscript")
@@ -112,19 +112,19 @@ def _checked_template(model: nn.Module, example_inputs: Inputs) -> Template | No
         _log.debug("no graph to be filled: %s", first_line(error))
         return None
     filled = template.filled(model, example_inputs)
-    if filled is None or optimised(filled) != optimised(to_onnx(model, example_inputs)):
+    if filled is None or optimized(filled) != optimized(to_onnx(model, example_inputs)):
         return None
     return template
 
 
-def optimised(written: OnnxModel) -> Counter[str]:
-    """How often each operator is in what ONNX Runtime makes of a graph."""
+def optimized(written: OnnxModel) -> Counter[str]:
+    """Counts of the operators in the graph as optimized by ONNX Runtime."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     with tempfile.TemporaryDirectory(prefix="autoprune-") as folder:
-        path = Path(folder) / "optimised.onnx"
+        path = Path(folder) / "optimized.onnx"
         options.optimized_model_filepath = str(path)
         onnxruntime.InferenceSession(written.data, options, providers=["CPUExecutionProvider"])
         return Counter(node.op_type for node in onnx.load(str(path)).graph.node)

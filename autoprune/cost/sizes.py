@@ -27,21 +27,21 @@ class Sizes:
         self._linear: tuple[Floats, Floats] | None = None
 
     def products(self, shapes: Iterable[Sequence[Dim]]) -> Products:
-        """The products of the dimensions of each shape, as a function of `of(kept)`."""
+        """The products of the dimensions of each shape, as a function of `of(counts)`."""
         rows = [[self._places.setdefault(d, len(self._places)) for d in dims] for dims in shapes]
         self._linear = None
         width = max(map(len, rows), default=0)
         padded = [row + [0] * (width - len(row)) for row in rows]
         return Products(np.array(padded, dtype=np.int64).reshape(len(rows), width))
 
-    def of(self, kept: NDArray[Any]) -> Floats:
+    def of(self, counts: NDArray[Any]) -> Floats:
         """`candidates x columns` → `candidates x dims`. Exact in float64 up to 2**53."""
         fixed, units = self._matrices()
-        return np.asarray(fixed + kept @ units.T, dtype=np.float64)
+        return np.asarray(fixed + counts @ units.T, dtype=np.float64)
 
-    def padded(self, kept: NDArray[Any], multiple: int) -> Floats:
+    def padded(self, counts: NDArray[Any], multiple: int) -> Floats:
         """As `of`, with the sizes that depend on groups rounded up to a multiple."""
-        sizes, (_, units) = self.of(kept), self._matrices()
+        sizes, (_, units) = self.of(counts), self._matrices()
         groups = [place for name, place in self._columns.items() if not name.startswith(BLOCK)]
         varying = units[:, groups].any(axis=1)
         sizes[:, varying] = np.ceil(sizes[:, varying] / multiple) * multiple

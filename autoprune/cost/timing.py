@@ -1,6 +1,6 @@
-"""How calls are timed: warm until steady, then in turns.
+"""Timing of calls: warm-up until steady, then interleaved rounds.
 
-Nothing but the standard library of Python 3.8 is used: the same file also runs on remote devices.
+Uses only the standard library of Python 3.8: the same file also runs on remote devices.
 """
 
 from __future__ import annotations
@@ -31,39 +31,39 @@ class ClockedCall(ABC):
         """Run once, wait for the end, and return the milliseconds that it took."""
 
 
-BURST = 3  # timed calls of one model before the next has its turn
+BURST = 3  # timed calls of one model before the next model
 STEADY = 0.05  # warm when the medians of two windows differ by less
-LONGEST_S = 10.0  # fewer repeats (a multiple of the burst) where they would take longer
-FURTHER_S = 4.0  # a call, from the start: no further rounds for the sake of precision
+LONGEST_S = 10.0  # per call: no further repeats after that
+FURTHER_S = 4.0  # per call, from the start: no further rounds to gain precision
 LEAST_ROUNDS = 6  # below, no interval of order statistics holds with 95 % confidence
-TRIM = 0.2  # of the rounds' ratios at either end do not count: something came between
-STOLEN = 0.05  # of its time: a stretch of rounds that lost more is measured again
-STRETCH_S = 0.2  # rounds are judged in stretches of this length, since the kernel counts in 10 ms
-AGAIN_S = 0.5  # a call: no more is thrown away when this much was
-YARDSTICK = range(2500)  # summed around every timed call: about 40 microseconds on a server
-OUTSIDE = 0.05  # of the times at either end, and of the slowest paces, are taken as the next ones
+TRIM = 0.2  # share of the rounds' ratios that is trimmed at either end
+MAX_STEAL = 0.05  # share of steal time above which a segment of rounds is measured again
+SEGMENT_S = 0.2  # length of a segment: the kernel counts steal time in units of 10 ms
+REPEAT_S = 0.5  # per call: at most this much time is discarded
+PROBE = range(2500)  # summed before and after every timed call: about 40 microseconds on a server
+WINSORIZED = 0.05  # share of the times at either end, and of the slowest probes, that is winsorized
 
 
 @dataclass
 class Rounds:
-    """What was timed: `ms[round][turn]` is a burst of calls, `paces` the seconds of a yardstick.
+    """Timings: `ms[round][turn]` is a burst of calls, `probe_s` the seconds of the probe around it.
 
-    The first `turns` of a round are the first call's, which the others are compared with; then
-    every other call has one. The yardstick is a fixed piece of arithmetic, run between the calls.
-    It tells how fast the processor was at that moment: a neighbour on the same core, or a lower
+    The first `turns` of a round belong to the first call, with which the others are compared; then
+    every other call has one turn. The probe is a fixed piece of arithmetic, run between the calls.
+    It measures the speed of the processor at that moment: another process on the core, or a lower
     clock, slows both.
     """
 
     ms: list[list[list[float]]] = field(default_factory=list)
-    paces: list[list[float]] = field(default_factory=list)
+    probe_s: list[list[float]] = field(default_factory=list)
     turns: int = 1
 
     def __len__(self) -> int:
         return len(self.ms)
 
     def drop(self, first: int) -> None:
-        """Forget the rounds from that one on."""
-        del self.ms[first:], self.paces[first:]
+        """Discard the rounds from that one on."""
+        del self.ms[first:], self.probe_s[first:]
 
     def times(self) -> list[list[float]]:
         """By call, the milliseconds of all its turns, in order."""
@@ -73,20 +73,22 @@ class Rounds:
         ]
 
     def ratios(self) -> list[list[float]]:
-        """By call, its times relative to the first one's, round by round and at equal pace.
+        """By call, its ratios to the first call by round, corrected for the processor's speed.
 
         From the medians of bursts; of the first call, the median of its turns' in the round. The
-        logarithm of a time rises with that of the pace by a slope that all calls share (analysis of
-        covariance, Fisher 1932), between 0 and 1. Fewer than six rounds are too few for a slope.
+        logarithm of a time is linear in that of the probe, with a slope that all calls share
+        (analysis of covariance, Fisher 1932), between 0 and 1. Fewer than six rounds are too few
+        for a slope.
         """
         times = [[math.log(statistics.median(burst)) for burst in bursts] for bursts in self.ms]
-        paces = [[math.log(pace) for pace in each] for each in self.paces]
+        probe_s = [[math.log(probe) for probe in each] for each in self.probe_s]
         if len(times) >= LEAST_ROUNDS and len(times[0]) > 1:
-            cap = _quantile([pace for each in paces for pace in each], 1.0 - OUTSIDE)
-            paces = [[min(pace, cap) for pace in each] for each in paces]
-            slope = _shared_slope(list(zip(*paces)), list(zip(*times)))
+            cap = _quantile([probe for each in probe_s for probe in each], 1.0 - WINSORIZED)
+            probe_s = [[min(probe, cap) for probe in each] for each in probe_s]
+            slope = _shared_slope(list(zip(*probe_s)), list(zip(*times)))
             times = [
-                [value - slope * pace for value, pace in zip(*pair)] for pair in zip(times, paces)
+                [value - slope * probe for value, probe in zip(*pair)]
+                for pair in zip(times, probe_s)
             ]
         first, *rest = self._places()
         levels = [statistics.median(each[place] for place in first) for each in times]
@@ -104,30 +106,30 @@ def rounds_of(
     warmup_s: float,
     repeats: int,
     precision: float | None = None,
-    stolen_s: Callable[[], float] = float,
+    steal_s: Callable[[], float] = float,
 ) -> Rounds:
     """Milliseconds by round, call and repeat, of calls that are warmed up first.
 
     Each call is warmed up for `warmup_s` seconds and on until two windows agree. Each round then
-    gives every call a short burst (one that is not counted, then three that are, with a yardstick
-    around each, see `Rounds`), in an order drawn anew, until each was timed `repeats` times or 10 s
-    a call are over. The first call, which all others are compared with, has as many turns a round
-    as is best for that: the square root of their number (Dunnett 1955). With `precision`, further
-    rounds follow until `is_precise`, or until 4 s a call are over.
+    gives every call a short burst (one that is not counted, then three that are, with a probe
+    around each, see `Rounds`), in a new random order, until each was timed `repeats` times or 10 s
+    a call are over. The first call, the reference of all ratios, has the optimal number of turns
+    per round: the square root of their number (Dunnett 1955). With `precision`, further rounds
+    follow until `is_precise`, or until 4 s a call are over.
 
-    `stolen_s` reads a clock of the seconds that the machine under this one took from it. Rounds in
-    which that was more than 5 % of the time are measured again, while there is time.
+    `steal_s` reads the steal time of a virtual machine. Rounds with more than 5 % of steal time are
+    measured again, within a limit.
     """
     with _undisturbed():
         for call in calls:
             _warm(call, warmup_s)
-        return _rounds(calls, repeats, precision, stolen_s)
+        return _rounds(calls, repeats, precision, steal_s)
 
 
 def median_interval(values: Sequence[float]) -> tuple[float, float]:
     """A 95 % confidence interval of the median of independent values of any distribution.
 
-    The k-th smallest and the k-th largest value, k the largest for which a fair coin thrown n
+    The k-th smallest and the k-th largest value, k the largest for which a fair coin tossed n
     times shows fewer than k heads with a probability of at most 2.5 %. Fewer than six values have
     no such interval; theirs is from the smallest to the largest (94 % for five).
 
@@ -177,10 +179,10 @@ def is_precise(rounds: Rounds, precision: float) -> bool:
 
 
 def _shared_slope(x: Sequence[Sequence[float]], y: Sequence[Sequence[float]]) -> float:
-    """The slope of y over x within the rows, 0 to 1; the outermost y of each row are drawn in."""
+    """The slope of y over x within the rows, 0 to 1; the outermost y of each row are winsorized."""
     above = below = 0.0
     for xs, ys in zip(x, y):
-        low, high = _quantile(ys, OUTSIDE), _quantile(ys, 1.0 - OUTSIDE)
+        low, high = _quantile(ys, WINSORIZED), _quantile(ys, 1.0 - WINSORIZED)
         inner = [min(max(value, low), high) for value in ys]
         middle_x, middle_y = statistics.fmean(xs), statistics.fmean(inner)
         above += sum((a - middle_x) * (b - middle_y) for a, b in zip(xs, inner))
@@ -189,7 +191,7 @@ def _shared_slope(x: Sequence[Sequence[float]], y: Sequence[Sequence[float]]) ->
 
 
 def _quantile(values: Sequence[float], share: float) -> float:
-    """The value at that share of the way up."""
+    """The quantile at that share."""
     ordered = sorted(values)
     return ordered[round(share * (len(ordered) - 1))]
 
@@ -210,7 +212,7 @@ def _student(freedom: float) -> float:
 
 @lru_cache(maxsize=1024)
 def _rank(n: int) -> int:
-    below = term = rank = 1  # below / 2**n: the chance of fewer heads than the rank
+    below = term = rank = 1  # below / 2**n: the probability of fewer heads than the rank
     while rank < n and 40 * (below + term * (n - rank + 1) // rank) <= 2**n:
         term = term * (n - rank + 1) // rank
         below += term
@@ -222,74 +224,74 @@ def _rounds(
     calls: Sequence[Call],
     repeats: int,
     precision: float | None = None,
-    stolen_s: Callable[[], float] = float,
+    steal_s: Callable[[], float] = float,
 ) -> Rounds:
     start = time.perf_counter()
-    stretch = _Stretch(start, stolen_s, AGAIN_S * len(calls))
+    segment = _Segment(start, steal_s, REPEAT_S * len(calls))
     rounds = Rounds(turns=max(1, round(math.sqrt(len(calls) - 1))))
     turns = [*[calls[0]] * rounds.turns, *calls[1:]]
-    chance = random.Random(0)
+    rng = random.Random(0)
     while True:
         left = repeats - BURST * len(rounds)
-        order = chance.sample(range(len(turns)), len(turns))
+        order = rng.sample(range(len(turns)), len(turns))
         _round(turns, order, rounds, min(BURST, left) if left > 0 else BURST)
         now = time.perf_counter()
         longest = LONGEST_S if precision is None or left > BURST else FURTHER_S
         if now - start > longest * len(calls):
             return rounds
         enough = left <= BURST and (precision is None or _is_known(rounds, precision))
-        if enough or now - stretch.since >= STRETCH_S:
-            thrown = stretch.end(rounds, now)
-            if enough and not thrown:
+        if enough or now - segment.since >= SEGMENT_S:
+            discarded = segment.end(rounds, now)
+            if enough and not discarded:
                 return rounds
 
 
 def _is_known(rounds: Rounds, precision: float) -> bool:
-    """`is_precise`, asked at every twentieth of the rounds so far: it takes longer than those."""
+    """`is_precise`, evaluated only after each further 5 % of rounds, since it is slow."""
     return len(rounds) % max(1, len(rounds) // 20) == 0 and is_precise(rounds, precision)
 
 
-class _Stretch:
-    """The rounds since the last judgement of what was stolen from them."""
+class _Segment:
+    """The rounds since the last check of the steal time."""
 
-    def __init__(self, since: float, stolen_s: Callable[[], float], patience_s: float) -> None:
+    def __init__(self, since: float, steal_s: Callable[[], float], budget_s: float) -> None:
         self.since = since
-        self._clock, self._patience_s = stolen_s, patience_s
-        self._stolen, self._first = stolen_s(), 0
+        self._clock, self._budget_s = steal_s, budget_s
+        self._steal, self._first = steal_s(), 0
 
     def end(self, rounds: Rounds, now: float) -> bool:
-        """Begin the next one, and throw this one away where too much was stolen; whether it was."""
-        seconds, stolen = now - self.since, self._clock()
-        lost = round(stolen - self._stolen, 3)  # the kernel counts in hundredths
-        thrown = lost > STOLEN * max(seconds, STRETCH_S) and self._patience_s > 0.0
-        if thrown:
-            self._patience_s -= seconds
+        """Start the next segment; if its steal time is too long, discard this one: True."""
+        seconds, steal = now - self.since, self._clock()
+        lost = round(steal - self._steal, 3)  # the kernel counts in hundredths
+        discarded = lost > MAX_STEAL * max(seconds, SEGMENT_S) and self._budget_s > 0.0
+        if discarded:
+            self._budget_s -= seconds
             rounds.drop(self._first)
-        self.since, self._stolen, self._first = now, stolen, len(rounds)
-        return thrown
+        self.since, self._steal, self._first = now, steal, len(rounds)
+        return discarded
 
 
 def _round(turns: Sequence[Call], order: Sequence[int], rounds: Rounds, burst: int) -> None:
-    """Add a round: a burst each turn, in that order, and the yardstick around each timed call."""
+    """Add a round: a burst each turn, in this order, and the probe around each timed call."""
     bursts: list[list[float]] = [[] for _ in turns]
-    paces = [0.0] * len(turns)
+    probe_s = [0.0] * len(turns)
     for place in order:
         if len(turns) > 1:
             turns[place]()
-        before = _yardstick()
+        before = _probe()
         for _ in range(burst):
             bursts[place].append(_timed(turns[place]))
-            after = _yardstick()
-            paces[place] += (before + after) / 2 / burst
+            after = _probe()
+            probe_s[place] += (before + after) / 2 / burst
             before = after
     rounds.ms.append(bursts)
-    rounds.paces.append(paces)
+    rounds.probe_s.append(probe_s)
 
 
-def _yardstick() -> float:
+def _probe() -> float:
     start = time.perf_counter()
-    sum(YARDSTICK)
-    return max(time.perf_counter() - start, 1e-9)  # where a coarse clock shows nothing
+    sum(PROBE)
+    return max(time.perf_counter() - start, 1e-9)  # a coarse clock may show 0
 
 
 def _timed(call: Call) -> float:
@@ -322,7 +324,7 @@ def _window(call: Call, seconds: float) -> list[float]:
 
 @contextmanager
 def _undisturbed() -> Iterator[None]:
-    """Without the garbage collector; it is as before afterwards."""
+    """Without the garbage collector; its state is restored."""
     before = gc.isenabled()
     gc.collect()
     gc.disable()

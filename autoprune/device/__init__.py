@@ -1,1 +1,1 @@
-"""What any pruning of a model costs on one device: measured on some, predicted for all."""
+"""Latency and memory prediction for one device, fitted to measured prunings."""

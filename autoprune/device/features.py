@@ -1,4 +1,4 @@
-"""What the latency of a candidate is explained by: work and traffic, layer by layer."""
+"""Features of the latency model: arithmetic and memory traffic, layer by layer."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from autoprune.cost.sizes import Floats, Sizes
 from autoprune.graph import Dim, Op, PruningGraph
 
-_BLOCKS = (8, 32)  # channels that kernels handle at once: the rest of a block costs as if full
+_BLOCKS = (8, 32)  # channels per block of a kernel; a partial block costs as much as a full one
 _STEPS = (4, 8)  # channel counts off these take slower kernels (ONNX Runtime's below 4 a vector)
 _OFF = ("macs with channels in", "macs with channels out", "bytes with channels")
 _LIGHT = 8.0  # multiply-accumulates per byte below which a contraction is bandwidth-bound
@@ -81,33 +81,33 @@ class LatencyFeatures:
         """Which columns sum over the whole model."""
         return np.array([name.startswith("all ") for name in self.names])
 
-    def of(self, kept: NDArray[np.int64]) -> Floats:
+    def of(self, counts: NDArray[np.int64]) -> Floats:
         """`candidates x columns` → `candidates x features`."""
         used = self._used
-        return np.asarray(self._raw(kept)[:, used] / self._scale[used])
+        return np.asarray(self._raw(counts)[:, used] / self._scale[used])
 
-    def row(self, kept: Mapping[str, int]) -> NDArray[np.int64]:
-        """One candidate as `1 x columns`; what is not named is whole."""
-        return np.array([[kept.get(name, size) for name, size in self.columns.items()]])
+    def row(self, counts: Mapping[str, int]) -> NDArray[np.int64]:
+        """One candidate as `1 x columns`; columns that are not named are unpruned."""
+        return np.array([[counts.get(name, size) for name, size in self.columns.items()]])
 
-    def _own(self, kept: NDArray[np.int64]) -> Floats:
+    def _own(self, counts: NDArray[np.int64]) -> Floats:
         """`candidates x kinds of feature x contractions`, in the order of their names."""
-        sizes = self._sizes.of(kept)
+        sizes = self._sizes.of(counts)
         tensors = self._tensors.of(sizes)
         macs, inward, outward = self._macs.of(sizes), tensors @ self._in.T, tensors @ self._out.T
         own = [macs, inward, outward, self._weights.of(sizes)]
-        own += [self._macs.of(self._sizes.padded(kept, block)) for block in self._blocks]
+        own += [self._macs.of(self._sizes.padded(counts, block)) for block in self._blocks]
         into, out_of = self._channels_in.of(sizes), self._channels_out.of(sizes)
         for step in self._steps:
             off_in, off_out = into % step != 0, out_of % step != 0
             own += [macs * off_in, macs * off_out, (inward + outward) * (off_in | off_out)]
         return np.stack(own, axis=1) * self._heavy_there.of(sizes)[:, None, :]
 
-    def _raw(self, kept: NDArray[np.int64]) -> Floats:
-        own = self._own(kept)
-        n = len(kept)
+    def _raw(self, counts: NDArray[np.int64]) -> Floats:
+        own = self._own(counts)
+        n = len(counts)
         by_kind = [own[:, :, members].sum(axis=2) for _, members in self._kinds]
-        sizes = self._sizes.of(kept)
+        sizes = self._sizes.of(counts)
         moved = (self._tensors.of(sizes) @ self._rest.T) * self._moving_there.of(sizes)
         rest = moved.sum(axis=1, keepdims=True)
         return np.concatenate([own.reshape(n, -1), *by_kind, rest, np.ones((n, 1))], axis=1)

@@ -1,4 +1,4 @@
-"""Non-negative least squares on relative errors, its cross-validation, and where it is unsure."""
+"""Non-negative least squares on relative errors, its cross-validation, and optimal design."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PENALTIES: tuple[Penalty, ...] = tuple(itertools.product((1e-5, 1e-3, 1e-2), (1e
 def fit(x: Floats, y: Floats, shared: Bools, penalty: Penalty) -> Floats:
     """Coefficients ≥ 0 with the least sum of squares of (x·c / y - 1) (Lawson & Hanson 1974).
 
-    `x` is `rows x features`, `y` > 0. Each feature's square is penalised by rows times its penalty.
+    `x` is `rows x features`, `y` > 0. Each feature's square is penalized by rows times its penalty.
     """
     weak = np.where(shared, *penalty)
     rows = np.concatenate([x / y[:, None], np.diag(np.sqrt(weak * len(y)))])
@@ -37,7 +37,7 @@ def best_penalty(x: Floats, y: Floats, shared: Bools) -> tuple[Penalty, float]:
 
 
 def left_out(x: Floats, y: Floats, shared: Bools, penalty: Penalty) -> Floats:
-    """For each row but the first, what a fit predicts without its fold."""
+    """For each row but the first, the cross-validated prediction."""
     predicted = y.copy()
     for held in folds(len(y)):
         predicted[held] = x[held] @ fit(x[~held], y[~held], shared, penalty)
@@ -58,7 +58,7 @@ def folds(n: int) -> list[Bools]:
 def farthest(
     x: Floats, known: Sequence[int], candidates: Sequence[int], count: int, weak: Floats
 ) -> list[int]:
-    """`count` of the candidate rows about which a fit to the known rows is least sure, in turn.
+    """`count` of the candidate rows with the largest variance of the fit, chosen in turn.
 
     Rows of `x` are relative to what they are predicted to be; the fit's variance there is
     x (X'X + W)⁻¹ x' with `weak` on the diagonal of W, updated after each choice (D-optimal

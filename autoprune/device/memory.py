@@ -1,4 +1,4 @@
-"""How much memory activations take in a runtime, fitted to measured prunings."""
+"""The peak memory of activations in a runtime, fitted to measured prunings."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from autoprune.device.sampling import pruned, random_architectures
 from autoprune.graph import PruningGraph
 
 _PRUNINGS = 8
-_RIDGE = 1e-3  # keeps two columns that say the same from taking turns
+_RIDGE = 1e-3  # stabilizes the fit where the two columns are collinear
 
 
 def fit_peak_memory(
@@ -30,7 +30,7 @@ def fit_peak_memory(
 ) -> PeakMemory:
     """Measure the dense model and 8 random prunings in `runtime`, and fit to relative errors.
 
-    Where the runtime does not report its memory, what is counted has to do.
+    If the runtime does not report its memory, the count is used.
     """
     target = find_target(runtime)
     chosen = [Architecture(), *random_architectures(graph, _PRUNINGS, seed)]
@@ -41,8 +41,8 @@ def fit_peak_memory(
         found = target.peak_memory(small, example_inputs, threads)
         if found is None:
             return COUNTED
-        kept = np.array([list(graph.counts(architecture).values())])
-        inputs, *peaks = activations.peaks(kept)[0]
+        counts = np.array([list(graph.counts(architecture).values())])
+        inputs, *peaks = activations.peaks(counts)[0]
         rows.append([held_bytes(small, ()) + inputs, *peaks])
         measured.append(found)
     x, y = np.array(rows), np.array(measured, dtype=np.float64)

@@ -1,4 +1,4 @@
-"""Latency of any candidate, learned from measured random prunings of the very model."""
+"""A latency predictor for all prunings of one model, fitted to measured ones."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ from autoprune.graph import PruningGraph
 _log = logging.getLogger(__name__)
 
 _DOUBTFUL = 0.1
-_COVERED = 0.95  # the share of unseen prunings that are to stay below the upper bound
-_CONFIDENCE = 0.8  # that they are so many
+_COVERED = 0.95  # coverage of the upper bound on unseen prunings
+_CONFIDENCE = 0.8  # of that coverage
 _FORMAT = 5
 _NEAR_DENSE = 0.98  # ratios above say nothing of the exponent
 _EXPONENTS = (0.5, 2.0)
@@ -55,7 +55,7 @@ class LatencyPredictor:
 
     @property
     def upper_factor(self) -> float:
-        """The prediction times this is an upper bound: 95 % of unseen prunings stay below it.
+        """The prediction times this is an upper bound: 95 % of unseen prunings are below it.
 
         With a confidence of 80 %, for prunings drawn like the measured ones: the tolerance limit of
         measured over predicted on the held-out prunings (Wilks 1941), at least 1. Where those are
@@ -79,10 +79,10 @@ class LatencyPredictor:
         until: Until = ENOUGH,
         seed: int = 0,
     ) -> LatencyPredictor:
-        """Prune copies of the model, measure them beside the dense one, and fit.
+        """Prune copies of the model, measure them with the dense one, and fit.
 
-        The first prunings are drawn at random, the next ones are those that the fit is least sure
-        about, until its error on prunings left out is small enough (see `Until`). An error above
+        The first prunings are drawn at random, the next ones where the variance of the fit
+        is largest, until its cross-validation error is small enough (see `Until`). An error above
         10 % is logged as a warning, and so is a remote device that was lost after 20 prunings: the
         fit uses those.
 
@@ -120,7 +120,7 @@ class LatencyPredictor:
         dense_ms: float,
         p95_factor: float = 1.0,
     ) -> LatencyPredictor:
-        """Fit to measurements that are there already; the dense model counts as one more.
+        """Fit to existing measurements; the dense model counts as one more.
 
         Raises ValueError for fewer than 10 samples.
         """
@@ -140,13 +140,13 @@ class LatencyPredictor:
             samples=tuple(samples),
         )
 
-    def predict(self, kept: Mapping[str, int]) -> float:
-        """Median milliseconds with so much of the graph's columns; what is not named is whole."""
-        return float(self.predict_many(self.features.row(kept))[0])
+    def predict(self, counts: Mapping[str, int]) -> float:
+        """Median milliseconds at these counts; columns that are not named are unpruned."""
+        return float(self.predict_many(self.features.row(counts))[0])
 
-    def predict_many(self, kept: NDArray[np.int64]) -> Floats:
+    def predict_many(self, counts: NDArray[np.int64]) -> Floats:
         """Median milliseconds of many candidates, given as `candidates x groups`."""
-        return np.asarray(self.dense_ms * self.additive(kept) ** self.exponent)
+        return np.asarray(self.dense_ms * self.additive(counts) ** self.exponent)
 
     def corrected(self, checks: Sequence[Sample]) -> LatencyPredictor:
         """The same, agreeing with later measurements of the models that matter.
@@ -154,8 +154,8 @@ class LatencyPredictor:
         Ratios to the dense model are raised to one power, so that the dense model's stays 1; it is
         the median of what each of `checks` asks for. They are the held-out prunings from then on.
         """
-        kept = np.concatenate([self.features.row(check.kept) for check in checks])
-        predicted, measured = self.additive(kept), np.array([check.ratio for check in checks])
+        counts = np.concatenate([self.features.row(check.counts) for check in checks])
+        predicted, measured = self.additive(counts), np.array([check.ratio for check in checks])
         told = (predicted > 0.0) & (predicted < _NEAR_DENSE) & (measured < _NEAR_DENSE)
         exponent = self.exponent
         if told.any():
@@ -164,9 +164,9 @@ class LatencyPredictor:
         pairs = zip(measured.tolist(), (predicted**exponent).tolist(), strict=True)
         return dataclasses.replace(self, exponent=exponent, held_out=tuple(pairs))
 
-    def additive(self, kept: NDArray[np.int64]) -> Floats:
+    def additive(self, counts: NDArray[np.int64]) -> Floats:
         """The sum over layers, relative to the dense model: never less where a layer does more."""
-        return np.asarray(self.features.of(kept) @ self.coefficients)
+        return np.asarray(self.features.of(counts) @ self.coefficients)
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-ready form with the measurements; `from_dict` reads it back."""
@@ -181,7 +181,7 @@ class LatencyPredictor:
             "features": list(self.features.names),
             "coefficients": self.coefficients.tolist(),
             "exponent": self.exponent,
-            "samples": [{**dataclasses.asdict(it), "kept": dict(it.kept)} for it in self.samples],
+            "samples": [it.to_dict() for it in self.samples],
         }
 
     @staticmethod
@@ -210,7 +210,7 @@ class LatencyPredictor:
             p95_factor=data["p95_factor"],
             error=data["error"],
             held_out=tuple((ours, theirs) for ours, theirs in data["held_out"]),
-            samples=tuple(Sample(**sample) for sample in data["samples"]),
+            samples=tuple(Sample.from_dict(sample) for sample in data["samples"]),
             exponent=data["exponent"],
         )
 

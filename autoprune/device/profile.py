@@ -1,4 +1,4 @@
-"""A device profile: what any pruning of one model costs in one runtime, in a file that travels."""
+"""A device profile: predicts the latency of any pruning of one model in one runtime; one file."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ class DeviceProfile:
         graph = prunable(
             model, example_inputs, ignored_layers=tuple(ignored_layers), num_heads=num_heads
         )
-        measure_latency(model, example_inputs, runtime, threads=threads)  # refuses a busy machine
+        measure_latency(model, example_inputs, runtime, threads=threads)  # raises on a busy machine
         return DeviceProfile.of(
             LatencyPredictor.fit(
                 model,
@@ -95,7 +95,7 @@ class DeviceProfile:
 
     @property
     def device(self) -> Device:
-        """Where the latencies hold."""
+        """The device of the latencies."""
         return self.predictor.device
 
     def predict(self, smaller_model: nn.Module) -> tuple[float, float]:
@@ -104,25 +104,25 @@ class DeviceProfile:
         95 % of unseen prunings stay below the upper bound (see `LatencyPredictor.upper_factor`).
         Raises DeviceError where the module is no pruning of the profile's model.
         """
-        median = self.predictor.predict(self.kept(smaller_model))
+        median = self.predictor.predict(self.counts(smaller_model))
         return median, median * self.predictor.upper_factor
 
-    def kept(self, smaller_model: nn.Module) -> dict[str, int]:
-        """How much of each of the graph's columns a pruning of the model has left."""
+    def counts(self, smaller_model: nn.Module) -> dict[str, int]:
+        """The counts of the graph's columns in a pruning of the model."""
         shapes = {name: tuple(p.shape) for name, p in smaller_model.named_parameters()}
         every = self.graph.blocks
         blocks = {b.column: int(any(name in shapes for name in b.tensors)) for b in every}
-        gone = {name for b in every if not blocks[b.column] for name in b.tensors}
-        kept: dict[str, int] = {}
+        dropped = {name for b in every if not blocks[b.column] for name in b.tensors}
+        counted: dict[str, int] = {}
         for name, dims in self.graph.parameters.items():
             for dim, size in zip(dims, shapes.get(name, ()), strict=False):
                 if len(dim.per_unit) == 1:
                     ((group, per_unit),) = dim.per_unit.items()
-                    kept.setdefault(group, (size - dim.fixed) // per_unit)
-        sizes = {**self.graph.sizes(), **kept, **blocks}
+                    counted.setdefault(group, (size - dim.fixed) // per_unit)
+        sizes = {**self.graph.sizes(), **counted, **blocks}
         for name, dims in self.graph.parameters.items():
             wanted = tuple(dim.size(sizes) for dim in dims)
-            if shapes.get(name) != wanted and name not in gone:
+            if shapes.get(name) != wanted and name not in dropped:
                 raise DeviceError(
                     "the model is no pruning of the profile's: "
                     f"{name} has shape {shapes.get(name, 'none')}, expected {wanted}"
@@ -186,7 +186,7 @@ class DeviceProfile:
 def _versions(runtime: str) -> dict[str, str]:
     found = {"torch": str(torch.__version__)}  # with its build
     if is_remote(runtime):
-        with suppress(DeviceLostError):  # what it has measured counts all the same
+        with suppress(DeviceLostError):  # its measurements are complete
             found |= Ssh(runtime).versions()
         return found
     for package in _PACKAGES:

@@ -9,6 +9,7 @@ import statistics
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from torch import nn
@@ -27,13 +28,13 @@ from autoprune.space import kept_units
 
 _log = logging.getLogger(__name__)
 
-_FIRST = 24  # prunings drawn at random before the fit says where it is unsure
-_LEAST = 20  # prunings that are enough for a fit where time is over, or the device was lost
-_TOGETHER = (6, 24)  # prunings that take turns with the dense model: many, so that drift hits all
-_ROOM = 1e9  # bytes: the weights of so many dense models at most
-_UNSURE = 2 / 3  # of them, those about which the fit is least sure; the others are drawn at random
+_FIRST = 24  # prunings drawn at random before the fit chooses the next ones
+_LEAST = 20  # fewest prunings for a fit, if time is over or the device was lost
+_TOGETHER = (6, 24)  # prunings measured interleaved with the dense model
+_ROOM = 1e9  # bytes: the most for the weights of one batch of models
+_UNSURE = 2 / 3  # share chosen by the variance of the fit; the others are drawn at random
 _POOL = 8  # times as many prunings to choose from
-_AGAIN = 1.5  # times as many prunings: the fit's penalty is chosen anew, which takes seconds
+_AGAIN = 1.5  # growth of the samples until the fit's penalty is chosen anew, which takes seconds
 _REPEATS = (5, 300)  # at least and at most, by how long the dense model takes
 _TIMED_MS = 250.0  # about the time for one pruning
 _WARMUP_S = 0.05
@@ -42,22 +43,31 @@ _DROPPED = 0.7
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One measured pruning: how much is left of each of the graph's columns, and its latency.
+    """One measured pruning: its count of each of the graph's columns, and its latency.
 
-    `ratio` is relative to the dense model beside it.
+    `ratio` is relative to the dense model that was measured with it.
     """
 
-    kept: Mapping[str, int]
+    counts: Mapping[str, int]
     median_ms: float
     ratio: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON-ready form; `from_dict` reads it back."""
+        return {"kept": dict(self.counts), "median_ms": self.median_ms, "ratio": self.ratio}
+
+    @staticmethod
+    def from_dict(data: Mapping[str, Any]) -> Sample:
+        """Inverse of `to_dict`."""
+        return Sample(data["kept"], data["median_ms"], data["ratio"])
 
 
 @dataclass(frozen=True, slots=True)
 class Until:
     """When measuring ends: after `samples` prunings or `seconds`, or once the fit is good enough.
 
-    Time counts from the 20th pruning on; no pruning is begun that would end after it. Good enough
-    is a mean absolute relative error of at most `error` on prunings left out.
+    The time limit applies from the 20th pruning on; no pruning is started that would end after it.
+    Good enough is a mean absolute relative error of at most `error` in cross-validation.
     """
 
     samples: int = 100
@@ -67,7 +77,7 @@ class Until:
 
 @dataclass
 class Measured:
-    """What was measured: the prunings, and the dense model beside each batch of them."""
+    """Measurements: the prunings, and the dense model with each batch of them."""
 
     samples: list[Sample] = field(default_factory=list)
     dense: list[Latency] = field(default_factory=list)
@@ -75,7 +85,7 @@ class Measured:
 
     @property
     def device(self) -> Device:
-        """Where."""
+        """The device that was measured."""
         return self.dense[0].device
 
     @property
@@ -93,7 +103,7 @@ ENOUGH = Until()
 
 
 class Sampler:
-    """Measures prunings of a model in batches, beside the dense one."""
+    """Measures prunings of a model in batches, interleaved with the dense model."""
 
     def __init__(
         self,
@@ -115,7 +125,7 @@ class Sampler:
         self._chosen_at = 0
 
     def measure(self, until: Until) -> Measured:
-        """At first random prunings; then in each batch those that a fit is least sure about.
+        """First random prunings; then batches of those where the fit has the largest variance.
 
         Raises DeviceLostError where a remote device is lost before 20 prunings were measured.
         """
@@ -139,7 +149,7 @@ class Sampler:
         return found
 
     def measure_these(self, given: Sequence[Architecture]) -> Measured:
-        """Prunings that are given, in batches beside the dense model."""
+        """Given prunings, in batches with the dense model."""
         found, repeats = Measured(), self._repeats()
         for batch in _even(given, self._together):
             self._batch(batch, repeats, found)
@@ -169,15 +179,15 @@ class Sampler:
         found.dense.append(dense)
         found.pruned.extend(rest)
         for architecture, it in zip(batch, rest, strict=True):
-            kept = self._graph.counts(architecture)
-            found.samples.append(Sample(kept, it.median_ms, it.ratio))
+            counts = self._graph.counts(architecture)
+            found.samples.append(Sample(counts, it.median_ms, it.ratio))
 
     def _next(
         self, samples: Sequence[Sample], pool: list[Architecture], until: Until, most: int
     ) -> list[Architecture]:
-        """The next batch, taken out of the pool; none, where enough is known.
+        """The next batch, removed from the pool; empty if the fit is good enough.
 
-        There is time for `most`; for fewer than six none is begun, unless those are the last.
+        At most `most`, for the time that is left; no batch of fewer than six except the last.
         """
         left = until.samples - len(samples)
         count = min(self._together, left, most)
@@ -194,9 +204,9 @@ class Sampler:
             return []
         penalty = self._penalty
         coefficients = fitting.fit(x, y, shared, penalty)
-        kept = [self._features.row(self._graph.counts(each)) for each in pool]
-        every = np.concatenate([x, self._features.of(np.concatenate(kept))])
-        level = np.maximum(every @ coefficients, y.min() / 2)  # where the fit says next to nothing
+        counts = [self._features.row(self._graph.counts(each)) for each in pool]
+        every = np.concatenate([x, self._features.of(np.concatenate(counts))])
+        level = np.maximum(every @ coefficients, y.min() / 2)  # where the fit predicts almost 0
         chosen = fitting.farthest(
             every / level[:, None],
             range(len(x)),
@@ -214,7 +224,7 @@ class Sampler:
 
 
 def _even(given: Sequence[Architecture], most: int) -> list[Sequence[Architecture]]:
-    """In as few batches as can be, of about the same size."""
+    """As few batches as possible, of about the same size."""
     number = math.ceil(len(given) / most)
     ends = [round(len(given) * n / number) for n in range(number + 1)] if number else []
     return [given[start:end] for start, end in itertools.pairwise(ends)]
@@ -222,7 +232,7 @@ def _even(given: Sequence[Architecture], most: int) -> list[Sequence[Architectur
 
 def rows_of(features: LatencyFeatures, samples: Sequence[Sample]) -> tuple[Floats, Floats]:
     """Features and ratios: first those of the dense model, then one row a sample."""
-    rows = [features.row({}), *(features.row(sample.kept) for sample in samples)]
+    rows = [features.row({}), *(features.row(sample.counts) for sample in samples)]
     x = features.of(np.concatenate(rows))
     return x, np.array([1.0, *(sample.ratio for sample in samples)])
 
@@ -231,7 +241,7 @@ def random_architectures(graph: PruningGraph, samples: int, seed: int) -> list[A
     """Random prunings, from almost dense to almost nothing.
 
     A uniform level for the model, each group up to 0.3 from it, rounded to 1, 4 or 8 units. Every
-    other one has also lost each block with a chance of up to 0.7.
+    second one also drops each block with a probability of up to 0.7.
     """
     rng = np.random.default_rng(seed)
     levels = rng.permutation((np.arange(samples) + rng.random(samples)) / samples)
@@ -249,13 +259,13 @@ def random_architectures(graph: PruningGraph, samples: int, seed: int) -> list[A
 
 
 def pruned(model: nn.Module, graph: PruningGraph, architecture: Architecture) -> nn.Module:
-    """A copy of the model with that structure, of the first units of every group."""
+    """A copy of the model with this architecture, with the first units of every group."""
     units = {name: range(width) for name, width in architecture.widths.items()}
     return build(model, graph, architecture, kept_indices=units).model
 
 
 def _check_enough(measured: int, wanted: int, error: DeviceLostError) -> None:
-    """Say how many prunings a device was lost after; raise where they are too few for a fit."""
+    """Log how many prunings were measured before a device was lost; raise if too few for a fit."""
     if measured < _LEAST:
         raise DeviceLostError(
             f"{error} · {measured} of {wanted} prunings were measured, a fit needs {_LEAST}"

@@ -17,10 +17,9 @@ _CLEARLY = 0.9  # of the error
 def efficient_step(graph: PruningGraph, predictors: Collection[LatencyPredictor]) -> int | None:
     """The number of channels of which efficient widths are multiples; None without measurements.
 
-    Kernels that work on blocks of channels take as long for a block that is partly filled, or give
-    way to slower ones. Of 1, 4, 8 and 16, the step that explains the measured prunings best: a fit
-    that knows of no other has the least error on prunings left out, of several devices on average.
-    A coarser step is taken only where that lowers the error by a tenth.
+    Kernels that work on blocks of channels take as long for a partial block, or are replaced by
+    slower ones. Of 1, 4, 8 and 16, the step whose features give the smallest cross-validation
+    error, summed over the devices. A coarser step must lower the error by a tenth.
     """
     if not predictors:
         return None

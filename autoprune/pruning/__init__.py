@@ -1,1 +1,1 @@
-"""Which units leave, and how: importance, masks, surgery, repair."""
+"""Importance scores, sensitivity, masks, surgery and repair."""

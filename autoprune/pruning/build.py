@@ -1,4 +1,4 @@
-"""The one way from a dense model to a smaller one."""
+"""Builds smaller models from a dense one: drop blocks, prune units, repair."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def build(
     calibration: Calibration | None = None,
     predict_statistics: bool = True,
 ) -> Built:
-    """A smaller copy of `dense`, which stays as it is.
+    """A smaller copy of `dense`, which is not changed.
 
     The units with the largest `scores` (see `importance.scores`) are kept, or those in
     `kept_indices`. With a `calibration` of `dense` the remaining weights are repaired by least
@@ -104,7 +104,7 @@ def units_of(
                 )
         return {name: tuple(kept_indices[name]) for name in narrower}
     if scores is None and narrower:
-        raise UsageError("which units are kept must be told by scores or by kept_indices")
+        raise UsageError("the kept units must be given by scores or by kept_indices")
     return importance.best_units(scores or {}, narrower)
 
 
@@ -119,7 +119,7 @@ def narrowed(graph: PruningGraph, architecture: Architecture) -> dict[str, int]:
     Groups that go with a dropped block have none.
     """
     if architecture.patterns or architecture.precision != FLOAT32:
-        raise UsageError("patterns and int8 cannot be built by now")
+        raise UsageError("patterns and int8 cannot be built yet")
     lost = graph.lost(newly_dropped(graph, architecture))
     widths = {}
     for name, width in architecture.widths.items():

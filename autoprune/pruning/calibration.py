@@ -1,9 +1,9 @@
-"""What the inputs of a trained model's layers look like: means and second moments, in one pass.
+"""Calibration: means and second moments of the inputs of all layers, in one pass.
 
-For a layer y = W x + b every question of closed-form pruning (how to mend W when inputs leave,
-which inputs matter least) is answered by the mean and the covariance of x. Here x is a feature
-vector of a `Linear` layer (one row per token) or the patch under a convolution's kernel (one row
-per output position, the columns in the order of `weight.reshape(out, -1)`).
+For a layer y = W x + b every question of closed-form pruning (how to repair W when inputs are
+removed, which inputs matter least) is answered by the mean and the covariance of x. Here x is a
+feature vector of a `Linear` layer (one row per token) or the patch under a convolution's kernel
+(one row per output position, the columns in the order of `weight.reshape(out, -1)`).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_map
 
 from autoprune.errors import UsageError
-from autoprune.pruning.products import Followers, Product, ProductMode
+from autoprune.pruning.linear_ops import LinearOp, LinearOpMode, NormTracker
 
 Forward = Callable[[nn.Module, Any], Any]
 
@@ -37,7 +37,7 @@ class Moment:
     has one block per group, everything else one. `rows` is how many patches or tokens were seen.
     `input_dim` is the dimension of the weight that is contracted (1, or 0 where the model computes
     `x @ weight`). `bias` is the `state_dict` key of the bias that is added to the product, `norm`
-    the path of the batch normalisation that alone takes the result: either of them can absorb a
+    the path of the batch normalization that alone takes the result: either of them can absorb a
     shift of the output.
     """
 
@@ -53,7 +53,7 @@ class Moment:
 class Calibration:
     """Second moments of the layers' inputs, by the weight's `state_dict` key.
 
-    `norms` has (mean, variance) of each batch normalisation's input on the calibration data, by
+    `norms` has (mean, variance) of each batch normalization's input on the calibration data, by
     module path. `skipped` says for the weights that have no moment why. `samples` is the number of
     calibration samples that were used.
     """
@@ -163,7 +163,7 @@ def take(batch: Any, limit: int) -> tuple[Any, int]:
 class _Sums:
     """Running sums of rows and of their products around the first block's mean."""
 
-    def __init__(self, product: Product) -> None:
+    def __init__(self, product: LinearOp) -> None:
         blocks, inputs, device = product.blocks, product.inputs, product.x.device
         self.input_dim = product.input_dim
         self.rows = 0
@@ -192,8 +192,8 @@ class _Sums:
         return Moment(covariance.cpu(), mean.cpu(), self.rows, self.input_dim, bias, norm)
 
 
-class _Recorder(ProductMode):  # type: ignore[no-untyped-call]
-    """Keeps the sums of every product's inputs and of every batch normalisation's."""
+class _Recorder(LinearOpMode):  # type: ignore[no-untyped-call]
+    """Keeps the sums of every product's inputs and of every batch normalization's."""
 
     def __init__(self, model: nn.Module, max_samples: int, seed: int) -> None:
         super().__init__(model)
@@ -201,13 +201,13 @@ class _Recorder(ProductMode):  # type: ignore[no-untyped-call]
         self.generator = torch.Generator().manual_seed(seed)
         self.sums: dict[str, _Sums] = {}
         self.norm_sums: dict[str, tuple[int, Tensor, Tensor]] = {}
-        self.followers = Followers()
+        self.norm_tracker = NormTracker()
 
-    def on_product(self, func: Any, args: Any, product: Product | None, x: Tensor) -> Any:
+    def on_linear_op(self, func: Any, args: Any, product: LinearOp | None, x: Tensor) -> Any:
         """Add a sample of the product's inputs."""
         out = func(*args)
-        self.followers.fed(x)
-        if product is not None and self._is_weighed(product):
+        self.norm_tracker.used_by(x)
+        if product is not None and self._is_supported(product):
             wanted = math.ceil(max(_MIN_ROWS, 8 * product.inputs) / self.max_samples) * self.size
             places = product.draw(wanted, self.generator)
             if product.name not in self.sums:
@@ -217,13 +217,13 @@ class _Recorder(ProductMode):  # type: ignore[no-untyped-call]
             at_once = max(_CHUNK_ROWS, _CHUNK_VALUES // (product.inputs * product.blocks))
             for start in range(0, len(places), at_once):
                 sums.add(product.rows(places[start : start + at_once]))
-            self.followers.made(out, product.name)
+            self.norm_tracker.produced(out, product.name)
         return out
 
-    def _is_weighed(self, product: Product) -> bool:
+    def _is_supported(self, product: LinearOp) -> bool:
         known = self.sums.get(product.name)
         if product.blocks > 1 and product.blocks == product.x.shape[1]:
-            self.skipped[product.name] = "a depthwise convolution has no inputs to weigh"
+            self.skipped[product.name] = "a depthwise convolution has no inputs to select from"
         elif product.inputs > _MAX_INPUTS:
             self.skipped[product.name] = f"{product.inputs} inputs, more than {_MAX_INPUTS}"
         elif known is not None and known.input_dim != product.input_dim:
@@ -231,9 +231,9 @@ class _Recorder(ProductMode):  # type: ignore[no-untyped-call]
         return product.name not in self.skipped
 
     def on_norm(self, func: Any, args: Any, kwargs: Any, path: str | None) -> Any:
-        """Add the sums of the normalisation's input."""
+        """Add the sums of the normalization's input."""
         x: Tensor = args[0]
-        self.followers.fed(x, path)
+        self.norm_tracker.used_by(x, path)
         if path is not None:
             none = x.new_zeros(x.shape[1], dtype=torch.float64)
             rows, first, second = self.norm_sums.get(path, (0, none, none))
@@ -244,8 +244,8 @@ class _Recorder(ProductMode):  # type: ignore[no-untyped-call]
         return func(*args, **kwargs)
 
     def on_other(self, func: Any, args: Any, kwargs: Any) -> Any:
-        """Note what else takes the result of a product."""
-        self.followers.fed((args, kwargs))
+        """Note other uses of the result."""
+        self.norm_tracker.used_by((args, kwargs))
         return func(*args, **kwargs)
 
     on_view = on_other
@@ -259,7 +259,7 @@ class _Recorder(ProductMode):  # type: ignore[no-untyped-call]
             if bias is not None and (biases.count(bias) > 1 or bias in self.skipped):
                 bias = None
             if name not in self.skipped:
-                moments[name] = sums.result(bias, self.followers.norm(name))
+                moments[name] = sums.result(bias, self.norm_tracker.norm(name))
         norms = {}
         for path, (rows, first, second) in self.norm_sums.items():
             mean = first / rows

@@ -1,13 +1,13 @@
-"""Closed-form repair: what removed inputs did is taken over by the inputs that stay.
+"""Closed-form repair: the kept inputs compensate for the removed ones.
 
 A layer y = W x + b loses the inputs R and keeps S. With the covariance C of its inputs, the change
-of the kept weights that brings the outputs back, in the least-squares sense, is
+of the kept weights that restores the outputs best, in the least-squares sense, is
 
     D = argmin |W_R x_R - D x_S|² + λ |D|² = W_R C_RS (C_SS + λ I)⁻¹,    W_S ← W_S + D,
 
-over centred inputs; the mean is put right in the bias (or in the running mean of the batch
-normalisation that follows). λ is relative to the mean of C_SS's diagonal. Because the penalty is on
-the *change*, the reconstruction error is never above that of plain removal, which is D = 0.
+over centered inputs; the mean is corrected in the bias (or in the running mean of the batch
+normalization that follows). λ is relative to the mean of C_SS's diagonal. Because the penalty is on
+the *change*, the reconstruction error is never above that without repair, which is D = 0.
 
 The least-squares update of pruning goes back to Optimal Brain Surgeon (Hassibi & Stork 1993); for
 channels of convolutions see He et al. (2017), ThiNet (Luo et al. 2017) and Optimal Brain
@@ -45,7 +45,7 @@ RIDGE = 1e-4  # λ over the mean of the kept inputs' variances
 
 
 class _Cut(NamedTuple):
-    """What one consumer keeps: its weight as a matrix, and the rows and columns that stay."""
+    """One consumer: its weight as a matrix, and the kept rows and columns."""
 
     name: str
     moment: Moment
@@ -58,27 +58,27 @@ def repair(
     small: nn.Module,
     dense: nn.Module,
     graph: PruningGraph,
-    keep: Mapping[str, Sequence[int]],
+    kept_indices: Mapping[str, Sequence[int]],
     calibration: Calibration,
     *,
     ridge: float = RIDGE,
 ) -> None:
-    """Mend, in place, every layer of `small` that lost inputs, by regularized least squares.
+    """Repair, in place, every layer of `small` that lost inputs, by regularized least squares.
 
-    `small` is the copy of `dense` after `surgery.prune(small, graph, keep)`; `graph` is the dense
-    model's and `keep` holds the dense indices that stayed, by group. Layers without a moment in
-    `calibration` keep the weights of plain removal. `ridge` > 0 is λ over the mean of the kept
-    inputs' variances. Batch normalisation statistics are not touched but for the shift of the mean
-    (see `reestimate_batchnorm`).
+    `small` is the copy of `dense` after `surgery.prune(small, graph, kept_indices)`; `graph` is the
+    dense model's and `kept_indices` holds the kept units of the dense model, by group. Layers
+    without a moment in `calibration` keep their weights. `ridge` > 0 is λ over the mean of the kept
+    inputs' variances. Batch normalization statistics are not changed except for the shift of the
+    mean (see `reestimate_batchnorm`).
     """
     if not ridge > 0.0:
         raise UsageError(f"ridge must be above 0, got {ridge}")
     parameters = dict(small.named_parameters())
     buffers = dict(small.named_buffers())
     with torch.no_grad():
-        for cut in _cuts(dense, graph, keep, calibration):
+        for cut in _cuts(dense, graph, kept_indices, calibration):
             moment = cut.moment
-            fresh, shift = _solve(cut, ridge, centred=_absorbs_shift(moment))
+            fresh, shift = _solve(cut, ridge, centered=_absorbs_shift(moment))
             target = parameters[cut.name]
             fresh = fresh if moment.input_dim == 1 else fresh.T
             target.copy_(fresh.reshape(target.shape))
@@ -92,28 +92,28 @@ def predict_batchnorm(
     small: nn.Module,
     dense: nn.Module,
     graph: PruningGraph,
-    keep: Mapping[str, Sequence[int]],
+    kept_indices: Mapping[str, Sequence[int]],
     calibration: Calibration,
 ) -> None:
-    """Scale the running variances behind mended layers as the moments say, without any data.
+    """Scale the running variances behind repaired layers by the moments, without any data.
 
     A least-squares fit explains a part of the variance only, so outputs shrink; the running
-    variance of the batch normalisation behind the layer is multiplied with diag(W' C_SS W'ᵀ) over
-    diag(W C Wᵀ), the dense one's. For scoring a candidate at once, after `repair`, in place of
-    `reestimate_batchnorm`: what earlier layers changed in the inputs is not seen.
+    variance of the batch normalization behind the layer is multiplied with diag(W' C_SS W'ᵀ) over
+    diag(W C Wᵀ), the dense one's. For a fast score of a candidate, after `repair`, in place of
+    `reestimate_batchnorm`: changes of the inputs by earlier layers are ignored.
     """
     state = {**dict(small.named_parameters()), **dict(small.named_buffers())}
-    for cut in _cuts(dense, graph, keep, calibration):
+    for cut in _cuts(dense, graph, kept_indices, calibration):
         if cut.moment.norm is None:
             continue
         ratio = torch.ones(len(cut.rows), dtype=torch.float64)
-        mended = _matrix(state[cut.name], cut)
+        repaired = _matrix(state[cut.name], cut)
         whole = cut.weight[cut.rows]
         for block, own in _blocks(cut):
             second = cut.moment.covariance[block]
             kept = second[cut.columns][:, cut.columns]
             before = ((whole[own] @ second) * whole[own]).sum(1)
-            after = ((mended[own] @ kept) * mended[own]).sum(1)
+            after = ((repaired[own] @ kept) * repaired[own]).sum(1)
             ratio[own] = torch.where(before > 0.0, after / before, 1.0)
         variance = state[f"{cut.moment.norm}.running_var"]
         variance.mul_(ratio.to(variance))
@@ -123,7 +123,7 @@ def reconstruction_errors(
     small: nn.Module,
     dense: nn.Module,
     graph: PruningGraph,
-    keep: Mapping[str, Sequence[int]],
+    kept_indices: Mapping[str, Sequence[int]],
     calibration: Calibration,
 ) -> dict[str, float]:
     """Mean squared output error of each layer that lost inputs, on the calibration's moments.
@@ -134,7 +134,7 @@ def reconstruction_errors(
     state = {**dict(small.named_parameters()), **dict(small.named_buffers())}
     original = {**dict(dense.named_parameters()), **dict(dense.named_buffers())}
     errors = {}
-    for cut in _cuts(dense, graph, keep, calibration):
+    for cut in _cuts(dense, graph, kept_indices, calibration):
         moment, shift = cut.moment, torch.zeros(len(cut.rows), dtype=torch.float64)
         key = moment.bias or (f"{moment.norm}.running_mean" if moment.norm else None)
         if key is not None:
@@ -156,11 +156,11 @@ def reconstruction_errors(
 def reestimate_batchnorm(
     model: nn.Module, batches: Iterable[Any], *, forward: Forward | None = None
 ) -> None:
-    """Set the running statistics of every batch normalisation to the average over `batches`.
+    """Set the running statistics of every batch normalization to the average over `batches`.
 
     The average is cumulative (every batch counts the same) and starts anew; only batch
-    normalisations see training mode, so dropout is off. Momentum, modes and the random state are
-    put back. Models without batch normalisation are left alone. Batches as in `calibrate`.
+    normalizations see training mode, so dropout is off. Momentum, modes and the random state are
+    restored. Models without batch normalization are unchanged. Batches as in `calibrate`.
     """
     norms = [
         m
@@ -197,12 +197,12 @@ def _absorbs_shift(moment: Moment) -> bool:
 def _cuts(
     dense: nn.Module,
     graph: PruningGraph,
-    keep: Mapping[str, Sequence[int]],
+    kept_indices: Mapping[str, Sequence[int]],
     calibration: Calibration,
 ) -> Iterable[_Cut]:
     """The layers with a moment that lose inputs."""
     weights = dict(dense.named_parameters())
-    removed = graph.removed(keep)
+    removed = graph.removed(kept_indices)
     for name, moment in calibration.moments.items():
         lost = removed.get((name, moment.input_dim))
         if lost is None:
@@ -233,21 +233,21 @@ def _blocks(cut: _Cut) -> Iterable[tuple[int, Tensor]]:
             yield block, own
 
 
-def _solve(cut: _Cut, ridge: float, *, centred: bool) -> tuple[Tensor, Tensor]:
-    """The mended weight (rows, columns) and the shift of the outputs that goes with it."""
+def _solve(cut: _Cut, ridge: float, *, centered: bool) -> tuple[Tensor, Tensor]:
+    """The repaired weight (rows, columns) and the shift of the outputs that goes with it."""
     weight = cut.weight[cut.rows]
     fresh, shift = weight[:, cut.columns], torch.zeros(len(cut.rows), dtype=torch.float64)
-    gone = _complement(cut.columns, weight.shape[1])
+    removed = _complement(cut.columns, weight.shape[1])
     for block, own in _blocks(cut):
         mean, second = cut.moment.mean[block], cut.moment.covariance[block]
-        if not centred:
+        if not centered:
             second = second + mean[:, None] * mean[None, :]
-        lost = weight[own][:, gone]
-        cross = lost @ second[gone][:, cut.columns]
+        lost = weight[own][:, removed]
+        cross = lost @ second[removed][:, cut.columns]
         change = _ridge_solve(second[cut.columns][:, cut.columns], cross, ridge)
         fresh[own] += change
-        if centred:
-            shift[own] = lost @ mean[gone] - change @ mean[cut.columns]
+        if centered:
+            shift[own] = lost @ mean[removed] - change @ mean[cut.columns]
     return fresh, shift
 
 
@@ -258,9 +258,9 @@ def _complement(kept: Tensor, size: int) -> Tensor:
 
 
 def _ridge_solve(second: Tensor, cross: Tensor, ridge: float) -> Tensor:
-    """`cross` (second + λ I)⁻¹, with λ raised until the factorisation succeeds."""
+    """`cross` (second + λ I)⁻¹, with λ raised until the factorization succeeds."""
     scale = float(second.diagonal().mean())
-    if scale <= 0.0:  # inputs that are never anything but constant
+    if scale <= 0.0:  # constant inputs
         return torch.zeros_like(cross)
     eye = torch.eye(second.shape[0], dtype=second.dtype)
     while True:

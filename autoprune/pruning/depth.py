@@ -34,7 +34,7 @@ _DIFFERENCES = frozenset("sub sub_ __sub__ __isub__".split())  # noqa: SIM905
 
 
 class Nothing:
-    """What a branch that is gone returns: neutral in sums with activations, else absorbing."""
+    """Null object returned by dropped branches: neutral in sums of activations, else absorbing."""
 
     shape = torch.Size((1,))
     ndim = 1
@@ -104,7 +104,7 @@ def _sum(one: Any, other: Any) -> Any:
 class Removed(nn.Module):
     """In place of a module whose block was dropped: no parameters, no computation.
 
-    Plain attributes (numbers, flags, names) stay, since a model's code may ask for them.
+    Plain attributes (numbers, flags, names) are kept, since a model's code may ask for them.
     """
 
     def __init__(self, module: nn.Module, structure: Structure) -> None:
@@ -129,43 +129,43 @@ def drop(
     *,
     optimizer: Optimizer | None = None,
 ) -> PruningGraph:
-    """Remove the named blocks from `model`, in place; returns the graph of what it became.
+    """Remove the named blocks from `model`, in place; returns the graph of the result.
 
-    Their parameters leave the `optimizer`, too. Raises GraphError for a block that the graph does
-    not have.
+    Their parameters are removed from the `optimizer`, too. Raises GraphError for a block that the
+    graph does not have.
     """
     names = tuple(dropped)
     smaller = graph.without(names)
     before = {id(parameter) for parameter in model.parameters()}
     for name in names:
         _remove(model, graph.block(name))
-    gone = before - {id(parameter) for parameter in model.parameters()}
+    removed = before - {id(parameter) for parameter in model.parameters()}
     for group in optimizer.param_groups if optimizer is not None else ():
         for parameter in group["params"]:
-            if id(parameter) in gone and optimizer is not None:
+            if id(parameter) in removed and optimizer is not None:
                 optimizer.state.pop(parameter, None)
-        group["params"] = [p for p in group["params"] if id(p) not in gone]
+        group["params"] = [p for p in group["params"] if id(p) not in removed]
     return smaller
 
 
 def _remove(model: nn.Module, block: Block) -> None:
-    there = dict(model.named_modules(remove_duplicate=False))
+    modules = dict(model.named_modules(remove_duplicate=False))
     for path, structure in block.modules:
         parent, _, leaf = path.rpartition(".")
-        if path in there:  # else it went with a block around it
-            there[parent]._modules[leaf] = Removed(there[path], structure)
+        if path in modules:  # else an outer block was removed before
+            modules[parent]._modules[leaf] = Removed(modules[path], structure)
     for tensor in block.loose:
         parent, _, leaf = tensor.rpartition(".")
-        if parent not in there:
+        if parent not in modules:
             continue
-        home = there[parent]
+        home = modules[parent]
         for held in (home._parameters, home._buffers):
             held.pop(leaf, None)
         setattr(home, leaf, NOTHING)
 
 
 def verify_blocks(model: nn.Module, graph: PruningGraph, example: Inputs) -> PruningGraph:
-    """The graph with those blocks only without which the model really runs as it should.
+    """The graph with only those blocks that can be dropped with correct outputs.
 
     Dropped together, then by halves where that fails, the outputs must be those of the dense model
     with the same additions left out, and the model must still run in training mode if it did.
@@ -190,7 +190,7 @@ def _is_right(
     try:
         drop(small, graph, names)
         got = _outputs(small, example)
-    except Exception:  # noqa: BLE001  whatever a model's code does with nothing is the answer
+    except Exception:  # noqa: BLE001  a model may do anything with a missing branch
         return False
     additions = {graph.block(name).addition: graph.block(name) for name in names}
     with _Skipping(graph, additions):
@@ -216,7 +216,7 @@ class _Skipping(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None
     ) -> Any:
-        """Run the call; of a sum that is left out, the operand that stays."""
+        """Run the call; of a skipped sum, the operand that remains."""
         name = str(func._schema.name).removeprefix("aten::")
         if name not in ADDITIONS:
             return func(*args, **(kwargs or {}))

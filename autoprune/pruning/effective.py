@@ -17,11 +17,11 @@ _HOOKS = (prune.BasePruningMethod, SpectralNorm, WeightNorm)
 
 
 def effective(model: nn.Module) -> dict[str, Tensor]:
-    """Every parameter by name, each with the values that count.
+    """Every parameter by name, each with its effective values.
 
-    Masked weights (`torch.nn.utils.prune`) and normalised ones (weight norm, spectral norm, any
+    Masked weights (`torch.nn.utils.prune`) and normalized ones (weight norm, spectral norm, any
     parametrization of the same shape) are under the name of the parameter that has their shape;
-    what else they are made of is left out.
+    the other tensors they are made of are left out.
 
     >>> layer = nn.Linear(2, 1)
     >>> _ = prune.custom_from_mask(layer, "weight", torch.tensor([[0.0, 1.0]]))

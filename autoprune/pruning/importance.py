@@ -1,4 +1,4 @@
-"""How much each unit of a group is worth, and which units stay.
+"""Importance scores of the units of a group, and the selection of the units to keep.
 
 A method is one function that turns the slices of a group into one number per unit; `METHODS` is the
 visible table. The numbers are compared inside a group only.
@@ -37,9 +37,9 @@ _NORMS = (
 
 @dataclass(frozen=True, eq=False)
 class Weights:
-    """What a method may look at: parameters by `state_dict` name, gradients, scales of norms.
+    """The inputs of a method: parameters by `state_dict` name, gradients, scales of norms.
 
-    `parameters` are those that count (see `effective`), `raw` those that are trained.
+    `parameters` are the effective ones (see `effective`), `raw` those that are trained.
     """
 
     parameters: Mapping[str, Tensor]
@@ -56,17 +56,17 @@ def scores(
     calibration: Calibration | None = None,
     gradients: Mapping[str, Tensor] | None = None,
 ) -> dict[str, Tensor]:
-    """The worth of every unit of every group: group name -> `(size,)` float64 on the CPU.
+    """The importance of every unit of every group: group name -> `(size,)` float64 on the CPU.
 
-    Larger is worth more; only the order inside a group has a meaning. `"l1"` and `"l2"` are norms
-    of the weights that produce the unit (Li et al. 2017, arXiv:1608.08710), `"group"` the l2 norm
-    over all slices that would leave with it, each tensor divided by its mean (Fang et
-    al. 2023, arXiv:2301.12900), `"bn_scale"` the size of the normalisation's scale (Liu et al.
-    2017, arXiv:1708.06519; `"l2"` for a group without one), `"taylor"` the sum of |weight x
-    gradient| over all slices (Molchanov et al. 2019, arXiv:1906.10771; needs `gradients` from
+    Larger is more important; only the order inside a group has a meaning. `"l1"` and `"l2"` are
+    norms of the weights that produce the unit (Li et al. 2017, arXiv:1608.08710), `"group"` the l2
+    norm over all slices that are pruned with it, each tensor divided by its mean (Fang et al. 2023,
+    arXiv:2301.12900), `"bn_scale"` the size of the normalization's scale (Liu et al. 2017,
+    arXiv:1708.06519; `"l2"` for a group without one), `"taylor"` the sum of |weight x gradient|
+    over all slices (Molchanov et al. 2019, arXiv:1906.10771; needs `gradients` from
     `accumulate_gradients`), `"obs"` the nested Optimal-Brain-Surgeon order (needs `calibration`).
 
-    Raises UsageError for an unknown method or a missing ingredient, TrainingError where a score is
+    Raises UsageError for an unknown method or a missing argument, TrainingError where a score is
     not finite.
     """
     if method not in IMPORTANCES:
@@ -108,7 +108,7 @@ def accumulate_gradients(
 ) -> dict[str, Tensor]:
     """The mean gradient of `loss(model, batch)` over `batches`, by `state_dict` name.
 
-    The model runs in its present mode; its `.grad` fields are left as they were. Parameters that
+    The model runs in its present mode; its `.grad` fields are not changed. Parameters that
     the loss does not reach get zeros. Raises UsageError for no batch at all.
     """
     trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}

@@ -1,4 +1,4 @@
-"""The smaller model's outputs in the dense model's shapes: what would leave is zeroed."""
+"""A masked model: the pruned model's outputs in the dense model's shapes; pruned units are zero."""
 
 from __future__ import annotations
 
@@ -17,55 +17,60 @@ from autoprune.graph.flow import Flow
 from autoprune.graph.replica import replica
 from autoprune.graph.rules import RULES, reduced
 from autoprune.graph.statistics import REDUCTIONS
-from autoprune.pruning.surgery import kept_indices
+from autoprune.pruning.surgery import kept_positions
 
 
-def masked(model: nn.Module, graph: PruningGraph, keep: Mapping[str, Sequence[int]]) -> nn.Module:
-    """A copy of the same shapes whose outputs equal those of the model cut down to `keep`.
+def masked(
+    model: nn.Module, graph: PruningGraph, kept_indices: Mapping[str, Sequence[int]]
+) -> nn.Module:
+    """A copy of the same shapes whose outputs equal those of the model pruned to `kept_indices`.
 
-    Everything that would leave is zero: where it is produced, in the norms behind it, and where it
-    is consumed (an activation may turn a zero into something else). Means and variances over
-    channels (of LayerNorm, GroupNorm, RMSNorm, or written out) are taken over what is kept.
+    Pruned units are zero where they are produced, in the norms behind, and where they are consumed
+    (an activation may not map zero to zero). Means and variances over
+    channels (of LayerNorm, GroupNorm, RMSNorm, or written out) are over the kept units.
     """
     result = replica(model)
     held = dict(result.named_parameters(remove_duplicate=False))
     held.update(result.named_buffers(remove_duplicate=False))  # type: ignore[arg-type]
-    kept = kept_indices(graph, keep)
+    kept = kept_positions(graph, kept_indices)
     with torch.no_grad():
         for name, dims in kept.items():
             for dim, indices in dims.items():
                 if not _is_direction(name, dim):
                     _zero_others(held[name], dim, torch.from_numpy(indices))
     if graph.averages and kept:
-        follow = _AverageOverKept(graph, keep)
-        result.register_forward_pre_hook(follow.enter)
-        result.register_forward_hook(follow.leave, always_call=True)
+        hooks = _AverageOverKept(graph, kept_indices)
+        result.register_forward_pre_hook(hooks.enter)
+        result.register_forward_hook(hooks.leave, always_call=True)
     return result
 
 
 def _is_direction(name: str, dim: int) -> bool:
-    """The direction of a normalised weight: its length is zeroed, it must not become 0/0."""
+    """The direction of a normalized weight: only its length is zeroed, to avoid 0/0."""
     return dim == 0 and (name.endswith("weight_v") or name.endswith("weight.original1"))
 
 
 def _zero_others(tensor: Tensor, dim: int, indices: Tensor) -> None:
-    leaves = torch.ones(tensor.shape[dim], dtype=torch.bool, device=tensor.device)
-    leaves[indices.to(tensor.device)] = False
-    tensor.data.movedim(dim, 0)[leaves] = 0
+    pruned = torch.ones(tensor.shape[dim], dtype=torch.bool, device=tensor.device)
+    pruned[indices.to(tensor.device)] = False
+    tensor.data.movedim(dim, 0)[pruned] = 0
 
 
 class _AverageOverKept:
-    """Hooks under which the model follows its ids and averages over what is kept."""
+    """Forward hooks that make the model average over the kept units only."""
 
-    def __init__(self, graph: PruningGraph, keep: Mapping[str, Sequence[int]]) -> None:
-        self._graph, self._keep = graph, {name: list(units) for name, units in keep.items()}
+    def __init__(self, graph: PruningGraph, kept_indices: Mapping[str, Sequence[int]]) -> None:
+        self._graph, self._kept_indices = (
+            graph,
+            {name: list(units) for name, units in kept_indices.items()},
+        )
         self._running: list[ExitStack] = []
 
     def enter(self, module: nn.Module, args: Any) -> None:
         """Before the model runs."""
         stack = ExitStack()
         self._running.append(stack)
-        stack.enter_context(following(_KeptOnly(module, self._graph, self._keep)))
+        stack.enter_context(following(_KeptOnly(module, self._graph, self._kept_indices)))
 
     def leave(self, module: nn.Module, args: Any, result: Any) -> None:
         """After the model ran, whether it failed or not."""
@@ -73,21 +78,21 @@ class _AverageOverKept:
 
 
 class _KeptOnly(Flow):  # type: ignore[no-untyped-call]
-    """A run in which the units of the groups are known and some of them are gone."""
+    """A forward pass that tracks the units of the groups, some of which are pruned."""
 
     def __init__(
-        self, model: nn.Module, graph: PruningGraph, keep: Mapping[str, Sequence[int]]
+        self, model: nn.Module, graph: PruningGraph, kept_indices: Mapping[str, Sequence[int]]
     ) -> None:
         super().__init__(model, RULES)
         self.recording = False
-        kept = graph.checked(keep)
+        kept = graph.checked(kept_indices)
         units = self.ids.fresh(sum(group.size for group in graph.groups))
-        self._gone = np.ones(len(units), dtype=bool)
+        self._pruned = np.ones(len(units), dtype=bool)
         sizes, start = graph.sizes(), 0
         for group in graph.groups:
             mine = units[start : start + group.size]
             start += group.size
-            self._gone[mine[kept[group.name]]] = False
+            self._pruned[mine[kept[group.name]]] = False
             for part in group.slices:
                 key = (part.tensor, part.dim)
                 if key not in self.owned:
@@ -96,7 +101,7 @@ class _KeptOnly(Flow):  # type: ignore[no-untyped-call]
                 self.owned[key][part.indices] = mine[:, None]
 
     def compute(self, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], call: Call) -> Any:
-        """Averages over channels see only what is kept."""
+        """Averages over channels include kept units only."""
         if call.name in REDUCTIONS:
             source = args[0]
             for dim in reduced(call, source.dim()):
@@ -115,9 +120,9 @@ class _KeptOnly(Flow):  # type: ignore[no-untyped-call]
         if label is None:
             return None
         roots = self.ids.find(label)
-        known = (roots >= 0) & (roots < len(self._gone))
-        gone = known & self._gone[np.where(known, roots, 0)]
-        return torch.from_numpy(np.flatnonzero(~gone)) if gone.any() else None
+        known = (roots >= 0) & (roots < len(self._pruned))
+        pruned = known & self._pruned[np.where(known, roots, 0)]
+        return torch.from_numpy(np.flatnonzero(~pruned)) if pruned.any() else None
 
     def _zeroed(self, tensor: Tensor, dim: int) -> Tensor:
         kept = self.kept(self.labels(tensor)[dim])

@@ -1,4 +1,4 @@
-"""Which units of a group leave first: Optimal Brain Surgeon for blocks of inputs.
+"""The order in which the units of a group are pruned: Optimal Brain Surgeon for blocks of inputs.
 
 Removing the input columns B of a consumer y = W x, with all other weights re-fitted by least
 squares, adds the error
@@ -6,10 +6,10 @@ squares, adds the error
     tr(W_B (H_BB)⁻¹ W_Bᵀ),    H = (C + λ I)⁻¹,
 
 after which W ← W - W_B (H_BB)⁻¹ H_B: and H ← H - H_:B (H_BB)⁻¹ H_B:. A unit of a group owns some
-columns in every consumer of the group (the k² taps of a channel for a convolution). Units are taken
-away greedily, the one with the smallest sum of added errors first, so one pass gives a nested order
-for every ratio (Hassibi & Stork 1993; blocks as in Kurtic et al. 2022, arXiv:2203.07259; greedy
-removal of structures as in ZipLM, arXiv:2302.04089).
+columns in every consumer of the group (the k² taps of a channel for a convolution). Units are
+pruned greedily, the one with the smallest sum of added errors first, so one pass gives a nested
+order for every ratio (Hassibi & Stork 1993; blocks as in Kurtic et al. 2022, arXiv:2203.07259;
+greedy removal of structures as in ZipLM, arXiv:2302.04089).
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ from autoprune.graph import Group, PruningGraph
 from autoprune.pruning.calibration import Calibration, Moment
 
 RIDGE = 1e-3  # λ over the mean of the inputs' variances
-_PENDING = 256  # columns that leave before H is brought up to date
+_PENDING = 256  # columns that are removed before H is updated
 
 
 def obs_scores(
     model: nn.Module, graph: PruningGraph, calibration: Calibration, *, ridge: float = RIDGE
 ) -> dict[str, Tensor]:
-    """The nested Optimal-Brain-Surgeon worth of every unit: group name -> `(size,)` float64.
+    """The nested Optimal-Brain-Surgeon importance of every unit: group name -> `(size,)` float64.
 
-    A unit's worth is the error that the greedy removal has added up to when the unit leaves: each
+    The importance is the accumulated error of greedy removal when the unit is removed: each
     consumer's squared output error over its outputs' variance (outputs weighted by the scale of a
-    following batch normalisation), summed over the consumers. So the scores of a group are strictly
+    following batch normalization), summed over the consumers. So the scores of a group are strictly
     ascending in the order of removal, and keeping the largest ones is the same order at any ratio.
-    Units of a group without any consumer in `calibration` are weighed by the l2 norm of the weights
+    Units of a group without any consumer in `calibration` are scored by the l2 norm of the weights
     that produce them. `ridge` > 0 is λ over the mean of the inputs' variances.
     """
     if not ridge > 0.0:
@@ -51,11 +51,11 @@ def obs_scores(
 
 
 class _Consumer:
-    """One block of one weight: what it would cost to lose each unit that is left.
+    """One block of one weight: the error of removing each remaining unit.
 
     Inputs are sorted so that each unit's columns lie together. H is dense and large, so it is
-    brought up to date only after `_PENDING` columns have left, by one product of matrices, and
-    what has left is dropped then (lazy batches as in GPTQ, Frantar et al. 2023, arXiv:2210.17323);
+    updated only after `_PENDING` columns have been removed, by one matrix product, and then the
+    removed columns are dropped (lazy batches as in GPTQ, Frantar et al. 2023, arXiv:2210.17323);
     its diagonal blocks and the weight always are.
     """
 
@@ -72,45 +72,45 @@ class _Consumer:
         self._inverse = _inverse(second[order][:, order], damping)
         self._weight = weight.T[order].contiguous()
         self._diagonal = self._blocks(self._inverse, units)
-        self._is_left = torch.ones(units, dtype=torch.bool)  # of those that H still has
-        self._gone: list[tuple[Tensor, Tensor]] = []  # H_B: and (H_BB)⁻¹ H_B: since
+        self._remains = torch.ones(units, dtype=torch.bool)  # of those that H still has
+        self._pending: list[tuple[Tensor, Tensor]] = []  # H_B: and (H_BB)⁻¹ H_B: since
 
     def costs(self) -> Tensor:
-        """The error that each of the units left would add, in their order."""
+        """The added error of each remaining unit, in their order."""
         own = self._weight[: len(self._diagonal) * self._taps]
         own = own.view(len(self._diagonal), self._taps, -1)
-        outer = (own @ own.mT)[self._is_left]
-        inner: Tensor = torch.linalg.solve(self._diagonal[self._is_left], outer)
+        outer = (own @ own.mT)[self._remains]
+        inner: Tensor = torch.linalg.solve(self._diagonal[self._remains], outer)
         return inner.diagonal(dim1=1, dim2=2).sum(1)
 
     def remove(self, place: int) -> None:
-        """Take the columns of a unit out, the `place`-th of those left, and re-fit the rest."""
-        unit = int(self._is_left.nonzero()[place])
+        """Remove the columns of the `place`-th remaining unit, and re-fit the rest."""
+        unit = int(self._remains.nonzero()[place])
         columns = slice(unit * self._taps, (unit + 1) * self._taps)
         across = self._inverse[columns].clone()
-        for before, fitted in self._gone:
+        for before, fitted in self._pending:
             across -= before[:, columns].T @ fitted
         fitted = torch.linalg.solve(across[:, columns], across)
         self._weight.addmm_(fitted.T, self._weight[columns].clone(), alpha=-1.0)
         units = len(self._diagonal)
         parts = [x[:, : units * self._taps].view(-1, units, self._taps) for x in (across, fitted)]
         self._diagonal -= parts[0].permute(1, 2, 0) @ parts[1].transpose(0, 1)
-        self._is_left[unit] = False
-        self._gone.append((across, fitted))
-        if len(self._gone) * self._taps >= _PENDING:
-            self._settle()
+        self._remains[unit] = False
+        self._pending.append((across, fitted))
+        if len(self._pending) * self._taps >= _PENDING:
+            self._update()
 
-    def _settle(self) -> None:
-        """Bring H up to date and drop what has left."""
-        before, fitted = (torch.cat(parts) for parts in zip(*self._gone, strict=True))
-        self._gone = []
-        stays = torch.ones(len(self._inverse), dtype=torch.bool)
-        stays[: len(self._is_left) * self._taps] = self._is_left.repeat_interleave(self._taps)
-        inverse = self._inverse[stays][:, stays]
-        self._inverse = inverse.addmm_(before[:, stays].T, fitted[:, stays], alpha=-1.0)
-        self._weight = self._weight[stays]
-        self._is_left = self._is_left[self._is_left]
-        self._diagonal = self._blocks(self._inverse, len(self._is_left))
+    def _update(self) -> None:
+        """Update H and drop the removed columns."""
+        before, fitted = (torch.cat(parts) for parts in zip(*self._pending, strict=True))
+        self._pending = []
+        remaining = torch.ones(len(self._inverse), dtype=torch.bool)
+        remaining[: len(self._remains) * self._taps] = self._remains.repeat_interleave(self._taps)
+        inverse = self._inverse[remaining][:, remaining]
+        self._inverse = inverse.addmm_(before[:, remaining].T, fitted[:, remaining], alpha=-1.0)
+        self._weight = self._weight[remaining]
+        self._remains = self._remains[self._remains]
+        self._diagonal = self._blocks(self._inverse, len(self._remains))
 
     def _blocks(self, inverse: Tensor, units: int) -> Tensor:
         """`(units, b, b)`, copied."""
@@ -134,7 +134,7 @@ def _group_scores(
     active = [(c, totals[key]) for key, parts in consumers.items() for c in parts if totals[key]]
     if not active:
         return _producer_norms(group, state)
-    worth = torch.zeros(group.size, dtype=torch.float64)
+    importance = torch.zeros(group.size, dtype=torch.float64)
     left = torch.arange(group.size)
     error, previous = 0.0, -math.inf
     for _ in range(group.size):
@@ -142,11 +142,11 @@ def _group_scores(
         position = int(costs.argmin())
         unit = int(left[position])
         error = max(error + float(costs[position]), float(np.nextafter(previous, math.inf)))
-        worth[unit] = previous = error
+        importance[unit] = previous = error
         left = torch.cat([left[:position], left[position + 1 :]])
         for consumer, _total in active:
             consumer.remove(position)
-    return worth
+    return importance
 
 
 def _consumers(
@@ -178,7 +178,7 @@ def _consumers(
 
 
 def second(moment: Moment, block: int) -> Tensor:
-    """The second moment that counts: centred where a shift of the output can be absorbed."""
+    """The second moment: centered where a shift of the output can be absorbed."""
     if moment.bias is not None or moment.norm is not None:
         return moment.covariance[block]
     mean = moment.mean[block]
@@ -186,7 +186,7 @@ def second(moment: Moment, block: int) -> Tensor:
 
 
 def _output_scales(moment: Moment, state: Mapping[str, Tensor], rows: int) -> Tensor:
-    """What one unit of each output is worth further on: the slope of the normalisation."""
+    """The weight of each output: the slope of the normalization behind it."""
     if moment.norm is None:
         return torch.ones(rows, dtype=torch.float64)
     variance = state[f"{moment.norm}.running_var"].double()

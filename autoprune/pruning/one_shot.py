@@ -16,7 +16,7 @@ from autoprune.pruning import importance as importances
 from autoprune.pruning import refit as fitting
 from autoprune.pruning.build import build
 from autoprune.pruning.compensate import Calibration
-from autoprune.pruning.verification import prunable, warn_if_whole
+from autoprune.pruning.verification import prunable, warn_if_unpruned
 from autoprune.space import kept_units
 
 
@@ -32,17 +32,17 @@ def prune_model(
     refit: Iterable[Any] | None = None,
     num_heads: Mapping[str, int] | None = None,
 ) -> nn.Module:
-    """A smaller copy of `model`; the given model stays as it is.
+    """A smaller copy of `model`; the given model is not changed.
 
-    `ratio` in [0, 1) is the fraction of units that leaves every group, or a mapping from group name
-    to fraction (`groups` lists them; groups that are not named stay whole). Kept sizes are
-    multiples of `round_to` where the group is large enough. `importance` says which units leave
-    first (see `importance.scores`): by default `"obs"` with a calibration, `"l2"` without. With
-    `calibration` (see `calibrate`) the remaining weights are repaired by least squares, in
-    milliseconds. With `refit`, a few batches of training inputs (512 samples are used), every layer
-    is then fitted again on what the smaller model really sees: seconds, and the best there is
-    without training. Everything that cannot leave safely stays whole. Raises GraphError or
-    UsageError where an argument does not fit.
+    `ratio` in [0, 1) is the fraction of units pruned from every group, or a mapping from group name
+    to fraction (`groups` lists them; groups that are not named are not pruned). Kept sizes are
+    multiples of `round_to` where the group is large enough. `importance` is the score by which
+    units are selected (see `importance.scores`): by default `"obs"` with a calibration, `"l2"`
+    without. With `calibration` (see `calibrate`) the remaining weights are repaired by least
+    squares, in milliseconds. With `refit`, a few batches of training inputs (512 samples are used),
+    every layer is then fitted again on the inputs that it has in the smaller model: seconds, and
+    the best result without training. Units that cannot be pruned safely are kept. Raises GraphError
+    or UsageError where an argument does not fit.
 
     >>> import torch
     >>> net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
@@ -60,7 +60,7 @@ def prune_model(
     scores = importances.scores(model, graph, importance, calibration=calibration)
     widths = {n: kept_units(graph.group(n).size, ratio, round_to) for n, ratio in ratios.items()}
     built = build(model, graph, Architecture(widths), scores=scores, calibration=calibration)
-    warn_if_whole(model, built.model, graph, max(_values(ratio), default=0.0))
+    warn_if_unpruned(model, built.model, graph, max(_values(ratio), default=0.0))
     if refit is not None:
         samples = fitting.record(model, refit)
         fitting.refit(built.model, model, graph, built.kept_indices, samples)
@@ -74,7 +74,7 @@ def groups(
     ignored_layers: Sequence[str] = (),
     num_heads: Mapping[str, int] | None = None,
 ) -> tuple[Group, ...]:
-    """The groups of units that leave together, in the order in which the model produces them.
+    """The groups of units that are pruned together, in the order in which the model produces them.
 
     >>> import torch
     >>> net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))

@@ -1,17 +1,17 @@
-"""Repair on what the smaller model really sees, layer after layer, in one pass.
+"""Refitting on the inputs in the smaller model, layer after layer, in one pass.
 
-`compensate.repair` mends every layer as if its inputs were the dense model's. Errors of earlier
-layers are not seen by later ones, and add up. Here the smaller model runs once over a few
+`compensate.repair` repairs every layer as if its inputs were the dense model's. Errors of earlier
+layers are ignored by later ones, and accumulate. Here the smaller model runs once over a few
 calibration samples; before each product y = W x its weight (and bias) is fitted so that its outputs
 on the *present* inputs come near the *dense* model's outputs (asymmetric reconstruction, as in He
 et al. 2017 and Frantar & Alistarh 2022):
 
     argmin |Y - W x|² + λ |W - W_0|²,    W_0 = the weight so far.
 
-Where the result (behind its batch normalisation) is added to a residual stream, the target is the
-sum: so a block also makes good what its predecessors got wrong. The running statistics of batch
-normalisations become those of the pass, and their scale and bias are changed so that the function
-stays the fitted one. Samples of several shapes pass in turn; each fit is over all so far.
+Where the result (behind its batch normalization) is added to a residual stream, the target is the
+sum: so a block also corrects the errors of earlier blocks. The running statistics of batch
+normalizations become those of the pass, and their scale and bias are changed so that the function
+remains the fitted one. Samples of several shapes run in turn; each fit is over all so far.
 """
 
 from __future__ import annotations
@@ -24,13 +24,19 @@ from torch import Tensor, nn
 
 from autoprune.errors import UsageError
 from autoprune.pruning.calibration import Forward, evaluating, run
-from autoprune.pruning.products import Product, ProductMode
-from autoprune.pruning.reference import Part, Reference, Tails, is_sum, record
+from autoprune.pruning.dense_outputs import (
+    DenseOutputs,
+    ReferenceBatch,
+    ResultTracker,
+    is_sum,
+    record,
+)
+from autoprune.pruning.linear_ops import LinearOp, LinearOpMode
 
 if TYPE_CHECKING:
     from autoprune.graph import PruningGraph
 
-__all__ = ["Reference", "record", "refit"]
+__all__ = ["DenseOutputs", "record", "refit"]
 
 RIDGE = 1e-2  # λ over the mean of the inputs' variances
 _DEAD = 1e-3  # outputs whose slope is below this share of the largest are not fitted to the sum
@@ -40,28 +46,28 @@ def refit(
     small: nn.Module,
     dense: nn.Module,
     graph: PruningGraph,
-    keep: Mapping[str, Sequence[int]],
-    reference: Reference,
+    kept_indices: Mapping[str, Sequence[int]],
+    reference: DenseOutputs,
     *,
     ridge: float = RIDGE,
     forward: Forward | None = None,
 ) -> None:
     """Fit, in place, every product of `small` behind the first cut to the dense model's outputs.
 
-    Call it after `surgery.prune(small, graph, keep)` and, best, `compensate.repair`; it replaces
-    `reestimate_batchnorm`. `graph` is the dense model's and `keep` holds dense indices. Weights
-    that are called several times, in another way as well, through a permuted or reshaped view, or
-    have more than 2,304 inputs, keep their values.
+    Call it after `surgery.prune(small, graph, kept_indices)` and, best, `compensate.repair`; it
+    replaces `reestimate_batchnorm`. `graph` is the dense model's and `kept_indices` holds dense
+    indices. Weights that are called several times, in another way as well, through a permuted or
+    reshaped view, or have more than 2,304 inputs, keep their values.
     """
     if not ridge > 0.0:
         raise UsageError(f"ridge must be above 0, got {ridge}")
     shapes = {name: p.shape for name, p in dense.named_parameters()}
     targets = reference.targets
     kept = {name: torch.arange(target.outputs.shape[1]) for name, target in targets.items()}
-    for (name, dim), gone in graph.removed(keep).items():
+    for (name, dim), removed in graph.removed(kept_indices).items():
         if name in kept and dim == 1 - targets[name].input_dim:
             mask = torch.ones(len(kept[name]), dtype=torch.bool)
-            mask[torch.from_numpy(gone)] = False
+            mask[torch.from_numpy(removed)] = False
             kept[name] = mask.nonzero()[:, 0]
     fitter = _Fitter(small, kept, shapes, ridge)
     with evaluating(small), torch.no_grad():
@@ -71,7 +77,7 @@ def refit(
                 run(small, part.batch, forward)
 
 
-class _Fitter(ProductMode):  # type: ignore[no-untyped-call]
+class _Fitter(LinearOpMode):  # type: ignore[no-untyped-call]
     """Fits each weight just before (or, with a residual stream, just after) it is used."""
 
     def __init__(
@@ -86,21 +92,21 @@ class _Fitter(ProductMode):  # type: ignore[no-untyped-call]
         self.named = {**dict(model.named_parameters()), **dict(model.named_buffers())}
         self.sums: dict[str, _Sums] = {}
         self.norm_sums: dict[str | None, tuple[int, Tensor, Tensor]] = {}
-        self.refreshed: list[tuple[Tensor, Tensor]] = []  # parts of a normalisation, what they were
+        self.refreshed: list[tuple[Tensor, Tensor]] = []  # parts of a normalization, what they were
 
-    def start(self, part: Part) -> None:
-        """Go on with another batch: what was summed up so far counts in each fit."""
+    def start(self, part: ReferenceBatch) -> None:
+        """Continue with another batch; each fit includes the sums so far."""
         self.size, self.targets = part.samples, part.targets
         self.behind_cut = False
-        self.tails = Tails()
-        self.waiting: dict[str, tuple[Product, Any, Any]] = {}  # product, its call
-        self.norms: dict[str, tuple[Any, Any, Any]] = {}  # the call of the normalisation
-        self.statistics: dict[str | None, tuple[Tensor, Tensor]] = {}  # in front of a normalisation
+        self.results = ResultTracker()
+        self.waiting: dict[str, tuple[LinearOp, Any, Any]] = {}  # product, its call
+        self.norms: dict[str, tuple[Any, Any, Any]] = {}  # the call of the normalization
+        self.statistics: dict[str | None, tuple[Tensor, Tensor]] = {}  # in front of a normalization
         for tensor, before in reversed(self.refreshed):
             tensor.copy_(before)  # the same function
         self.refreshed.clear()
 
-    def on_product(self, func: Any, args: Any, product: Product | None, x: Tensor) -> Any:
+    def on_linear_op(self, func: Any, args: Any, product: LinearOp | None, x: Tensor) -> Any:
         """Fit the weight first, unless a sum behind it is the better target."""
         if product is None:
             return func(*args)
@@ -116,23 +122,23 @@ class _Fitter(ProductMode):  # type: ignore[no-untyped-call]
         if target.total is None:
             self._fit(product, target.outputs[:, self.kept[name]])
             return func(*args)
-        # nothing but the normalisation and the sum will see this result, and the sum computes it
+        # only the normalization and the sum use this result, and it is computed at the sum
         out = _like_result(product, args)
         self.waiting[name] = (product, func, args)
-        self.tails.names[out] = name
+        self.results.names[out] = name
         return out
 
-    def _lost_inputs(self, product: Product) -> bool:
+    def _lost_inputs(self, product: LinearOp) -> bool:
         dim, name = product.input_dim, product.name
         return self.named[name].shape[dim] != self.shapes[name][dim]
 
     def on_norm(self, func: Any, args: Any, kwargs: Any, path: str | None) -> Any:
-        """Bring the statistics up to date, unless the product in front of it waits."""
-        waits = self.tails.of(args[0])
+        """Update the statistics, unless the layer in front of it waits."""
+        waits = self.results.of(args[0])
         if waits:
             self.norms[waits[0]] = (func, args, kwargs)
             out = torch.empty_like(args[0])
-            self.tails.names[out] = waits[0]
+            self.results.names[out] = waits[0]
             rest = len(func._schema.returns) - 1
             return (out, *[out.new_empty(0)] * rest) if rest else out
         if path is not None and self.behind_cut:
@@ -142,22 +148,22 @@ class _Fitter(ProductMode):  # type: ignore[no-untyped-call]
     def on_view(self, func: Any, args: Any, kwargs: Any) -> Any:
         """Follow a waiting product through a view of its rows."""
         out = func(*args, **kwargs)
-        self.tails.follow(args[0], out)
+        self.results.follow(args[0], out)
         return out
 
     def on_other(self, func: Any, args: Any, kwargs: Any) -> Any:
         """At a sum with a residual stream: fit the product that waits for it, and redo it."""
-        names = self.tails.of(args) if is_sum(func, args, kwargs) else []
+        names = self.results.of(args) if is_sum(func, args, kwargs) else []
         names = [name for name in names if name in self.waiting]
         if not names:
             return func(*args, **kwargs)
         name = list(self.waiting)[max(list(self.waiting).index(n) for n in names)]
-        at = next(i for i, a in enumerate(args) if self.tails.of(a) == [name])
+        at = next(i for i, a in enumerate(args) if self.results.of(a) == [name])
         redone = self._fit_to_sum(name, args[1 - at]).reshape(args[at].shape)
         total = redone + args[1 - at]
         if func._schema.name == "aten::add":
             return total
-        self.tails.names.pop(args[0], None)
+        self.results.names.pop(args[0], None)
         return args[0].copy_(total)
 
     def _fit_to_sum(self, name: str, stream: Tensor) -> Tensor:
@@ -195,7 +201,7 @@ class _Fitter(ProductMode):  # type: ignore[no-untyped-call]
         self.refreshed += [(tensor, tensor.clone()) for tensor in call[1:5] if tensor is not None]
         _refresh(known, call)
 
-    def _fit(self, product: Product, wanted: Tensor) -> None:
+    def _fit(self, product: LinearOp, wanted: Tensor) -> None:
         """Least squares of `wanted` (places, outputs) on the present inputs, near the weight."""
         target = self.targets[product.name]
         parameter = self.named[product.name]
@@ -204,7 +210,7 @@ class _Fitter(ProductMode):  # type: ignore[no-untyped-call]
         rows = product.rows(target.places)  # (blocks, n, d)
         wanted = wanted.reshape(wanted.shape[0], product.blocks, -1).transpose(0, 1)
         sums = self.sums.setdefault(product.name, _Sums(weight.clone()))
-        sums.add(rows, wanted, centred=target.bias is not None or target.norm is not None)
+        sums.add(rows, wanted, centered=target.bias is not None or target.norm is not None)
         second, cross = sums.second / sums.rows, sums.cross / sums.rows
         scale = second.diagonal(dim1=1, dim2=2).mean(1).clamp_min(torch.finfo(torch.float32).tiny)
         eye = torch.eye(product.inputs, dtype=second.dtype, device=second.device)
@@ -230,7 +236,7 @@ class _Sums:
 
     `weight` (blocks, outputs, d) is the one so far; `middle` (blocks, 1, d) and `level` (blocks, 1,
     outputs) are the means of inputs and wanted outputs, `second` and `cross` the sums of the
-    inputs' products with themselves and with what `weight` leaves over.
+    inputs' products with themselves and with the residual of `weight`.
     """
 
     def __init__(self, weight: Tensor) -> None:
@@ -238,12 +244,12 @@ class _Sums:
         self.middle, self.level = weight.new_zeros(()), weight.new_zeros(())
         self.second = self.cross = weight.new_zeros((), dtype=torch.float64)
 
-    def add(self, rows: Tensor, wanted: Tensor, *, centred: bool) -> None:
+    def add(self, rows: Tensor, wanted: Tensor, *, centered: bool) -> None:
         """Add rows (blocks, n, d) and their wanted outputs, around the means or around 0."""
         count = rows.shape[1]
         share = count / (self.rows + count)
-        middle = rows.mean(1, keepdim=True) if centred else torch.zeros_like(rows[:, :1])
-        level = wanted.mean(1, keepdim=True) if centred else torch.zeros_like(wanted[:, :1])
+        middle = rows.mean(1, keepdim=True) if centered else torch.zeros_like(rows[:, :1])
+        level = wanted.mean(1, keepdim=True) if centered else torch.zeros_like(wanted[:, :1])
         rows = rows - middle
         rest = wanted - level - rows @ self.weight.mT
         self.second = self.second + (rows.mT @ rows).double()
@@ -258,7 +264,7 @@ class _Sums:
         self.rows += count
 
 
-def _like_result(product: Product, args: Any) -> Tensor:
+def _like_result(product: LinearOp, args: Any) -> Tensor:
     """An empty tensor for the product's result, in the memory format that it would have."""
     x: Tensor = args[-2] if product.window is None else args[0]
     if product.window is None:
@@ -286,9 +292,9 @@ def _statistics(
 
 
 def _refresh(statistics: tuple[Tensor, Tensor], call: Any) -> None:
-    """Set running statistics; scale and bias are changed so that the function stays.
+    """Set running statistics; scale and bias are changed so that the function is unchanged.
 
-    `call` are the arguments of the batch normalisation.
+    `call` are the arguments of the batch normalization.
     """
     now, fresh = statistics
     weight, bias, mean, variance, _, _, epsilon = call[1:8]

@@ -1,4 +1,4 @@
-"""How much the model suffers when one group alone is cut, at several ratios, after repair."""
+"""How much the score rises when one group alone is pruned, at several ratios, after repair."""
 
 from __future__ import annotations
 
@@ -29,54 +29,55 @@ RATIOS: tuple[float, ...] = (0.25, 0.5, 0.7, 0.85, 0.95)
 
 @dataclass(frozen=True)
 class Sensitivity:
-    """Damage (rise of the score, 0 = none) of each group alone, by how many units it keeps.
+    """The increase of the score (0 = none) when one group alone is pruned, by its width.
 
-    `kept[group]` are the measured counts, ascending, the last one the whole group (damage 0);
-    `damage[group]` never rises with the count: what was measured is made monotone from the whole
-    group downwards, since a lucky smaller count is noise. `dense` is the score of the dense model.
+    `counts[group]` are the measured widths, ascending, the last one the unpruned group (increase
+    0); `increases[group]` never rise with the width: they are made monotone from the unpruned group
+    downwards, since a better result at a smaller width is noise. A block counts as 0 or 1 units.
+    `dense` is the score of the dense model.
     """
 
     dense: float
-    kept: Mapping[str, tuple[int, ...]]
-    damage: Mapping[str, tuple[float, ...]]
+    counts: Mapping[str, tuple[int, ...]]
+    increases: Mapping[str, tuple[float, ...]]
 
     def __post_init__(self) -> None:
-        for name, counts in self.kept.items():
-            values = self.damage[name]
+        for name, counts in self.counts.items():
+            values = self.increases[name]
             falling = all(a >= b for a, b in itertools.pairwise(values))
             if len(values) != len(counts) or not falling or values[-1] != 0.0:
                 raise ValueError(
-                    f"damage[{name!r}] must fall to 0 over {len(counts)} counts, got {values}"
+                    f"increases[{name!r}] must fall to 0 over {len(counts)} counts, got {values}"
                 )
             if list(counts) != sorted(set(counts)):
-                raise ValueError(f"kept[{name!r}] must be ascending, got {counts}")
+                raise ValueError(f"counts[{name!r}] must be ascending, got {counts}")
 
-    def at(self, group: str, kept: int) -> float:
-        """The damage at any count, linear between the measured ones and below the smallest.
+    def at(self, group: str, count: int) -> float:
+        """The increase at any width, linear between the measured ones and below the smallest.
 
         >>> table = Sensitivity(0.5, {"conv1": (2, 4, 8)}, {"conv1": (0.9, 0.2, 0.0)})
-        >>> [round(table.at("conv1", kept), 3) for kept in (8, 6, 3, 1)]
+        >>> [round(table.at("conv1", count), 3) for count in (8, 6, 3, 1)]
         [0.0, 0.1, 0.55, 1.25]
         """
-        counts, values = self.kept[group], self.damage[group]
+        counts, values = self.counts[group], self.increases[group]
         least = min(1, counts[0])
-        if not least <= kept <= counts[-1]:
+        if not least <= count <= counts[-1]:
             raise UsageError(
-                f"kept must lie in {least} to {counts[-1]} for group {group!r}, got {kept}"
+                f"count must lie in {least} to {counts[-1]} for group {group!r}, got {count}"
             )
         if len(counts) == 1:
             return 0.0
-        right = max(1, bisect.bisect_left(counts, kept))
+        right = max(1, bisect.bisect_left(counts, count))
         low, high = counts[right - 1], counts[right]
-        share = (kept - low) / (high - low)
+        share = (count - low) / (high - low)
         return values[right - 1] + share * (values[right] - values[right - 1])
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-ready form; `from_dict` reads it back."""
         return {
             "dense": self.dense,
-            "kept": {name: list(counts) for name, counts in self.kept.items()},
-            "damage": {name: list(values) for name, values in self.damage.items()},
+            "kept": {name: list(counts) for name, counts in self.counts.items()},
+            "damage": {name: list(values) for name, values in self.increases.items()},
         }
 
     @staticmethod
@@ -103,21 +104,22 @@ def measure(
     forward: Forward | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Sensitivity:
-    """Prune each group alone at each ratio, repair, and see how far `score` rises.
+    """Prune each group alone at each ratio, repair, and measure the increase of `score`.
 
     `score(model)` is a loss, less is better: `divergence(model, batches)` makes one that needs no
     targets. `scores` are the units' importance (by default the Optimal-Brain-Surgeon order),
     `nearest` rounds the widths that are tried. Means that pruning shifts are corrected by the
-    repair, so the statistics of batch normalizations stay. Each of `blocks` is dropped alone, with
-    batch normalizations re-estimated on the `statistics` batches. `progress` is told how many of
-    all groups and blocks are done. Raises TrainingError where a score is not finite.
+    repair, so the statistics of batch normalizations are unchanged. Each of `blocks` is dropped
+    alone, with batch normalizations re-estimated on the `statistics` batches. `progress` is called
+    with how many of all groups and blocks are done. Raises TrainingError where a score is not
+    finite.
     """
     for ratio in ratios:
         if not 0.0 < ratio < 1.0:
             raise UsageError(f"ratios must lie in (0, 1), got {ratio}")
     scores = obs_scores(model, graph, calibration) if scores is None else scores
     dense = _finite(score(model), "the dense model")
-    kept, damage = {}, {}
+    measured, increases = {}, {}
     tell = progress or (lambda done, every: None)
     every = len(graph.groups) + len(blocks)
     for done, (name, size) in enumerate(graph.sizes().items()):
@@ -136,15 +138,16 @@ def measure(
             )
             rise = _finite(score(built.model), f"group {name!r} with {count} units") - dense
             rises[count] = rise
-        kept[name] = tuple(sorted(rises))
-        damage[name] = _monotone([rises[count] for count in kept[name]])
+        measured[name] = tuple(sorted(rises))
+        increases[name] = _monotone([rises[count] for count in measured[name]])
     for done, name in enumerate(blocks, start=len(graph.groups)):
         tell(done, every)
         small = build(model, graph, Architecture(dropped=[name])).model
         reestimate_batchnorm(small, statistics, forward=forward)
         rise = _finite(score(small), f"block {name!r} dropped") - dense
-        kept[f"{BLOCK}{name}"], damage[f"{BLOCK}{name}"] = (0, 1), (max(0.0, rise), 0.0)
-    return Sensitivity(dense, kept, damage)
+        key = f"{BLOCK}{name}"
+        measured[key], increases[key] = (0, 1), (max(0.0, rise), 0.0)
+    return Sensitivity(dense, measured, increases)
 
 
 def divergence(
@@ -211,7 +214,7 @@ def _finite(value: float, what: str) -> float:
 
 
 def _monotone(rises: list[float]) -> tuple[float, ...]:
-    """Made to fall from the smallest count to the whole group, whose rise is 0."""
+    """Non-increasing values: the running maximum from the unpruned group downwards."""
     highest, values = 0.0, []
     for rise in reversed(rises):
         highest = max(highest, rise)

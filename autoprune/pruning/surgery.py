@@ -1,4 +1,4 @@
-"""Cutting what leaves out of a model, in place: the only code that changes a module's shapes."""
+"""Surgery: cuts pruned units out of a model, in place. Only here do modules change their shapes."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from autoprune.graph import Indices, PruningGraph
 def prune(
     model: nn.Module,
     graph: PruningGraph,
-    keep: Mapping[str, Sequence[int]],
+    kept_indices: Mapping[str, Sequence[int]],
     *,
     optimizer: torch.optim.Optimizer | None = None,
 ) -> PruningGraph:
-    """Cut `model` down to the units in `keep`, in place, and return the graph of what it became.
+    """Prune `model` to the units in `kept_indices`, in place, and return the new graph.
 
-    Groups that are not named stay whole. Parameters keep their identity (an optimizer goes on
-    holding them). Their gradients and state in `optimizer` are cut alike: numbers, and tensors of
+    Groups that are not named are not pruned. Parameters keep their identity (an optimizer still
+    holds them). Their gradients and state in `optimizer` are cut alike: numbers, and tensors of
     the parameter's shape or with size 1 in some dimensions; a parameter with state of any other
-    shape begins with a fresh one. Sizes in attributes (`out_channels`, `num_features`, …) are
+    shape starts with empty state. Sizes in attributes (`out_channels`, `num_features`, …) are
     corrected.
 
     Raises GraphError for units that do not exist or a model that does not fit the graph; the model
     is unchanged then.
     """
-    cuts = kept_indices(graph, keep)
+    cuts = kept_positions(graph, kept_indices)
     parameters = dict(model.named_parameters(remove_duplicate=False))
     buffers = dict(model.named_buffers(remove_duplicate=False))
     for name, dims in cuts.items():
@@ -42,22 +42,22 @@ def prune(
                 _cut_parameter(parameters[name], dims, optimizer)
             else:
                 _cut_buffer(model, name, buffers, dims)
-    smaller = graph.shrink(keep)
-    _mend(model, smaller)
+    smaller = graph.shrink(kept_indices)
+    _update_attributes(model, smaller)
     return smaller
 
 
-def kept_indices(
-    graph: PruningGraph, keep: Mapping[str, Sequence[int]]
+def kept_positions(
+    graph: PruningGraph, kept_indices: Mapping[str, Sequence[int]]
 ) -> dict[str, dict[int, Indices]]:
-    """What stays of every tensor that loses something: {tensor: {dim: ascending indices}}."""
+    """The kept positions of every tensor that is cut: {tensor: {dim: ascending indices}}."""
     sizes = graph.sizes()
     cuts: dict[str, dict[int, Indices]] = {}
-    for (name, dim), gone in graph.removed(keep).items():
+    for (name, dim), removed in graph.removed(kept_indices).items():
         dims = graph.parameters.get(name) or graph.buffers[name]
-        stays = np.ones(dims[dim].size(sizes), dtype=bool)
-        stays[gone] = False
-        cuts.setdefault(name, {})[dim] = np.flatnonzero(stays)
+        is_kept = np.ones(dims[dim].size(sizes), dtype=bool)
+        is_kept[removed] = False
+        cuts.setdefault(name, {})[dim] = np.flatnonzero(is_kept)
     return cuts
 
 
@@ -128,7 +128,7 @@ def _cut(tensor: Tensor, dims: Mapping[int, Indices]) -> Tensor:
     return tensor.contiguous(memory_format=layout)
 
 
-def _mend(model: nn.Module, graph: PruningGraph) -> None:
+def _update_attributes(model: nn.Module, graph: PruningGraph) -> None:
     sizes = graph.sizes()
     modules = dict(model.named_modules())
     for attribute in graph.attributes:

@@ -1,4 +1,4 @@
-"""The traced graph, tried: groups that break the model stay whole, with what was seen."""
+"""Verification of the traced graph: groups that break the model are frozen, with the reason."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def prunable(
     ignored_layers: Sequence[str] = (),
     num_heads: Mapping[str, int] | None = None,
 ) -> PruningGraph:
-    """The traced graph, verified: every group in it was cut once and the model still agreed."""
+    """The traced graph, verified: every group in it was pruned once and the outputs were right."""
     model = plain(model)
     graph = trace(model, example_inputs, ignored_layers=ignored_layers, num_heads=num_heads)
     graph = verify(model, graph, example_inputs)
@@ -42,9 +42,9 @@ def prunable(
 
 
 def verify(model: nn.Module, graph: PruningGraph, example_inputs: Inputs) -> PruningGraph:
-    """The graph without the groups that break the model, which are frozen with what was seen.
+    """The graph without the groups that break the model, which are frozen with the reason.
 
-    All groups are cut at once, each by another share, and the smaller model has to run, also in
+    All groups are cut at once, each at a different ratio, and the smaller model has to run, also in
     training mode if the model itself does, and to agree with the masked one. Where it does not
     (code that holds a size by hand), the groups at fault are found by bisection. Guessed attributes
     without which it runs and agrees are left as they are.
@@ -55,8 +55,8 @@ def verify(model: nn.Module, graph: PruningGraph, example_inputs: Inputs) -> Pru
     return tried.graph.freeze(found) if found else tried.graph
 
 
-def warn_if_whole(model: nn.Module, small: nn.Module, graph: PruningGraph, ratio: float) -> None:
-    """Log a warning with the reasons when less than a tenth of what was asked for could leave."""
+def warn_if_unpruned(model: nn.Module, small: nn.Module, graph: PruningGraph, ratio: float) -> None:
+    """Log a warning with the reasons if less than a tenth of the requested ratio was pruned."""
     dense, left = (sum(p.numel() for p in held.parameters()) for held in (model, small))
     if not dense or 1.0 - left / dense >= 0.1 * ratio:
         return
@@ -65,7 +65,7 @@ def warn_if_whole(model: nn.Module, small: nn.Module, graph: PruningGraph, ratio
         sizes[f"{frozen.name}: {frozen.reason}"] += frozen.size
     reasons = "; ".join(reason for reason, _ in sizes.most_common(3)) or "it has no hidden layers"
     _log.warning(
-        "%.0f %% of the parameters stay although a ratio of %g was asked for · %s",
+        "%.0f %% of the parameters are kept although a ratio of %g was requested · %s",
         100 * left / dense,
         ratio,
         reasons,
@@ -90,7 +90,7 @@ def traced(
 
 
 class _Trials:
-    """Cuts of one model: the groups found good so far, and the graph with what has to be mended."""
+    """Trial prunings of one model: the groups verified so far, and the corrected graph."""
 
     def __init__(self, model: nn.Module, graph: PruningGraph, example_inputs: Inputs) -> None:
         self.graph = graph
@@ -102,7 +102,7 @@ class _Trials:
         self._trains = not self._untrainable(model)
 
     def accept(self, names: Sequence[str]) -> str:
-        """What goes wrong when these groups are cut too; they are good where nothing does.
+        """The error when these groups are pruned too; empty (and they are verified) if none.
 
         A single group that fails is tried with each guess about its size dropped, and with all.
         """
@@ -144,20 +144,20 @@ class _Trials:
         return replace(self.graph, attributes=rest)
 
     def _trouble(self, graph: PruningGraph, names: list[str]) -> str:
-        """What goes wrong when these groups lose every third unit; empty when nothing does."""
-        keep = {
+        """The error when about a third of the units of these groups are pruned; empty if none."""
+        kept_indices = {
             name: _some(size, place)
             for place, (name, size) in enumerate(graph.sizes().items())
             if name in names
         }
         small = replica(self._model)
         try:
-            surgery.prune(small, graph, keep)
+            surgery.prune(small, graph, kept_indices)
             got = _outputs(small, self._example)
         except Exception as error:  # noqa: BLE001  whatever a model raises at another size is the answer
             return f"the smaller model does not run: {_said(error)}"
         if self._wanted[0] != names:
-            self._wanted = names, _outputs(masked(self._model, graph, keep), self._example)
+            self._wanted = names, _outputs(masked(self._model, graph, kept_indices), self._example)
         if not _agree(got, self._wanted[1]):
             return "the smaller model differs from the masked one"
         return self._untrainable(small) if self._trains else ""
@@ -171,7 +171,7 @@ class _Trials:
 
 
 def _some(size: int, place: int) -> list[int]:
-    """What a group keeps for a try: about 2/3, 3/4 or 4/5, by its place.
+    """The units that a group keeps in a trial: about 2/3, 3/4 or 4/5, by its place.
 
     Equal shares everywhere would hide code that derives one size from another, and round numbers
     code that divides: where possible the number is odd and no multiple of three.
@@ -183,7 +183,7 @@ def _some(size: int, place: int) -> list[int]:
 
 
 def _stirred(model: nn.Module) -> nn.Module:
-    """A copy whose constant parameters are drawn anew: a last layer of zeros would hide all."""
+    """A copy whose constant parameters are drawn anew: a last layer of zeros would hide errors."""
     result = replica(model)
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""Tasks: what a user writes for a model and its data, and the built-in `digits`."""
+"""Tasks: the base class for a model with its data, and the built-in `digits`."""
 
 from __future__ import annotations
 

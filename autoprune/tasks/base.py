@@ -32,10 +32,10 @@ class Task(ABC):
     over the model's call and hold their targets under `labels`; the logits are the output itself
     or its `logits` (attribute or key), and a `loss` that the model computes from labels is the
     training loss, as with models of Hugging Face's transformers. Constructing a task must
-    be cheap (load data when a loader is asked for): it is made anew in every worker.
+    be cheap (load data when a loader is asked for): it is constructed again in every worker.
 
     Attributes:
-        metric: the key of `evaluate` that the search looks at.
+        metric: the key of `evaluate` that the search optimizes.
         direction: "maximize" or "minimize".
         checkpoint: trained weights of the dense model, .safetensors or a torch state dict; a
             relative path is looked up beside the task's file, then beside the configuration.
@@ -43,7 +43,7 @@ class Task(ABC):
             returns trained weights already; None that a checkpoint is needed.
         dense_lr: the peak learning rate of the default `train_dense`.
         ignored_layers: module paths whose outputs are not pruned.
-        num_heads: attention module path -> number of heads, where the model does not tell.
+        num_heads: attention module path -> number of heads, where the model does not define it.
 
     >>> class Parity(Task):
     ...     dense_epochs = 2
@@ -73,7 +73,7 @@ class Task(ABC):
 
     @abstractmethod
     def build_model(self) -> nn.Module:
-        """The dense architecture, freshly initialised; the same structure at every call."""
+        """The dense architecture, freshly initialized; the same structure at every call."""
 
     def example_input(self) -> Any:
         """One input (batch 1): a tensor, a tuple of positional or a dict of keyword arguments.
@@ -92,14 +92,14 @@ class Task(ABC):
 
     @abstractmethod
     def val_loader(self) -> Iterable[Batch]:
-        """Validation batches: what the search chooses on."""
+        """Validation batches, by which the search selects."""
 
     @abstractmethod
     def test_loader(self) -> Iterable[Batch]:
-        """Test batches: read once per finished model, never chosen on."""
+        """Test batches: read once per finished model, never used for selection."""
 
     def outputs(self, model: nn.Module, batch: Batch) -> Any:
-        """What `model` answers to the batch's inputs; lists and mappings are spread."""
+        """The output of `model` for the batch's inputs; lists and mappings are unpacked."""
         return call(model, self._pair(batch)[0])
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
@@ -170,7 +170,7 @@ class Task(ABC):
 
         Any torch optimizer over parameters of `model` whose state is tensors and numbers, with
         parameter groups if wanted; the peak learning rate is what it is given here. With
-        `recovery.optimizer: sgd` or `adamw` it is not asked for.
+        `recovery.optimizer: sgd` or `adamw` it is not called.
         """
         return None
 
@@ -264,7 +264,7 @@ def _common(student: Any, teacher: Any) -> list[tuple[Tensor, Tensor]]:
 
 
 def _parts(value: Any) -> dict[Any, Any] | None:
-    """What a nest holds, by key, place or name; None where it is none."""
+    """The items of a nested value, by key, index or name; None for a leaf."""
     if isinstance(value, Mapping):
         return dict(value)
     return dict(enumerate(value)) if isinstance(value, tuple | list) else attributes(value)

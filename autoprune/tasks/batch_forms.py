@@ -1,4 +1,4 @@
-"""Two forms of a batch: `(inputs, targets)`, and a mapping that is spread over the model's call.
+"""Two forms of a batch: `(inputs, targets)`, and a mapping of keyword arguments.
 
 A mapping holds its targets under `labels`, as the batches of Hugging Face's data collators do.
 """
@@ -33,7 +33,7 @@ def inputs_and_targets(owner: str, batch: Any) -> tuple[Any, Any]:
 
 
 def call(model: nn.Module, inputs: Any) -> Any:
-    """`model` of a batch's inputs; sequences and mappings are spread."""
+    """`model` of a batch's inputs; sequences and mappings are unpacked."""
     if isinstance(inputs, Mapping):
         return model(**inputs)
     return model(*inputs) if isinstance(inputs, tuple | list) else model(inputs)
@@ -54,6 +54,6 @@ def part(output: Any, name: str) -> Tensor | None:
 
 
 def logits_of(output: Any) -> Any:
-    """What an output holds as `logits`; an output without them as it is."""
+    """The `logits` of an output; the output itself without them."""
     found = None if isinstance(output, Tensor) else part(output, "logits")
     return output if found is None else found

@@ -1,4 +1,4 @@
-"""Where data sets are found, and the cache of what was decoded from them."""
+"""Data folders, and the cache of decoded data."""
 
 from __future__ import annotations
 

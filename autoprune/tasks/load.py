@@ -145,7 +145,7 @@ def _fingerprint(task: Task, model: nn.Module) -> str:
 
 
 def _source(cls: type[Task]) -> tuple[str, ...]:
-    """Path and digest of the file that a user's task stands in: data and loaders are there."""
+    """Path and digest of the file of a user's task, with its data and loaders."""
     if cls.__module__.split(".")[0] == "autoprune":
         return ()
     try:

@@ -15,7 +15,7 @@ Prepare = Callable[[Tensor], Tensor]
 
 
 class TensorLoader:
-    """Batches `(prepare(augment(inputs)), targets)` of tensors that stay in memory.
+    """Batches `(prepare(augment(inputs)), targets)` of tensors in memory.
 
     Without a `seed` the rows come in order and the last batch may be short. With one they are
     reshuffled at each pass and a short last batch is dropped (it would disturb
@@ -153,6 +153,6 @@ def stratified(targets: np.ndarray, share: float, seed: int) -> tuple[Tensor, Te
 
 
 def _mix(seed: int, epoch: int) -> int:
-    """One 63-bit seed from two numbers, without neighbouring seeds sharing a stream."""
+    """One 63-bit seed from two numbers, without neighboring seeds sharing a stream."""
     words = np.random.SeedSequence([abs(seed), int(seed < 0), epoch]).generate_state(2, np.uint64)
     return int(words[0] >> np.uint64(1))

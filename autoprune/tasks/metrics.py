@@ -1,4 +1,4 @@
-"""What a task's own `evaluate` answers, as plain numbers."""
+"""The results of a task's `evaluate`, as plain numbers."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from torch import nn
 from autoprune.errors import TaskError
 from autoprune.tasks.base import Split, Task
 
-_TAKEN = ("epoch", "params", "lr")  # what else the history of a training holds
+_TAKEN = ("epoch", "params", "lr")  # other keys of a training history
 
 
 def evaluated(task: Task, model: nn.Module, split: Split) -> dict[str, float]:

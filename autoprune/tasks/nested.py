@@ -1,4 +1,4 @@
-"""Nested structures of tensors, such as batches: moved between devices, mapped, sampled."""
+"""Nested structures of tensors, such as batches: transferred between devices, mapped, sampled."""
 
 from __future__ import annotations
 

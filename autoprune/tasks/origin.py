@@ -1,4 +1,4 @@
-"""Where a task's class comes from: a file, a module or a built-in name; found again in any process.
+"""The origin of a task's class (file, module or built-in name), by which any process can import it.
 
 A class from a file has no importable module, so pickling by module name would fail in a worker
 process. Its origin (file or module, and the folders that must be importable) travels instead.

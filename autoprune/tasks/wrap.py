@@ -42,12 +42,12 @@ def wrap(
         train_loader: batches `(inputs, targets)`, or mappings with `labels`, with `len`; or a
             function of a seed that gives them. A loader's shuffling and augmentation follow the
             seed where they draw from torch.
-        val_loader: what the search chooses on.
+        val_loader: by which the search selects.
         loss: `loss(outputs, targets)`; by default cross-entropy.
-        test_loader: read once per finished model; without one nothing can be tested.
+        test_loader: read once per finished model; without one there are no test metrics.
         evaluate: `evaluate(model, loader)`, a number or a mapping that holds `metric`; by default
             accuracy. It is called under inference mode with the model in eval mode.
-        metric: the name of what the search looks at.
+        metric: the name of the metric that the search optimizes.
         direction: "maximize" or "minimize" that metric.
         example_input: one input; by default the first of the first validation batch.
         ignored_layers: module paths whose outputs are not pruned.
@@ -67,7 +67,7 @@ def wrap(
     for name, loader in (("val_loader", val_loader), ("test_loader", test_loader)):
         if loader is not None and iter(loader) is loader:
             raise TaskError(
-                f"wrap: {name} must start anew at each pass, got a {type(loader).__name__} that "
+                f"wrap: {name} must be iterable repeatedly, got a {type(loader).__name__} that "
                 "can be read once · give a DataLoader or a list of batches"
             )
     if metric != "accuracy" and evaluate is None:
@@ -85,7 +85,7 @@ def wrap(
 
 
 class WrappedTask(Task):
-    """What `wrap` returns: the task's questions answered by the objects it was given."""
+    """What `wrap` returns: a task of the given objects."""
 
     dense_epochs = 0  # the model is trained
 
@@ -122,7 +122,7 @@ class WrappedTask(Task):
         return _Seeded(self._train, seed)  # type: ignore[arg-type]
 
     def __getstate__(self) -> dict[str, Any]:
-        """Loaders travel to a worker without the running workers that they may have."""
+        """Loaders are sent to a worker without their own worker processes."""
         return {name: _without_workers(value) for name, value in vars(self).items()}
 
     def val_loader(self) -> Iterable[Batch]:
@@ -213,7 +213,7 @@ def _without_workers(value: Any) -> Any:
 
 
 class _OnDevice:
-    """A loader whose batches move to one device."""
+    """A loader whose batches are transferred to one device."""
 
     def __init__(self, loader: Iterable[Batch], device: torch.device) -> None:
         self._loader, self._device = loader, device
@@ -229,5 +229,5 @@ def _metrics(answer: Any, metric: str) -> dict[str, float]:
     found = dict(answer) if isinstance(answer, Mapping) else {metric: answer}
     if metric not in found:
         keys = ", ".join(map(str, found)) or "nothing"
-        raise TaskError(f"wrap: evaluate must answer the metric {metric!r}, it gave {keys}")
+        raise TaskError(f"wrap: evaluate must return the metric {metric!r}, got {keys}")
     return {key: float(value) for key, value in found.items()}

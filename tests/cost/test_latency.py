@@ -30,7 +30,7 @@ from autoprune.errors import DeviceError, NoisyError
 
 X = torch.zeros(2, 3, 8, 8)
 RUNTIMES = ("torch", "onnxruntime")  # the others have their tests in test_targets
-LIMITS = {"_HOPELESS": 0.25, "_LEAST_ROOM": 0.35}
+LIMITS = {"_MAX_HALF_WIDTH": 0.25, "_MIN_FREE": 0.35}
 QUICK = {"warmup_s": 0.002, "repeats": 12}
 
 
@@ -171,10 +171,10 @@ def test_the_ratio_is_a_trimmed_mean_of_logarithms_within_its_interval(n):
 def paced(ratio: float, slopes: tuple[float, float], rounds: int) -> timing.Rounds:
     """Two models whose times rise with a pace that changes between their turns."""
     rng = np.random.default_rng(0)
-    paces = 40e-6 * np.where(rng.random((rounds, 2)) < 0.5, 1.0, 1.5)
-    times = np.array([5.0, 5.0 * ratio]) * (paces / 40e-6) ** np.array(slopes)
+    probe_s = 40e-6 * np.where(rng.random((rounds, 2)) < 0.5, 1.0, 1.5)
+    times = np.array([5.0, 5.0 * ratio]) * (probe_s / 40e-6) ** np.array(slopes)
     times *= np.exp(0.001 * rng.standard_normal(times.shape))
-    return timing.Rounds(np.repeat(times[:, :, None], 3, 2).tolist(), paces.tolist())
+    return timing.Rounds(np.repeat(times[:, :, None], 3, 2).tolist(), probe_s.tolist())
 
 
 @pytest.mark.parametrize(
@@ -234,7 +234,7 @@ def test_further_rounds_follow_until_median_and_ratio_are_known():
 def test_further_rounds_end_with_their_time(monkeypatch):
     clock = iter(range(10_000))
     monkeypatch.setattr(timing.time, "perf_counter", lambda: next(clock))
-    monkeypatch.setattr(timing, "_yardstick", lambda: 1.0)
+    monkeypatch.setattr(timing, "_probe", lambda: 1.0)
     # a second a round: five rounds until more than 4 s are over, though nothing is known to 0.1 %
     assert len(timing._rounds([Scripted(2.0, 0.5)], 5, 0.001)) == 5
 
@@ -294,7 +294,7 @@ def test_a_measurement_that_stays_hopeless_is_refused_with_its_figures(busy):
 def test_a_steady_measurement_without_room_for_its_threads_is_refused(busy):
     busy(steady=0, share=0.7)
     measure_together([small()], X, threads=1)  # 0.6 of a core for the thread
-    with pytest.raises(NoisyError, match=r"others took 70% of the cores · stop"):
+    with pytest.raises(NoisyError, match=r"processes took 70% of the cores · stop"):
         measure_together([small()], X, threads=2)
 
 
@@ -315,7 +315,7 @@ def test_exactly_so_many_repeats_are_never_refused(busy):
 def test_a_slow_model_gets_fewer_repeats(monkeypatch):
     clock = iter(range(0, 10_000, 3))
     monkeypatch.setattr(timing.time, "perf_counter", lambda: next(clock))
-    monkeypatch.setattr(timing, "_yardstick", lambda: 1.0)
+    monkeypatch.setattr(timing, "_probe", lambda: 1.0)
     assert len(timing._rounds([lambda: None], repeats=100)) == 1
 
 
@@ -364,7 +364,7 @@ def test_others_load_is_what_our_cores_did_less_what_we_did(monkeypatch, tmp_pat
     stat.write_text(
         "cpu 9 9 9 9\ncpu0 100 0 0 5 5 0 0 0\ncpu1 7 7 7 7 7 7 7 7\ncpu2 0 0 0 0 0 0 0 0\n"
     )
-    watch = load.OthersLoad()
+    watch = load.ExternalLoad()
     # of 2 x 10 s: 6 s user and nice, 1 s system, 2 s stolen; idle, waiting and cpu1 do not count
     stat.write_text(
         "cpu0 400 100 100 90 90 0 0 200\ncpu1 0 0 0 0 0 0 0 0\ncpu2 200 0 0 5 5 0 0 0\n"
@@ -372,13 +372,13 @@ def test_others_load_is_what_our_cores_did_less_what_we_did(monkeypatch, tmp_pat
     assert watch.share() == pytest.approx((9.0 - 3.0) / 20.0)
     # we did more than the counters have noticed yet; but what was stolen was not ours
     assert watch.share() == pytest.approx(2.0 / 20.0)
-    assert load.stolen_s() == pytest.approx(2.0)
+    assert load.steal_s() == pytest.approx(2.0)
 
 
 def test_a_system_that_does_not_tell_its_load_is_unknown(monkeypatch, tmp_path):
     monkeypatch.setattr(load, "_STAT", tmp_path / "none")
-    assert load.OthersLoad().share() is None
-    assert load.stolen_s() == 0.0
+    assert load.ExternalLoad().share() is None
+    assert load.steal_s() == 0.0
 
 
 class Counting(timing.ClockedCall):
@@ -395,9 +395,9 @@ def rounds_while_stolen(monkeypatch, readings, repeats, step_s=0.25) -> list[flo
     """The first time of each round; the clock goes on by `step_s` a round."""
     clock = (step_s * n for n in itertools.count())
     monkeypatch.setattr(timing.time, "perf_counter", lambda: next(clock))
-    monkeypatch.setattr(timing, "_yardstick", lambda: 1.0)
+    monkeypatch.setattr(timing, "_probe", lambda: 1.0)
     stolen = iter(readings)
-    rounds = timing._rounds([Counting()], repeats, stolen_s=lambda: next(stolen))
+    rounds = timing._rounds([Counting()], repeats, steal_s=lambda: next(stolen))
     return [bursts[0][0] for bursts in rounds.ms]
 
 

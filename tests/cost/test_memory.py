@@ -9,7 +9,7 @@ from torch import nn
 from autoprune.budget import Budget, Cost
 from autoprune.cost import memory
 from autoprune.cost.analytic import count_cost
-from autoprune.cost.memory import counted_and_weighed, measure_peak_memory
+from autoprune.cost.memory import measure_peak_memory, measured_memory_cost
 from autoprune.cost.targets import Target
 from autoprune.cost.targets import memory as taken
 from autoprune.errors import DeviceError
@@ -63,9 +63,9 @@ def test_a_runtime_that_does_not_tell_is_refused_and_leaves_the_figure_open(monk
             raise NotImplementedError
 
     monkeypatch.setattr(memory, "find_target", lambda runtime: Silent())
-    with pytest.raises(DeviceError, match=r"'silent' did not tell .* · measure in another one"):
+    with pytest.raises(DeviceError, match=r"'silent' does not report .* · measure in another one"):
         measure_peak_memory(mlp(), X, "silent")
-    cost = counted_and_weighed(mlp(), X, [("silent", 1)])
+    cost = measured_memory_cost(mlp(), X, [("silent", 1)])
     assert (cost.weight_bytes, cost.peak_memory_bytes) == (WEIGHTS, None)
     budget = Budget.parse({"peak_memory_bytes": "1 MB", "weight_bytes": "1 MB"})
     assert budget.known_of(cost, Cost()).fields == ()
@@ -76,7 +76,7 @@ def test_an_arena_that_says_nothing_is_unknown(monkeypatch, tmp_path, caplog):
     script = tmp_path / "arena.py"
     script.write_text("raise SystemExit(3)\n")
     monkeypatch.setattr(taken.arena, "__file__", str(script))
-    with pytest.raises(DeviceError, match="did not tell"):
+    with pytest.raises(DeviceError, match="does not report"):
         measure_peak_memory(mlp(), X, "onnxruntime")
     assert "CalledProcessError" in caplog.text
 

@@ -152,7 +152,7 @@ def test_each_pruning_keeps_its_own_measurement(monkeypatch, caplog):
     fitted = LatencyPredictor.fit(model, graph, x, until=Until(13))
     costs = CostModel(graph)
     for sample in fitted.samples:
-        (params,) = costs.costs(np.array([list(sample.kept.values())]))["params"]
+        (params,) = costs.costs(np.array([list(sample.counts.values())]))["params"]
         assert sample.median_ms == params / 100
         assert sample.ratio == pytest.approx(params / costs.dense.params)
     assert fitted.dense_ms == costs.dense.params / 100
@@ -205,7 +205,7 @@ def test_measuring_ends_once_the_fit_is_good_and_goes_where_it_is_unsure(monkeyp
     assert len(easy.samples) == 24
     hard = LatencyPredictor.fit(model, graph, x, until=Until(40, error=0.0))
     assert len(hard.samples) == 40
-    assert [s.kept for s in hard.samples[:24]] == [s.kept for s in easy.samples]
-    assert len({tuple(s.kept.items()) for s in hard.samples[24:]}) > 10
+    assert [s.counts for s in hard.samples[:24]] == [s.counts for s in easy.samples]
+    assert len({tuple(s.counts.items()) for s in hard.samples[24:]}) > 10
     late = LatencyPredictor.fit(model, graph, x, until=Until(40, seconds=1e-9, error=0.0))
     assert len(late.samples) == 24

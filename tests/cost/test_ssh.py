@@ -73,7 +73,7 @@ def test_precision_travels_and_the_load_of_others_comes_back(server: Server) -> 
     timed = target.time([small()], X, Protocol(1, 0.002, 3, precision=1.0))
     assert len(timed.rounds) == 6  # fewer have no interval
     assert timed.cores == on_device.cores()
-    assert (timed.busy is None) == (load.OthersLoad().share() is None)
+    assert (timed.busy is None) == (load.ExternalLoad().share() is None)
     assert timed.busy is None or 0.0 <= timed.busy <= 1.0
 
 

@@ -105,7 +105,7 @@ def test_a_smaller_model_is_read_and_predicted(profile: DeviceProfile) -> None:
         median, upper = profile.predict(model)
         assert median == pytest.approx(true, rel=0.05)
         assert median <= upper <= 1.15 * median
-    assert profile.kept(smaller(0.5)) == {"stem": 12, "inner": 16, "block:inner": 1}
+    assert profile.counts(smaller(0.5)) == {"stem": 12, "inner": 16, "block:inner": 1}
 
 
 def test_the_upper_bound_covers_what_was_held_out(profile: DeviceProfile) -> None:

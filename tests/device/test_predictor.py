@@ -55,7 +55,7 @@ def test_finds_an_additive_law_from_few_samples():
     )
     whole = by_layers(graph.sizes())
     unseen = samples_of(graph, by_layers, 30, seed=1)
-    errors = [abs(fitted.predict(it.kept) / it.median_ms - 1.0) for it in unseen]
+    errors = [abs(fitted.predict(it.counts) / it.median_ms - 1.0) for it in unseen]
     assert max(errors) < 0.02
     assert fitted.error < 0.02
     assert fitted.predict({}) == pytest.approx(3.0, rel=0.01)
@@ -68,7 +68,7 @@ def test_error_tells_of_noise_that_cannot_be_learned():
     graph = chain((64, 48, 40))
     rng = np.random.default_rng(0)
     noisy = [
-        Sample(it.kept, it.median_ms, it.ratio * factor)
+        Sample(it.counts, it.median_ms, it.ratio * factor)
         for it, factor in zip(
             samples_of(graph, by_layers), rng.choice([0.8, 1.25], 40), strict=True
         )
@@ -198,15 +198,17 @@ def test_a_correction_meets_later_measurements_and_leaves_the_dense_model() -> N
         graph, samples_of(graph, by_layers), device=DEVICE, dense_ms=3.0
     )
     later = [  # a quieter machine: everything below the dense model is faster than was learned
-        Sample(it.kept, it.median_ms, it.ratio**1.3)
+        Sample(it.counts, it.median_ms, it.ratio**1.3)
         for it in samples_of(graph, by_layers, 6, seed=5)
         if it.ratio < 0.9
     ]
     fixed = fitted.corrected(later)
     assert fixed.exponent == pytest.approx(1.3, abs=0.05)
     for sample in later:
-        assert fixed.predict(sample.kept) / fixed.dense_ms == pytest.approx(sample.ratio, rel=0.05)
+        assert fixed.predict(sample.counts) / fixed.dense_ms == pytest.approx(
+            sample.ratio, rel=0.05
+        )
     assert fixed.predict(graph.sizes()) == pytest.approx(fitted.predict(graph.sizes()), rel=0.02)
     assert fixed.upper_factor < 1.05
     again = LatencyPredictor.from_dict(fixed.to_dict(), graph)
-    assert again.predict(later[0].kept) == pytest.approx(fixed.predict(later[0].kept))
+    assert again.predict(later[0].counts) == pytest.approx(fixed.predict(later[0].counts))

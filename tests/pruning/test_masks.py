@@ -57,8 +57,8 @@ def test_norms_over_channels_see_only_what_is_kept(norm: nn.Module) -> None:
         eps = torch.finfo(torch.float32).eps
         normed = hidden / (hidden.square().mean(1, keepdim=True) + eps).sqrt()
     else:
-        centred = hidden - hidden.mean(1, keepdim=True)
-        normed = centred / (centred.square().mean(1, keepdim=True) + 1e-5).sqrt()
+        centered = hidden - hidden.mean(1, keepdim=True)
+        normed = centered / (centered.square().mean(1, keepdim=True) + 1e-5).sqrt()
     wanted = normed @ net[2].weight[:, kept].T + net[2].bias
     copied = copy.deepcopy(masked(net, graph, {"0": kept}))
     torch.testing.assert_close(copied(x), wanted, atol=1e-5, rtol=1e-5)

@@ -38,9 +38,9 @@ def test_copies_can_leave_without_damage_and_what_is_needed_cannot(case):
     model, graph, calibration, batches = case
     table = measure(model, graph, calibration, divergence(model, batches), ratios=(0.5, 0.75))
     assert table.dense == 0.0
-    assert table.kept == {"0": (2, 4, 8), "2": (2, 4, 8)}
-    assert table.damage["2"][0] < 1e-5
-    assert table.damage["0"][0] > table.damage["0"][1] > 1e-3
+    assert table.counts == {"0": (2, 4, 8), "2": (2, 4, 8)}
+    assert table.increases["2"][0] < 1e-5
+    assert table.increases["0"][0] > table.increases["0"][1] > 1e-3
 
 
 def test_a_damage_is_the_rise_of_the_score_after_cut_and_repair(case):
@@ -54,8 +54,8 @@ def test_a_damage_is_the_rise_of_the_score_after_cut_and_repair(case):
     surgery.prune(small, graph, keep)
     plain = score(small)
     repair(small, model, graph, keep, calibration)
-    assert table.damage["0"][0] == pytest.approx(score(small), rel=1e-9)
-    assert table.damage["0"][0] < plain
+    assert table.increases["0"][0] == pytest.approx(score(small), rel=1e-9)
+    assert table.increases["0"][0] < plain
     assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
 
 
@@ -69,8 +69,8 @@ def test_a_lucky_smaller_count_does_not_count(case):
         lambda m: luck[m[0].out_features] if m[2].out_features == 8 else 0.5,
         ratios=(0.25, 0.5, 0.75),
     )
-    assert table.damage["0"] == (2.0, 0.5, 0.5, 0.0)
-    assert table.damage["2"] == (0.0, 0.0, 0.0, 0.0)
+    assert table.increases["0"] == (2.0, 0.5, 0.5, 0.0)
+    assert table.increases["2"] == (0.0, 0.0, 0.0, 0.0)
 
 
 def test_counts_are_those_of_the_search_space_with_its_rounding(case):
@@ -79,7 +79,7 @@ def test_counts_are_those_of_the_search_space_with_its_rounding(case):
     space = FittedSpace.of(SearchSpace.parse({"round_to": 2}), graph.sizes())
     options = {"ratios": (0.1, 0.3, 0.6), "nearest": space.nearest}
     table = measure(model, graph, calibration, score, **options)
-    assert table.kept["0"] == (4, 6, 8)
+    assert table.counts["0"] == (4, 6, 8)
 
 
 def test_divergence_is_kullback_leibler_for_classes_and_relative_for_anything_else():
@@ -191,7 +191,7 @@ def test_bad_input_is_refused(case):
         measure(model, graph, calibration, lambda m: math.nan)
     with pytest.raises(UsageError, match="at least one batch"):
         divergence(model, [])
-    with pytest.raises(UsageError, match="kept must lie in 1 to 4"):
+    with pytest.raises(UsageError, match="count must lie in 1 to 4"):
         Sensitivity(0.0, {"a": (4,)}, {"a": (0.0,)}).at("a", 5)
     with pytest.raises(ValueError, match="must fall to 0"):
         Sensitivity(0.0, {"a": (1, 4)}, {"a": (0.1, 0.2)})

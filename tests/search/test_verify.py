@@ -55,7 +55,7 @@ def trial(number: int, accuracy: float, phone: float, server: float) -> TrialRec
         seed=0,
         metrics={"accuracy": accuracy},
         predicted=cost("predicted", phone=phone, server=server),
-        artifact=str(number),
+        artifact=f"models/{number}",
     )
 
 

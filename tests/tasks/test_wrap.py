@@ -140,8 +140,8 @@ def test_a_wrapped_task_pickles():
         ({"model": 3}, "model must be an nn.Module, got int"),
         ({"train_loader": iter([])}, "must have a length, got a list_iterator without one"),
         ({"train_loader": DataLoader(Stream())}, "must have a length, got a DataLoader without"),
-        ({"val_loader": iter([])}, "val_loader must start anew at each pass, got a list_iterator"),
-        ({"test_loader": iter([])}, "test_loader must start anew"),
+        ({"val_loader": iter([])}, "val_loader must be iterable repeatedly, got a list_iterator"),
+        ({"test_loader": iter([])}, "test_loader must be iterable repeatedly"),
         ({"metric": "f1"}, "metric 'f1' needs evaluate=function"),
         ({"direction": "up"}, "direction must be 'maximize' or 'minimize', got 'up'"),
         ({"val_loader": []}, "val_loader must hold at least one batch"),
@@ -161,7 +161,7 @@ def test_what_is_missing_is_told_when_it_is_needed():
     task = wrap(model(), loader(), loader(), evaluate=lambda net, data: {"other": 1.0})
     with pytest.raises(TaskError, match=r"no test split · pass test_loader= to autoprune.wrap"):
         task.test_loader()
-    with pytest.raises(TaskError, match="must answer the metric 'accuracy', it gave other"):
+    with pytest.raises(TaskError, match="must return the metric 'accuracy', got other"):
         task.evaluate(task.build_model(), "val")
 
 

@@ -1,6 +1,6 @@
-"""How much memory a session of ONNX Runtime needs: run as a process of its own, `arena.py FOLDER`.
+"""The memory that a session of ONNX Runtime needs: run as its own process, `arena.py FOLDER`.
 
-Its arena cannot be asked, but says in its log what it takes from the system. With an arena that
+Its arena has no query, but logs what it allocates from the system. With an arena that
 takes exactly what is requested and gives it back after each run, that is what the run needed. It is
 read in a later run: those are planned with the sizes that were seen in the first.
 
@@ -78,7 +78,7 @@ def _all(log: Path, pattern: str) -> list[int]:
 
 
 def _log_to(file: Path) -> None:
-    """What is written to the standard error from here on goes to a file."""
+    """Redirect the standard error to a file."""
     handle = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(handle, 2)
     os.close(handle)

@@ -1,4 +1,4 @@
-"""What a target is: a place where models are timed."""
+"""Targets: runtimes on devices in which models are measured."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from autoprune.cost.inputs import Inputs
-from autoprune.cost.targets.load import OthersLoad, stolen_s
+from autoprune.cost.targets.load import ExternalLoad, steal_s
 from autoprune.cost.targets.on_device import cores, device_name
 from autoprune.cost.timing import Call, Rounds, rounds_of
 from autoprune.errors import DeviceError
@@ -20,7 +20,8 @@ from autoprune.errors import DeviceError
 class Protocol:
     """How models are timed; `threads` are those of one forward pass.
 
-    `precision`: further rounds until every median is known this well (see `timing.rounds_of`).
+    `precision`: further rounds until every median has this relative precision (see
+    `timing.rounds_of`).
     """
 
     threads: int = 1
@@ -31,7 +32,7 @@ class Protocol:
 
 @dataclass(frozen=True, slots=True)
 class Timings:
-    """What a target has timed: the rounds in which the models took turns; `device` is its name.
+    """Timings of a target: the interleaved rounds; `device` is its name.
 
     `busy` is the share of its `cores` that other processes took meanwhile, None if unknown.
     """
@@ -45,12 +46,12 @@ class Timings:
 class Target(ABC):
     """A runtime on a device.
 
-    The promises: the given models are never touched, and models that are timed by one call take
-    turns (see `timing.rounds_of`), so that the machine's drift hits all alike.
+    The given models are never changed, and models that are timed by one call are interleaved (see
+    `timing.rounds_of`), so that drift of the machine affects all equally.
     """
 
     def check(self) -> None:
-        """Raise DeviceError, with the command that mends it, where the runtime is missing."""
+        """Raise DeviceError, with the command that fixes it, where the runtime is missing."""
         return
 
     @abstractmethod
@@ -66,7 +67,7 @@ class Target(ABC):
     def peak_memory(self, model: nn.Module, example_inputs: Inputs, threads: int) -> int | None:
         """The most bytes that one forward pass holds, weights and inputs with it.
 
-        As measured; None where this runtime does not tell.
+        Measured; None where this runtime does not report it.
         """
         return None
 
@@ -89,11 +90,11 @@ class LocalTarget(Target):
         return [self.prepare(model, example_inputs, threads) for model in models]
 
     def pinned(self, threads: int) -> AbstractContextManager[None]:
-        """What must hold while calls run; restores what it changes."""
+        """Sets up the process while calls run, and restores it."""
         return nullcontext()
 
     def device_name(self) -> str:
-        """What the device calls itself."""
+        """The name of the device."""
         return device_name()
 
     def reach(self, threads: int) -> None:
@@ -106,12 +107,12 @@ class LocalTarget(Target):
     def time(
         self, models: Sequence[nn.Module], example_inputs: Inputs, protocol: Protocol
     ) -> Timings:
-        """Prepare all, then time them in turns in this process."""
+        """Prepare all, then time them interleaved in this process."""
         self.reach(protocol.threads)
         calls = self.prepare_all(models, example_inputs, protocol.threads)
-        load = OthersLoad()
+        load = ExternalLoad()
         with self.pinned(protocol.threads):
             rounds = rounds_of(
-                calls, protocol.warmup_s, protocol.repeats, protocol.precision, stolen_s
+                calls, protocol.warmup_s, protocol.repeats, protocol.precision, steal_s
             )
         return Timings(rounds, self.device_name(), load.share(), cores())

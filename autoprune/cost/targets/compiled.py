@@ -55,7 +55,7 @@ class CompiledTorch(EagerTorch):
                 with torch.no_grad():
                     exported = torch.export.export(small, args, kwargs, strict=False).module()
                 compiled = torch.compile(exported, dynamic=False)
-                with self.pinned(threads):  # the code is made for this number of threads
+                with self.pinned(threads):  # the code is generated for this number of threads
                     compiled(*args, **kwargs)
         except Exception as error:
             raise DeviceError(
@@ -67,7 +67,7 @@ class CompiledTorch(EagerTorch):
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the compiler's own warnings; what cannot be compiled is our error."""
+    """Without the compiler's own warnings; failures raise our error."""
     with log_level("torch"), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield

@@ -1,10 +1,10 @@
-"""One errand to a device over SSH: files go there, a script runs, its answer comes back.
+"""One remote job over SSH: files are sent, a script runs, its answer is returned.
 
-OpenSSH's own client does it, which knows keys, agents, jump hosts and known hosts. All of it is one
-command in one channel, since every further one may cost a login shell's start. The command is a
+OpenSSH's own client is used, which handles keys, agents, jump hosts and known hosts. All of it is
+one command in one channel, since every further one may cost a login shell's start. The command is a
 shell that owns a fresh folder; in it, Python first takes the files from its standard input, then
-imports `on_device.py`, which is one of them. That input stays open until we go, so that the script
-knows when nobody waits for it any more; the shell removes the folder however it ends.
+imports `on_device.py`, which is one of them. That input stays open until this side closes it, so
+that the script ends with the connection; the shell removes the folder in any case.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from autoprune.errors import DeviceError, DeviceLostError
 
 _log = logging.getLogger(__name__)
 
-WAITS_S: tuple[float, ...] = (1.0, 3.0)  # before another try, where the trouble may pass
+WAITS_S: tuple[float, ...] = (1.0, 3.0)  # before each retry of a temporary error
 _CONNECT_S = 15.0  # at most, for one try
 _KEEPALIVE_S = 10.0  # at most; three without an answer: the device is gone
 _SLOWEST = 50e3  # bytes a second that copying must reach
@@ -85,7 +85,7 @@ def answer_from(address: SshAddress, files: Mapping[str, bytes], longest_s: floa
     """The last line that `on_device.py`, one of `files`, leaves in `answer.json`.
 
     It may take `longest_s` seconds, what copying needs, and the address's time-out. Logging in is
-    tried three times where the trouble may pass. Raises DeviceLostError where the device cannot be
+    tried three times after temporary errors. Raises DeviceLostError where the device cannot be
     reached, the connection ends or the time is over, and DeviceError where it must not be trusted,
     does not let us in, or cannot do it.
     """
@@ -130,7 +130,7 @@ def _run(address: SshAddress, sent: bytes, allowed_s: float) -> _Ended:
             stdin=subprocess.PIPE,
             stdout=out,
             stderr=err,
-            env={**os.environ, "LC_ALL": "C"},  # its words are read below
+            env={**os.environ, "LC_ALL": "C"},  # its messages are parsed below
         )
         given_up = threading.Event()
         timer = threading.Timer(allowed_s, _give_up, (process, given_up))
@@ -173,7 +173,7 @@ def _frame(name: str, content: bytes) -> bytes:
 
 
 def _may_pass(ended: _Ended) -> bool:
-    """Whether another try is worth it: not for what a person has to mend."""
+    """Whether a retry may succeed: not for errors that the user must fix."""
     if ended.status != _FAILED or ended.is_started:
         return False
     lasting = ("Permission denied", "host key", "Host key", "not known", "configuration", "config ")
@@ -181,7 +181,7 @@ def _may_pass(ended: _Ended) -> bool:
 
 
 def _no_login(address: SshAddress, ended: _Ended) -> DeviceError:
-    """Why nothing ran there, and what to do."""
+    """Why the login failed, and the remedy."""
     words, by_hand = ended.words, f"try by hand: {address.command}"
     if _HOST_KEY.search(ended.err):
         return _unknown_host(address, ended)
@@ -203,7 +203,9 @@ def _no_login(address: SshAddress, ended: _Ended) -> DeviceError:
             f"on this network? {by_hand}"
         )
     if "Unable to negotiate" in words:
-        return DeviceError(f"{address} and we have no SSH in common ({words}) · {by_hand}")
+        return DeviceError(
+            f"{address} and this machine share no SSH algorithm ({words}) · {by_hand}"
+        )
     return DeviceLostError(
         f"{address} cannot be reached ({words or 'ssh failed'}) · is it switched on, with an SSH "
         f"server on that port? {by_hand}"
@@ -211,7 +213,7 @@ def _no_login(address: SshAddress, ended: _Ended) -> DeviceError:
 
 
 def _unknown_host(address: SshAddress, ended: _Ended) -> DeviceError:
-    """Why a host key was not taken, and what to do."""
+    """Why a host key was not accepted, and the remedy."""
     found = _configured(address)
     host, port = found.get("hostname", address.host), found.get("port", "22")
     file = found.get("userknownhostsfile", "~/.ssh/known_hosts").split()[0]
@@ -232,14 +234,14 @@ def _unknown_host(address: SshAddress, ended: _Ended) -> DeviceError:
 
 
 def _configured(address: SshAddress) -> dict[str, str]:
-    """What the ssh configuration says of the device, by keyword in small letters."""
+    """The ssh configuration of the device, by lower-case keyword."""
     command = [*address.words, "-G", address.login]
     said = subprocess.run(command, capture_output=True, text=True, check=False).stdout
     return {key: value for key, _, value in (line.partition(" ") for line in said.splitlines())}
 
 
 def _refusal(address: SshAddress, status: int, said: str, size: int) -> DeviceError:
-    """What an exit status means; `said` is the last line of the standard error."""
+    """The error of an exit status; `said` is the last line of the standard error."""
     if status == _NO_FOLDER:
         return DeviceError(
             f"{address} cannot make a temporary folder: {said} · free space there, or set TMPDIR "

@@ -62,7 +62,7 @@ class EagerCuda(LocalTarget):
         return EventClock(_on_gpu(model, example_inputs))
 
     def peak_memory(self, model: nn.Module, example_inputs: Inputs, threads: int) -> int | None:
-        """What PyTorch's allocator gave at most, with the libraries' workspaces, above before."""
+        """The peak of PyTorch's allocator, with workspaces, above the level before."""
         torch.cuda.synchronize()
         before = torch.cuda.memory_allocated()
         torch.cuda.reset_peak_memory_stats()
@@ -132,7 +132,7 @@ class OnnxRuntimeCuda(OnnxRuntime):
         return gpu_name()
 
     def peak_memory(self, model: nn.Module, example_inputs: Inputs, threads: int) -> int | None:
-        """Not known: ONNX Runtime's CUDA arena does not tell what it gave."""
+        """None: ONNX Runtime's CUDA arena does not report it."""
         return None
 
     def call_of(self, written: OnnxModel, example_inputs: Inputs, threads: int) -> Call:
@@ -161,7 +161,7 @@ class OnnxRuntimeCuda(OnnxRuntime):
 
 
 def gpu_name() -> str:
-    """What the first GPU calls itself: asked of PyTorch, else of the driver."""
+    """The name of the first GPU, from PyTorch or the driver."""
     if torch.cuda.is_available():
         return str(torch.cuda.get_device_name())
     for file in sorted(Path("/proc/driver/nvidia/gpus").glob("*/information")):

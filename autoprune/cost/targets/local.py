@@ -23,7 +23,7 @@ _LARGEST_MAPPED = 31 << 20  # bytes
 
 
 class EagerTorch(LocalTarget):
-    """PyTorch as it is, on the CPU, in inference mode."""
+    """Eager PyTorch on the CPU, in inference mode."""
 
     def prepare(self, model: nn.Module, example_inputs: Inputs, threads: int) -> Call:
         """A copy of the model, called with the example inputs."""
@@ -32,7 +32,7 @@ class EagerTorch(LocalTarget):
         return lambda: small(*args, **kwargs)
 
     def peak_memory(self, model: nn.Module, example_inputs: Inputs, threads: int) -> int | None:
-        """Weights, inputs, and the most that the CPU's allocator gave beyond during one pass."""
+        """Weights, inputs, and the peak of the CPU's allocator during one pass."""
         call = self.prepare(model, example_inputs, threads)
         with self.pinned(threads):
             call()  # what is made once, such as chosen kernels, is not counted
@@ -52,7 +52,7 @@ class EagerTorch(LocalTarget):
 
 
 class OnnxRuntime(LocalTarget):
-    """ONNX Runtime's CPU provider with all graph optimisations."""
+    """ONNX Runtime's CPU provider with all graph optimizations."""
 
     provider = CPU
 
@@ -68,22 +68,22 @@ class OnnxRuntime(LocalTarget):
     def prepare_all(
         self, models: Sequence[nn.Module], example_inputs: Inputs, threads: int
     ) -> list[Call]:
-        """Sessions of graphs of which one is exported and the others are filled."""
+        """Sessions of graphs: one is exported, the others get their weights."""
         written = onnx_of_prunings(models, example_inputs)
         return [self.call_of(each, example_inputs, threads) for each in written]
 
     def call_of(self, written: OnnxModel, example_inputs: Inputs, threads: int) -> Call:
-        """A call that runs a model that was written."""
+        """A call that runs an exported model."""
         session = self.session(written, threads)
         feed = written.feed(example_inputs)
         return lambda: session.run(None, feed)
 
     def session(self, written: OnnxModel, threads: int) -> Any:
-        """An `InferenceSession` of a model that was written."""
+        """An `InferenceSession` of an exported model."""
         return open_session(written.data, threads, self.provider)
 
     def peak_memory(self, model: nn.Module, example_inputs: Inputs, threads: int) -> int | None:
-        """Weights as the optimised graph holds them, inputs, and the arena's size in a run."""
+        """Weights as the optimized graph holds them, inputs, and the arena's size in a run."""
         written = to_onnx(model, example_inputs)
         return session_bytes(written.data, written.feed(example_inputs), threads)
 

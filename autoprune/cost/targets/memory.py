@@ -1,4 +1,4 @@
-"""How much memory is really taken: from PyTorch's allocator, and from ONNX Runtime's arena."""
+"""Measured memory: from PyTorch's allocator, and from ONNX Runtime's arena."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def held_bytes(model: nn.Module, example_inputs: Inputs) -> int:
 
 
 def allocated_bytes(call: Call) -> int:
-    """The most that PyTorch's CPU allocator gave at once during a call, from its own events."""
+    """The peak of PyTorch's CPU allocator during a call, from its own events."""
     cpu = [torch.profiler.ProfilerActivity.CPU]
     with torch.profiler.profile(activities=cpu, profile_memory=True, acc_events=False) as profiler:
         outputs = call()
@@ -53,7 +53,7 @@ def allocated_bytes(call: Call) -> int:
 
 
 def session_bytes(data: bytes, feed: Mapping[str, NDArray[Any]], threads: int) -> int | None:
-    """What a session of ONNX Runtime takes on the CPU; None where its arena does not tell.
+    """The memory of a session of ONNX Runtime on the CPU; None where its arena does not report it.
 
     It is asked in a process of its own (see `arena`), which takes about a second.
     """

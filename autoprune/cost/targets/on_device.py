@@ -2,7 +2,7 @@
 
 A remote target copies this file, `load.py` and `timing.py` into a folder of the device, with a job,
 and runs `main(folder)` there, which reads `job.json` and writes `answer.json`. The local targets
-call the same functions, so that both are measured alike.
+call the same functions, so that both measure the same way.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _NEEDED = ("numpy", "onnxruntime")
 
 
 def device_name() -> str:
-    """What board or processor calls itself, e.g. `Raspberry Pi 5 Model B` or `AMD EPYC 7B13`."""
+    """The name of the board or processor, e.g. `Raspberry Pi 5 Model B` or `AMD EPYC 7B13`."""
     board = _text("/proc/device-tree/model").strip("\0 \n")
     lines = _text("/proc/cpuinfo").splitlines()
     models = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
@@ -39,7 +39,7 @@ def cores() -> int:
 
 
 def open_session(model: str | bytes, threads: int, provider: str = CPU) -> Any:
-    """An ONNX Runtime session with all graph optimisations; `model` is a path or the bytes."""
+    """An ONNX Runtime session with all graph optimizations; `model` is a path or the bytes."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -52,7 +52,7 @@ def open_session(model: str | bytes, threads: int, provider: str = CPU) -> Any:
 
 
 def answer(folder: Path, job: Mapping[str, Any]) -> dict[str, Any]:
-    """What this device is, and the raw times of the job's models where they can be measured.
+    """A description of this device, and the raw times of the job's models if it can run them.
 
     The job holds `models` (file names), `inputs` (names, in the order of `inputs.npz`), `provider`,
     and the fields of `Protocol`. `busy` is the share of the cores that others used meanwhile.
@@ -101,9 +101,9 @@ def _measured(folder: Path, job: Mapping[str, Any]) -> dict[str, Any]:
         _call(open_session(str(folder / name), job["threads"], job["provider"]), feed)
         for name in job["models"]
     ]
-    others = load.OthersLoad()
+    others = load.ExternalLoad()
     rounds = timing.rounds_of(
-        calls, job["warmup_s"], job["repeats"], job["precision"], load.stolen_s
+        calls, job["warmup_s"], job["repeats"], job["precision"], load.steal_s
     )
     return {"rounds": vars(rounds), "busy": others.share()}
 
@@ -120,7 +120,7 @@ def _text(path: str) -> str:
 
 
 def _leave_with_caller() -> None:
-    """End this process when whoever started it is gone: its end of our standard input closes."""
+    """End this process when the connection ends: the standard input closes."""
 
     def wait() -> None:
         while os.read(0, 4096):
@@ -131,9 +131,9 @@ def _leave_with_caller() -> None:
 
 
 def main(folder: str) -> None:
-    """Do the job in `folder`, and leave when whoever asked for it has gone."""
+    """Do the job in `folder`, and exit when the connection ends."""
     _leave_with_caller()
-    os.environ["TMPDIR"] = folder  # what packages leave behind goes with the folder
+    os.environ["TMPDIR"] = folder  # temporary files are removed with the folder
     job = json.loads(Path(folder, "job.json").read_text(encoding="utf-8"))
     found = answer(Path(folder), job)
     Path(folder, "answer.json").write_text(json.dumps(found), encoding="utf-8")

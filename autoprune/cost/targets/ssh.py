@@ -1,4 +1,4 @@
-"""A remote device over SSH: models go there as ONNX, raw times come back."""
+"""A remote device over SSH: ONNX models are sent, raw times are returned."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _SCRIPTS = {"timing.py": timing, "load.py": load, "on_device.py": on_device}
 
 @dataclass(frozen=True, slots=True)
 class _Job:
-    """What the device is to do: its `job.json`, and the other files that travel."""
+    """A job for the device: its `job.json`, and the other files to send."""
 
     job: Mapping[str, Any]
     files: Mapping[str, bytes] = field(default_factory=dict)
@@ -40,7 +40,7 @@ class _Job:
     def of(
         models: Sequence[nn.Module], example_inputs: Inputs, protocol: Protocol, provider: str
     ) -> _Job:
-        """Each model as ONNX, named by its content (so that equal ones travel once); the inputs."""
+        """Each model as ONNX, named by its content (equal ones are sent once); the inputs."""
         written = list(onnx_of_prunings(models, example_inputs)) if models else []
         names = [f"{hashlib.sha256(one.data).hexdigest()[:16]}.onnx" for one in written]
         files = {name: one.data for name, one in zip(names, written, strict=True)}
@@ -56,7 +56,7 @@ class _Job:
     def longest_s(self) -> float:
         """How long the measurement itself may take, for models that run in under a second.
 
-        Warming up, rounds until their time is over, however precise they are to be, and the last.
+        Warm-up, rounds until their time limit, and the last round.
         """
         turns = 2  # of a model in the last round: less for all but the first, together at most
         each_s = 5 * self.job["warmup_s"] + timing.LONGEST_S + turns * (timing.BURST + 1)
@@ -69,7 +69,7 @@ class Ssh(Target):
     Each call opens one connection, copies models, inputs and three scripts into a fresh folder
     (removed by the device when the connection ends, however it does), and times there what
     `OnnxRuntime` times here. Raises DeviceLostError where the device cannot be reached or is lost
-    on the way, and another DeviceError for what has to be mended first.
+    on the way, and another DeviceError for what the user must fix first.
     """
 
     def __init__(self, runtime: str) -> None:
@@ -80,7 +80,7 @@ class Ssh(Target):
         """Needs OpenSSH's client, and the ssh configuration that the address names."""
         if shutil.which("ssh") is None:
             raise DeviceError(
-                "a device over SSH needs the command ssh, and it is not there · apt-get install "
+                "a device over SSH needs the command ssh, which is not installed · apt-get install "
                 "openssh-client"
             )
         config = self.address.config
@@ -88,7 +88,7 @@ class Ssh(Target):
             raise DeviceError(f"{self.address}: the ssh configuration {config} is not a file")
 
     def reach(self, threads: int) -> None:
-        """Connect, and see whether the device has what measuring needs."""
+        """Connect, and check that the device has what measuring needs."""
         self._about(threads)
 
     def versions(self) -> dict[str, str]:
@@ -98,7 +98,7 @@ class Ssh(Target):
     def time(
         self, models: Sequence[nn.Module], example_inputs: Inputs, protocol: Protocol
     ) -> Timings:
-        """Export here, then time there, in turns."""
+        """Export here, then time there, interleaved."""
         job = _Job.of(models, example_inputs, protocol, self.address.provider)
         answer = self._ask(job)
         about = answer["device"]
@@ -107,7 +107,7 @@ class Ssh(Target):
         return Timings(rounds, name, answer["busy"], about["cores"])
 
     def _about(self, threads: int = 1) -> dict[str, Any]:
-        """What the device says of itself; a busy one is logged as a warning."""
+        """The device's description of itself; a busy one is logged as a warning."""
         nothing = _Job.of([], (), Protocol(threads), self.address.provider)
         about: dict[str, Any] = self._ask(nothing)["device"]
         if about["load"] > about["cores"]:

@@ -142,7 +142,7 @@ def _macs_alone(
         counts = np.array([[k[name] for name in graph.columns()] for k in all_kept])
         return np.stack([np.ones(len(counts)), costs.costs(counts, ["macs"])["macs"] / dense], 1)
 
-    x = rows([sample.kept for sample in predictor.samples])
+    x = rows([sample.counts for sample in predictor.samples])
     y = np.array([sample.ratio for sample in predictor.samples])
     line = np.linalg.lstsq(x / y[:, None], np.ones(len(y)), rcond=None)[0]
     return float(np.mean(np.abs(rows(kept) @ line / measured - 1.0)))
@@ -167,7 +167,7 @@ def _lookup(
     found = Sampler(model, graph, inputs, runtime=runtime, threads=1, seed=0).measure_these(alone)
     tables: dict[str, list[tuple[int, float]]] = {n: [(size, 1.0)] for n, size in whole.items()}
     for sample in found.samples:
-        for name, count in sample.kept.items():
+        for name, count in sample.counts.items():
             if count != whole[name]:
                 tables[name].append((count, sample.ratio))
     predicted = [

@@ -106,12 +106,14 @@ def bench(family: str, runtime: str) -> tuple[float, np.ndarray]:
 def _one_turn(rounds: Rounds) -> Rounds:
     """As if the dense model had had its first turn of each round only."""
     rest = range(rounds.turns, len(rounds.ms[0]))
-    ms, paces = ([[each[n] for n in (0, *rest)] for each in of] for of in (rounds.ms, rounds.paces))
-    return Rounds(ms, paces)
+    ms, probe_s = (
+        [[each[n] for n in (0, *rest)] for each in of] for of in (rounds.ms, rounds.probe_s)
+    )
+    return Rounds(ms, probe_s)
 
 
 def _unpaced(rounds: Rounds) -> Rounds:
-    return replace(rounds, paces=[[1.0] * len(each) for each in rounds.paces])
+    return replace(rounds, probe_s=[[1.0] * len(each) for each in rounds.probe_s])
 
 
 def _means(rounds: Rounds) -> list[float]:

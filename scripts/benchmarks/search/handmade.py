@@ -60,10 +60,10 @@ def fastnas(setup: Setup, seed: int) -> Rule:
     says how far each may go, interpolated between the cuts.
     """
     table = drops(setup, seed)
-    worst = max(values[0] for values in table.damage.values())
+    worst = max(values[0] for values in table.increases.values())
 
     def kept_at(share: float) -> dict[str, int]:
-        return {name: _tolerated(table, name, share * worst) for name in table.kept}
+        return {name: _tolerated(table, name, share * worst) for name in table.counts}
 
     return lambda level: (fitted(setup, kept_at, level), None)
 
@@ -74,7 +74,7 @@ def drops(setup: Setup, seed: int) -> Sensitivity:
     batches = sample(setup.task, seed, samples=STATISTICS)
     dense = score(setup, setup.dense)
     kept: dict[str, tuple[int, ...]] = {}
-    damage: dict[str, tuple[float, ...]] = {}
+    increases: dict[str, tuple[float, ...]] = {}
     for name, size in setup.graph.sizes().items():
         counts = sorted({kept_units(size, ratio, 1) for ratio in CUTS} - {size})
         found = {size: 0.0}
@@ -85,8 +85,8 @@ def drops(setup: Setup, seed: int) -> Sensitivity:
                 reestimate_batchnorm(small, batches, forward=setup.task.loss)
             found[count] = max(dense - score(setup, small), *found.values())
         kept[name] = tuple(sorted(found))
-        damage[name] = tuple(found[count] for count in kept[name])
-    return Sensitivity(dense, kept, damage)
+        increases[name] = tuple(found[count] for count in kept[name])
+    return Sensitivity(dense, kept, increases)
 
 
 def global_l2(setup: Setup, seed: int) -> Rule:
@@ -211,7 +211,7 @@ def _tried(
 
 def _tolerated(table: Sensitivity, name: str, drop: float) -> int:
     """The fewest units with which a group causes at most `drop`."""
-    counts = range(table.kept[name][0], table.kept[name][-1] + 1)
+    counts = range(table.counts[name][0], table.counts[name][-1] + 1)
     return next(count for count in counts if table.at(name, count) <= drop + 1e-12)
 
 

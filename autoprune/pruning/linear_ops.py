@@ -1,9 +1,9 @@
-"""Every y = W x of a running model, seen from below: which weight, which inputs, which outputs.
+"""The linear operations y = W x of a running model: which weight, which inputs, which outputs.
 
-A product is a convolution or a matrix product with a parameter as it is stored, or with the
-transpose of a matrix. Its inputs are seen as rows (the patch under the kernel for each output
-position, or a token) that can be drawn one by one, so that large activations are never unfolded as
-a whole.
+They are convolutions and matrix products with a parameter as it is stored, or with the transpose of
+a matrix. Their inputs are given as rows (the patch under the kernel for each output
+position, or a token) that can be sampled one by one, so that large activations are never unfolded
+completely.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 
 @dataclass(frozen=True, eq=False)
-class Product:
+class LinearOp:
     """One call of y = W x, its inputs and outputs by place (a flat index of sample and position).
 
     `blocks` is the number of groups of a convolution, `inputs` the columns of one block;
@@ -95,8 +95,8 @@ def places_of(sizes: Any, kernel: Any, stride: Any, dilation: Any) -> tuple[int,
     )
 
 
-class ProductMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Runs every operation and tells the subclass of products, norms and all other uses."""
+class LinearOpMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Runs every operation; the subclass handles linear operations, norms and all others."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -117,12 +117,12 @@ class ProductMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
         kwargs = kwargs or {}
         name = func._schema.name
         if name == "aten::convolution":
-            return self.on_product(func, args, self._convolution(*args[:9]), args[0])
+            return self.on_linear_op(func, args, self._convolution(*args[:9]), args[0])
         if name in ("aten::mm", "aten::bmm", "aten::addmm"):
             bias, x, weight = args if name == "aten::addmm" else (None, *args)
             if self.parameter(x) is not None:
                 self._mark((x,), {}, "a matrix product")
-            return self.on_product(func, args, self._matrix(x, weight, bias), x)
+            return self.on_linear_op(func, args, self._matrix(x, weight, bias), x)
         if "batch_norm" in name:
             return self.on_norm(func, args, kwargs, self._norm_path(args))
         if not any(r.alias_info and not r.alias_info.is_write for r in func._schema.returns):
@@ -130,12 +130,12 @@ class ProductMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return self.on_other(func, args, kwargs)
         return self.on_view(func, args, kwargs)
 
-    def on_product(self, func: Any, args: Any, product: Product | None, x: Tensor) -> Any:
-        """A convolution or matrix product; `product` is None where it cannot be weighed."""
+    def on_linear_op(self, func: Any, args: Any, product: LinearOp | None, x: Tensor) -> Any:
+        """A convolution or matrix product; `product` is None where it is not supported."""
         return func(*args)
 
     def on_norm(self, func: Any, args: Any, kwargs: Any, path: str | None) -> Any:
-        """A batch normalisation; `path` is its module, None without running statistics."""
+        """A batch normalization; `path` is its module, None without running statistics."""
         return func(*args, **kwargs)
 
     def on_other(self, func: Any, args: Any, kwargs: Any) -> Any:
@@ -152,7 +152,7 @@ class ProductMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return None
         return self.parameters.get(tensor.untyped_storage().data_ptr())
 
-    def _convolution(self, x: Tensor, weight: Tensor, bias: Any, *rest: Any) -> Product | None:
+    def _convolution(self, x: Tensor, weight: Tensor, bias: Any, *rest: Any) -> LinearOp | None:
         stride, padding, dilation, transposed, _, groups = rest
         found = self.parameter(weight)
         if found is None:
@@ -165,7 +165,7 @@ class ProductMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return None
         kernel = tuple(weight.shape[2:])
         padded = [n + 2 * p for n, p in zip(x.shape[2:], padding, strict=True)]
-        return Product(
+        return LinearOp(
             found[0],
             self._bias(bias),
             groups,
@@ -177,7 +177,7 @@ class ProductMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
             (kernel, stride, padding, dilation),
         )
 
-    def _matrix(self, x: Tensor, weight: Tensor, bias: Any) -> Product | None:
+    def _matrix(self, x: Tensor, weight: Tensor, bias: Any) -> LinearOp | None:
         found = self.parameter(weight)
         if found is None:
             return None
@@ -190,7 +190,7 @@ class ProductMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return None
         rows = x.numel() // x.shape[-1]
         items = self.size if rows % self.size == 0 else rows
-        return Product(
+        return LinearOp(
             name,
             self._bias(bias),
             1,
@@ -226,35 +226,37 @@ def _layout(weight: Tensor) -> list[tuple[int, int]]:
 
 
 def _why_not(weight: Tensor, value: Tensor) -> str:
-    """Why a product with `weight`, a view of the parameter `value`, is not weighed."""
+    """Why a product with `weight`, a view of the parameter `value`, is not supported."""
     if weight.numel() != value.numel():
         return "only a part of the weight is used at once"
     return "used through a permuted or reshaped view"
 
 
-class Followers:
-    """What takes the results of the products: a batch normalisation alone, or anything else."""
+class NormTracker:
+    """Tracks what uses the results of linear operations: only a batch normalization, or others."""
 
     def __init__(self) -> None:
         self.results: Any = WeakTensorKeyDictionary()  # result of a product -> name of its weight
-        self.takers: dict[str, set[str | None]] = {}  # weight -> batch normalisations, None: other
-        self.givers: dict[str, set[str | None]] = {}  # batch normalisation -> weights before it
+        self.consumers: dict[
+            str, set[str | None]
+        ] = {}  # weight -> batch normalizations, None: other
+        self.producers: dict[str, set[str | None]] = {}  # batch normalization -> weights before it
 
-    def made(self, out: Tensor, name: str) -> None:
+    def produced(self, out: Tensor, name: str) -> None:
         """`out` is the result of the product with the weight `name`."""
         self.results[out] = name
 
-    def fed(self, tensors: Any, norm: str | None = None) -> None:
-        """The tensors go into the batch normalisation `norm`, or into anything else."""
+    def used_by(self, tensors: Any, norm: str | None = None) -> None:
+        """The tensors go into the batch normalization `norm`, or into anything else."""
         for tensor in tree_flatten(tensors)[0]:
-            giver = self.results.get(tensor) if isinstance(tensor, Tensor) else None
-            if giver is not None:
-                self.takers.setdefault(giver, set()).add(norm)
+            producer = self.results.get(tensor) if isinstance(tensor, Tensor) else None
+            if producer is not None:
+                self.consumers.setdefault(producer, set()).add(norm)
             if norm is not None:
-                self.givers.setdefault(norm, set()).add(giver)
+                self.producers.setdefault(norm, set()).add(producer)
 
     def norm(self, name: str) -> str | None:
-        """The batch normalisation that takes all results of `name`, and of nothing else."""
-        takers = self.takers.get(name, set())
-        norm = next(iter(takers)) if len(takers) == 1 else None
-        return norm if norm is not None and self.givers[norm] == {name} else None
+        """The batch normalization that takes all results of `name`, and no others."""
+        consumers = self.consumers.get(name, set())
+        norm = next(iter(consumers)) if len(consumers) == 1 else None
+        return norm if norm is not None and self.producers[norm] == {name} else None

@@ -1,4 +1,4 @@
-"""What the dense model puts out on a few calibration samples, as targets for a smaller one."""
+"""The dense model's outputs, layer by layer, on a few calibration samples: targets of a refit."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from autoprune.errors import UsageError
 from autoprune.pruning.calibration import Forward, evaluating, run, take
-from autoprune.pruning.products import Followers, Product, ProductMode
+from autoprune.pruning.linear_ops import LinearOp, LinearOpMode, NormTracker
 
 _MIN_ROWS = 8_192  # places that are drawn of each product, more where it has very many inputs
 _MAX_INPUTS = 2_304  # the outputs of a wider product are not kept
 
 
 @dataclass(frozen=True, eq=False)
-class Target:
-    """What one product of the dense model put out at some places: `outputs` (places, outputs).
+class LayerTarget:
+    """Outputs of one layer of the dense model at some places: `outputs` (places, outputs).
 
     `total` are the same places of the sum with the residual stream, where the product (or the batch
-    normalisation `norm` behind it) goes into an addition and nowhere else. `mean` is that
-    normalisation's running mean. `count` is the number of all places, `input_dim` the contracted
+    normalization `norm` behind it) goes into an addition and nowhere else. `mean` is that
+    normalization's running mean. `count` is the number of all places, `input_dim` the contracted
     dimension of the weight.
     """
 
@@ -41,22 +41,22 @@ class Target:
 
 
 @dataclass(frozen=True, eq=False)
-class Part:
+class ReferenceBatch:
     """Calibration samples of one shape, as one batch, and the dense model's outputs by weight."""
 
     batch: Any
     samples: int
-    targets: Mapping[str, Target]
+    targets: Mapping[str, LayerTarget]
 
 
 @dataclass(frozen=True, eq=False)
-class Reference:
+class DenseOutputs:
     """The dense model's outputs on calibration samples, in as few batches as can be, largest first.
 
     One batch, unless their shapes differ (sequences that are padded batch by batch).
     """
 
-    parts: tuple[Part, ...]
+    parts: tuple[ReferenceBatch, ...]
 
     @property
     def samples(self) -> int:
@@ -64,7 +64,7 @@ class Reference:
         return sum(part.samples for part in self.parts)
 
     @property
-    def targets(self) -> Mapping[str, Target]:
+    def targets(self) -> Mapping[str, LayerTarget]:
         """One target of each weight, of the first part that has one."""
         return {name: t for part in reversed(self.parts) for name, t in part.targets.items()}
 
@@ -76,7 +76,7 @@ def record(
     max_samples: int = 512,
     seed: int = 0,
     forward: Forward | None = None,
-) -> Reference:
+) -> DenseOutputs:
     """Run the dense model once over `max_samples` samples and keep its outputs.
 
     Batches whose inputs differ in their first size only are run as one. At least 8,192 places of
@@ -94,8 +94,8 @@ def record(
         except RuntimeError:
             watch = _Watch(dense, samples, seed, share=samples / seen)
             batch = _watched(watch, dense, batch, forward)
-        parts.append(Part(batch, samples, watch.targets(means)))
-    return Reference(tuple(parts))
+        parts.append(ReferenceBatch(batch, samples, watch.targets(means)))
+    return DenseOutputs(tuple(parts))
 
 
 def _join(batches: Iterable[Any], limit: int, forward: Forward | None) -> list[tuple[Any, int]]:
@@ -126,7 +126,7 @@ def _join(batches: Iterable[Any], limit: int, forward: Forward | None) -> list[t
 
 
 def _form(leaf: Any) -> Any:
-    """What leaves must share to be joined: the shape but for the first size."""
+    """What leaves must share to be joined: the shape except for the first dimension."""
     return leaf.shape[1:] if isinstance(leaf, Tensor) and leaf.dim() else type(leaf)
 
 
@@ -149,14 +149,14 @@ def _watched(watch: _Watch, dense: nn.Module, batch: Any, forward: Forward | Non
     return batch
 
 
-class Tails:
-    """Tensors that are a product's result, or its batch normalisation's, and used only once."""
+class ResultTracker:
+    """Tensors that are a product's result, or its batch normalization's, and used only once."""
 
     def __init__(self) -> None:
         self.names: Any = WeakTensorKeyDictionary()
 
     def follow(self, old: Any, new: Any) -> None:
-        """`new` is `old` seen or normalised."""
+        """`new` is a view of `old`, or its normalization."""
         name = self.names.get(old) if isinstance(old, Tensor) else None
         if name is not None and isinstance(new, Tensor):
             self.names[new] = name
@@ -189,24 +189,24 @@ def _same_rows(old: Tensor, new: Any) -> bool:
     )
 
 
-class _Watch(ProductMode):  # type: ignore[no-untyped-call]
-    """Keeps what each product of the dense model puts out."""
+class _Watch(LinearOpMode):  # type: ignore[no-untyped-call]
+    """Records the outputs of each layer of the dense model."""
 
     def __init__(self, model: nn.Module, samples: int, seed: int, share: float = 1.0) -> None:
         super().__init__(model)
         self.size, self.share = samples, share
         self.generator = torch.Generator().manual_seed(seed)
-        self.followers = Followers()
-        self.tails = Tails()
+        self.norm_tracker = NormTracker()
+        self.results = ResultTracker()
         self.order: list[str] = []
-        self.calls: dict[str, tuple[Product, Tensor, Tensor]] = {}  # product, places, outputs
+        self.calls: dict[str, tuple[LinearOp, Tensor, Tensor]] = {}  # product, places, outputs
         self.uses: dict[str, int] = {}
         self.totals: dict[str, Tensor] = {}
 
-    def on_product(self, func: Any, args: Any, product: Product | None, x: Tensor) -> Any:
+    def on_linear_op(self, func: Any, args: Any, product: LinearOp | None, x: Tensor) -> Any:
         """Keep the outputs at some places."""
         out = func(*args)
-        self.followers.fed(x)
+        self.norm_tracker.used_by(x)
         self._used(x)
         if product is None:
             return out
@@ -216,58 +216,58 @@ class _Watch(ProductMode):  # type: ignore[no-untyped-call]
         self.order.append(product.name)
         wanted = math.ceil(self.share * max(_MIN_ROWS, 4 * product.inputs))
         places = product.draw(wanted, self.generator)
-        # without its input, which would keep every activation alive
+        # without its input, to free the activations
         slim = replace(product, x=product.x.new_empty(0))
         self.calls[product.name] = (slim, places, product.outputs(out, places))
-        self.followers.made(out, product.name)
-        self.tails.names[out] = product.name
+        self.norm_tracker.produced(out, product.name)
+        self.results.names[out] = product.name
         return out
 
     def on_norm(self, func: Any, args: Any, kwargs: Any, path: str | None) -> Any:
-        """Follow a product through its normalisation."""
-        self.followers.fed(args[0], path)
+        """Follow a product through its normalization."""
+        self.norm_tracker.used_by(args[0], path)
         out = func(*args, **kwargs)
         if path is None:
             self._used(args[0])
         else:
-            self.tails.follow(args[0], out[0] if isinstance(out, tuple) else out)
+            self.results.follow(args[0], out[0] if isinstance(out, tuple) else out)
         return out
 
     def on_view(self, func: Any, args: Any, kwargs: Any) -> Any:
         """Follow a matrix product's result through a view of its rows."""
         out = func(*args, **kwargs)
-        self.followers.fed(args[0])
-        names = self.tails.of(args[0])
+        self.norm_tracker.used_by(args[0])
+        names = self.results.of(args[0])
         if names and _same_rows(args[0], out) and self.calls[names[0]][0].window is None:
-            self.tails.follow(args[0], out)
+            self.results.follow(args[0], out)
         else:
             self._used(args[0])
         return out
 
     def on_other(self, func: Any, args: Any, kwargs: Any) -> Any:
         """Keep the sum with a residual stream."""
-        names = self.tails.of(args) if is_sum(func, args, kwargs) else []
+        names = self.results.of(args) if is_sum(func, args, kwargs) else []
         last = max(names, key=self.order.index) if names else None
-        self.followers.fed((args, kwargs))
-        for name in self.tails.of((args, kwargs)):
+        self.norm_tracker.used_by((args, kwargs))
+        for name in self.results.of((args, kwargs)):
             self._count(name)
         out = func(*args, **kwargs)
         if last is not None:
             product, places, _ = self.calls[last]
             self.totals[last] = product.outputs(out, places)
         if out is args[0]:  # changed in place: no longer the product's result
-            self.tails.names.pop(out, None)
+            self.results.names.pop(out, None)
         return out
 
     def _used(self, tensor: Tensor) -> None:
-        for name in self.tails.of(tensor):
+        for name in self.results.of(tensor):
             self._count(name)
 
     def _count(self, name: str) -> None:
         self.uses[name] = self.uses.get(name, 0) + 1
 
-    def targets(self, means: Mapping[str, Tensor]) -> dict[str, Target]:
-        """What was kept, for the weights that have no other use; `means` are running means."""
+    def targets(self, means: Mapping[str, Tensor]) -> dict[str, LayerTarget]:
+        """The targets of all weights without any other use; `means` are running means."""
         biases = [product.bias for product, _, _ in self.calls.values()]
         found = {}
         for name, (product, places, outputs) in self.calls.items():
@@ -276,8 +276,10 @@ class _Watch(ProductMode):  # type: ignore[no-untyped-call]
             total = self.totals.get(name) if self.uses.get(name) == 1 else None
             shared = biases.count(product.bias) > 1 or product.bias in self.skipped
             bias = None if shared else product.bias
-            norm = self.followers.norm(name)
+            norm = self.norm_tracker.norm(name)
             mean = means[f"{norm}.running_mean"].clone() if norm is not None else None
             count = product.items * product.positions
-            found[name] = Target(places, outputs, total, bias, norm, mean, count, product.input_dim)
+            found[name] = LayerTarget(
+                places, outputs, total, bias, norm, mean, count, product.input_dim
+            )
         return found
