@@ -6,8 +6,7 @@ Two trained models (`models.py`), each pruned uniformly to about 50 and 25 % of 
 repair, then recovered on the task's loss alone (no distillation) with each optimizer at three
 learning rates without clipping, and with the gradient's norm clipped to 1 at the best of them and
 at the default. Rows are appended to `results/optimizers/runs.csv` as they come and are not measured
-again; the
-table is `results/optimizers/README.md`.
+again; the table is `results/optimizers/README.md`.
 """
 
 from __future__ import annotations
