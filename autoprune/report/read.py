@@ -41,6 +41,7 @@ def read(run: RunFolder | str | Path) -> RunView:
         not_measured=stored.not_measured if stored else None,
         over=stored.over_budget if stored else {},
         plan=plan,
+        quantized={r.number: found for r in records if (found := folder.quantization(r))},
     )
 
 
