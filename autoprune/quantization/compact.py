@@ -13,7 +13,7 @@ _DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
 
 
 def compact(data: bytes) -> bytes:
-    """The same graph with short names inside, and no notes, shapes or zero points of zero.
+    """The same graph with short names inside, and no notes, shapes or zero points of weights.
 
     Names of the graph's inputs and outputs stay. A zero point may be left out where it is 0
     and the quantized type is that of the input of `DequantizeLinear`.
@@ -42,21 +42,28 @@ def compact(data: bytes) -> bytes:
 
 
 def _drop_zero_points(graph: onnx.GraphProto) -> None:
-    """Those of weights and biases: all zero, since they are symmetric."""
+    """Those of convolutions' weights: all zero, since they are symmetric.
+
+    Of matrix products they stay: without them ONNX Runtime 1.32 computes those in float.
+    """
     tensors = {tensor.name: tensor for tensor in graph.initializer}
+    taken = {node.input[1] for node in graph.node if node.op_type == "Conv"}
     for node in graph.node:
-        if node.op_type == "DequantizeLinear" and len(node.input) == 3 and node.input[0] in tensors:
+        if node.op_type == "DequantizeLinear" and node.output[0] in taken and len(node.input) == 3:
             zero = tensors.get(node.input[2])
             if zero is not None and not np.any(numpy_helper.to_array(zero)):
                 del node.input[2]
     used = {name for node in graph.node for name in node.input}
+    used |= {name for node in graph.node for name in _names_in_subgraphs(node)}
+    used |= {each.name for each in graph.output}
     rest = [tensor for tensor in graph.initializer if tensor.name in used]
     del graph.initializer[:]
     graph.initializer.extend(rest)
 
 
 def _share(graph: onnx.GraphProto) -> None:
-    """Equal initializers once."""
+    """Equal initializers once, but for those that inner graphs read."""
+    inner = {name for node in graph.node for name in _names_in_subgraphs(node)}
     first: dict[bytes, str] = {}
     same: dict[str, str] = {}
     rest = []
@@ -65,7 +72,7 @@ def _share(graph: onnx.GraphProto) -> None:
         content.CopyFrom(tensor)
         content.name = ""
         kept = first.setdefault(content.SerializeToString(deterministic=True), tensor.name)
-        if kept == tensor.name:
+        if kept == tensor.name or tensor.name in inner:
             rest.append(tensor)
         else:
             same[tensor.name] = kept

@@ -135,7 +135,11 @@ def _quantized(data: bytes, feeds: list[dict[str, Array]], settings: Quantizatio
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
             calibrate_method=getattr(CalibrationMethod, _METHODS[settings.method]),
-            extra_options={"WeightSymmetric": True, "ActivationSymmetric": False},
+            extra_options={
+                "WeightSymmetric": True,
+                "ActivationSymmetric": False,
+                "QuantizeBias": False,  # ONNX Runtime does it when it loads: no scales in the file
+            },
         )
         return compact(made.read_bytes())
 
