@@ -2,6 +2,7 @@ from .api import Result as Result
 from .api import RetrainResult as RetrainResult
 from .api import export as export
 from .api import load as load
+from .api import quantize as quantize
 from .api import resume as resume
 from .api import retrain as retrain
 from .api import search as search
@@ -35,6 +36,8 @@ from .pruning.one_shot import prune_model as prune_model
 from .record import TrialRecord as TrialRecord
 from .schedule import Schedule as Schedule
 from .space import SearchSpace as SearchSpace
+from .store.quantization import QuantizationReport as QuantizationReport
+from .store.quantization import QuantizationSettings as QuantizationSettings
 from .tasks.base import Task as Task
 from .tasks.wrap import wrap as wrap
 

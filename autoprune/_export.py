@@ -15,8 +15,11 @@ from torch.utils import _pytree as pytree
 
 from autoprune.cost.inputs import Inputs, as_call, batch_size, frozen_copy, moved, tensors
 from autoprune.cost.onnx_export import to_onnx
-from autoprune.errors import ConfigError, ExportError
+from autoprune.errors import ConfigError, ExportError, UsageError
 from autoprune.graph.replica import plain
+from autoprune.quantization import compared, saved, timed, twin_of
+from autoprune.store import QuantizationReport, QuantizationSettings
+from autoprune.tasks.base import Task
 
 _TOLERANCES = {torch.float16: 1e-2, torch.bfloat16: 5e-2, torch.float64: 1e-6}
 _CHECKS = 3
@@ -30,7 +33,8 @@ class Exported:
     """A written file that was loaded again and agrees with the model.
 
     `difference` is the largest absolute difference between the outputs of file and model over the
-    random inputs that were tried, relative to the largest output.
+    random inputs that were tried, relative to the largest output. Of an int8 file it is that on the
+    example inputs, and `quantization` says how it compares with the float32 file.
     """
 
     path: Path
@@ -38,6 +42,7 @@ class Exported:
     exporter: str
     difference: float
     size_bytes: int
+    quantization: QuantizationReport | None = None
 
 
 def export_model(
@@ -82,6 +87,30 @@ def export_model(
         size = draft.stat().st_size
         draft.replace(path)
     return Exported(path, name, exporter, difference, size)
+
+
+def export_int8(
+    model: nn.Module,
+    path: Path,
+    task: Task,
+    folder: Path,
+    settings: QuantizationSettings,
+    *,
+    threads: int = 1,
+    test: bool = False,
+) -> Exported:
+    """Quantize the model, compare it with float32 in ONNX Runtime, and write the int8 file.
+
+    What was found is written as `int8.json` in `folder`, the model's. Raises ExportError where the
+    model cannot be written or quantized.
+    """
+    if path.suffix != ".onnx":
+        raise UsageError(f"an int8 model is written as .onnx, got {path}")
+    twin = twin_of(model, task, settings, threads)
+    report = timed([twin], [compared(twin, task, settings, test=test)])[0]
+    done = saved(twin, report, path, folder)
+    size, exporter = done.int8.file_bytes, twin.quantized.int8.exporter
+    return Exported(path, "onnx", exporter, twin.difference, size, done)
 
 
 def _write_onnx(

@@ -12,9 +12,10 @@ from __future__ import annotations
 import datetime
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack, get_args
 
 import torch
 
@@ -27,6 +28,9 @@ from autoprune.pick import best_within
 from autoprune.pick import pick as pick_record
 from autoprune.record import TrialRecord
 from autoprune.store import (
+    INT8_FILE,
+    FrontQuantization,
+    QuantizationSettings,
     Recipe,
     RetrainingFolder,
     RetrainingSummary,
@@ -49,6 +53,7 @@ if TYPE_CHECKING:
 
 _DEEPEST = 3  # a saved model lies in retrained/<trial>/seed-<n> of a run
 _OBJECT = "python:"  # the reference of a task that was given as an object
+Precision = Literal["float32", "int8"]
 _DeviceSpec = str | Path | Mapping[str, Any]
 
 
@@ -339,20 +344,69 @@ def export(
     pick: str = "knee",
     dynamic_batch: bool = False,
     task: Task | None = None,
+    precision: Precision = "float32",
+    quantization: QuantizationSettings | None = None,
+    test: bool = False,
 ) -> Exported:
     """Write a saved model as `onnx` or `pt2`, load the file in its runtime and compare outputs.
 
     `path` and `pick` as for `load`; `output` defaults to `model.<format>` in the model's folder,
     `format` to what the ending of `output` says, or else `onnx`.
-    Raises ExportError where the written model does not agree.
-    """
-    from autoprune._export import export_model
 
+    With `precision="int8"` the model is quantized after training, calibrated on training samples as
+    `quantization` says (see `QuantizationSettings`), and written as ONNX, by default to
+    `model.int8.onnx`. Metrics of float32 and int8 on the validation split (with `test` on the test
+    split too), sizes and latencies, measured in turns, are in the result's `quantization`, and
+    in `int8.json` in the model's folder. Raises ExportError where the written model does not agree,
+    or cannot be quantized.
+    """
+    from autoprune._export import export_int8, export_model
+
+    if precision not in get_args(Precision):
+        raise UsageError(f"precision must be one of float32, int8, got {precision!r}")
+    if precision == "float32" and (quantization is not None or test):
+        raise UsageError("quantization and test need precision='int8'")
+    if precision == "int8" and format not in (None, "onnx"):
+        raise UsageError(f"an int8 model is written as onnx, got format {format!r}")
     model, found, folder = load_with_task(path, pick=pick, task=task)
+    if precision == "int8":
+        settings = replace(quantization or QuantizationSettings(), dynamic_batch=dynamic_batch)
+        file = Path(output) if output is not None else folder / INT8_FILE
+        threads = _threads(folder)
+        return export_int8(model, file, found, folder, settings, threads=threads, test=test)
     file = Path(output) if output is not None else folder / f"model.{format or 'onnx'}"
     return export_model(
         model, file, found.example_input(), format=format, dynamic_batch=dynamic_batch
     )
+
+
+def quantize(
+    path: str | Path,
+    *,
+    quantization: QuantizationSettings | None = None,
+    test: bool = False,
+    task: Task | None = None,
+) -> FrontQuantization:
+    """Quantize the dense model of a run and every member of its front, as `export` does.
+
+    All are measured in turns with the dense float32 model. The run's folder gets `dense.int8.onnx`
+    and `dense.int8.json`, the folder of each member's model `model.int8.onnx` and `int8.json`.
+    A member without a saved model, or one that cannot be quantized, is `skipped`.
+    """
+    from autoprune._quantization import quantize_front
+
+    run = RunFolder.open(path)
+    members = Result.read(path).front.members
+    job, settings = task or task_of(run.config), quantization or QuantizationSettings()
+    with run.writing():
+        return quantize_front(
+            run,
+            {record.number: partial(_newest, run, record, job) for record in members},
+            job,
+            settings,
+            threads=_threads(run.path),
+            test=test,
+        )
 
 
 def model_folder(path: str | Path, pick: str = "knee") -> Path:
@@ -363,10 +417,7 @@ def model_folder(path: str | Path, pick: str = "knee") -> Path:
     retrained = RetrainingFolder(folder)
     if retrained.is_finished:
         return retrained.first_model
-    run = RunFolder.open(folder)
-    record = Result.read(folder).pick(pick)
-    retrained = run.retraining(record.number)
-    return retrained.first_model if retrained.is_finished else run.model_folder(record)
+    return RunFolder.open(folder).newest_model(Result.read(folder).pick(pick))
 
 
 def task_of(config: RunConfig) -> Task:
@@ -389,13 +440,32 @@ def run_name(task: str, now: datetime.datetime | None = None) -> str:
     return f"{label}-{now or datetime.datetime.now():%Y%m%d-%H%M%S}"
 
 
+def _newest(run: RunFolder, record: TrialRecord, task: Task) -> tuple[nn.Module, Path]:
+    """The newest model of a trial, with its folder."""
+    folder = run.newest_model(record)
+    return load(folder, task=task), folder
+
+
+def _config_around(folder: Path) -> RunConfig | None:
+    """The configuration of the run that this is, or that it lies in."""
+    around = (folder.resolve(), *folder.resolve().parents[:_DEEPEST])
+    run = next((each for each in around if RunFolder.is_run(each)), None)
+    return RunFolder.open(run).config if run else None
+
+
+def _threads(folder: Path) -> int:
+    """Those of the run's first device, 1 for a model outside a run; at most the cores here."""
+    from autoprune.cost.targets import cores
+
+    config = _config_around(folder)
+    return min(next(iter(config.targets.values())).threads, cores()) if config else 1
+
+
 def _task_of_model(folder: Path, recipe: Recipe) -> Task:
     """The task of a saved model, with the data folder of the run that it lies in."""
-    around = folder.resolve().parents[:_DEEPEST]
-    run = next((parent for parent in around if RunFolder.is_run(parent)), None)
-    if run is None:
+    config = _config_around(folder)
+    if config is None:
         return _task(recipe.task, recipe.task_args)
-    config = RunFolder.open(run).config
     return _task(recipe.task, recipe.task_args, config.data, config.base)
 
 

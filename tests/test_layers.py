@@ -24,6 +24,7 @@ FLOORS = {
     "profile": 6,
     "templates": 6,
     "_search": 5,
+    "quantization": 5,
     "training": 4,
     "device": 3,
     "pruning": 2,

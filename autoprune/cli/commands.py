@@ -7,7 +7,7 @@ import os
 import webbrowser
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
@@ -26,7 +26,7 @@ from autoprune.errors import AutopruneError, UsageError
 
 if TYPE_CHECKING:
     from autoprune.api import Result
-    from autoprune.store import RetrainingSummary
+    from autoprune.store import QuantizationSettings, RetrainingSummary
 
 _log = logging.getLogger(__name__)
 
@@ -37,9 +37,32 @@ app = typer.Typer(
     rich_markup_mode=None,  # plain help: rich loads only when something is shown
 )
 
+_MAX_DROP = 0.01
 PICK = "knee, fastest, best, trial=N or a limit such as 'latency_ms<=3'"
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="The run's folder.")]
 PickOption = Annotated[str, typer.Option(help=PICK)]
+CalibrationSamples = Annotated[
+    int | None, typer.Option(min=1, help="int8: training samples for ranges. Default: 512.")
+]
+CalibrationMethod = Annotated[
+    str | None,
+    typer.Option("--calibration", help="int8: percentile, minmax or entropy. Default: percentile."),
+]
+WeightBits = Annotated[
+    int | None,
+    typer.Option(
+        min=7, max=8, help="int8: 8 is for processors with int8 dot products. Default: 7."
+    ),
+]
+MaxDrop = Annotated[
+    float | None,
+    typer.Option(
+        min=0.0, help="int8: warn where the metric is worse by this share. Default: 0.01."
+    ),
+]
+Split = Annotated[
+    str | None, typer.Option(help="int8: val; or test, to read the test split too. Default: val.")
+]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, only the result.")]
 
 
@@ -228,15 +251,72 @@ def export(
     ] = None,
     pick: PickOption = "knee",
     dynamic_batch: Annotated[bool, typer.Option(help="Leave the batch size free.")] = False,
+    precision: Annotated[str, typer.Option(help="float32, or int8: quantized.")] = "float32",
+    calibration_samples: CalibrationSamples = None,
+    calibration: CalibrationMethod = None,
+    weight_bits: WeightBits = None,
+    max_drop: MaxDrop = None,
+    split: Split = None,
 ) -> None:
     """Write a model for another runtime, load it there and compare the outputs."""
+    settings = _settings(calibration_samples, calibration, weight_bits)
+    if precision == "float32" and (settings or max_drop is not None or split is not None):
+        raise UsageError("calibration, --weight-bits, --max-drop and --split need --precision int8")
+    test = _is_test(split)
     from autoprune import api
     from autoprune.report import text
 
-    written = api.export(path, format=format, output=output, pick=pick, dynamic_batch=dynamic_batch)
+    written = api.export(
+        path,
+        format=format,
+        output=output,
+        pick=pick,
+        dynamic_batch=dynamic_batch,
+        precision=cast("api.Precision", precision),
+        quantization=_quantization(settings) if precision == "int8" else None,
+        test=test,
+    )
     size = text.cost("weight_bytes", written.size_bytes)
     say(f"wrote {written.path} ({size}, {written.exporter})")
-    say(f"reloaded: outputs agree within {written.difference:.1e} of the largest")
+    if written.quantization is None:
+        say(f"reloaded: outputs agree within {written.difference:.1e} of the largest")
+        return
+    from autoprune.report import quantization
+
+    for line in quantization.lines(written.quantization):
+        say(line)
+    for line in quantization.warnings(
+        written.quantization, _MAX_DROP if max_drop is None else max_drop
+    ):
+        say(f"warning: {line}")
+
+
+@app.command()
+def quantize(
+    run: RunArgument,
+    calibration_samples: CalibrationSamples = None,
+    calibration: CalibrationMethod = None,
+    weight_bits: WeightBits = None,
+    max_drop: MaxDrop = None,
+    split: Split = None,
+) -> None:
+    """Write int8 files of the dense model and of every model of the front, and compare them."""
+    from autoprune.store import RunFolder
+
+    RunFolder.open(run)  # before torch is loaded: a wrong folder is reported at once
+    settings = _quantization(_settings(calibration_samples, calibration, weight_bits))
+    test = _is_test(split)
+    from autoprune import api
+    from autoprune.report import quantization
+
+    found = api.quantize(run, quantization=settings, test=test)
+    say(quantization.front_table(found))
+    limit = _MAX_DROP if max_drop is None else max_drop
+    for line in quantization.warnings(found.dense, limit):
+        say(f"warning: dense: {line}")
+    for number, report in found.members.items():
+        for line in quantization.warnings(report, limit):
+            say(f"warning: trial {number}: {line}")
 
 
 @app.command()
@@ -297,6 +377,26 @@ def profile(
     )
     say(f"wrote {output}")
     say(f"next  device: {output} in the configuration of a search")
+
+
+def _settings(
+    samples: int | None, method: str | None, weight_bits: int | None
+) -> dict[str, int | str]:
+    """What was said of quantization, by the names of `QuantizationSettings`."""
+    said = {"samples": samples, "method": method, "weight_bits": weight_bits}
+    return {name: value for name, value in said.items() if value is not None}
+
+
+def _quantization(said: Mapping[str, Any]) -> QuantizationSettings:
+    from autoprune.store import QuantizationSettings
+
+    return QuantizationSettings(**said)
+
+
+def _is_test(split: str | None) -> bool:
+    if split not in (None, "val", "test"):
+        raise UsageError(f"--split must be val or test, got {split!r}")
+    return split == "test"
 
 
 def _common(name: str, values: Sequence[int]) -> int:

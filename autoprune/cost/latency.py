@@ -13,6 +13,7 @@ from torch import nn
 
 from autoprune.budget import Confidence, Cost, Device, Timing
 from autoprune.cost.inputs import Inputs, batch_size, dtype_of
+from autoprune.cost.onnx_export import WrittenModule
 from autoprune.cost.targets import Protocol, Timings, find_target
 from autoprune.cost.timing import half_width, mean_ratio, median_interval
 from autoprune.errors import NoisyError
@@ -188,9 +189,13 @@ def _latencies(
     threads: int,
 ) -> list[Latency]:
     batch = batch_size(example_inputs)
-    devices = [Device(timed.device, runtime, dtype_of(model), batch, threads) for model in models]
+    devices = [Device(timed.device, runtime, _dtype(model), batch, threads) for model in models]
     each = zip(timed.rounds.times(), timed.rounds.ratios(), devices, strict=True)
     return [_latency(raw, ratios, device, timed.busy) for raw, ratios, device in each]
+
+
+def _dtype(model: nn.Module) -> str:
+    return model.written.dtype if isinstance(model, WrittenModule) else dtype_of(model)
 
 
 def _latency(

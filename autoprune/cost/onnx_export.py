@@ -28,17 +28,24 @@ _OPSET = 18
 class OnnxModel:
     """A serialized ONNX graph, the names of its inputs, and the exporter that wrote it.
 
-    `exporter` is `torchscript` or `dynamo`.
+    `exporter` is `torchscript` or `dynamo`; `dtype` is that of the weights.
     """
 
     data: bytes
     inputs: tuple[str, ...]
     exporter: str
+    dtype: str = "float32"
 
     def feed(self, example_inputs: Inputs) -> dict[str, np.ndarray[Any, Any]]:
         """The inputs as ONNX Runtime wants them: name → array."""
         arrays = [tensor.detach().cpu().numpy() for tensor in tensors(as_call(example_inputs))]
         return dict(zip(self.inputs, arrays, strict=True))
+
+
+class WrittenModule(nn.Module):
+    """A module that stands for a model that was written before: `written`."""
+
+    written: OnnxModel
 
 
 def to_onnx(model: nn.Module, example_inputs: Inputs, *, dynamic_batch: bool = False) -> OnnxModel:
@@ -47,10 +54,13 @@ def to_onnx(model: nn.Module, example_inputs: Inputs, *, dynamic_batch: bool = F
     The TorchScript-based exporter is tried first (0.1 s for a ResNet-20); where it is gone or does
     not know an operator, the dynamo-based one (seconds). With `dynamic_batch` the first dimension
     of every input is free. Whether the result agrees with the model is for the caller to compare.
+    A `WrittenModule` is given back as it was written.
 
     Raises:
         ExportError: neither exporter can write the model; both reasons are given.
     """
+    if isinstance(model, WrittenModule):
+        return model.written
     inputs = moved(example_inputs, "cpu")
     flat = _Flat(frozen_copy(model), inputs).eval()
     names = _names(inputs)

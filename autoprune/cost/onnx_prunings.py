@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from autoprune.cost.inputs import Inputs, as_call, evaluating, frozen_copy, moved, tensors
-from autoprune.cost.onnx_export import OnnxModel, to_onnx, write_unfolded
+from autoprune.cost.onnx_export import OnnxModel, WrittenModule, to_onnx, write_unfolded
 from autoprune.errors import ExportError, first_line
 
 _log = logging.getLogger(__name__)
@@ -34,12 +34,14 @@ def onnx_of_prunings(models: Sequence[nn.Module], example_inputs: Inputs) -> Ite
 
     A model is written anew by `to_onnx` where there is only one, where its graph filled with other
     weights does not give its outputs (a size that the exporter has taken for a constant), or where
-    ONNX Runtime optimizes it to other operators than a newly exported graph.
+    ONNX Runtime optimizes it to other operators than a newly exported graph. A `WrittenModule`
+    among them is not a pruning: then each is written by `to_onnx`.
 
     Raises:
         ExportError: a model cannot be written.
     """
-    template = _template(models[0], example_inputs) if len(models) > 1 else None
+    related = len(models) > 1 and not any(isinstance(each, WrittenModule) for each in models)
+    template = _template(models[0], example_inputs) if related else None
     for model in models:
         filled = template.filled(model, example_inputs) if template else None
         yield filled or to_onnx(model, example_inputs)

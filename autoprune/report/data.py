@@ -25,6 +25,7 @@ from autoprune.store import (
     DenseReport,
     FrozenInfo,
     ProfileSummary,
+    QuantizationReport,
     RetrainingSummary,
     SearchPlan,
 )
@@ -45,7 +46,8 @@ class RunView:
     """Everything that a report needs, read once.
 
     `not_measured` says why the device could not measure the front of a search that has ended;
-    `over` by how much models are over each limit as measured.
+    `over` by how much models are over each limit as measured; `quantized` what quantizing a
+    trial's model gave, by the trial's number.
     """
 
     name: str
@@ -65,6 +67,7 @@ class RunView:
     over: Mapping[int, Mapping[str, float]] = field(default_factory=dict)
     plan: SearchPlan | None = None
     blocks: tuple[str, ...] = ()
+    quantized: Mapping[int, QuantizationReport] = field(default_factory=dict)
 
     @property
     def without_model(self) -> str:

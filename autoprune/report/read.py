@@ -42,6 +42,7 @@ def read(run: RunFolder | str | Path) -> RunView:
         over=stored.over_budget if stored else {},
         plan=plan,
         blocks=tuple(block.name for block in groups.blocks),
+        quantized={r.number: found for r in records if (found := folder.quantization(r))},
     )
 
 

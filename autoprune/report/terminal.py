@@ -13,6 +13,7 @@ from autoprune.errors import StoreError
 from autoprune.record import TrialRecord
 from autoprune.report import text
 from autoprune.report.data import RunView
+from autoprune.report.quantization import lines
 from autoprune.store import RetrainingSummary
 
 _STYLES = {"complete": "green", "stopped": "yellow", "infeasible": "dim", "failed": "red"}
@@ -236,12 +237,22 @@ def _facts(view: RunView, record: TrialRecord) -> Table:
         f"regularizer {recovery.regularizer:.2g}",
         "training": f"{record.epochs:g} epochs, {text.seconds(record.times.get('wall_s'))}",
         "model": record.artifact or "",
+        "int8": _quantized(view, record),
     }
     table = Table.grid(padding=(0, 2))
     for name, value in facts.items():
         if value:
             table.add_row(Text(name, "bold"), Text(value))
     return table
+
+
+def _quantized(view: RunView, record: TrialRecord) -> str:
+    report = view.quantized.get(record.number)
+    if report is None:
+        return ""
+    settings = report.settings
+    how = f"{settings.method} of {settings.samples} samples, {settings.weight_bits}-bit weights"
+    return "\n".join((*lines(report), f"{how}; {report.file}, sha256 {report.sha256[:12]}…"))
 
 
 def _ratios(view: RunView, record: TrialRecord) -> Table:

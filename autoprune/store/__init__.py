@@ -9,7 +9,7 @@ fault. Nothing in a run is a pickle.
 from __future__ import annotations
 
 from autoprune.store.contents import RECORDS, device_file
-from autoprune.store.files import write_text
+from autoprune.store.files import write_bytes, write_text
 from autoprune.store.models import (
     FORMAT,
     RECIPE,
@@ -18,6 +18,16 @@ from autoprune.store.models import (
     read_model,
     recipe_of,
     save_model,
+)
+from autoprune.store.quantization import (
+    INT8_FILE,
+    INT8_REPORT,
+    FrontQuantization,
+    PrecisionReport,
+    QuantizationReport,
+    QuantizationSettings,
+    read_quantization,
+    write_quantization,
 )
 from autoprune.store.records import rows as table_rows
 from autoprune.store.retraining import RetrainingFolder, read_metrics, write_metrics
@@ -42,16 +52,22 @@ from autoprune.store.values import (
 __all__ = [
     "CONFIG",
     "FORMAT",
+    "INT8_FILE",
+    "INT8_REPORT",
     "RECIPE",
     "RECORDS",
     "BlockInfo",
     "DenseReport",
     "DenseTest",
+    "FrontQuantization",
     "FrontReport",
     "FrozenInfo",
     "GroupInfo",
     "Groups",
+    "PrecisionReport",
     "ProfileSummary",
+    "QuantizationReport",
+    "QuantizationSettings",
     "Recipe",
     "RetrainingFolder",
     "RetrainingPlan",
@@ -65,9 +81,12 @@ __all__ = [
     "is_model",
     "read_metrics",
     "read_model",
+    "read_quantization",
     "recipe_of",
     "save_model",
     "table_rows",
+    "write_bytes",
     "write_metrics",
+    "write_quantization",
     "write_text",
 ]

@@ -19,6 +19,7 @@ from autoprune.store import records as lines
 from autoprune.store.contents import RECORDS, RunContents
 from autoprune.store.files import first_line, printable, write_json, write_text
 from autoprune.store.models import Recipe, save_model
+from autoprune.store.quantization import QuantizationReport, read_quantization
 from autoprune.store.retraining import RetrainingFolder
 from autoprune.store.values import RetrainingSummary
 
@@ -162,6 +163,17 @@ class RunFolder(RunContents):
         if not folder.resolve().is_relative_to((self.path / lines.MODELS).resolve()):
             raise StoreError(f"{folder} lies outside {self.path / lines.MODELS}")
         return folder
+
+    def newest_model(self, record: TrialRecord) -> Path:
+        """Where its retrained model (of the first seed) is saved, or else its own."""
+        retrained = self.retraining(record.number)
+        return retrained.first_model if retrained.is_finished else self.model_folder(record)
+
+    def quantization(self, record: TrialRecord) -> QuantizationReport | None:
+        """What quantizing a trial's newest model gave; None where that was not done."""
+        if record.artifact is None and not self.retraining(record.number).is_finished:
+            return None
+        return read_quantization(self.newest_model(record))
 
     def drop_model(self, record: TrialRecord) -> TrialRecord:
         """Remove a record's saved model; the record that says so is appended and returned."""

@@ -16,7 +16,7 @@ from autoprune.cost.targets.base import LocalTarget, Protocol, Target, Timings
 from autoprune.cost.targets.compiled import CompiledTorch
 from autoprune.cost.targets.cuda import CudaGraph, EagerCuda, OnnxRuntimeCuda
 from autoprune.cost.targets.local import EagerTorch, OnnxRuntime
-from autoprune.cost.targets.on_device import cores, device_name
+from autoprune.cost.targets.on_device import cores, device_name, int8_instructions
 from autoprune.cost.targets.ssh import Ssh
 from autoprune.errors import DeviceError
 
@@ -79,6 +79,7 @@ __all__ = [
     "cores",
     "device_name",
     "find_target",
+    "int8_instructions",
     "is_here",
     "is_remote",
 ]

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 CPU = "CPUExecutionProvider"
 _NEEDED = ("numpy", "onnxruntime")
+_INT8 = {"avx512_vnni", "avx_vnni", "amx_int8", "asimddp", "i8mm"}  # as Linux calls them
 
 
 def device_name() -> str:
@@ -29,6 +30,13 @@ def device_name() -> str:
     models = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
     found = board or next(models, "") or platform.processor() or platform.machine()
     return found or "unknown CPU"
+
+
+def int8_instructions() -> bool | None:
+    """Whether this processor has dot products of int8; None where the system does not tell."""
+    lines = _text("/proc/cpuinfo").splitlines()
+    listed = [line.partition(":")[2] for line in lines if line.startswith(("flags", "Features"))]
+    return bool(_INT8.intersection(listed[0].split())) if listed else None
 
 
 def cores() -> int:

@@ -1,0 +1,8 @@
+"""Post-training static quantization: a finished model as an int8 file for ONNX Runtime."""
+
+from __future__ import annotations
+
+from autoprune.quantization.static import Quantized, quantize
+from autoprune.quantization.twins import Twin, compared, saved, timed, twin_of
+
+__all__ = ["Quantized", "Twin", "compared", "quantize", "saved", "timed", "twin_of"]

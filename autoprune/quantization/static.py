@@ -1,0 +1,166 @@
+"""Float model → int8 ONNX with quantize and dequantize nodes, calibrated on training samples."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import tempfile
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from autoprune.cost.inputs import Inputs, batch_size, batched, frozen_copy, moved, tensors
+from autoprune.cost.onnx_export import OnnxModel, to_onnx
+from autoprune.cost.onnx_module import Array, pieces_of
+from autoprune.errors import ExportError, UsageError, first_line
+from autoprune.graph.replica import plain
+from autoprune.log_level import log_level
+from autoprune.quantization.compact import compact
+from autoprune.store import QuantizationSettings
+from autoprune.tasks.base import Task
+from autoprune.training.batches import sample
+
+_METHODS = {"minmax": "MinMax", "entropy": "Entropy", "percentile": "Percentile"}
+_PIECE = 32  # samples a calibration run where the file's batch is free
+
+
+@dataclass(frozen=True, slots=True)
+class Quantized:
+    """The same model as float32 and as int8 ONNX, and the copy that both were written from."""
+
+    original: nn.Module
+    example_inputs: Inputs
+    float32: OnnxModel
+    int8: OnnxModel
+
+
+def quantize(model: nn.Module, task: Task, settings: QuantizationSettings) -> Quantized:
+    """Write a model in eval mode as float32 and int8 ONNX; the model is not changed.
+
+    Weights of convolutions and matrix products become int8, symmetric, with a scale for each output
+    channel; activations become uint8 with one scale a tensor, found on training samples alone.
+
+    Raises:
+        ExportError: the model cannot be written, or not be quantized.
+        UsageError: the task has no training samples.
+    """
+    inputs = traced = moved(task.example_input(), "cpu")
+    if settings.dynamic_batch and batch_size(inputs) < 2:
+        traced = batched(inputs, 2)  # the exporter takes a size of 1 for a constant
+    original = frozen_copy(plain(model))
+    written = to_onnx(original, traced, dynamic_batch=settings.dynamic_batch)
+    batch = _PIECE if settings.dynamic_batch else batch_size(inputs)
+    feeds = calibration_feeds(original, task, written.inputs, settings, batch)
+    try:
+        data = _quantized(written.data, feeds, settings)
+    except Exception as error:  # the quantizer raises whatever it meets
+        raise ExportError(
+            f"the model cannot be quantized ({type(error).__name__}: {first_line(error)}) · keep "
+            "the float file"
+        ) from error
+    return Quantized(original, inputs, written, replace(written, data=data, dtype="int8"))
+
+
+def calibration_feeds(
+    model: nn.Module,
+    task: Task,
+    names: tuple[str, ...],
+    settings: QuantizationSettings,
+    batch: int,
+) -> list[dict[str, Array]]:
+    """What the task feeds the model on `settings.samples` training samples, `batch` at a time.
+
+    Inputs are seen where `task.outputs` calls the model, so that any form of batch will do.
+    """
+    seen = _Inputs(model)
+    with torch.no_grad():
+        for each in sample(task, settings.seed, samples=settings.samples, least=1):
+            task.outputs(seen, each)
+    feeds, left = [], settings.samples
+    for call in seen.calls:
+        rows = call[0].shape[0] if call and call[0].ndim else 0
+        taken = min(rows, left)
+        left -= taken
+        if taken:
+            cut = [array[:taken] if array.ndim else array for array in call]
+            feeds += [dict(zip(names, piece, strict=True)) for piece in pieces_of(cut, batch)]
+    if not feeds:
+        raise UsageError(
+            f"calibration needs training samples, {type(task).__name__}.train_loader gave none"
+        )
+    return feeds
+
+
+class _Inputs(nn.Module):
+    """The model, and the tensors that every call gave it."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+        self.calls: list[list[Array]] = []
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        self.calls.append([t.detach().cpu().numpy() for t in tensors((args, kwargs))])
+        return self.model(*args, **kwargs)
+
+
+def _quantized(data: bytes, feeds: list[dict[str, Array]], settings: QuantizationSettings) -> bytes:
+    from onnxruntime.quantization import (
+        CalibrationMethod,
+        QuantFormat,
+        QuantType,
+        quant_pre_process,
+        quantize_static,
+    )
+
+    with tempfile.TemporaryDirectory() as folder, _quiet():
+        plain_file, ready, made = (Path(folder) / f"{n}.onnx" for n in ("plain", "ready", "int8"))
+        plain_file.write_bytes(data)
+        quant_pre_process(plain_file, ready)
+        quantize_static(
+            ready,
+            made,
+            _Reader(feeds),
+            quant_format=QuantFormat.QDQ,
+            per_channel=True,
+            reduce_range=settings.weight_bits == 7,
+            activation_type=QuantType.QUInt8,
+            weight_type=QuantType.QInt8,
+            calibrate_method=getattr(CalibrationMethod, _METHODS[settings.method]),
+            extra_options={
+                "WeightSymmetric": True,
+                "ActivationSymmetric": False,
+                "QuantizeBias": False,  # ONNX Runtime does it when it loads: no scales in the file
+            },
+        )
+        return compact(made.read_bytes())
+
+
+class _Reader:
+    """The feeds one by one, as the quantizer asks for them."""
+
+    def __init__(self, feeds: list[dict[str, Array]]) -> None:
+        self._rest = iter(feeds)
+
+    def get_next(self) -> Mapping[str, np.ndarray[Any, Any]] | None:
+        return next(self._rest, None)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without what the quantizer prints, logs and warns of."""
+    with (
+        contextlib.redirect_stdout(io.StringIO()),
+        log_level("root", below=logging.ERROR),
+        warnings.catch_warnings(),
+    ):
+        warnings.simplefilter("ignore")
+        yield

@@ -1,0 +1,174 @@
+"""Quantized files compute nearly the same, per channel, and are calibrated on training data."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from onnx import numpy_helper
+from torch import nn
+
+from autoprune.errors import ExportError, UsageError
+from autoprune.quantization import quantize
+from autoprune.quantization.static import calibration_feeds
+from autoprune.store import QuantizationSettings
+from autoprune.tasks.base import Task
+
+MINMAX = QuantizationSettings("minmax", samples=20)
+
+
+class Images(Task):
+    """Random images; counts which splits are read."""
+
+    dense_epochs = 0
+
+    def __init__(self) -> None:
+        self.reads = {"train": 0, "val": 0, "test": 0}
+
+    def build_model(self) -> nn.Module:
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten())
+        model.append(nn.Linear(8 * 4 * 4, 4))
+        model[1].running_var.uniform_(0.5, 2.0)
+        return model.eval()
+
+    def example_input(self) -> torch.Tensor:
+        return torch.zeros(1, 3, 6, 6)
+
+    def _batches(self, split: str, seed: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        self.reads[split] += 1
+        x = torch.randn(16, 3, 6, 6, generator=torch.Generator().manual_seed(seed))
+        return [(x, torch.zeros(16, dtype=torch.int64)) for _ in range(3)]
+
+    def train_loader(self, seed: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        return self._batches("train", seed)
+
+    def val_loader(self) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        return self._batches("val", 1000)
+
+    def test_loader(self) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        return self._batches("test", 1001)
+
+
+def weights(data: bytes) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Operator -> int8 weight and scales of the node that it takes its weight from."""
+    graph = onnx.load_from_string(data).graph
+    tensors = {each.name: numpy_helper.to_array(each) for each in graph.initializer}
+    made = {node.output[0]: node for node in graph.node if node.op_type == "DequantizeLinear"}
+    return {
+        node.op_type: tuple(tensors[name] for name in made[node.input[1]].input[:2])
+        for node in graph.node
+        if node.op_type in ("Conv", "Gemm")
+    }
+
+
+@pytest.mark.parametrize("method", ["minmax", "percentile"])
+def test_outputs_are_near_those_of_the_model_and_weights_are_a_quarter(method: str) -> None:
+    task = Images()
+    model = task.build_model()
+    made = quantize(model, task, QuantizationSettings(method, samples=40))
+    x = task.train_loader(0)[0][0][:1]
+    with torch.no_grad():
+        expected = model(x).numpy()
+    found = onnxruntime.InferenceSession(made.int8.data).run(None, {"input": x.numpy()})[0]
+    assert 0.0 < np.abs(found - expected).max() < 0.06 * np.abs(expected).max()
+    assert made.int8.dtype == "int8"
+    assert {tensor.dtype.name for tensor, _ in weights(made.int8.data).values()} == {"int8"}
+
+
+def test_every_output_channel_has_its_own_scale() -> None:
+    task = Images()
+    model = task.build_model()
+    with torch.no_grad():
+        model[0].weight[3] *= 100.0
+    quantized, scales = weights(quantize(model, task, MINMAX).int8.data)["Conv"]
+    norm = model[1].weight / (model[1].running_var + model[1].eps).sqrt()
+    folded = (model[0].weight * norm[:, None, None, None]).detach().numpy()
+    assert scales.shape == (8,)
+    largest = np.abs(folded).max((1, 2, 3))
+    np.testing.assert_allclose(scales * 64, largest, rtol=0.02)  # 7 bits: -64 to 64
+    assert np.abs(quantized).max((1, 2, 3)).tolist() == [64] * 8
+    np.testing.assert_allclose(
+        quantized * scales[:, None, None, None], folded, atol=largest.max() / 100
+    )
+
+
+@pytest.mark.parametrize(("bits", "largest"), [(7, 64), (8, 127)])
+def test_weights_stay_within_their_bits(bits: int, largest: int) -> None:
+    settings = QuantizationSettings("minmax", samples=16, weight_bits=bits)
+    task = Images()
+    found = weights(quantize(task.build_model(), task, settings).int8.data)
+    assert {int(np.abs(tensor.astype(int)).max()) for tensor, _ in found.values()} == {largest}
+
+
+def test_calibration_reads_training_samples_only_and_as_many_as_asked() -> None:
+    task = Images()
+    quantize(task.build_model(), task, MINMAX)
+    assert task.reads == {"train": 1, "val": 0, "test": 0}
+    feeds = calibration_feeds(task.build_model(), task, ("input",), MINMAX, 1)
+    assert len(feeds) == 20
+    first = torch.randn(16, 3, 6, 6, generator=torch.Generator().manual_seed(0))
+    np.testing.assert_array_equal(feeds[5]["input"], first[5:6].numpy())
+
+
+def test_seed_decides_the_samples() -> None:
+    task = Images()
+    files = [
+        quantize(task.build_model(), task, QuantizationSettings("minmax", 4, seed)).int8.data
+        for seed in (0, 0, 1)
+    ]
+    assert files[0] == files[1] != files[2]
+
+
+def test_batch_can_be_left_free() -> None:
+    task = Images()
+    settings = QuantizationSettings("minmax", samples=16, dynamic_batch=True)
+    session = onnxruntime.InferenceSession(quantize(task.build_model(), task, settings).int8.data)
+    for batch in (1, 5):
+        x = np.zeros((batch, 3, 6, 6), np.float32)
+        assert session.run(None, {"input": x})[0].shape == (batch, 4)
+
+
+def test_runtime_computes_convolution_and_product_in_int8(tmp_path) -> None:
+    task = Images()
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
+    data = quantize(task.build_model(), task, MINMAX).int8.data
+    onnxruntime.InferenceSession(data, options)
+    found = {node.op_type for node in onnx.load(tmp_path / "optimized.onnx").graph.node}
+    assert {"QLinearConv", "QGemm"} <= found
+    assert not {"Conv", "Gemm"} & found
+
+
+def test_model_stays_as_it_is() -> None:
+    task = Images()
+    model = task.build_model().train()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    quantize(model, task, MINMAX)
+    assert all(module.training for module in model.modules())
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+
+
+def test_without_training_samples_it_is_refused() -> None:
+    class Empty(Images):
+        def train_loader(self, seed: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
+            return []
+
+    task = Empty()
+    with pytest.raises(UsageError, match=r"Empty.train_loader gave none"):
+        quantize(task.build_model(), task, MINMAX)
+
+
+def test_failure_of_the_quantizer_is_one_line(monkeypatch) -> None:
+    import onnxruntime.quantization
+
+    def fail(*_: object, **__: object) -> None:
+        raise KeyError("odd\nnode")
+
+    monkeypatch.setattr(onnxruntime.quantization, "quantize_static", fail)
+    task = Images()
+    with pytest.raises(ExportError, match="cannot be quantized .* keep the float file") as caught:
+        quantize(task.build_model(), task, MINMAX)
+    assert "\n" not in str(caught.value)
