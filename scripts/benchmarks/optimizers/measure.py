@@ -15,7 +15,7 @@ import argparse
 import csv
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,6 @@ from scripts.benchmarks.optimizers.models import FashionViT, Sst2
 OUT = Path(__file__).parents[3] / "results" / "optimizers"
 RATES = {"sgd": (0.003, 0.01, 0.03), "adamw": (0.0001, 0.0003, 0.001)}
 STEPS = {"sst2": 100, "fashion_vit": 200}  # of 16 texts, of 64 images
-SHARES = (0.5, 0.25)
 SEED = 0
 _KEY = ("task", "macs", "optimizer", "lr", "clip")
 
@@ -44,23 +43,24 @@ def main() -> None:
     )
     parser.add_argument("--cache", type=Path, required=True, help="folder of the dense weights")
     parser.add_argument("--tasks", nargs="+", choices=list(STEPS), default=list(STEPS))
+    parser.add_argument("--shares", nargs="+", type=float, default=[0.5, 0.25], help="of the MACs")
     given = parser.parse_args()
     torch.set_num_threads(1)
     OUT.mkdir(parents=True, exist_ok=True)
     for name in given.tasks:
-        for row in measured(name, given.cache):
+        for row in measured(name, given.cache, given.shares):
             print(row, flush=True)
             _append(row)
 
 
-def measured(name: str, cache: Path) -> Iterator[dict[str, Any]]:
+def measured(name: str, cache: Path, shares: Sequence[float]) -> Iterator[dict[str, Any]]:
     """The missing rows of one task."""
     task: Task = Sst2(batch_size=16) if name == "sst2" else FashionViT(batch_size=64)
     dense = _dense(name, task, cache)
     graph = trace(dense, task.example_input())
     accuracy = task.evaluate(dense, "val")["accuracy"]
     epochs = STEPS[name] / len(task.train_loader(SEED))  # type: ignore[arg-type]
-    for share in SHARES:
+    for share in shares:
         architecture, macs = _uniform(graph, share)
         candidate = Candidate(architecture, Selection("obs"), recovery=Recovery(distillation=0.0))
         pruned = RecoveryRun(task, dense, graph, candidate, epochs=0.0, seed=SEED)
