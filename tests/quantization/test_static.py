@@ -169,6 +169,6 @@ def test_failure_of_the_quantizer_is_one_line(monkeypatch) -> None:
 
     monkeypatch.setattr(onnxruntime.quantization, "quantize_static", fail)
     task = Images()
-    with pytest.raises(ExportError, match="cannot be quantized .* keep the float file") as caught:
+    with pytest.raises(ExportError, match=r"cannot be quantized .* keep the float file") as caught:
         quantize(task.build_model(), task, MINMAX)
     assert "\n" not in str(caught.value)
