@@ -1,6 +1,6 @@
 """The allocator on the costs of ResNet-20 and ResNet-56, beside greedy and uniform widths.
 
-    python scripts/benchmarks/allocator/real.py         # some minutes on one core
+    python -m scripts.benchmarks.allocator.real         # some minutes on one core
 
 Random weights and data, so the sensitivities are real in form only; costs are those of the search:
 multiply-accumulates, peak memory as it is counted, and a predicted latency (fitted to a few
@@ -18,9 +18,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from autoprune.tasks.cifar10 import CifarResNet
 from numpy.typing import NDArray
-from rivals import greedy
 
 from autoprune._search.allocator import Allocator, Item, total_sensitivity
 from autoprune.cost.model import CostModel
@@ -31,6 +29,8 @@ from autoprune.graph import trace
 from autoprune.pruning import sensitivity
 from autoprune.pruning.compensate import calibrate
 from autoprune.space import SearchSpace
+from examples.cifar10 import CifarResNet
+from scripts.benchmarks.allocator.rivals import greedy
 
 OUT = Path(__file__).parents[3] / "results" / "allocator"
 RUNTIME = "onnxruntime"
