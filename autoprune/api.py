@@ -443,6 +443,8 @@ def run_name(task: str, now: datetime.datetime | None = None) -> str:
 def _newest(run: RunFolder, record: TrialRecord, task: Task) -> tuple[nn.Module, Path]:
     """The newest model of a trial, with its folder."""
     folder = run.newest_model(record)
+    if not is_model(folder):
+        raise StoreError(f"{folder} holds no saved model")
     return load(folder, task=task), folder
 
 
