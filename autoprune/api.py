@@ -393,7 +393,7 @@ def quantize(
     and `dense.int8.json`, the folder of each member's model `model.int8.onnx` and `int8.json`.
     A member without a saved model, or one that cannot be quantized, is `skipped`.
     """
-    from autoprune._quantization import quantize_front
+    from autoprune.quantization import quantize_front
 
     run = RunFolder.open(path)
     members = Result.read(path).front.members
