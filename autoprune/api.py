@@ -393,7 +393,7 @@ def quantize(
     and `dense.int8.json`, the folder of each member's model `model.int8.onnx` and `int8.json`.
     A member without a saved model, or one that cannot be quantized, is `skipped`.
     """
-    from autoprune._quantization import quantize_front
+    from autoprune.quantization import quantize_front
 
     run = RunFolder.open(path)
     members = Result.read(path).front.members
@@ -443,6 +443,8 @@ def run_name(task: str, now: datetime.datetime | None = None) -> str:
 def _newest(run: RunFolder, record: TrialRecord, task: Task) -> tuple[nn.Module, Path]:
     """The newest model of a trial, with its folder."""
     folder = run.newest_model(record)
+    if not is_model(folder):
+        raise StoreError(f"{folder} holds no saved model")
     return load(folder, task=task), folder
 
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import datetime
+import hashlib
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import onnxruntime
 import pytest
 import readme_task
 import torch
@@ -15,8 +18,10 @@ from safetensors.torch import save_file
 import autoprune
 from autoprune import api, cli
 from autoprune.config import RunConfig, SearchConfig
+from autoprune.cost import latency
 from autoprune.errors import StoreError, TaskError, UsageError
-from autoprune.store import RECIPE
+from autoprune.quantization import twins
+from autoprune.store import RECIPE, QuantizationSettings, read_quantization
 
 LR = 0.0625  # of the retraining
 
@@ -96,6 +101,105 @@ def test_show_report_and_export_commands(found: api.Result, capsys) -> None:
     assert "knee" in printed
     assert (found.path / "report.html").stat().st_size > 1000
     assert f"wrote {found.path}" in printed.replace("\n", "")
+
+
+@pytest.fixture
+def quick_timing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Few repeats: what is measured does not matter here."""
+
+    def measure(models, inputs, runtime, threads):
+        return latency.measure_together(
+            models, inputs, runtime, threads=threads, repeats=9, warmup_s=0.01
+        )
+
+    monkeypatch.setattr(twins, "measured_or_flagged", measure)
+
+
+@pytest.mark.usefixtures("quick_timing")
+def test_int8_export_says_how_it_compares_in_the_runtime(found: api.Result, tmp_path: Path) -> None:
+    settings = QuantizationSettings("minmax", samples=64)
+    written = autoprune.export(
+        found.path,
+        precision="int8",
+        quantization=settings,
+        output=tmp_path / "s.onnx",
+        dynamic_batch=True,
+    )
+    report = written.quantization
+    model, task, folder = api.load_with_task(found.path)
+    expected = task.evaluate(model, "val")["accuracy"]
+    assert report.float32.validation["accuracy"] == pytest.approx(expected, abs=1e-6)
+    assert written.size_bytes == written.path.stat().st_size == report.int8.file_bytes
+    assert report.sha256 == hashlib.sha256(written.path.read_bytes()).hexdigest()
+    assert report.settings == replace(settings, dynamic_batch=True)
+    assert 0.0 < written.difference < 0.05
+    assert not report.int8.test
+    assert report.int8.measured.device.dtype == "int8"
+    assert report.int8.latency_ms > 0.0
+    assert read_quantization(folder) == report
+
+    session = onnxruntime.InferenceSession(written.path)
+    batches = [(x.numpy(), y.numpy()) for x, y in task.val_loader()]
+    right = sum(int((session.run(None, {"input": x})[0].argmax(1) == y).sum()) for x, y in batches)
+    total = sum(len(y) for _, y in batches)
+    assert report.int8.validation["accuracy"] == pytest.approx(right / total)
+
+
+@pytest.mark.usefixtures("quick_timing")
+def test_int8_commands(found: api.Result, capsys) -> None:
+    def command(*arguments: object) -> str:
+        with pytest.raises(SystemExit) as end:
+            cli.main([str(argument) for argument in arguments])
+        printed = capsys.readouterr()
+        assert not end.value.code, printed.err
+        return printed.out
+
+    number = found.pick("knee").number
+    said = command(
+        "export", found.path, "--precision", "int8", "--split", "test", "--calibration-samples", 50
+    )
+    assert "model.int8.onnx" in said.replace("\n", "")
+    assert "float32  val accuracy" in said
+    assert "test" in said
+    shown = command("show", found.path, "--trial", number)
+    assert "percentile of 50 samples, 7-bit weights" in shown
+
+    table = command("quantize", found.path, "--calibration-samples", 60, "--max-drop", 10)
+    rows = [line.split() for line in table.splitlines()]
+    assert [row[0] for row in rows if "float32" in row] == ["dense"] + ["trial"] * len(found.front)
+    assert sum("int8" in row for row in rows if "%" in row) == len(found.front) + 1
+    assert (found.path / "dense.int8.onnx").is_file()
+    for record in found.front:
+        folder = found.path / str(record.artifact)
+        report = read_quantization(folder)
+        content = (folder / report.file).read_bytes()
+        assert hashlib.sha256(content).hexdigest() == report.sha256
+        assert report.settings.samples == 60
+
+
+def test_member_without_a_model_is_skipped(found: api.Result, tmp_path: Path, quick_timing) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(found.path, run)
+    lost = found.pick("knee").number
+    shutil.rmtree(run / "models" / str(lost))
+    done = autoprune.quantize(run, quantization=QuantizationSettings(samples=20))
+    assert list(done.skipped) == [lost]
+    assert "holds no saved model" in done.skipped[lost]
+    assert set(done.members) == {record.number for record in found.front} - {lost}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"precision": "int4"}, "precision must be one of float32, int8, got 'int4'"),
+        ({"test": True}, "need precision='int8'"),
+        ({"precision": "int8", "format": "pt2"}, "an int8 model is written as onnx"),
+        ({"precision": "int8", "output": "small.pt2"}, "an int8 model is written as .onnx"),
+    ],
+)
+def test_int8_options_that_do_not_fit_are_refused(found: api.Result, options, message) -> None:
+    with pytest.raises(UsageError, match=message):
+        autoprune.export(found.path, **options)
 
 
 def test_folder_that_holds_a_run_is_not_written_again(found: api.Result, capsys) -> None:

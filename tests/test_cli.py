@@ -27,7 +27,9 @@ from autoprune.pareto import Objective, ParetoFront
 from autoprune.record import TrialRecord
 from autoprune.store import FrontReport, RunFolder
 
-COMMANDS = ("init", "search", "resume", "show", "report", "retrain", "export", "profile")
+COMMANDS = (
+    *("init", "search", "resume", "show", "report", "retrain", "export", "quantize", "profile"),
+)
 
 
 @pytest.fixture
@@ -154,6 +156,16 @@ BAD = {
     "no run to show": ("show none", None, "none does not exist"),
     "no run to report": ("report none", None, "none does not exist"),
     "no run to export": ("export none", None, "none does not exist"),
+    "no run to quantize": ("quantize none", None, "none does not exist"),
+    "unknown precision": ("export none --precision int4", None, "float32, int8, got 'int4'"),
+    "int8 as pt2": ("export none --precision int8 --format pt2", None, "written as onnx"),
+    "int8's option for float32": ("export none --weight-bits 8", None, "need --precision int8"),
+    "unknown split": ("export none --precision int8 --split train", None, "must be val or test"),
+    "unknown range": (
+        "export none --precision int8 --calibration mean",
+        None,
+        "method must be one of minmax, entropy, percentile, got 'mean'",
+    ),
 }
 
 

@@ -281,13 +281,11 @@ def export(
     if written.quantization is None:
         say(f"reloaded: outputs agree within {written.difference:.1e} of the largest")
         return
-    from autoprune.report import quantization
+    from autoprune.report import int8
 
-    for line in quantization.lines(written.quantization):
+    for line in int8.lines(written.quantization):
         say(line)
-    for line in quantization.warnings(
-        written.quantization, _MAX_DROP if max_drop is None else max_drop
-    ):
+    for line in int8.warnings(written.quantization, _MAX_DROP if max_drop is None else max_drop):
         say(f"warning: {line}")
 
 
@@ -307,15 +305,15 @@ def quantize(
     settings = _quantization(_settings(calibration_samples, calibration, weight_bits))
     test = _is_test(split)
     from autoprune import api
-    from autoprune.report import quantization
+    from autoprune.report import int8
 
     found = api.quantize(run, quantization=settings, test=test)
-    say(quantization.front_table(found))
+    say(int8.front_table(found))
     limit = _MAX_DROP if max_drop is None else max_drop
-    for line in quantization.warnings(found.dense, limit):
+    for line in int8.warnings(found.dense, limit):
         say(f"warning: dense: {line}")
     for number, report in found.members.items():
-        for line in quantization.warnings(report, limit):
+        for line in int8.warnings(report, limit):
             say(f"warning: trial {number}: {line}")
 
 

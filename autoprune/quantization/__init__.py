@@ -2,7 +2,17 @@
 
 from __future__ import annotations
 
+from autoprune.quantization.front import quantize_front
 from autoprune.quantization.static import Quantized, quantize
 from autoprune.quantization.twins import Twin, compared, saved, timed, twin_of
 
-__all__ = ["Quantized", "Twin", "compared", "quantize", "saved", "timed", "twin_of"]
+__all__ = [
+    "Quantized",
+    "Twin",
+    "compared",
+    "quantize",
+    "quantize_front",
+    "saved",
+    "timed",
+    "twin_of",
+]

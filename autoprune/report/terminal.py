@@ -13,7 +13,7 @@ from autoprune.errors import StoreError
 from autoprune.record import TrialRecord
 from autoprune.report import text
 from autoprune.report.data import RunView
-from autoprune.report.quantization import lines
+from autoprune.report.int8 import lines
 from autoprune.store import RetrainingSummary
 
 _STYLES = {"complete": "green", "stopped": "yellow", "infeasible": "dim", "failed": "red"}

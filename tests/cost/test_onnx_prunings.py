@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from autoprune.cost import onnx_prunings
 from autoprune.cost.onnx_export import OnnxModel, to_onnx
-from autoprune.cost.onnx_prunings import onnx_of_prunings, optimised
+from autoprune.cost.onnx_prunings import onnx_of_prunings, optimized
 from autoprune.device.sampling import pruned, random_architectures
 from autoprune.errors import ExportError
 from autoprune.pruning.verification import prunable
@@ -80,7 +80,7 @@ def test_prunings_are_filled_and_become_the_same_in_onnx_runtime(exported):
     assert exported == [model]  # once, to compare
     for small, state, each in zip(models, before, written, strict=True):
         assert alone(small, each) < 1e-5
-        assert optimised(each) == optimised(to_onnx(small, X))
+        assert optimized(each) == optimized(to_onnx(small, X))
         assert all(torch.equal(state[name], value) for name, value in small.state_dict().items())
     again = prunings(model, 2)
     list(onnx_of_prunings([model, *again], X))
@@ -145,7 +145,7 @@ def test_a_pruning_that_the_graph_does_not_fit_is_written_anew(kind, exported):
 
 def test_graphs_that_onnx_runtime_would_run_otherwise_are_not_used(exported, monkeypatch):
     counts = iter([Counter(Conv=3), Counter(Conv=3, Transpose=1)])
-    monkeypatch.setattr(onnx_prunings, "optimised", lambda written: next(counts))
+    monkeypatch.setattr(onnx_prunings, "optimized", lambda written: next(counts))
     model = Inverted().eval()
     models = [model, *prunings(model, 1)]
     assert all(

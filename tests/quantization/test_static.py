@@ -142,6 +142,34 @@ def test_runtime_computes_convolution_and_product_in_int8(tmp_path) -> None:
     assert not {"Conv", "Gemm"} & found
 
 
+def test_inputs_of_very_different_ranges_reach_a_normalization_in_float() -> None:
+    class Ranges(Images):
+        scale = torch.tensor([1e4, 1.0, 1e-2, 1.0])
+
+        def build_model(self) -> nn.Module:
+            torch.manual_seed(0)
+            model = nn.Sequential(nn.BatchNorm1d(4), nn.ReLU(), nn.Linear(4, 3)).eval()
+            model[0].running_var.copy_(self.scale.square())
+            return model
+
+        def example_input(self) -> torch.Tensor:
+            return torch.zeros(1, 4)
+
+        def _batches(self, split: str, seed: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
+            x = torch.randn(64, 4, generator=torch.Generator().manual_seed(seed)) * self.scale
+            return [(x, torch.zeros(64, dtype=torch.int64))]
+
+    task = Ranges()
+    model = task.build_model()
+    settings = QuantizationSettings("minmax", samples=64, dynamic_batch=True)
+    x = task.train_loader(0)[0][0]
+    session = onnxruntime.InferenceSession(quantize(model, task, settings).int8.data)
+    with torch.no_grad():
+        expected = model(x).numpy()
+    found = session.run(None, {"input": x.numpy()})[0]
+    assert np.abs(found - expected).max() < 0.03 * np.abs(expected).max()
+
+
 def test_model_stays_as_it_is() -> None:
     task = Images()
     model = task.build_model().train()

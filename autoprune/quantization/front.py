@@ -8,7 +8,7 @@ from pathlib import Path
 from torch import nn
 
 from autoprune.errors import AutopruneError
-from autoprune.quantization import Twin, compared, saved, timed, twin_of
+from autoprune.quantization.twins import Twin, compared, saved, timed, twin_of
 from autoprune.store import (
     INT8_FILE,
     INT8_REPORT,
