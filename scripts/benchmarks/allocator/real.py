@@ -4,8 +4,8 @@
 
 Random weights and data, so the sensitivities are real in form only; costs are those of the search:
 multiply-accumulates, peak memory as it is counted, and a predicted latency (fitted to a few
-measured prunings). Writes `results/allocator/real.csv` and
-prints the table of the `README.md` there.
+measured prunings). Writes `results/allocator/real.csv` and prints the table of the `README.md`
+there.
 """
 
 from __future__ import annotations
