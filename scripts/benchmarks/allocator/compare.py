@@ -4,7 +4,7 @@
 
 Small problems against brute force, 1,000 middle ones against uniform widths that are filled up to
 the limits, large ones (200 groups with 16 options) by time. Writes `results/allocator/random.csv`
-and `README.md` there, with the table of `real.py` where that has run.
+and prints the tables of the `README.md` there.
 """
 
 from __future__ import annotations
@@ -47,7 +47,6 @@ def main() -> None:
     rows = pd.DataFrame(_rows(given.small, given.middle, given.large))
     rows.to_csv(OUT / "random.csv", index=False, float_format="%.6g")
     text = _table(rows)
-    (OUT / "random.md").write_text(text, encoding="utf-8")
     print(text)
 
 

@@ -4,7 +4,8 @@
 
 Random weights and data, so the sensitivities are real in form only; costs are those of the search:
 multiply-accumulates, peak memory as it is counted, and a predicted latency (fitted to a few
-measured prunings). Writes `results/allocator/real.csv` and `real.md`.
+measured prunings). Writes `results/allocator/real.csv` and prints the table of the `README.md`
+there.
 """
 
 from __future__ import annotations
@@ -51,17 +52,22 @@ def main() -> None:
     OUT.mkdir(parents=True, exist_ok=True)
     rows = pd.DataFrame([row for d in given.depths for row in bench(d, given.prunings)])
     rows.to_csv(OUT / "real.csv", index=False, float_format="%.5g")
+    text = table(pd.read_csv(OUT / "real.csv"))
+    print(text)
+
+
+def table(rows: pd.DataFrame) -> str:
+    """One line for each model, costs and share."""
     wide = rows.pivot(index=["model", "costs", "share"], columns="method", values="sensitivity")
     lines = ["| model | costs | share | uniform | greedy | allocator | seconds |", "|---" * 7 + "|"]
     seconds = rows[rows.method == "allocator"].set_index(wide.index.names).seconds
     for at, row in wide.sort_index(ascending=[True, True, False]).iterrows():
         model, costs, share = at
-        cells = [f"{row[m]:.3f}" if row[m] == row[m] else "–" for m in METHODS]
+        cells = [f"{row[m]:.3g}" if row[m] == row[m] else "–" for m in METHODS]
         lines.append(
             f"| {model} | {costs} | {share:.0%} | {' | '.join(cells)} | {seconds[at]:.2f} |"
         )
-    (OUT / "real.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    print("\n".join(lines))
+    return "\n".join(lines) + "\n"
 
 
 METHODS = ("uniform", "greedy", "allocator")
@@ -70,10 +76,14 @@ METHODS = ("uniform", "greedy", "allocator")
 def bench(depth: int, prunings: int) -> Iterator[dict[str, object]]:
     """Every method at every share of every cost."""
     torch.manual_seed(0)
-    model = CifarResNet(depth).eval()
+    model = CifarResNet(depth)
+    batches = [torch.randn(64, 3, 32, 32)]
+    with torch.no_grad():
+        for _ in range(30):  # statistics of the batch normalizations: else the outputs saturate
+            model(batches[0])
+    model.eval()
     example = torch.randn(1, 3, 32, 32)
     graph = trace(model, example)
-    batches = [torch.randn(64, 3, 32, 32)]
     calibration = calibrate(model, batches)
     score = sensitivity.divergence(model, batches)
     table = sensitivity.measure(model, graph, calibration, score)
