@@ -6,6 +6,7 @@ import dataclasses
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -146,7 +147,8 @@ class LatencyPredictor:
 
     def predict_many(self, counts: NDArray[np.int64]) -> Floats:
         """Median milliseconds of many candidates, given as `candidates x groups`."""
-        return np.asarray(self.dense_ms * self.additive(counts) ** self.exponent)
+        ratios = self.additive(counts) / self._dense_ratio
+        return np.asarray(self.dense_ms * self._dense_ratio * ratios**self.exponent)
 
     def corrected(self, checks: Sequence[Sample]) -> LatencyPredictor:
         """The same, agreeing with later measurements of the models that matter.
@@ -155,7 +157,8 @@ class LatencyPredictor:
         the median of what each of `checks` asks for. They are the held-out prunings from then on.
         """
         counts = np.concatenate([self.features.row(check.counts) for check in checks])
-        predicted, measured = self.additive(counts), np.array([check.ratio for check in checks])
+        predicted = self.additive(counts) / self._dense_ratio
+        measured = np.array([check.ratio for check in checks])
         told = (predicted > 0.0) & (predicted < _NEAR_DENSE) & (measured < _NEAR_DENSE)
         exponent = self.exponent
         if told.any():
@@ -163,6 +166,11 @@ class LatencyPredictor:
             exponent = float(np.clip(np.median(wanted), *_EXPONENTS))
         pairs = zip(measured.tolist(), (predicted**exponent).tolist(), strict=True)
         return dataclasses.replace(self, exponent=exponent, held_out=tuple(pairs))
+
+    @cached_property
+    def _dense_ratio(self) -> float:
+        """What the additive model says of the dense model itself: about 1."""
+        return float(self.additive(self.features.row({}))[0])
 
     def additive(self, counts: NDArray[np.int64]) -> Floats:
         """The sum over layers, relative to the dense model: never less where a layer does more."""

@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from autoprune.architecture import Architecture
 from autoprune.cost import onnx_prunings
 from autoprune.cost.onnx_export import OnnxModel, to_onnx
 from autoprune.cost.onnx_prunings import onnx_of_prunings, optimized
@@ -67,7 +68,8 @@ def exported(monkeypatch) -> list[nn.Module]:
 
 def prunings(model: nn.Module, count: int = 3) -> list[nn.Module]:
     graph = prunable(model, X)
-    return [pruned(model, graph, keep) for keep in random_architectures(graph, count, 0)]
+    found = random_architectures(graph, count, 0)
+    return [pruned(model, graph, Architecture(each.widths)) for each in found]
 
 
 def test_prunings_are_filled_and_become_the_same_in_onnx_runtime(exported):

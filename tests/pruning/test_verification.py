@@ -228,7 +228,9 @@ def test_a_model_from_which_next_to_nothing_leaves_is_told_with_the_reasons(
 ) -> None:
     prune_model(Literal(), torch.randn(2, 8), 0.5)
     (record,) = caplog.records
-    assert "100 % of the parameters stay although a ratio of 0.5 was asked for" in record.message
+    assert (
+        "100 % of the parameters are kept although a ratio of 0.5 was requested" in record.message
+    )
     assert "a: the smaller model does not run: RuntimeError: shape '[-1, 6]'" in record.message
     caplog.clear()
     with caplog.at_level(logging.WARNING):

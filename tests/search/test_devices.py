@@ -123,7 +123,7 @@ def test_tables_have_a_line_for_each_device(found: api.Result) -> None:
     assert float(cells[0][2].lstrip("~")) > 0.0  # a busy machine is flagged
     assert any(line.startswith("Latency on phone predicted for: a phone") for line in lines)
     page = html.page(view)
-    assert "phone is another machine than the one of the search: predicted only" in page
+    assert "phone is another machine than the one of the search: latency predicted only" in page
     assert "on phone, predicted" in page
     assert 'data-key="predicted.latency_ms@phone"' in page
     assert 'data-key="measured.latency_ms@phone"' not in page

@@ -139,8 +139,8 @@ def test_resume_measures_what_could_not_be_measured(
 def test_retrained_models_are_measured_there(folder: tuple[Path, Cutter]) -> None:
     run, _ = folder
     summary = autoprune.retrain(run, epochs=1, seeds=1).summary
-    assert summary["measured"]["device"]["name"] == HERE
-    assert summary["dense"]["measured"]["device"]["name"] == HERE
+    assert summary.measured.device.name == HERE
+    assert summary.dense.measured.device.name == HERE
 
 
 def test_a_search_on_an_unreachable_device_is_refused_first(

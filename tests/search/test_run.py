@@ -221,7 +221,7 @@ def test_where_the_only_device_is_another_machine_nothing_is_measured(
     assert json.loads((found.path / "dense.json").read_text())["measured"] is None
     view = read(found.path)
     assert view.is_predicted_only("latency_ms")
-    assert view.result(found.front.members[0]).text.endswith("dense, predicted")
+    assert view.verdict(found.front.members[0]).text.endswith("dense, predicted")
 
 
 def test_a_profile_that_no_limit_needs_still_says_where_latencies_count(tmp_path: Path) -> None:
