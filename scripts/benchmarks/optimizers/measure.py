@@ -31,7 +31,7 @@ from autoprune.training import RecoveryRun
 from scripts.benchmarks.optimizers.models import FashionViT, Sst2
 
 OUT = Path(__file__).parents[3] / "results" / "optimizers"
-RATES = {"sgd": (0.003, 0.01, 0.03), "adamw": (0.0001, 0.0003, 0.001)}
+RATES = {"adamw": (0.0001, 0.0003, 0.001), "sgd": (0.003, 0.01, 0.03)}
 STEPS = {"sst2": 100, "fashion_vit": 200}  # of 16 texts, of 64 images
 SEED = 0
 _KEY = ("task", "macs", "optimizer", "lr", "clip")
@@ -55,7 +55,7 @@ def main() -> None:
 
 def measured(name: str, cache: Path, shares: Sequence[float]) -> Iterator[dict[str, Any]]:
     """The missing rows of one task."""
-    task: Task = Sst2(batch_size=16) if name == "sst2" else FashionViT(batch_size=64)
+    task: Task = Sst2(batch_size=16) if name == "sst2" else FashionViT()
     dense = _dense(name, task, cache)
     graph = trace(dense, task.example_input())
     accuracy = task.evaluate(dense, "val")["accuracy"]

@@ -158,7 +158,7 @@ class Block(nn.Module):
 class FashionViT(FashionMnist):
     """Fashion-MNIST with a small vision transformer."""
 
-    dense_lr = 2e-3
+    dense_lr, dense_epochs, batch_size = 2e-3, 4, 64
 
     def build_model(self) -> nn.Module:
         return SmallViT()
