@@ -14,7 +14,7 @@ IMPORTANCES: tuple[str, ...] = ("l1", "l2", "group", "bn_scale", "taylor", "obs"
 OPTIMIZERS: tuple[str, ...] = ("sgd", "adamw", "task")
 AUTO = "auto"  # the task's own optimizer, or else the usual one for the kind of model
 BY_OPTIMIZER: Mapping[str, Mapping[str, float]] = {  # defaults that depend on the optimizer
-    "lr": {"sgd": 0.01, "adamw": 0.001, "task": 0.001},
+    "lr": {"sgd": 0.01, "adamw": 0.0003, "task": 0.001},
     "weight_decay": {"sgd": 5e-4, "adamw": 0.01, "task": 0.01},
 }
 
@@ -66,7 +66,7 @@ class Recovery:
 
         >>> recovery = Recovery(distillation=0.0).resolved("adamw")
         >>> recovery.optimizer, recovery.lr, recovery.weight_decay
-        ('adamw', 0.001, 0.01)
+        ('adamw', 0.0003, 0.01)
         """
         optimizer = auto if self.optimizer == AUTO else self.optimizer
         missing = {

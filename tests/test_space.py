@@ -146,7 +146,7 @@ def test_presets_are_spaces() -> None:
     assert {"channels", "channels_and_schedule", "quick"} <= set(spaces)
     assert spaces["channels"].varied == ()
     assert spaces["quick"].per == "global"
-    for optimizer, lowest in (("sgd", 0.003), ("adamw", 0.0001)):
+    for optimizer, lowest in (("sgd", 0.003), ("adamw", 0.00005)):
         space = spaces["channels_and_schedule"].for_optimizer(optimizer)
         (rate,) = (p for p in space.varied if p.name.startswith("recovery.lr"))
         assert (rate.name, rate.low) == ("recovery.lr", lowest)
@@ -154,7 +154,7 @@ def test_presets_are_spaces() -> None:
 
 @pytest.mark.parametrize(
     ("optimizer", "lr", "weight_decay"),
-    [("sgd", 0.01, 5e-4), ("adamw", 0.001, 0.01), ("task", 0.001, 0.01)],
+    [("sgd", 0.01, 5e-4), ("adamw", 0.0003, 0.01), ("task", 0.001, 0.01)],
 )
 def test_the_optimizer_of_the_model_brings_its_defaults(
     optimizer: str, lr: float, weight_decay: float
