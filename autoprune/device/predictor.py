@@ -164,8 +164,13 @@ class LatencyPredictor:
         if told.any():
             wanted = np.log(measured[told]) / np.log(predicted[told])
             exponent = float(np.clip(np.median(wanted), *_EXPONENTS))
-        pairs = zip(measured.tolist(), (predicted**exponent).tolist(), strict=True)
-        return dataclasses.replace(self, exponent=exponent, held_out=tuple(pairs))
+        fitted = predicted**exponent
+        return dataclasses.replace(
+            self,
+            exponent=exponent,
+            error=float(np.mean(np.abs(fitted / measured - 1.0))),
+            held_out=tuple(zip(measured.tolist(), fitted.tolist(), strict=True)),
+        )
 
     @cached_property
     def _dense_ratio(self) -> float:

@@ -107,7 +107,7 @@ def history(view: RunView, name: str) -> Figure | None:
 def prediction(view: RunView, field: str) -> Figure | None:
     """Measured against predicted latency of the models that have both, and the line of equals.
 
-    In gray the held-out random prunings of the predictor.
+    In gray the held-out models of the predictor.
     """
     pairs = [
         (cost_of(r, "predicted", field), cost_of(r, "measured", field), r.number)

@@ -317,7 +317,7 @@ def _fit(view: RunView, field: str) -> str:
     if profile is None or profile.error is None:
         return ""
     return (
-        f" The predictor's mean error on {len(profile.held_out)} held-out random prunings (gray) "
+        f" The predictor's mean error on {len(profile.held_out)} held-out models (gray) "
         f"was {100 * profile.error:.1f} %."
     )
 
