@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any, Literal, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -188,15 +188,7 @@ class PruningGraph:
 
     def group(self, name: str) -> Group:
         """The group of that name. Raises GraphError that names the nearest known one."""
-        for group in self.groups:
-            if group.name == name:
-                return group
-        known = [group.name for group in self.groups]
-        near = difflib.get_close_matches(name, known, n=1, cutoff=0.0)
-        hint = f" · the nearest is {near[0]!r}" if near else " · this model has no groups"
-        raise GraphError(
-            f"group must be one of the model's {len(known)} groups, got {name!r}{hint}"
-        )
+        return _named(self.groups, name, "group")
 
     def sizes(self) -> dict[str, int]:
         """Units of each group."""
@@ -235,15 +227,7 @@ class PruningGraph:
 
     def block(self, name: str) -> Block:
         """The block of that name. Raises GraphError that names the nearest known one."""
-        for block in self.blocks:
-            if block.name == name:
-                return block
-        known = [block.name for block in self.blocks]
-        near = difflib.get_close_matches(name, known, n=1, cutoff=0.0)
-        hint = f" · the nearest is {near[0]!r}" if near else " · this model has no blocks"
-        raise GraphError(
-            f"block must be one of the model's {len(known)} blocks, got {name!r}{hint}"
-        )
+        return _named(self.blocks, name, "block")
 
     def lost(self, dropped: Iterable[str]) -> frozenset[str]:
         """The groups of which nothing is left without these blocks."""
@@ -362,3 +346,22 @@ class PruningGraph:
 
 def _is_inside(module: str, paths: Sequence[str]) -> bool:
     return any(module == path or module.startswith(f"{path}.") for path in paths)
+
+
+class _HasName(Protocol):
+    @property
+    def name(self) -> str: ...
+
+
+_Named = TypeVar("_Named", bound=_HasName)
+
+
+def _named(items: Sequence[_Named], name: str, what: str) -> _Named:
+    """The one of that name; GraphError with the nearest where there is none."""
+    for item in items:
+        if item.name == name:
+            return item
+    known = [item.name for item in items]
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.0)
+    hint = f" · the nearest is {near[0]!r}" if near else f" · this model has no {what}s"
+    raise GraphError(f"{what} must be one of the model's {len(known)} {what}s, got {name!r}{hint}")
