@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autoprune._search.allocation import Item
-from autoprune.architecture import BLOCK, Architecture
+from autoprune.architecture import BLOCK, IN_FLOAT, Architecture
 from autoprune.budget import Budget, Cost, Limit
 from autoprune.candidate import Candidate
 from autoprune.errors import BudgetError
@@ -98,11 +98,14 @@ class Plan:
 
     @property
     def items(self) -> tuple[Item, ...]:
-        """The decisions of the allocator: the width of every group, and each block kept or not."""
+        """What the allocator decides: every group's width, each block kept or not, precision."""
         space = self.space
         dropping = space.blocks if space.most_dropped else {}
         block = {g: f"{BLOCK}{name}" for name, groups in dropping.items() for g in groups}
-        return tuple(Item(it, space.choices(it), block=block.get(it)) for it in space.items)
+        return tuple(
+            Item(it, space.choices(it), block=block.get(it), is_global=it == IN_FLOAT)
+            for it in space.items
+        )
 
     def loads(self, counts: NDArray[np.int64]) -> NDArray[np.float64]:
         """`candidates x items` → `candidates x limits`: the share of each that is used, as `load`.
@@ -135,7 +138,8 @@ class Plan:
     def _bounded(
         self, loads: NDArray[np.float64], counts: NDArray[np.int64]
     ) -> NDArray[np.float64]:
-        gone = (counts[:, len(self.space.widths) :] == 0).sum(axis=1)
+        widths, blocks = len(self.space.widths), len(self.space.blocks)
+        gone = (counts[:, widths : widths + blocks] == 0).sum(axis=1)
         loads[gone > self.space.most_dropped] = _IMPOSSIBLE
         return loads
 
@@ -159,11 +163,15 @@ class Plan:
         return all(value <= 0.0 for value in self.over(cost).values())
 
     def smallest(self) -> Cost:
-        """The cost with the smallest widths and without the costliest blocks."""
+        """The cost with the smallest widths and without the costliest blocks.
+
+        In the precision that uses the least of the budget.
+        """
         space = self.space
         least = {name: space.choices(name)[0] for name in space.widths}
         gone = {f"{BLOCK}{name}": 0 for name in self.costliest[: space.most_dropped]}
-        return self.price(space.architecture({**least, **gone}))
+        wanted = [space.architecture({**least, **gone, IN_FLOAT: n}) for n in (0, 1)]
+        return self.price(min(dict.fromkeys(wanted), key=self._load))
 
     @cached_property
     def costliest(self) -> tuple[str, ...]:

@@ -30,6 +30,7 @@ from autoprune._search.study import StudyFile
 from autoprune._search.tuning import quiet, run_trials
 from autoprune._search.verify import verify
 from autoprune._search.worker import WorkerContext
+from autoprune.architecture import INT8, PRECISIONS
 from autoprune.budget import Cost
 from autoprune.config import RunConfig
 from autoprune.device.profile import DeviceProfile
@@ -99,7 +100,8 @@ def run(
 def _prepare(config: RunConfig, task: Task, place: Path, say: Say, *, resume: bool) -> Prepared:
     profiles = None
     if resume:
-        profiles = RunFolder(place).profiles(config.targets, DeviceProfile.from_dict)
+        folder, parse = RunFolder(place), DeviceProfile.from_dict
+        profiles = {each: folder.profiles(config.targets, parse, each) for each in PRECISIONS}
     return prepare(config, task, say, profiles=profiles)
 
 
@@ -188,6 +190,8 @@ def _describe(store: RunFolder, ready: Prepared) -> None:
     for target in ready.targets:
         if target.profile is not None:
             store.save_profile(target.name, target.profile.to_dict())
+        if target.int8 is not None:
+            store.save_profile(target.name, target.int8.to_dict(), INT8)
     plan = ready.plan
     budgets = (plan.budget, *plan.levels)
     store.save_plan(SearchPlan.of(plan.objectives, plan.reference, budgets, plan.space, plan.dense))
