@@ -137,6 +137,7 @@ class SearchOptions(TypedDict, total=False):
     output: str | Path | None
     base: str | Path | None
     sampler: str
+    variables: str
     objectives: Sequence[str] | None
     levels: Sequence[Value]
     trials: int

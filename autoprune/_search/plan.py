@@ -18,6 +18,7 @@ from autoprune.errors import BudgetError
 from autoprune.fitted_space import FittedSpace
 from autoprune.pareto import Objective
 from autoprune.record import TrialRecord
+from autoprune.space import Parameter, Value
 
 _IMPOSSIBLE = 1e9
 
@@ -27,6 +28,20 @@ class Price(Protocol):
 
     def __call__(self, architecture: Architecture, fields: Collection[str] | None = None) -> Cost:
         """Of the named fields alone, where they are named."""
+
+
+class Variables(Protocol):
+    """Distributions to sample from, and the candidates that their values stand for."""
+
+    @property
+    def parameters(self) -> tuple[Parameter, ...]:
+        """The distributions."""
+
+    def candidate(self, params: Mapping[str, Value]) -> Candidate:
+        """The candidate of sampled values."""
+
+    def params(self, candidate: Candidate) -> dict[str, Value]:
+        """Values that stand for a candidate: exactly, or nearly."""
 
 
 Prices = Callable[[NDArray[np.int64], Collection[str]], Mapping[str, NDArray[np.float64]]]
@@ -53,6 +68,7 @@ class Plan:
     `epochs` is the training of one trial, evaluated at `rungs` points before its end. `margins` say
     by name how far predicted latencies lie below their upper bound: a candidate is within the
     budget only if the bound is, so that nearly all of what is trained holds when it is measured.
+    `allocated` are the variables to sample instead of one ratio for each group.
     """
 
     space: FittedSpace
@@ -70,6 +86,12 @@ class Plan:
     levels: tuple[Budget, ...] = ()
     margins: Mapping[str, float] = field(default_factory=dict)
     prices: Prices | None = None
+    allocated: Variables | None = None
+
+    @property
+    def variables(self) -> Variables:
+        """What the sampler draws: `allocated` where that is given, else ratios of groups."""
+        return self.allocated or self.space
 
     @property
     def milestones(self) -> tuple[float, ...]:

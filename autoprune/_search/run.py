@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import optuna
@@ -28,6 +29,7 @@ from autoprune._search.searcher import BudgetedOptunaSearch, Proposal
 from autoprune._search.seeding import seeds
 from autoprune._search.study import StudyFile
 from autoprune._search.tuning import quiet, run_trials
+from autoprune._search.variables import Allocated
 from autoprune._search.verify import verify
 from autoprune._search.worker import WorkerContext
 from autoprune.architecture import INT8, PRECISIONS
@@ -92,6 +94,7 @@ def run(
                 ready.plan.check()
                 _describe(store, ready)
                 first = seeds(ready.plan, sensitivity, importance)
+            ready = _with_variables(config, ready, sensitivity)
             screening = make_screening(config, task, ready, context, sensitivity)
             ledger = Ledger(ready.plan, store, watcher, since=since)
             _search(store, ready, context, first, screening, ledger)
@@ -126,6 +129,15 @@ def _sensitivity(
     found = measure_sensitivity(config, task, ready, context.calibration, say)
     store.save_sensitivity(found.to_dict())
     return found.at
+
+
+def _with_variables(
+    config: RunConfig, ready: Prepared, sensitivity: Callable[[str, int], float] | None
+) -> Prepared:
+    """What the sampler draws; ratios where sensitivities are not known."""
+    if config.search.variables == "ratios" or sensitivity is None:
+        return ready
+    return replace(ready, plan=replace(ready.plan, allocated=Allocated(ready.plan, sensitivity)))
 
 
 def _importance(ready: Prepared, context: WorkerContext) -> dict[str, list[float]] | None:

@@ -26,6 +26,7 @@ from autoprune._search.study import (
     NAME,
     StudyFile,
     attributes,
+    candidate_of,
     distributions,
     make_sampler,
     replay,
@@ -99,9 +100,7 @@ class BudgetedOptunaSearch(OptunaSearch):
         self._held: Asked | None = None
         self._uncopied: dict[int, Trial] | None = None
         again = [
-            Proposal(plan.space.candidate(t.params), t.user_attrs.get("origin", ""))
-            for t in cut
-            if t.params
+            Proposal(candidate_of(t, plan), t.user_attrs.get("origin", "")) for t in cut if t.params
         ]
         tried = {record.origin for record in ledger.records.values()}
         tried |= {proposal.origin for proposal in again}
@@ -110,7 +109,7 @@ class BudgetedOptunaSearch(OptunaSearch):
             screening.resume(ledger.screening)
             for trial in before:
                 if SCORE in trial.user_attrs and trial.params:
-                    candidate = plan.space.candidate(trial.params)
+                    candidate = candidate_of(trial, plan)
                     screening.remember(candidate, trial.user_attrs[SCORE])
 
     def suggest(  # type: ignore[override]  # FINISHED is a word
@@ -165,10 +164,10 @@ class BudgetedOptunaSearch(OptunaSearch):
         cost = self._plan.cost(candidate)
         if self.ledger.duplicate_of(candidate) is not None or not self._plan.allows(cost):
             return
-        self._study.enqueue_trial(self._plan.space.params(candidate))
+        self._study.enqueue_trial(self._plan.variables.params(candidate))
         trial = self._study.ask(fixed_distributions=self._space)
         origin = f"{CONVERTED} {record.number}"
-        for name, value in attributes(candidate.key, origin).items():
+        for name, value in attributes(candidate, origin, self._plan).items():
             trial.set_user_attr(name, value)
         self.ledger.start(trial.number, candidate, cost, origin)
         report = Report(
@@ -235,13 +234,13 @@ class BudgetedOptunaSearch(OptunaSearch):
     def _ask(self, queued: Proposal | None) -> tuple[Asked | None, Proposal | None]:
         """Ask Optuna for a trial: (accepted, None), or (None, its projection) if over budget."""
         if queued is not None:
-            params = self._plan.space.params(queued.candidate)
-            self._study.enqueue_trial(params)
+            self._study.enqueue_trial(self._plan.variables.params(queued.candidate))
         trial = self._study.ask(fixed_distributions=self._space)
-        candidate = self._plan.space.candidate(trial.params)
+        variables = self._plan.variables
+        candidate = queued.candidate if queued else variables.candidate(trial.params)
         origin = queued.origin if queued else self._plan.sampler
-        trial.set_user_attr("candidate", candidate.key)
-        trial.set_user_attr("origin", origin)
+        for name, value in attributes(candidate, origin, self._plan).items():
+            trial.set_user_attr(name, value)
         if queued is not None and queued.score is not None:
             trial.set_user_attr(SCORE, queued.score)
         twin = self.ledger.duplicate_of(candidate)

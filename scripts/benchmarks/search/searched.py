@@ -64,6 +64,7 @@ def autoprune(
     repair: bool = True,
     recipe: bool = False,
     depth: bool = False,
+    variables: str = "ratios",
     screen: int | None = None,
     levels: Sequence[float] = (),
 ) -> list[Tried]:
@@ -76,7 +77,10 @@ def autoprune(
     watch = Watch(setup, budget, clock)
     space = {"importance": importance, "repair": repair, "depth": depth}
     config = _config(setup, seed, budget, space, recipe=recipe)
-    changes: dict[str, Any] = {"levels": [f"{level:.0%}" for level in levels]}
+    changes: dict[str, Any] = {
+        "levels": [f"{level:.0%}" for level in levels],
+        "variables": variables,
+    }
     if screen is not None:
         changes["screen"] = screen
     config = config.model_copy(update={"search": config.search.model_copy(update=changes)})
