@@ -16,6 +16,7 @@ from typing import Any
 
 FLOAT32, INT8 = "float32", "int8"
 BLOCK = "block:"  # begins the names of blocks where groups are named too
+IN_FLOAT = "precision:float32"  # where groups are named too: 1, or 0 for an int8 model
 PRECISIONS: tuple[str, ...] = (FLOAT32, INT8)
 _PATTERN = re.compile(r"([1-9][0-9]*):([1-9][0-9]*)|0\.[0-9]+")
 

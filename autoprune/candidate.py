@@ -168,6 +168,15 @@ class Candidate:
             tuple(stages),
         )
 
+    def in_precision(self, precision: str) -> Candidate:
+        """The same candidate whose finished model is float32 or int8."""
+
+        def converted(architecture: Architecture) -> Architecture:
+            return replace(architecture, precision=precision)
+
+        stages = (Stage(it.progress, converted(it.architecture)) for it in self.stages)
+        return replace(self, architecture=converted(self.architecture), stages=tuple(stages))
+
     @property
     def removals(self) -> tuple[Stage, ...]:
         """When the model gets smaller, and what it is from then on; at least one removal."""

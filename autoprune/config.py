@@ -69,9 +69,13 @@ class SearchConfig(_Section):
     each one that is trained (0: every proposal is trained). `objectives` defaults to the task's
     metric and the first budget field. `levels` are costs below the budget's first limit, in its
     form, where good models are wanted too: the search begins with candidates just within each.
+    `variables` are what the sampler draws beside schedule and recovery: a share of the budget and
+    a few offsets that the allocator turns into widths and dropped blocks (`allocation`), or a ratio
+    for each group (`ratios`, also where sensitivities are not measured).
     """
 
     sampler: Literal["tpe", "nsga2", "gp", "random"] = "tpe"
+    variables: Literal["allocation", "ratios"] = "ratios"
     objectives: Annotated[list[str], Field(min_length=1)] | None = None
     levels: tuple[str | float, ...] = ()
     trials: Count = 30

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
-from autoprune.architecture import BLOCK, Architecture
+from autoprune.architecture import BLOCK, FLOAT32, IN_FLOAT, INT8, Architecture
 from autoprune.candidate import Candidate, Recovery, Selection
 from autoprune.schedule import Schedule
 from autoprune.space import (
@@ -21,6 +21,7 @@ from autoprune.space import (
 )
 
 DROP = "drop"
+PRECISION = "precision"
 _UNKNOWN_STEP = 4
 _HALF = 0.5
 _HALVINGS = 60
@@ -33,7 +34,8 @@ class FittedSpace:
     Widths are ascending and end with the whole group, which therefore says its size. `blocks` maps
     those that can be dropped to the groups that go with each. Groups and blocks (called
     `block:<name>`) together are the items of an architecture, each with its choices: widths, or 0
-    and 1. All rounding takes place here.
+    and 1. Where models may be int8, `precision:float32` is one more, 0 for those. All rounding
+    takes place here.
 
     >>> space = FittedSpace.of(SearchSpace.parse({"ratios": {"max": 0.5}}), {"conv1": 4})
     >>> space.choices("conv1"), [parameter.name for parameter in space.parameters]
@@ -53,6 +55,8 @@ class FittedSpace:
         object.__setattr__(self, "blocks", MappingProxyType(dict(self.blocks)))
         choices = {name: self._between(name) for name in self.widths}
         choices |= {f"{BLOCK}{name}": (0, 1) if self.most_dropped else (1,) for name in self.blocks}
+        if INT8 in self.space.precisions:
+            choices[IN_FLOAT] = (0, 1) if FLOAT32 in self.space.precisions else (0,)
         object.__setattr__(self, "_choices", choices)
 
     def __reduce__(self) -> tuple[Any, ...]:  # a mapping proxy cannot be pickled by itself
@@ -79,7 +83,7 @@ class FittedSpace:
 
     @property
     def items(self) -> tuple[str, ...]:
-        """The names of all groups, and of all blocks as `block:<name>`."""
+        """All groups, all blocks as `block:<name>`, and `precision:float32` where int8 may be."""
         return tuple(self._choices)
 
     @property
@@ -109,7 +113,9 @@ class FittedSpace:
         ratios = (Parameter(name, space.min_ratio, space.max_ratio) for name in names)
         dropping = self.blocks if self.most_dropped else ()
         drops = (Parameter(f"{DROP}.{name}", choices=(False, True)) for name in dropping)
-        return (*ratios, *drops, *space.varied)
+        several = len(space.precisions) > 1
+        precision = (Parameter(PRECISION, choices=space.precisions),) if several else ()
+        return (*ratios, *drops, *precision, *space.varied)
 
     def choices(self, item: str) -> tuple[int, ...]:
         """What a candidate can have of an item, ascending: a group's widths, 0 and 1 of a block."""
@@ -123,10 +129,15 @@ class FittedSpace:
         """What an architecture has of every item."""
         dropped = set(architecture.dropped)
         blocks = {f"{BLOCK}{name}": int(name not in dropped) for name in self.blocks}
-        return {**architecture.complete(self.sizes), **blocks}
+        precision = {IN_FLOAT: int(architecture.precision == FLOAT32)}
+        return {
+            **architecture.complete(self.sizes),
+            **blocks,
+            **(precision if IN_FLOAT in self._choices else {}),
+        }
 
     def architecture(self, counts: Mapping[str, float]) -> Architecture:
-        """The architecture of the nearest choices; items that are not named stay whole.
+        """The architecture of the nearest choices; items that are not named stay unpruned.
 
         Where more blocks would be dropped than may be, those with the least count are. Groups that
         go with a dropped block have no width.
@@ -142,17 +153,24 @@ class FittedSpace:
                 if name not in lost
             },
             dropped,
+            precision=self._precision(counts.get(IN_FLOAT, 1.0)),
         )
 
     def canonical(self, architecture: Architecture) -> Architecture:
         """The same as this space says it: no widths of groups that went with a block."""
         return self.architecture(self.counts(architecture))
 
-    def at_ratios(self, ratios: Mapping[str, float], dropped: Iterable[str] = ()) -> Architecture:
+    def at_ratios(
+        self,
+        ratios: Mapping[str, float],
+        dropped: Iterable[str] = (),
+        precision: str = FLOAT32,
+    ) -> Architecture:
         """The architecture at these removed fractions, those that are not named being 0."""
         sizes = self.sizes
         counts = {name: sizes[name] * (1.0 - ratio) for name, ratio in ratios.items()}
-        return self.architecture({**counts, **{f"{BLOCK}{name}": 0.0 for name in dropped}})
+        gone = {f"{BLOCK}{name}": 0.0 for name in dropped}
+        return self.architecture({**counts, **gone, IN_FLOAT: float(precision == FLOAT32)})
 
     def resized(self, candidate: Candidate, architecture: Architecture) -> Candidate:
         """The candidate with another architecture, and stages that lead to it."""
@@ -182,7 +200,7 @@ class FittedSpace:
         ratios = {name: self._ratio_of(name, params) for name in self.widths}
         dropped = [name for name in self.blocks if params.get(f"{DROP}.{name}", False)]
         return Candidate.planned(
-            self.at_ratios(ratios, dropped),
+            self.at_ratios(ratios, dropped, str(params.get(PRECISION, FLOAT32))),
             self.sizes,
             selection=Selection(str(values["importance"]), bool(values["repair"])),
             schedule=Schedule(kind, begin, end, 1 if one_shot else int(values["schedule.steps"])),
@@ -203,6 +221,8 @@ class FittedSpace:
             kind, _, name = parameter.name.partition(".")
             if kind == DROP:
                 params[parameter.name] = name in candidate.architecture.dropped
+            elif kind == PRECISION:
+                params[PRECISION] = candidate.architecture.precision
             else:
                 ratio = ratios[name] if name else self.common_ratio(candidate)
                 params[parameter.name] = parameter.clip(ratio)
@@ -243,6 +263,11 @@ class FittedSpace:
                 return middle
             low, high = (middle, high) if sum(now.values()) > total else (low, middle)
         raise ValueError("no single ratio of this space gives the candidate's widths")
+
+    def _precision(self, in_float: float) -> str:
+        """The nearest precision of the space; of equally near ones float32."""
+        choices = self._choices.get(IN_FLOAT, (1,))
+        return FLOAT32 if _nearest(choices, in_float) else INT8
 
     def _between(self, name: str) -> tuple[int, ...]:
         """The widths between the smallest and the largest ratio."""

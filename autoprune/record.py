@@ -11,6 +11,7 @@ from autoprune.candidate import Candidate
 
 State = Literal["complete", "stopped", "infeasible", "failed"]
 UNIFORM = "seed:uniform"  # how the origin of a uniform baseline begins
+CONVERTED = "converted from trial"  # likewise of another trial's model in another precision
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +23,8 @@ class TrialRecord:
     `predicted` is the cost before training, `measured` the cost of the finished model measured
     alone. `times` are seconds by name (`train_s`, `evaluate_s`, `build_s`, `wall_s`). `artifact` is
     the saved model's folder relative to the run folder. `origin` says where the candidate came
-    from: `seed:<what>` or the sampler's name, with `projected` where it was moved into the budget.
+    from: `seed:<what>` or the sampler's name, with `projected` where it was moved into the budget,
+    or `converted from trial <number>` where it is that trial's model in another precision.
     `optimizer` is the class of the optimizer that trained it.
     """
 
@@ -45,6 +47,11 @@ class TrialRecord:
     def is_baseline(self) -> bool:
         """Whether this is a finished uniform baseline: one ratio everywhere, the same recovery."""
         return self.origin.startswith(UNIFORM) and self.state == "complete"
+
+    @property
+    def is_converted(self) -> bool:
+        """Whether it is another trial's model in another precision, without training of its own."""
+        return self.origin.startswith(CONVERTED)
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-ready form; `from_dict` reads it back."""

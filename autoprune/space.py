@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any, Literal
 
+from autoprune.architecture import FLOAT32, PRECISIONS
 from autoprune.candidate import BY_OPTIMIZER, IMPORTANCES, OPTIMIZERS
 from autoprune.errors import ConfigError
 from autoprune.schedule import KINDS
@@ -133,7 +134,8 @@ _RATIO = _Knob("number", 0.0, high=1.0, open_high=True)
 _ROUND = _Knob("integer", 1, low=1, besides=" or auto")
 _SECTIONS = ("schedule", "recovery")
 _DEPTH = _Knob("number", 0.7, high=1.0)
-_TOP = ("ratios", "round_to", "depth", "importance", "repair", *_SECTIONS)
+_PRECISION = _Knob("word", FLOAT32, words=PRECISIONS)
+_TOP = ("ratios", "round_to", "depth", "precision", "importance", "repair", *_SECTIONS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +147,7 @@ class SearchSpace:
     keys that do not vary. Widths are multiples of `round_to`; with `auto` (written as
     `round_to: auto`) of the step that is efficient on the target device. Of a model's residual
     blocks at most the share `max_depth` is dropped (`depth: {max: 0.7}`; `depth: false` is 0).
+    A finished model is float32, int8, or either (`precisions`).
 
     >>> space = SearchSpace.parse({"ratios": {"max": 0.5}, "recovery": {"lr": [0.01, 0.1]}})
     >>> space.max_ratio, [parameter.name for parameter in space.varied]
@@ -159,6 +162,7 @@ class SearchSpace:
     fixed: Mapping[str, Value] = field(default_factory=dict)
     auto: bool = False
     max_depth: float = 0.7
+    precisions: tuple[str, ...] = (FLOAT32,)
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.min_ratio <= self.max_ratio < 1.0:
@@ -177,7 +181,8 @@ class SearchSpace:
 
     def __reduce__(self) -> tuple[Any, ...]:  # a mapping proxy cannot travel to a worker by itself
         state = (self.min_ratio, self.max_ratio, self.per, self.round_to, self.varied)
-        return SearchSpace, (*state, dict(self.fixed), self.auto, self.max_depth)
+        rest = (dict(self.fixed), self.auto, self.max_depth, self.precisions)
+        return SearchSpace, (*state, *rest)
 
     @staticmethod
     def parse(spec: Mapping[str, Any], place: str = "space") -> SearchSpace:
@@ -213,6 +218,7 @@ class SearchSpace:
             fixed=fixed,
             auto=auto,
             max_depth=_read_depth(spec.get("depth", True), f"{place}.depth"),
+            precisions=_read_precisions(spec.get("precision", FLOAT32), f"{place}.precision"),
         )
 
     def for_optimizer(self, auto: str) -> SearchSpace:
@@ -262,6 +268,15 @@ def _read_depth(written: Any, place: str) -> float:
         )
     _known(written, ("max",), place)
     return float(_DEPTH.check(written.get("max", _DEPTH.default), f"{place}.max"))
+
+
+def _read_precisions(written: Any, place: str) -> tuple[str, ...]:
+    """One precision or a list of them, in the order of `PRECISIONS`."""
+    given = written if isinstance(written, list | tuple) else [written]
+    found = {_PRECISION.check(word, place) for word in given}
+    if not found:
+        raise ConfigError(f"{place} is an empty list · write at least one value")
+    return tuple(word for word in PRECISIONS if word in found)
 
 
 def _known(spec: Mapping[str, Any], known: Iterable[str], place: str) -> None:

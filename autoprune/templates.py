@@ -27,7 +27,7 @@ device:
 
 # train_on: auto               # cpu | cuda | auto: where candidates are trained
 
-# What may vary: a preset (standard, channels, channels_and_schedule, quick), a file, or keys.
+# What may vary: a preset (standard, int8, channels, channels_and_schedule, quick), a file, or keys.
 space: standard
 
 search:

@@ -28,6 +28,7 @@ from autoprune.tasks.metrics import evaluated
 from autoprune.training import Precision, RecoveryRun, checkpoint
 
 OnEntry = Callable[[int, Mapping[str, float]], None]
+Convert = Callable[[nn.Module], nn.Module]
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,13 +93,16 @@ def retrain(
     precision: Precision | None = None,
     checkpoints: Path | None = None,
     on_entry: OnEntry | None = None,
+    quantization_aware: float = 0.0,
+    convert: Convert | None = None,
 ) -> Retraining:
     """Train `candidate` from the dense weights with its whole schedule, once for each seed.
 
     The model is validated after each epoch, and `on_entry(seed, entry)` is told. Nothing is chosen
     on the way: the model is the one after the last step, and only then is the test split read,
     once. With `checkpoints` the state after each epoch is kept there: called again with the same
-    arguments, the work goes on where it was interrupted.
+    arguments, the work goes on where it was interrupted. The last `quantization_aware` of the steps
+    simulate int8. Where `convert` makes an int8 model of the trained one, that is what is tested.
 
     Raises UsageError without seeds or with one twice, TaskError without a test split,
     TrainingError where the loss or a metric is not finite.
@@ -118,10 +122,11 @@ def retrain(
             calibration=calibration,
             device=device,
             precision=precision,
+            quantization_aware=quantization_aware,
         )
         folder = checkpoints / f"{candidate.key}-{epochs:g}-{seed}" if checkpoints else None
         _train(run, folder, on_entry)
-        finished.append(_finish(run, folder))
+        finished.append(_finish(run, folder, convert))
     dense_test = evaluated(task, dense, "test")
     return Retraining(candidate, epochs, tuple(finished), dense_test)
 
@@ -154,19 +159,21 @@ def _train(run: RecoveryRun, folder: Path | None, on_entry: OnEntry | None) -> N
             on_entry(run.seed, entry)
 
 
-def _finish(run: RecoveryRun, folder: Path | None) -> SeedResult:
+def _finish(run: RecoveryRun, folder: Path | None, convert: Convert | None) -> SeedResult:
     """Test a trained model, or read the test that was made before an interruption."""
     test = read_metrics(folder) if folder is not None else None
+    model = run.result()
+    converted = convert(model) if convert is not None else None
     if test is None:
-        test = run.evaluate("test")
+        test = evaluated(run.task, converted, "test") if converted else run.evaluate("test")
         if folder is not None:
             write_metrics(folder, test)
     return SeedResult(
         seed=run.seed,
-        model=run.result(),
+        model=model,
         kept_indices=dict(run.kept_indices),
         test=test,
-        validation=run.metrics,
+        validation=evaluated(run.task, converted, "val") if converted else run.metrics,
         history=tuple(run.history),
         times=dict(run.times),
     )

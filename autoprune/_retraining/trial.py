@@ -5,24 +5,46 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from torch import nn
 
 from autoprune._retraining.seeds import OnEntry, Retraining, retrain
-from autoprune._search.target_devices import TargetDevice, measurable_targets, measured, reach
+from autoprune._search.target_devices import (
+    FinishedModel,
+    TargetDevice,
+    measurable_targets,
+    measured,
+    reach,
+)
+from autoprune.architecture import INT8
 from autoprune.budget import Cost
 from autoprune.candidate import Candidate
 from autoprune.config import RunConfig
 from autoprune.errors import DeviceError, StoreError, UsageError
 from autoprune.pruning.compensate import Calibration, calibrate
 from autoprune.pruning.verification import traced
+from autoprune.quantization import Twin, compared, saved, twin_of
 from autoprune.record import TrialRecord
-from autoprune.store import RetrainingFolder, RetrainingPlan, RunFolder, recipe_of, save_model
+from autoprune.store import (
+    INT8_FILE,
+    QuantizationSettings,
+    RetrainingFolder,
+    RetrainingPlan,
+    RunFolder,
+    read_quantization,
+    recipe_of,
+    save_model,
+)
 from autoprune.tasks.base import Task
 from autoprune.tasks.load import load_dense
 from autoprune.training import choose, training_device
 from autoprune.training.batches import sample
+
+SIMULATED = 0.2  # of the steps, the last ones, where int8 costs too much quality
+_SETTINGS = QuantizationSettings()
+MOST_LOST = 0.01  # of the metric, relative to float32
 
 
 def retrain_trial(
@@ -34,11 +56,14 @@ def retrain_trial(
     epochs: float,
     seeds: Sequence[int],
     recovery: Mapping[str, float] | None = None,
+    quantization_aware: bool | None = None,
     on_entry: OnEntry | None = None,
 ) -> RetrainingFolder:
     """Retrain one record of a run and write everything; returns the folder.
 
-    `recovery` replaces fields of the candidate's `Recovery`. A folder that holds this retraining is
+    `recovery` replaces fields of the candidate's `Recovery`. An int8 candidate is quantized after
+    training; where its trial lost more than 1 % of the metric by that (or as `quantization_aware`
+    says), the last fifth of the steps simulates int8. A folder that holds this retraining is
     resumed (nothing is done when it is finished); one that holds another raises StoreError.
     DeviceError where the device cannot be asked, before the training or when it is to measure.
     `config` says where to train and what to measure.
@@ -55,15 +80,44 @@ def retrain_trial(
     targets = measurable_targets(config.targets, run.devices(config.targets))
     reach(targets)  # before hours of training
     with run.writing():
-        done, dense = _train(folder, config, task, record, plan, on_entry)
+        aware = _simulates_int8(run, record, quantization_aware)
+        done, dense = _train(folder, config, task, record, plan, on_entry, aware)
+        precision = record.candidate.architecture.precision
         for one in done.runs:
             recipe = recipe_of(
                 record.candidate, one.kept_indices, task=config.task, task_args=config.task_args
             )
-            save_model(folder.seed_folder(one.seed), one.model, recipe)
-        beside, small = _measure(task, [dense, done.runs[0].model], targets)
-        folder.save_summary(done.summary(record.number, measured=small, dense_measured=beside))
+            place = folder.seed_folder(one.seed)
+            save_model(place, one.model, recipe)
+            if precision == INT8:
+                twin = _twin(task, one.model)
+                saved(twin, compared(twin, task, _SETTINGS), place / INT8_FILE, place)
+        small = FinishedModel(done.runs[0].model, precision)
+        beside, cost = _measure(task, [FinishedModel(dense), small], targets)
+        folder.save_summary(done.summary(record.number, measured=cost, dense_measured=beside))
     return folder
+
+
+def _simulates_int8(run: RunFolder, record: TrialRecord, asked: bool | None) -> bool:
+    if record.candidate.architecture.precision != INT8:
+        if asked:
+            raise UsageError(
+                f"trial {record.number} is float32, and only int8 models are trained "
+                "quantization-aware · pick an int8 one"
+            )
+        return False
+    if asked is not None:
+        return asked
+    report = read_quantization(run.model_folder(record)) if record.artifact else None
+    return report is None or report.drop > MOST_LOST
+
+
+def _twin(task: Task, model: nn.Module) -> Twin:
+    return twin_of(model, task, _SETTINGS, threads=1)
+
+
+def _in_int8(task: Task, model: nn.Module) -> nn.Module:
+    return _twin(task, model).int8
 
 
 def _with_recovery(candidate: Candidate, recovery: Mapping[str, Any]) -> Candidate:
@@ -94,6 +148,7 @@ def _train(
     record: TrialRecord,
     plan: RetrainingPlan,
     on_entry: OnEntry | None,
+    aware: bool,
 ) -> tuple[Retraining, nn.Module]:
     device = training_device(config.train_on)
     dense = load_dense(task, device=device)
@@ -116,6 +171,10 @@ def _train(
         precision=choose(task, dense, device),
         checkpoints=folder.checkpoints,
         on_entry=on_entry,
+        quantization_aware=SIMULATED if aware else 0.0,
+        convert=partial(_in_int8, task)
+        if record.candidate.architecture.precision == INT8
+        else None,
     )
     return done, dense.to("cpu").eval()
 
@@ -132,7 +191,7 @@ def _calibration(
 
 
 def _measure(
-    task: Task, models: Sequence[nn.Module], targets: Sequence[TargetDevice]
+    task: Task, models: Sequence[FinishedModel], targets: Sequence[TargetDevice]
 ) -> list[Cost]:
     try:
         return measured(models, task.example_input(), targets)

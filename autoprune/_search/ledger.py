@@ -21,10 +21,20 @@ REPORT = "report"  # the key of a Tune result under which a report travels
 
 
 @dataclass(frozen=True)
+class Conversion:
+    """A finished trial's model in its other precision: what it reached, and where it is saved."""
+
+    precision: str
+    metrics: Mapping[str, float]
+    artifact: str
+
+
+@dataclass(frozen=True)
 class Report:
     """A worker's report after each evaluation.
 
-    `finished` is True once the trial has had all its training; `error` ends a trial as failed.
+    `finished` is True once the trial has had all its training; `error` ends a trial as failed. A
+    finished one has a `conversion` where the space allows both precisions.
     """
 
     epochs: float = 0.0
@@ -35,6 +45,7 @@ class Report:
     artifact: str | None = None
     error: str | None = None
     optimizer: str = ""
+    conversion: Conversion | None = None
 
 
 @dataclass
@@ -95,8 +106,8 @@ class Ledger:
 
     @property
     def counts(self) -> Counter[State]:
-        """How many records are in each state."""
-        return Counter(record.state for record in self.records.values())
+        """How many trials are in each state, converted ones not counted."""
+        return Counter(it.state for it in self.records.values() if not it.is_converted)
 
     @property
     def done(self) -> int:
@@ -172,7 +183,8 @@ class Ledger:
             optimizer=last.optimizer,
         )
         self._write(record)
-        self._ends.append(time.monotonic())
+        if not record.is_converted:
+            self._ends.append(time.monotonic())
         self._front = self._front_of([*self._front.members, record])
         self._show_front()
         self.save_state("search")

@@ -11,13 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autoprune._search.allocation import Item
-from autoprune.architecture import BLOCK, Architecture
+from autoprune.architecture import BLOCK, IN_FLOAT, Architecture
 from autoprune.budget import Budget, Cost, Limit
 from autoprune.candidate import Candidate
 from autoprune.errors import BudgetError
 from autoprune.fitted_space import FittedSpace
 from autoprune.pareto import Objective
 from autoprune.record import TrialRecord
+from autoprune.space import Parameter, Value
 
 _IMPOSSIBLE = 1e9
 
@@ -27,6 +28,20 @@ class Price(Protocol):
 
     def __call__(self, architecture: Architecture, fields: Collection[str] | None = None) -> Cost:
         """Of the named fields alone, where they are named."""
+
+
+class Variables(Protocol):
+    """Distributions to sample from, and the candidates that their values stand for."""
+
+    @property
+    def parameters(self) -> tuple[Parameter, ...]:
+        """The distributions."""
+
+    def candidate(self, params: Mapping[str, Value]) -> Candidate:
+        """The candidate of sampled values."""
+
+    def params(self, candidate: Candidate) -> dict[str, Value]:
+        """Values that stand for a candidate: exactly, or nearly."""
 
 
 Prices = Callable[[NDArray[np.int64], Collection[str]], Mapping[str, NDArray[np.float64]]]
@@ -53,6 +68,7 @@ class Plan:
     `epochs` is the training of one trial, evaluated at `rungs` points before its end. `margins` say
     by name how far predicted latencies lie below their upper bound: a candidate is within the
     budget only if the bound is, so that nearly all of what is trained holds when it is measured.
+    `allocated` are the variables to sample instead of one ratio for each group.
     """
 
     space: FittedSpace
@@ -70,6 +86,12 @@ class Plan:
     levels: tuple[Budget, ...] = ()
     margins: Mapping[str, float] = field(default_factory=dict)
     prices: Prices | None = None
+    allocated: Variables | None = None
+
+    @property
+    def variables(self) -> Variables:
+        """What the sampler draws: `allocated` where that is given, else ratios of groups."""
+        return self.allocated or self.space
 
     @property
     def milestones(self) -> tuple[float, ...]:
@@ -98,11 +120,14 @@ class Plan:
 
     @property
     def items(self) -> tuple[Item, ...]:
-        """The decisions of the allocator: the width of every group, and each block kept or not."""
+        """What the allocator decides: every group's width, each block kept or not, precision."""
         space = self.space
         dropping = space.blocks if space.most_dropped else {}
         block = {g: f"{BLOCK}{name}" for name, groups in dropping.items() for g in groups}
-        return tuple(Item(it, space.choices(it), block=block.get(it)) for it in space.items)
+        return tuple(
+            Item(it, space.choices(it), block=block.get(it), is_global=it == IN_FLOAT)
+            for it in space.items
+        )
 
     def loads(self, counts: NDArray[np.int64]) -> NDArray[np.float64]:
         """`candidates x items` → `candidates x limits`: the share of each that is used, as `load`.
@@ -135,7 +160,8 @@ class Plan:
     def _bounded(
         self, loads: NDArray[np.float64], counts: NDArray[np.int64]
     ) -> NDArray[np.float64]:
-        gone = (counts[:, len(self.space.widths) :] == 0).sum(axis=1)
+        widths, blocks = len(self.space.widths), len(self.space.blocks)
+        gone = (counts[:, widths : widths + blocks] == 0).sum(axis=1)
         loads[gone > self.space.most_dropped] = _IMPOSSIBLE
         return loads
 
@@ -159,11 +185,15 @@ class Plan:
         return all(value <= 0.0 for value in self.over(cost).values())
 
     def smallest(self) -> Cost:
-        """The cost with the smallest widths and without the costliest blocks."""
+        """The cost with the smallest widths and without the costliest blocks.
+
+        In the precision that uses the least of the budget.
+        """
         space = self.space
         least = {name: space.choices(name)[0] for name in space.widths}
         gone = {f"{BLOCK}{name}": 0 for name in self.costliest[: space.most_dropped]}
-        return self.price(space.architecture({**least, **gone}))
+        wanted = [space.architecture({**least, **gone, IN_FLOAT: n}) for n in (0, 1)]
+        return self.price(min(dict.fromkeys(wanted), key=self._load))
 
     @cached_property
     def costliest(self) -> tuple[str, ...]:

@@ -7,7 +7,7 @@ import logging
 import math
 import platform
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -19,18 +19,24 @@ from autoprune._search.plan import Limits, Plan
 from autoprune._search.score import STATISTICS, RepairScore, heads
 from autoprune._search.screening import Screening
 from autoprune._search.study import distributions
-from autoprune._search.target_devices import TargetDevice, check, load_targets
+from autoprune._search.target_devices import (
+    Profiles,
+    TargetDevice,
+    check,
+    check_int8,
+    load_targets,
+)
 from autoprune._search.tuning import threads_for
 from autoprune._search.verify import MeasurementRig, objectives_of
 from autoprune._search.worker import WorkerContext
-from autoprune.architecture import Architecture
+from autoprune.architecture import FLOAT32, IN_FLOAT, INT8, Architecture
 from autoprune.budget import Cost
 from autoprune.config import RunConfig
 from autoprune.cost.activations import COUNTED, PeakMemory
 from autoprune.cost.model import CostModel
+from autoprune.cost.precisions import PrecisionCosts
 from autoprune.cost.targets import cores, device_name
 from autoprune.cost_fields import MEMORY, cost_fields, is_cost, is_latency
-from autoprune.device.profile import DeviceProfile
 from autoprune.device.widths import efficient_step
 from autoprune.errors import AutopruneError, ConfigError, DeviceError, GraphError, TaskError
 from autoprune.fitted_space import FittedSpace
@@ -40,7 +46,9 @@ from autoprune.pruning import importance, sensitivity
 from autoprune.pruning.compensate import Calibration, calibrate
 from autoprune.pruning.sensitivity import Sensitivity
 from autoprune.pruning.verification import prunable
+from autoprune.quantization import twin_of
 from autoprune.space import SearchSpace
+from autoprune.store import QuantizationSettings
 from autoprune.tasks.base import Task
 from autoprune.tasks.load import load_dense
 from autoprune.tasks.metrics import evaluated
@@ -69,7 +77,8 @@ class Prepared:
 
     def with_targets(self, targets: tuple[TargetDevice, ...]) -> Prepared:
         """The same search with costs predicted from these devices' profiles."""
-        costs, margins = _costs(self.graph, targets, self.memory)
+        precisions = self.plan.space.space.precisions
+        costs, margins = _costs(self.graph, targets, self.memory, precisions)
         plan = replace(
             self.plan,
             price=costs.cost,
@@ -95,15 +104,18 @@ def prepare(
     task: Task,
     say: Say,
     *,
-    profiles: Mapping[str, DeviceProfile] | None = None,
+    profiles: Profiles | None = None,
 ) -> Prepared:
     """Everything up to the plan; raises UsageError for a user error.
 
-    `profiles` are those that a resumed run has already, by device; without, the devices are asked
-    whether they can measure.
+    `profiles` are those that a resumed run has already; without, the devices are asked whether they
+    can measure.
     """
     objectives = _objectives(config, task)
     targets = load_targets(config.targets, profiles or {})
+    has_int8 = INT8 in config.space.precisions
+    if has_int8:
+        _check_int8(config, objectives, targets)
     if profiles is None:
         check(targets)
     device = training_device(config.train_on)
@@ -118,12 +130,13 @@ def prepare(
         why = "; ".join(f"{frozen.name}: {frozen.reason}" for frozen in graph.frozen[:3])
         raise GraphError(f"the model of {type(task).__name__} has no prunable groups · {why}")
     names = [*config.budget.fields, *(objective.name for objective in objectives)]
+    seed = config.search.seed
     targets = tuple(
-        target.fitted(dense, graph, example, config.search.seed, say)
-        if target.is_predicted(names)
-        else target
+        target.fitted(dense, graph, example, seed, say) if target.is_predicted(names) else target
         for target in targets
     )
+    if has_int8:
+        targets = tuple(it.with_int8(dense, graph, example, seed, say) for it in targets)
     memory: tuple[PeakMemory, ...] = (COUNTED,)
     if MEMORY in names and targets:
         say("peak memory of random prunings")
@@ -165,7 +178,7 @@ def _plan(
     targets: tuple[TargetDevice, ...],
     memory: tuple[PeakMemory, ...],
 ) -> Plan:
-    costs, margins = _costs(graph, targets, memory)
+    costs, margins = _costs(graph, targets, memory, space.precisions)
     limits = config.search
     return Plan(
         space=FittedSpace.of(
@@ -196,16 +209,23 @@ def _plan(
 
 
 def _costs(
-    graph: PruningGraph, targets: Iterable[TargetDevice], memory: Sequence[PeakMemory]
-) -> tuple[CostModel, dict[str, float]]:
+    graph: PruningGraph,
+    targets: Iterable[TargetDevice],
+    memory: Sequence[PeakMemory],
+    precisions: Collection[str],
+) -> tuple[PrecisionCosts, dict[str, float]]:
     """What predicts costs, and by how much each upper bound lies above the prediction."""
     targets = list(targets)
     predictors = {target.name: target.profile.predictor for target in targets if target.profile}
+    models = {FLOAT32: CostModel(graph, latency=predictors, memory=memory)}
+    if INT8 in precisions:
+        quantized = {target.name: target.int8.predictor for target in targets if target.int8}
+        models[INT8] = CostModel(graph, latency=quantized, precision=INT8)
     margins = {name: margin for target in targets for name, margin in target.margins.items()}
     factor = max(fitted.upper_factor for fitted in memory)
     if factor > 1.0:
         margins[MEMORY] = factor - 1.0
-    return CostModel(graph, latency=predictors, memory=memory), margins
+    return PrecisionCosts(models), margins
 
 
 def make_context(
@@ -236,6 +256,7 @@ def make_context(
         threads=threads,
         device=ready.training_device,
         precision=precision,
+        precisions=ready.plan.space.space.precisions,
     )
 
 
@@ -259,7 +280,7 @@ def measure_sensitivity(
         tail = f", about {left:.0f} s left" if done else ""
         say(f"sensitivity of {all_} groups and blocks: {done} measured{tail}")
 
-    return sensitivity.measure(
+    found = sensitivity.measure(
         ready.dense,
         ready.graph,
         calibration,
@@ -269,6 +290,16 @@ def measure_sensitivity(
         statistics=heads(batches, STATISTICS),
         forward=task.loss,
         progress=told,
+    )
+    if IN_FLOAT not in space.items:
+        return found
+    say("sensitivity to int8")
+    twin = twin_of(ready.dense, task, QuantizationSettings(), threads=1)
+    rise = max(0.0, score(twin.int8) - found.dense)
+    return Sensitivity(
+        found.dense,
+        {**found.counts, IN_FLOAT: (0, 1)},
+        {**found.increases, IN_FLOAT: (rise, 0.0)},
     )
 
 
@@ -324,6 +355,18 @@ def environment(config: RunConfig) -> dict[str, Any]:
         "cores": cores(),
         "seed": config.search.seed,
     }
+
+
+def _check_int8(
+    config: RunConfig, objectives: Sequence[Objective], targets: Sequence[TargetDevice]
+) -> None:
+    """Raise ConfigError where a search with int8 models cannot be."""
+    check_int8(targets)
+    if MEMORY in config.budget.fields or MEMORY in [it.name for it in objectives]:
+        raise ConfigError(
+            f"space.precision: {MEMORY} of int8 models is not known · leave it out of budget and "
+            "search.objectives, or search with precision: float32"
+        )
 
 
 def _objectives(config: RunConfig, task: Task) -> tuple[Objective, ...]:

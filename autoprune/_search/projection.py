@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from autoprune._search.plan import Plan
+from autoprune.architecture import INT8
 from autoprune.candidate import Candidate
 from autoprune.fitted_space import FittedSpace
 
@@ -18,9 +19,20 @@ def project(candidate: Candidate, plan: Plan) -> Candidate | None:
     Every group's ratio moves by the same fraction towards the space's largest ratio, so that the
     order of the groups is kept; the smallest fraction that suffices, to 1 part in 4096. Where the
     space has one ratio for all groups, that ratio moves. Where widths alone do not suffice,
-    blocks are dropped, the costliest first. A candidate within the budget is returned as it is.
-    None when nothing meets the budget.
+    blocks are dropped, the costliest first, and then the model becomes int8. A candidate within the
+    budget is returned as it is. None when nothing meets the budget.
     """
+    found = _project(candidate, plan)
+    architecture = replace(candidate.architecture, precision=INT8)
+    if found is not None or architecture == candidate.architecture:
+        return found
+    if INT8 not in plan.space.space.precisions:
+        return None
+    return _project(plan.space.resized(candidate, architecture), plan)
+
+
+def _project(candidate: Candidate, plan: Plan) -> Candidate | None:
+    """As `project`, in the candidate's own precision."""
     if plan.fits(candidate):
         return candidate
     start = _ratios(candidate, plan.space)
@@ -57,6 +69,7 @@ def _ratios(candidate: Candidate, space: FittedSpace) -> Mapping[str, float]:
 def _moved(candidate: Candidate, start: Mapping[str, float], plan: Plan, share: float) -> Candidate:
     most = plan.space.space.max_ratio
     ratios = {name: ratio + share * max(0.0, most - ratio) for name, ratio in start.items()}
+    there = candidate.architecture
     return plan.space.resized(
-        candidate, plan.space.at_ratios(ratios, candidate.architecture.dropped)
+        candidate, plan.space.at_ratios(ratios, there.dropped, there.precision)
     )

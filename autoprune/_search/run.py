@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import optuna
@@ -28,8 +29,10 @@ from autoprune._search.searcher import BudgetedOptunaSearch, Proposal
 from autoprune._search.seeding import seeds
 from autoprune._search.study import StudyFile
 from autoprune._search.tuning import quiet, run_trials
+from autoprune._search.variables import Allocated
 from autoprune._search.verify import verify
 from autoprune._search.worker import WorkerContext
+from autoprune.architecture import INT8, PRECISIONS
 from autoprune.budget import Cost
 from autoprune.config import RunConfig
 from autoprune.device.profile import DeviceProfile
@@ -91,6 +94,7 @@ def run(
                 ready.plan.check()
                 _describe(store, ready)
                 first = seeds(ready.plan, sensitivity, importance)
+            ready = _with_variables(config, ready, sensitivity)
             screening = make_screening(config, task, ready, context, sensitivity)
             ledger = Ledger(ready.plan, store, watcher, since=since)
             _search(store, ready, context, first, screening, ledger)
@@ -99,7 +103,8 @@ def run(
 def _prepare(config: RunConfig, task: Task, place: Path, say: Say, *, resume: bool) -> Prepared:
     profiles = None
     if resume:
-        profiles = RunFolder(place).profiles(config.targets, DeviceProfile.from_dict)
+        folder, parse = RunFolder(place), DeviceProfile.from_dict
+        profiles = {each: folder.profiles(config.targets, parse, each) for each in PRECISIONS}
     return prepare(config, task, say, profiles=profiles)
 
 
@@ -124,6 +129,15 @@ def _sensitivity(
     found = measure_sensitivity(config, task, ready, context.calibration, say)
     store.save_sensitivity(found.to_dict())
     return found.at
+
+
+def _with_variables(
+    config: RunConfig, ready: Prepared, sensitivity: Callable[[str, int], float] | None
+) -> Prepared:
+    """What the sampler draws; ratios where sensitivities are not known."""
+    if config.search.variables == "ratios" or sensitivity is None:
+        return ready
+    return replace(ready, plan=replace(ready.plan, allocated=Allocated(ready.plan, sensitivity)))
 
 
 def _importance(ready: Prepared, context: WorkerContext) -> dict[str, list[float]] | None:
@@ -188,6 +202,8 @@ def _describe(store: RunFolder, ready: Prepared) -> None:
     for target in ready.targets:
         if target.profile is not None:
             store.save_profile(target.name, target.profile.to_dict())
+        if target.int8 is not None:
+            store.save_profile(target.name, target.int8.to_dict(), INT8)
     plan = ready.plan
     budgets = (plan.budget, *plan.levels)
     store.save_plan(SearchPlan.of(plan.objectives, plan.reference, budgets, plan.space, plan.dense))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import itertools
 import math
 from collections.abc import Iterator, Sequence
@@ -15,6 +14,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from autoprune.candidate import Candidate
 from autoprune.graph import PruningGraph
+from autoprune.graph.replica import replica
 from autoprune.pruning import importance, sensitivity
 from autoprune.pruning.build import build
 from autoprune.pruning.compensate import Calibration, reestimate_batchnorm
@@ -65,7 +65,7 @@ class RepairScore:
     ) -> None:
         """Read the samples and run the dense model on them."""
         self._task, self._graph, self._calibration = task, graph, calibration
-        self._dense = copy.deepcopy(dense).to(device).eval()
+        self._dense = replica(dense).to(device).eval()
         self._threads, self._device = threads, device
         self._precision = precision or Precision()
         drawn = sample(task, derive(seed, "screening"), samples=STATISTICS, least=1)

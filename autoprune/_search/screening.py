@@ -28,7 +28,7 @@ from autoprune._search.plan import Plan
 from autoprune._search.projection import project
 from autoprune._search.score import NO_DIVERGENCE, Score
 from autoprune._search.surrogate import Posterior, ScoredCandidate, Surrogate, expected_improvement
-from autoprune.architecture import Architecture
+from autoprune.architecture import FLOAT32, Architecture
 from autoprune.budget import Cost
 from autoprune.candidate import Candidate, Selection
 from autoprune.cost_fields import is_cost
@@ -326,5 +326,5 @@ ScoreKey = tuple[Architecture, Selection]
 
 
 def score_key(candidate: Candidate) -> ScoreKey:
-    """What a score depends on; schedule and recovery do not change it."""
-    return candidate.architecture, candidate.selection
+    """What a score depends on; schedule, recovery and precision do not change it."""
+    return replace(candidate.architecture, precision=FLOAT32), candidate.selection

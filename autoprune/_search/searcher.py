@@ -18,14 +18,23 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from ray.tune.search import Searcher
 from ray.tune.search.optuna import OptunaSearch
 
-from autoprune._search.ledger import REPORT, Ledger
+from autoprune._search.ledger import REPORT, Conversion, Ledger, Report
 from autoprune._search.plan import Plan
 from autoprune._search.projection import project
 from autoprune._search.screening import PooledProposal, Screening
-from autoprune._search.study import NAME, StudyFile, distributions, make_sampler, replay
+from autoprune._search.study import (
+    NAME,
+    StudyFile,
+    attributes,
+    candidate_of,
+    distributions,
+    make_sampler,
+    replay,
+)
 from autoprune._search.trainable import SPEC, Spec
 from autoprune.budget import Cost
 from autoprune.candidate import Candidate
+from autoprune.record import CONVERTED, TrialRecord
 
 ATTEMPTS = 200
 SCORE, SCREENED = "score", "screened"
@@ -91,9 +100,7 @@ class BudgetedOptunaSearch(OptunaSearch):
         self._held: Asked | None = None
         self._uncopied: dict[int, Trial] | None = None
         again = [
-            Proposal(plan.space.candidate(t.params), t.user_attrs.get("origin", ""))
-            for t in cut
-            if t.params
+            Proposal(candidate_of(t, plan), t.user_attrs.get("origin", "")) for t in cut if t.params
         ]
         tried = {record.origin for record in ledger.records.values()}
         tried |= {proposal.origin for proposal in again}
@@ -102,7 +109,7 @@ class BudgetedOptunaSearch(OptunaSearch):
             screening.resume(ledger.screening)
             for trial in before:
                 if SCORE in trial.user_attrs and trial.params:
-                    candidate = plan.space.candidate(trial.params)
+                    candidate = candidate_of(trial, plan)
                     screening.remember(candidate, trial.user_attrs[SCORE])
 
     def suggest(  # type: ignore[override]  # FINISHED is a word
@@ -147,6 +154,34 @@ class BudgetedOptunaSearch(OptunaSearch):
         reported = dict(zip(self.metric, values, strict=True)) if values else None
         super().on_trial_complete(trial_id, reported, error=record.state == "failed")
         self._copy(self._ot_trials[trial_id])
+        report = result[REPORT] if result and REPORT in result else Report()
+        if values and report.conversion is not None:
+            self._convert(record, report.conversion)
+
+    def _convert(self, record: TrialRecord, found: Conversion) -> None:
+        """Record a trial's model in its other precision, where that is within the budget."""
+        candidate = record.candidate.in_precision(found.precision)
+        cost = self._plan.cost(candidate)
+        if self.ledger.duplicate_of(candidate) is not None or not self._plan.allows(cost):
+            return
+        self._study.enqueue_trial(self._plan.variables.params(candidate))
+        trial = self._study.ask(fixed_distributions=self._space)
+        origin = f"{CONVERTED} {record.number}"
+        for name, value in attributes(candidate, origin, self._plan).items():
+            trial.set_user_attr(name, value)
+        self.ledger.start(trial.number, candidate, cost, origin)
+        report = Report(
+            metrics=found.metrics,
+            finished=True,
+            artifact=found.artifact,
+            optimizer=record.optimizer,
+        )
+        self.ledger.report(trial.number, report)
+        done = self.ledger.finish(trial.number)
+        for name, over in self._plan.over(cost).items():
+            trial.set_constraint(name, over)
+        self._study.tell(trial, self._plan.values(done))
+        self._copy(trial)
 
     def note_error(self, trial_id: str, reason: str) -> None:
         """Keep why a trial's worker was lost, until the trial is recorded as failed."""
@@ -199,13 +234,13 @@ class BudgetedOptunaSearch(OptunaSearch):
     def _ask(self, queued: Proposal | None) -> tuple[Asked | None, Proposal | None]:
         """Ask Optuna for a trial: (accepted, None), or (None, its projection) if over budget."""
         if queued is not None:
-            params = self._plan.space.params(queued.candidate)
-            self._study.enqueue_trial(params)
+            self._study.enqueue_trial(self._plan.variables.params(queued.candidate))
         trial = self._study.ask(fixed_distributions=self._space)
-        candidate = self._plan.space.candidate(trial.params)
+        variables = self._plan.variables
+        candidate = queued.candidate if queued else variables.candidate(trial.params)
         origin = queued.origin if queued else self._plan.sampler
-        trial.set_user_attr("candidate", candidate.key)
-        trial.set_user_attr("origin", origin)
+        for name, value in attributes(candidate, origin, self._plan).items():
+            trial.set_user_attr(name, value)
         if queued is not None and queued.score is not None:
             trial.set_user_attr(SCORE, queued.score)
         twin = self.ledger.duplicate_of(candidate)

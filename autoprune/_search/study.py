@@ -28,6 +28,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from sqlalchemy import event
 
 from autoprune._search.plan import Plan
+from autoprune.candidate import Candidate
 from autoprune.errors import ConfigError
 from autoprune.pareto import Objective
 from autoprune.record import TrialRecord
@@ -37,6 +38,7 @@ NAME = "autoprune"
 LATEST = 100  # trials that TPE looks at besides the best ones
 Best = Callable[[], Collection[int]]
 FILE = "study.db"
+MADE = "made"  # the user attribute that holds a whole candidate
 _STATES = {
     "complete": TrialState.COMPLETE,
     "stopped": TrialState.PRUNED,
@@ -116,7 +118,7 @@ def distribution(parameter: Parameter) -> BaseDistribution:
 
 def distributions(plan: Plan) -> dict[str, BaseDistribution]:
     """The whole search space for Optuna; ConfigError where nothing varies."""
-    found = {p.name: distribution(p) for p in plan.space.parameters}
+    found = {p.name: distribution(p) for p in plan.variables.parameters}
     if not found:
         raise ConfigError(
             "nothing varies in this space: no group can be pruned and every other key is constant "
@@ -219,21 +221,28 @@ def _frozen(record: TrialRecord, plan: Plan) -> FrozenTrial:
     state = _STATES[record.state]
     params: dict[str, Value] = {}
     if record.predicted is not None:
-        params = plan.space.params(record.candidate)
+        params = plan.variables.params(record.candidate)
     over = plan.over(record.predicted) if record.predicted else {}
     return create_trial(
         state=state if values is not None or record.state != "complete" else TrialState.FAIL,
         values=values,
         params=params,
         distributions=distributions(plan) if params else {},
-        user_attrs=attributes(record.candidate.key, record.origin),
+        user_attrs=attributes(record.candidate, record.origin, plan),
         system_attrs={f"constraints:{name}": value for name, value in over.items()},
     )
 
 
-def attributes(key: str, origin: str) -> dict[str, Any]:
-    """User attributes of every trial of the study."""
-    return {"candidate": key, "origin": origin}
+def attributes(candidate: Candidate, origin: str, plan: Plan) -> dict[str, Any]:
+    """User attributes of a trial; the whole candidate where its parameters say it only nearly."""
+    made = {MADE: candidate.to_dict()} if plan.allocated is not None else {}
+    return {"candidate": candidate.key, "origin": origin, **made}
+
+
+def candidate_of(trial: FrozenTrial, plan: Plan) -> Candidate:
+    """The candidate that a trial of the study stands for."""
+    made = trial.user_attrs.get(MADE)
+    return Candidate.from_dict(made) if made else plan.variables.candidate(trial.params)
 
 
 @contextmanager

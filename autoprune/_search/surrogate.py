@@ -22,6 +22,7 @@ from scipy.special import ndtr
 from sklearn.linear_model import BayesianRidge
 
 from autoprune._search.plan import Plan
+from autoprune.architecture import INT8
 from autoprune.candidate import Candidate
 from autoprune.space import Parameter, Value
 
@@ -129,7 +130,8 @@ class Surrogate:
     def _recipe_row(self, candidate: Candidate) -> list[float]:
         settings = self._plan.space.settings(candidate)
         rows = (encode(p, settings[p.name]) for p in self._plan.space.space.varied)
-        return [value for row in rows for value in row]
+        in_int8 = float(candidate.architecture.precision == INT8)
+        return [in_int8, *(value for row in rows for value in row)]
 
 
 def encode(parameter: Parameter, value: Value) -> list[float]:

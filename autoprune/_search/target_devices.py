@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 from torch import nn
 
-from autoprune.architecture import Architecture
+from autoprune.architecture import FLOAT32, INT8, Architecture
 from autoprune.budget import Cost, Device
 from autoprune.config import DeviceConfig
 from autoprune.cost.activations import COUNTED, PeakMemory
@@ -19,13 +19,27 @@ from autoprune.cost.analytic import count_cost
 from autoprune.cost.inputs import Inputs, batched, dtype_of
 from autoprune.cost.latency import measured_or_flagged
 from autoprune.cost.memory import measured_memory_cost
+from autoprune.cost.precisions import int8_cost
 from autoprune.cost.targets import find_target, is_here, is_remote
 from autoprune.cost_fields import LATENCIES, field_at
 from autoprune.device.memory import fit_peak_memory
 from autoprune.device.predictor import LatencyPredictor
 from autoprune.device.profile import DeviceProfile
-from autoprune.device.sampling import Sampler
+from autoprune.device.sampling import Convert, Sample, Sampler, random_architectures
+from autoprune.errors import ConfigError, DeviceError
 from autoprune.graph import PruningGraph
+from autoprune.quantization import int8_for_timing
+
+ONNX = "onnxruntime"
+_MOVED = 12  # random int8 models that are measured to predict all others
+
+
+@dataclass(frozen=True, eq=False)
+class FinishedModel:
+    """A model to be measured, in the precision in which it runs."""
+
+    model: nn.Module
+    precision: str = FLOAT32
 
 
 @dataclass(frozen=True)
@@ -33,13 +47,14 @@ class TargetDevice:
     """One device whose latency counts; `name` is empty where the configuration has a single one.
 
     `device` identifies the machine and runtime of the profile; `profile` is None where latencies
-    are measured, but not predicted.
+    are measured, but not predicted. `int8` is the profile of int8 models, where a search has them.
     """
 
     name: str
     config: DeviceConfig
     device: Device | None = None
     profile: DeviceProfile | None = None
+    int8: DeviceProfile | None = None
 
     @property
     def is_offline(self) -> bool:
@@ -61,9 +76,8 @@ class TargetDevice:
     @property
     def margins(self) -> dict[str, float]:
         """Relative margin of the upper bound over the prediction, by field."""
-        if self.profile is None:
-            return {}
-        return dict.fromkeys(self.fields, self.profile.predictor.upper_factor - 1.0)
+        factors = [it.predictor.upper_factor for it in (self.profile, self.int8) if it]
+        return dict.fromkeys(self.fields, max(factors) - 1.0) if factors else {}
 
     def is_predicted(self, names: Collection[str]) -> bool:
         """Whether one of these costs is its latency, or it already has a profile."""
@@ -98,6 +112,32 @@ class TargetDevice:
         )
         return replace(self, device=found.device, profile=DeviceProfile.of(found, graph))
 
+    def with_int8(
+        self,
+        dense: nn.Module,
+        graph: PruningGraph,
+        example: Inputs,
+        seed: int,
+        say: Callable[[str], None],
+    ) -> TargetDevice:
+        """A copy that predicts int8 models too, from measurements of a few random ones.
+
+        Raises DeviceError where it cannot be measured from here.
+        """
+        if self.profile is None:
+            return self
+        if self.int8 is not None:
+            batch = self.config.batch
+            return replace(self, int8=self.int8.matched(graph, batch=batch, dtype=INT8))
+        if self.is_offline:
+            raise DeviceError(
+                f"space.precision: latencies of int8 models must be measured, and {self.device} is "
+                "not this machine · search with precision: float32, or on that machine"
+            )
+        say("latencies of random prunings in int8")
+        chosen = random_architectures(graph, _MOVED, seed)
+        return self._moved(dense, graph, example, chosen, ())
+
     def corrected(
         self,
         dense: nn.Module,
@@ -105,19 +145,57 @@ class TargetDevice:
         example: Inputs,
         chosen: Sequence[Architecture],
     ) -> TargetDevice:
-        """The same with its predictor corrected by measuring these architectures now."""
-        if self.profile is None or self.is_offline or not chosen:
+        """The same with its predictors corrected by measuring these architectures now."""
+        if self.profile is None or self.is_offline:
             return self
-        sampler = Sampler(
+        found, floats = self, [each for each in chosen if each.precision == FLOAT32]
+        if floats:
+            samples = self._sampler(dense, graph, example).measure_these(floats).samples
+            predictor = self.profile.predictor.corrected(samples)
+            found = replace(self, profile=replace(self.profile, predictor=predictor))
+        if self.int8 is None:
+            return found
+        quantized = [each for each in chosen if each.precision == INT8]
+        return found._moved(dense, graph, example, quantized, self.int8.predictor.samples)
+
+    def _moved(
+        self,
+        dense: nn.Module,
+        graph: PruningGraph,
+        example: Inputs,
+        chosen: Sequence[Architecture],
+        before: Sequence[Sample],
+    ) -> TargetDevice:
+        """With int8 predicted from the float32 predictor, earlier measurements, and new ones."""
+        assert self.profile is not None
+        samples, device = list(before), self.int8.device if self.int8 else None
+        if chosen:
+            inputs = self.inputs(example)
+            sampler = self._sampler(
+                dense, graph, example, lambda model: int8_for_timing(model, inputs)
+            )
+            found = sampler.measure_these(chosen)
+            samples, device = [*samples, *found.samples], found.pruned_device
+        assert device is not None
+        predictor = self.profile.predictor.moved(samples, device)
+        return replace(self, int8=replace(self.profile, predictor=predictor))
+
+    def _sampler(
+        self,
+        dense: nn.Module,
+        graph: PruningGraph,
+        example: Inputs,
+        convert: Convert | None = None,
+    ) -> Sampler:
+        return Sampler(
             dense,
             graph,
             self.inputs(example),
             runtime=self.config.runtime,
             threads=self.config.threads,
             seed=0,
+            convert=convert,
         )
-        predictor = self.profile.predictor.corrected(sampler.measure_these(chosen).samples)
-        return replace(self, profile=replace(self.profile, predictor=predictor))
 
     def peak_memory(self, dense: nn.Module, graph: PruningGraph, example: Inputs) -> PeakMemory:
         """The model of its peak memory at the batch of the example; a count if it is offline."""
@@ -127,19 +205,23 @@ class TargetDevice:
         return fit_peak_memory(dense, graph, example, runtime=runtime, threads=threads)
 
 
-def load_targets(
-    configs: Mapping[str, DeviceConfig], known: Mapping[str, DeviceProfile]
-) -> tuple[TargetDevice, ...]:
+Profiles = Mapping[str, Mapping[str, DeviceProfile]]
+"""Device profiles by precision and device."""
+
+
+def load_targets(configs: Mapping[str, DeviceConfig], known: Profiles) -> tuple[TargetDevice, ...]:
     """The target devices with their profiles; `known` are those saved in the run.
 
     Raises DeviceError where a profile cannot be read.
     """
+    floats, int8 = known.get(FLOAT32, {}), known.get(INT8, {})
     targets = []
     for name, config in configs.items():
-        profile = known.get(name)
+        profile = floats.get(name)
         if profile is None and config.profile is not None:
             profile = DeviceProfile.load(config.profile)
-        targets.append(TargetDevice(name, config, profile.device if profile else None, profile))
+        device = profile.device if profile else None
+        targets.append(TargetDevice(name, config, device, profile, int8.get(name)))
     return tuple(targets)
 
 
@@ -152,7 +234,7 @@ def measurable_targets(
 
 
 def measured(
-    models: Sequence[nn.Module], example: Inputs, targets: Iterable[TargetDevice]
+    models: Sequence[FinishedModel], example: Inputs, targets: Iterable[TargetDevice]
 ) -> list[Cost]:
     """The costs of each model; latencies are measured interleaved, on all devices not offline.
 
@@ -161,24 +243,46 @@ def measured(
     """
     targets = list(targets)
     online = [target for target in targets if not target.is_offline]
-    costs = [_counted(model, example, targets, online) for model in models]
+    costs = [_counted(each, example, targets, online) for each in models]
     for target in online:
-        runtime, threads = target.config.runtime, target.config.threads
-        latencies = measured_or_flagged(models, target.inputs(example), runtime, threads)
+        runtime, threads, inputs = (
+            target.config.runtime,
+            target.config.threads,
+            target.inputs(example),
+        )
+        modules = [
+            int8_for_timing(each.model, inputs) if each.precision == INT8 else each.model
+            for each in models
+        ]
+        latencies = measured_or_flagged(modules, inputs, runtime, threads)
         costs = [it.added_to(c, target.name) for it, c in zip(latencies, costs, strict=True)]
     return costs
 
 
 def _counted(
-    model: nn.Module,
+    finished: FinishedModel,
     example: Inputs,
     targets: Sequence[TargetDevice],
     online: Sequence[TargetDevice],
 ) -> Cost:
+    model = finished.model
+    if finished.precision == INT8:
+        return int8_cost(model, example)
     if len(online) < len(targets):
         return replace(count_cost(model, example), peak_memory_bytes=None)
     runtimes = [(target.config.runtime, target.config.threads) for target in online]
     return measured_memory_cost(model, example, runtimes) if online else count_cost(model, example)
+
+
+def check_int8(targets: Iterable[TargetDevice]) -> None:
+    """Raise ConfigError where int8 models do not run on a device."""
+    for target in targets:
+        runtime = target.config.runtime
+        if runtime != ONNX and not is_remote(runtime):
+            raise ConfigError(
+                f"space.precision: int8 models run in {ONNX}, and device.runtime is {runtime} · "
+                f"set it to {ONNX}, or leave out int8"
+            )
 
 
 def check(targets: Iterable[TargetDevice]) -> None:

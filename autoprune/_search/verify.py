@@ -13,7 +13,7 @@ from pathlib import Path
 from torch import nn
 
 from autoprune._search.plan import Plan
-from autoprune._search.target_devices import TargetDevice, measured
+from autoprune._search.target_devices import FinishedModel, TargetDevice, measured
 from autoprune.budget import Budget, Cost
 from autoprune.cost.inputs import Inputs
 from autoprune.errors import DeviceError
@@ -35,16 +35,16 @@ class MeasurementRig:
     example: Inputs
     targets: tuple[TargetDevice, ...]
 
-    def measure(self, models: Sequence[nn.Module]) -> list[tuple[Cost, Cost]]:
+    def measure(self, models: Sequence[FinishedModel]) -> list[tuple[Cost, Cost]]:
         """(cost of the model, cost of the dense model beside it), both measured."""
         found: list[tuple[Cost, Cost]] = []
         for start in range(0, len(models), TOGETHER):
-            group = [self.dense, *models[start : start + TOGETHER]]
+            group = [FinishedModel(self.dense), *models[start : start + TOGETHER]]
             costs = measured(group, self.example, self.targets)
             found += [(cost, costs[0]) for cost in costs[1:]]
         return found
 
-    def load(self, artifact: Path) -> nn.Module:
+    def load(self, artifact: Path) -> FinishedModel:
         """A finished model of the run, in eval mode."""
         recipe, state = read_model(artifact)
         small = build(
@@ -54,7 +54,7 @@ class MeasurementRig:
             kept_indices=recipe.kept_indices,
         ).model
         small.load_state_dict(state, strict=True)
-        return small.eval()
+        return FinishedModel(small.eval(), recipe.candidate.architecture.precision)
 
 
 @dataclass(frozen=True)

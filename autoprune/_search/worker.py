@@ -10,11 +10,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from autoprune._search.ledger import Report
+from autoprune._search.ledger import Conversion, Report
 from autoprune._search.trainable import Spec
+from autoprune.architecture import FLOAT32
 from autoprune.graph import PruningGraph
+from autoprune.graph.replica import replica
 from autoprune.pruning.compensate import Calibration
-from autoprune.store import RunFolder, recipe_of
+from autoprune.quantization import compared, saved, twin_of
+from autoprune.store import INT8_FILE, QuantizationSettings, RunFolder, recipe_of
 from autoprune.tasks.base import Task
 from autoprune.training import Precision, RecoveryRun
 
@@ -25,7 +28,8 @@ class WorkerContext:
 
     The dense model is sent as its `weights` and built by the task in each worker. `milestones`
     are the epochs of the evaluations, the last one the end. Finished models are saved into the run
-    folder `path`; `task_reference` and `task_args` go into their recipes.
+    folder `path`; `task_reference` and `task_args` go into their recipes. `precisions` are those in
+    which a finished model is wanted.
     """
 
     task: Task
@@ -39,6 +43,7 @@ class WorkerContext:
     threads: int = 1
     device: str = "cpu"
     precision: Precision | None = None
+    precisions: tuple[str, ...] = (FLOAT32,)
     dense: nn.Module | None = field(default=None, init=False)
 
     def prepare(self) -> None:
@@ -60,6 +65,8 @@ class RecoveryTrial:
         """Create the run; nothing is trained yet."""
         self._context, self._spec = context, spec
         self._artifact: str | None = None
+        self._metrics: Mapping[str, float] | None = None
+        self._conversion: Conversion | None = None
         assert context.dense is not None, "prepare comes before start"
         self._run = RecoveryRun(
             context.task,
@@ -84,20 +91,21 @@ class RecoveryTrial:
         target = ahead[0] if ahead else self._context.milestones[-1]
         self._run.advance(target - self._run.epoch)
         if self._run.finished:
-            self._artifact = self._save_model()
+            self._finish()
 
     def report(self, error: str | None = None) -> Report:
         """The state now."""
         run = self._run
         return Report(
             epochs=run.epoch,
-            metrics=run.metrics,
+            metrics=run.metrics if self._metrics is None else self._metrics,
             history=tuple(run.history),
             times=run.times,
             finished=run.finished and error is None,
             artifact=self._artifact,
             error=error,
             optimizer=run.optimizer,
+            conversion=self._conversion,
         )
 
     def save(self, folder: str) -> None:
@@ -108,13 +116,29 @@ class RecoveryTrial:
         """Continue from a saved state."""
         self._run.restore(folder)
 
-    def _save_model(self) -> str:
+    def _finish(self) -> None:
+        """Save the trained model, in both precisions where both are wanted."""
+        context, own = self._context, self._spec.candidate.architecture.precision
+        found = {precision: self._save_model(precision) for precision in {own, *context.precisions}}
+        self._metrics, self._artifact = found.pop(own)
+        for precision, (metrics, artifact) in found.items():
+            self._conversion = Conversion(precision, metrics, artifact)
+
+    def _save_model(self, precision: str) -> tuple[Mapping[str, float], str]:
+        """(metrics, artifact) of the trained model in one precision."""
+        context, spec, run = self._context, self._spec, self._run
         recipe = recipe_of(
-            self._spec.candidate,
-            self._run.kept_indices,
-            task=self._context.task_reference,
-            task_args=self._context.task_args,
+            spec.candidate.in_precision(precision),
+            run.kept_indices,
+            task=context.task_reference,
+            task_args=context.task_args,
         )
-        return RunFolder(Path(self._context.path)).save_model(
-            self._spec.number, self._run.model, recipe
-        )
+        store = RunFolder(Path(context.path))
+        other = "" if precision == spec.candidate.architecture.precision else f"-{precision}"
+        artifact = store.save_model(f"{spec.number}{other}", run.model, recipe)
+        if precision == FLOAT32:
+            return run.metrics, artifact
+        folder, settings = store.path / artifact, QuantizationSettings()
+        twin = twin_of(replica(run.model).to("cpu"), context.task, settings, context.threads)
+        report = saved(twin, compared(twin, context.task, settings), folder / INT8_FILE, folder)
+        return report.int8.validation, artifact

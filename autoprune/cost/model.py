@@ -8,12 +8,14 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from autoprune.architecture import Architecture
+from autoprune.architecture import FLOAT32, INT8, Architecture
 from autoprune.budget import Cost, Device, Timing
 from autoprune.cost.activations import COUNTED, Activations, PeakMemory
 from autoprune.cost.sizes import Floats, Sizes
-from autoprune.cost_fields import COUNTS, LATENCIES, field_at
+from autoprune.cost_fields import COUNTS, LATENCIES, MEMORY, field_at
 from autoprune.graph import PruningGraph
+
+SCALE_BYTES = 4.0  # of a quantized weight, for each of its output channels
 
 
 class LatencyModel(Protocol):
@@ -40,7 +42,8 @@ class CostModel:
     Parameters, multiply-accumulates and bytes are exact: they equal what `count_cost` counted on
     the model after surgery, and so does peak memory unless `memory` holds fits to measurements in a
     runtime; of several, the largest. With `latency`, costs also hold its prediction, and their
-    source is `predicted`; several predictors are given by the names of their devices.
+    source is `predicted`; several predictors are given by the names of their devices. In int8,
+    bytes are those that `int8_weight_bytes` counts, and peak memory is not known.
     """
 
     def __init__(
@@ -49,6 +52,7 @@ class CostModel:
         *,
         latency: LatencyModel | Mapping[str, LatencyModel] | None = None,
         memory: Sequence[PeakMemory] = (COUNTED,),
+        precision: str = FLOAT32,
     ) -> None:
         self.graph = graph
         named = latency if isinstance(latency, Mapping) else {"": latency} if latency else {}
@@ -59,6 +63,12 @@ class CostModel:
         self._params = sizes.products((*d, *present[n]) for n, d in graph.parameters.items())
         self._held = sizes.products((*dims, *present[name]) for name, dims in held.items())
         self._held_itemsizes = np.array([graph.itemsizes.get(name, 4) for name in held], float)
+        self._scales, self._fields = sizes.products([]), COUNTS
+        if precision == INT8:
+            matrices = {name: dims for name, dims in graph.parameters.items() if len(dims) > 1}
+            self._held_itemsizes[[name in matrices for name in held]] = 1.0
+            self._scales = sizes.products((d[0], *present[n]) for n, d in matrices.items())
+            self._fields = tuple(field for field in COUNTS if field != MEMORY)
         calls = zip(graph.ops, graph.present(), strict=True)
         self._macs = sizes.products((*op.macs, *there) for op, there in calls if op.macs)
         self._activations, self._memory = Activations(graph, sizes), tuple(memory)
@@ -101,7 +111,7 @@ class CostModel:
         result is an array over the candidates.
         """
         sizes = self._sizes.of(counts)
-        wanted = [field for field in COUNTS if fields is None or field in fields]
+        wanted = [field for field in self._fields if fields is None or field in fields]
         values_of = {field: self._count(field, counts, sizes) for field in wanted}
         return {field: np.rint(values).astype(np.int64) for field, values in values_of.items()}
 
@@ -122,7 +132,8 @@ class CostModel:
             return np.asarray(self._params.of(sizes).sum(axis=1))
         if field == "macs":
             return np.asarray(self._macs.of(sizes).sum(axis=1))
-        held = np.asarray(self._held.of(sizes) @ self._held_itemsizes)
+        scales = SCALE_BYTES * self._scales.of(sizes).sum(axis=1)
+        held = np.asarray(self._held.of(sizes) @ self._held_itemsizes + scales)
         if field == "weight_bytes":
             return held
         peaks = self._activations.peaks(counts)

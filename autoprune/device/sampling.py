@@ -7,7 +7,7 @@ import logging
 import math
 import statistics
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -39,6 +39,8 @@ _REPEATS = (5, 300)  # at least and at most, by how long the dense model takes
 _TIMED_MS = 250.0  # about the time for one pruning
 _WARMUP_S = 0.05
 _DROPPED = 0.7
+
+Convert = Callable[[nn.Module], nn.Module]
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +91,11 @@ class Measured:
         return self.dense[0].device
 
     @property
+    def pruned_device(self) -> Device:
+        """The same, with the precision of the prunings."""
+        return self.pruned[0].device
+
+    @property
     def dense_ms(self) -> float:
         """The dense model's median over all batches."""
         return statistics.median(it.median_ms for it in self.dense)
@@ -114,8 +121,11 @@ class Sampler:
         runtime: str,
         threads: int,
         seed: int,
+        convert: Convert | None = None,
     ) -> None:
+        """`convert` makes of each pruning what is measured instead; the dense model stays as is."""
         self._model, self._graph, self._inputs = model, graph, example_inputs
+        self._convert = convert or (lambda model: model)
         self._runtime, self._threads, self._seed = runtime, threads, seed
         self._features = LatencyFeatures(graph)
         fewest, most = _TOGETHER
@@ -167,7 +177,8 @@ class Sampler:
         return int(np.clip(_TIMED_MS / quick.median_ms, *_REPEATS))
 
     def _batch(self, batch: Sequence[Architecture], repeats: int, found: Measured) -> None:
-        models = [pruned(self._model, self._graph, architecture) for architecture in batch]
+        built = (pruned(self._model, self._graph, architecture) for architecture in batch)
+        models = [self._convert(model) for model in built]
         dense, *rest = measure_together(
             [self._model, *models],
             self._inputs,

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from autoprune.architecture import FLOAT32, Architecture
+from autoprune.architecture import Architecture
 from autoprune.errors import UsageError
 from autoprune.graph import PruningGraph
 from autoprune.graph.replica import replica
@@ -45,7 +45,8 @@ def build(
     `kept_indices`. With a `calibration` of `dense` the remaining weights are repaired by least
     squares, and (`predict_statistics`) the statistics of batch normalizations are predicted. Raises
     UsageError where neither says which units a narrower group keeps, GraphError where the
-    architecture does not fit the graph.
+    architecture does not fit the graph. Its precision is that of the finished model: what is built
+    here computes in the precision of `dense`.
     """
     return _cut(
         replica(dense),
@@ -118,8 +119,8 @@ def narrowed(graph: PruningGraph, architecture: Architecture) -> dict[str, int]:
 
     Groups that go with a dropped block have none.
     """
-    if architecture.patterns or architecture.precision != FLOAT32:
-        raise UsageError("patterns and int8 cannot be built yet")
+    if architecture.patterns:
+        raise UsageError("patterns cannot be built yet")
     lost = graph.lost(newly_dropped(graph, architecture))
     widths = {}
     for name, width in architecture.widths.items():

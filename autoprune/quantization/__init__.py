@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from autoprune.quantization.front import quantize_front
+from autoprune.quantization.runtime import int8_for_timing
 from autoprune.quantization.static import Quantized, quantize
 from autoprune.quantization.twins import Twin, compared, saved, timed, twin_of
 
@@ -10,6 +11,7 @@ __all__ = [
     "Quantized",
     "Twin",
     "compared",
+    "int8_for_timing",
     "quantize",
     "quantize_front",
     "saved",

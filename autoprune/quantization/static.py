@@ -61,14 +61,21 @@ def quantize(model: nn.Module, task: Task, settings: QuantizationSettings) -> Qu
     written = to_onnx(original, traced, dynamic_batch=settings.dynamic_batch)
     batch = _PIECE if settings.dynamic_batch else batch_size(inputs)
     feeds = calibration_feeds(original, task, written.inputs, settings, batch)
+    data = quantized_file(written.data, feeds, settings)
+    return Quantized(original, inputs, written, replace(written, data=data, dtype="int8"))
+
+
+def quantized_file(
+    data: bytes, feeds: list[dict[str, Array]], settings: QuantizationSettings
+) -> bytes:
+    """A float32 ONNX file as int8, calibrated on `feeds`; ExportError where that cannot be."""
     try:
-        data = _quantized(written.data, feeds, settings)
+        return _quantized(data, feeds, settings)
     except Exception as error:  # the quantizer raises whatever it meets
         raise ExportError(
             f"the model cannot be quantized ({type(error).__name__}: {first_line(error)}) · keep "
             "the float file"
         ) from error
-    return Quantized(original, inputs, written, replace(written, data=data, dtype="int8"))
 
 
 def calibration_feeds(

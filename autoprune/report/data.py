@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from autoprune.architecture import INT8
 from autoprune.budget import Cost, Limit
 from autoprune.config import RunConfig
 from autoprune.cost_fields import field_at, is_cost, split_field
@@ -259,6 +260,10 @@ class RunView:
         if ratio > 0.98:
             return Verdict(f"as fast as dense{tail}", False)
         return Verdict(f"{_times(1.0 / ratio)} slower than dense{tail}", False)
+
+    def is_int8(self, record: TrialRecord) -> bool:
+        """Whether the finished model computes in int8."""
+        return record.candidate.architecture.precision == INT8
 
     def dropped(self, record: TrialRecord) -> str:
         """Which residual blocks a model has lost, in words; empty where it has all."""

@@ -326,7 +326,8 @@ def _hover(view: RunView, record: TrialRecord) -> str:
     """What a point says: who it is, how it ended, its costs by source, how it was made."""
     name = view.metric.name if view.metric else ""
     value = view.metric_of(record)
-    lines = [f"<b>trial {record.number}</b> · {record.state} · {escape(record.origin)}"]
+    who = f"trial {record.number}" + (" int8" if view.is_int8(record) else "")
+    lines = [f"<b>{who}</b> · {record.state} · {escape(record.origin)}"]
     if value is not None:
         change = view.change(value)
         beside = f" ({text.change(name, change)} to dense)" if change is not None else ""

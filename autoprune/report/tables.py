@@ -31,6 +31,7 @@ def models(view: RunView) -> str:
         is_knee = knee is not None and record.number == knee.number
         tag = '<span class="tag">knee</span>' if is_knee else ""
         tag += '<span class="tag base">uniform</span>' if record in view.uniform else ""
+        tag += '<span class="tag base">int8</span>' if view.is_int8(record) else ""
         who = f"{mark}trial {record.number}{tag}"
         rows.append(_row(view, record, name, who, "knee" if is_knee else ""))
     others = [record for record in view.uniform if record not in view.members]
@@ -84,6 +85,7 @@ def settings(view: RunView) -> str:
     """The settings of each member: schedule, importance, recovery."""
     columns = (
         "model",
+        "precision",
         "blocks dropped",
         "schedule",
         "progress",
@@ -103,6 +105,7 @@ def settings(view: RunView) -> str:
         steps = f" in {schedule.steps}" if schedule.steps > 1 else ""
         progress = f"{schedule.begin:g} – {schedule.end:g}" if steps else f"at {schedule.begin:g}"
         values = (
+            made.architecture.precision,
             view.dropped(record) or "none",
             schedule.kind + steps,
             progress,

@@ -87,6 +87,7 @@ def front_table(view: RunView) -> RenderableType:
     for record in view.members:
         mark = " ◆" if knee is not None and record.number == knee.number else ""
         mark += " ▫" if record in view.uniform else ""
+        mark += " int8" if view.is_int8(record) else ""
         table.add_row(f"{record.number}{mark}", *_cells(view, record, name))
     for record in (r for r in view.uniform if r not in view.members):
         table.add_row(f"{record.number} ▫", *_cells(view, record, name), style="dim")
@@ -228,6 +229,7 @@ def _facts(view: RunView, record: TrialRecord) -> Table:
         "predicted": _cost_line(record.predicted),
         "measured": _cost_line(record.measured),
         "verdict": view.verdict(record).text if record.state == "complete" else "",
+        "precision": candidate.architecture.precision,
         "dropped blocks": view.dropped(record),
         "schedule": f"{schedule.kind}, progress {schedule.begin:g} to {schedule.end:g}, "
         f"{schedule.steps} step{'s' if schedule.steps > 1 else ''}",

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
+from autoprune.architecture import FLOAT32
 from autoprune.budget import Device
 from autoprune.errors import AutopruneError, StoreError
 from autoprune.pareto import ParetoFront
@@ -35,13 +36,14 @@ RECORDS, PLAN, STATE, DENSE, GROUPS, FRONT, IMPORTANCES, SENSITIVITY = (
 T = TypeVar("T")
 
 
-def device_file(name: str) -> str:
+def device_file(name: str, precision: str = FLOAT32) -> str:
     """The run's file of a device's profile; `""` is the only device, without a name.
 
-    >>> device_file(""), device_file("phone")
-    ('device.json', 'device-phone.json')
+    >>> device_file(""), device_file("phone", "int8")
+    ('device.json', 'device-phone.int8.json')
     """
-    return f"device-{name}.json" if name else "device.json"
+    stem = f"device-{name}" if name else "device"
+    return f"{stem}.json" if precision == FLOAT32 else f"{stem}.{precision}.json"
 
 
 class RunContents:
@@ -144,10 +146,13 @@ class RunContents:
         write_json(self.path / SENSITIVITY, content)
 
     def profiles(
-        self, devices: Iterable[str], parse: Callable[[Mapping[str, Any]], T]
+        self,
+        devices: Iterable[str],
+        parse: Callable[[Mapping[str, Any]], T],
+        precision: str = FLOAT32,
     ) -> dict[str, T]:
         """The device profiles that the run holds by the devices' names, as `parse` makes them."""
-        found = ((name, self._parsed(device_file(name), parse)) for name in devices)
+        found = ((name, self._parsed(device_file(name, precision), parse)) for name in devices)
         return {name: profile for name, profile in found if profile is not None}
 
     def profile_summaries(self, devices: Iterable[str]) -> dict[str, ProfileSummary]:
@@ -158,9 +163,11 @@ class RunContents:
         """Where the run's device profiles were made."""
         return {name: found.device for name, found in self.profile_summaries(names).items()}
 
-    def save_profile(self, device: str, content: Mapping[str, Any]) -> None:
+    def save_profile(
+        self, device: str, content: Mapping[str, Any], precision: str = FLOAT32
+    ) -> None:
         """Write the profile of a device."""
-        write_json(self.path / device_file(device), content)
+        write_json(self.path / device_file(device, precision), content)
 
     def _read(self, name: str, wanted: type[T]) -> T | None:
         file = self.path / name

@@ -146,9 +146,9 @@ class RunFolder(RunContents):
         """Write the report's page."""
         return write_text(self.path / REPORT, page)
 
-    def save_model(self, number: int, model: nn.Module, recipe: Recipe) -> str:
-        """Save a finished model as `models/<number>`; returns that path, relative to the run."""
-        artifact = f"{lines.MODELS}/{number}"
+    def save_model(self, name: int | str, model: nn.Module, recipe: Recipe) -> str:
+        """Save a finished model as `models/<name>`; returns that path, relative to the run."""
+        artifact = f"{lines.MODELS}/{name}"
         save_model(self.path / artifact, model, recipe)
         return artifact
 

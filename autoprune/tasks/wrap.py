@@ -105,7 +105,7 @@ class WrappedTask(Task):
 
     def build_model(self) -> nn.Module:
         """A copy of the given model with its trained weights."""
-        return copy.deepcopy(self._model)
+        return replica(self._model)
 
     def example_input(self) -> Any:
         """The given example, or the first input of the first validation batch."""

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
 from autoprune.errors import TrainingError
+from autoprune.graph.replica import replica
 from autoprune.tasks.base import Task
 from autoprune.training.precision import Call, Precision, as_float32
 
@@ -24,7 +24,7 @@ class Teacher:
         device: torch.device,
     ) -> None:
         self._task, self._precision, self._device = task, precision, device
-        self._model = precision.place(copy.deepcopy(dense), device).eval()
+        self._model = precision.place(replica(dense), device).eval()
         self._model.requires_grad_(False)
 
     def distance(self, calls: Sequence[Call]) -> Tensor:

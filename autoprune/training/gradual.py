@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -12,6 +11,7 @@ from torch.optim import Optimizer
 from autoprune.architecture import Architecture
 from autoprune.candidate import Selection
 from autoprune.graph import PruningGraph
+from autoprune.graph.replica import replica
 from autoprune.pruning import compensate, importance
 from autoprune.pruning.build import narrowed, newly_dropped, shrink, units_of
 from autoprune.pruning.compensate import Calibration
@@ -29,7 +29,7 @@ class GradualPruner:
         self, task: Task, dense: nn.Module, graph: PruningGraph, selection: Selection
     ) -> None:
         self.task, self.selection = task, selection
-        self.model = copy.deepcopy(dense)
+        self.model = replica(dense)
         self.graph = graph
         self._sizes = graph.sizes()
         self.kept_indices = {name: tuple(range(size)) for name, size in self._sizes.items()}

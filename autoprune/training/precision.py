@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import logging
 import time
 from collections.abc import Iterator
@@ -15,6 +14,7 @@ from torch import nn
 from torch.optim import SGD
 
 from autoprune.errors import DeviceError
+from autoprune.graph.replica import replica
 from autoprune.tasks.base import Batch, Task
 from autoprune.tasks.nested import mapped, to_device
 from autoprune.training.batches import sample
@@ -169,7 +169,7 @@ def _time(
     limit: float,
 ) -> float:
     """Least seconds of a step; infinite where the loss is not finite or a step is too slow."""
-    trained = option.place(copy.deepcopy(model), device).train()
+    trained = option.place(replica(model), device).train()
     moved = option.batch(batch, device)
     optimizer = SGD(trained.parameters(), lr=0.0, momentum=0.9)
     seconds: list[float] = []

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import copy
 import math
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -18,6 +17,7 @@ from autoprune.architecture import Architecture
 from autoprune.candidate import Candidate
 from autoprune.errors import TrainingError
 from autoprune.graph import PruningGraph
+from autoprune.graph.replica import replica
 from autoprune.pruning import compensate
 from autoprune.pruning.compensate import Calibration
 from autoprune.tasks.base import Batch, Split, Task
@@ -25,6 +25,7 @@ from autoprune.tasks.metrics import evaluated
 from autoprune.training import checkpoint
 from autoprune.training.batches import BatchStream, sample
 from autoprune.training.distillation import Teacher
+from autoprune.training.fake_quantization import fake_quantization
 from autoprune.training.gradual import GradualPruner
 from autoprune.training.optimizers import Optimization, optimizer_for
 from autoprune.training.precision import Precision, watched
@@ -85,7 +86,11 @@ class RecoveryRun:
         calibration: Calibration | None = None,
         device: torch.device | str = "cpu",
         precision: Precision | None = None,
+        quantization_aware: float = 0.0,
     ) -> None:
+        """`quantization_aware` is the share of the steps, the last ones, in simulated int8."""
+        if not 0.0 <= quantization_aware <= 1.0:
+            raise ValueError(f"quantization_aware must lie in [0, 1], got {quantization_aware}")
         if not 0.0 <= epochs < math.inf:
             raise ValueError(f"epochs must be at least 0 and finite, got {epochs}")
         self.task, self.candidate = task, candidate
@@ -100,6 +105,7 @@ class RecoveryRun:
         self.total_steps = round(epochs * self._stream.length) or (1 if epochs else 0)
         self._pruner = GradualPruner(task, dense, graph, candidate.selection)
         self._milestones = self._milestone_steps()
+        self._int8_from = round((1.0 - quantization_aware) * self.total_steps)
         self._optimization: Optimization | None = None
         self._teacher: Teacher | None = None
         self._lasso: GroupLasso | None = None
@@ -192,7 +198,7 @@ class RecoveryRun:
 
     def result(self) -> nn.Module:
         """A copy of the present model to keep: in eval mode, on the CPU, in the plain layout."""
-        plain = copy.deepcopy(self.model).to("cpu").eval()
+        plain = replica(self.model).to("cpu").eval()
         plain.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
         return plain
 
@@ -243,6 +249,7 @@ class RecoveryRun:
             "epochs": self.epochs,
             "seed": self.seed,
             "steps": self.total_steps,
+            "int8_from": self._int8_from,
         }
 
     def _milestone_steps(self) -> dict[int, Architecture]:
@@ -336,7 +343,11 @@ class RecoveryRun:
     def _loss(self, batch: Batch) -> Tensor:
         """The task's loss of the present model, mixed with the distance to the teacher's."""
         weight = self.candidate.recovery.distillation
-        with watched(self.model, self.precision, self.device) as calls:
+        simulated = self.step >= self._int8_from
+        with (
+            fake_quantization(self.model) if simulated else nullcontext(),
+            watched(self.model, self.precision, self.device) as calls,
+        ):
             loss = self.task.loss(self.model, batch)
         if self._teacher is not None:
             loss = (1.0 - weight) * loss + weight * self._teacher.distance(calls)

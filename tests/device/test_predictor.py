@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import json
 
@@ -212,3 +213,38 @@ def test_a_correction_meets_later_measurements_and_leaves_the_dense_model() -> N
     assert fixed.upper_factor < 1.05
     again = LatencyPredictor.from_dict(fixed.to_dict(), graph)
     assert again.predict(later[0].counts) == pytest.approx(fixed.predict(later[0].counts))
+
+
+def test_a_few_measurements_move_a_predictor_to_another_precision() -> None:
+    graph = chain((64, 48, 40))
+    fitted = LatencyPredictor.from_samples(
+        graph, samples_of(graph, by_layers), device=DEVICE, dense_ms=3.0
+    )
+    there = [
+        Sample(it.counts, it.median_ms, 0.4 * it.ratio**0.8)
+        for it in samples_of(graph, by_layers, 12, seed=5)
+    ]
+    moved = fitted.moved(there[:8], dataclasses.replace(DEVICE, dtype="int8"))
+    assert moved.device.dtype == "int8"
+    assert moved.error < 0.03
+    for sample in there[8:]:
+        assert moved.predict(sample.counts) / 3.0 == pytest.approx(sample.ratio, rel=0.05)
+    again = LatencyPredictor.from_dict(moved.to_dict(), graph)
+    assert again.predict(there[9].counts) == pytest.approx(moved.predict(there[9].counts))
+
+
+def test_the_stated_error_of_a_moved_predictor_is_of_what_each_check_was_not_fitted_to() -> None:
+    graph = chain((64, 48, 40))
+    fitted = LatencyPredictor.from_samples(
+        graph, samples_of(graph, by_layers), device=DEVICE, dense_ms=3.0
+    )
+    rng = np.random.default_rng(0)
+    noisy = [
+        Sample(it.counts, it.median_ms, it.ratio * float(np.exp(rng.normal(0.0, 0.2))))
+        for it in samples_of(graph, by_layers, 10, seed=5)
+    ]
+    moved = fitted.moved(noisy, DEVICE)
+    assert 0.05 < moved.error < 0.4
+    assert moved.upper_factor > 1.1
+    with pytest.raises(ValueError, match="at least 4 checks, got 3"):
+        fitted.moved(noisy[:3], DEVICE)

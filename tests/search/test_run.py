@@ -17,6 +17,7 @@ from autoprune._search import target_devices
 from autoprune._search.prepare import Prepared, make_context, measure_sensitivity, prepare
 from autoprune._search.run import run
 from autoprune._search.seeding import seeds
+from autoprune._search.target_devices import FinishedModel
 from autoprune._search.trainable import Spec
 from autoprune._search.verify import verify
 from autoprune._search.worker import WorkerContext
@@ -112,7 +113,7 @@ def test_a_trial_is_trained_saved_loaded_and_measured(
         artifact=report.artifact,
     )
     small = ready.rig.load(tmp_path / "models" / "3")
-    assert Ready().evaluate(small, "val")["accuracy"] == report.metrics["accuracy"]
+    assert Ready().evaluate(small.model, "val")["accuracy"] == report.metrics["accuracy"]
     saved: list[TrialRecord] = []
     plan = ready.plan
 
@@ -236,7 +237,7 @@ def test_a_device_without_a_limit_is_measured_and_not_predicted() -> None:
     devices = {"server": {"runtime": "torch"}, "other": {"runtime": "torch", "batch": 2}}
     found = prepare(config(devices=devices, budget={"macs": "60%"}), Ready(), quiet)
     assert (found.plan.dense.names, found.plan.margins, found.is_offline) == ((), {}, False)
-    ((cost, beside),) = found.rig.measure([found.dense])
+    ((cost, beside),) = found.rig.measure([FinishedModel(found.dense)])
     assert cost.names == beside.names == ("server", "other")
     assert [d.batch for name in cost.names if (d := cost.device_of(name))] == [1, 2]
     assert cost.macs == found.plan.dense.macs

@@ -12,6 +12,8 @@ seed) is added to `results/search/trials.csv`; `summary.md` and `fronts.png` are
 
 Methods:
     autoprune    its public search; variants:
+                 autoprune_depth (drops residual blocks too),
+                 autoprune_allocation (the sampler draws variables of the allocator),
                  autoprune_l2 (units by l2), autoprune_plain (by l2 and without repair),
                  autoprune_recipe (searches learning rate and distillation too),
                  autoprune_levels (told the same costs as the rules below),
@@ -62,6 +64,8 @@ METHODS: dict[str, Method] = {
     "ray_optuna": searched.ray_optuna,
     "modelopt": functools.partial(handmade.run, rule=modelopt.modelopt),
     "autoprune_l2": functools.partial(searched.autoprune, importance="l2"),
+    "autoprune_depth": functools.partial(searched.autoprune, depth=True),
+    "autoprune_allocation": functools.partial(searched.autoprune, variables="allocation"),
     "autoprune_plain": functools.partial(searched.autoprune, importance="l2", repair=False),
     "autoprune_recipe": functools.partial(searched.autoprune, recipe=True),
     "autoprune_levels": functools.partial(searched.autoprune, levels=TOLD[1:]),

@@ -63,15 +63,24 @@ def autoprune(
     importance: str = "obs",
     repair: bool = True,
     recipe: bool = False,
+    depth: bool = False,
+    variables: str = "ratios",
     screen: int | None = None,
     levels: Sequence[float] = (),
 ) -> list[Tried]:
-    """The public search, told how many epochs it has, and cut off where its compute is spent."""
+    """The public search, told how many epochs it has, and cut off where its compute is spent.
+
+    Channels alone, as all other methods, unless `depth` lets it drop residual blocks too.
+    """
     clock, folder = Clock(), setup.folder / SEARCH
     shutil.rmtree(folder, ignore_errors=True)
     watch = Watch(setup, budget, clock)
-    config = _config(setup, seed, budget, importance=importance, repair=repair, recipe=recipe)
-    changes: dict[str, Any] = {"levels": [f"{level:.0%}" for level in levels]}
+    space = {"importance": importance, "repair": repair, "depth": depth}
+    config = _config(setup, seed, budget, space, recipe=recipe)
+    changes: dict[str, Any] = {
+        "levels": [f"{level:.0%}" for level in levels],
+        "variables": variables,
+    }
     if screen is not None:
         changes["screen"] = screen
     config = config.model_copy(update={"search": config.search.model_copy(update=changes)})
@@ -88,10 +97,11 @@ def autoprune(
 
 
 def _config(
-    setup: Setup, seed: int, budget: float, *, importance: str, repair: bool, recipe: bool
+    setup: Setup, seed: int, budget: float, space: Mapping[str, Any], *, recipe: bool
 ) -> RunConfig:
     job = setup.job
-    recovery: dict[str, Any] = asdict(job.recovery)
+    given: dict[str, Any] = asdict(job.recovery)
+    recovery = {name: value for name, value in given.items() if value is not None}
     if recipe:
         recovery["lr"] = {"min": RECIPES["lr"][0], "max": RECIPES["lr"][1], "log": True}
         recovery["distillation"] = dict(zip(("min", "max"), RECIPES["distillation"], strict=True))
@@ -105,8 +115,7 @@ def _config(
             "space": {
                 "ratios": {"max": MAX_RATIO},
                 "round_to": 1,
-                "importance": importance,
-                "repair": repair,
+                **space,
                 "schedule": {"kind": "one_shot"},
                 "recovery": recovery,
             },

@@ -17,9 +17,8 @@ from autoprune.architecture import Architecture
 from autoprune.candidate import Candidate, Recovery, Selection
 from autoprune.cost.model import CostModel
 from autoprune.graph import PruningGraph, trace
-from autoprune.pruning.build import units_of
+from autoprune.pruning.build import build, units_of
 from autoprune.pruning.compensate import Calibration
-from autoprune.pruning.surgery import prune
 from autoprune.schedule import Schedule
 from autoprune.store import read_model, recipe_of, save_model
 from autoprune.tasks import checkpoints
@@ -264,8 +263,12 @@ def store(setup: Setup, run: RecoveryRun, number: int) -> Path:
 def test_accuracy(setup: Setup, model: Path) -> float:
     """The accuracy of a kept model on the test split."""
     recipe, state = read_model(model)
-    small = setup.task.task.build_model()  # outside the count
-    prune(small, setup.graph, recipe["kept_indices"])
+    small = build(
+        setup.dense,
+        setup.graph,
+        recipe.candidate.architecture,
+        kept_indices=recipe.kept_indices,
+    ).model
     small.load_state_dict(state, strict=True)
     return setup.task.evaluate(small.eval(), "test")[setup.task.metric]
 

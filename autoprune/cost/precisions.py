@@ -1,0 +1,71 @@
+"""Costs of architectures in the precision that each names."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Collection, Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import nn
+
+from autoprune.architecture import FLOAT32, INT8, Architecture
+from autoprune.budget import Cost
+from autoprune.cost.analytic import count_cost
+from autoprune.cost.inputs import Inputs
+from autoprune.cost.model import SCALE_BYTES, CostModel
+
+
+class PrecisionCosts:
+    """One `CostModel` for each precision; without int8 the same as that of float32."""
+
+    def __init__(self, models: Mapping[str, CostModel]) -> None:
+        self.models = models
+
+    @property
+    def dense(self) -> Cost:
+        """The cost of the unpruned model in float32, which relative limits refer to."""
+        return self.models[FLOAT32].dense
+
+    def cost(self, architecture: Architecture, fields: Collection[str] | None = None) -> Cost:
+        """The cost of an architecture in its precision, as `CostModel.cost`."""
+        return self.models[architecture.precision].cost(architecture, fields)
+
+    def prices(
+        self, counts: NDArray[np.int64], fields: Collection[str]
+    ) -> dict[str, NDArray[np.float64]]:
+        """As `CostModel.prices`; where int8 is known, one more column is 0 for such candidates."""
+        if INT8 not in self.models:
+            return self.models[FLOAT32].prices(counts, fields)
+        counts, in_float = counts[:, :-1], counts[:, -1] > 0
+        found = {name: np.zeros(len(counts)) for name in fields}
+        for precision, rows in ((FLOAT32, in_float), (INT8, ~in_float)):
+            if rows.any():
+                prices = self.models[precision].prices(counts[rows], fields)
+                for name, values in found.items():
+                    values[rows] = prices[name]
+        return found
+
+
+def int8_cost(model: nn.Module, example_inputs: Inputs) -> Cost:
+    """As `count_cost` of the model's int8 file; its peak memory is not known."""
+    counted = count_cost(model, example_inputs)
+    return dataclasses.replace(
+        counted, weight_bytes=int8_weight_bytes(model), peak_memory_bytes=None
+    )
+
+
+def int8_weight_bytes(model: nn.Module) -> int:
+    """The bytes of parameters and buffers once matrices and filters are int8.
+
+    One byte an element and four for the scale of each output channel; vectors and buffers stay as
+    they are. A batch normalization that is folded into its layer needs less than is counted here.
+
+    >>> int8_weight_bytes(nn.Linear(100, 10))
+    1080
+    """
+    matrices = [parameter for parameter in model.parameters() if parameter.dim() > 1]
+    rest = [*(p for p in model.parameters() if p.dim() <= 1), *model.buffers()]
+    scales = SCALE_BYTES * sum(matrix.shape[0] for matrix in matrices)
+    floats = sum(tensor.numel() * tensor.element_size() for tensor in rest)
+    return int(sum(matrix.numel() for matrix in matrices) + scales + floats)

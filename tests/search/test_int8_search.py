@@ -1,0 +1,132 @@
+"""A search over widths and precision, whose budget of bytes float32 cannot meet."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from deep_task import Deep
+
+import autoprune
+from autoprune.architecture import FLOAT32, INT8
+from autoprune.cost.precisions import int8_weight_bytes
+from autoprune.errors import ConfigError
+from autoprune.report.read import read
+from autoprune.store import RunFolder, read_quantization
+
+TASK = Path(__file__).parents[1] / "deep_task.py"
+SHORT = {
+    "trials": 5,
+    "epochs": 0.5,
+    "rungs": 0,
+    "concurrent": 1,
+    "screen": 4,
+    "calibration_samples": 64,
+}
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory: pytest.TempPathFactory) -> autoprune.Result:
+    return autoprune.search(
+        f"{TASK}:Deep",
+        budget={"weight_bytes": "60%"},
+        space={"ratios": {"max": 0.5}, "precision": [FLOAT32, INT8]},
+        objectives=["accuracy", "weight_bytes"],
+        output=tmp_path_factory.mktemp("int8") / "run",
+        **SHORT,
+    )
+
+
+def test_a_trained_model_is_recorded_in_both_precisions(found: autoprune.Result) -> None:
+    complete = [record for record in found.records if record.state == "complete"]
+    trained = {record.number: record for record in complete if not record.is_converted}
+    converted = [record for record in complete if record.is_converted]
+    assert len(trained) == SHORT["trials"]
+    assert converted
+    for record in converted:
+        source = trained[int(record.origin.split()[-1])]
+        assert record.epochs == 0.0
+        ours, theirs = record.candidate.architecture, source.candidate.architecture
+        assert ours.precision != theirs.precision
+        assert ours.widths == theirs.widths
+
+
+def test_int8_models_have_a_file_of_the_metric_and_bytes_that_are_recorded(
+    found: autoprune.Result,
+) -> None:
+    run = RunFolder.open(found.path)
+    members = [
+        r for r in found.records if r.candidate.architecture.precision == INT8 and r.artifact
+    ]
+    assert members
+    for record in members:
+        report = read_quantization(run.model_folder(record))
+        assert report is not None
+        assert report.int8.validation["accuracy"] == record.metrics["accuracy"]
+        model = autoprune.load(found.path, pick=f"trial={record.number}")
+        assert record.predicted is not None
+        assert record.predicted.weight_bytes == int8_weight_bytes(model)
+
+
+def test_the_front_is_measured_in_the_precision_of_its_members(found: autoprune.Result) -> None:
+    members = found.front.members
+    assert any(record.candidate.architecture.precision == INT8 for record in members)
+    for record in members:
+        assert record.measured is not None
+        assert record.measured.device is not None
+        assert record.measured.device.dtype == record.candidate.architecture.precision
+        assert record.measured.weight_bytes == record.predicted.weight_bytes
+    assert any(read(found.path).is_int8(record) for record in members)
+
+
+def test_an_int8_member_is_retrained_and_tested_in_int8(found: autoprune.Result) -> None:
+    number = next(
+        r.number for r in found.front.members if r.candidate.architecture.precision == INT8
+    )
+    done = autoprune.retrain(
+        found.path, pick=f"trial={number}", epochs=1, seeds=1, quantization_aware=True
+    )
+    report = read_quantization(done.path / "seed-0")
+    assert report is not None
+    assert done.summary.measured is not None
+    assert done.summary.measured.device.dtype == INT8
+    assert done.summary.validation["accuracy"].mean == report.int8.validation["accuracy"]
+
+
+def test_a_float_model_is_not_trained_quantization_aware(found: autoprune.Result) -> None:
+    number = next(
+        r.number
+        for r in found.records
+        if r.artifact and r.candidate.architecture.precision == FLOAT32
+    )
+    with pytest.raises(autoprune.UsageError, match=f"trial {number} is float32"):
+        autoprune.retrain(found.path, pick=f"trial={number}", epochs=1, quantization_aware=True)
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"device": {"runtime": "torch"}}, "int8 models run in onnxruntime"),
+        ({"budget": {"peak_memory_bytes": "50%"}}, "peak_memory_bytes of int8 models is not known"),
+    ],
+)
+def test_what_int8_cannot_do_is_refused_at_the_start(
+    keys: dict[str, object], message: str, tmp_path: Path
+) -> None:
+    given = {"budget": {"weight_bytes": "60%"}, **SHORT, **keys}
+    with pytest.raises(ConfigError, match=message):
+        autoprune.search(Deep(), space={"precision": "int8"}, output=tmp_path / "run", **given)
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_int8_latency_budget_is_met_and_measured(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    found = autoprune.search(
+        f"{TASK}:Deep",
+        budget={"latency_ms": "250%"},
+        space={"precision": INT8},
+        output=tmp_path / "run",
+        **{**SHORT, "trials": 2},
+    )
+    complete = [record for record in found.records if record.state == "complete"]
+    assert {record.candidate.architecture.precision for record in complete} == {INT8}
+    assert {record.predicted.device.dtype for record in complete} == {INT8}

@@ -1,0 +1,128 @@
+"""The variables of the allocator, on the plan of a small chain with hand-made sensitivities."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from autoprune._search.plan import Plan
+from autoprune._search.seeding import recipe
+from autoprune._search.study import candidate_of, distributions
+from autoprune._search.variables import COST, DEPTH, STAGES, Allocated
+from autoprune.architecture import BLOCK, INT8, Architecture
+from autoprune.budget import Budget, Cost
+from autoprune.fitted_space import FittedSpace
+from autoprune.pareto import Objective
+from autoprune.space import SearchSpace
+
+SIZES = {f"g{n}": 40 for n in range(6)}
+BLOCKS = {"b0": ("g0",), "b1": ("g3",)}
+
+
+def price(architecture: Architecture, fields=None) -> Cost:
+    """A multiply-accumulate a unit, and a quarter of it in int8."""
+    lost = {group for name in architecture.dropped for group in BLOCKS[name]}
+    units = sum(
+        architecture.widths.get(name, size) for name, size in SIZES.items() if name not in lost
+    )
+    return Cost(macs=units, params=units // (4 if architecture.precision == INT8 else 1))
+
+
+def plan_of(spec: Mapping[str, object], budget: str = "macs", share: str = "60%") -> Plan:
+    space = SearchSpace.parse({"ratios": {"max": 0.8}, **spec})
+    return Plan(
+        space=FittedSpace.of(space, SIZES, blocks=BLOCKS),
+        price=price,
+        dense=price(Architecture()),
+        budget=Budget.parse({budget: share}),
+        objectives=(Objective("accuracy", "maximize"), Objective(budget)),
+        reference=(0.0, 240.0),
+    )
+
+
+def sensitivity(item: str, option: int) -> float:
+    if item.startswith(BLOCK):
+        return 0.5 * (1 - option)
+    if item.startswith("precision"):
+        return 0.1 * (1 - option)
+    return (1.0 - option / 40) ** 2
+
+
+def middle(variables: Allocated, **changes: object) -> dict[str, object]:
+    found = {
+        p.name: p.choices[0] if p.choices else p.clip((p.low + p.high) / 2.0)
+        for p in variables.parameters
+    }
+    return {**found, **changes}
+
+
+def test_there_are_as_many_variables_for_any_number_of_groups() -> None:
+    plan = plan_of({"depth": {"max": 0.5}, "recovery": {"lr": [0.01, 0.1]}})
+    names = [parameter.name for parameter in Allocated(plan, sensitivity).parameters]
+    assert names == [COST, *(f"offset.{s}" for s in (*STAGES, DEPTH)), "recovery.lr"]
+    without = Allocated(plan_of({"depth": False}), sensitivity).parameters
+    assert [p.name for p in without] == [COST, *(f"offset.{stage}" for stage in STAGES)]
+
+
+@pytest.mark.parametrize("cost", [1.0, 0.7, 0.5])
+def test_a_candidate_uses_its_share_of_the_budget(cost: float) -> None:
+    plan = plan_of({"depth": {"max": 0.5}})
+    variables = Allocated(plan, sensitivity)
+    candidate = variables.candidate(middle(variables, cost=cost))
+    load = plan.load(plan.space.counts(candidate.architecture))
+    assert cost * 0.97 <= load <= cost
+    assert variables.params(candidate)[COST] == pytest.approx(load)
+
+
+def test_an_offset_widens_its_stage_at_the_cost_of_the_others() -> None:
+    plan = plan_of({"depth": False})
+    variables = Allocated(plan, sensitivity)
+    even = variables.candidate(middle(variables)).architecture.widths
+    early = variables.candidate(middle(variables, **{"offset.early": 1.5}))
+    widths = early.architecture.widths
+    assert widths["g0"] > even["g0"]
+    assert widths["g1"] > even["g1"]
+    assert widths["g5"] < even["g5"]
+    assert variables.params(early)["offset.early"] > 0.3
+    assert variables.params(early)["offset.late"] < 0.0
+
+
+def test_the_offset_of_depth_keeps_blocks() -> None:
+    plan = plan_of({"depth": {"max": 1.0}})
+    variables = Allocated(plan, sensitivity)
+    fewest = variables.candidate(middle(variables, cost=0.6, **{"offset.depth": -2.0}))
+    most = variables.candidate(middle(variables, cost=0.6, **{"offset.depth": 2.0}))
+    assert len(fewest.architecture.dropped) == 2
+    assert most.architecture.dropped == ()
+
+
+def test_precision_is_drawn_and_the_widths_follow() -> None:
+    plan = plan_of({"depth": False, "precision": ["float32", "int8"]}, budget="params")
+    variables = Allocated(plan, sensitivity)
+    float32 = variables.candidate(middle(variables, cost=1.0))
+    int8 = variables.candidate(middle(variables, cost=1.0, precision=INT8))
+    assert int8.architecture.precision == INT8
+    assert sum(int8.architecture.widths.values()) == 240
+    assert sum(float32.architecture.widths.values()) <= 144
+
+
+def test_a_trial_of_the_study_stands_for_the_very_candidate_it_was_made_for() -> None:
+    import optuna
+
+    plan = plan_of({"depth": {"max": 0.5}})
+    plan = replace(plan, allocated=Allocated(plan, sensitivity))
+    rng = np.random.default_rng(0)
+    widths = {name: int(rng.integers(8, 41)) for name in SIZES}
+    odd = plan.space.resized(recipe(plan.space), Architecture(widths))
+    params = plan.variables.params(odd)
+    assert plan.variables.candidate(params) != odd
+    trial = optuna.trial.create_trial(
+        values=[0.0, 0.0],
+        params=params,
+        distributions=distributions(plan),
+        user_attrs={"made": odd.to_dict()},
+    )
+    assert candidate_of(trial, plan) == odd

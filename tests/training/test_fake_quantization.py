@@ -1,0 +1,52 @@
+import pytest
+import torch
+from torch import nn
+
+from autoprune.training.fake_quantization import (
+    fake_quantization,
+    rounded_activation,
+    rounded_weight,
+)
+
+
+def test_a_channel_has_the_values_that_its_bits_allow() -> None:
+    weight = torch.randn(4, 300)
+    found = rounded_weight(weight, 4)
+    for row, before in zip(found, weight, strict=True):
+        step = before.abs().max() / 7
+        assert len(row.unique()) <= 15
+        assert torch.allclose(row / step, (row / step).round(), atol=1e-4)
+        assert (row - before).abs().max() <= step / 2 * 1.001
+
+
+def test_activations_keep_zero_and_have_at_most_256_values() -> None:
+    x = torch.linspace(-1.0, 3.0, 5000)
+    found = rounded_activation(torch.cat([x, torch.zeros(1)]))
+    assert found[-1] == 0.0
+    assert len(found.unique()) <= 256
+    assert (found[:-1] - x).abs().max() <= 4.0 / 255
+
+
+def test_gradients_reach_the_parameters_through_the_rounding() -> None:
+    model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(16, 2))
+    x = torch.randn(5, 1, 4, 4)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    exact = model(x)
+    with fake_quantization(model):
+        rounded = model(x)
+        rounded.sum().backward()
+    assert 0.0 < (rounded - exact).abs().max() < 0.3 * exact.abs().max()
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in model.parameters())
+    assert {name: t.tolist() for name, t in model.state_dict().items()} == {
+        name: t.tolist() for name, t in before.items()
+    }
+    assert torch.equal(model(x), exact)
+
+
+def test_an_exception_leaves_the_parameters_in_place() -> None:
+    model = nn.Linear(3, 2)
+    weight = model.weight
+    with pytest.raises(RuntimeError), fake_quantization(model):
+        model(torch.zeros(1, 7))
+    assert model.weight is weight
+    assert [name for name, _ in model.named_parameters()] == ["weight", "bias"]
