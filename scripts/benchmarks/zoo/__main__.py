@@ -1,0 +1,168 @@
+"""Half of all units pruned from many models: does it run, train, export, load, and is it right?
+
+    python -m scripts.benchmarks.zoo                    # 2 h; --source timm, --only 'swin*'
+
+Models of torchvision, timm and transformers (small random configurations), and the nets of the
+tests. Each is pruned by half of every group, by the L2 norm, in a process of its own with a time
+limit; then it must run forward and backward, have lost parameters (a floor for each), equal the
+masked dense model, equal itself in ONNX Runtime and when saved and loaded. Beside it what
+Torch-Pruning does with the same model. Needs `pip install transformers timm torchvision`;
+torchvision's compiled operators are not needed. Rows: `results/zoo/zoo.csv`; those of the present
+commit are kept unless `--again`.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from fnmatch import fnmatch
+from pathlib import Path
+
+import pandas as pd
+
+from autoprune.store import write_text
+from scripts.benchmarks import harness
+from scripts.benchmarks.harness import RESULTS, ROOT, Rows
+from scripts.benchmarks.zoo.one import SIDES, SOURCES
+
+OUT = RESULTS / "zoo"
+KEY = ["source", "model"]
+LIMITS = {"ours": 240, "torch-pruning": 120}
+EQUAL, SAME_FILE = 1e-5, 1e-4
+
+
+def main() -> None:
+    parser = harness.parser(__doc__)
+    parser.add_argument("--source", nargs="+", choices=list(SOURCES), default=list(SOURCES))
+    parser.add_argument("--only", default="*", help="a pattern of names")
+    parser.add_argument("--side", nargs="+", choices=list(SIDES), default=list(SIDES))
+    parser.add_argument("--again", action="store_true", help="also models with a row already")
+    options = parser.parse_args()
+    rows = Rows(OUT / "zoo.csv", KEY)
+    where = harness.circumstances((*harness.PACKAGES, "torch-pruning", "transformers", "timm"))
+    for source in options.source:
+        for name, entry in SOURCES[source].items():
+            if not fnmatch(name, options.only):
+                continue
+            known = rows.find(source=source, model=name)
+            if len(known) and not options.again:
+                continue
+            found = known.iloc[0].to_dict() if len(known) else {}
+            for side in options.side:
+                stale = [key for key in found if key.startswith("tp_") == (side != "ours")]
+                found = {key: value for key, value in found.items() if key not in stale}
+                found |= _answers(source, name, side)
+            row = {"source": source, "model": name, "floor": entry.floor, **found}
+            row |= {"passed": passed(row), "tp_passed": tp_passed(row), **where}
+            rows.put(row)
+            print(source, name, "passed" if row["passed"] else _why(row), flush=True)
+    write_text(OUT / "README.md", page(rows.read()))
+
+
+def _answers(source: str, name: str, side: str) -> dict[str, object]:
+    with tempfile.TemporaryDirectory() as folder:
+        file, start = Path(folder) / "answers.json", time.perf_counter()
+        command = [sys.executable, "-m", "scripts.benchmarks.zoo.one", source, name, side, file]
+        limit, error = LIMITS[side], ""
+        try:
+            done = subprocess.run(command, cwd=ROOT, timeout=limit, capture_output=True, text=True)
+            if done.returncode:
+                error = (done.stderr.strip().splitlines() or [f"exit {done.returncode}"])[-1]
+        except subprocess.TimeoutExpired:
+            error = f"more than {limit} s"
+        found = json.loads(file.read_text()) if file.is_file() else {}
+    prefix = "" if side == "ours" else "tp_"
+    crash = found.pop(f"{side}_error", error)
+    return {**found, f"{prefix}error": crash, f"{prefix}total_s": time.perf_counter() - start}
+
+
+def passed(row: dict[str, object]) -> bool:
+    """Whether every question has the right answer."""
+    return not _why(row)
+
+
+def _why(row: dict[str, object]) -> str:
+    """The first question with a wrong answer; empty where there is none."""
+    if row.get("error"):
+        return str(row["error"])
+    wrong = {
+        "forward": row.get("forward") is not True,
+        "drop": not _at_least(row.get("drop"), row["floor"]),
+        "equal": not _at_most(row.get("equal"), EQUAL),
+        "loaded": not _at_most(row.get("loaded"), EQUAL),
+        "onnx": row.get("onnx") != "dense too" and not _at_most(row.get("onnx"), SAME_FILE),
+        "backward": row.get("backward") is not True,
+    }
+    name = next((name for name, is_wrong in wrong.items() if is_wrong), "")
+    reason = row.get(f"{name}_error") or (row.get("frozen") if name == "drop" else "")
+    return f"{name} ({row.get(name)}): {reason}" if name else ""
+
+
+def tp_passed(row: dict[str, object]) -> bool:
+    """The same for Torch-Pruning, with the questions that were asked of it."""
+    onnx = row.get("tp_onnx")
+    return (
+        row.get("tp_forward") is True
+        and row.get("tp_backward") is True
+        and _at_least(row.get("tp_drop"), row["floor"])
+        and (onnx == "dense too" or _at_most(onnx, SAME_FILE))
+    )
+
+
+def _at_least(value: object, floor: object) -> bool:
+    return isinstance(value, float) and isinstance(floor, float) and value >= floor
+
+
+def _at_most(value: object, limit: float) -> bool:
+    return isinstance(value, float) and value <= limit
+
+
+SHOWN = {
+    "source": ("source", ""),
+    "models": ("models", ""),
+    "passed": ("passed", ""),
+    "tp_passed": ("Torch-Pruning", ""),
+    "drop": ("parameters removed, median", ".0%"),
+    "tp_drop": ("by Torch-Pruning", ".0%"),
+    "trace_s": ("graph, median s", ".1f"),
+    "slowest_s": ("slowest", ".1f"),
+    "tp_prune_s": ("Torch-Pruning, median s", ".1f"),
+}
+
+
+def page(rows: pd.DataFrame) -> str:
+    """Sums by source, then every model that failed."""
+    grouped = rows.groupby("source", sort=False)
+    sums = grouped.agg(
+        models=("model", "size"),
+        passed=("passed", "sum"),
+        tp_passed=("tp_passed", "sum"),
+        drop=("drop", "median"),
+        tp_drop=("tp_drop", "median"),
+        trace_s=("trace_s", "median"),
+        slowest_s=("trace_s", "max"),
+        tp_prune_s=("tp_prune_s", "median"),
+    ).reset_index()
+    failed = [
+        f"- {row['source']} {row['model']}: {_why(row)}"
+        for row in rows.where(rows.notna(), None).to_dict("records")
+        if not row["passed"]
+    ]
+    share = rows.passed.astype(bool).mean()
+    return (
+        "# Half of all units, many models\n\n"
+        f"{int(rows.passed.sum())} of {len(rows)} ({share:.1%}) pass; Torch-Pruning, asked only "
+        f"whether the model runs, trains, shrinks and exports: {int(rows.tp_passed.sum())}. "
+        f"{harness.stamp(rows)}\n\n"
+        + harness.table(sums, SHOWN)
+        + "\n\nWhat fails:\n\n"
+        + "\n".join(failed or ["- nothing"])
+        + "\n"
+    )
+
+
+if __name__ == "__main__":
+    main()
