@@ -28,6 +28,9 @@ from .errors import TrainingError as TrainingError
 from .errors import UsageError as UsageError
 from .errors import WorkError as WorkError
 from .graph.types import Group as Group
+from .huggingface.files import SavedHF as SavedHF
+from .huggingface.files import load_hf as load_hf
+from .huggingface.files import save_hf as save_hf
 from .pareto import ParetoFront as ParetoFront
 from .pruning.calibration import Calibration as Calibration
 from .pruning.compensate import calibrate as calibrate

@@ -27,6 +27,7 @@ FLOORS = {
     "quantization": 5,
     "training": 4,
     "device": 3,
+    "huggingface": 3,
     "pruning": 2,
     "cost": 2,
     "graph": 1,

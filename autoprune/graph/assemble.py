@@ -12,7 +12,6 @@ from torch import nn
 from autoprune.graph.calls import owner
 from autoprune.graph.flow import Flow
 from autoprune.graph.ids import AFFINE, IN, OUT
-from autoprune.graph.sizes import Held, configured
 from autoprune.graph.types import (
     Attribute,
     Dim,
@@ -34,7 +33,7 @@ class Assembly:
     """The units of a finished flow, and everything that is told in terms of them."""
 
     def __init__(self, flow: Flow, model: nn.Module) -> None:
-        self._flow, self._model = flow, model
+        self._flow = flow
         self._keys = list(flow.owned)  # with the name "": a dimension of a constant
         self._starts = np.array([flow.owned[key][0] for key in self._keys], dtype=np.int64)
         lengths = [len(flow.owned[key]) for key in self._keys]
@@ -223,22 +222,4 @@ class Assembly:
                 key = (note.module, note.name, note.keys)
                 attribute = Attribute(*key[:2], dims, note.scalar, note.guessed, note.keys)
                 found.setdefault(key, attribute)
-        for held in configured(self._model):
-            found.setdefault((held.module, held.name, held.keys), self._unanimous(held))
-        return tuple(one for one in found.values() if one.dims)
-
-    def _unanimous(self, held: Held) -> Attribute:
-        """An entry of a configuration, with every size in the model that equals it."""
-        model = self._model
-        dims = {
-            dim
-            for name, tensor in model.named_parameters()
-            for dim in self._held(name, tuple(tensor.shape))
-            if dim.size(self._sizes) == held.value
-        }
-        if "head" in str(held.keys[-1]):
-            heads = [group for group in self.groups if group.kind == "head"]
-            dims = {Dim(0, {g.name: 1}) for g in heads if g.size == held.value}
-        moves = any(dim.per_unit for dim in dims)
-        known = tuple(dims) if moves else ()
-        return Attribute(held.module, held.name, known, False, False, held.keys, unanimous=True)
+        return tuple(found.values())

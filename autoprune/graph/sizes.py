@@ -7,7 +7,6 @@ it, becomes the size of a dimension, it is known what has to follow when channel
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator, MutableMapping
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
@@ -147,24 +146,6 @@ def _marked(value: Any, held: Held, known: set[int]) -> Any:
         if type(item) is int or isinstance(item, (tuple, list)):
             entries[key] = _marked(item, _inside(held, key), known)
     return value
-
-
-_WIDTHS = re.compile(r"hidden|intermediate|inner|ffn?_|embed|dim|width|channels|model|head|n_embd")
-_OTHERS = re.compile(r"vocab|max|position|layers|depth|length|window|patch|kernel|dropout|_id$")
-
-
-def configured(model: nn.Module) -> Iterator[Held]:
-    """The entries of configurations whose name says that they hold a width or a number of heads."""
-    found = {
-        item.source
-        for module in model.modules()
-        if not isinstance(module, torch.jit.ScriptModule)
-        for value in vars(module).values()
-        for key, item, _ in entries_of(value, set())
-        if isinstance(item, Size) and isinstance(item.source, Held)
-        if _WIDTHS.search(key) and not _OTHERS.search(key)
-    }
-    yield from sorted(found, key=str)
 
 
 def holds(module: nn.Module | None, held: Held) -> bool:

@@ -114,9 +114,7 @@ class Attribute:
     """A Python attribute of a module that holds a size: an int when `scalar`, else a tuple.
 
     With `keys` the int is found inside of it (in a tuple, an object, a mapping). One that is
-    `guessed` is no part of a known layer: it only equals the size of a view. One that is
-    `unanimous` (an entry of a configuration) holds one int, and changes only to what all `dims`
-    are.
+    `guessed` is no part of a known layer: it only equals the size of a view.
     """
 
     module: str
@@ -125,7 +123,6 @@ class Attribute:
     scalar: bool = True
     guessed: bool = False
     keys: tuple[str | int, ...] = ()
-    unanimous: bool = False
 
 
 @dataclass(frozen=True, eq=False)

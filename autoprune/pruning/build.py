@@ -15,6 +15,7 @@ from autoprune.graph import PruningGraph
 from autoprune.graph.replica import replica
 from autoprune.pruning import compensate, importance, surgery
 from autoprune.pruning.compensate import Calibration
+from autoprune.pruning.configuration import remember
 from autoprune.pruning.depth import drop
 
 KeptIndices = Mapping[str, Sequence[int]]
@@ -48,8 +49,10 @@ def build(
     architecture does not fit the graph. Its precision is that of the finished model: what is built
     here computes in the precision of `dense`.
     """
+    model = replica(dense)
+    remember(model, dense)
     return _cut(
-        replica(dense),
+        model,
         dense,
         graph,
         architecture,

@@ -7,6 +7,8 @@ code `x + branch(x)` is then just `x`: no zero is added, in PyTorch or in what i
 
 from __future__ import annotations
 
+import re
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -139,6 +141,7 @@ def drop(
     before = {id(parameter) for parameter in model.parameters()}
     for name in names:
         _remove(model, graph.block(name))
+    _renumber(model)
     removed = before - {id(parameter) for parameter in model.parameters()}
     for group in optimizer.param_groups if optimizer is not None else ():
         for parameter in group["params"]:
@@ -162,6 +165,24 @@ def _remove(model: nn.Module, block: Block) -> None:
         for held in (home._parameters, home._buffers):
             held.pop(leaf, None)
         setattr(home, leaf, NOTHING)
+
+
+def _renumber(model: nn.Module) -> None:
+    """Places in a decoder's cache (`layer_idx`) without gaps, where layers that had one are gone.
+
+    The length of what a cache holds is asked of its first place. Kinds of layers that share the
+    places among them (each has some) keep theirs.
+    """
+    kinds: dict[str, list[tuple[int, nn.Module]]] = defaultdict(list)
+    for path, module in model.named_modules():
+        index = vars(module).get("layer_idx")
+        if type(index) is int:
+            kinds[re.sub(r"\d+", "#", path)].append((index, module))
+    for held in kinds.values():
+        if sorted(index for index, _ in held) == list(range(len(held))):
+            left = sorted((n for n in held if not isinstance(n[1], Removed)), key=lambda n: n[0])
+            for now, (_, module) in enumerate(left):
+                module.layer_idx = now  # type: ignore[assignment]
 
 
 def verify_blocks(model: nn.Module, graph: PruningGraph, example: Inputs) -> PruningGraph:

@@ -16,6 +16,7 @@ from autoprune.pruning import importance as importances
 from autoprune.pruning import refit as fitting
 from autoprune.pruning.build import build
 from autoprune.pruning.compensate import Calibration
+from autoprune.pruning.configuration import is_configured, mend
 from autoprune.pruning.verification import prunable, warn_if_unpruned
 from autoprune.space import kept_units
 
@@ -41,7 +42,9 @@ def prune_model(
     without. With `calibration` (see `calibrate`) the remaining weights are repaired by least
     squares, in milliseconds. With `refit`, a few batches of training inputs (512 samples are used),
     every layer is then fitted again on the inputs that it has in the smaller model: seconds, and
-    the best result without training. Units that cannot be pruned safely are kept. Raises GraphError
+    the best result without training. Units that cannot be pruned safely are kept. The `config` of
+    a model of transformers gets the new sizes, where its class can express them (see `save_hf`).
+    Raises GraphError
     or UsageError where an argument does not fit.
 
     >>> import torch
@@ -64,6 +67,8 @@ def prune_model(
     if refit is not None:
         samples = fitting.record(model, refit)
         fitting.refit(built.model, model, graph, built.kept_indices, samples)
+    if is_configured(built.model):
+        mend(built.model, example_inputs)
     return built.model
 
 

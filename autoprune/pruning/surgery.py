@@ -133,9 +133,7 @@ def _update_attributes(model: nn.Module, graph: PruningGraph) -> None:
     modules = dict(model.named_modules())
     for attribute in graph.attributes:
         values = tuple(dim.size(sizes) for dim in attribute.dims)
-        if attribute.unanimous and len(set(values)) > 1:
-            continue
-        value: Any = values[0] if attribute.scalar or attribute.unanimous else values
+        value: Any = values[0] if attribute.scalar else values
         module = modules[attribute.module]
         if attribute.keys:
             value = _with(getattr(module, attribute.name), attribute.keys, value)

@@ -16,12 +16,14 @@ from autoprune._export import export_model
 from autoprune.api import load
 from autoprune.architecture import Architecture
 from autoprune.candidate import Candidate
-from autoprune.errors import AutopruneError
+from autoprune.errors import AutopruneError, ExportError
 from autoprune.graph import PruningGraph
 from autoprune.graph.outputs import answers_in
 from autoprune.graph.trace import as_call
+from autoprune.huggingface import save_hf
 from autoprune.pruning import importance
 from autoprune.pruning.build import build
+from autoprune.pruning.configuration import is_configured
 from autoprune.pruning.masks import masked
 from autoprune.pruning.verification import prunable
 from autoprune.space import kept_units
@@ -81,8 +83,15 @@ def ours(entry: Entry, answers: Answers, folder: Path) -> None:
         return difference(outputs(again, example), outputs(small, example))
 
     answers.ask("loaded", loaded)
+    if is_configured(small):
+        answers.ask("saved_hf", lambda: _saved_hf(small, example, folder))
     answers.ask("onnx", lambda: exported(small, dense, example, folder))
     answers.ask("backward", lambda: trains(small, example))
+
+
+def _saved_hf(small: nn.Module, example: Inputs, folder: Path) -> str:
+    """Whether `from_pretrained` reads the model, or only `load_hf`; either was compared."""
+    return "config" if save_hf(small, folder / "hf", example).has_config else "recipe"
 
 
 def _whole(graph: PruningGraph, widths: dict[str, int]) -> dict[str, tuple[int, ...]]:
@@ -156,15 +165,18 @@ def _double(example: Inputs) -> Inputs:
     return tuple(map(wide, example)) if isinstance(example, tuple) else wide(example)
 
 
-def exported(small: nn.Module, dense: nn.Module, example: Inputs, folder: Path) -> float | str:
-    """The difference in ONNX Runtime; `dense too` where not even the dense model can be written."""
+DENSE_TOO = "not even the dense model can be exported"
+
+
+def exported(small: nn.Module, dense: nn.Module, example: Inputs, folder: Path) -> float:
+    """The difference in ONNX Runtime; ExportError that says so where the dense model fails too."""
     try:
         return export_model(small, folder / "small.onnx", example).difference
     except AutopruneError as error:
         try:
             export_model(dense, folder / "dense.onnx", example)
-        except AutopruneError:
-            return "dense too"
+        except AutopruneError as other:
+            raise ExportError(DENSE_TOO) from other
         raise error from error.__cause__
 
 

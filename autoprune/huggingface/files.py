@@ -1,0 +1,126 @@
+"""Folders of pruned models: what `from_pretrained` reads where it can, else a recipe."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+import tempfile
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from autoprune.errors import ExportError, StoreError, UsageError
+from autoprune.graph.replica import plain
+from autoprune.graph.trace import Inputs
+from autoprune.huggingface.layers import without_empty_layers
+from autoprune.huggingface.recipe import HFRecipe, rebuilt, recipe_of
+from autoprune.log_level import log_level
+from autoprune.pruning.configuration import agree, is_configured, mend, outputs
+from autoprune.store.files import plain as plain_values
+from autoprune.store.files import read, read_json, write_json
+
+_log = logging.getLogger(__name__)
+RECIPE, WEIGHTS, CONFIG = "autoprune.json", "autoprune.safetensors", "config.json"
+_HINT = "pruned by autoprune to unequal layers: load it with autoprune.load_hf(folder)"
+
+
+@dataclass(frozen=True)
+class SavedHF:
+    """A folder that was written and read again.
+
+    With `has_config` a `from_pretrained` of transformers reads it; else only `load_hf` does.
+    """
+
+    path: Path
+    has_config: bool
+
+
+def save_hf(model: nn.Module, folder: str | Path, example_inputs: Inputs) -> SavedHF:
+    """Save a pruned model of Hugging Face's transformers.
+
+    Layers of which dropped blocks left nothing are taken out of their lists, and the configuration
+    gets the sizes that the model has: where its class can express them, the folder is what
+    `save_pretrained` writes, and `from_pretrained` reads it. Where it cannot (layers of unequal
+    widths, attention without its feed-forward part), the folder holds a recipe that `load_hf`
+    reads, and `from_pretrained` fails with an error that says so. Either is loaded again and must
+    give the same outputs on the example inputs. The model is not changed.
+
+    Raises UsageError for a model without a configuration, ExportError where what was written does
+    not give the same outputs; nothing is left in `folder` then.
+    """
+    model, path = plain(model), Path(folder)
+    if not is_configured(model):
+        raise UsageError(
+            f"save_hf takes a model of transformers, with config and save_pretrained, got a "
+            f"{type(model).__name__} · export writes any model"
+        )
+    wanted = outputs(model, example_inputs)
+    short = without_empty_layers(model)
+    short = short if agree(outputs(short, example_inputs), wanted) else model
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".save-") as held:
+        draft = Path(held) / "model"
+        has_config = mend(short, example_inputs)
+        if has_config:
+            short.save_pretrained(draft)  # type: ignore[operator]
+        else:
+            _write_recipe(model, draft)
+            _log.warning("%s: no configuration of its class gives this model · %s", path, _HINT)
+        again = load_hf(draft, model_class=type(model))
+        if not agree(outputs(again, example_inputs), wanted):
+            raise ExportError(f"{path}: the saved model does not give the same outputs")
+        shutil.rmtree(path, ignore_errors=True)
+        draft.rename(path)
+    return SavedHF(path, has_config)
+
+
+def load_hf(folder: str | Path, *, model_class: Any = None) -> nn.Module:
+    """The model that `save_hf` wrote, in eval mode on the CPU.
+
+    `model_class` is needed for a class that transformers does not export. Raises StoreError where
+    the folder is damaged, or holds no model.
+    """
+    path = Path(folder)
+    if (path / RECIPE).is_file():
+        from safetensors.torch import load_file
+
+        recipe = read(path / RECIPE, HFRecipe)
+        kind = model_class or _class(recipe.architecture, path)
+        own = load_file(path / WEIGHTS)
+        tensors = {**own, **{name: own[first] for name, first in recipe.tied.items()}}
+        return rebuilt(recipe, tensors, kind, str(path))
+    architectures = read_json(path / CONFIG).get("architectures") or [""]
+    kind = model_class or _class(str(architectures[0]), path)
+    with log_level("transformers", below=logging.ERROR):
+        model: nn.Module = kind.from_pretrained(path)
+    return model.eval()
+
+
+def _class(name: str, path: Path) -> Any:
+    import importlib
+
+    found = getattr(importlib.import_module("transformers"), name, None) if name else None
+    if found is None:
+        raise StoreError(f"{path}: transformers has no class {name!r} · give it as model_class=...")
+    return found
+
+
+def _write_recipe(model: nn.Module, folder: Path) -> None:
+    from safetensors.torch import save_file
+
+    recipe, tensors = recipe_of(model)
+    folder.mkdir()
+    first: dict[Any, str] = {}
+    tied: dict[str, str] = {}
+    for name, tensor in tensors.items():
+        key = (tensor.data_ptr(), tuple(tensor.shape), tensor.dtype)
+        if tensor.numel() and first.setdefault(key, name) != name:
+            tied[name] = first[key]
+    own = {n: t.detach().cpu().clone().contiguous() for n, t in tensors.items() if n not in tied}
+    save_file(own, folder / WEIGHTS)
+    write_json(folder / RECIPE, plain_values(replace(recipe, tied=tied)))
+    config = {"model_type": _HINT, "architectures": [recipe.architecture]}
+    (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n")

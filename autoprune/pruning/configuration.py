@@ -1,0 +1,262 @@
+"""Configurations from which a pruned model can be built again.
+
+A model of Hugging Face's transformers is built from its `config` alone. What an entry of it decides
+is found by building the class again with another value, on the meta device: which sizes change, and
+by how much. From that follow the values that give the pruned model's sizes, where any do.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+import re
+import warnings
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
+
+import torch
+from torch import nn
+
+from autoprune.graph.outputs import answers_in
+from autoprune.graph.trace import Inputs, as_call, untouched
+from autoprune.log_level import log_level
+
+Keys = tuple[str | int, ...]
+Place = tuple[str, int]
+"""A dimension of a tensor, or with `ATTRIBUTE` an integer that a module holds."""
+
+T = TypeVar("T")
+ATTRIBUTE = -1
+TOLERANCE = 1e-5
+"""How far outputs of the model that is built again may lie from the pruned model's, relative."""
+
+_DENSE = "_dense_config"
+_NO_WIDTH = re.compile(
+    r"vocab|_ids?$|position|window|max_|length|version|layers?$|depths?$|^_|_stride|kernel"
+)
+
+
+def is_configured(model: nn.Module) -> bool:
+    """Whether the model is of a class that is built from its `config` and saved with it."""
+    config = getattr(model, "config", None)
+    return hasattr(config, "to_dict") and callable(getattr(model, "save_pretrained", None))
+
+
+def remember(model: nn.Module, dense: nn.Module) -> None:
+    """Let a pruned copy of `dense` know the configuration from which its class can be built."""
+    if is_configured(dense):
+        setattr(model, _DENSE, copy.deepcopy(dense_config(dense)))
+
+
+def dense_config(model: nn.Module) -> Any:
+    """The configuration of the model before it was pruned."""
+    return getattr(model, _DENSE, None) or model.config
+
+
+def set_dense_config(model: nn.Module, config: Any) -> None:
+    """Replace it, where layers are gone from lists of the model."""
+    setattr(model, _DENSE, config)
+
+
+def mend(model: nn.Module, example_inputs: Inputs) -> bool:
+    """Set the entries of `model.config` to the model's sizes; whether a configuration gives them.
+
+    The class is built with that configuration and the model's weights, and must give the same
+    outputs; else nothing is changed.
+    """
+    found = fitted(model)
+    if found is None or not _gives(found, model, example_inputs):
+        return False
+    before = outputs(model, example_inputs)
+    old = copy.deepcopy(vars(model.config))
+    for keys, value in integers(found):
+        write(model.config, keys, value)
+    if agree(outputs(model, example_inputs), before):
+        return True
+    vars(model.config).clear()
+    vars(model.config).update(old)
+    return False
+
+
+def fitted(model: nn.Module) -> Any | None:
+    """A configuration that gives the sizes of the model's tensors; None where none is found."""
+    probe = _Probe(type(model), dense_config(model))
+    wanted = places_of(model)
+    base = probe.places(probe.config)
+    if base is None or _tensors(base).keys() != _tensors(wanted).keys():
+        return None
+    slopes = {keys: probe.slopes(keys, value) for keys, value in integers(probe.config)}
+    slopes = {keys: found for keys, found in slopes.items() if found}
+    users = Counter(place for found in slopes.values() for place in found)
+    for keys, found in slopes.items():
+        alone = [place for place in found if place[1] != ATTRIBUTE and users[place] == 1]
+        probe.set(keys, base, wanted, {place: found[place] for place in alone})
+    heads = [keys for keys in slopes if "head" in str(keys[-2:])]
+    for keys in heads:
+        if not _tensors(slopes[keys]):
+            probe.try_all(keys, wanted, slopes[keys])
+    for keys in [*heads, *(keys for keys in slopes if keys not in heads)]:
+        now = probe.places(probe.config)
+        wrong = [p for p, size in _tensors(wanted).items() if now and now[p] != size]
+        if now is None or not wrong:
+            break
+        found = probe.slopes(keys, int(read(probe.config, keys)))
+        probe.set(keys, now, wanted, {place: found[place] for place in wrong if place in found})
+    now = probe.places(probe.config)
+    is_right = now is not None and _tensors(now) == _tensors(wanted)
+    return probe.config if is_right else None
+
+
+class _Probe:
+    """A class that is built from a configuration, which is changed step by step."""
+
+    def __init__(self, kind: type[nn.Module], config: Any) -> None:
+        self.config = copy.deepcopy(config)
+        self._kind = kind
+
+    def places(self, config: Any) -> dict[Place, int] | None:
+        """Every size in a model of this configuration; None where it cannot be built."""
+        try:
+            return places_of(built(self._kind, config, device="meta"))
+        except Exception:  # noqa: BLE001  a class may refuse values in any way
+            return None
+
+    def slopes(self, keys: Keys, value: int) -> dict[Place, float]:
+        """The sizes that grow with an entry, and by how much for each unit of it."""
+        base = self.places(self.config)
+        for other in (2 * value, value // 2, value + 1):
+            if other in (0, value) or base is None:
+                continue
+            changed = copy.deepcopy(self.config)
+            write(changed, keys, other)
+            found = self.places(changed)
+            if found is not None and found.keys() == base.keys():
+                return {
+                    place: (size - base[place]) / (other - value)
+                    for place, size in found.items()
+                    if size != base[place]
+                }
+        return {}
+
+    def set(
+        self,
+        keys: Keys,
+        now: Mapping[Place, int],
+        wanted: Mapping[Place, int],
+        slopes: Mapping[Place, float],
+    ) -> None:
+        """The value of an entry for which the places in `slopes` get the sizes that are wanted.
+
+        It stays where they contradict each other.
+        """
+        value = int(read(self.config, keys))
+        found = {value + (wanted[p] - now[p]) / slope for p, slope in slopes.items()}
+        if len(found) == 1 and (one := found.pop()).is_integer() and one >= 1:
+            write(self.config, keys, int(one))
+
+    def try_all(self, keys: Keys, wanted: Mapping[Place, int], places: Collection[Place]) -> None:
+        """The value of an entry that no tensor shows: most integers of the modules agree with it.
+
+        What only repeats the entry counts less than what is derived from it (the width of a head):
+        code that does not read a number leaves it as it was.
+        """
+        best, most = int(read(self.config, keys)), -1
+        for value in range(best, 0, -1):
+            changed = copy.deepcopy(self.config)
+            write(changed, keys, value)
+            found = self.places(changed)
+            if found is not None:
+                equal = [p for p in places if found.get(p) == wanted.get(p)]
+                score = sum(1 if found[p] == value else 2 for p in equal)
+                best, most = (value, score) if score > most else (best, most)
+        write(self.config, keys, best)
+
+
+def built(kind: type[nn.Module], config: Any, device: str = "cpu") -> nn.Module:
+    """A model of that class, in eval mode; the random state stays as it was."""
+    with (
+        torch.random.fork_rng(devices=[]),
+        torch.device(device),
+        log_level("transformers", below=logging.ERROR),
+        warnings.catch_warnings(),
+    ):
+        warnings.simplefilter("ignore")
+        return kind(copy.deepcopy(config)).eval()
+
+
+def places_of(model: nn.Module) -> dict[Place, int]:
+    """The size of every dimension of its saved tensors, and the integers that its modules hold."""
+    found = {
+        (name, dim): size
+        for name, tensor in model.state_dict().items()
+        for dim, size in enumerate(tensor.shape)
+    }
+    for path, module in model.named_modules():
+        for name, value in vars(module).items():
+            if type(value) is int and not name.startswith("_"):
+                found[f"{path}:{name}", ATTRIBUTE] = value
+    return found
+
+
+def _tensors(places: Mapping[Place, T]) -> dict[Place, T]:
+    return {place: size for place, size in places.items() if place[1] != ATTRIBUTE}
+
+
+def integers(config: Any, inside: Keys = ()) -> Iterator[tuple[Keys, int]]:
+    """The whole numbers in a configuration that may be widths, also in lists and nested ones."""
+    for name, value in list(vars(config).items()):
+        if _NO_WIDTH.search(name):
+            continue
+        if type(value) is int and value > 0:
+            yield (*inside, name), value
+        elif isinstance(value, (list, tuple)) and value and all(type(n) is int for n in value):
+            yield from (((*inside, name, place), n) for place, n in enumerate(value) if n > 0)
+        elif hasattr(value, "to_dict") and not isinstance(value, type):
+            yield from integers(value, (*inside, name))
+
+
+def read(config: Any, keys: Keys) -> Any:
+    """What a configuration holds at a place."""
+    for key in keys:
+        config = config[key] if isinstance(key, int) else vars(config)[key]
+    return config
+
+
+def write(config: Any, keys: Keys, value: Any) -> None:
+    """Put a value at a place of a configuration."""
+    *outer, last = keys
+    if isinstance(last, int):
+        held = list(read(config, outer_keys := tuple(outer)))
+        held[last] = value
+        kind = type(read(config, outer_keys))
+        write(config, outer_keys, kind(held))
+    else:
+        vars(read(config, tuple(outer)))[last] = value
+
+
+def outputs(model: nn.Module, example_inputs: Inputs) -> list[torch.Tensor]:
+    """What the model answers in eval mode."""
+    args, kwargs = as_call(example_inputs)
+    with untouched(model):
+        model.eval()
+        return answers_in(model(*args, **kwargs))
+
+
+def agree(found: Sequence[torch.Tensor], wanted: Sequence[torch.Tensor]) -> bool:
+    """Whether all outputs are equal within `TOLERANCE` of the largest."""
+    if [tensor.shape for tensor in found] != [tensor.shape for tensor in wanted]:
+        return False
+    for one, other in zip(found, wanted, strict=True):
+        a, b = one.double(), other.double()
+        both = torch.isfinite(a) & torch.isfinite(b)
+        spread = float(b[both].abs().max()) if bool(both.any()) else 0.0
+        if not bool(((a - b)[both].abs() <= TOLERANCE * spread + 1e-12).all()):
+            return False
+    return True
+
+
+def _gives(config: Any, model: nn.Module, example_inputs: Inputs) -> bool:
+    again = built(type(model), config).to(next(model.parameters()).dtype)
+    again.load_state_dict(model.state_dict())
+    return agree(outputs(again, example_inputs), outputs(model, example_inputs))
