@@ -117,7 +117,7 @@ def product(flow: Flow, call: Call) -> None:
 
 def grouped(flow: Flow, call: Call) -> None:
     """Rows of one operand, each with the matrix of its expert."""
-    left, right = call["self"], call["mat2"]
+    left, right = call.tensors[:2]
     a, b = flow.labels(left), flow.labels(right)
     if left.dim() != 2 or right.dim() != 3:
         raise ValueError(f"{left.dim()}-d with {right.dim()}-d operands")
@@ -312,6 +312,7 @@ RULES: dict[str, Rule] = {
     "addmv": product,
     "linear": linear,
     "_grouped_mm": grouped,
+    "transformers::grouped_mm_fallback": grouped,  # where the other does not take the sizes
     "_trilinear": bilinear,
     "_scaled_dot_product_flash_attention_for_cpu": attention,
     "_scaled_dot_product_flash_attention": attention,

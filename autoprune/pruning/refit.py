@@ -56,8 +56,9 @@ def refit(
 
     Call it after `surgery.prune(small, graph, kept_indices)` and, best, `compensate.repair`; it
     replaces `reestimate_batchnorm`. `graph` is the dense model's and `kept_indices` holds dense
-    indices. Weights that are called several times, in another way as well, through a permuted or
-    reshaped view, or have more than 2,304 inputs, keep their values.
+    indices. Where blocks were dropped, all layers are fitted, so that what reads the residual
+    stream makes up for them. Weights that are called several times, in another way as well, through
+    a permuted or reshaped view, or have more than 2,304 inputs, keep their values.
     """
     if not ridge > 0.0:
         raise UsageError(f"ridge must be above 0, got {ridge}")
@@ -90,6 +91,7 @@ class _Fitter(LinearOpMode):  # type: ignore[no-untyped-call]
         super().__init__(model)
         self.kept, self.shapes, self.ridge = kept, shapes, ridge
         self.named = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+        self.lost_blocks = any(name not in self.named for name in kept)
         self.sums: dict[str, _Sums] = {}
         self.norm_sums: dict[str | None, tuple[int, Tensor, Tensor]] = {}
         self.refreshed: list[tuple[Tensor, Tensor]] = []  # parts of a normalization, what they were
@@ -97,7 +99,7 @@ class _Fitter(LinearOpMode):  # type: ignore[no-untyped-call]
     def start(self, part: ReferenceBatch) -> None:
         """Continue with another batch; each fit includes the sums so far."""
         self.size, self.targets = part.samples, part.targets
-        self.behind_cut = False
+        self.behind_cut = self.lost_blocks
         self.results = ResultTracker()
         self.waiting: dict[str, tuple[LinearOp, Any, Any]] = {}  # product, its call
         self.norms: dict[str, tuple[Any, Any, Any]] = {}  # the call of the normalization

@@ -14,6 +14,7 @@ from autoprune.graph import trace
 from autoprune.pruning import surgery
 from autoprune.pruning.calibration import calibrate
 from autoprune.pruning.compensate import repair
+from autoprune.pruning.depth import drop
 from autoprune.pruning.one_shot import prune_model
 from autoprune.pruning.refit import record, refit
 
@@ -138,6 +139,28 @@ def test_the_residual_sum_is_the_target_of_the_layer_that_feeds_it(inplace):
         found = block.norm2(block.conv2(hidden)).flatten(2).transpose(1, 2).reshape(-1, 6)
         expected = patches.numpy() @ weight.T + bias
         np.testing.assert_allclose(found, expected, atol=5e-3)
+
+
+def test_what_reads_the_residual_stream_makes_up_for_a_dropped_block():
+    torch.manual_seed(0)
+    x = torch.randn(256, 2, 6, 6)
+    model = trained_like(Residual(), x)
+    graph = trace(model, x[:1])
+    small = copy.deepcopy(model)
+    drop(small, graph, ["blocks.0"])
+    with torch.no_grad():
+        before = (small(x) - model(x)).square().mean()
+        refit(small, model, graph, {}, record(model, [x]), ridge=1e-6)
+        after = (small(x) - model(x)).square().mean()
+        again = F.relu(small.stem(x))  # what the first layer behind the block reads now
+        hidden = model.blocks[1].conv1(model.blocks[0](F.relu(model.stem(x))))
+        patches = F.unfold(again, 3, padding=1).transpose(1, 2).reshape(-1, 54)
+        weight, bias = affine_fit(patches, hidden.flatten(2).transpose(1, 2).reshape(-1, 6))
+        wanted = torch.from_numpy(patches.numpy() @ weight.T + bias).float()
+        norm, other = small.blocks[1].norm1, model.blocks[1].norm1
+        found = norm(small.blocks[1].conv1(again)).flatten(2).transpose(1, 2).reshape(-1, 6)
+        np.testing.assert_allclose(found, other(wanted[..., None, None])[..., 0, 0], atol=2e-2)
+    assert after < 0.25 * before
 
 
 def test_statistics_are_those_of_the_pass_so_training_mode_computes_the_same():
