@@ -18,15 +18,16 @@ _CLOSED = (
 """What holds no output: a module or a function that a result refers to is not a part of it."""
 
 
-_CACHE = re.compile(r"cache|past_key_values|\bpast\b|\bmems\b")
+_CACHE = re.compile(r"cache|past_key_values|\bpast\b|\bmems\b|encoder_last_hidden_state")
 """Names of what a decoder returns for its next step only."""
 
 
 def answers_in(result: Any) -> list[Tensor]:
     """The tensors in `result` that must keep their shape: all but those of a cache.
 
-    A cache (a key or attribute with `cache` or `past_key_values` in its name) is read by the same
-    model in its next step, and may lose what the model loses.
+    A cache (a key or attribute with `cache` or `past_key_values` in its name, the state of an
+    encoder beside a decoder's answer) is read by the same model in its next step, and may lose what
+    the model loses.
 
     >>> answers_in({"logits": Tensor([3.0]), "cache": [Tensor([4.0])]})
     [tensor([3.])]

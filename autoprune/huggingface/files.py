@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import shutil
 import tempfile
@@ -122,5 +121,5 @@ def _write_recipe(model: nn.Module, folder: Path) -> None:
     own = {n: t.detach().cpu().clone().contiguous() for n, t in tensors.items() if n not in tied}
     save_file(own, folder / WEIGHTS)
     write_json(folder / RECIPE, plain_values(replace(recipe, tied=tied)))
-    config = {"model_type": _HINT, "architectures": [recipe.architecture]}
-    (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
+    refused = {"model_type": _HINT, "transformers_weights": _HINT}  # either is in an error
+    write_json(folder / CONFIG, {**refused, "architectures": [recipe.architecture]})

@@ -268,34 +268,3 @@ def test_a_compiled_model_is_pruned_as_the_module_behind_it() -> None:
     small = prune_model(torch.compile(net, backend="eager"), torch.zeros(1, 4), 0.5)
     assert isinstance(small, nn.Sequential)
     assert small[0].out_features == 4
-
-
-def test_a_configuration_tells_the_widths_where_all_layers_agree() -> None:
-    from types import SimpleNamespace
-
-    class Block(nn.Module):
-        def __init__(self, config: SimpleNamespace) -> None:
-            super().__init__()
-            self.up = nn.Linear(config.hidden_size, config.intermediate_size)
-            self.down = nn.Linear(config.intermediate_size, config.hidden_size)
-
-        def forward(self, x: Tensor) -> Tensor:
-            return x + self.down(torch.relu(self.up(x)))
-
-    class Model(nn.Module):
-        def __init__(self, config: SimpleNamespace) -> None:
-            super().__init__()
-            self.config, self.a = config, nn.Linear(10, config.hidden_size)
-            self.body = nn.Sequential(Block(config), Block(config))
-            self.o = nn.Linear(config.hidden_size, 3)
-
-        def forward(self, x: Tensor) -> Tensor:
-            return self.o(self.body(self.a(x)))
-
-    model = Model(SimpleNamespace(hidden_size=32, intermediate_size=48, max_length=32))
-    small = prune_model(model, torch.randn(2, 10), 0.5)
-    assert vars(small.config) == {"hidden_size": 16, "intermediate_size": 24, "max_length": 32}
-    Model(small.config).load_state_dict(small.state_dict())
-    assert model.config.hidden_size == 32
-    uneven = prune_model(model, torch.randn(2, 10), {"a": 0.5, "body.0.up": 0.5})
-    assert (uneven.config.hidden_size, uneven.config.intermediate_size) == (16, 48)

@@ -3,8 +3,7 @@
     python -m scripts.benchmarks.zoo                    # 2 h; --source timm, --only 'swin*'
 
 Models of torchvision, timm and transformers (small random configurations), and the nets of the
-tests. Each is pruned by half of every group, by the L2 norm, in a process of its own with a time
-limit; then it must run forward and backward, have lost parameters (a floor for each), equal the
+tests. Each is pruned by half of every group, by the L2 norm, in a forked process with a time limit; then it must run forward and backward, have lost parameters (a floor for each), equal the
 masked dense model, equal itself in ONNX Runtime and when saved and loaded. Beside it what
 Torch-Pruning does with the same model. Needs `pip install transformers timm torchvision`;
 torchvision's compiled operators are not needed. Rows: `results/zoo/zoo.csv`; those of the present
@@ -14,8 +13,7 @@ commit are kept unless `--again`.
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
+import multiprocessing
 import tempfile
 import time
 from fnmatch import fnmatch
@@ -25,13 +23,14 @@ import pandas as pd
 
 from autoprune.store import write_text
 from scripts.benchmarks import harness
-from scripts.benchmarks.harness import RESULTS, ROOT, Rows
-from scripts.benchmarks.zoo.one import SIDES, SOURCES
+from scripts.benchmarks.harness import RESULTS, Rows
+from scripts.benchmarks.zoo.one import SIDES, SOURCES, asked, prepare
 from scripts.benchmarks.zoo.questions import DENSE_TOO
 
 OUT = RESULTS / "zoo"
 KEY = ["source", "model"]
 LIMITS = {"ours": 240, "torch-pruning": 120}
+_FORK = multiprocessing.get_context("fork")
 EQUAL, SAME_FILE = 1e-5, 1e-4
 
 
@@ -42,6 +41,7 @@ def main() -> None:
     parser.add_argument("--side", nargs="+", choices=list(SIDES), default=list(SIDES))
     parser.add_argument("--again", action="store_true", help="also models with a row already")
     options = parser.parse_args()
+    prepare()
     rows = Rows(OUT / "zoo.csv", KEY)
     where = harness.circumstances((*harness.PACKAGES, "torch-pruning", "transformers", "timm"))
     for source in options.source:
@@ -66,14 +66,14 @@ def main() -> None:
 def _answers(source: str, name: str, side: str) -> dict[str, object]:
     with tempfile.TemporaryDirectory() as folder:
         file, start = Path(folder) / "answers.json", time.perf_counter()
-        command = [sys.executable, "-m", "scripts.benchmarks.zoo.one", source, name, side, file]
-        limit, error = LIMITS[side], ""
-        try:
-            done = subprocess.run(command, cwd=ROOT, timeout=limit, capture_output=True, text=True)
-            if done.returncode:
-                error = (done.stderr.strip().splitlines() or [f"exit {done.returncode}"])[-1]
-        except subprocess.TimeoutExpired:
-            error = f"more than {limit} s"
+        child = _FORK.Process(target=asked, args=(source, name, side, file))
+        child.start()
+        child.join(LIMITS[side])
+        error = f"exit code {child.exitcode}" if child.exitcode else ""
+        if child.is_alive():
+            error = f"more than {LIMITS[side]} s"
+            child.kill()
+            child.join()
         found = json.loads(file.read_text()) if file.is_file() else {}
     prefix = "" if side == "ours" else "tp_"
     crash = found.pop(f"{side}_error", error)

@@ -60,6 +60,8 @@ def allow_torchvision_without_operators() -> None:
     name = "torchvision._meta_registrations"
     try:
         __import__(name)
+    except ModuleNotFoundError:
+        return
     except (RuntimeError, AttributeError):
         for found in [key for key in sys.modules if key.partition(".")[0] == "torchvision"]:
             del sys.modules[found]

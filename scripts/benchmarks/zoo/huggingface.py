@@ -291,7 +291,13 @@ MODELS: dict[str, Entry] = dict(
             depths=[1, 1, 2, 1],
             embedding_size=32,
         ),
-        _entry("PoolFormerForImageClassification", _pixels(64), **_HIDDEN, depths=[1, 1, 2, 1]),
+        _entry(
+            "PoolFormerForImageClassification",
+            _pixels(64),
+            config="PoolFormerConfig",
+            **_HIDDEN,
+            depths=[1, 1, 2, 1],
+        ),
         _entry(
             "CLIPModel",
             _both,

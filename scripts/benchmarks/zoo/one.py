@@ -1,12 +1,8 @@
-"""Asks every question of one model; the answers are written to a file as they come.
-
-python -m scripts.benchmarks.zoo.one SOURCE NAME {ours,torch-pruning} FILE
-"""
+"""Every question to one model; the answers are written to a file as they come."""
 
 from __future__ import annotations
 
 import logging
-import sys
 import tempfile
 import warnings
 from pathlib import Path
@@ -27,20 +23,21 @@ SOURCES = {
 SIDES = {"ours": ours, "torch-pruning": torch_pruning}
 
 
-def main() -> None:
-    source, name, side, file = sys.argv[1:]
+def prepare() -> None:
+    """What is the same for all models: imported once, one thread, no warnings."""
     warnings.simplefilter("ignore")
     logging.disable(logging.WARNING)
     torch.set_num_threads(1)
-    if source in ("torchvision", "timm"):
-        allow_torchvision_without_operators()
-    answers = Answers(Path(file))
+    allow_torchvision_without_operators()
+    for name in ("timm", "transformers", "torchvision", "torch_pruning"):
+        __import__(name)
+
+
+def asked(source: str, name: str, side: str, file: Path) -> None:
+    """Ask one model of one side; an error that ends it is among the answers."""
+    answers = Answers(file)
     with tempfile.TemporaryDirectory() as folder:
         try:
             SIDES[side](SOURCES[source][name], answers, Path(folder))
         except Exception as error:  # noqa: BLE001  it is a result like any other
             answers.put(**{f"{side}_error": said(error)})
-
-
-if __name__ == "__main__":
-    main()
