@@ -3,11 +3,12 @@
     python -m scripts.benchmarks.zoo                    # 2 h; --source timm, --only 'swin*'
 
 Models of torchvision, timm and transformers (small random configurations), and the nets of the
-tests. Each is pruned by half of every group, by the L2 norm, in a forked process with a time limit; then it must run forward and backward, have lost parameters (a floor for each), equal the
-masked dense model, equal itself in ONNX Runtime and when saved and loaded. Beside it what
-Torch-Pruning does with the same model. Needs `pip install transformers timm torchvision`;
-torchvision's compiled operators are not needed. Rows: `results/zoo/zoo.csv`; those of the present
-commit are kept unless `--again`.
+tests. Each is pruned by half of every group, by the L2 norm, in a forked process with a time limit;
+then it must run forward and backward, have lost parameters (a floor for each), equal the masked
+dense model, equal itself in ONNX Runtime and when saved and loaded. Beside it what Torch-Pruning
+does with the same model. Needs `pip install transformers timm torchvision`; torchvision's compiled
+operators are not needed. Rows: `results/zoo/zoo.csv`; models that have one are left out unless
+`--again`.
 """
 
 from __future__ import annotations
