@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import datetime
 import re
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -332,13 +333,22 @@ def rebuild(
     except UsageError as error:
         raise StoreError(f"{place}: {error}") from error
     try:
-        model.load_state_dict(dict(state), strict=True)
+        model.load_state_dict(_versioned(state, model), strict=True)
     except RuntimeError as error:
         first = " ".join(str(error).split(":", 1)[-1].split())[:200]
         raise StoreError(
             f"{place}: the weights do not fit {type(task).__name__}: {first}"
         ) from error
     return model.eval()
+
+
+def _versioned(
+    state: Mapping[str, torch.Tensor], model: nn.Module
+) -> OrderedDict[str, torch.Tensor]:
+    """The state with the versions of the model's modules, which some classes ask for."""
+    found = OrderedDict(state)
+    found._metadata = getattr(model.state_dict(), "_metadata", {})  # type: ignore[attr-defined]
+    return found
 
 
 def export(

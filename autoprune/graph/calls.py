@@ -17,11 +17,15 @@ from autoprune.graph.types import Indices
 
 @dataclass(frozen=True, eq=False)
 class Statistic:
-    """The dimensions that were reduced, why they would stay, and whether it is inverted by now."""
+    """The dimensions that were reduced, why they would stay, and whether it is inverted by now.
+
+    A position that was picked from them (`picked`) normalizes nothing: it may only go unused.
+    """
 
     labels: tuple[Indices, ...]
     reason: str
     inverse: bool = False
+    picked: bool = False
 
 
 @dataclass(eq=False, slots=True)
@@ -31,7 +35,7 @@ class State:
     `names` are the parameters or buffers that it is a view of, `weight` says that it was computed
     from those alone, `zero` that positions which leave hold zero in the masked model. `index` is
     its place in `Flow.tensors` (-1: a view of a parameter, which costs nothing). `statistic` says
-    that it was computed from means over channels.
+    that it was computed from means over channels, or from one of them.
     """
 
     labels: Labels

@@ -11,7 +11,7 @@ from torch import nn
 
 from autoprune.graph import reshape as shapes
 from autoprune.graph import views
-from autoprune.graph.calls import Call
+from autoprune.graph.calls import Call, Statistic
 from autoprune.graph.flow import Flow, Rule, table
 from autoprune.graph.given import cut_given, meet, parts_given, settle
 from autoprune.graph.ids import FIXED, is_free
@@ -129,12 +129,16 @@ def _unequal(flow: Flow, label: Indices, sizes: Sequence[int]) -> None:
 
 
 def take_one(flow: Flow, call: Call) -> None:
-    """One position of a dimension (`x[:, 0]`, `unbind`): that dimension stays whole."""
+    """One position of a dimension (`x[:, 0]`, `unbind`): the dimension stays if it is used."""
     source = call["self"]
     dim = (call["dim"] or 0) % source.dim()
     labels = flow.labels(source)
-    flow.refuse_parts(labels[dim])
-    flow.block(labels[dim], "is indexed by position")
+    picked = labels[dim]
+    if picked is not None and call["index"] in (0, -1):  # there is one however many leave
+        call.statistic = Statistic((picked,), flow.place("is indexed by position"), picked=True)
+    else:
+        flow.refuse_parts(picked)
+        flow.block(picked, "is indexed by position")
     rest = tuple(label for place, label in enumerate(labels) if place != dim)
     call.labels = [rest for _ in call.outs]
     call.zero = flow.state(source).zero

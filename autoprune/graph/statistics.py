@@ -2,7 +2,8 @@
 
 A mean over channels changes when channels leave. Where it only centres or scales what it is
 subtracted from or divides, that is what a normalisation wants: the smaller model takes it over what
-is kept. Where it is used as a value of its own, the channels stay.
+is kept. Where it is used as a value of its own, the channels stay. So they do where one of them is
+picked and used: code may pick one only to ask for the shape of the rest.
 """
 
 from __future__ import annotations
@@ -38,7 +39,8 @@ def follow(flow: Flow, call: Call) -> None:
     ]
     if name in _SAME and not others:
         labels = tuple(label for one in held for label in one.labels)
-        call.statistic = Statistic(labels, held[0].reason, _inverted(call, name, held))
+        picked = any(one.picked for one in held)
+        call.statistic = Statistic(labels, held[0].reason, _inverted(call, name, held), picked)
     elif len(others) == 1 and _normalizes(call, name, others[0], held):
         call.zero = call.zero and name != "sub"  # a mean is taken off everywhere
     else:
@@ -66,6 +68,8 @@ def _negative(exponent: object) -> bool:
 
 
 def _normalizes(call: Call, name: str, other: Tensor, held: Sequence[Statistic]) -> bool:
+    if any(one.picked for one in held):
+        return False
     if name == "mul":
         return all(one.inverse for one in held)
     return name == "sub" or (name == "div" and call["other"] is not other)

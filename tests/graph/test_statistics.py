@@ -53,3 +53,21 @@ def test_a_mean_that_is_a_value_of_its_own_keeps_the_channels_whole(
     graph = trace(Uses(use), torch.randn(5, 4))
     assert not graph.groups
     assert graph.frozen[0].reason == "mean over channels"
+
+
+def test_a_position_that_is_picked_for_its_shape_leaves_the_channels_free() -> None:
+    class Positions(nn.Module):
+        def __init__(self, *, used: bool) -> None:
+            super().__init__()
+            self.a, self.b, self.used = nn.Linear(4, 8), nn.Linear(8, 3), used
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.a(x)
+            first = x[:, :, -1]
+            places = torch.arange(first.shape[1]) * 0.1
+            return self.b(x + places[:, None] * (first[..., None] if self.used else 1.0))
+
+    assert trace(Positions(used=False), torch.randn(2, 5, 4)).sizes() == {"a": 8}
+    graph = trace(Positions(used=True), torch.randn(2, 5, 4))
+    assert not graph.groups
+    assert graph.frozen[0].reason == "is indexed by position"
