@@ -14,7 +14,7 @@ _STAGES: dict[str, Any] = {"depths": (1, 1, 2, 1)}
 
 SIZES: dict[str, tuple[int, dict[str, Any]]] = {
     "beit_base_patch16_224": (64, _VIT),
-    "lambda_resnet26rpt_256": (64, {}),
+    "lambda_resnet26rpt_256": (256, {}),
     "gcresnext26ts": (64, {}),
     "repvgg_a0": (64, {}),
     "mobileone_s0": (64, {}),

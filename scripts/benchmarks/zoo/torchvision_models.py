@@ -80,6 +80,6 @@ MODELS: dict[str, Entry] = {
     "vit": Entry(_vit, image(64)),
     "r3d_18": Entry(_build("r3d_18"), _video(4, 32)),
     "r2plus1d_18": Entry(_build("r2plus1d_18"), _video(4, 32)),
-    "s3d": Entry(_build("s3d"), _video(16, 64)),
+    "mc3_18": Entry(_build("mc3_18"), _video(4, 32)),
     "swin3d_t": Entry(_build("swin3d_t"), _video(4, 64)),
 }
