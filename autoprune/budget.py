@@ -25,6 +25,9 @@ _UNITS: dict[str, dict[str, float]] = {
     "latency_ms": _TIMES,
     "latency_p95_ms": _TIMES,
 }
+_HUGE = 1e30
+_MOST_PERCENT = 1000.0  # pruning makes nothing dearer: any limit above 100 % always holds
+_LONGEST = 80  # of a limit's text
 _SPREAD = 0.15  # wider than this: something else used the machine
 _BUSY = 0.1
 _EXAMPLE = {"params": "1.5 M", "macs": "20 M", "weight_bytes": "2 MB", "peak_memory_bytes": "4 MB"}
@@ -284,14 +287,18 @@ def _limit(field: str, value: Value, place: str) -> Limit:
     if not is_cost(field):
         raise BudgetError(f"{place}.{field} is not a cost · fields: {', '.join(FIELDS)}")
     units = _UNITS[split_field(field)[0]]
-    text = str(value).strip()
+    text = str(value).strip()[:_LONGEST]
     match = re.fullmatch(r"([0-9]*\.?[0-9]+(?:[eE][+-]?[0-9]+)?)\s*(%|[A-Za-z]*)", text)
     if isinstance(value, bool) or match is None:
         raise BudgetError(f"{place}.{field}: cannot read {text!r} · {_forms(field)}")
     number, unit = float(match.group(1)), match.group(2)
-    if number <= 0.0:
-        raise BudgetError(f"{place}.{field} must be above 0, got {text!r}")
+    if not 0.0 < number < _HUGE:
+        raise BudgetError(f"{place}.{field} must be above 0 and below {_HUGE:g}, got {text!r}")
     if unit == "%":
+        if number > 100.0:
+            raise BudgetError(
+                f"{place}.{field} must be at most 100% (of the dense model), got {text!r}"
+            )
         return Limit(field, number / 100.0, relative=True)
     if not unit:
         return Limit(field, number)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any, Literal
@@ -53,6 +53,11 @@ class Parameter:
     log: bool = False
     integer: bool = False
     choices: tuple[Value, ...] = ()
+
+    @property
+    def is_number(self) -> bool:
+        """Whether it draws numbers, not words."""
+        return not any(isinstance(choice, str) for choice in self.choices)
 
     def clip(self, value: Value) -> Value:
         """The nearest value that this distribution can draw; ValueError for an unknown choice."""
@@ -115,13 +120,13 @@ _KNOBS: dict[str, _Knob] = {
     "schedule.kind": _Knob("word", "one_shot", words=KINDS),
     "schedule.begin": _Knob("number", 0.0, high=1.0, open_high=True),
     "schedule.end": _Knob("number", 0.5, high=1.0, open_high=True),
-    "schedule.steps": _Knob("integer", 4, low=1),
+    "schedule.steps": _Knob("integer", 4, low=1, high=100),
     "recovery.optimizer": _Knob("word", AUTO, words=(AUTO, *OPTIMIZERS)),
-    "recovery.lr": _Knob("number", math.nan, open_low=True),
-    "recovery.weight_decay": _Knob("number", math.nan),
+    "recovery.lr": _Knob("number", math.nan, high=100.0, open_low=True),
+    "recovery.weight_decay": _Knob("number", math.nan, high=10.0),
     "recovery.distillation": _Knob("number", 0.5, high=1.0),
-    "recovery.regularizer": _Knob("number", 0.0),
-    "recovery.grad_clip": _Knob("number", 0.0),
+    "recovery.regularizer": _Knob("number", 0.0, high=100.0),
+    "recovery.grad_clip": _Knob("number", 0.0, high=1e9),
     "recovery.warmup": _Knob("number", 0.05, high=1.0, open_high=True),
 }
 for _name, _defaults in BY_OPTIMIZER.items():  # `recovery.lr.sgd`: the value where that one is used
@@ -130,9 +135,10 @@ for _name, _defaults in BY_OPTIMIZER.items():  # `recovery.lr.sgd`: the value wh
             _KNOBS[f"recovery.{_name}"], default=_default
         )
 _RATIO = _Knob("number", 0.0, high=1.0, open_high=True)
-_ROUND = _Knob("integer", 1, low=1, besides=" or auto")
+_ROUND = _Knob("integer", 1, low=1, high=4096, besides=" or auto")
 _SECTIONS = ("schedule", "recovery")
 _DEPTH = _Knob("number", 0.7, high=1.0)
+_ORDER = ("schedule.begin", "schedule.end")
 _TOP = ("ratios", "round_to", "depth", "importance", "repair", *_SECTIONS)
 
 
@@ -199,6 +205,7 @@ class SearchSpace:
                 varied.append(read)
             else:
                 fixed[name] = read
+        _check_order(fixed, varied, place)
         per = _Knob("word", "group", words=("group", "global"))
         step = spec.get("round_to", 1)
         auto = step == AUTO
@@ -335,6 +342,18 @@ def _read_range(name: str, value: Mapping[str, Any], place: str) -> Value | Para
     if low == high:
         return knob.check(low, place)
     return Parameter(name, low, high, log=log, integer=knob.kind == "integer")
+
+
+def _check_order(fixed: Mapping[str, Value], varied: Sequence[Parameter], place: str) -> None:
+    """Raise ConfigError where every schedule that is written begins after its end."""
+    ends = {p.name: [float(c) for c in p.choices] or [p.low, p.high] for p in varied if p.is_number}
+    ends |= {name: [float(fixed[name])] for name in _ORDER if name in fixed}
+    begin, end = (ends.get(name) for name in _ORDER)
+    if begin and end and min(begin) > max(end) and fixed.get("schedule.kind") != KINDS[0]:
+        raise ConfigError(
+            f"{place}.schedule.begin must not be above end, got begin={min(begin):g}, "
+            f"end={max(end):g}"
+        )
 
 
 def _as_number(value: Any) -> float | None:

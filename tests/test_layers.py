@@ -31,6 +31,7 @@ FLOORS = {
     "cost": 2,
     "graph": 1,
     "config": 1,
+    "limited_yaml": 1,
     "store": 1,
     "tasks": 1,
     "architecture": 0,

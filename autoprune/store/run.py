@@ -14,10 +14,11 @@ from filelock import FileLock, Timeout
 
 from autoprune.config import RunConfig
 from autoprune.errors import AutopruneError, StoreError
+from autoprune.limited_yaml import read_yaml
 from autoprune.record import TrialRecord
 from autoprune.store import records as lines
 from autoprune.store.contents import RECORDS, RunContents
-from autoprune.store.files import first_line, printable, write_json, write_text
+from autoprune.store.files import printable, write_json, write_text
 from autoprune.store.models import Recipe, save_model
 from autoprune.store.quantization import QuantizationReport, read_quantization
 from autoprune.store.retraining import RetrainingFolder
@@ -118,13 +119,12 @@ class RunFolder(RunContents):
         """The configuration as it was resolved."""
         file = self.path / CONFIG
         try:
-            content = printable(yaml.safe_load(file.read_text(encoding="utf-8")))
-        except (OSError, yaml.YAMLError, ValueError, RecursionError) as error:
-            raise StoreError(f"{file} cannot be read: {first_line(error)}") from error
-        if not isinstance(content, dict):
-            raise StoreError(f"{file} holds no mapping · the run folder is damaged")
-        try:
+            content = printable(read_yaml(file, str(file)))
+            if not isinstance(content, dict):
+                raise StoreError(f"{file} holds no mapping · the run folder is damaged")
             return RunConfig.from_dict(content, place=str(file), base=self.path, resolved=True)
+        except StoreError:
+            raise
         except AutopruneError as error:
             raise StoreError(str(error)) from error
 
