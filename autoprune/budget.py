@@ -295,9 +295,9 @@ def _limit(field: str, value: Value, place: str) -> Limit:
     if not 0.0 < number < _HUGE:
         raise BudgetError(f"{place}.{field} must be above 0 and below {_HUGE:g}, got {text!r}")
     if unit == "%":
-        if number > 100.0:
+        if number > _MOST_PERCENT:
             raise BudgetError(
-                f"{place}.{field} must be at most 100% (of the dense model), got {text!r}"
+                f"{place}.{field} must be at most {_MOST_PERCENT:g}% of the dense model, got {text!r}"
             )
         return Limit(field, number / 100.0, relative=True)
     if not unit:

@@ -137,7 +137,7 @@ def _prediction(view: RunView, field: str) -> str:
     mean, worst = 100 * sum(errors) / len(errors), 100 * max(errors)
     return (
         f"<p>Over {len(errors)} measured models, the mean absolute error of the predicted "
-        f"{text.label(field)} is <b>{mean:.1f} %</b>, the largest {worst:.1f} %."
+        f"{escape(text.label(field))} is <b>{mean:.1f} %</b>, the largest {worst:.1f} %."
         f"{_fit(view, field)} The line is equality.</p>"
     )
 
