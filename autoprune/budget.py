@@ -296,9 +296,8 @@ def _limit(field: str, value: Value, place: str) -> Limit:
         raise BudgetError(f"{place}.{field} must be above 0 and below {_HUGE:g}, got {text!r}")
     if unit == "%":
         if number > _MOST_PERCENT:
-            raise BudgetError(
-                f"{place}.{field} must be at most {_MOST_PERCENT:g}% of the dense model, got {text!r}"
-            )
+            most = f"{_MOST_PERCENT:g}% of the dense model"
+            raise BudgetError(f"{place}.{field} must be at most {most}, got {text!r}")
         return Limit(field, number / 100.0, relative=True)
     if not unit:
         return Limit(field, number)

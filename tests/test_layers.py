@@ -28,6 +28,7 @@ FLOORS = {
     "training": 4,
     "device": 3,
     "pruning": 2,
+    "trust": 2,
     "cost": 2,
     "graph": 1,
     "config": 1,
@@ -45,6 +46,7 @@ FLOORS = {
     "pareto": 0,
     "pick": 0,
     "errors": 0,
+    "printable": 0,
     "cost_fields": 0,
 }
 ONLY_IN = {"optuna": "_search", "ray": "_search"}

@@ -58,7 +58,13 @@ def retrain_trial(
         done, dense = _train(folder, config, task, record, plan, on_entry)
         for one in done.runs:
             recipe = recipe_of(
-                record.candidate, one.kept_indices, task=config.task, task_args=config.task_args
+                record.candidate,
+                one.kept_indices,
+                task=config.task,
+                task_args=config.task_args,
+                example=task.example_input(),
+                ignored_layers=task.ignored_layers,
+                num_heads=task.num_heads,
             )
             save_model(folder.seed_folder(one.seed), one.model, recipe)
         beside, small = _measure(task, [dense, done.runs[0].model], targets)

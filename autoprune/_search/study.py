@@ -32,11 +32,11 @@ from autoprune.errors import ConfigError
 from autoprune.pareto import Objective
 from autoprune.record import TrialRecord
 from autoprune.space import Parameter, Value
+from autoprune.store import STUDY
 
 NAME = "autoprune"
 LATEST = 100  # trials that TPE looks at besides the best ones
 Best = Callable[[], Collection[int]]
-FILE = "study.db"
 _STATES = {
     "complete": TrialState.COMPLETE,
     "stopped": TrialState.PRUNED,
@@ -130,7 +130,7 @@ class StudyFile:
 
     def __init__(self, folder: Path, objectives: tuple[Objective, ...]) -> None:
         """Open or create `study.db` in a folder."""
-        self._storage = optuna.storages.RDBStorage(f"sqlite:///{folder / FILE}")
+        self._storage = optuna.storages.RDBStorage(f"sqlite:///{folder / STUDY}")
         event.listen(self._storage.engine, "connect", _fast_and_safe)
         self._storage.engine.dispose()  # connections opened from here on get the settings
         self._study = optuna.create_study(

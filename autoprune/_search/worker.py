@@ -114,6 +114,9 @@ class RecoveryTrial:
             self._run.kept_indices,
             task=self._context.task_reference,
             task_args=self._context.task_args,
+            example=self._context.task.example_input(),
+            ignored_layers=self._context.task.ignored_layers,
+            num_heads=self._context.task.num_heads,
         )
         return RunFolder(Path(self._context.path)).save_model(
             self._spec.number, self._run.model, recipe

@@ -17,6 +17,7 @@ from autoprune.cli.terminal import (
     USAGE,
     drop_output,
     fail,
+    prepare_log,
     prepare_streams,
     say,
     traceback_file,
@@ -63,13 +64,16 @@ MaxDrop = Annotated[
 Split = Annotated[
     str | None, typer.Option(help="int8: val; or test, to read the test split too. Default: val.")
 ]
+Trust = Annotated[
+    bool, typer.Option("--trust", help="Import the task that the folder names, whoever wrote it.")
+]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, only the result.")]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run one command; exits with 0, 1 (failed work), 2 (user error) or 130 (Ctrl-C)."""
     prepare_streams()
-    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    prepare_log()
     try:
         app(arguments)
     except BrokenPipeError:  # such as `| head`: what it wanted it has
@@ -159,7 +163,7 @@ def search(
 
 
 @app.command()
-def resume(run: RunArgument, quiet: Quiet = False) -> None:
+def resume(run: RunArgument, quiet: Quiet = False, trust: Trust = False) -> None:
     """Resume an interrupted search."""
     from autoprune.store import RunFolder
 
@@ -167,7 +171,7 @@ def resume(run: RunArgument, quiet: Quiet = False) -> None:
     from autoprune import api
 
     with watching(run, quiet) as progress:
-        result = api.resume(run, progress=progress)
+        result = api.resume(run, progress=progress, trust=trust)
     _finish(result)
 
 
@@ -212,6 +216,7 @@ def retrain(
         float | None, typer.Option(help="Distillation weight instead of the trial's.")
     ] = None,
     quiet: Quiet = False,
+    trust: Trust = False,
 ) -> None:
     """Retrain a selected model from the dense weights, and test it."""
     from autoprune.store import RunFolder
@@ -230,6 +235,7 @@ def retrain(
             lr=lr,
             distillation=distillation,
             on_entry=None if quiet else _say_entry,
+            trust=trust,
         )
     except KeyboardInterrupt:
         fail("stopped; checkpoints are saved · the same command resumes", INTERRUPTED)
@@ -257,6 +263,7 @@ def export(
     weight_bits: WeightBits = None,
     max_drop: MaxDrop = None,
     split: Split = None,
+    trust: Trust = False,
 ) -> None:
     """Write a model for another runtime, load it there and compare the outputs."""
     settings = _settings(calibration_samples, calibration, weight_bits)
@@ -275,6 +282,7 @@ def export(
         precision=cast("api.Precision", precision),
         quantization=_quantization(settings) if precision == "int8" else None,
         test=test,
+        trust=trust,
     )
     size = text.cost("weight_bytes", written.size_bytes)
     say(f"wrote {written.path} ({size}, {written.exporter})")
@@ -297,6 +305,7 @@ def quantize(
     weight_bits: WeightBits = None,
     max_drop: MaxDrop = None,
     split: Split = None,
+    trust: Trust = False,
 ) -> None:
     """Write int8 files of the dense model and of every model of the front, and compare them."""
     from autoprune.store import RunFolder
@@ -307,7 +316,7 @@ def quantize(
     from autoprune import api
     from autoprune.report import int8
 
-    found = api.quantize(run, quantization=settings, test=test)
+    found = api.quantize(run, quantization=settings, test=test, trust=trust)
     say(int8.front_table(found))
     limit = _MAX_DROP if max_drop is None else max_drop
     for line in int8.warnings(found.dense, limit):

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import codecs
 import io
+import logging
 import os
 import sys
 import tempfile
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
+
+from autoprune.printable import printable
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -21,6 +25,7 @@ if TYPE_CHECKING:
 
 USAGE, FAILED, INTERRUPTED = 2, 1, 130
 _PAGE = 140
+_LONGEST = 4000  # of an error
 _ASCII = {
     "·": "-",
     "–": "-",
@@ -51,16 +56,28 @@ def drop_output() -> None:
     os.dup2(nowhere, sys.stdout.fileno())
 
 
+def prepare_log() -> None:
+    """Log warnings to stderr, without control characters: texts of others may be in them."""
+
+    class Printable(logging.Formatter):
+        def format(self, record: logging.LogRecord) -> str:
+            return str(printable(super().format(record)))
+
+    handler = logging.StreamHandler()
+    handler.setFormatter(Printable("%(message)s"))
+    logging.basicConfig(handlers=[handler], level=logging.WARNING)
+
+
 def say(what: RenderableType) -> None:
     """Print a line, a table or a panel; raises BrokenPipeError where nobody reads it."""
+    what = printable(what) if isinstance(what, str) else what
     console().print(what, soft_wrap=isinstance(what, str), highlight=False, markup=False)
 
 
 def fail(message: str, code: int) -> NoReturn:
     """End the command with one line of error."""
-    from autoprune.store.files import printable
-
-    sys.stderr.write(f"error: {printable(message)}\n")
+    shown = message if len(message) <= _LONGEST else f"{message[:_LONGEST]}…"
+    sys.stderr.write(f"error: {printable(shown)}\n")
     raise SystemExit(code)
 
 
@@ -98,6 +115,7 @@ class Watch:
 
     def update(self, snapshot: Snapshot) -> None:
         """Show the newest state."""
+        snapshot = replace(snapshot, note=str(printable(snapshot.note)))
         from rich.live import Live
 
         from autoprune.report.live import line, panel

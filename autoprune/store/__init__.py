@@ -31,7 +31,7 @@ from autoprune.store.quantization import (
 )
 from autoprune.store.records import rows as table_rows
 from autoprune.store.retraining import RetrainingFolder, read_metrics, write_metrics
-from autoprune.store.run import CONFIG, RunFolder
+from autoprune.store.run import CONFIG, STUDY, RunFolder
 from autoprune.store.values import (
     BlockInfo,
     DenseReport,
@@ -56,6 +56,7 @@ __all__ = [
     "INT8_REPORT",
     "RECIPE",
     "RECORDS",
+    "STUDY",
     "BlockInfo",
     "DenseReport",
     "DenseTest",

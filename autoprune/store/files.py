@@ -6,7 +6,6 @@ import dataclasses
 import json
 import math
 import os
-import re
 import tempfile
 from collections.abc import Mapping
 from functools import cache
@@ -16,10 +15,9 @@ from typing import Any, TypeVar
 from pydantic import TypeAdapter, ValidationError
 
 from autoprune.errors import AutopruneError, StoreError
+from autoprune.printable import printable
 
 T = TypeVar("T")
-# C0 without tab and newline, DEL, C1, and what turns the direction of writing
-_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 _DAMAGE = (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError)
 _LONGEST = 80  # of a value that an error shows
 
@@ -53,6 +51,7 @@ def write_json(path: Path, content: object) -> Path:
 
 def read_json(path: Path) -> Any:
     """The content of a JSON file; StoreError where it is missing or damaged."""
+    check_regular(path)
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError as error:
@@ -60,6 +59,12 @@ def read_json(path: Path) -> Any:
     except (OSError, ValueError) as error:
         raise StoreError(f"{path} cannot be read: {error}") from error
     return parse_json(text, str(path))
+
+
+def check_regular(path: Path) -> None:
+    """Raise StoreError for what is there and no file: reading from a pipe would wait for ever."""
+    if path.exists() and not path.is_file():
+        raise StoreError(f"{path} must be a regular file")
 
 
 def parse_json(text: str, place: str) -> Any:
@@ -107,21 +112,6 @@ def first_line(error: BaseException) -> str:
     if isinstance(error, RecursionError):
         return "it is nested too deeply"
     return " ".join(str(error).split())[:200] or type(error).__name__
-
-
-def printable(value: Any) -> Any:
-    """The same without control characters in any string, which could steer a terminal.
-
-    >>> printable({"error": "red \\x1b[31mtext\\n"})
-    {'error': 'red [31mtext\\n'}
-    """
-    if isinstance(value, str):
-        return _CONTROL.sub("", value)
-    if isinstance(value, list):
-        return [printable(item) for item in value]
-    if isinstance(value, dict):
-        return {printable(key): printable(item) for key, item in value.items()}
-    return value
 
 
 def plain(value: Any) -> Any:

@@ -17,7 +17,7 @@ from autoprune.budget import Cost
 from autoprune.cost_fields import cost_fields, field_at
 from autoprune.errors import StoreError
 from autoprune.record import State, TrialRecord
-from autoprune.store.files import checked, parse_json
+from autoprune.store.files import check_regular, checked, parse_json
 from autoprune.store.values import CandidateValue
 
 MODELS = "models"
@@ -113,6 +113,7 @@ def rows(records: Iterable[TrialRecord], sizes: Mapping[str, int]) -> Iterator[d
 
 
 def _whole_lines(file: Path) -> list[str]:
+    check_regular(file)
     try:
         text = file.read_bytes()
     except FileNotFoundError:

@@ -15,10 +15,11 @@ from filelock import FileLock, Timeout
 from autoprune.config import RunConfig
 from autoprune.errors import AutopruneError, StoreError
 from autoprune.limited_yaml import read_yaml
+from autoprune.printable import printable
 from autoprune.record import TrialRecord
 from autoprune.store import records as lines
 from autoprune.store.contents import RECORDS, RunContents
-from autoprune.store.files import printable, write_json, write_text
+from autoprune.store.files import check_regular, write_json, write_text
 from autoprune.store.models import Recipe, save_model
 from autoprune.store.quantization import QuantizationReport, read_quantization
 from autoprune.store.retraining import RetrainingFolder
@@ -33,7 +34,7 @@ CONFIG, ENVIRONMENT, TABLE, REPORT = (
     "trials.csv",
     "report.html",
 )
-RETRAINED, LOCK = "retrained", ".lock"
+RETRAINED, LOCK, STUDY = "retrained", ".lock", "study.db"
 
 
 class RunFolder(RunContents):
@@ -99,6 +100,7 @@ class RunFolder(RunContents):
         The lock ends with the process: a killed writer leaves none. A record that was half written
         when the last writer died is cut off.
         """
+        self._check_own()
         lock = FileLock(self.path / LOCK, timeout=0)
         try:
             lock.acquire()
@@ -113,6 +115,15 @@ class RunFolder(RunContents):
             yield
         finally:
             lock.release()
+
+    def _check_own(self) -> None:
+        """Raise StoreError where what is written in place is a link, or no file."""
+        for name in (LOCK, RECORDS, STUDY, lines.MODELS, RETRAINED):
+            file = self.path / name
+            if file.is_symlink():
+                raise StoreError(f"{file} must not be a link: what is written would go elsewhere")
+            if name not in (lines.MODELS, RETRAINED):
+                check_regular(file)
 
     @property
     def config(self) -> RunConfig:

@@ -92,6 +92,16 @@ def task_class(reference: str, *, base: Path | None = None) -> type[Task]:
     return found
 
 
+def place_of(where: str, base: Path) -> str:
+    """The file that a reference's first part means, absolute; a module with its folder.
+
+    >>> place_of("jobs/task.py", Path("/home/me")), place_of("jobs.task", Path("/home/me"))
+    ('/home/me/jobs/task.py', 'jobs.task in /home/me')
+    """
+    origin = _origin(where, base.resolve())
+    return origin.file or f"{origin.module} in {base.resolve()}"
+
+
 def load_dense(
     task: Task, cache: str | Path | None = None, *, device: torch.device | str = "cpu"
 ) -> nn.Module:

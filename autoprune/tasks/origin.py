@@ -45,6 +45,11 @@ def origin_of(cls: type) -> Origin | None:
     return _ORIGINS.get(cls.__module__)
 
 
+def is_imported(place: str) -> bool:
+    """Whether this process has imported the file, or the module of this name."""
+    return place in sys.modules or any(origin.file == place for origin in _ORIGINS.values())
+
+
 def revive(origin: Origin, qualname: str) -> Any:
     """An empty instance of the class `qualname`; the first half of unpickling a task."""
     found: Any = origin.load()
