@@ -149,6 +149,8 @@ class SearchOptions(TypedDict, total=False):
     seed: int
     calibration_samples: int
     screen: int
+    trial_timeout: float | None
+    equal_failures: int
 
 
 def search(

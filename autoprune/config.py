@@ -74,6 +74,7 @@ _Processes = _at_most(1024, "each is a process of its own")
 _Seed = _at_most(2**32 - 1, "32 bits")
 _Samples = _at_most(1e7, "they are kept in memory")
 _Screened = _at_most(1e5, "all are scored before each trial")
+_Timeout = _at_most(604_800, "a week")
 _Threads = _at_most(1024, "no processor has more")
 _Batch = _at_most(65_536, "the inputs of one forward pass are kept in memory")
 
@@ -112,6 +113,8 @@ class SearchConfig(_Section):
     seed: Annotated[Natural, _Seed] = 0
     calibration_samples: Annotated[Count, _Samples] = 1024
     screen: Annotated[Natural, _Screened] = 32
+    trial_timeout: Annotated[Positive, _Timeout] | None = None
+    equal_failures: Natural = 5
 
 
 class RunConfig(_Section):

@@ -42,6 +42,9 @@ search:
   concurrent: 2                # concurrent trials; cores are divided among them
   seed: 0
   calibration_samples: 1024    # training samples for activation statistics
+  # trial_timeout: 600         # seconds without a report after which a trial is ended; default:
+                               # ten times the slowest trial so far
+  # equal_failures: 5          # trials in a row that fail alike, after which the search stops
   screen: 32                   # proposals scored before training for each one trained; 0 = none
 
 # output: results/my-run       # default: results/<task>-<date-time>

@@ -67,7 +67,7 @@ def test_defaults_are_those_of_the_documentation(write) -> None:
             "search: []",
             "budget.yaml: search must hold keys (sampler, objectives, levels, trials, "
             "total_epochs, minutes, epochs, rungs, concurrent, seed, calibration_samples, "
-            "screen), got []",
+            "screen, trial_timeout, equal_failures), got []",
         ),
         (
             "search: {concurrent: 10000}",

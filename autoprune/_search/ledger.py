@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -17,6 +18,11 @@ from autoprune.pareto import ParetoFront
 from autoprune.record import State, TrialRecord
 from autoprune.store import RunFolder, RunState
 
+_SLOWEST = 10.0  # times what the slowest trial took: then one hangs
+_LEAST_TIMEOUT_S = 120.0
+_FIRST_TIMEOUT_S = 3600.0  # before any trial has ended
+_BUSY = ("build_s", "train_s", "evaluate_s")
+_NUMBER = re.compile(r"0x[0-9a-fA-F]+|[0-9]+")
 REPORT = "report"  # the key of a Tune result under which a report travels
 
 
@@ -84,6 +90,8 @@ class Ledger:
         self.screening: Mapping[str, float] = state.screening
         self._started = time.monotonic() if since is None else since
         self._ends: list[float] = []
+        self._alike: list[str] = []
+        self._closed = False
         self._shown: tuple[tuple[Mapping[str, float], ...], float | None] = ((), None)
         self._front = self._front_of(self.records.values())
         self._show_front()
@@ -172,6 +180,7 @@ class Ledger:
             optimizer=last.optimizer,
         )
         self._write(record)
+        self._count_failure(record)
         self._ends.append(time.monotonic())
         self._front = self._front_of([*self._front.members, record])
         self._show_front()
@@ -189,7 +198,9 @@ class Ledger:
         planned = sum(self.plan.epochs - r.last.epochs for r in self.running.values())
         epochs = self.spent_epochs + planned + self.plan.epochs
         return (
-            self.done + len(self.running) < limits.trials
+            not self._closed
+            and self.stuck is None
+            and self.done + len(self.running) < limits.trials
             and (limits.total_epochs is None or epochs <= limits.total_epochs * (1 + 1e-9))
             and not self._too_late()
         )
@@ -197,6 +208,38 @@ class Ledger:
     def over(self) -> bool:
         """Whether no further trial will ever begin."""
         return not self.running and not self.may_start()
+
+    def close(self) -> None:
+        """Start no further trial: the search was asked to end."""
+        self._closed = True
+
+    @property
+    def stuck(self) -> str | None:
+        """Why the search should stop: the last trials of this session failed for one reason."""
+        limit = self.plan.limits.equal_failures
+        return self._alike[-1] if limit and len(self._alike) >= limit else None
+
+    @property
+    def trial_timeout_s(self) -> float:
+        """The longest time from one report of a trial to the next."""
+        if self.plan.limits.trial_timeout_s is not None:
+            return self.plan.limits.trial_timeout_s
+        ended = [r for r in self.records.values() if r.state in ("complete", "stopped")]
+        if not ended:
+            return _FIRST_TIMEOUT_S
+        slowest = max(sum(record.times.get(name, 0.0) for name in _BUSY) for record in ended)
+        return max(_LEAST_TIMEOUT_S, _SLOWEST * slowest)
+
+    @property
+    def overtime_s(self) -> float:
+        """Seconds since the time limit; below 0 before it, and without one.
+
+        Where no trial is complete, one is awaited for as long again.
+        """
+        seconds = self.plan.limits.seconds
+        if seconds is None:
+            return -1.0
+        return self.elapsed_s - (seconds if self.counts["complete"] else 2.0 * seconds)
 
     @property
     def late(self) -> bool:
@@ -268,6 +311,16 @@ class Ledger:
             for record, row in zip(front.members, rows, strict=True)
         )
         self._shown = (members, front.hypervolume if members else None)
+
+    def _count_failure(self, record: TrialRecord) -> None:
+        """Keep the first lines of the failures in a row that are alike but for their numbers."""
+        if record.state != "failed":
+            self._alike.clear()
+            return
+        first = (record.error or "no reason known").splitlines()[0]
+        if self._alike and _NUMBER.sub("", self._alike[-1]) != _NUMBER.sub("", first):
+            self._alike.clear()
+        self._alike.append(first)
 
     def _write(self, record: TrialRecord) -> None:
         self.folder.append(record)

@@ -35,11 +35,17 @@ Prices = Callable[[NDArray[np.int64], Collection[str]], Mapping[str, NDArray[np.
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """When a search ends: whichever is reached first. None sets no limit."""
+    """When a search ends: whichever is reached first. None sets no limit.
+
+    A trial that takes more than `trial_timeout_s` from one report to the next is ended (None:
+    learned from the trials so far). After `equal_failures` in a row the search ends (0: never).
+    """
 
     trials: int = 30
     total_epochs: float | None = None
     seconds: float | None = None
+    trial_timeout_s: float | None = None
+    equal_failures: int = 5
 
 
 @dataclass(frozen=True)

@@ -184,6 +184,8 @@ def _plan(
             limits.trials,
             limits.total_epochs,
             limits.minutes * 60.0 if limits.minutes is not None else None,
+            limits.trial_timeout,
+            limits.equal_failures,
         ),
         epochs=limits.epochs,
         rungs=limits.rungs,

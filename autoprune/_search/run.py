@@ -26,6 +26,7 @@ from autoprune._search.progress import NullProgress, Progress, Snapshot
 from autoprune._search.screening import Screening
 from autoprune._search.searcher import BudgetedOptunaSearch, Proposal
 from autoprune._search.seeding import seeds
+from autoprune._search.sendable import check_sendable
 from autoprune._search.study import StudyFile
 from autoprune._search.tuning import quiet, run_trials
 from autoprune._search.verify import verify
@@ -74,6 +75,7 @@ def run(
         return
     if not resume:
         RunFolder.check_free(place)
+    check_sendable(task)
     since = time.monotonic()
     with quiet():
         say = _sayer(watcher, since)
@@ -148,6 +150,8 @@ def _search(
         if not ledger.over():
             gpus = 1.0 / plan.concurrent if ready.training_device == "cuda" else 0.0
             run_trials(plan, context, searcher, store.path, gpus=gpus)
+        if ledger.stuck is not None:
+            raise WorkError(_stuck(store, ledger.stuck, plan.limits.equal_failures))
         where = dict.fromkeys(target.where for target in ready.targets if not target.is_offline)
         ledger.show("verify", f"measuring the front alone on {', '.join(where)}")
         ledger.save_state("verify")
@@ -222,6 +226,13 @@ def importances(study: optuna.Study, plan: Plan) -> dict[str, dict[str, float]]:
 
 def _value_of(place: int) -> Callable[[optuna.trial.FrozenTrial], float]:
     return lambda trial: float(trial.values[place])
+
+
+def _stuck(store: RunFolder, reason: str, count: int) -> str:
+    return (
+        f"stopped after {count} trials in a row failed alike: {reason} · mend it, then: autoprune "
+        f"resume {store.path} (search.equal_failures says after how many)"
+    )
 
 
 def _no_model(ledger: Ledger) -> str:

@@ -11,9 +11,11 @@ import numpy as np
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
+from autoprune._search.interrupts import Interrupts
 from autoprune._search.ledger import REPORT
 from autoprune._search.plan import Plan
 from autoprune._search.searcher import BudgetedOptunaSearch
+from autoprune._search.watchdog import Watchdog
 from autoprune.budget import Cost
 from autoprune.cost_fields import is_cost
 from autoprune.pareto import Objective, crowding, non_dominated_rank
@@ -82,21 +84,26 @@ class RungScheduler(FIFOScheduler):
     trial is stopped at its next evaluation.
     """
 
-    def __init__(self, plan: Plan, searcher: BudgetedOptunaSearch) -> None:
-        """The rungs of the plan."""
+    def __init__(
+        self, plan: Plan, searcher: BudgetedOptunaSearch, interrupts: Interrupts | None = None
+    ) -> None:
+        """The rungs of the plan; `interrupts` say whether the search was asked to end."""
         super().__init__()  # type: ignore[no-untyped-call]
         self._plan, self._searcher, self._ledger = plan, searcher, searcher.ledger
         ends = [objective.sign * objective_end(plan, objective) for objective in plan.objectives]
         dear = plan.objectives[-1].sign * plan.reference[-1]
         self._rungs = Rungs(min(ends[-1], dear), dear)
         self._paused: dict[str, tuple[Trial, int]] = {}
+        self._watchdog = Watchdog(searcher)
+        self._interrupts = interrupts or Interrupts()
 
     def on_trial_result(
         self, tune_controller: TuneController, trial: Trial, result: dict[str, Any]
     ) -> str:
         """Continue, or pause at a rung; stop once it is too late."""
         report = result[REPORT]
-        if report.error or report.finished:
+        self._watchdog.heard_of(trial.trial_id)
+        if report.error or report.finished or self._interrupts.asked:
             return str(TrialScheduler.CONTINUE)
         if self._ledger.late:
             return str(TrialScheduler.STOP)
@@ -115,7 +122,15 @@ class RungScheduler(FIFOScheduler):
         return str(TrialScheduler.PAUSE)
 
     def choose_trial_to_run(self, tune_controller: TuneController) -> Trial | None:
-        """A paused trial that is now among the best, otherwise the next new one."""
+        """A paused trial that is now among the best, otherwise the next new one.
+
+        Tune asks several times a second, also while nothing can start.
+        """
+        self._watchdog.check(tune_controller)
+        if self._interrupts.asked:
+            self._ledger.close()
+            self._interrupts.check(idle=self._searcher.is_idle)
+            return None
         for trial_id, (trial, _) in self._paused.items():
             if trial.status == Trial.PAUSED:
                 self._searcher.set_waiting(trial_id, True)
@@ -134,7 +149,8 @@ class RungScheduler(FIFOScheduler):
     def on_trial_error(self, tune_controller: TuneController, trial: Trial) -> None:
         """Keep the reason from the trial's error file."""
         self._paused.pop(trial.trial_id, None)
-        self._searcher.note_error(trial.trial_id, error_of(trial))
+        reason = self._watchdog.reason(trial.trial_id) or error_of(trial)
+        self._searcher.note_error(trial.trial_id, reason)
 
     def on_trial_remove(self, tune_controller: TuneController, trial: Trial) -> None:
         """A paused trial was stopped for good."""

@@ -88,6 +88,7 @@ class BudgetedOptunaSearch(OptunaSearch):
         self._numbers: dict[str, int] = {}
         self._reasons: dict[str, str] = {}
         self._waiting: set[str] = set()
+        self._cut: set[str] = set()
         self._held: Asked | None = None
         self._uncopied: dict[int, Trial] | None = None
         again = [
@@ -140,6 +141,7 @@ class BudgetedOptunaSearch(OptunaSearch):
         if result and REPORT in result:
             self.ledger.report(number, result[REPORT])
         reason = self._reasons.pop(trial_id, "the worker process died") if error else None
+        reason = None if trial_id in self._cut else reason
         record = self.ledger.finish(number, reason)
         for name, over in self._plan.over(self.ledger.records[number].predicted or Cost()).items():
             self._ot_trials[trial_id].set_constraint(name, over)
@@ -151,6 +153,10 @@ class BudgetedOptunaSearch(OptunaSearch):
     def note_error(self, trial_id: str, reason: str) -> None:
         """Keep why a trial's worker was lost, until the trial is recorded as failed."""
         self._reasons[trial_id] = reason
+
+    def cut(self, trial_id: str) -> None:
+        """A trial whose worker is killed since the time is over: it counts as stopped."""
+        self._cut.add(trial_id)
 
     @property
     def study(self) -> Study:

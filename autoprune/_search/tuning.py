@@ -15,6 +15,7 @@ import ray
 from ray import tune
 from ray._private import worker as ray_worker
 
+from autoprune._search.interrupts import Interrupts, handlers_kept
 from autoprune._search.plan import Plan
 from autoprune._search.scheduler import RungScheduler
 from autoprune._search.searcher import BudgetedOptunaSearch
@@ -42,16 +43,23 @@ def run_trials(
     """Train trials until the searcher is finished; returns when every one is recorded.
 
     `gpus` is one trial's share of the machine's devices. Paused trials save their state in
-    `folder`/tune, which is removed at the end, also after an error.
+    `folder`/tune, which is removed at the end, also after an error. SIGTERM and SIGHUP end it with
+    Terminated, once the running trials have finished or the grace time is over.
     """
-    with _environment(plan.concurrent), quiet(), session(plan.concurrent, gpus=gpus):
+    interrupts, ledger = Interrupts(), searcher.ledger
+    with (
+        _environment(plan.concurrent),
+        quiet(),
+        session(plan.concurrent, gpus=gpus),
+        interrupts.listening(),  # inside: a Ray that starts sets handlers of its own
+    ):
         try:
             tune.run(
                 tune.with_parameters(PruneTrial, context=context),
-                name=f"from-{len(searcher.ledger.records)}",
+                name=f"from-{len(ledger.records)}",
                 storage_path=str((folder / FOLDER).resolve()),
                 search_alg=searcher,
-                scheduler=RungScheduler(plan, searcher),
+                scheduler=RungScheduler(plan, searcher, interrupts),
                 num_samples=-1,
                 resources_per_trial={"cpu": 1, "gpu": gpus},
                 reuse_actors=True,
@@ -59,6 +67,7 @@ def run_trials(
                 trial_dirname_creator=lambda trial: trial.trial_id,
                 verbose=0,
             )
+            interrupts.check(idle=True)
         finally:
             shutil.rmtree(folder / FOLDER, ignore_errors=True)
 
@@ -69,6 +78,12 @@ def session(concurrent: int, *, gpus: float = 0.0) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
+    with handlers_kept(), _own_session(concurrent, gpus):
+        yield
+
+
+@contextmanager
+def _own_session(concurrent: int, gpus: float) -> Iterator[None]:
     ray.init(
         num_cpus=concurrent,
         num_gpus=1 if gpus else 0,

@@ -6,13 +6,15 @@ import codecs
 import io
 import logging
 import os
+import signal
 import sys
 import tempfile
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, NoReturn
 
 from autoprune.printable import printable
@@ -77,7 +79,8 @@ def say(what: RenderableType) -> None:
 def fail(message: str, code: int) -> NoReturn:
     """End the command with one line of error."""
     shown = message if len(message) <= _LONGEST else f"{message[:_LONGEST]}…"
-    sys.stderr.write(f"error: {printable(shown)}\n")
+    with suppress(OSError):  # of a terminal that hung up
+        sys.stderr.write(f"error: {printable(shown)}\n")
     raise SystemExit(code)
 
 
@@ -112,9 +115,18 @@ class Watch:
         self._console = console
         self._live: Live | None = None
         self._last: tuple[str, str, int] | None = None
+        self._is_lost = False
 
     def update(self, snapshot: Snapshot) -> None:
-        """Show the newest state."""
+        """Show the newest state, as long as anybody reads it: the search goes on without."""
+        if self._is_lost:
+            return
+        try:
+            self._show(snapshot)
+        except OSError:  # a closed pipe, a terminal that hung up
+            self._is_lost = True
+
+    def _show(self, snapshot: Snapshot) -> None:
         snapshot = replace(snapshot, note=str(printable(snapshot.note)))
         from rich.live import Live
 
@@ -134,29 +146,48 @@ class Watch:
     def stop(self) -> None:
         """Leave the last state on the screen."""
         if self._live is not None:
-            self._live.stop()
+            with suppress(OSError):
+                self._live.stop()
 
 
 @contextmanager
 def watching(run: Path, quiet: bool) -> Iterator[Watch | None]:
-    """Progress while a search runs; Ctrl-C ends it with the way to resume it."""
+    """Progress while a search runs; Ctrl-C, SIGTERM and SIGHUP end it with the way to resume it."""
     watch = None if quiet else Watch(console())
     try:
-        yield watch
-    except KeyboardInterrupt:
+        with _terminable(watch):
+            yield watch
+    except KeyboardInterrupt as error:
         if watch is not None:
             watch.stop()
         from autoprune.store import RunFolder
 
+        number = getattr(error, "signum", None)
         fail(
             f"stopped; finished trials are saved · resume with: autoprune resume {run}"
             if RunFolder.is_run(run)
             else "stopped before the run began; nothing was written",
-            INTERRUPTED,
+            INTERRUPTED if number is None else 128 + number,
         )
     finally:
         if watch is not None:
             watch.stop()
+
+
+@contextmanager
+def _terminable(watch: Watch | None) -> Iterator[None]:
+    """SIGTERM and SIGHUP as a KeyboardInterrupt with `signum`; the first one of a lost terminal."""
+    from autoprune._search.interrupts import SIGNALS, Terminated
+
+    def end(number: int, _: FrameType | None) -> None:
+        raise Terminated(number)
+
+    before = {which: signal.signal(which, end) for which in SIGNALS}
+    try:
+        yield
+    finally:
+        for which, handler in before.items():
+            signal.signal(which, handler)
 
 
 def _as_ascii(error: UnicodeError) -> tuple[str, int]:

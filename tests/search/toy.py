@@ -90,13 +90,14 @@ class ToyRun:
 
 @dataclass
 class ToyBench:
-    """`raises` and `dies` are the numbers of trials that go wrong; `log` gets a line a start."""
+    """`raises`, `dies` and `hangs` are trials that go wrong; `log` gets a line a start."""
 
     milestones: tuple[float, ...]
     raises: tuple[int, ...] = ()
     dies: tuple[int, ...] = ()
     log: str | None = None
     sleep_s: float = 0.0
+    hangs: tuple[int, ...] = ()
 
     def prepare(self) -> None:
         self._note("actor")
@@ -104,6 +105,8 @@ class ToyBench:
     def start(self, spec: Spec) -> ToyRun:
         self._note(f"trial {spec.number}")
         time.sleep(self.sleep_s)
+        if spec.number in self.hangs:
+            time.sleep(3600)
         if spec.number in self.raises:
             raise RuntimeError("the toy broke")
         if spec.number in self.dies:
@@ -124,11 +127,12 @@ def run_toy(
     raises: tuple[int, ...] = (),
     dies: tuple[int, ...] = (),
     sleep_s: float = 0.0,
+    hangs: tuple[int, ...] = (),
 ) -> Ledger:
     """Search in `folder` (going on where it leaves off), and return what is known at the end."""
     ledger = Ledger(plan, folder)
     file = StudyFile(folder.path, plan.objectives)
-    context = ToyBench(plan.milestones, raises, dies, str(folder.path / "log.txt"), sleep_s)
+    context = ToyBench(plan.milestones, raises, dies, str(folder.path / "log.txt"), sleep_s, hangs)
     try:
         searcher = BudgetedOptunaSearch(plan, ledger, file, seeds)
         run_trials(plan, context, searcher, folder.path)
