@@ -151,6 +151,8 @@ class SearchOptions(TypedDict, total=False):
     screen: int
     trial_timeout: float | None
     equal_failures: int
+    keep: str
+    max_disk: str | None
 
 
 def search(

@@ -283,6 +283,19 @@ class Budget:
         return ", ".join(str(limit) for limit in self.limits)
 
 
+def size_in_bytes(text: str, place: str = "size") -> float:
+    """Bytes of a size with its unit. Raises BudgetError for another form.
+
+    >>> size_in_bytes("1.5 GB")
+    1500000000.0
+    """
+    match = re.fullmatch(r"([0-9]*\.?[0-9]+)\s*([A-Za-z]+)", text.strip()[:_LONGEST])
+    factor = _BYTES.get(match.group(2).lower()) if match else None
+    if match is None or factor is None or float(match.group(1)) <= 0.0:
+        raise BudgetError(f"{place}: cannot read {text[:_LONGEST]!r} · write e.g. '5 GB'")
+    return float(match.group(1)) * factor
+
+
 def _limit(field: str, value: Value, place: str) -> Limit:
     if not is_cost(field):
         raise BudgetError(f"{place}.{field} is not a cost · fields: {', '.join(FIELDS)}")

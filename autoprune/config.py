@@ -27,7 +27,7 @@ from pydantic import (
     field_serializer,
 )
 
-from autoprune.budget import Budget
+from autoprune.budget import Budget, size_in_bytes
 from autoprune.cost_fields import DEVICE_NAME, by_device, on_device
 from autoprune.errors import BudgetError, ConfigError
 from autoprune.limited_yaml import parse_yaml, read_yaml, shown
@@ -115,6 +115,8 @@ class SearchConfig(_Section):
     screen: Annotated[Natural, _Screened] = 32
     trial_timeout: Annotated[Positive, _Timeout] | None = None
     equal_failures: Natural = 5
+    keep: Literal["front", "all"] = "front"
+    max_disk: str | None = None
 
 
 class RunConfig(_Section):
@@ -196,6 +198,8 @@ class RunConfig(_Section):
             }
         )
         config._written = {"budget": limits, "space": space}
+        if config.search.max_disk is not None:
+            size_in_bytes(config.search.max_disk, f"{place}: search.max_disk")
         config._levels = config.budget.lowered(config.search.levels, f"{place}: search.levels")
         return config
 
@@ -207,6 +211,11 @@ class RunConfig(_Section):
     def targets(self) -> dict[str, DeviceConfig]:
         """Where latencies count, by name; the only device, where it has no name, under `""`."""
         return self.devices or {"": self.device}
+
+    @property
+    def max_disk_bytes(self) -> float | None:
+        """`search.max_disk` in bytes."""
+        return None if self.search.max_disk is None else size_in_bytes(self.search.max_disk)
 
     @property
     def levels(self) -> tuple[Budget, ...]:

@@ -81,7 +81,7 @@ def _add(names: Iterable[str]) -> None:
         handle = os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
         with os.fdopen(handle, "w", encoding="utf-8") as out:
             out.write(lines)
-    except OSError as error:
+    except (OSError, TaskError) as error:
         _log.info("what was named cannot be noted for later: %s", error)
 
 
@@ -94,6 +94,6 @@ def _read() -> set[str]:
             return set()
         lines = file.read_text(encoding="utf-8").splitlines()[-_MOST:]
         found = {json.loads(line) for line in lines}
-    except (OSError, ValueError, TypeError):
+    except (OSError, ValueError, TypeError, TaskError):
         return set()
     return {name for name in found if isinstance(name, str)}

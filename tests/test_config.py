@@ -67,7 +67,7 @@ def test_defaults_are_those_of_the_documentation(write) -> None:
             "search: []",
             "budget.yaml: search must hold keys (sampler, objectives, levels, trials, "
             "total_epochs, minutes, epochs, rungs, concurrent, seed, calibration_samples, "
-            "screen, trial_timeout, equal_failures), got []",
+            "screen, trial_timeout, equal_failures, keep, max_disk), got []",
         ),
         (
             "search: {concurrent: 10000}",
@@ -77,6 +77,7 @@ def test_defaults_are_those_of_the_documentation(write) -> None:
         ("search: {trials: 1000000000000}", "budget.yaml: search.trials: must be at most 1e+06 ("),
         ("search: {rungs: 2000}", "budget.yaml: search.rungs: must be at most 20 ("),
         ("search: {seed: 4294967296}", "budget.yaml: search.seed: must be at most 4.29497e+09 (32"),
+        ("search: {keep: some}", "budget.yaml: search.keep: must be 'front' or 'all', got 'some'"),
         ("device: {batch: 1000000000}", "budget.yaml: device.batch: must be at most 65536 ("),
         ('output: ""', "budget.yaml: output: must not be empty, nor hold a null byte, got ''"),
         ('data: "a\\0b"', "budget.yaml: data: must not be empty, nor hold a null byte"),
@@ -130,6 +131,13 @@ def test_a_level_that_cannot_be_is_refused(write, levels: str, message: str) -> 
     with pytest.raises(UsageError) as caught:
         RunConfig.load(write(MINIMAL + f"search: {{levels: {levels}}}"))
     assert str(caught.value).startswith(message)
+
+
+def test_a_quota_has_a_unit(write) -> None:
+    config = RunConfig.load(write(MINIMAL + "search: {max_disk: 2 GB}"))
+    assert config.max_disk_bytes == 2e9
+    with pytest.raises(BudgetError, match=r"search\.max_disk: cannot read 'much' · write e\.g\."):
+        RunConfig.load(write(MINIMAL + "search: {max_disk: much}"))
 
 
 def test_levels_are_lower_first_limits() -> None:

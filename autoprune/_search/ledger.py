@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import re
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+from autoprune._search.failure import bounded
+from autoprune._search.keeping import dominated, over_quota
 from autoprune._search.plan import Plan
 from autoprune._search.progress import NullProgress, Progress, Snapshot
 from autoprune.budget import Cost
 from autoprune.candidate import Candidate
+from autoprune.errors import AutopruneError
 from autoprune.pareto import ParetoFront
 from autoprune.record import State, TrialRecord
 from autoprune.store import RunFolder, RunState
 
+_LOG = logging.getLogger(__name__)
 _SLOWEST = 10.0  # times what the slowest trial took: then one hangs
 _LEAST_TIMEOUT_S = 120.0
 _FIRST_TIMEOUT_S = 3600.0  # before any trial has ended
@@ -59,7 +65,7 @@ class Running:
 class Ledger:
     """Turns reports into records on disk, counts them, and decides when the search is over.
 
-    Every record is written to disk before it is used. `screening` is the cost of screening so far
+    Every record is written to disk before it is used; `failure` is why that could not be done. `screening` is the cost of screening so far
     (see `screening.ScreeningCost`), saved with the state.
     """
 
@@ -85,13 +91,14 @@ class Ledger:
             for number, record in self.records.items()
             if record.state != "infeasible"
         }
-        state = folder.state() or RunState()
+        state = folder.state() or RunState(elapsed_s=self._spent_s())
         self._before_s = state.elapsed_s
         self.screening: Mapping[str, float] = state.screening
         self._started = time.monotonic() if since is None else since
         self._ends: list[float] = []
         self._alike: list[str] = []
         self._closed = False
+        self.failure: AutopruneError | None = None
         self._shown: tuple[tuple[Mapping[str, float], ...], float | None] = ((), None)
         self._front = self._front_of(self.records.values())
         self._show_front()
@@ -162,7 +169,7 @@ class Ledger:
         """Record a trial that ended: completed, stopped before its end, or failed."""
         running = self.running.pop(number)
         last = running.last
-        error = error or last.error
+        error = bounded(error or last.error or "") or None
         state: State = "failed" if error else "complete" if last.finished else "stopped"
         record = TrialRecord(
             number=number,
@@ -184,6 +191,7 @@ class Ledger:
         self._ends.append(time.monotonic())
         self._front = self._front_of([*self._front.members, record])
         self._show_front()
+        self._free_disk()
         self.save_state("search")
         self.show()
         return record
@@ -253,7 +261,8 @@ class Ledger:
 
     def save_state(self, phase: str) -> None:
         """Save the phase and elapsed time, for `resume`."""
-        self.folder.save_state(RunState(phase, self.elapsed_s, dict(self.screening)))
+        with self._noting_failure():
+            self.folder.save_state(RunState(phase, self.elapsed_s, dict(self.screening)))
 
     def show(self, phase: str = "search", note: str = "") -> None:
         """Update the progress display."""
@@ -312,6 +321,26 @@ class Ledger:
         )
         self._shown = (members, front.hypervolume if members else None)
 
+    def _free_disk(self) -> None:
+        """Delete models that are dominated, or above the quota; close where that is not enough."""
+        limits, records = self.plan.limits, list(self.records.values())
+        gone = [] if limits.keep_all else dominated(records, self.plan)
+        if limits.disk_bytes is not None:
+            sizes = {r.number: self.folder.model_bytes(r) for r in records if r.artifact}
+            more, too_much = over_quota(records, self.plan, sizes, limits.disk_bytes)
+            gone = list({record.number: record for record in [*gone, *more]}.values())
+            if too_much and not self._closed:
+                _LOG.warning("search.max_disk is used up by the models of the front")
+                self.close()
+        with self._noting_failure():
+            for record in gone:
+                self.records[record.number] = self.folder.drop_model(record)
+
+    def _spent_s(self) -> float:
+        """About how long earlier sessions took, where their state was lost."""
+        walls = sum(record.times.get("wall_s", 0.0) for record in self.records.values())
+        return walls / self.plan.concurrent
+
     def _count_failure(self, record: TrialRecord) -> None:
         """Keep the first lines of the failures in a row that are alike but for their numbers."""
         if record.state != "failed":
@@ -322,8 +351,18 @@ class Ledger:
             self._alike.clear()
         self._alike.append(first)
 
+    @contextmanager
+    def _noting_failure(self) -> Iterator[None]:
+        """Keep an error as `failure`: Ray Tune would make a traceback of it."""
+        try:
+            yield
+        except AutopruneError as error:
+            self.failure = error
+            raise
+
     def _write(self, record: TrialRecord) -> None:
-        self.folder.append(record)
+        with self._noting_failure():
+            self.folder.append(record)
         self.records[record.number] = record
 
 

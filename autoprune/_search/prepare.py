@@ -186,6 +186,8 @@ def _plan(
             limits.minutes * 60.0 if limits.minutes is not None else None,
             limits.trial_timeout,
             limits.equal_failures,
+            limits.keep == "all",
+            config.max_disk_bytes,
         ),
         epochs=limits.epochs,
         rungs=limits.rungs,

@@ -28,16 +28,17 @@ from autoprune._search.searcher import BudgetedOptunaSearch, Proposal
 from autoprune._search.seeding import seeds
 from autoprune._search.sendable import check_sendable
 from autoprune._search.study import StudyFile
-from autoprune._search.tuning import quiet, run_trials
+from autoprune._search.tuning import check_session, quiet, run_trials
 from autoprune._search.verify import verify
 from autoprune._search.worker import WorkerContext
 from autoprune.budget import Cost
 from autoprune.config import RunConfig
 from autoprune.device.profile import DeviceProfile
-from autoprune.errors import WorkError
+from autoprune.errors import StoreError, WorkError
 from autoprune.pruning.sensitivity import Sensitivity
 from autoprune.record import TrialRecord
 from autoprune.store import (
+    SENSITIVITY,
     BlockInfo,
     DenseReport,
     FrontReport,
@@ -47,6 +48,9 @@ from autoprune.store import (
     RunFolder,
     RunState,
     SearchPlan,
+    device_file,
+    mend,
+    set_aside,
 )
 from autoprune.tasks.base import Task
 
@@ -71,38 +75,62 @@ def run(
     """
     watcher = progress or NullProgress()
     place = Path(folder)
-    if resume and (RunFolder.open(place).state() or RunState()).phase == "done":
+    if resume and _is_done(RunFolder.open(place)):
         return
-    if not resume:
-        RunFolder.check_free(place)
+    check_session()
     check_sendable(task)
     since = time.monotonic()
-    with quiet():
-        say = _sayer(watcher, since)
-        ready = _prepare(config, task, place, say, resume=resume)
-        store = RunFolder.open(place) if resume else _create(config, place)
-        with store.writing():
-            _describe(store, ready)
-            context = make_context(config, task, ready, str(place.resolve()), say)
-            sensitivity = _sensitivity(config, task, store, ready, context, say)
-            importance = _importance(ready, context) if sensitivity else None
-            first = seeds(ready.plan, sensitivity, importance)
-            if not resume:
-                chosen = dict.fromkeys(proposal.candidate.architecture for proposal in first)
-                ready = correct(ready, list(chosen)[:CHECKED], say)
-                ready.plan.check()
-                _describe(store, ready)
-                first = seeds(ready.plan, sensitivity, importance)
-            screening = make_screening(config, task, ready, context, sensitivity)
-            ledger = Ledger(ready.plan, store, watcher, since=since)
-            _search(store, ready, context, first, screening, ledger)
+    held = RunFolder.open(place).writing() if resume else RunFolder.claim(place)
+    with quiet(), held:  # before the preparation, which takes minutes
+        if resume:
+            mend(RunFolder(place), config.targets)
+        _run(config, task, place, watcher, since, resume=resume)
+
+
+def _is_done(store: RunFolder) -> bool:
+    """Whether nothing is left to do; what is damaged is to be made again."""
+    try:
+        return (store.state() or RunState()).phase == "done" and store.front() is not None
+    except StoreError:
+        return False
+
+
+def _run(
+    config: RunConfig, task: Task, place: Path, watcher: Progress, since: float, *, resume: bool
+) -> None:
+    say = _sayer(watcher, since)
+    ready = _prepare(config, task, place, say, resume=resume)
+    store = RunFolder.open(place) if resume else _create(config, place)
+    _describe(store, ready)
+    context = make_context(config, task, ready, str(place.resolve()), say)
+    sensitivity = _sensitivity(config, task, store, ready, context, say)
+    importance = _importance(ready, context) if sensitivity else None
+    first = seeds(ready.plan, sensitivity, importance)
+    if not resume:
+        chosen = dict.fromkeys(proposal.candidate.architecture for proposal in first)
+        ready = correct(ready, list(chosen)[:CHECKED], say)
+        ready.plan.check()
+        _describe(store, ready)
+        first = seeds(ready.plan, sensitivity, importance)
+    screening = make_screening(config, task, ready, context, sensitivity)
+    ledger = Ledger(ready.plan, store, watcher, since=since)
+    _search(store, ready, context, first, screening, ledger)
 
 
 def _prepare(config: RunConfig, task: Task, place: Path, say: Say, *, resume: bool) -> Prepared:
-    profiles = None
-    if resume:
-        profiles = RunFolder(place).profiles(config.targets, DeviceProfile.from_dict)
+    profiles = _profiles(RunFolder(place), config) if resume else None
     return prepare(config, task, say, profiles=profiles)
+
+
+def _profiles(store: RunFolder, config: RunConfig) -> dict[str, DeviceProfile]:
+    """The device profiles that the run holds, without damaged ones."""
+    found: dict[str, DeviceProfile] = {}
+    for name in config.targets:
+        try:
+            found |= store.profiles([name], DeviceProfile.from_dict)
+        except StoreError as error:
+            set_aside(store, store.path / device_file(name), str(error))
+    return found
 
 
 def _create(config: RunConfig, place: Path) -> RunFolder:
@@ -120,12 +148,26 @@ def _sensitivity(
     """The sensitivity of each group, measured once per run; None without a calibration."""
     if context.calibration is None or not ready.plan.space.per_group:
         return None
-    known = store.sensitivity(Sensitivity.from_dict)
+    known = _known_sensitivity(store, ready.plan)
     if known is not None:
         return known.at
     found = measure_sensitivity(config, task, ready, context.calibration, say)
     store.save_sensitivity(found.to_dict())
     return found.at
+
+
+def _known_sensitivity(store: RunFolder, plan: Plan) -> Sensitivity | None:
+    """What the run holds already; None where it is damaged or of other groups."""
+    try:
+        known = store.sensitivity(Sensitivity.from_dict)
+        lacking = set(plan.space.items) - set(known.counts) if known else set()
+        if not lacking:
+            return known
+        why = f"{SENSITIVITY} lacks {min(lacking)}"
+    except StoreError as error:
+        why = str(error)
+    set_aside(store, store.path / SENSITIVITY, why)
+    return None
 
 
 def _importance(ready: Prepared, context: WorkerContext) -> dict[str, list[float]] | None:
@@ -144,7 +186,7 @@ def _search(
 ) -> None:
     """Tune, then verify and save; on the way out the table is always written."""
     plan = ready.plan
-    file = StudyFile(store.path, plan.objectives)
+    file = StudyFile.mended(store, plan.objectives)
     try:
         searcher = BudgetedOptunaSearch(plan, ledger, file, first, screening)
         if not ledger.over():

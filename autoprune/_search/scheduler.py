@@ -11,14 +11,17 @@ import numpy as np
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
+from autoprune._search.failure import LONGEST
 from autoprune._search.interrupts import Interrupts
 from autoprune._search.ledger import REPORT
 from autoprune._search.plan import Plan
 from autoprune._search.searcher import BudgetedOptunaSearch
 from autoprune._search.watchdog import Watchdog
 from autoprune.budget import Cost
+from autoprune.candidate import Candidate
 from autoprune.cost_fields import is_cost
 from autoprune.pareto import Objective, crowding, non_dominated_rank
+from autoprune.record import TrialRecord
 
 if TYPE_CHECKING:
     from ray.tune.execution.tune_controller import TuneController
@@ -93,6 +96,8 @@ class RungScheduler(FIFOScheduler):
         ends = [objective.sign * objective_end(plan, objective) for objective in plan.objectives]
         dear = plan.objectives[-1].sign * plan.reference[-1]
         self._rungs = Rungs(min(ends[-1], dear), dear)
+        for record in self._ledger.records.values():  # of earlier sessions
+            self._report_again(record)
         self._paused: dict[str, tuple[Trial, int]] = {}
         self._watchdog = Watchdog(searcher)
         self._interrupts = interrupts or Interrupts()
@@ -109,7 +114,7 @@ class RungScheduler(FIFOScheduler):
             return str(TrialScheduler.STOP)
         number = self._searcher.number(trial.trial_id)
         running = self._ledger.running[number]
-        if running.candidate.schedule.milestones()[-1][0] > report.epochs / self._plan.epochs:
+        if not self._is_compared(running.candidate, report.epochs):
             return str(TrialScheduler.CONTINUE)
         rung = len(report.history) - 1
         self._rungs.report(rung, number, self._point(report.metrics, running.predicted))
@@ -156,6 +161,19 @@ class RungScheduler(FIFOScheduler):
         """A paused trial was stopped for good."""
         self._paused.pop(trial.trial_id, None)
 
+    def _is_compared(self, candidate: Candidate, epochs: float) -> bool:
+        """Whether the model is as small by then as it will be."""
+        return candidate.schedule.milestones()[-1][0] <= epochs / self._plan.epochs
+
+    def _report_again(self, record: TrialRecord) -> None:
+        """The points that a trial of an earlier session reported at the rungs."""
+        for rung, entry in enumerate(record.history[: self._plan.rungs]):
+            known = all(is_cost(o.name) or o.name in entry for o in self._plan.objectives)
+            compared = self._is_compared(record.candidate, entry.get("epoch", 0.0))
+            if record.predicted is not None and known and compared:
+                point = self._point(entry, record.predicted)
+                self._rungs.report(rung, record.number, point)
+
     def _point(self, metrics: Mapping[str, float], cost: Cost) -> list[float]:
         values = [
             cost.get(o.name) if is_cost(o.name) else metrics[o.name] for o in self._plan.objectives
@@ -171,7 +189,8 @@ def objective_end(plan: Plan, objective: Objective) -> float:
 def error_of(trial: Trial) -> str:
     """Why Tune gave up a trial: one line, then the error file."""
     try:
-        text = Path(trial.error_file).read_text(encoding="utf-8", errors="replace")
+        with Path(trial.error_file).open(encoding="utf-8", errors="replace") as file:
+            text = file.read(LONGEST)
     except (OSError, TypeError):
         return "the worker process died"
     lines = [line for line in text.splitlines() if not line.startswith("Failure #")]

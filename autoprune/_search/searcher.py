@@ -22,7 +22,15 @@ from autoprune._search.ledger import REPORT, Ledger
 from autoprune._search.plan import Plan
 from autoprune._search.projection import project
 from autoprune._search.screening import PooledProposal, Screening
-from autoprune._search.study import NAME, StudyFile, distributions, make_sampler, replay
+from autoprune._search.study import (
+    BEGUN,
+    NAME,
+    ROUND,
+    StudyFile,
+    distributions,
+    make_sampler,
+    replay,
+)
 from autoprune._search.trainable import SPEC, Spec
 from autoprune.budget import Cost
 from autoprune.candidate import Candidate
@@ -50,7 +58,8 @@ class Proposal:
 class BudgetedOptunaSearch(OptunaSearch):
     """Proposes each candidate within the budget once, and reports each outcome to Optuna.
 
-    `seeds` are tried first, in their order; a resumed run skips those that it has tried. With
+    `seeds` are tried first, in their order; a resumed run skips those that it has tried, and begins
+    with the trials that were interrupted, under their numbers. With
     `screening`, each later trial is the best of many proposals. Optuna's proposals that were not
     chosen are PRUNED in the study's file, with `screened` and their `score` as attributes, and
     hidden from the sampler, which would take them for bad trials. `suggest` answers None while
@@ -67,14 +76,14 @@ class BudgetedOptunaSearch(OptunaSearch):
     ) -> None:
         """Continue the study from the run folder."""
         self._space: dict[str, BaseDistribution]
-        before, cut = replay(file, ledger.records, plan)
+        before = replay(file, ledger.records, plan)
         super().__init__(
             space=distributions(plan),
             metric=[objective.name for objective in plan.objectives],
             mode=["max" if o.direction == "maximize" else "min" for o in plan.objectives],
             sampler=make_sampler(
                 plan.sampler,
-                plan.seed + len(before),
+                plan.seed,
                 concurrent=plan.concurrent,
                 best=lambda: {record.number for record in ledger.front().members},
             ),
@@ -91,14 +100,11 @@ class BudgetedOptunaSearch(OptunaSearch):
         self._cut: set[str] = set()
         self._held: Asked | None = None
         self._uncopied: dict[int, Trial] | None = None
-        again = [
-            Proposal(plan.space.candidate(t.params), t.user_attrs.get("origin", ""))
-            for t in cut
-            if t.params
-        ]
-        tried = {record.origin for record in ledger.records.values()}
-        tried |= {proposal.origin for proposal in again}
-        self._queue = deque([*again, *(seed for seed in seeds if seed.origin not in tried)])
+        self._round = 0
+        self._again = deque(self._interrupted(before))
+        tried = {r.origin for r in ledger.records.values() if r.number < len(before)}
+        tried |= {origin for *_, origin in self._again}
+        self._queue = deque(seed for seed in seeds if seed.origin not in tried)
         if screening is not None:
             screening.resume(ledger.screening)
             for trial in before:
@@ -123,7 +129,10 @@ class BudgetedOptunaSearch(OptunaSearch):
         times = {"screen_s": self._screen_s} if self._screen_s else {}
         self.ledger.start(trial.number, candidate, cost, origin, times)
         self._screen_s = 0.0
+        trial.set_user_attr(BEGUN, True)
         self._copy(trial)
+        if self._plan.concurrent == 1:
+            self._file.flush()  # then an interrupted choice can be told from one that was made
         return {SPEC: Spec(trial.number, candidate, self._plan.seed)}
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
@@ -184,8 +193,22 @@ class BudgetedOptunaSearch(OptunaSearch):
     def save_to_dir(self, checkpoint_dir: str, session_str: str = "default") -> None:
         """Write nothing: the study's file and the records hold everything."""
 
+    def _interrupted(self, before: Iterable[FrozenTrial]) -> list[Asked]:
+        """The trials that ran when an earlier session ended: they begin anew as what they were."""
+        found = []
+        for number, trial in enumerate(before):
+            if trial.state == TrialState.RUNNING:
+                candidate = self._plan.space.candidate(trial.params)
+                own = Trial(self._study, self._study.trials[number]._trial_id)
+                origin = trial.user_attrs.get("origin", "")
+                found.append((own, candidate, self._plan.cost(candidate), origin))
+        return found
+
     def _next(self) -> Asked | None:
         """The next proposal that may be trained; None when none was found in many attempts."""
+        if self._again:
+            return self._again.popleft()
+        self._round = len(self._study.get_trials(deepcopy=False))
         for _ in range(ATTEMPTS):
             if not self._queue and self._screening is not None and self._screening.asks:
                 self._screen(self._screening)
@@ -210,6 +233,7 @@ class BudgetedOptunaSearch(OptunaSearch):
         trial = self._study.ask(fixed_distributions=self._space)
         candidate = self._plan.space.candidate(trial.params)
         origin = queued.origin if queued else self._plan.sampler
+        trial.set_user_attr(ROUND, self._round)
         trial.set_user_attr("candidate", candidate.key)
         trial.set_user_attr("origin", origin)
         if queued is not None and queued.score is not None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import shutil
+import tempfile
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +16,7 @@ import optuna
 import ray
 from ray import tune
 from ray._private import worker as ray_worker
+from ray.tune import TuneError
 
 from autoprune._search.interrupts import Interrupts, handlers_kept
 from autoprune._search.plan import Plan
@@ -21,9 +24,11 @@ from autoprune._search.scheduler import RungScheduler
 from autoprune._search.searcher import BudgetedOptunaSearch
 from autoprune._search.trainable import Context, PruneTrial
 from autoprune.cost.targets import cores
+from autoprune.errors import UsageError, WorkError
 from autoprune.log_level import log_level
+from autoprune.store import TUNE
 
-FOLDER = "tune"
+_LONGEST_FOLDER = 107 - len("/ray/session_2026-01-01_00-00-00_000000_1234567/sockets/plasma_store")
 _ENVIRONMENT = {
     "RAY_AIR_NEW_OUTPUT": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -57,7 +62,7 @@ def run_trials(
             tune.run(
                 tune.with_parameters(PruneTrial, context=context),
                 name=f"from-{len(ledger.records)}",
-                storage_path=str((folder / FOLDER).resolve()),
+                storage_path=str((folder / TUNE).resolve()),
                 search_alg=searcher,
                 scheduler=RungScheduler(plan, searcher, interrupts),
                 num_samples=-1,
@@ -68,8 +73,22 @@ def run_trials(
                 verbose=0,
             )
             interrupts.check(idle=True)
+        except (TuneError, OSError) as error:
+            raise ledger.failure or _work_error(error, folder) from error
         finally:
-            shutil.rmtree(folder / FOLDER, ignore_errors=True)
+            shutil.rmtree(folder / TUNE, ignore_errors=True)
+
+
+def _work_error(error: Exception, folder: Path) -> WorkError:
+    """Why Ray Tune gave up, in one line."""
+    text = str(error).strip()
+    if os.strerror(errno.ENOSPC) in text:
+        return WorkError(
+            f"{folder} cannot be written: the disk is full · free some space, then: autoprune "
+            f"resume {folder}; what was finished is saved"
+        )
+    last = text.splitlines()[-1][:300] if text else type(error).__name__
+    return WorkError(f"Ray Tune stopped: {last} · go on with: autoprune resume {folder}")
 
 
 @contextmanager
@@ -78,8 +97,35 @@ def session(concurrent: int, *, gpus: float = 0.0) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
-    with handlers_kept(), _own_session(concurrent, gpus):
+    with handlers_kept(), _writable_home(), _own_session(concurrent, gpus):
         yield
+
+
+def check_session() -> None:
+    """Raise UsageError where a Ray session could not start here."""
+    folder = os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp"
+    if not ray.is_initialized() and len(os.fsencode(folder)) > _LONGEST_FOLDER:
+        raise UsageError(
+            f"the folder of temporary files must not be longer than {_LONGEST_FOLDER} bytes (Ray's "
+            f"sockets lie in it), got {folder} · set RAY_TMPDIR to a shorter one"
+        )
+
+
+@contextmanager
+def _writable_home() -> Iterator[None]:
+    """A home folder for Ray where the user has none that can be written, as in containers."""
+    before = os.environ.get("HOME")
+    if before and os.access(before, os.W_OK):
+        yield
+        return
+    with tempfile.TemporaryDirectory(prefix="autoprune-home-") as folder:
+        os.environ["HOME"] = folder
+        try:
+            yield
+        finally:
+            os.environ.pop("HOME")
+            if before is not None:
+                os.environ["HOME"] = before
 
 
 @contextmanager

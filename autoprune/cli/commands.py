@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import webbrowser
@@ -39,6 +40,10 @@ app = typer.Typer(
 )
 
 _MAX_DROP = 0.01
+_USER_ERRORS = (
+    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.EEXIST),
+    *(errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG),
+)
 PICK = "knee, fastest, best, trial=N or a limit such as 'latency_ms<=3'"
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="The run's folder.")]
 PickOption = Annotated[str, typer.Option(help=PICK)]
@@ -84,6 +89,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         fail(str(error), USAGE if isinstance(error, UsageError) else FAILED)
     except KeyboardInterrupt:
         fail("stopped", INTERRUPTED)
+    except OSError as error:
+        if error.filename is None or error.errno not in _USER_ERRORS:
+            fail(f"{error} · traceback in {traceback_file(error)}", FAILED)
+        fail(f"{error.filename}: {(error.strerror or '').lower()}", USAGE)
     except Exception as error:  # noqa: BLE001 - the last resort: one line, the rest to a file
         text = " ".join(str(error).split())[:300]
         fail(f"{type(error).__name__}: {text} · traceback in {traceback_file(error)}", FAILED)
@@ -192,12 +201,15 @@ def show(
 def report(
     run: RunArgument,
     show_it: Annotated[bool, typer.Option("--open", help="Open it in the browser.")] = False,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Default: report.html in the run.")
+    ] = None,
 ) -> None:
     """Write the run's report: one HTML file that needs nothing else."""
     from autoprune.report.html import write
     from autoprune.store import RunFolder
 
-    file = write(RunFolder.open(run))
+    file = write(RunFolder.open(run), output)
     say(f"wrote {file}")
     if show_it:
         webbrowser.open(file.resolve().as_uri())

@@ -16,7 +16,7 @@ from autoprune.report.data import RunView
 from autoprune.report.markup import escape
 from autoprune.report.memory import memory
 from autoprune.report.read import read
-from autoprune.store import RunFolder
+from autoprune.store import RunFolder, write_text
 
 PLOTLY = "plotly-basic.min.js.gz"  # scatter, bar and pie; scripts/plotly_bundle takes a newer one
 _HERE = Path(__file__).parent
@@ -26,10 +26,14 @@ _POLICY = (  # the browser itself refuses requests, and scripts other than the t
 )
 
 
-def write(run: RunFolder | str | Path) -> Path:
-    """Write `report.html` into a run folder, finished or in progress; returns its path."""
+def write(run: RunFolder | str | Path, file: str | Path | None = None) -> Path:
+    """Write the report of a run, finished or in progress; returns its path.
+
+    By default as `report.html` into the run's folder.
+    """
     folder = run if isinstance(run, RunFolder) else RunFolder.open(run)
-    return folder.write_report(page(read(folder)))
+    text = page(read(folder))
+    return folder.write_report(text) if file is None else write_text(Path(file), text)
 
 
 def page(view: RunView) -> str:

@@ -8,8 +8,9 @@ fault. Nothing in a run is a pickle.
 
 from __future__ import annotations
 
-from autoprune.store.contents import RECORDS, device_file
+from autoprune.store.contents import RECORDS, SENSITIVITY, device_file
 from autoprune.store.files import write_bytes, write_text
+from autoprune.store.mending import TUNE, mend, set_aside
 from autoprune.store.models import (
     FORMAT,
     RECIPE,
@@ -56,7 +57,9 @@ __all__ = [
     "INT8_REPORT",
     "RECIPE",
     "RECORDS",
+    "SENSITIVITY",
     "STUDY",
+    "TUNE",
     "BlockInfo",
     "DenseReport",
     "DenseTest",
@@ -80,11 +83,13 @@ __all__ = [
     "Spread",
     "device_file",
     "is_model",
+    "mend",
     "read_metrics",
     "read_model",
     "read_quantization",
     "recipe_of",
     "save_model",
+    "set_aside",
     "table_rows",
     "write_bytes",
     "write_metrics",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 import math
 import os
@@ -14,7 +15,7 @@ from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
-from autoprune.errors import AutopruneError, StoreError
+from autoprune.errors import AutopruneError, StoreError, WorkError
 from autoprune.printable import printable
 
 T = TypeVar("T")
@@ -28,7 +29,24 @@ def write_text(path: Path, text: str) -> Path:
 
 
 def write_bytes(path: Path, content: bytes) -> Path:
-    """The same for content that is no text."""
+    """The same for content that is no text. Raises as `unwritable`."""
+    try:
+        return _replaced(path, content)
+    except OSError as error:
+        raise unwritable(path, error) from error
+
+
+def unwritable(path: Path, error: OSError) -> AutopruneError:
+    """WorkError for a full disk, StoreError for what cannot be written at all, in one line."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return WorkError(
+            f"{path} cannot be written: the disk is full · free some space and run the same "
+            "command again, a search with: autoprune resume; what was finished is saved"
+        )
+    return StoreError(f"{path} cannot be written: {error.strerror or error}")
+
+
+def _replaced(path: Path, content: bytes) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:

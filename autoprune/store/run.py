@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -66,6 +66,30 @@ class RunFolder(RunContents):
         return folder
 
     @staticmethod
+    @contextmanager
+    def claim(path: str | Path) -> Iterator[None]:
+        """Hold a new or empty folder for a run to be made in it; it is gone if none was made.
+
+        Raises StoreError where the folder is not free, cannot be made, or is held by another.
+        """
+        RunFolder.check_free(path)
+        folder = RunFolder(path)
+        missing = [each for each in (folder.path, *folder.path.parents) if not each.exists()]
+        try:
+            folder.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StoreError(f"{path} cannot be made: {error.strerror}") from error
+        try:
+            with folder.writing():
+                yield
+        finally:
+            if not RunFolder.is_run(path):
+                (folder.path / LOCK).unlink(missing_ok=True)
+                for each in missing:
+                    with suppress(OSError):  # another has written there meanwhile
+                        each.rmdir()
+
+    @staticmethod
     def check_free(path: str | Path) -> None:
         """Raise StoreError unless a run can be made here: the folder is new or empty."""
         folder = RunFolder(path)
@@ -76,7 +100,8 @@ class RunFolder(RunContents):
                 f"{path} holds another run · choose another output folder, or resume it with: "
                 f"autoprune resume {path}"
             )
-        if folder.path.exists() and any(folder.path.iterdir()):
+        others = folder.path.iterdir() if folder.path.exists() else ()
+        if any(each.name != LOCK for each in others):
             raise StoreError(f"{path} is not empty · choose another output folder")
 
     @staticmethod
@@ -174,6 +199,11 @@ class RunFolder(RunContents):
         if not folder.resolve().is_relative_to((self.path / lines.MODELS).resolve()):
             raise StoreError(f"{folder} lies outside {self.path / lines.MODELS}")
         return folder
+
+    def model_bytes(self, record: TrialRecord) -> int:
+        """What a record's saved model takes on disk."""
+        files = self.model_folder(record).glob("*") if record.artifact else ()
+        return sum(file.stat().st_size for file in files if file.is_file())
 
     def newest_model(self, record: TrialRecord) -> Path:
         """Where its retrained model (of the first seed) is saved, or else its own."""

@@ -19,7 +19,7 @@ from torch import nn
 from autoprune.errors import TaskError
 from autoprune.tasks import checkpoints
 from autoprune.tasks.base import Task
-from autoprune.tasks.folders import DATA_VARIABLE, cache_folder
+from autoprune.tasks.folders import DATA_VARIABLE, cache_folder, check_writable
 from autoprune.tasks.origin import Origin, origin_of
 
 BUILT_IN: dict[str, str] = {
@@ -140,6 +140,7 @@ def _cached_or_trained(task: Task, model: nn.Module, cache: Path) -> None:
         log.info("dense model of %s from %s (delete the file to train it again)", name, path)
         checkpoints.load(model, path, task=name)
         return
+    check_writable(path.parent)
     log.info("%s has no checkpoint: its dense model is trained once and kept in %s", name, path)
     task.train_dense(model, seed=_DENSE_SEED)
     checkpoints.save(model, path)
