@@ -153,6 +153,7 @@ class SearchOptions(TypedDict, total=False):
     equal_failures: int
     keep: str
     max_disk: str | None
+    ray: Mapping[str, Any]
 
 
 def search(

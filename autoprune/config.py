@@ -91,6 +91,21 @@ class DeviceConfig(_Section):
     batch: Annotated[Count, _Batch] = 1
 
 
+class RayConfig(_Section):
+    """Where trials are trained: in a Ray session of this machine, or in a cluster.
+
+    `address` is that of a running cluster as `ray.init` takes it (`auto`, `host:port`); by default
+    what the environment variable RAY_ADDRESS says. `runtime_env` is what its workers get, such as
+    `{working_dir: .}` with the task's file. `resources_per_trial` are Ray's, such as `{cpu: 4,
+    gpu: 1}`. `storage` is a folder that all nodes share, or a URL, for the states of paused trials.
+    """
+
+    address: Text | None = None
+    runtime_env: dict[str, Any] = {}
+    resources_per_trial: dict[str, Annotated[float, BeforeValidator(_whole), Field(ge=0)]] = {}
+    storage: Text | None = None
+
+
 class SearchConfig(_Section):
     """How the search goes; it stops at `trials`, `total_epochs` or `minutes`, what comes first.
 
@@ -117,6 +132,7 @@ class SearchConfig(_Section):
     equal_failures: Natural = 5
     keep: Literal["front", "all"] = "front"
     max_disk: str | None = None
+    ray: RayConfig = RayConfig()
 
 
 class RunConfig(_Section):

@@ -47,6 +47,7 @@ search:
   # equal_failures: 5          # trials in a row that fail alike, after which the search stops
   keep: front                  # models that stay on disk: the front's with its next best, or all
   # max_disk: 5 GB             # how much they may take
+  # ray: {{address: auto}}       # train in a running Ray cluster (docs/cluster.md)
   screen: 32                   # proposals scored before training for each one trained; 0 = none
 
 # output: results/my-run       # default: results/<task>-<date-time>

@@ -67,7 +67,7 @@ def test_defaults_are_those_of_the_documentation(write) -> None:
             "search: []",
             "budget.yaml: search must hold keys (sampler, objectives, levels, trials, "
             "total_epochs, minutes, epochs, rungs, concurrent, seed, calibration_samples, "
-            "screen, trial_timeout, equal_failures, keep, max_disk), got []",
+            "screen, trial_timeout, equal_failures, keep, max_disk, ray), got []",
         ),
         (
             "search: {concurrent: 10000}",
@@ -78,6 +78,7 @@ def test_defaults_are_those_of_the_documentation(write) -> None:
         ("search: {rungs: 2000}", "budget.yaml: search.rungs: must be at most 20 ("),
         ("search: {seed: 4294967296}", "budget.yaml: search.seed: must be at most 4.29497e+09 (32"),
         ("search: {keep: some}", "budget.yaml: search.keep: must be 'front' or 'all', got 'some'"),
+        ("search: {ray: {adress: auto}}", "budget.yaml: search.ray.adress is not a key · nearest"),
         ("device: {batch: 1000000000}", "budget.yaml: device.batch: must be at most 65536 ("),
         ('output: ""', "budget.yaml: output: must not be empty, nor hold a null byte, got ''"),
         ('data: "a\\0b"', "budget.yaml: data: must not be empty, nor hold a null byte"),

@@ -65,7 +65,7 @@ class Running:
 class Ledger:
     """Turns reports into records on disk, counts them, and decides when the search is over.
 
-    Every record is written to disk before it is used; `failure` is why that could not be done. `screening` is the cost of screening so far
+    Every record is written to disk before it is used; `failure` is why that could not be done.
     (see `screening.ScreeningCost`), saved with the state.
     """
 
@@ -97,6 +97,7 @@ class Ledger:
         self._started = time.monotonic() if since is None else since
         self._ends: list[float] = []
         self._alike: list[str] = []
+        self._failed_at = 0.0
         self._closed = False
         self.failure: AutopruneError | None = None
         self._shown: tuple[tuple[Mapping[str, float], ...], float | None] = ((), None)
@@ -187,7 +188,7 @@ class Ledger:
             optimizer=last.optimizer,
         )
         self._write(record)
-        self._count_failure(record)
+        self._count_failure(record, running.started)
         self._ends.append(time.monotonic())
         self._front = self._front_of([*self._front.members, record])
         self._show_front()
@@ -341,11 +342,17 @@ class Ledger:
         walls = sum(record.times.get("wall_s", 0.0) for record in self.records.values())
         return walls / self.plan.concurrent
 
-    def _count_failure(self, record: TrialRecord) -> None:
-        """Keep the first lines of the failures in a row that are alike but for their numbers."""
+    def _count_failure(self, record: TrialRecord, started: float) -> None:
+        """Keep the first lines of the failures in a row that are alike but for their numbers.
+
+        What ran when the last one failed does not count: a lost node takes several with it.
+        """
         if record.state != "failed":
             self._alike.clear()
             return
+        if self._alike and started < self._failed_at:
+            return
+        self._failed_at = time.monotonic()
         first = (record.error or "no reason known").splitlines()[0]
         if self._alike and _NUMBER.sub("", self._alike[-1]) != _NUMBER.sub("", first):
             self._alike.clear()

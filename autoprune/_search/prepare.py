@@ -221,7 +221,8 @@ def make_context(
         say("calibration statistics")
         calibration = _calibration(config, task, ready)
     say("the arithmetic of training")
-    threads = threads_for(config.search.concurrent)
+    cpus = config.search.ray.resources_per_trial.get("cpu")
+    threads = threads_for(config.search.concurrent) if cpus is None else max(1, int(cpus))
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:

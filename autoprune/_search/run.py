@@ -191,7 +191,8 @@ def _search(
         searcher = BudgetedOptunaSearch(plan, ledger, file, first, screening)
         if not ledger.over():
             gpus = 1.0 / plan.concurrent if ready.training_device == "cuda" else 0.0
-            run_trials(plan, context, searcher, store.path, gpus=gpus)
+            cluster = store.config.search.ray
+            run_trials(plan, context, searcher, store.path, gpus=gpus, cluster=cluster)
         if ledger.stuck is not None:
             raise WorkError(_stuck(store, ledger.stuck, plan.limits.equal_failures))
         where = dict.fromkeys(target.where for target in ready.targets if not target.is_offline)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import math
 import os
 import shutil
 import tempfile
@@ -18,13 +19,15 @@ from ray import tune
 from ray._private import worker as ray_worker
 from ray.tune import TuneError
 
+from autoprune._search.cluster import Delivery, address_of, check_rungs
 from autoprune._search.interrupts import Interrupts, handlers_kept
 from autoprune._search.plan import Plan
 from autoprune._search.scheduler import RungScheduler
 from autoprune._search.searcher import BudgetedOptunaSearch
 from autoprune._search.trainable import Context, PruneTrial
+from autoprune.config import RayConfig
 from autoprune.cost.targets import cores
-from autoprune.errors import UsageError, WorkError
+from autoprune.errors import UsageError, WorkError, first_line
 from autoprune.log_level import log_level
 from autoprune.store import TUNE
 
@@ -43,7 +46,13 @@ _ENVIRONMENT = {
 
 
 def run_trials(
-    plan: Plan, context: Context, searcher: BudgetedOptunaSearch, folder: Path, *, gpus: float = 0.0
+    plan: Plan,
+    context: Context,
+    searcher: BudgetedOptunaSearch,
+    folder: Path,
+    *,
+    gpus: float = 0.0,
+    cluster: RayConfig | None = None,
 ) -> None:
     """Train trials until the searcher is finished; returns when every one is recorded.
 
@@ -51,32 +60,52 @@ def run_trials(
     `folder`/tune, which is removed at the end, also after an error. SIGTERM and SIGHUP end it with
     Terminated, once the running trials have finished or the grace time is over.
     """
-    interrupts, ledger = Interrupts(), searcher.ledger
+    cluster = cluster or RayConfig()
+    interrupts = Interrupts()
     with (
         _environment(plan.concurrent),
         quiet(),
-        session(plan.concurrent, gpus=gpus),
+        session(plan.concurrent, gpus=gpus, cluster=cluster) as is_joined,
         interrupts.listening(),  # inside: a Ray that starts sets handlers of its own
     ):
         try:
-            tune.run(
-                tune.with_parameters(PruneTrial, context=context),
-                name=f"from-{len(ledger.records)}",
-                storage_path=str((folder / TUNE).resolve()),
-                search_alg=searcher,
-                scheduler=RungScheduler(plan, searcher, interrupts),
-                num_samples=-1,
-                resources_per_trial={"cpu": 1, "gpu": gpus},
-                reuse_actors=True,
-                raise_on_failed_trial=False,
-                trial_dirname_creator=lambda trial: trial.trial_id,
-                verbose=0,
-            )
+            if is_joined:
+                context.delivery = Delivery.open(folder.resolve())
+                check_rungs(context.delivery, plan.rungs, cluster.storage)
+            _tune(plan, context, searcher, folder, interrupts, _resources(cluster, gpus), cluster)
             interrupts.check(idle=True)
         except (TuneError, OSError) as error:
-            raise ledger.failure or _work_error(error, folder) from error
+            raise searcher.ledger.failure or _work_error(error, folder) from error
         finally:
             shutil.rmtree(folder / TUNE, ignore_errors=True)
+
+
+def _tune(
+    plan: Plan,
+    context: Context,
+    searcher: BudgetedOptunaSearch,
+    folder: Path,
+    interrupts: Interrupts,
+    resources: dict[str, float],
+    cluster: RayConfig,
+) -> None:
+    tune.run(
+        tune.with_parameters(PruneTrial, context=context),
+        name=f"{folder.name}-from-{len(searcher.ledger.records)}",
+        storage_path=cluster.storage or str((folder / TUNE).resolve()),
+        search_alg=searcher,
+        scheduler=RungScheduler(plan, searcher, interrupts),
+        num_samples=-1,
+        resources_per_trial=resources,
+        reuse_actors=True,
+        raise_on_failed_trial=False,
+        trial_dirname_creator=lambda trial: trial.trial_id,
+        verbose=0,
+    )
+
+
+def _resources(cluster: RayConfig, gpus: float) -> dict[str, float]:
+    return {"cpu": 1, "gpu": gpus, **cluster.resources_per_trial}
 
 
 def _work_error(error: Exception, folder: Path) -> WorkError:
@@ -92,13 +121,65 @@ def _work_error(error: Exception, folder: Path) -> WorkError:
 
 
 @contextmanager
-def session(concurrent: int, *, gpus: float = 0.0) -> Iterator[None]:
-    """A Ray session with one CPU slot per trial; one that is running already is used and kept."""
+def session(
+    concurrent: int, *, gpus: float = 0.0, cluster: RayConfig | None = None
+) -> Iterator[bool]:
+    """A Ray session; whether it is of a cluster, or was there before, and is left running.
+
+    One that is running in this process is used and kept; then the cluster's address; else one is
+    started here with a CPU slot per trial.
+    """
+    cluster = cluster or RayConfig()
+    address = address_of(cluster)
     if ray.is_initialized():
-        yield
+        yield len(ray.nodes()) > 1
         return
-    with handlers_kept(), _writable_home(), _own_session(concurrent, gpus):
+    with handlers_kept(), _writable_home(), _workers_silent():
+        _join(address, cluster) if address else _start(concurrent, gpus, cluster)
+        try:
+            yield address is not None
+        finally:
+            ray.shutdown()
+
+
+def _join(address: str, cluster: RayConfig) -> None:
+    try:
+        ray.init(
+            address=address,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            runtime_env=cluster.runtime_env or None,
+        )
+    except (ConnectionError, ValueError, TimeoutError) as error:
+        raise UsageError(
+            f"no Ray cluster answers at {address}: {first_line(error)} · start one with ray start "
+            "--head, or leave search.ray.address and RAY_ADDRESS out"
+        ) from error
+
+
+def _start(concurrent: int, gpus: float, cluster: RayConfig) -> None:
+    threads = {name: str(threads_for(concurrent)) for name in _THREADS}
+    own = cluster.runtime_env
+    ray.init(
+        address="local",
+        num_cpus=math.ceil(concurrent * cluster.resources_per_trial.get("cpu", 1)),
+        num_gpus=1 if gpus else 0,
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+        runtime_env={**own, "env_vars": {**threads, **own.get("env_vars", {})}},
+    )
+
+
+@contextmanager
+def _workers_silent() -> Iterator[None]:
+    """Failures of workers are in the records, not on the screen."""
+    printing = ray_worker._worker_logs_enabled
+    ray_worker._worker_logs_enabled = False
+    try:
         yield
+    finally:
+        ray_worker._worker_logs_enabled = printing
 
 
 def check_session() -> None:
@@ -126,25 +207,6 @@ def _writable_home() -> Iterator[None]:
             os.environ.pop("HOME")
             if before is not None:
                 os.environ["HOME"] = before
-
-
-@contextmanager
-def _own_session(concurrent: int, gpus: float) -> Iterator[None]:
-    ray.init(
-        num_cpus=concurrent,
-        num_gpus=1 if gpus else 0,
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-        runtime_env={"env_vars": {name: str(threads_for(concurrent)) for name in _THREADS}},
-    )
-    printing = ray_worker._worker_logs_enabled
-    ray_worker._worker_logs_enabled = False  # failures of workers are in the records
-    try:
-        yield
-    finally:
-        ray.shutdown()
-        ray_worker._worker_logs_enabled = printing
 
 
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from autoprune._search.cluster import Delivery
 from autoprune._search.ledger import Report
 from autoprune._search.trainable import Spec
 from autoprune.graph import PruningGraph
@@ -25,7 +26,8 @@ class WorkerContext:
 
     The dense model is sent as its `weights` and built by the task in each worker. `milestones`
     are the epochs of the evaluations, the last one the end. Finished models are saved into the run
-    folder `path`; `task_reference` and `task_args` go into their recipes.
+    folder `path`, in a cluster by `delivery`; `task_reference` and `task_args` go into their
+    recipes.
     """
 
     task: Task
@@ -39,6 +41,7 @@ class WorkerContext:
     threads: int = 1
     device: str = "cpu"
     precision: Precision | None = None
+    delivery: Delivery | None = None
     dense: nn.Module | None = field(default=None, init=False)
 
     def prepare(self) -> None:
@@ -118,6 +121,7 @@ class RecoveryTrial:
             ignored_layers=self._context.task.ignored_layers,
             num_heads=self._context.task.num_heads,
         )
-        return RunFolder(Path(self._context.path)).save_model(
-            self._spec.number, self._run.model, recipe
-        )
+        number, model = self._spec.number, self._run.model
+        if self._context.delivery is not None:
+            return self._context.delivery.save(number, model, recipe)
+        return RunFolder(Path(self._context.path)).save_model(number, model, recipe)

@@ -120,6 +120,26 @@ def save_model(path: Path, model: nn.Module, recipe: Recipe) -> None:
         raise
 
 
+def receive_model(path: Path, files: Mapping[str, bytes]) -> None:
+    """Write a model's recipe and weights that were saved elsewhere; it appears whole or not at all.
+
+    Raises StoreError for other files than these two.
+    """
+    if set(files) != {RECIPE, WEIGHTS}:
+        raise StoreError(f"a model holds {RECIPE} and {WEIGHTS}, got {', '.join(sorted(files))}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    try:
+        for name, content in files.items():
+            (beside / name).write_bytes(content)
+        beside.chmod(0o755)
+        shutil.rmtree(path, ignore_errors=True)
+        beside.rename(path)
+    except BaseException:
+        shutil.rmtree(beside, ignore_errors=True)
+        raise
+
+
 def read_model(path: str | Path) -> tuple[Recipe, dict[str, torch.Tensor]]:
     """A saved model's recipe and its full state dict.
 

@@ -98,6 +98,7 @@ class ToyBench:
     log: str | None = None
     sleep_s: float = 0.0
     hangs: tuple[int, ...] = ()
+    delivery: object = None
 
     def prepare(self) -> None:
         self._note("actor")
