@@ -97,6 +97,6 @@ def check_rungs(delivery: Delivery, rungs: int, storage: str | None) -> None:
     if blind:
         raise UsageError(
             "search.rungs needs a folder that all nodes see for paused trials, but "
-            f"{blind[0]} does not see the run · set search.ray.storage to a shared folder or a URL, or "
-            "search.rungs to 0"
+            f"{blind[0]} does not see the run · set search.ray.storage to a shared folder or a "
+            "URL, or search.rungs to 0"
         )

@@ -8,6 +8,7 @@ import json
 import math
 import os
 import tempfile
+import zlib
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
@@ -19,6 +20,7 @@ from autoprune.errors import AutopruneError, StoreError, WorkError
 from autoprune.printable import printable
 
 T = TypeVar("T")
+CHECKSUM = "crc32"
 _DAMAGE = (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError)
 _LONGEST = 80  # of a value that an error shows
 
@@ -63,8 +65,30 @@ def _replaced(path: Path, content: bytes) -> Path:
 
 
 def write_json(path: Path, content: object) -> Path:
-    """Replace a JSON file in one step; dataclasses become mappings."""
-    return write_text(path, json.dumps(plain(content), indent=2, allow_nan=False) + "\n")
+    """Replace a JSON file in one step; dataclasses become mappings, with a checksum."""
+    found = plain(content)
+    found = with_checksum(found) if isinstance(found, dict) else found
+    return write_text(path, json.dumps(found, indent=2, allow_nan=False) + "\n")
+
+
+def with_checksum(content: Mapping[str, Any]) -> dict[str, Any]:
+    """The same with the key `CHECKSUM`, by which `parse_json` finds damage.
+
+    It is no protection against whoever wants to change the file.
+    """
+    return {**content, CHECKSUM: _checksum(content)}
+
+
+def _check(content: object, place: str) -> None:
+    """Remove the checksum, if there is one. Raises StoreError where it is another's."""
+    found = content.pop(CHECKSUM, None) if isinstance(content, dict) else None
+    if found is not None and found != _checksum(content):
+        raise StoreError(f"{place} is damaged: its checksum differs")
+
+
+def _checksum(content: object) -> str:
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"))
+    return f"{zlib.crc32(text.encode()):08x}"
 
 
 def read_json(path: Path) -> Any:
@@ -86,9 +110,13 @@ def check_regular(path: Path) -> None:
 
 
 def parse_json(text: str, place: str) -> Any:
-    """JSON with finite numbers only, its strings without control characters."""
+    """JSON with finite numbers only, its strings without control characters.
+
+    A checksum (see `with_checksum`) is compared and removed. Raises StoreError.
+    """
     try:
         content = json.loads(text, parse_float=_finite, parse_constant=_finite)
+        _check(content, place)
         return printable(content)
     except (ValueError, RecursionError) as error:
         raise StoreError(f"{place} is damaged: {first_line(error)}") from error

@@ -17,7 +17,7 @@ from autoprune.budget import Cost
 from autoprune.cost_fields import cost_fields, field_at
 from autoprune.errors import StoreError
 from autoprune.record import State, TrialRecord
-from autoprune.store.files import check_regular, checked, parse_json, unwritable
+from autoprune.store.files import check_regular, checked, parse_json, unwritable, with_checksum
 from autoprune.store.values import CandidateValue
 
 MODELS = "models"
@@ -58,7 +58,7 @@ class _Line(BaseModel):
 
 def append(file: Path, record: TrialRecord) -> None:
     """Add a record; on disk when this returns."""
-    line = json.dumps(record.to_dict(), separators=(",", ":"), allow_nan=False)
+    line = json.dumps(with_checksum(record.to_dict()), separators=(",", ":"), allow_nan=False)
     try:
         with file.open("a", encoding="utf-8", newline="\n") as out:
             out.write(line + "\n")

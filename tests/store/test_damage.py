@@ -179,6 +179,7 @@ def test_a_value_of_another_type_is_refused_or_harmless(
     """Each key in turn holds junk: the run is read, or refused in one line; nothing else."""
     path = run.path / file
     whole = json.loads(path.read_text())
+    del whole["crc32"]  # as whoever makes such a file would
     refusals = 0
     for place in keys_of(whole):
         content = json.loads(json.dumps(whole))
@@ -194,6 +195,20 @@ def test_a_value_of_another_type_is_refused_or_harmless(
             assert "\n" not in refusal
     if junk is not None and file != "environment.json":
         assert refusals
+
+
+@pytest.mark.parametrize("file", [*FILES[1:], "records.jsonl"])
+def test_a_digit_that_changed_is_found(run: RunFolder, file: str) -> None:
+    """Whatever is still of its type, and would show another result."""
+    path = run.path / file
+    whole = path.read_text()
+    digits = [place for place, sign in enumerate(whole) if sign.isdigit()]
+    for place in digits[:-8:3]:  # the last ones are the checksum's
+        changed = str((int(whole[place]) + 1) % 10)
+        path.write_text(whole[:place] + changed + whole[place + 1 :])
+        refusal = refused(run)
+        assert refusal is not None
+        assert file in refusal
 
 
 @pytest.mark.parametrize("key", ["number", "seed"])
