@@ -30,7 +30,8 @@ from pydantic import (
 from autoprune.budget import Budget, size_in_bytes
 from autoprune.cost_fields import DEVICE_NAME, by_device, on_device
 from autoprune.errors import BudgetError, ConfigError
-from autoprune.limited_yaml import parse_yaml, read_yaml, shown
+from autoprune.limited_yaml import parse_yaml, read_yaml
+from autoprune.printable import shown
 from autoprune.space import SearchSpace
 
 

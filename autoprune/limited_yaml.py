@@ -7,7 +7,6 @@ bounded before anything is built, and whatever is wrong is one ConfigError line.
 from __future__ import annotations
 
 import re
-import reprlib
 from collections.abc import Hashable
 from pathlib import Path
 from typing import Any
@@ -21,18 +20,6 @@ _MAX_DEPTH = 40
 _MAX_VALUES = 100_000  # with every alias written out
 _MAX_INTEGER = 10**100
 _ERRORS = (ValueError, TypeError, OverflowError, RecursionError, AttributeError, KeyError)
-_SHORT = reprlib.Repr()
-_SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 80
-_SHORT.maxdict = _SHORT.maxlist = _SHORT.maxlevel = 6
-
-
-def shown(value: object) -> str:
-    """A value as an error shows it: bounded, however large or nested it is.
-
-    >>> shown("a" * 1000)[:4], len(shown("a" * 1000)), shown({"x": [1]})
-    ("'aaa", 80, "{'x': [1]}")
-    """
-    return " ".join(_SHORT.repr(value).split())
 
 
 def read_yaml(file: Path, place: str | None = None) -> Any:

@@ -1,12 +1,18 @@
-"""Text that cannot steer a terminal."""
+"""Text that can be shown: without control characters, and bounded."""
 
 from __future__ import annotations
 
 import re
+import reprlib
 from typing import Any
 
 # C0 without tab and newline, DEL, C1, and what turns the direction of writing
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+
+
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 80
+_SHORT.maxdict = _SHORT.maxlist = _SHORT.maxlevel = 6
 
 
 def printable(value: Any) -> Any:
@@ -22,3 +28,12 @@ def printable(value: Any) -> Any:
     if isinstance(value, dict):
         return {printable(key): printable(item) for key, item in value.items()}
     return value
+
+
+def shown(value: object) -> str:
+    """A value as an error shows it: bounded, however large or nested it is.
+
+    >>> shown("a" * 1000)[:4], len(shown("a" * 1000)), shown({"x": [1]})
+    ("'aaa", 80, "{'x': [1]}")
+    """
+    return " ".join(_SHORT.repr(value).split())

@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 from autoprune.candidate import BY_OPTIMIZER, IMPORTANCES, OPTIMIZERS
 from autoprune.errors import ConfigError
+from autoprune.printable import shown
 from autoprune.schedule import KINDS
 
 RATIO = "ratio"
@@ -64,7 +65,7 @@ class Parameter:
         if self.choices:
             if value not in self.choices:
                 known = ", ".join(str(choice) for choice in self.choices)
-                raise ValueError(f"{self.name} can be {known}, got {value!r}")
+                raise ValueError(f"{self.name} can be {known}, got {shown(value)}")
             return value
         bounded = min(max(float(value), self.low), self.high)
         return round(bounded) if self.integer else bounded
@@ -87,12 +88,12 @@ class _Knob:
         """The value in its own type; ConfigError where it does not fit."""
         if self.kind == "switch":
             if not isinstance(value, bool):
-                raise ConfigError(f"{place} must be true or false, got {value!r}")
+                raise ConfigError(f"{place} must be true or false, got {shown(value)}")
             return value
         if self.kind == "word":
             if value not in self.words:
                 raise ConfigError(
-                    f"{place} must be one of {', '.join(self.words)}, got {value!r}"
+                    f"{place} must be one of {', '.join(self.words)}, got {shown(value)}"
                     + _nearest(str(value), self.words)
                 )
             return str(value)
@@ -102,10 +103,10 @@ class _Knob:
         number = _as_number(value)
         if number is None or (self.kind == "integer" and number != int(number)):
             noun = "a whole number" if self.kind == "integer" else "a number"
-            raise ConfigError(f"{place} must be {noun}{self.besides}, got {value!r}")
+            raise ConfigError(f"{place} must be {noun}{self.besides}, got {shown(value)}")
         too_low = number < self.low or (self.open_low and number == self.low)
         if too_low or number > self.high or (self.open_high and number == self.high):
-            raise ConfigError(f"{place} must lie in {self._interval()}, got {value!r}")
+            raise ConfigError(f"{place} must lie in {self._interval()}, got {shown(value)}")
         return int(number) if self.kind == "integer" else number
 
     def _interval(self) -> str:
@@ -265,7 +266,7 @@ def _read_depth(written: Any, place: str) -> float:
         return float(_DEPTH.default) if written else 0.0
     if not isinstance(written, Mapping):
         raise ConfigError(
-            f"{place} must be true, false or a mapping such as {{max: 0.7}}, got {written!r}"
+            f"{place} must be true, false or a mapping such as {{max: 0.7}}, got {shown(written)}"
         )
     _known(written, ("max",), place)
     return float(_DEPTH.check(written.get("max", _DEPTH.default), f"{place}.max"))
@@ -287,7 +288,7 @@ def _nearest(word: str, known: Iterable[str]) -> str:
 
 def _mapping(value: Any, place: str) -> Mapping[str, Any]:
     if not isinstance(value, Mapping):
-        raise ConfigError(f"{place} must be a mapping of keys to values, got {value!r}")
+        raise ConfigError(f"{place} must be a mapping of keys to values, got {shown(value)}")
     return value
 
 
@@ -334,7 +335,7 @@ def _read_range(name: str, value: Mapping[str, Any], place: str) -> Value | Para
     high = float(knob.check(value["max"], f"{place}.max"))
     log = value.get("log", False)
     if not isinstance(log, bool):
-        raise ConfigError(f"{place}.log must be true or false, got {log!r}")
+        raise ConfigError(f"{place}.log must be true or false, got {shown(log)}")
     if low > high:
         raise ConfigError(f"{place}: min must not be above max, got min={low:g}, max={high:g}")
     if log and low <= 0.0:

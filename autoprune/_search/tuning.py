@@ -10,7 +10,7 @@ import shutil
 import tempfile
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import optuna
@@ -24,6 +24,7 @@ from autoprune._search.interrupts import Interrupts, handlers_kept
 from autoprune._search.plan import Plan
 from autoprune._search.scheduler import RungScheduler
 from autoprune._search.searcher import BudgetedOptunaSearch
+from autoprune._search.sharing import shared_tensors
 from autoprune._search.trainable import Context, PruneTrial
 from autoprune.config import RayConfig
 from autoprune.cost.targets import cores
@@ -89,8 +90,12 @@ def _tune(
     resources: dict[str, float],
     cluster: RayConfig,
 ) -> None:
+    # where nodes are other machines, each gets its own copy
+    alone = context.delivery is None
+    with shared_tensors(folder.resolve() / TUNE / "shared") if alone else nullcontext():
+        trainable = tune.with_parameters(PruneTrial, context=context)
     tune.run(
-        tune.with_parameters(PruneTrial, context=context),
+        trainable,
         name=f"{folder.name}-from-{len(searcher.ledger.records)}",
         storage_path=cluster.storage or str((folder / TUNE).resolve()),
         search_alg=searcher,

@@ -194,7 +194,7 @@ def test_a_killed_search_goes_on_and_tries_again_what_was_running(folder: RunFol
     assert resumed.searcher.suggest("more") == Searcher.FINISHED
 
 
-class Killed(Exception):
+class Killed(Exception):  # noqa: N818
     """Stands for a kill of the process."""
 
 
