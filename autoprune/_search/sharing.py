@@ -16,7 +16,6 @@ import torch
 from torch import Tensor
 
 LEAST_BYTES = 1 << 20
-_Packed = tuple[str, int, torch.dtype, torch.Size, tuple[int, ...], int]
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """Trials that really run in Ray's processes."""
 
+import errno
 import os
 import signal
 import subprocess
@@ -16,7 +17,9 @@ import toy
 from autoprune._search import tuning, watchdog
 from autoprune._search.plan import Limits
 from autoprune._search.study import NAME
-from autoprune.store import RunFolder
+from autoprune.errors import UsageError, WorkError
+from autoprune.record import TrialRecord
+from autoprune.store import RunFolder, files
 
 ray.cloudpickle.register_pickle_by_value(toy)
 
@@ -36,6 +39,29 @@ def test_cores_are_those_of_the_process_or_else_of_the_machine(
     monkeypatch.delattr(os, "sched_getaffinity")
     monkeypatch.setattr(os, "cpu_count", lambda: 8)
     assert (tuning.cores(), tuning.threads_for(2)) == (8, 4)
+
+
+def test_a_long_folder_of_temporary_files_is_refused_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setenv("RAY_TMPDIR", "/tmp/" + "x" * 100)
+    with pytest.raises(UsageError, match="set RAY_TMPDIR to a shorter one"):
+        tuning.check_session()
+    monkeypatch.setenv("RAY_TMPDIR", "/tmp")
+    tuning.check_session()
+
+
+def test_ray_gets_a_home_where_the_user_has_none(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "none"))
+    with tuning._writable_home():
+        assert os.access(os.environ["HOME"], os.W_OK)
+    assert os.environ["HOME"] == str(tmp_path / "none")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with tuning._writable_home():
+        assert os.environ["HOME"] == str(tmp_path)
 
 
 def test_trials_that_break_and_workers_that_die_do_not_end_the_search(folder: RunFolder) -> None:
@@ -92,6 +118,28 @@ def test_trials_that_all_fail_alike_end_the_search(folder: RunFolder) -> None:
     again = toy.run_toy(folder, toy.make_plan(limits=Limits(trials=ledger.done + 2)))
     assert again.stuck is None
     assert again.done == ledger.done + 2
+
+
+def test_a_full_disk_is_one_line_and_nothing_is_lost(
+    folder: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    append = RunFolder.append
+
+    def failing(run: RunFolder, record: TrialRecord) -> None:
+        if record.number >= 3:
+            full = OSError(errno.ENOSPC, "No space left on device")
+            raise files.unwritable(run.path / "records.jsonl", full) from full
+        append(run, record)
+
+    plan = toy.make_plan(limits=Limits(trials=6))
+    with monkeypatch.context() as patch:
+        patch.setattr(RunFolder, "append", failing)
+        with pytest.raises(WorkError, match=r"records\.jsonl cannot be written: the disk is full"):
+            toy.run_toy(folder, plan)
+    before = folder.records()
+    ledger = toy.run_toy(folder, plan)
+    assert ledger.done == 6
+    assert folder.records()[: len(before)] == before
 
 
 @pytest.mark.slow
