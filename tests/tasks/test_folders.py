@@ -24,5 +24,5 @@ def test_a_user_without_a_home_is_told_what_to_set(monkeypatch: pytest.MonkeyPat
 
     monkeypatch.delenv("AUTOPRUNE_CACHE", raising=False)
     monkeypatch.setattr(folders.Path, "home", no_home)
-    with pytest.raises(TaskError, match="no home folder · set .* AUTOPRUNE_CACHE"):
+    with pytest.raises(TaskError, match=r"no home folder · set .* AUTOPRUNE_CACHE"):
         folders.cache_folder()
