@@ -84,6 +84,8 @@ class Ledger:
         self.plan = plan
         self.folder = folder
         self.records: dict[int, TrialRecord] = {r.number: r for r in folder.records()}
+        self._counts = Counter(record.state for record in self.records.values())
+        self._slowest_s = max(map(_busy_s, self.records.values()), default=None)
         self.running: dict[int, Running] = {}
         self._progress = progress or NullProgress()
         self._numbers = {
@@ -112,7 +114,7 @@ class Ledger:
     @property
     def counts(self) -> Counter[State]:
         """How many records are in each state."""
-        return Counter(record.state for record in self.records.values())
+        return self._counts
 
     @property
     def done(self) -> int:
@@ -233,11 +235,9 @@ class Ledger:
         """The longest time from one report of a trial to the next."""
         if self.plan.limits.trial_timeout_s is not None:
             return self.plan.limits.trial_timeout_s
-        ended = [r for r in self.records.values() if r.state in ("complete", "stopped")]
-        if not ended:
+        if not self._slowest_s:
             return _FIRST_TIMEOUT_S
-        slowest = max(sum(record.times.get(name, 0.0) for name in _BUSY) for record in ended)
-        return max(_LEAST_TIMEOUT_S, _SLOWEST * slowest)
+        return max(_LEAST_TIMEOUT_S, _SLOWEST * self._slowest_s)
 
     @property
     def overtime_s(self) -> float:
@@ -370,7 +370,17 @@ class Ledger:
     def _write(self, record: TrialRecord) -> None:
         with self._noting_failure():
             self.folder.append(record)
+        if record.number in self.records:
+            self._counts[self.records[record.number].state] -= 1
+        self._counts[record.state] += 1
+        self._slowest_s = max(self._slowest_s or 0.0, _busy_s(record))
         self.records[record.number] = record
+
+
+def _busy_s(record: TrialRecord) -> float:
+    """How long a trial was built, trained and evaluated; 0 where it did not end well."""
+    ended = record.state in ("complete", "stopped")
+    return sum(record.times.get(name, 0.0) for name in _BUSY) if ended else 0.0
 
 
 def _finite(values: Mapping[str, Any]) -> dict[str, Any]:

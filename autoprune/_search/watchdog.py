@@ -60,8 +60,9 @@ class Watchdog:
                 self._kill(controller, trial, timed_out(waited))
 
     def _kill(self, controller: Any, trial: Trial, reason: str) -> None:
-        actor = controller._trial_to_actor.get(trial)
-        live = controller._actor_manager._live_actors_to_ray_actors_resources.get(actor)
+        inner = getattr(controller, "_tune_controller", controller)  # schedulers get a wrapper
+        actor = inner._trial_to_actor.get(trial)
+        live = inner._actor_manager._live_actors_to_ray_actors_resources.get(actor)
         if live is None:  # its process is still to start: asked again at the next check
             return
         _LOG.warning("a worker was killed: %s", reason)

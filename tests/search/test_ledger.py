@@ -52,6 +52,8 @@ def test_no_number_of_failures_stops_where_it_is_turned_off(folder: RunFolder) -
 def test_the_time_out_is_learned_from_the_slowest_trial(folder: RunFolder) -> None:
     book = ledger(folder)
     assert book.trial_timeout_s == 3600.0
+    end(book, "E: a", train_s=99.0)
+    assert book.trial_timeout_s == 3600.0
     end(book, train_s=1.0)
     assert book.trial_timeout_s == 120.0
     end(book, train_s=50.0)
