@@ -85,7 +85,7 @@ class Ledger:
         self.folder = folder
         self.records: dict[int, TrialRecord] = {r.number: r for r in folder.records()}
         self._counts = Counter(record.state for record in self.records.values())
-        self._slowest_s = max(map(_busy_s, self.records.values()), default=None)
+        self._slowest_s = max(map(_busy_s, self.records.values()), default=0.0)
         self.running: dict[int, Running] = {}
         self._progress = progress or NullProgress()
         self._numbers = {
@@ -373,7 +373,7 @@ class Ledger:
         if record.number in self.records:
             self._counts[self.records[record.number].state] -= 1
         self._counts[record.state] += 1
-        self._slowest_s = max(self._slowest_s or 0.0, _busy_s(record))
+        self._slowest_s = max(self._slowest_s, _busy_s(record))
         self.records[record.number] = record
 
 

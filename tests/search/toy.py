@@ -18,6 +18,7 @@ from autoprune._search.tuning import run_trials
 from autoprune.architecture import Architecture
 from autoprune.budget import Budget, Cost
 from autoprune.candidate import Candidate
+from autoprune.config import RayConfig
 from autoprune.fitted_space import FittedSpace
 from autoprune.pareto import Objective
 from autoprune.space import SearchSpace
@@ -129,6 +130,7 @@ def run_toy(
     dies: tuple[int, ...] = (),
     sleep_s: float = 0.0,
     hangs: tuple[int, ...] = (),
+    cluster: RayConfig | None = None,
 ) -> Ledger:
     """Search in `folder` (going on where it leaves off), and return what is known at the end."""
     ledger = Ledger(plan, folder)
@@ -136,7 +138,7 @@ def run_toy(
     context = ToyBench(plan.milestones, raises, dies, str(folder.path / "log.txt"), sleep_s, hangs)
     try:
         searcher = BudgetedOptunaSearch(plan, ledger, file, seeds)
-        run_trials(plan, context, searcher, folder.path)
+        run_trials(plan, context, searcher, folder.path, cluster=cluster)
     finally:
         file.close()
     return ledger
