@@ -96,7 +96,8 @@ def kill_second():
 threading.Thread(target=kill_second, daemon=True).start()
 plan = toy.make_plan(limits=Limits(trials=12), concurrent=2, rungs=1)
 ledger = toy.run_toy(folder, plan, sleep_s=0.5, cluster=RayConfig(address=cluster.address))
-print("done", ledger.done, len({r.candidate.key for r in folder.records()}) == len(folder.records()))
+keys = [record.candidate.key for record in folder.records()]
+print("done", ledger.done, len(set(keys)) == len(keys))
 """
 
 
