@@ -44,7 +44,7 @@ from autoprune.space import SearchSpace
 from autoprune.tasks.base import Task
 from autoprune.tasks.load import load_dense
 from autoprune.tasks.metrics import evaluated
-from autoprune.training import choose, training_device
+from autoprune.training import Precision, choose, training_device
 from autoprune.training.batches import sample
 from autoprune.training.optimizers import optimizer_for
 
@@ -213,20 +213,28 @@ def _costs(
 
 
 def make_context(
-    config: RunConfig, task: Task, ready: Prepared, path: str, say: Say
+    config: RunConfig,
+    task: Task,
+    ready: Prepared,
+    path: str,
+    say: Say,
+    precision: Precision | None = None,
 ) -> WorkerContext:
-    """The context of the workers: calibration and the arithmetic of training, computed once."""
+    """The context of the workers: calibration and the arithmetic of training, computed once.
+
+    `precision` is that of a resumed run: timed again, it might be another one.
+    """
     calibration = None
     if _needs_calibration(ready.plan.space.space):
         say("calibration statistics")
         calibration = _calibration(config, task, ready)
-    say("the arithmetic of training")
+    say("the arithmetic of training" if precision is None else "the workers' context")
     cpus = config.search.ray.resources_per_trial.get("cpu")
     threads = threads_for(config.search.concurrent) if cpus is None else max(1, int(cpus))
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        precision = choose(task, ready.dense, ready.training_device)
+        precision = precision or choose(task, ready.dense, ready.training_device)
     finally:
         torch.set_num_threads(before)
     return WorkerContext(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import asdict, fields
 from pathlib import Path
 
 import optuna
@@ -53,6 +54,7 @@ from autoprune.store import (
     set_aside,
 )
 from autoprune.tasks.base import Task
+from autoprune.training import Precision
 
 CHECKED = 8  # models near the budget that are measured before the first trial
 
@@ -102,7 +104,7 @@ def _run(
     ready = _prepare(config, task, place, say, resume=resume)
     store = RunFolder.open(place) if resume else _create(config, place)
     _describe(store, ready)
-    context = make_context(config, task, ready, str(place.resolve()), say)
+    context = _context(config, task, store, ready, say)
     sensitivity = _sensitivity(config, task, store, ready, context, say)
     importance = _importance(ready, context) if sensitivity else None
     first = seeds(ready.plan, sensitivity, importance)
@@ -135,6 +137,17 @@ def _profiles(store: RunFolder, config: RunConfig) -> dict[str, DeviceProfile]:
 
 def _create(config: RunConfig, place: Path) -> RunFolder:
     return RunFolder.create(place, config.to_dict(), environment(config))
+
+
+def _context(
+    config: RunConfig, task: Task, store: RunFolder, ready: Prepared, say: Say
+) -> WorkerContext:
+    known = store.arithmetic()
+    precision = Precision(*(bool(known.get(f.name)) for f in fields(Precision))) if known else None
+    context = make_context(config, task, ready, str(store.path.resolve()), say, precision)
+    if context.precision is not None:
+        store.save_arithmetic(asdict(context.precision))
+    return context
 
 
 def _sensitivity(

@@ -18,6 +18,7 @@ from autoprune.errors import StoreError
 from autoprune.record import TrialRecord
 from autoprune.store import records as lines
 from autoprune.store.contents import (
+    ARITHMETIC,
     DENSE,
     FRONT,
     GROUPS,
@@ -35,7 +36,7 @@ DAMAGED = "damaged"
 TUNE = "tune"  # Ray Tune's own folder while a search runs
 _WRITTEN = (
     *(CONFIG, ENVIRONMENT, TABLE, REPORT, RECORDS),
-    *(DENSE, FRONT, GROUPS, IMPORTANCES, PLAN, SENSITIVITY, STATE),
+    *(ARITHMETIC, DENSE, FRONT, GROUPS, IMPORTANCES, PLAN, SENSITIVITY, STATE),
 )
 _log = logging.getLogger(__name__)
 
@@ -61,6 +62,7 @@ def mend(run: RunFolder, devices: Iterable[str]) -> None:
         PLAN: run.plan,
         STATE: run.state,
         DENSE: run.dense,
+        ARITHMETIC: run.arithmetic,
         IMPORTANCES: run.importances,
         SENSITIVITY: lambda: run.sensitivity(dict),
     }
