@@ -69,7 +69,7 @@ class _Loader(yaml.SafeLoader):
         if self._depth > _MAX_DEPTH:
             mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
             raise yaml.MarkedYAMLError(None, None, f"deeper than {_MAX_DEPTH} levels", mark)
-        found: yaml.Node | None = super().compose_node(parent, index)  # type: ignore[no-untyped-call]
+        found: yaml.Node | None = super().compose_node(parent, index)
         self._depth -= 1
         return found
 
@@ -78,7 +78,7 @@ class _Loader(yaml.SafeLoader):
         if node is None:
             return None
         _check_size(node, {}, ())
-        return self.construct_document(node)  # type: ignore[no-untyped-call]
+        return self.construct_document(node)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen: set[str] = set()
@@ -92,7 +92,7 @@ class _Loader(yaml.SafeLoader):
 
 
 def _bounded_integer(loader: _Loader, node: yaml.ScalarNode) -> int:
-    found = int(yaml.SafeLoader.construct_yaml_int(loader, node))  # type: ignore[no-untyped-call]
+    found = int(yaml.SafeLoader.construct_yaml_int(loader, node))
     if abs(found) >= _MAX_INTEGER:  # Python refuses to print integers of thousands of digits
         raise yaml.MarkedYAMLError(None, None, "an integer is too large", node.start_mark)
     return found

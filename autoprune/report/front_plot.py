@@ -108,8 +108,9 @@ class _FrontPlot:
         members = {record.number for record in view.members}
         shown = [r for r in view.records if self.x(r) is not None]
         rated = [r for r in shown if self.y(r) is not None]
-        self.members = [r for r in view.members if r in rated]
-        self.uniform = [r for r in view.uniform if r in rated]
+        there = {r.number for r in rated}  # records compare slowly
+        self.members = [r for r in view.members if r.number in there]
+        self.uniform = [r for r in view.uniform if r.number in there]
         taken = members | {r.number for r in self.uniform}
         self.finished = [r for r in rated if r.state == "complete" and r.number not in taken]
         self.stopped = [r for r in rated if r.state == "stopped"]

@@ -199,7 +199,7 @@ class Killed(Exception):  # noqa: N818
 
 
 @pytest.mark.parametrize("sampler", ["tpe", "nsga2", "random"])
-@pytest.mark.parametrize("writes", range(0, 40, 3))
+@pytest.mark.parametrize("writes", range(0, 40, 7))
 def test_a_search_that_is_killed_anywhere_makes_the_trials_that_it_would_have_made(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sampler: str, writes: int
 ) -> None:
