@@ -91,12 +91,14 @@ def _seeded(sampler: BaseSampler, seed: int) -> BaseSampler:
 
 def _generators(owner: object, seen: set[int]) -> list[LazyRandomState]:
     """All random states of a sampler and of its parts."""
-    if id(owner) in seen or not type(owner).__module__.startswith(("optuna.", __name__)):
+    parts = getattr(owner, "__dict__", None)
+    is_optunas = type(owner).__module__.startswith(("optuna.", __name__))
+    if id(owner) in seen or not is_optunas or parts is None:
         return []
     seen.add(id(owner))
     if isinstance(owner, LazyRandomState):
         return [owner]
-    return [state for part in vars(owner).values() for state in _generators(part, seen)]
+    return [state for part in parts.values() for state in _generators(part, seen)]
 
 
 class _RecentTPE(optuna.samplers.TPESampler):
@@ -262,7 +264,7 @@ def replay(file: StudyFile, records: Mapping[int, TrialRecord], plan: Plan) -> l
     """
     on_disk = {trial.number: trial for trial in file.trials()}
     end = max([*on_disk, *records], default=-1) + 1
-    end = _begun(on_disk, end) if plan.concurrent == 1 else end
+    end = _begun(on_disk, records, end) if plan.concurrent == 1 else end
     trials: list[FrozenTrial] = []
     for number in range(end):
         existing, record = on_disk.get(number), records.get(number)
@@ -282,14 +284,19 @@ def replay(file: StudyFile, records: Mapping[int, TrialRecord], plan: Plan) -> l
     return trials
 
 
-def _begun(on_disk: Mapping[int, FrozenTrial], end: int) -> int:
+def _begun(on_disk: Mapping[int, FrozenTrial], records: Mapping[int, TrialRecord], end: int) -> int:
     """How many trials there were when the last trial that was begun had been chosen.
 
-    All proposals of one choice share the attribute `ROUND`, the number of trials before them.
+    All proposals of one choice share the attribute `ROUND`, the number of trials before them. What
+    the file lacks of trained trials was lost, not left unchosen.
     """
     last = max(on_disk, default=-1)
-    first = on_disk[last].user_attrs.get(ROUND) if on_disk else None
-    if first is None:  # nothing yet, or written without it
+    if any(record.state != "infeasible" for n, record in records.items() if n > last):
+        return end
+    if not on_disk:
+        return 0
+    first = on_disk[last].user_attrs.get(ROUND)
+    if first is None:  # written by an earlier version
         return end
     chosen = any(on_disk[n].user_attrs.get(BEGUN) for n in range(first, last + 1) if n in on_disk)
     return last + 1 if chosen else int(first)

@@ -77,8 +77,11 @@ def test_seeds_come_first_and_a_seed_twice_is_tried_once(folder: RunFolder) -> N
     assert folder.records()[0].origin == "seed:x"
 
 
+WIDE = Budget.parse({"macs": "99%"})  # no proposal is over it
+
+
 def test_a_stopped_trial_gives_no_value_and_stays_off_the_front(folder: RunFolder) -> None:
-    hand = toy.Hand(folder, toy.make_plan())
+    hand = toy.Hand(folder, toy.make_plan(budget=WIDE))
     suggested = hand.suggest()
     assert suggested is not None
     report = Report(1.0, {"accuracy": 0.99})
@@ -92,7 +95,7 @@ def test_a_stopped_trial_gives_no_value_and_stays_off_the_front(folder: RunFolde
 
 
 def test_a_failed_trial_is_told_failed_and_recorded_with_its_reason(folder: RunFolder) -> None:
-    hand = toy.Hand(folder, toy.make_plan())
+    hand = toy.Hand(folder, toy.make_plan(budget=WIDE))
     suggested = hand.suggest()
     assert suggested is not None
     report = Report(
@@ -244,7 +247,7 @@ def test_a_search_that_is_killed_anywhere_makes_the_trials_that_it_would_have_ma
 def test_a_damaged_study_is_set_aside_and_made_again(
     folder: RunFolder, caplog: pytest.LogCaptureFixture, content: bytes | None
 ) -> None:
-    plan = toy.make_plan()
+    plan = toy.make_plan(budget=WIDE)
     hand = toy.Hand(folder, plan)
     hand.play(3)
     hand.close()
@@ -262,7 +265,7 @@ def test_a_damaged_study_is_set_aside_and_made_again(
 
 
 def test_records_count_where_the_study_says_otherwise(folder: RunFolder) -> None:
-    plan = toy.make_plan()
+    plan = toy.make_plan(budget=WIDE)
     hand = toy.Hand(folder, plan)
     hand.play(2)
     hand.close()
@@ -277,7 +280,7 @@ def test_records_count_where_the_study_says_otherwise(folder: RunFolder) -> None
 def test_a_full_disk_of_the_study_does_not_end_the_search(
     folder: RunFolder, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    hand = toy.Hand(folder, toy.make_plan())
+    hand = toy.Hand(folder, toy.make_plan(budget=WIDE))
     hand.play(1)
 
     def full(*_: object, **__: object) -> None:
@@ -289,7 +292,7 @@ def test_a_full_disk_of_the_study_does_not_end_the_search(
         hand.file.flush()
     hand.close()
     assert "study.db is not written any more" in caplog.text
-    resumed = toy.Hand(folder, toy.make_plan())
+    resumed = toy.Hand(folder, toy.make_plan(budget=WIDE))
     resumed.close()
     assert [t.state for t in study_of(folder).trials] == [TrialState.COMPLETE] * 3
 

@@ -202,8 +202,9 @@ def test_a_digit_that_changed_is_found(run: RunFolder, file: str) -> None:
     """Whatever is still of its type, and would show another result."""
     path = run.path / file
     whole = path.read_text()
-    digits = [place for place, sign in enumerate(whole) if sign.isdigit()]
-    for place in digits[:-8:3]:  # the last ones are the checksum's
+    content = whole[: whole.index('"crc32"')]
+    digits = [place for place, sign in enumerate(content) if sign.isdigit()]
+    for place in digits[::3]:
         changed = str((int(whole[place]) + 1) % 10)
         path.write_text(whole[:place] + changed + whole[place + 1 :])
         refusal = refused(run)
