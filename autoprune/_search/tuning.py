@@ -7,6 +7,7 @@ import logging
 import math
 import os
 import shutil
+import signal
 import tempfile
 import warnings
 from collections.abc import Iterator
@@ -20,7 +21,7 @@ from ray._private import worker as ray_worker
 from ray.tune import TuneError
 
 from autoprune._search.cluster import Delivery, address_of, check_rungs
-from autoprune._search.interrupts import Interrupts, handlers_kept
+from autoprune._search.interrupts import Interrupts, Terminated, handlers_kept
 from autoprune._search.plan import Plan
 from autoprune._search.scheduler import RungScheduler
 from autoprune._search.searcher import BudgetedOptunaSearch
@@ -140,7 +141,10 @@ def session(
         yield len(ray.nodes()) > 1
         return
     with handlers_kept(), _writable_home(), _workers_silent():
-        _join(address, cluster) if address else _start(concurrent, gpus, cluster)
+        try:
+            _join(address, cluster) if address else _start(concurrent, gpus, cluster)
+        except SystemExit as error:  # Ray's own answer to SIGTERM, until ours is set
+            raise Terminated(signal.SIGTERM) from error
         try:
             yield address is not None
         finally:

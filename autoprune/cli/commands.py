@@ -14,13 +14,14 @@ import typer
 
 from autoprune.cli.terminal import (
     FAILED,
-    INTERRUPTED,
     USAGE,
+    code_of,
     drop_output,
     fail,
     prepare_log,
     prepare_streams,
     say,
+    terminable,
     traceback_file,
     watching,
 )
@@ -76,19 +77,20 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, only th
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run one command; exits with 0, 1 (failed work), 2 (user error) or 130 (Ctrl-C)."""
+    """Run one command; exits with 0, 1 (failed work), 2 (user error), or 128 + a signal's number."""
     prepare_streams()
     prepare_log()
     try:
-        app(arguments)
+        with terminable():
+            app(arguments)
     except BrokenPipeError:  # such as `| head`: what it wanted it has
         drop_output()
         raise SystemExit(0) from None
     except AutopruneError as error:
         _log.debug("the command failed", exc_info=True)
         fail(str(error), USAGE if isinstance(error, UsageError) else FAILED)
-    except KeyboardInterrupt:
-        fail("stopped", INTERRUPTED)
+    except KeyboardInterrupt as error:
+        fail("stopped", code_of(error))
     except OSError as error:
         if error.filename is None or error.errno not in _USER_ERRORS:
             fail(f"{error} · traceback in {traceback_file(error)}", FAILED)
@@ -249,8 +251,8 @@ def retrain(
             on_entry=None if quiet else _say_entry,
             trust=trust,
         )
-    except KeyboardInterrupt:
-        fail("stopped; checkpoints are saved · the same command resumes", INTERRUPTED)
+    except KeyboardInterrupt as error:
+        fail("stopped; checkpoints are saved · the same command resumes", code_of(error))
     say(terminal.retrained_table(read(run)))
     for line in _speeds(done.summary):
         say(line)

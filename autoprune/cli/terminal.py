@@ -152,31 +152,35 @@ class Watch:
 
 @contextmanager
 def watching(run: Path, quiet: bool) -> Iterator[Watch | None]:
-    """Progress while a search runs; Ctrl-C, SIGTERM and SIGHUP end it with the way to resume it."""
+    """Progress while a search runs; Ctrl-C and signals end it with the way to resume it."""
     watch = None if quiet else Watch(console())
     try:
-        with _terminable(watch):
-            yield watch
+        yield watch
     except KeyboardInterrupt as error:
         if watch is not None:
             watch.stop()
         from autoprune.store import RunFolder
 
-        number = getattr(error, "signum", None)
         fail(
             f"stopped; finished trials are saved · resume with: autoprune resume {run}"
             if RunFolder.is_run(run)
             else "stopped before the run began; nothing was written",
-            INTERRUPTED if number is None else 128 + number,
+            code_of(error),
         )
     finally:
         if watch is not None:
             watch.stop()
 
 
+def code_of(interrupt: KeyboardInterrupt) -> int:
+    """The exit code: 128 + the signal's number."""
+    number = getattr(interrupt, "signum", None)
+    return INTERRUPTED if number is None else 128 + int(number)
+
+
 @contextmanager
-def _terminable(watch: Watch | None) -> Iterator[None]:
-    """SIGTERM and SIGHUP as a KeyboardInterrupt with `signum`; the first one of a lost terminal."""
+def terminable() -> Iterator[None]:
+    """Inside, SIGTERM and SIGHUP raise a KeyboardInterrupt with `signum`."""
     from autoprune._search.interrupts import SIGNALS, Terminated
 
     def end(number: int, _: FrameType | None) -> None:
