@@ -77,7 +77,7 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, only th
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run one command; exits with 0, 1 (failed work), 2 (user error), or 128 + a signal's number."""
+    """Run one command; exits with 0, 1 (failed work), 2 (user error) or 128 + a signal's number."""
     prepare_streams()
     prepare_log()
     try:

@@ -211,7 +211,7 @@ class RunView:
         None outside their range, where there are fewer than two, and for a baseline itself.
         """
         value, cost = self.metric_of(record), self.cost
-        if self.metric is None or cost is None or value is None or record in self.uniform:
+        if self.metric is None or cost is None or value is None or record.is_baseline:
             return None
         at, points = cost.value(record, self.gain_source), self._uniform_points(self.gain_source)
         if at is None or len(points) < 2 or not points[0][0] <= at <= points[-1][0]:
