@@ -31,12 +31,13 @@ class Watchdog:
         self, searcher: BudgetedOptunaSearch, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._searcher, self._ledger, self._clock = searcher, searcher.ledger, clock
-        self._since: dict[str, float] = {}
+        self._since: dict[tuple[str, str], float] = {}  # by trial and status
         self._reasons: dict[str, str] = {}
 
     def heard_of(self, trial_id: str) -> None:
         """A trial has reported: its time starts anew."""
-        self._since.pop(trial_id, None)
+        for status in (Trial.PENDING, Trial.RUNNING):
+            self._since.pop((trial_id, status), None)
 
     def reason(self, trial_id: str) -> str | None:
         """Why this trial's worker was killed; None where it was not."""
@@ -48,11 +49,11 @@ class Watchdog:
         over = self._ledger.overtime_s
         for trial in list(controller.get_live_trials()):  # type: ignore[no-untyped-call]
             if trial.status not in (Trial.RUNNING, Trial.PENDING):
-                self._since.pop(trial.trial_id, None)
+                self.heard_of(trial.trial_id)
                 continue
             if trial.trial_id in self._reasons:
                 continue
-            waited = now - self._since.setdefault(trial.trial_id, now)
+            waited = now - self._since.setdefault((trial.trial_id, trial.status), now)
             if over > GRACE_S:
                 self._searcher.cut(trial.trial_id)
                 self._kill(controller, trial, "search.minutes is over")
