@@ -43,6 +43,7 @@ from autoprune.store import (
 )
 from autoprune.tasks.base import Task
 from autoprune.tasks.load import load_task
+from autoprune.trust import check_run, check_task, note
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -100,10 +101,10 @@ class Result:
         """
         return best_within(self.front, limits) if limits else self.pick("best")
 
-    def model(self, trial: int | TrialRecord) -> nn.Module:
+    def model(self, trial: int | TrialRecord, *, trust: bool = False) -> nn.Module:
         """A trial's small model in eval mode on the CPU, retrained where it was (see `load`)."""
         number = trial.number if isinstance(trial, TrialRecord) else trial
-        return load(self.path, pick=f"trial={number}", task=self.task)
+        return load(self.path, pick=f"trial={number}", task=self.task, trust=trust)
 
     def trials_dataframe(self) -> pd.DataFrame:
         """One row a trial; metrics, costs, settings and ratios in columns, as in `trials.csv`."""
@@ -150,6 +151,11 @@ class SearchOptions(TypedDict, total=False):
     seed: int
     calibration_samples: int
     screen: int
+    trial_timeout: float | None
+    equal_failures: int
+    keep: str
+    max_disk: str | None
+    ray: Mapping[str, Any]
 
 
 def search(
@@ -205,6 +211,7 @@ def run_config(
 ) -> Result:
     """Search as `config` says, into its `output` or `results/<task>-<date-time>`."""
     job = task or task_of(config)
+    note(config)  # named by the user: `resume` and `load` may import it again
     folder = Path(config.output) if config.output else Path("results") / run_name(config.task)
     from autoprune._search.run import run
 
@@ -213,14 +220,21 @@ def run_config(
 
 
 def resume(
-    path: str | Path, *, task: Task | None = None, progress: Progress | None = None
+    path: str | Path,
+    *,
+    task: Task | None = None,
+    progress: Progress | None = None,
+    trust: bool = False,
 ) -> Result:
     """Resume an interrupted search, as it was configured; a finished one is only read.
 
-    `task` is needed where the search was started with a Task object.
+    `task` is needed where the search was started with a Task object. `trust` allows to import the
+    task's file, and to use a device's address, that were never named on this machine (see
+    docs/security.md); without it they raise TaskError.
     """
-    config = RunFolder.open(path).config
-    job = task or task_of(config)
+    run_folder = RunFolder.open(path)
+    config = run_folder.config
+    job = _task_of_run(run_folder, task, trust)
     from autoprune._search.run import run
 
     run(config, job, Path(path), progress=progress, resume=True)
@@ -246,6 +260,7 @@ def retrain(
     quantization_aware: bool | None = None,
     task: Task | None = None,
     on_entry: OnEntry | None = None,
+    trust: bool = False,
 ) -> RetrainResult:
     """Retrain a selected model from the dense weights, with its schedule, once for each seed.
 
@@ -256,8 +271,8 @@ def retrain(
     is read once for each finished model. Written to `retrained/<trial>/` in the run's folder:
     `seed-<n>/` and `summary.json` with the latency of the first seed's model, measured beside the
     dense one. An interrupted retraining is resumed when it is called again, a finished one is
-    returned. `on_entry(seed, entry)` is told each validation. Raises StoreError
-    where the folder holds another retraining.
+    returned. `on_entry(seed, entry)` is told each validation. `trust` as for `resume`. Raises
+    StoreError where the folder holds another retraining.
     """
     from autoprune._retraining.trial import retrain_trial
 
@@ -268,7 +283,7 @@ def retrain(
     folder = retrain_trial(
         run,
         config,
-        task or task_of(config),
+        _task_of_run(run, task, trust),
         found.pick(pick),
         epochs=epochs,
         seeds=numbers,
@@ -279,25 +294,55 @@ def retrain(
     return RetrainResult(folder.path, folder.summary())
 
 
-def load(path: str | Path, *, pick: str = "knee", task: Task | None = None) -> nn.Module:
+def load(
+    path: str | Path,
+    *,
+    pick: str = "knee",
+    task: Task | None = None,
+    model: nn.Module | None = None,
+    trust: bool = False,
+) -> nn.Module:
     """A saved small model in eval mode on the CPU.
 
     `path` is a model's folder, or a run's: then `pick` says which model, and its retrained version
     (of the first seed) is taken where there is one. The dense architecture is built through the
-    task, cut, and the weights are loaded strictly. Raises StoreError where they do not fit.
+    task, cut, and the weights are loaded strictly. With `model`, the dense architecture as an
+    object (its weights do not matter), no task is needed and no code is imported. `trust` as for
+    `resume`. Raises StoreError where the weights do not fit.
     """
-    return load_with_task(path, pick=pick, task=task)[0]
+    if task is not None and model is not None:
+        raise UsageError("load takes a task or a model, got both")
+    folder = model_folder(path, pick)
+    if model is not None:
+        recipe = read_model(folder)[0]
+        task = task_around(model, recipe, folder)
+    return load_with_task(folder, task=task, trust=trust)[0]
 
 
 def load_with_task(
-    path: str | Path, *, pick: str = "knee", task: Task | None = None
+    path: str | Path, *, pick: str = "knee", task: Task | None = None, trust: bool = False
 ) -> tuple[nn.Module, Task, Path]:
     """`load`, together with the model's task and the folder that it came from."""
     folder = model_folder(path, pick)
     recipe, state = read_model(folder)
-    found = task or _task_of_model(folder, recipe)
+    found = task or _task_of_model(folder, recipe, trust)
     architecture = recipe.candidate.architecture
     return rebuild(found, architecture, recipe.kept_indices, state, folder), found, folder
+
+
+def task_around(model: nn.Module, recipe: Recipe, place: Path) -> Task:
+    """A task without data: the model and what the recipe says of its inputs and prunable layers."""
+    from autoprune.tasks.wrap import WrappedTask
+
+    example = recipe.example_input()
+    if example is None:
+        raise StoreError(
+            f"{place}: the recipe holds no example input · give the task: load(path, task=...)"
+        )
+    task = WrappedTask(model, (), (), None, None, None)
+    task.ignored_layers, task.num_heads = recipe.ignored_layers, recipe.num_heads
+    task.set_example(example)
+    return task
 
 
 def rebuild(
@@ -362,11 +407,12 @@ def export(
     precision: Precision = "float32",
     quantization: QuantizationSettings | None = None,
     test: bool = False,
+    trust: bool = False,
 ) -> Exported:
     """Write a saved model as `onnx` or `pt2`, load the file in its runtime and compare outputs.
 
-    `path` and `pick` as for `load`; `output` defaults to `model.<format>` in the model's folder,
-    `format` to what the ending of `output` says, or else `onnx`.
+    `path`, `pick` and `trust` as for `load`; `output` defaults to `model.<format>` in the model's
+    folder, `format` to what the ending of `output` says, or else `onnx`.
 
     With `precision="int8"` the model is quantized after training, calibrated on training samples as
     `quantization` says (see `QuantizationSettings`), and written as ONNX, by default to
@@ -383,7 +429,7 @@ def export(
         raise UsageError("quantization and test need precision='int8'")
     if precision == "int8" and format not in (None, "onnx"):
         raise UsageError(f"an int8 model is written as onnx, got format {format!r}")
-    model, found, folder = load_with_task(path, pick=pick, task=task)
+    model, found, folder = load_with_task(path, pick=pick, task=task, trust=trust)
     if precision == "int8":
         settings = replace(quantization or QuantizationSettings(), dynamic_batch=dynamic_batch)
         file = Path(output) if output is not None else folder / INT8_FILE
@@ -401,18 +447,20 @@ def quantize(
     quantization: QuantizationSettings | None = None,
     test: bool = False,
     task: Task | None = None,
+    trust: bool = False,
 ) -> FrontQuantization:
     """Quantize the dense model of a run and every member of its front, as `export` does.
 
     All are measured in turns with the dense float32 model. The run's folder gets `dense.int8.onnx`
     and `dense.int8.json`, the folder of each member's model `model.int8.onnx` and `int8.json`.
-    A member without a saved model, or one that cannot be quantized, is `skipped`.
+    A member without a saved model, or one that cannot be quantized, is `skipped`. `trust` as for
+    `resume`.
     """
     from autoprune.quantization import quantize_front
 
     run = RunFolder.open(path)
     members = Result.read(path).front.members
-    job, settings = task or task_of(run.config), quantization or QuantizationSettings()
+    job, settings = _task_of_run(run, task, trust), quantization or QuantizationSettings()
     with run.writing():
         return quantize_front(
             run,
@@ -478,9 +526,18 @@ def _threads(folder: Path) -> int:
     return min(next(iter(config.targets.values())).threads, cores()) if config else 1
 
 
-def _task_of_model(folder: Path, recipe: Recipe) -> Task:
+def _task_of_run(run: RunFolder, task: Task | None, trust: bool) -> Task:
+    """The given task, or the one that a run names, if its code may run here."""
+    config = run.config
+    if task is None or any("://" in target.runtime for target in config.targets.values()):
+        check_run(config, run.path, trust=trust)
+    return task or task_of(config)
+
+
+def _task_of_model(folder: Path, recipe: Recipe, trust: bool) -> Task:
     """The task of a saved model, with the data folder of the run that it lies in."""
     config = _config_around(folder)
+    check_task(recipe.task, config.base if config else None, folder, trust=trust)
     if config is None:
         return _task(recipe.task, recipe.task_args)
     return _task(recipe.task, recipe.task_args, config.data, config.base)

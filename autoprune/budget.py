@@ -25,6 +25,9 @@ _UNITS: dict[str, dict[str, float]] = {
     "latency_ms": _TIMES,
     "latency_p95_ms": _TIMES,
 }
+_HUGE = 1e30
+_MOST_PERCENT = 1000.0  # pruning makes nothing dearer: any limit above 100 % always holds
+_LONGEST = 80  # of a limit's text
 _SPREAD = 0.15  # wider than this: something else used the machine
 _BUSY = 0.1
 _EXAMPLE = {"params": "1.5 M", "macs": "20 M", "weight_bytes": "2 MB", "peak_memory_bytes": "4 MB"}
@@ -280,18 +283,34 @@ class Budget:
         return ", ".join(str(limit) for limit in self.limits)
 
 
+def size_in_bytes(text: str, place: str = "size") -> float:
+    """Bytes of a size with its unit. Raises BudgetError for another form.
+
+    >>> size_in_bytes("1.5 GB")
+    1500000000.0
+    """
+    match = re.fullmatch(r"([0-9]*\.?[0-9]+)\s*([A-Za-z]+)", text.strip()[:_LONGEST])
+    factor = _BYTES.get(match.group(2).lower()) if match else None
+    if match is None or factor is None or float(match.group(1)) <= 0.0:
+        raise BudgetError(f"{place}: cannot read {text[:_LONGEST]!r} · write e.g. '5 GB'")
+    return float(match.group(1)) * factor
+
+
 def _limit(field: str, value: Value, place: str) -> Limit:
     if not is_cost(field):
         raise BudgetError(f"{place}.{field} is not a cost · fields: {', '.join(FIELDS)}")
     units = _UNITS[split_field(field)[0]]
-    text = str(value).strip()
+    text = str(value).strip()[:_LONGEST]
     match = re.fullmatch(r"([0-9]*\.?[0-9]+(?:[eE][+-]?[0-9]+)?)\s*(%|[A-Za-z]*)", text)
     if isinstance(value, bool) or match is None:
         raise BudgetError(f"{place}.{field}: cannot read {text!r} · {_forms(field)}")
     number, unit = float(match.group(1)), match.group(2)
-    if number <= 0.0:
-        raise BudgetError(f"{place}.{field} must be above 0, got {text!r}")
+    if not 0.0 < number < _HUGE:
+        raise BudgetError(f"{place}.{field} must be above 0 and below {_HUGE:g}, got {text!r}")
     if unit == "%":
+        if number > _MOST_PERCENT:
+            most = f"{_MOST_PERCENT:g}% of the dense model"
+            raise BudgetError(f"{place}.{field} must be at most {most}, got {text!r}")
         return Limit(field, number / 100.0, relative=True)
     if not unit:
         return Limit(field, number)

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import difflib
 import json
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -27,9 +27,11 @@ from pydantic import (
     field_serializer,
 )
 
-from autoprune.budget import Budget
+from autoprune.budget import Budget, size_in_bytes
 from autoprune.cost_fields import DEVICE_NAME, by_device, on_device
 from autoprune.errors import BudgetError, ConfigError
+from autoprune.limited_yaml import parse_yaml, read_yaml
+from autoprune.printable import shown
 from autoprune.space import SearchSpace
 
 
@@ -44,9 +46,38 @@ def _whole(value: object) -> object:
     return value
 
 
+def _at_most(limit: float, why: str) -> AfterValidator:
+    """A sensible largest value: what is above it is a slip, found before hours of work."""
+
+    def check(value: float) -> float:
+        if value > limit:
+            raise ValueError(f"must be at most {limit:g} ({why})")
+        return value
+
+    return AfterValidator(check)
+
+
+def _plain_text(value: str) -> str:
+    if not value.strip() or "\0" in value:
+        raise ValueError("must not be empty, nor hold a null byte")
+    return value
+
+
 Count = Annotated[int, BeforeValidator(_whole), Field(ge=1)]
 Natural = Annotated[int, BeforeValidator(_whole), Field(ge=0)]
 Positive = Annotated[float, BeforeValidator(_whole), Field(gt=0, allow_inf_nan=False)]
+Text = Annotated[str, AfterValidator(_plain_text)]
+_Trials = _at_most(1e6, "records are read as a whole")
+_Epochs = _at_most(1e5, "recovery is a short training")
+_Minutes = _at_most(525_600, "a year")
+_Rungs = _at_most(20, "each is at half the epochs of the next")
+_Processes = _at_most(1024, "each is a process of its own")
+_Seed = _at_most(2**32 - 1, "32 bits")
+_Samples = _at_most(1e7, "they are kept in memory")
+_Screened = _at_most(1e5, "all are scored before each trial")
+_Timeout = _at_most(604_800, "a week")
+_Threads = _at_most(1024, "no processor has more")
+_Batch = _at_most(65_536, "the inputs of one forward pass are kept in memory")
 
 
 class DeviceConfig(_Section):
@@ -55,10 +86,25 @@ class DeviceConfig(_Section):
     `profile` is a file that `autoprune profile -o` wrote, and says the other three.
     """
 
-    profile: str | None = None
-    runtime: Annotated[str, Field(min_length=1)] = "onnxruntime"
-    threads: Count = 1
-    batch: Count = 1
+    profile: Text | None = None
+    runtime: Text = "onnxruntime"
+    threads: Annotated[Count, _Threads] = 1
+    batch: Annotated[Count, _Batch] = 1
+
+
+class RayConfig(_Section):
+    """Where trials are trained: in a Ray session of this machine, or in a cluster.
+
+    `address` is that of a running cluster as `ray.init` takes it (`auto`, `host:port`); by default
+    what the environment variable RAY_ADDRESS says. `runtime_env` is what its workers get, such as
+    `{working_dir: .}` with the task's file. `resources_per_trial` are Ray's, such as `{cpu: 4,
+    gpu: 1}`. `storage` is a folder that all nodes share, or a URL, for the states of paused trials.
+    """
+
+    address: Text | None = None
+    runtime_env: dict[str, Any] = {}
+    resources_per_trial: dict[str, Annotated[float, BeforeValidator(_whole), Field(ge=0)]] = {}
+    storage: Text | None = None
 
 
 class SearchConfig(_Section):
@@ -78,15 +124,20 @@ class SearchConfig(_Section):
     variables: Literal["allocation", "ratios"] = "ratios"
     objectives: Annotated[list[str], Field(min_length=1)] | None = None
     levels: tuple[str | float, ...] = ()
-    trials: Count = 30
+    trials: Annotated[Count, _Trials] = 30
     total_epochs: Positive | None = None
-    minutes: Positive | None = None
-    epochs: Positive = 2.0
-    rungs: Natural = 2
-    concurrent: Count = 2
-    seed: Natural = 0
-    calibration_samples: Count = 1024
-    screen: Natural = 32
+    minutes: Annotated[Positive, _Minutes] | None = None
+    epochs: Annotated[Positive, _Epochs] = 2.0
+    rungs: Annotated[Natural, _Rungs] = 2
+    concurrent: Annotated[Count, _Processes] = 2
+    seed: Annotated[Natural, _Seed] = 0
+    calibration_samples: Annotated[Count, _Samples] = 1024
+    screen: Annotated[Natural, _Screened] = 32
+    trial_timeout: Annotated[Positive, _Timeout] | None = None
+    equal_failures: Natural = 5
+    keep: Literal["front", "all"] = "front"
+    max_disk: str | None = None
+    ray: RayConfig = RayConfig()
 
 
 class RunConfig(_Section):
@@ -101,17 +152,17 @@ class RunConfig(_Section):
     (30, 'macs <= 0.5 x dense')
     """
 
-    task: Annotated[str, Field(min_length=1)]
+    task: Text
     task_args: dict[str, Any] = {}
-    data: str | None = None
+    data: Text | None = None
     budget: InstanceOf[Budget]
     device: DeviceConfig = DeviceConfig()
     devices: dict[str, DeviceConfig] = {}
     train_on: Literal["cpu", "cuda", "auto"] = "auto"
     space: InstanceOf[SearchSpace]
     search: SearchConfig = SearchConfig()
-    output: str | None = None
-    base: str | None = None
+    output: Text | None = None
+    base: Text | None = None
     _written: dict[str, Any] = PrivateAttr(default_factory=dict)
     _levels: tuple[Budget, ...] = PrivateAttr(default=())
 
@@ -126,7 +177,9 @@ class RunConfig(_Section):
             raise ConfigError(f"{file} is not a file · write one with: autoprune init {file}")
         data = read_yaml(file)
         if not isinstance(data, dict):
-            raise ConfigError(f"{file.name} must hold keys such as task and budget, got {data!r}")
+            raise ConfigError(
+                f"{file.name} must hold keys such as task and budget, got {shown(data)}"
+            )
         for override in overrides:
             _set(data, override)
         return RunConfig.from_dict(data, place=file.name, base=file.parent)
@@ -166,6 +219,8 @@ class RunConfig(_Section):
             }
         )
         config._written = {"budget": limits, "space": space}
+        if config.search.max_disk is not None:
+            size_in_bytes(config.search.max_disk, f"{place}: search.max_disk")
         config._levels = config.budget.lowered(config.search.levels, f"{place}: search.levels")
         return config
 
@@ -177,6 +232,11 @@ class RunConfig(_Section):
     def targets(self) -> dict[str, DeviceConfig]:
         """Where latencies count, by name; the only device, where it has no name, under `""`."""
         return self.devices or {"": self.device}
+
+    @property
+    def max_disk_bytes(self) -> float | None:
+        """`search.max_disk` in bytes."""
+        return None if self.search.max_disk is None else size_in_bytes(self.search.max_disk)
 
     @property
     def levels(self) -> tuple[Budget, ...]:
@@ -219,14 +279,14 @@ def resolve_space(space: object, base: Path, place: str = "config") -> dict[str,
         file = Path(_anchored(name, base) or name)
     else:
         raise ConfigError(
-            f"{place}: space must be a preset, a .yaml file or a mapping, got {name!r} · "
+            f"{place}: space must be a preset, a .yaml file or a mapping, got {shown(name)} · "
             f"presets: {', '.join(known)}"
         )
     if not file.is_file():
         raise ConfigError(f"{place}: space {file} is not a file · presets: {', '.join(known)}")
     content = read_yaml(file)
     if not isinstance(content, dict):
-        raise ConfigError(f"{file.name} must hold a search space's keys, got {content!r}")
+        raise ConfigError(f"{file.name} must hold a search space's keys, got {shown(content)}")
     return content
 
 
@@ -256,8 +316,8 @@ def resolve_device(
     for name, value in known.items():
         if section.get(name, value) != value:
             raise ConfigError(
-                f"{place}: {key}.{name} is {section[name]!r}, but the profile was made with "
-                f"{value!r} · remove the key, or make another profile"
+                f"{place}: {key}.{name} is {shown(section[name])}, but the profile was made with "
+                f"{shown(value)} · remove the key, or make another profile"
             )
     return {**section, **known, "profile": str(file)}
 
@@ -267,7 +327,7 @@ def _check_device_names(data: Mapping[str, Any], place: str) -> None:
     for name in devices if isinstance(devices, Mapping) else ():
         if not isinstance(name, str) or not DEVICE_NAME.fullmatch(name):
             raise ConfigError(
-                f"{place}: a device's name may hold letters, digits, _ and -, got {name!r}"
+                f"{place}: a device's name may hold letters, digits, _ and -, got {shown(name)}"
             )
 
 
@@ -284,7 +344,7 @@ def _resolved_devices(data: Mapping[str, Any], base: Path, place: str) -> dict[s
     devices = data["devices"]
     if not isinstance(devices, Mapping) or not devices:
         raise ConfigError(
-            f"{place}: devices must map a name to each device, got {devices!r} · e.g. "
+            f"{place}: devices must map a name to each device, got {shown(devices)} · e.g. "
             "devices: {phone: phone.json, server: {runtime: torch}}"
         )
     return {
@@ -301,7 +361,7 @@ def _limits_by_name(data: Mapping[str, Any], place: str) -> dict[str, Any] | Non
         return None
     written = data["budget"]
     if not isinstance(written, Mapping) or not all(isinstance(key, str) for key in written):
-        raise ConfigError(f"{place}: budget must map costs to limits, got {written!r}")
+        raise ConfigError(f"{place}: budget must map costs to limits, got {shown(written)}")
     devices = data.get("devices")
     names = list(devices) if isinstance(devices, Mapping) else []
     limits: dict[str, Any] = {}
@@ -325,36 +385,6 @@ def _with_objectives_named(config: RunConfig, place: str) -> SearchConfig:
     return config.search.model_copy(update={"objectives": named})
 
 
-class _Loader(yaml.SafeLoader):
-    """Safe YAML that refuses a key given twice and reads `1e-3` as a number (YAML 1.2)."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[str] = set()
-        for key, _ in node.value:
-            if key.value in seen:
-                raise yaml.MarkedYAMLError(None, None, f"duplicate key {key.value}", key.start_mark)
-            seen.add(key.value)
-        return super().construct_mapping(node, deep)
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"),
-    list("-+0123456789"),
-)
-
-
-def read_yaml(file: Path) -> Any:
-    """The content of a YAML file; raises ConfigError with file and line where it is not YAML."""
-    try:
-        return yaml.load(file.read_text(encoding="utf-8"), _Loader)
-    except yaml.MarkedYAMLError as error:
-        line = f":{error.problem_mark.line + 1}" if error.problem_mark else ""
-        raise ConfigError(f"{file.name}{line}: not valid YAML: {error.problem}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{file.name}: not valid YAML: {' '.join(str(error).split())}") from error
-
-
 def nearest(name: str, known: Iterable[str]) -> str:
     """The known name most like `name`, or all of them when none is alike."""
     names = list(known)
@@ -370,12 +400,11 @@ def _set(data: dict[str, Any], override: str) -> None:
     for parent in parents:
         inner = data.setdefault(parent, {})
         if not isinstance(inner, dict):
-            raise ConfigError(f"--set {override}: {parent} is {inner!r}, which has no keys inside")
+            raise ConfigError(
+                f"--set {override}: {parent} is {shown(inner)}, which has no keys inside"
+            )
         data = inner
-    try:
-        data[last] = yaml.load(text, _Loader)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"--set {override}: cannot read {text!r} as a YAML value") from error
+    data[last] = parse_yaml(text, f"--set {shown(override)[1:-1]}")
 
 
 def _anchored(path: str | None, base: Path) -> str | None:
@@ -397,11 +426,10 @@ def _one_line(error: ValidationError, place: str) -> str:
     if first["type"] == "missing":
         return f"{place}: {key} is missing · {_MISSING.get(key, 'add it')}"
     if first["type"] in ("model_type", "model_attributes_type"):
-        return (
-            f"{place}: {key} must hold keys ({', '.join(_keys_at(path))}), got {first['input']!r}"
-        )
+        keys = ", ".join(_keys_at(path))
+        return f"{place}: {key} must hold keys ({keys}), got {shown(first['input'])}"
     message = first["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
-    return f"{place}: {key}: {message}, got {first['input']!r}"
+    return f"{place}: {key}: {message}, got {shown(first['input'])}"
 
 
 _MISSING = {

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any, Literal
@@ -16,6 +16,7 @@ from typing import Any, Literal
 from autoprune.architecture import FLOAT32, PRECISIONS
 from autoprune.candidate import BY_OPTIMIZER, IMPORTANCES, OPTIMIZERS
 from autoprune.errors import ConfigError
+from autoprune.printable import shown
 from autoprune.schedule import KINDS
 
 RATIO = "ratio"
@@ -55,12 +56,17 @@ class Parameter:
     integer: bool = False
     choices: tuple[Value, ...] = ()
 
+    @property
+    def is_number(self) -> bool:
+        """Whether it draws numbers, not words."""
+        return not any(isinstance(choice, str) for choice in self.choices)
+
     def clip(self, value: Value) -> Value:
         """The nearest value that this distribution can draw; ValueError for an unknown choice."""
         if self.choices:
             if value not in self.choices:
                 known = ", ".join(str(choice) for choice in self.choices)
-                raise ValueError(f"{self.name} can be {known}, got {value!r}")
+                raise ValueError(f"{self.name} can be {known}, got {shown(value)}")
             return value
         bounded = min(max(float(value), self.low), self.high)
         return round(bounded) if self.integer else bounded
@@ -83,12 +89,12 @@ class _Knob:
         """The value in its own type; ConfigError where it does not fit."""
         if self.kind == "switch":
             if not isinstance(value, bool):
-                raise ConfigError(f"{place} must be true or false, got {value!r}")
+                raise ConfigError(f"{place} must be true or false, got {shown(value)}")
             return value
         if self.kind == "word":
             if value not in self.words:
                 raise ConfigError(
-                    f"{place} must be one of {', '.join(self.words)}, got {value!r}"
+                    f"{place} must be one of {', '.join(self.words)}, got {shown(value)}"
                     + _nearest(str(value), self.words)
                 )
             return str(value)
@@ -98,10 +104,10 @@ class _Knob:
         number = _as_number(value)
         if number is None or (self.kind == "integer" and number != int(number)):
             noun = "a whole number" if self.kind == "integer" else "a number"
-            raise ConfigError(f"{place} must be {noun}{self.besides}, got {value!r}")
+            raise ConfigError(f"{place} must be {noun}{self.besides}, got {shown(value)}")
         too_low = number < self.low or (self.open_low and number == self.low)
         if too_low or number > self.high or (self.open_high and number == self.high):
-            raise ConfigError(f"{place} must lie in {self._interval()}, got {value!r}")
+            raise ConfigError(f"{place} must lie in {self._interval()}, got {shown(value)}")
         return int(number) if self.kind == "integer" else number
 
     def _interval(self) -> str:
@@ -116,13 +122,13 @@ _KNOBS: dict[str, _Knob] = {
     "schedule.kind": _Knob("word", "one_shot", words=KINDS),
     "schedule.begin": _Knob("number", 0.0, high=1.0, open_high=True),
     "schedule.end": _Knob("number", 0.5, high=1.0, open_high=True),
-    "schedule.steps": _Knob("integer", 4, low=1),
+    "schedule.steps": _Knob("integer", 4, low=1, high=100),
     "recovery.optimizer": _Knob("word", AUTO, words=(AUTO, *OPTIMIZERS)),
-    "recovery.lr": _Knob("number", math.nan, open_low=True),
-    "recovery.weight_decay": _Knob("number", math.nan),
+    "recovery.lr": _Knob("number", math.nan, high=100.0, open_low=True),
+    "recovery.weight_decay": _Knob("number", math.nan, high=10.0),
     "recovery.distillation": _Knob("number", 0.5, high=1.0),
-    "recovery.regularizer": _Knob("number", 0.0),
-    "recovery.grad_clip": _Knob("number", 0.0),
+    "recovery.regularizer": _Knob("number", 0.0, high=100.0),
+    "recovery.grad_clip": _Knob("number", 0.0, high=1e9),
     "recovery.warmup": _Knob("number", 0.05, high=1.0, open_high=True),
 }
 for _name, _defaults in BY_OPTIMIZER.items():  # `recovery.lr.sgd`: the value where that one is used
@@ -131,10 +137,11 @@ for _name, _defaults in BY_OPTIMIZER.items():  # `recovery.lr.sgd`: the value wh
             _KNOBS[f"recovery.{_name}"], default=_default
         )
 _RATIO = _Knob("number", 0.0, high=1.0, open_high=True)
-_ROUND = _Knob("integer", 1, low=1, besides=" or auto")
+_ROUND = _Knob("integer", 1, low=1, high=4096, besides=" or auto")
 _SECTIONS = ("schedule", "recovery")
 _DEPTH = _Knob("number", 0.7, high=1.0)
 _PRECISION = _Knob("word", FLOAT32, words=PRECISIONS)
+_ORDER = ("schedule.begin", "schedule.end")
 _TOP = ("ratios", "round_to", "depth", "precision", "importance", "repair", *_SECTIONS)
 
 
@@ -204,6 +211,7 @@ class SearchSpace:
                 varied.append(read)
             else:
                 fixed[name] = read
+        _check_order(fixed, varied, place)
         per = _Knob("word", "group", words=("group", "global"))
         step = spec.get("round_to", 1)
         auto = step == AUTO
@@ -264,7 +272,7 @@ def _read_depth(written: Any, place: str) -> float:
         return float(_DEPTH.default) if written else 0.0
     if not isinstance(written, Mapping):
         raise ConfigError(
-            f"{place} must be true, false or a mapping such as {{max: 0.7}}, got {written!r}"
+            f"{place} must be true, false or a mapping such as {{max: 0.7}}, got {shown(written)}"
         )
     _known(written, ("max",), place)
     return float(_DEPTH.check(written.get("max", _DEPTH.default), f"{place}.max"))
@@ -295,7 +303,7 @@ def _nearest(word: str, known: Iterable[str]) -> str:
 
 def _mapping(value: Any, place: str) -> Mapping[str, Any]:
     if not isinstance(value, Mapping):
-        raise ConfigError(f"{place} must be a mapping of keys to values, got {value!r}")
+        raise ConfigError(f"{place} must be a mapping of keys to values, got {shown(value)}")
     return value
 
 
@@ -342,7 +350,7 @@ def _read_range(name: str, value: Mapping[str, Any], place: str) -> Value | Para
     high = float(knob.check(value["max"], f"{place}.max"))
     log = value.get("log", False)
     if not isinstance(log, bool):
-        raise ConfigError(f"{place}.log must be true or false, got {log!r}")
+        raise ConfigError(f"{place}.log must be true or false, got {shown(log)}")
     if low > high:
         raise ConfigError(f"{place}: min must not be above max, got min={low:g}, max={high:g}")
     if log and low <= 0.0:
@@ -350,6 +358,18 @@ def _read_range(name: str, value: Mapping[str, Any], place: str) -> Value | Para
     if low == high:
         return knob.check(low, place)
     return Parameter(name, low, high, log=log, integer=knob.kind == "integer")
+
+
+def _check_order(fixed: Mapping[str, Value], varied: Sequence[Parameter], place: str) -> None:
+    """Raise ConfigError where every schedule that is written begins after its end."""
+    ends = {p.name: [float(c) for c in p.choices] or [p.low, p.high] for p in varied if p.is_number}
+    ends |= {name: [float(fixed[name])] for name in _ORDER if name in fixed}
+    begin, end = (ends.get(name) for name in _ORDER)
+    if begin and end and min(begin) > max(end) and fixed.get("schedule.kind") != KINDS[0]:
+        raise ConfigError(
+            f"{place}.schedule.begin must not be above end, got begin={min(begin):g}, "
+            f"end={max(end):g}"
+        )
 
 
 def _as_number(value: Any) -> float | None:

@@ -42,6 +42,12 @@ search:
   concurrent: 2                # concurrent trials; cores are divided among them
   seed: 0
   calibration_samples: 1024    # training samples for activation statistics
+  # trial_timeout: 600         # seconds without a report after which a trial is ended; default:
+                               # ten times the slowest trial so far
+  # equal_failures: 5          # trials in a row that fail alike, after which the search stops
+  keep: front                  # models that stay on disk: the front's with its next best, or all
+  # max_disk: 5 GB             # how much they may take
+  # ray: {{address: auto}}       # train in a running Ray cluster (docs/cluster.md)
   screen: 32                   # proposals scored before training for each one trained; 0 = none
 
 # output: results/my-run       # default: results/<task>-<date-time>

@@ -75,6 +75,23 @@ def test_loaded_model_has_the_recorded_metric(found: api.Result) -> None:
     assert metrics["accuracy"] == pytest.approx(record.metrics["accuracy"], abs=1e-6)
 
 
+def test_a_model_is_loaded_without_its_task(found: api.Result, tmp_path: Path) -> None:
+    """In a folder of its own, as somebody else may get it: no code of the task is imported."""
+    record = found.pick("best")
+    alone = shutil.copytree(found.path / record.artifact, tmp_path / "alone")
+    dense = api.task_of(api.RunFolder.open(found.path).config).build_model()
+    small = autoprune.load(alone, model=dense)
+    expected = autoprune.load(found.path, pick="best")
+    x = torch.randn(3, 13)
+    assert torch.equal(small(x), expected(x))
+    with pytest.raises(autoprune.UsageError, match="a task or a model, got both"):
+        autoprune.load(alone, model=dense, task=found.task or api.task_of(run_config(found)))
+
+
+def run_config(found: api.Result) -> autoprune.RunConfig:
+    return api.RunFolder.open(found.path).config
+
+
 def test_model_of_another_architecture_is_refused(found: api.Result, tmp_path: Path) -> None:
     class Other(type(api.task_of(api.RunFolder.open(found.path).config))):
         def build_model(self) -> torch.nn.Module:

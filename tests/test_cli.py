@@ -234,6 +234,29 @@ def test_a_terminal_that_knows_ascii_only_is_served(shown_run: Path) -> None:
     assert b" - a run is" in failed.stderr
 
 
+def test_a_report_can_be_written_elsewhere_and_where_it_cannot_is_one_line(
+    run, shown_run: Path, tmp_path: Path
+) -> None:
+    code, out, _ = run("report", shown_run, "-o", tmp_path / "page.html")
+    assert (code, out) == (0, f"wrote {tmp_path / 'page.html'}\n")
+    assert not (shown_run / "report.html").exists()
+    assert (tmp_path / "page.html").read_text().startswith("<!doctype html>")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "inside").touch()
+    code, _, err = run("report", shown_run, "-o", tmp_path / "folder")
+    assert (code, err) == (2, f"error: {tmp_path / 'folder'} cannot be written: Is a directory\n")
+
+
+def test_a_folder_of_somebody_else_needs_trust(run, tmp_path: Path) -> None:
+    config = {"task": "theirs.py:Task", "budget": {"macs": "50%"}, "base": "."}
+    sent = RunFolder.create(tmp_path / "sent", config, {}).path
+    (sent / "theirs.py").write_text("raise SystemExit('it ran')")
+    code, _, err = run("resume", sent)
+    assert (code, err.count("\n")) == (2, 1)
+    assert f"{sent / 'theirs.py'}, which was not named on this machine before" in err
+    assert "add --trust" in err
+
+
 def test_a_closed_pipe_ends_the_command_quietly(shown_run: Path) -> None:
     command = [sys.executable, "-m", "autoprune", "show", shown_run]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as show:

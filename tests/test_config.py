@@ -67,8 +67,21 @@ def test_defaults_are_those_of_the_documentation(write) -> None:
             "search: []",
             "budget.yaml: search must hold keys (sampler, objectives, levels, trials, "
             "total_epochs, minutes, epochs, rungs, concurrent, seed, calibration_samples, "
-            "screen), got []",
+            "screen, trial_timeout, equal_failures, keep, max_disk, ray), got []",
         ),
+        (
+            "search: {concurrent: 10000}",
+            "budget.yaml: search.concurrent: must be at most 1024 (each is a process of its own)",
+        ),
+        ("search: {epochs: 1.0e+300}", "budget.yaml: search.epochs: must be at most 100000 ("),
+        ("search: {trials: 1000000000000}", "budget.yaml: search.trials: must be at most 1e+06 ("),
+        ("search: {rungs: 2000}", "budget.yaml: search.rungs: must be at most 20 ("),
+        ("search: {seed: 4294967296}", "budget.yaml: search.seed: must be at most 4.29497e+09 (32"),
+        ("search: {keep: some}", "budget.yaml: search.keep: must be 'front' or 'all', got 'some'"),
+        ("search: {ray: {adress: auto}}", "budget.yaml: search.ray.adress is not a key · nearest"),
+        ("device: {batch: 1000000000}", "budget.yaml: device.batch: must be at most 65536 ("),
+        ('output: ""', "budget.yaml: output: must not be empty, nor hold a null byte, got ''"),
+        ('data: "a\\0b"', "budget.yaml: data: must not be empty, nor hold a null byte"),
         (
             "search: {objectives: []}",
             "budget.yaml: search.objectives: List should have at least 1 item",
@@ -121,6 +134,13 @@ def test_a_level_that_cannot_be_is_refused(write, levels: str, message: str) -> 
     assert str(caught.value).startswith(message)
 
 
+def test_a_quota_has_a_unit(write) -> None:
+    config = RunConfig.load(write(MINIMAL + "search: {max_disk: 2 GB}"))
+    assert config.max_disk_bytes == 2e9
+    with pytest.raises(BudgetError, match=r"search\.max_disk: cannot read 'much' · write e\.g\."):
+        RunConfig.load(write(MINIMAL + "search: {max_disk: much}"))
+
+
 def test_levels_are_lower_first_limits() -> None:
     text = {"task": "digits", "budget": {"macs": "50%", "params": 900}}
     config = RunConfig.from_dict({**text, "search": {"levels": ["30%", 1000]}})
@@ -136,6 +156,8 @@ def test_levels_are_lower_first_limits() -> None:
         ("{latency_ms: 8 MB}", "budget.yaml: budget.latency_ms: unit 'MB' does not fit"),
         ("{latency: 8 ms}", "budget.yaml: budget.latency is not a cost"),
         ("{}", "budget.yaml: budget needs at least one limit"),
+        ("{macs: 100000%}", "budget.yaml: budget.macs must be at most 1000% of the dense"),
+        ("{macs: 1e+300}", "budget.yaml: budget.macs must be above 0 and below 1e+30"),
     ],
 )
 def test_wrong_limit_names_file_and_key(write, budget: str, message: str) -> None:
@@ -200,7 +222,7 @@ def test_overrides_replace_and_add(write) -> None:
         ("search.trials", "--set search.trials must have the form key=value"),
         ("task.name=3", "--set task.name=3: task is 'digits', which has no keys inside"),
         ("search.trails=3", "budget.yaml: search.trails is not a key · nearest: trials"),
-        ("search.trials=[", "--set search.trials=[: cannot read '['"),
+        ("search.trials=[", "--set search.trials=[:1: not valid YAML"),
     ],
 )
 def test_wrong_override_is_refused(write, override: str, message: str) -> None:

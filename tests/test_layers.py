@@ -29,9 +29,11 @@ FLOORS = {
     "device": 3,
     "huggingface": 3,
     "pruning": 2,
+    "trust": 2,
     "cost": 2,
     "graph": 1,
     "config": 1,
+    "limited_yaml": 1,
     "store": 1,
     "tasks": 1,
     "architecture": 0,
@@ -45,6 +47,7 @@ FLOORS = {
     "pareto": 0,
     "pick": 0,
     "errors": 0,
+    "printable": 0,
     "cost_fields": 0,
 }
 ONLY_IN = {"optuna": "_search", "ray": "_search"}

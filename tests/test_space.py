@@ -123,8 +123,8 @@ def test_a_one_shot_schedule_forgets_end_and_steps() -> None:
 
 
 def test_an_end_before_the_beginning_is_moved_to_it() -> None:
-    space = fitted({"schedule": {"kind": "linear", "begin": 0.4, "end": 0.1}})
-    assert space.candidate({}).schedule.end == 0.4
+    space = fitted({"schedule": {"kind": "linear", "begin": 0.4, "end": [0.1, 0.6]}})
+    assert space.candidate({"schedule.end": 0.1}).schedule.end == 0.4
 
 
 def test_params_of_a_choice_that_the_space_lacks_are_refused() -> None:
@@ -223,18 +223,25 @@ def test_the_regularizer_of_a_removal_before_training_is_no_other_candidate() ->
         ({"importance": "l3"}, "space.importance must be one of l1, l2"),
         ({"importance": {"min": 0, "max": 1}}, "takes a value or a list"),
         ({"repair": "yes"}, "space.repair must be true or false"),
+        (
+            {"schedule": {"kind": "linear", "begin": 0.4, "end": {"min": 0.1, "max": 0.3}}},
+            "space.schedule.begin must not be above end, got begin=0.4, end=0.3",
+        ),
+        ({"schedule": {"steps": 10**9}}, r"space.schedule.steps must lie in \[1, 100\]"),
+        ({"round_to": 10**9}, r"space.round_to must lie in \[1, 4096\]"),
+        ({"recovery": {"lr": 1e300}}, r"space.recovery.lr must lie in \(0, 100\], got 1e\+300"),
         ({"schedule": {"kind": []}}, "space.schedule.kind is an empty list"),
         ({"schedule": {"kind": ["cubic", "cube"]}}, r"space.schedule.kind\[1\]"),
         ({"recovery": {"lr": {"min": 0.1}}}, "is a range and needs max"),
         ({"recovery": {"lr": {"min": 0.1, "max": 0.01}}}, "min must not be above max"),
-        ({"recovery": {"lr": 0}}, r"space.recovery.lr must lie in \(0, inf\)"),
-        ({"recovery": {"lr": {"sgd": 0}}}, r"space.recovery.lr.sgd must lie in \(0, inf\)"),
+        ({"recovery": {"lr": 0}}, r"space.recovery.lr must lie in \(0, 100\]"),
+        ({"recovery": {"lr": {"sgd": 0}}}, r"space.recovery.lr.sgd must lie in \(0, 100\]"),
         ({"recovery": {"lr": {"sdg": 1}}}, "recovery.lr.sdg is not a key · did you mean 'sgd'"),
         ({"recovery": {"lr.sgd": 0.1}}, "space.recovery.lr.sgd is not a key"),
         ({"recovery": {"distillation": {"sgd": 0.1}}}, "distillation.sgd is not a key"),
         ({"recovery": {"optimizer": "adam"}}, "one of auto, sgd, adamw, task, got 'adam'"),
         ({"recovery": {"warmup": 1.0}}, r"space.recovery.warmup must lie in \[0, 1\)"),
-        ({"recovery": {"grad_clip": -1}}, r"space.recovery.grad_clip must lie in \[0, inf\)"),
+        ({"recovery": {"grad_clip": -1}}, r"space.recovery.grad_clip must lie in \[0, 1e\+09\]"),
         ({"recovery": {"regularizer": {"min": 0, "max": 1, "log": True}}}, "needs min above 0"),
         ({"recovery": {"distillation": 1.5}}, r"must lie in \[0, 1\], got 1.5"),
         ({"recovery": {"lr": "fast"}}, "must be a number, got 'fast'"),

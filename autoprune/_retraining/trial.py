@@ -85,7 +85,13 @@ def retrain_trial(
         precision = record.candidate.architecture.precision
         for one in done.runs:
             recipe = recipe_of(
-                record.candidate, one.kept_indices, task=config.task, task_args=config.task_args
+                record.candidate,
+                one.kept_indices,
+                task=config.task,
+                task_args=config.task_args,
+                example=task.example_input(),
+                ignored_layers=task.ignored_layers,
+                num_heads=task.num_heads,
             )
             place = folder.seed_folder(one.seed)
             save_model(place, one.model, recipe)

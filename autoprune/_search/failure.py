@@ -7,6 +7,8 @@ import traceback
 
 import torch
 
+LONGEST, LONGEST_LINE = 20_000, 500  # characters of a reason and of its first line
+
 
 def reason(error: Exception) -> str:
     """Why a trial failed: one line, then the traceback."""
@@ -15,7 +17,20 @@ def reason(error: Exception) -> str:
         kind = "out of memory"
     text = str(error).strip().splitlines()
     first = f"{kind}: {text[0]}" if text else kind
-    return "\n".join([first, *traceback.format_exception(error)]).rstrip()
+    trace = bounded("".join(traceback.format_exception(error)))
+    return f"{bounded(first, LONGEST_LINE)}\n{trace}".rstrip()
+
+
+def bounded(text: str, most: int = LONGEST) -> str:
+    """The text, or where it is longer than `most` characters its beginning and its end.
+
+    >>> bounded("abcdefghij" * 10, 20)
+    'abcde … 80 characters … fghij'
+    """
+    if len(text) <= most:
+        return text
+    end = most // 4
+    return f"{text[:end]} … {len(text) - 2 * end} characters … {text[-end:]}"
 
 
 def is_out_of_memory(error: Exception) -> bool:

@@ -2,21 +2,33 @@
 
 from __future__ import annotations
 
+import logging
 import math
+import re
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+from autoprune._search.failure import bounded
+from autoprune._search.keeping import dominated, over_quota
 from autoprune._search.plan import Plan
 from autoprune._search.progress import NullProgress, Progress, Snapshot
 from autoprune.budget import Cost
 from autoprune.candidate import Candidate
+from autoprune.errors import AutopruneError
 from autoprune.pareto import ParetoFront
 from autoprune.record import State, TrialRecord
 from autoprune.store import RunFolder, RunState
 
+_LOG = logging.getLogger(__name__)
+_SLOWEST = 10.0  # times what the slowest trial took: then one hangs
+_LEAST_TIMEOUT_S = 120.0
+_FIRST_TIMEOUT_S = 3600.0  # before any trial has ended
+_BUSY = ("build_s", "train_s", "evaluate_s")
+_NUMBER = re.compile(r"0x[0-9a-fA-F]+|[0-9]+")
 REPORT = "report"  # the key of a Tune result under which a report travels
 
 
@@ -64,7 +76,7 @@ class Running:
 class Ledger:
     """Turns reports into records on disk, counts them, and decides when the search is over.
 
-    Every record is written to disk before it is used. `screening` is the cost of screening so far
+    Every record is written to disk before it is used; `failure` is why that could not be done.
     (see `screening.ScreeningCost`), saved with the state.
     """
 
@@ -83,6 +95,9 @@ class Ledger:
         self.plan = plan
         self.folder = folder
         self.records: dict[int, TrialRecord] = {r.number: r for r in folder.records()}
+        trained = (it for it in self.records.values() if not it.is_converted)
+        self._counts = Counter(record.state for record in trained)
+        self._slowest_s = max(map(_busy_s, self.records.values()), default=0.0)
         self.running: dict[int, Running] = {}
         self._progress = progress or NullProgress()
         self._numbers = {
@@ -90,11 +105,15 @@ class Ledger:
             for number, record in self.records.items()
             if record.state != "infeasible"
         }
-        state = folder.state() or RunState()
+        state = folder.state() or RunState(elapsed_s=self._spent_s())
         self._before_s = state.elapsed_s
         self.screening: Mapping[str, float] = state.screening
         self._started = time.monotonic() if since is None else since
         self._ends: list[float] = []
+        self._alike: list[str] = []
+        self._failed_at = 0.0
+        self._closed = False
+        self.failure: AutopruneError | None = None
         self._shown: tuple[tuple[Mapping[str, float], ...], float | None] = ((), None)
         self._front = self._front_of(self.records.values())
         self._show_front()
@@ -107,7 +126,7 @@ class Ledger:
     @property
     def counts(self) -> Counter[State]:
         """How many trials are in each state, converted ones not counted."""
-        return Counter(it.state for it in self.records.values() if not it.is_converted)
+        return self._counts
 
     @property
     def done(self) -> int:
@@ -165,7 +184,7 @@ class Ledger:
         """Record a trial that ended: completed, stopped before its end, or failed."""
         running = self.running.pop(number)
         last = running.last
-        error = error or last.error
+        error = bounded(error or last.error or "") or None
         state: State = "failed" if error else "complete" if last.finished else "stopped"
         record = TrialRecord(
             number=number,
@@ -183,10 +202,12 @@ class Ledger:
             optimizer=last.optimizer,
         )
         self._write(record)
+        self._count_failure(record, running.started)
         if not record.is_converted:
             self._ends.append(time.monotonic())
         self._front = self._front_of([*self._front.members, record])
         self._show_front()
+        self._free_disk()
         self.save_state("search")
         self.show()
         return record
@@ -201,7 +222,9 @@ class Ledger:
         planned = sum(self.plan.epochs - r.last.epochs for r in self.running.values())
         epochs = self.spent_epochs + planned + self.plan.epochs
         return (
-            self.done + len(self.running) < limits.trials
+            not self._closed
+            and self.stuck is None
+            and self.done + len(self.running) < limits.trials
             and (limits.total_epochs is None or epochs <= limits.total_epochs * (1 + 1e-9))
             and not self._too_late()
         )
@@ -209,6 +232,36 @@ class Ledger:
     def over(self) -> bool:
         """Whether no further trial will ever begin."""
         return not self.running and not self.may_start()
+
+    def close(self) -> None:
+        """Start no further trial: the search was asked to end."""
+        self._closed = True
+
+    @property
+    def stuck(self) -> str | None:
+        """Why the search should stop: the last trials of this session failed for one reason."""
+        limit = self.plan.limits.equal_failures
+        return self._alike[-1] if limit and len(self._alike) >= limit else None
+
+    @property
+    def trial_timeout_s(self) -> float:
+        """The longest time from one report of a trial to the next."""
+        if self.plan.limits.trial_timeout_s is not None:
+            return self.plan.limits.trial_timeout_s
+        if not self._slowest_s:
+            return _FIRST_TIMEOUT_S
+        return max(_LEAST_TIMEOUT_S, _SLOWEST * self._slowest_s)
+
+    @property
+    def overtime_s(self) -> float:
+        """Seconds since the time limit; below 0 before it, and without one.
+
+        Where no trial is complete, one is awaited for as long again.
+        """
+        seconds = self.plan.limits.seconds
+        if seconds is None:
+            return -1.0
+        return self.elapsed_s - (seconds if self.counts["complete"] else 2.0 * seconds)
 
     @property
     def late(self) -> bool:
@@ -222,7 +275,8 @@ class Ledger:
 
     def save_state(self, phase: str) -> None:
         """Save the phase and elapsed time, for `resume`."""
-        self.folder.save_state(RunState(phase, self.elapsed_s, dict(self.screening)))
+        with self._noting_failure():
+            self.folder.save_state(RunState(phase, self.elapsed_s, dict(self.screening)))
 
     def show(self, phase: str = "search", note: str = "") -> None:
         """Update the progress display."""
@@ -281,9 +335,66 @@ class Ledger:
         )
         self._shown = (members, front.hypervolume if members else None)
 
+    def _free_disk(self) -> None:
+        """Delete models that are dominated, or above the quota; close where that is not enough."""
+        limits, records = self.plan.limits, list(self.records.values())
+        gone = [] if limits.keep_all else dominated(records, self.plan)
+        if limits.disk_bytes is not None:
+            sizes = {r.number: self.folder.model_bytes(r) for r in records if r.artifact}
+            more, too_much = over_quota(records, self.plan, sizes, limits.disk_bytes)
+            gone = list({record.number: record for record in [*gone, *more]}.values())
+            if too_much and not self._closed:
+                _LOG.warning("search.max_disk is used up by the models of the front")
+                self.close()
+        with self._noting_failure():
+            for record in gone:
+                self.records[record.number] = self.folder.drop_model(record)
+
+    def _spent_s(self) -> float:
+        """About how long earlier sessions took, where their state was lost."""
+        walls = sum(record.times.get("wall_s", 0.0) for record in self.records.values())
+        return walls / self.plan.concurrent
+
+    def _count_failure(self, record: TrialRecord, started: float) -> None:
+        """Keep the first lines of the failures in a row that are alike but for their numbers.
+
+        What ran when the last one failed does not count: a lost node takes several with it.
+        """
+        if record.state != "failed":
+            self._alike.clear()
+            return
+        if self._alike and started < self._failed_at:
+            return
+        self._failed_at = time.monotonic()
+        first = (record.error or "no reason known").splitlines()[0]
+        if self._alike and _NUMBER.sub("", self._alike[-1]) != _NUMBER.sub("", first):
+            self._alike.clear()
+        self._alike.append(first)
+
+    @contextmanager
+    def _noting_failure(self) -> Iterator[None]:
+        """Keep an error as `failure`: Ray Tune would make a traceback of it."""
+        try:
+            yield
+        except AutopruneError as error:
+            self.failure = error
+            raise
+
     def _write(self, record: TrialRecord) -> None:
-        self.folder.append(record)
+        with self._noting_failure():
+            self.folder.append(record)
+        if not record.is_converted:
+            if record.number in self.records:
+                self._counts[self.records[record.number].state] -= 1
+            self._counts[record.state] += 1
+        self._slowest_s = max(self._slowest_s, _busy_s(record))
         self.records[record.number] = record
+
+
+def _busy_s(record: TrialRecord) -> float:
+    """How long a trial was built, trained and evaluated; 0 where it did not end well."""
+    ended = record.state in ("complete", "stopped")
+    return sum(record.times.get(name, 0.0) for name in _BUSY) if ended else 0.0
 
 
 def _finite(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -50,11 +50,20 @@ Prices = Callable[[NDArray[np.int64], Collection[str]], Mapping[str, NDArray[np.
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """When a search ends: whichever is reached first. None sets no limit."""
+    """When a search ends: whichever is reached first. None sets no limit.
+
+    A trial that takes more than `trial_timeout_s` from one report to the next is ended (None:
+    learned from the trials so far). After `equal_failures` in a row the search ends (0: never).
+    `keep_all` keeps the models of dominated trials, `disk_bytes` is the most that models may take.
+    """
 
     trials: int = 30
     total_epochs: float | None = None
     seconds: float | None = None
+    trial_timeout_s: float | None = None
+    equal_failures: int = 5
+    keep_all: bool = True
+    disk_bytes: float | None = None
 
 
 @dataclass(frozen=True)

@@ -52,7 +52,7 @@ from autoprune.store import QuantizationSettings
 from autoprune.tasks.base import Task
 from autoprune.tasks.load import load_dense
 from autoprune.tasks.metrics import evaluated
-from autoprune.training import choose, training_device
+from autoprune.training import Precision, choose, training_device
 from autoprune.training.batches import sample
 from autoprune.training.optimizers import optimizer_for
 
@@ -197,6 +197,10 @@ def _plan(
             limits.trials,
             limits.total_epochs,
             limits.minutes * 60.0 if limits.minutes is not None else None,
+            limits.trial_timeout,
+            limits.equal_failures,
+            limits.keep == "all",
+            config.max_disk_bytes,
         ),
         epochs=limits.epochs,
         rungs=limits.rungs,
@@ -229,19 +233,28 @@ def _costs(
 
 
 def make_context(
-    config: RunConfig, task: Task, ready: Prepared, path: str, say: Say
+    config: RunConfig,
+    task: Task,
+    ready: Prepared,
+    path: str,
+    say: Say,
+    precision: Precision | None = None,
 ) -> WorkerContext:
-    """The context of the workers: calibration and the arithmetic of training, computed once."""
+    """The context of the workers: calibration and the arithmetic of training, computed once.
+
+    `precision` is that of a resumed run: timed again, it might be another one.
+    """
     calibration = None
     if _needs_calibration(ready.plan.space.space):
         say("calibration statistics")
         calibration = _calibration(config, task, ready)
-    say("the arithmetic of training")
-    threads = threads_for(config.search.concurrent)
+    say("the arithmetic of training" if precision is None else "the workers' context")
+    cpus = config.search.ray.resources_per_trial.get("cpu")
+    threads = threads_for(config.search.concurrent) if cpus is None else max(1, int(cpus))
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        precision = choose(task, ready.dense, ready.training_device)
+        precision = precision or choose(task, ready.dense, ready.training_device)
     finally:
         torch.set_num_threads(before)
     return WorkerContext(
@@ -291,16 +304,15 @@ def measure_sensitivity(
         forward=task.loss,
         progress=told,
     )
-    if IN_FLOAT not in space.items:
-        return found
-    say("sensitivity to int8")
-    twin = twin_of(ready.dense, task, QuantizationSettings(), threads=1)
-    rise = max(0.0, score(twin.int8) - found.dense)
-    return Sensitivity(
-        found.dense,
-        {**found.counts, IN_FLOAT: (0, 1)},
-        {**found.increases, IN_FLOAT: (rise, 0.0)},
-    )
+    fixed = {item: space.choices(item) for item in space.items if item not in found.counts}
+    counts = {**found.counts, **{item: choices[-1:] for item, choices in fixed.items()}}
+    increases = {**found.increases, **dict.fromkeys(fixed, (0.0,))}
+    if IN_FLOAT in space.items:
+        say("sensitivity to int8")
+        twin = twin_of(ready.dense, task, QuantizationSettings(), threads=1)
+        rise = max(0.0, score(twin.int8) - found.dense)
+        counts[IN_FLOAT], increases[IN_FLOAT] = (0, 1), (rise, 0.0)
+    return Sensitivity(found.dense, counts, increases)
 
 
 def relative_importance(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 
 import optuna
@@ -27,8 +27,10 @@ from autoprune._search.progress import NullProgress, Progress, Snapshot
 from autoprune._search.screening import Screening
 from autoprune._search.searcher import BudgetedOptunaSearch, Proposal
 from autoprune._search.seeding import seeds
+from autoprune._search.sendable import check_sendable
 from autoprune._search.study import StudyFile
-from autoprune._search.tuning import quiet, run_trials
+from autoprune._search.target_devices import Profiles
+from autoprune._search.tuning import check_session, quiet, run_trials
 from autoprune._search.variables import Allocated
 from autoprune._search.verify import verify
 from autoprune._search.worker import WorkerContext
@@ -36,10 +38,11 @@ from autoprune.architecture import INT8, PRECISIONS
 from autoprune.budget import Cost
 from autoprune.config import RunConfig
 from autoprune.device.profile import DeviceProfile
-from autoprune.errors import WorkError
+from autoprune.errors import StoreError, WorkError
 from autoprune.pruning.sensitivity import Sensitivity
 from autoprune.record import TrialRecord
 from autoprune.store import (
+    SENSITIVITY,
     BlockInfo,
     DenseReport,
     FrontReport,
@@ -49,8 +52,12 @@ from autoprune.store import (
     RunFolder,
     RunState,
     SearchPlan,
+    device_file,
+    mend,
+    set_aside,
 )
 from autoprune.tasks.base import Task
+from autoprune.training import Precision
 
 CHECKED = 8  # models near the budget that are measured before the first trial
 
@@ -73,43 +80,79 @@ def run(
     """
     watcher = progress or NullProgress()
     place = Path(folder)
-    if resume and (RunFolder.open(place).state() or RunState()).phase == "done":
+    if resume and _is_done(RunFolder.open(place)):
         return
-    if not resume:
-        RunFolder.check_free(place)
+    check_session()
+    check_sendable(task)
     since = time.monotonic()
-    with quiet():
-        say = _sayer(watcher, since)
-        ready = _prepare(config, task, place, say, resume=resume)
-        store = RunFolder.open(place) if resume else _create(config, place)
-        with store.writing():
-            _describe(store, ready)
-            context = make_context(config, task, ready, str(place.resolve()), say)
-            sensitivity = _sensitivity(config, task, store, ready, context, say)
-            importance = _importance(ready, context) if sensitivity else None
-            first = seeds(ready.plan, sensitivity, importance)
-            if not resume:
-                chosen = dict.fromkeys(proposal.candidate.architecture for proposal in first)
-                ready = correct(ready, list(chosen)[:CHECKED], say)
-                ready.plan.check()
-                _describe(store, ready)
-                first = seeds(ready.plan, sensitivity, importance)
-            ready = _with_variables(config, ready, sensitivity)
-            screening = make_screening(config, task, ready, context, sensitivity)
-            ledger = Ledger(ready.plan, store, watcher, since=since)
-            _search(store, ready, context, first, screening, ledger)
+    held = RunFolder.open(place).writing() if resume else RunFolder.claim(place)
+    with quiet(), held:  # before the preparation, which takes minutes
+        if resume:
+            mend(RunFolder(place), config.targets)
+        _run(config, task, place, watcher, since, resume=resume)
+
+
+def _is_done(store: RunFolder) -> bool:
+    """Whether nothing is left to do; what is damaged is to be made again."""
+    try:
+        return (store.state() or RunState()).phase == "done" and store.front() is not None
+    except StoreError:
+        return False
+
+
+def _run(
+    config: RunConfig, task: Task, place: Path, watcher: Progress, since: float, *, resume: bool
+) -> None:
+    say = _sayer(watcher, since)
+    ready = _prepare(config, task, place, say, resume=resume)
+    store = RunFolder.open(place) if resume else _create(config, place)
+    _describe(store, ready)
+    context = _context(config, task, store, ready, say)
+    sensitivity = _sensitivity(config, task, store, ready, context, say)
+    importance = _importance(ready, context) if sensitivity else None
+    first = seeds(ready.plan, sensitivity, importance)
+    if not resume:
+        chosen = dict.fromkeys(proposal.candidate.architecture for proposal in first)
+        ready = correct(ready, list(chosen)[:CHECKED], say)
+        ready.plan.check()
+        _describe(store, ready)
+        first = seeds(ready.plan, sensitivity, importance)
+    ready = _with_variables(config, ready, sensitivity)
+    screening = make_screening(config, task, ready, context, sensitivity)
+    ledger = Ledger(ready.plan, store, watcher, since=since)
+    _search(store, ready, context, first, screening, ledger)
 
 
 def _prepare(config: RunConfig, task: Task, place: Path, say: Say, *, resume: bool) -> Prepared:
-    profiles = None
-    if resume:
-        folder, parse = RunFolder(place), DeviceProfile.from_dict
-        profiles = {each: folder.profiles(config.targets, parse, each) for each in PRECISIONS}
+    profiles = _profiles(RunFolder(place), config) if resume else None
     return prepare(config, task, say, profiles=profiles)
+
+
+def _profiles(store: RunFolder, config: RunConfig) -> Profiles:
+    """The device profiles that the run holds, by precision, without damaged ones."""
+    found: dict[str, dict[str, DeviceProfile]] = {each: {} for each in PRECISIONS}
+    for precision, profiles in found.items():
+        for name in config.targets:
+            try:
+                profiles |= store.profiles([name], DeviceProfile.from_dict, precision)
+            except StoreError as error:
+                set_aside(store, store.path / device_file(name, precision), str(error))
+    return found
 
 
 def _create(config: RunConfig, place: Path) -> RunFolder:
     return RunFolder.create(place, config.to_dict(), environment(config))
+
+
+def _context(
+    config: RunConfig, task: Task, store: RunFolder, ready: Prepared, say: Say
+) -> WorkerContext:
+    known = store.arithmetic()
+    precision = Precision(*(bool(known.get(f.name)) for f in fields(Precision))) if known else None
+    context = make_context(config, task, ready, str(store.path.resolve()), say, precision)
+    if context.precision is not None:
+        store.save_arithmetic(asdict(context.precision))
+    return context
 
 
 def _sensitivity(
@@ -123,7 +166,7 @@ def _sensitivity(
     """The sensitivity of each group, measured once per run; None without a calibration."""
     if context.calibration is None or not ready.plan.space.per_group:
         return None
-    known = store.sensitivity(Sensitivity.from_dict)
+    known = _known_sensitivity(store, ready.plan)
     if known is not None:
         return known.at
     found = measure_sensitivity(config, task, ready, context.calibration, say)
@@ -138,6 +181,20 @@ def _with_variables(
     if config.search.variables == "ratios" or sensitivity is None:
         return ready
     return replace(ready, plan=replace(ready.plan, allocated=Allocated(ready.plan, sensitivity)))
+
+
+def _known_sensitivity(store: RunFolder, plan: Plan) -> Sensitivity | None:
+    """What the run holds already; None where it is damaged or of other groups."""
+    try:
+        known = store.sensitivity(Sensitivity.from_dict)
+        lacking = set(plan.space.items) - set(known.counts) if known else set()
+        if not lacking:
+            return known
+        why = f"{SENSITIVITY} lacks {min(lacking)}"
+    except StoreError as error:
+        why = str(error)
+    set_aside(store, store.path / SENSITIVITY, why)
+    return None
 
 
 def _importance(ready: Prepared, context: WorkerContext) -> dict[str, list[float]] | None:
@@ -156,12 +213,15 @@ def _search(
 ) -> None:
     """Tune, then verify and save; on the way out the table is always written."""
     plan = ready.plan
-    file = StudyFile(store.path, plan.objectives)
+    file = StudyFile.mended(store, plan.objectives)
     try:
         searcher = BudgetedOptunaSearch(plan, ledger, file, first, screening)
         if not ledger.over():
             gpus = 1.0 / plan.concurrent if ready.training_device == "cuda" else 0.0
-            run_trials(plan, context, searcher, store.path, gpus=gpus)
+            cluster = store.config.search.ray
+            run_trials(plan, context, searcher, store.path, gpus=gpus, cluster=cluster)
+        if ledger.stuck is not None:
+            raise WorkError(_stuck(store, ledger.stuck, plan.limits.equal_failures))
         where = dict.fromkeys(target.where for target in ready.targets if not target.is_offline)
         ledger.show("verify", f"measuring the front alone on {', '.join(where)}")
         ledger.save_state("verify")
@@ -238,6 +298,13 @@ def importances(study: optuna.Study, plan: Plan) -> dict[str, dict[str, float]]:
 
 def _value_of(place: int) -> Callable[[optuna.trial.FrozenTrial], float]:
     return lambda trial: float(trial.values[place])
+
+
+def _stuck(store: RunFolder, reason: str, count: int) -> str:
+    return (
+        f"stopped after {count} trials in a row failed alike: {reason} · mend it, then: autoprune "
+        f"resume {store.path} (search.equal_failures says after how many)"
+    )
 
 
 def _no_model(ledger: Ledger) -> str:

@@ -11,12 +11,17 @@ import numpy as np
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
+from autoprune._search.failure import LONGEST
+from autoprune._search.interrupts import Interrupts
 from autoprune._search.ledger import REPORT
 from autoprune._search.plan import Plan
 from autoprune._search.searcher import BudgetedOptunaSearch
+from autoprune._search.watchdog import Watchdog
 from autoprune.budget import Cost
+from autoprune.candidate import Candidate
 from autoprune.cost_fields import is_cost
 from autoprune.pareto import Objective, crowding, non_dominated_rank
+from autoprune.record import TrialRecord
 
 if TYPE_CHECKING:
     from ray.tune.execution.tune_controller import TuneController
@@ -82,27 +87,34 @@ class RungScheduler(FIFOScheduler):
     trial is stopped at its next evaluation.
     """
 
-    def __init__(self, plan: Plan, searcher: BudgetedOptunaSearch) -> None:
-        """The rungs of the plan."""
+    def __init__(
+        self, plan: Plan, searcher: BudgetedOptunaSearch, interrupts: Interrupts | None = None
+    ) -> None:
+        """The rungs of the plan; `interrupts` say whether the search was asked to end."""
         super().__init__()  # type: ignore[no-untyped-call]
         self._plan, self._searcher, self._ledger = plan, searcher, searcher.ledger
         ends = [objective.sign * objective_end(plan, objective) for objective in plan.objectives]
         dear = plan.objectives[-1].sign * plan.reference[-1]
         self._rungs = Rungs(min(ends[-1], dear), dear)
+        for record in self._ledger.records.values():  # of earlier sessions
+            self._report_again(record)
         self._paused: dict[str, tuple[Trial, int]] = {}
+        self._watchdog = Watchdog(searcher)
+        self._interrupts = interrupts or Interrupts()
 
     def on_trial_result(
         self, tune_controller: TuneController, trial: Trial, result: dict[str, Any]
     ) -> str:
         """Continue, or pause at a rung; stop once it is too late."""
         report = result[REPORT]
-        if report.error or report.finished:
+        self._watchdog.heard_of(trial.trial_id)
+        if report.error or report.finished or self._interrupts.asked:
             return str(TrialScheduler.CONTINUE)
         if self._ledger.late:
             return str(TrialScheduler.STOP)
         number = self._searcher.number(trial.trial_id)
         running = self._ledger.running[number]
-        if running.candidate.schedule.milestones()[-1][0] > report.epochs / self._plan.epochs:
+        if not self._is_compared(running.candidate, report.epochs):
             return str(TrialScheduler.CONTINUE)
         rung = len(report.history) - 1
         self._rungs.report(rung, number, self._point(report.metrics, running.predicted))
@@ -115,7 +127,15 @@ class RungScheduler(FIFOScheduler):
         return str(TrialScheduler.PAUSE)
 
     def choose_trial_to_run(self, tune_controller: TuneController) -> Trial | None:
-        """A paused trial that is now among the best, otherwise the next new one."""
+        """A paused trial that is now among the best, otherwise the next new one.
+
+        Tune asks several times a second, also while nothing can start.
+        """
+        self._watchdog.check(tune_controller)
+        if self._interrupts.asked:
+            self._ledger.close()
+            self._interrupts.check(idle=self._searcher.is_idle)
+            return None
         for trial_id, (trial, _) in self._paused.items():
             if trial.status == Trial.PAUSED:
                 self._searcher.set_waiting(trial_id, True)
@@ -134,11 +154,25 @@ class RungScheduler(FIFOScheduler):
     def on_trial_error(self, tune_controller: TuneController, trial: Trial) -> None:
         """Keep the reason from the trial's error file."""
         self._paused.pop(trial.trial_id, None)
-        self._searcher.note_error(trial.trial_id, error_of(trial))
+        reason = self._watchdog.reason(trial.trial_id) or error_of(trial)
+        self._searcher.note_error(trial.trial_id, reason)
 
     def on_trial_remove(self, tune_controller: TuneController, trial: Trial) -> None:
         """A paused trial was stopped for good."""
         self._paused.pop(trial.trial_id, None)
+
+    def _is_compared(self, candidate: Candidate, epochs: float) -> bool:
+        """Whether the model is as small by then as it will be."""
+        return candidate.schedule.milestones()[-1][0] <= epochs / self._plan.epochs
+
+    def _report_again(self, record: TrialRecord) -> None:
+        """The points that a trial of an earlier session reported at the rungs."""
+        for rung, entry in enumerate(record.history[: self._plan.rungs]):
+            known = all(is_cost(o.name) or o.name in entry for o in self._plan.objectives)
+            compared = self._is_compared(record.candidate, entry.get("epoch", 0.0))
+            if record.predicted is not None and known and compared:
+                point = self._point(entry, record.predicted)
+                self._rungs.report(rung, record.number, point)
 
     def _point(self, metrics: Mapping[str, float], cost: Cost) -> list[float]:
         values = [
@@ -155,7 +189,8 @@ def objective_end(plan: Plan, objective: Objective) -> float:
 def error_of(trial: Trial) -> str:
     """Why Tune gave up a trial: one line, then the error file."""
     try:
-        text = Path(trial.error_file).read_text(encoding="utf-8", errors="replace")
+        with Path(trial.error_file).open(encoding="utf-8", errors="replace") as file:
+            text = file.read(LONGEST)
     except (OSError, TypeError):
         return "the worker process died"
     lines = [line for line in text.splitlines() if not line.startswith("Failure #")]

@@ -23,7 +23,9 @@ from autoprune._search.plan import Plan
 from autoprune._search.projection import project
 from autoprune._search.screening import PooledProposal, Screening
 from autoprune._search.study import (
+    BEGUN,
     NAME,
+    ROUND,
     StudyFile,
     attributes,
     candidate_of,
@@ -59,7 +61,8 @@ class Proposal:
 class BudgetedOptunaSearch(OptunaSearch):
     """Proposes each candidate within the budget once, and reports each outcome to Optuna.
 
-    `seeds` are tried first, in their order; a resumed run skips those that it has tried. With
+    `seeds` are tried first, in their order; a resumed run skips those that it has tried, and begins
+    with the trials that were interrupted, under their numbers. With
     `screening`, each later trial is the best of many proposals. Optuna's proposals that were not
     chosen are PRUNED in the study's file, with `screened` and their `score` as attributes, and
     hidden from the sampler, which would take them for bad trials. `suggest` answers None while
@@ -76,14 +79,14 @@ class BudgetedOptunaSearch(OptunaSearch):
     ) -> None:
         """Continue the study from the run folder."""
         self._space: dict[str, BaseDistribution]
-        before, cut = replay(file, ledger.records, plan)
+        before = replay(file, ledger.records, plan)
         super().__init__(
             space=distributions(plan),
             metric=[objective.name for objective in plan.objectives],
             mode=["max" if o.direction == "maximize" else "min" for o in plan.objectives],
             sampler=make_sampler(
                 plan.sampler,
-                plan.seed + len(before),
+                plan.seed,
                 concurrent=plan.concurrent,
                 best=lambda: {record.number for record in ledger.front().members},
             ),
@@ -97,14 +100,14 @@ class BudgetedOptunaSearch(OptunaSearch):
         self._numbers: dict[str, int] = {}
         self._reasons: dict[str, str] = {}
         self._waiting: set[str] = set()
+        self._cut: set[str] = set()
         self._held: Asked | None = None
         self._uncopied: dict[int, Trial] | None = None
-        again = [
-            Proposal(candidate_of(t, plan), t.user_attrs.get("origin", "")) for t in cut if t.params
-        ]
-        tried = {record.origin for record in ledger.records.values()}
-        tried |= {proposal.origin for proposal in again}
-        self._queue = deque([*again, *(seed for seed in seeds if seed.origin not in tried)])
+        self._round = 0
+        self._again = deque(self._interrupted(before))
+        tried = {r.origin for r in ledger.records.values() if r.number < len(before)}
+        tried |= {origin for *_, origin in self._again}
+        self._queue = deque(seed for seed in seeds if seed.origin not in tried)
         if screening is not None:
             screening.resume(ledger.screening)
             for trial in before:
@@ -129,7 +132,10 @@ class BudgetedOptunaSearch(OptunaSearch):
         times = {"screen_s": self._screen_s} if self._screen_s else {}
         self.ledger.start(trial.number, candidate, cost, origin, times)
         self._screen_s = 0.0
+        trial.set_user_attr(BEGUN, True)
         self._copy(trial)
+        if self._plan.concurrent == 1:
+            self._file.flush()  # then an interrupted choice can be told from one that was made
         return {SPEC: Spec(trial.number, candidate, self._plan.seed)}
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
@@ -147,6 +153,7 @@ class BudgetedOptunaSearch(OptunaSearch):
         if result and REPORT in result:
             self.ledger.report(number, result[REPORT])
         reason = self._reasons.pop(trial_id, "the worker process died") if error else None
+        reason = None if trial_id in self._cut else reason
         record = self.ledger.finish(number, reason)
         for name, over in self._plan.over(self.ledger.records[number].predicted or Cost()).items():
             self._ot_trials[trial_id].set_constraint(name, over)
@@ -187,6 +194,10 @@ class BudgetedOptunaSearch(OptunaSearch):
         """Keep why a trial's worker was lost, until the trial is recorded as failed."""
         self._reasons[trial_id] = reason
 
+    def cut(self, trial_id: str) -> None:
+        """A trial whose worker is killed since the time is over: it counts as stopped."""
+        self._cut.add(trial_id)
+
     @property
     def study(self) -> Study:
         """The study in memory."""
@@ -213,8 +224,22 @@ class BudgetedOptunaSearch(OptunaSearch):
     def save_to_dir(self, checkpoint_dir: str, session_str: str = "default") -> None:
         """Write nothing: the study's file and the records hold everything."""
 
+    def _interrupted(self, before: Iterable[FrozenTrial]) -> list[Asked]:
+        """The trials that ran when an earlier session ended: they begin anew as what they were."""
+        found = []
+        for number, trial in enumerate(before):
+            if trial.state == TrialState.RUNNING:
+                candidate = candidate_of(trial, self._plan)
+                own = Trial(self._study, self._study.trials[number]._trial_id)
+                origin = trial.user_attrs.get("origin", "")
+                found.append((own, candidate, self._plan.cost(candidate), origin))
+        return found
+
     def _next(self) -> Asked | None:
         """The next proposal that may be trained; None when none was found in many attempts."""
+        if self._again:
+            return self._again.popleft()
+        self._round = len(self._study.get_trials(deepcopy=False))
         for _ in range(ATTEMPTS):
             if not self._queue and self._screening is not None and self._screening.asks:
                 self._screen(self._screening)
@@ -239,6 +264,7 @@ class BudgetedOptunaSearch(OptunaSearch):
         variables = self._plan.variables
         candidate = queued.candidate if queued else variables.candidate(trial.params)
         origin = queued.origin if queued else self._plan.sampler
+        trial.set_user_attr(ROUND, self._round)
         for name, value in attributes(candidate, origin, self._plan).items():
             trial.set_user_attr(name, value)
         if queued is not None and queued.score is not None:

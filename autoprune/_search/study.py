@@ -7,6 +7,7 @@ authoritative: when a run is resumed, the study is made consistent with them.
 
 from __future__ import annotations
 
+import logging
 import warnings
 from collections import deque
 from collections.abc import Callable, Collection, Container, Iterator, Mapping
@@ -24,21 +25,31 @@ from optuna.distributions import (
     IntDistribution,
 )
 from optuna.samplers import BaseSampler
+from optuna.samplers._lazy_random_state import LazyRandomState
 from optuna.trial import FrozenTrial, TrialState, create_trial
 from sqlalchemy import event
+from sqlalchemy.exc import SQLAlchemyError
 
 from autoprune._search.plan import Plan
 from autoprune.candidate import Candidate
-from autoprune.errors import ConfigError
+from autoprune.errors import ConfigError, first_line
 from autoprune.pareto import Objective
 from autoprune.record import TrialRecord
 from autoprune.space import Parameter, Value
+from autoprune.store import STUDY, RunFolder, set_aside
+from autoprune.training.rng import derive
 
 NAME = "autoprune"
+ROUND, BEGUN = "round", "begun"  # user attributes of trials, see `_begun`
 LATEST = 100  # trials that TPE looks at besides the best ones
 Best = Callable[[], Collection[int]]
 FILE = "study.db"
 MADE = "made"  # the user attribute that holds a whole candidate
+_LOG = logging.getLogger(__name__)
+_BROKEN = (
+    *(SQLAlchemyError, optuna.exceptions.OptunaError, RuntimeError, OSError),
+    *(ValueError, KeyError, TypeError, AttributeError, AssertionError, IndexError),
+)
 _STATES = {
     "complete": TrialState.COMPLETE,
     "stopped": TrialState.PRUNED,
@@ -52,18 +63,45 @@ def make_sampler(
 ) -> BaseSampler:
     """A sampler for several objectives by its name in the configuration.
 
-    `best` returns the numbers of trials that TPE always considers.
+    `best` returns the numbers of trials that TPE always considers. Draws depend on `seed`, the
+    trial's number and the trials before it alone, so that a resumed study goes on as it would have.
     """
+    makers: dict[str, Callable[[], BaseSampler]] = {
+        "tpe": lambda: _RecentTPE(best, multivariate=True, constant_liar=concurrent > 1),
+        "nsga2": lambda: optuna.samplers.NSGAIISampler(population_size=20),
+        "gp": lambda: optuna.samplers.GPSampler(deterministic_objective=False),
+        "random": optuna.samplers.RandomSampler,
+    }
+    if name not in makers:
+        known = ", ".join(makers)
+        raise ConfigError(f"search.sampler must be one of {known}, got {name!r}")
     with _experimental():
-        if name == "tpe":
-            return _RecentTPE(best, seed=seed, multivariate=True, constant_liar=concurrent > 1)
-        if name == "nsga2":
-            return optuna.samplers.NSGAIISampler(seed=seed, population_size=20)
-        if name == "gp":
-            return optuna.samplers.GPSampler(seed=seed, deterministic_objective=False)
-        if name == "random":
-            return optuna.samplers.RandomSampler(seed=seed)
-    raise ConfigError(f"search.sampler must be one of tpe, nsga2, gp, random, got {name!r}")
+        return _seeded(makers[name](), seed)
+
+
+def _seeded(sampler: BaseSampler, seed: int) -> BaseSampler:
+    """The sampler with its generators seeded by (`seed`, trial number) before each trial."""
+    states, before = _generators(sampler, set()), sampler.before_trial
+
+    def before_trial(study: optuna.Study, trial: FrozenTrial) -> None:
+        for place, state in enumerate(states):
+            state.rng.seed(derive(seed, "sampler", place, trial.number))
+        before(study, trial)
+
+    sampler.before_trial = before_trial  # type: ignore[method-assign]
+    return sampler
+
+
+def _generators(owner: object, seen: set[int]) -> list[LazyRandomState]:
+    """All random states of a sampler and of its parts."""
+    parts = getattr(owner, "__dict__", None)
+    is_optunas = type(owner).__module__.startswith(("optuna.", __name__))
+    if id(owner) in seen or not is_optunas or parts is None:
+        return []
+    seen.add(id(owner))
+    if isinstance(owner, LazyRandomState):
+        return [owner]
+    return [state for part in parts.values() for state in _generators(part, seen)]
 
 
 class _RecentTPE(optuna.samplers.TPESampler):
@@ -128,11 +166,15 @@ def distributions(plan: Plan) -> dict[str, BaseDistribution]:
 
 
 class StudyFile:
-    """The copy of a study on disk, written by one thread in the order of the calls."""
+    """The copy of a study on disk, written by one thread in the order of the calls.
+
+    The search does without it where it cannot be written (a full disk): a resumed run makes what
+    it lacks from the records.
+    """
 
     def __init__(self, folder: Path, objectives: tuple[Objective, ...]) -> None:
         """Open or create `study.db` in a folder."""
-        self._storage = optuna.storages.RDBStorage(f"sqlite:///{folder / FILE}")
+        self._storage = optuna.storages.RDBStorage(f"sqlite:///{folder / STUDY}")
         event.listen(self._storage.engine, "connect", _fast_and_safe)
         self._storage.engine.dispose()  # connections opened from here on get the settings
         self._study = optuna.create_study(
@@ -145,6 +187,25 @@ class StudyFile:
             self._study.set_metric_names([objective.name for objective in objectives])
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="study")
         self._written: deque[Future[None]] = deque()
+        self._is_lost = False
+
+    @staticmethod
+    def mended(run: RunFolder, objectives: tuple[Objective, ...]) -> StudyFile:
+        """The study of a run; a file that is damaged or of another study is set aside."""
+        try:
+            file = StudyFile(run.path, objectives)
+            wanted = [objective.direction for objective in objectives]
+            if [direction.name.lower() for direction in file._study.directions] == wanted:
+                file.trials()
+                return file
+            why = f"{STUDY} has other objectives"
+            file.close()
+        except _BROKEN as error:
+            why = f"{STUDY} is damaged: {first_line(error)}"
+        for name in (STUDY, f"{STUDY}-wal", f"{STUDY}-shm"):
+            if (run.path / name).exists():
+                set_aside(run, run.path / name, why)
+        return StudyFile(run.path, objectives)
 
     def trials(self) -> list[FrozenTrial]:
         """All trials on disk by number, as copies."""
@@ -172,6 +233,15 @@ class StudyFile:
             self._storage.engine.dispose()
 
     def _put(self, trial: FrozenTrial) -> None:
+        if self._is_lost:
+            return
+        try:
+            self._write(trial)
+        except (SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
+            self._is_lost = True
+            _LOG.warning("%s is not written any more: %s", STUDY, first_line(error))
+
+    def _write(self, trial: FrozenTrial) -> None:
         study_id = self._study._study_id
         try:
             trial_id = self._storage.get_trial_id_from_study_id_trial_number(study_id, trial.number)
@@ -188,31 +258,51 @@ class StudyFile:
             self._storage.set_trial_state_values(trial_id, trial.state, trial.values)
 
 
-def replay(
-    file: StudyFile, records: Mapping[int, TrialRecord], plan: Plan
-) -> tuple[list[FrozenTrial], list[FrozenTrial]]:
-    """The trials of a resumed study: (all by number, those that were interrupted).
+def replay(file: StudyFile, records: Mapping[int, TrialRecord], plan: Plan) -> list[FrozenTrial]:
+    """The trials of a resumed study by number; those that are to be trained again are RUNNING.
 
-    A trial without a record was running (it is set to FAIL, and returned as interrupted) or was
-    rejected. What the file lacks is made from the records and written to it.
+    What the file lacks, or has otherwise than the records, is made from the records. A trial
+    without a record was running, or was rejected. Where one trial runs at a time, proposals after
+    which none was begun are left out: they are made again.
     """
     on_disk = {trial.number: trial for trial in file.trials()}
-    last = max([*on_disk, *records], default=-1)
+    end = max([*on_disk, *records], default=-1) + 1
+    end = _begun(on_disk, records, end) if plan.concurrent == 1 else end
     trials: list[FrozenTrial] = []
-    interrupted: list[FrozenTrial] = []
-    for number in range(last + 1):
+    for number in range(end):
         existing, record = on_disk.get(number), records.get(number)
+        trial = _frozen(record, plan) if record else None
         if existing is not None and existing.state.is_finished():
-            trials.append(existing)
-            continue
-        if record is None and existing is not None:
-            interrupted.append(existing)
-        trial = _frozen(record, plan) if record else create_trial(state=TrialState.FAIL)
+            differs = trial is not None and trial.state != existing.state
+            trial = trial if differs else existing
+        elif trial is None:
+            again = existing is not None and bool(existing.params)
+            trial = existing if again else create_trial(state=TrialState.FAIL)
+        assert trial is not None
         trial.number = number
         trials.append(trial)
-        file.put(trial)
+        if existing is None or not existing.state.is_finished():
+            file.put(trial)
     file.flush()
-    return trials, interrupted
+    return trials
+
+
+def _begun(on_disk: Mapping[int, FrozenTrial], records: Mapping[int, TrialRecord], end: int) -> int:
+    """How many trials there were when the last trial that was begun had been chosen.
+
+    All proposals of one choice share the attribute `ROUND`, the number of trials before them. What
+    the file lacks of trained trials was lost, not left unchosen.
+    """
+    last = max(on_disk, default=-1)
+    if any(record.state != "infeasible" for n, record in records.items() if n > last):
+        return end
+    if not on_disk:
+        return 0
+    first = on_disk[last].user_attrs.get(ROUND)
+    if first is None:  # written by an earlier version
+        return end
+    chosen = any(on_disk[n].user_attrs.get(BEGUN) for n in range(first, last + 1) if n in on_disk)
+    return last + 1 if chosen else int(first)
 
 
 def _frozen(record: TrialRecord, plan: Plan) -> FrozenTrial:

@@ -46,6 +46,8 @@ class Run(Protocol):
 class Context(Protocol):
     """What an actor holds for all of its trials (see `WorkerContext`)."""
 
+    delivery: Any
+
     def prepare(self) -> None:
         """Called once in each actor."""
 

@@ -2,27 +2,38 @@
 
 from __future__ import annotations
 
+import errno
 import logging
+import math
 import os
 import shutil
+import signal
+import tempfile
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import optuna
 import ray
 from ray import tune
 from ray._private import worker as ray_worker
+from ray.tune import TuneError
 
+from autoprune._search.cluster import Delivery, address_of, check_rungs
+from autoprune._search.interrupts import Interrupts, Terminated, handlers_kept
 from autoprune._search.plan import Plan
 from autoprune._search.scheduler import RungScheduler
 from autoprune._search.searcher import BudgetedOptunaSearch
+from autoprune._search.sharing import shared_tensors
 from autoprune._search.trainable import Context, PruneTrial
+from autoprune.config import RayConfig
 from autoprune.cost.targets import cores
+from autoprune.errors import UsageError, WorkError, first_line
 from autoprune.log_level import log_level
+from autoprune.store import TUNE
 
-FOLDER = "tune"
+_LONGEST_FOLDER = 107 - len("/ray/session_2026-01-01_00-00-00_000000_1234567/sockets/plasma_store")
 _ENVIRONMENT = {
     "RAY_AIR_NEW_OUTPUT": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -37,53 +48,174 @@ _ENVIRONMENT = {
 
 
 def run_trials(
-    plan: Plan, context: Context, searcher: BudgetedOptunaSearch, folder: Path, *, gpus: float = 0.0
+    plan: Plan,
+    context: Context,
+    searcher: BudgetedOptunaSearch,
+    folder: Path,
+    *,
+    gpus: float = 0.0,
+    cluster: RayConfig | None = None,
 ) -> None:
     """Train trials until the searcher is finished; returns when every one is recorded.
 
     `gpus` is one trial's share of the machine's devices. Paused trials save their state in
-    `folder`/tune, which is removed at the end, also after an error.
+    `folder`/tune, which is removed at the end, also after an error. SIGTERM and SIGHUP end it with
+    Terminated, once the running trials have finished or the grace time is over.
     """
-    with _environment(plan.concurrent), quiet(), session(plan.concurrent, gpus=gpus):
+    cluster = cluster or RayConfig()
+    interrupts = Interrupts()
+    with (
+        _environment(plan.concurrent),
+        quiet(),
+        session(plan.concurrent, gpus=gpus, cluster=cluster) as is_joined,
+        interrupts.listening(),  # inside: a Ray that starts sets handlers of its own
+    ):
         try:
-            tune.run(
-                tune.with_parameters(PruneTrial, context=context),
-                name=f"from-{len(searcher.ledger.records)}",
-                storage_path=str((folder / FOLDER).resolve()),
-                search_alg=searcher,
-                scheduler=RungScheduler(plan, searcher),
-                num_samples=-1,
-                resources_per_trial={"cpu": 1, "gpu": gpus},
-                reuse_actors=True,
-                raise_on_failed_trial=False,
-                trial_dirname_creator=lambda trial: trial.trial_id,
-                verbose=0,
-            )
+            if is_joined:
+                context.delivery = Delivery.open(folder.resolve())
+                check_rungs(context.delivery, plan.rungs, cluster.storage)
+            _tune(plan, context, searcher, folder, interrupts, _resources(cluster, gpus), cluster)
+            interrupts.check(idle=True)
+        except (TuneError, OSError) as error:
+            raise searcher.ledger.failure or _work_error(error, folder) from error
         finally:
-            shutil.rmtree(folder / FOLDER, ignore_errors=True)
+            shutil.rmtree(folder / TUNE, ignore_errors=True)
+
+
+def _tune(
+    plan: Plan,
+    context: Context,
+    searcher: BudgetedOptunaSearch,
+    folder: Path,
+    interrupts: Interrupts,
+    resources: dict[str, float],
+    cluster: RayConfig,
+) -> None:
+    # where nodes are other machines, each gets its own copy
+    alone = context.delivery is None
+    with shared_tensors(folder.resolve() / TUNE / "shared") if alone else nullcontext():
+        trainable = tune.with_parameters(PruneTrial, context=context)
+    tune.run(
+        trainable,
+        name=f"{folder.name}-from-{len(searcher.ledger.records)}",
+        storage_path=cluster.storage or str((folder / TUNE).resolve()),
+        search_alg=searcher,
+        scheduler=RungScheduler(plan, searcher, interrupts),
+        num_samples=-1,
+        resources_per_trial=resources,
+        reuse_actors=True,
+        raise_on_failed_trial=False,
+        trial_dirname_creator=lambda trial: trial.trial_id,
+        verbose=0,
+    )
+
+
+def _resources(cluster: RayConfig, gpus: float) -> dict[str, float]:
+    return {"cpu": 1, "gpu": gpus, **cluster.resources_per_trial}
+
+
+def _work_error(error: Exception, folder: Path) -> WorkError:
+    """Why Ray Tune gave up, in one line."""
+    text = str(error).strip()
+    if os.strerror(errno.ENOSPC) in text:
+        return WorkError(
+            f"{folder} cannot be written: the disk is full · free some space, then: autoprune "
+            f"resume {folder}; what was finished is saved"
+        )
+    last = text.splitlines()[-1][:300] if text else type(error).__name__
+    return WorkError(f"Ray Tune stopped: {last} · go on with: autoprune resume {folder}")
 
 
 @contextmanager
-def session(concurrent: int, *, gpus: float = 0.0) -> Iterator[None]:
-    """A Ray session with one CPU slot per trial; one that is running already is used and kept."""
+def session(
+    concurrent: int, *, gpus: float = 0.0, cluster: RayConfig | None = None
+) -> Iterator[bool]:
+    """A Ray session; whether it is of a cluster, or was there before, and is left running.
+
+    One that is running in this process is used and kept; then the cluster's address; else one is
+    started here with a CPU slot per trial.
+    """
+    cluster = cluster or RayConfig()
+    address = address_of(cluster)
     if ray.is_initialized():
-        yield
+        yield len(ray.nodes()) > 1  # type: ignore[no-untyped-call]
         return
+    with handlers_kept(), _writable_home(), _workers_silent():
+        try:
+            _join(address, cluster) if address else _start(concurrent, gpus, cluster)
+        except SystemExit as error:  # Ray's own answer to SIGTERM, until ours is set
+            raise Terminated(signal.SIGTERM) from error
+        try:
+            yield address is not None
+        finally:
+            ray.shutdown()
+
+
+def _join(address: str, cluster: RayConfig) -> None:
+    try:
+        ray.init(
+            address=address,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            runtime_env=cluster.runtime_env or None,
+        )
+    except (ConnectionError, ValueError, TimeoutError) as error:
+        raise UsageError(
+            f"no Ray cluster answers at {address}: {first_line(error)} · start one with ray start "
+            "--head, or leave search.ray.address and RAY_ADDRESS out"
+        ) from error
+
+
+def _start(concurrent: int, gpus: float, cluster: RayConfig) -> None:
+    threads = {name: str(threads_for(concurrent)) for name in _THREADS}
+    own = cluster.runtime_env
     ray.init(
-        num_cpus=concurrent,
+        address="local",
+        num_cpus=math.ceil(concurrent * cluster.resources_per_trial.get("cpu", 1)),
         num_gpus=1 if gpus else 0,
         include_dashboard=False,
         log_to_driver=False,
         logging_level=logging.ERROR,
-        runtime_env={"env_vars": {name: str(threads_for(concurrent)) for name in _THREADS}},
+        runtime_env={**own, "env_vars": {**threads, **own.get("env_vars", {})}},
     )
+
+
+@contextmanager
+def _workers_silent() -> Iterator[None]:
+    """Failures of workers are in the records, not on the screen."""
     printing = ray_worker._worker_logs_enabled
-    ray_worker._worker_logs_enabled = False  # failures of workers are in the records
+    ray_worker._worker_logs_enabled = False
     try:
         yield
     finally:
-        ray.shutdown()
         ray_worker._worker_logs_enabled = printing
+
+
+def check_session() -> None:
+    """Raise UsageError where a Ray session could not start here."""
+    folder = os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp"
+    if not ray.is_initialized() and len(os.fsencode(folder)) > _LONGEST_FOLDER:
+        raise UsageError(
+            f"the folder of temporary files must not be longer than {_LONGEST_FOLDER} bytes (Ray's "
+            f"sockets lie in it), got {folder} · set RAY_TMPDIR to a shorter one"
+        )
+
+
+@contextmanager
+def _writable_home() -> Iterator[None]:
+    """A home folder for Ray where the user has none that can be written, as in containers."""
+    before = os.environ.get("HOME")
+    if before and os.access(before, os.W_OK):
+        yield
+        return
+    with tempfile.TemporaryDirectory(prefix="autoprune-home-") as folder:
+        os.environ["HOME"] = folder
+        try:
+            yield
+        finally:
+            os.environ.pop("HOME")
+            if before is not None:
+                os.environ["HOME"] = before
 
 
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")

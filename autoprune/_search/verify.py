@@ -6,6 +6,7 @@ prediction, which is never mixed with measurements.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,13 +17,14 @@ from autoprune._search.plan import Plan
 from autoprune._search.target_devices import FinishedModel, TargetDevice, measured
 from autoprune.budget import Budget, Cost
 from autoprune.cost.inputs import Inputs
-from autoprune.errors import DeviceError
+from autoprune.errors import DeviceError, StoreError
 from autoprune.graph import PruningGraph
 from autoprune.pareto import Objective, ParetoFront
 from autoprune.pruning.build import build
 from autoprune.record import TrialRecord
 from autoprune.store import RunFolder, read_model
 
+_LOG = logging.getLogger(__name__)
 TOGETHER = 6  # models that are measured interleaved with the dense one
 
 
@@ -94,16 +96,20 @@ def verify(
         if dense is not None:
             _check_limits(record, dense, plan, over)
     while True:
-        left = [record for record in current.values() if record.number not in over]
+        left = [r for r in current.values() if r.number not in over and _is_there(r)]
         front = ParetoFront(plan.objectives, tuple(left), plan.reference)
         baselines = [r for r in left if r.is_baseline and r not in front.members]
         asked = [*front.members, *baselines]
         new = [r for r in asked if r.measured is None and r.artifact is not None][:TOGETHER]
         if not new:
             break
-        models = [rig.load(store.model_folder(record)) for record in new]
+        models = {r.number: model for r in new if (model := _loaded(r, rig, store)) is not None}
+        lost = {r.number: replace(r, artifact=None) for r in new if r.number not in models}
+        if lost:
+            current |= lost
+            continue
         try:
-            costs = rig.measure(models)
+            costs = rig.measure(list(models.values()))
             _check_device(new, costs)
         except DeviceError as error:
             return Verified(front, dense, over, str(error))
@@ -117,6 +123,20 @@ def verify(
     offline = tuple(target.name for target in rig.targets if target.is_offline)
     final = replace(front, records=tuple(within), source="measured", predicted_only=offline)
     return Verified(final, dense, over)
+
+
+def _is_there(record: TrialRecord) -> bool:
+    """Whether it is measured, or can be: its model was kept."""
+    return record.measured is not None or record.artifact is not None
+
+
+def _loaded(record: TrialRecord, rig: MeasurementRig, store: RunFolder) -> FinishedModel | None:
+    """A finished model; None where its file is damaged, with a warning."""
+    try:
+        return rig.load(store.model_folder(record))
+    except StoreError as error:
+        _LOG.warning("trial %d is left out of the front: %s", record.number, error)
+        return None
 
 
 def _check_device(records: Sequence[TrialRecord], costs: Sequence[tuple[Cost, Cost]]) -> None:

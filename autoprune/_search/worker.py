@@ -10,9 +10,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from autoprune._search.cluster import Delivery
 from autoprune._search.ledger import Conversion, Report
 from autoprune._search.trainable import Spec
-from autoprune.architecture import FLOAT32
+from autoprune.architecture import FLOAT32, INT8
 from autoprune.graph import PruningGraph
 from autoprune.graph.replica import replica
 from autoprune.pruning.compensate import Calibration
@@ -28,8 +29,8 @@ class WorkerContext:
 
     The dense model is sent as its `weights` and built by the task in each worker. `milestones`
     are the epochs of the evaluations, the last one the end. Finished models are saved into the run
-    folder `path`; `task_reference` and `task_args` go into their recipes. `precisions` are those in
-    which a finished model is wanted.
+    folder `path`, in a cluster by `delivery`; `task_reference` and `task_args` go into their
+    recipes. `precisions` are those in which a finished model is wanted.
     """
 
     task: Task
@@ -44,6 +45,7 @@ class WorkerContext:
     device: str = "cpu"
     precision: Precision | None = None
     precisions: tuple[str, ...] = (FLOAT32,)
+    delivery: Delivery | None = None
     dense: nn.Module | None = field(default=None, init=False)
 
     def prepare(self) -> None:
@@ -132,13 +134,25 @@ class RecoveryTrial:
             run.kept_indices,
             task=context.task_reference,
             task_args=context.task_args,
+            example=context.task.example_input(),
+            ignored_layers=context.task.ignored_layers,
+            num_heads=context.task.num_heads,
         )
-        store = RunFolder(Path(context.path))
+        metrics = dict(run.metrics)
+
+        def quantized(folder: Path) -> None:
+            settings = QuantizationSettings()
+            twin = twin_of(replica(run.model).to("cpu"), context.task, settings, context.threads)
+            report = compared(twin, context.task, settings)
+            metrics.update(saved(twin, report, folder / INT8_FILE, folder).int8.validation)
+
+        finish = quantized if precision == INT8 else None
         other = "" if precision == spec.candidate.architecture.precision else f"-{precision}"
-        artifact = store.save_model(f"{spec.number}{other}", run.model, recipe)
-        if precision == FLOAT32:
-            return run.metrics, artifact
-        folder, settings = store.path / artifact, QuantizationSettings()
-        twin = twin_of(replica(run.model).to("cpu"), context.task, settings, context.threads)
-        report = saved(twin, compared(twin, context.task, settings), folder / INT8_FILE, folder)
-        return report.int8.validation, artifact
+        name = f"{spec.number}{other}"
+        if context.delivery is not None:
+            return metrics, context.delivery.save(name, run.model, recipe, finish)
+        store = RunFolder(Path(context.path))
+        artifact = store.save_model(name, run.model, recipe)
+        if finish is not None:
+            finish(store.path / artifact)
+        return metrics, artifact

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import webbrowser
@@ -13,12 +14,14 @@ import typer
 
 from autoprune.cli.terminal import (
     FAILED,
-    INTERRUPTED,
     USAGE,
+    code_of,
     drop_output,
     fail,
+    prepare_log,
     prepare_streams,
     say,
+    terminable,
     traceback_file,
     watching,
 )
@@ -38,6 +41,10 @@ app = typer.Typer(
 )
 
 _MAX_DROP = 0.01
+_USER_ERRORS = (
+    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.EEXIST),
+    *(errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG),
+)
 PICK = "knee, fastest, best, trial=N or a limit such as 'latency_ms<=3'"
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="The run's folder.")]
 PickOption = Annotated[str, typer.Option(help=PICK)]
@@ -63,23 +70,31 @@ MaxDrop = Annotated[
 Split = Annotated[
     str | None, typer.Option(help="int8: val; or test, to read the test split too. Default: val.")
 ]
+Trust = Annotated[
+    bool, typer.Option("--trust", help="Import the task that the folder names, whoever wrote it.")
+]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, only the result.")]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run one command; exits with 0, 1 (failed work), 2 (user error) or 130 (Ctrl-C)."""
+    """Run one command; exits with 0, 1 (failed work), 2 (user error) or 128 + a signal's number."""
     prepare_streams()
-    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    prepare_log()
     try:
-        app(arguments)
+        with terminable():
+            app(arguments)
     except BrokenPipeError:  # such as `| head`: what it wanted it has
         drop_output()
         raise SystemExit(0) from None
     except AutopruneError as error:
         _log.debug("the command failed", exc_info=True)
         fail(str(error), USAGE if isinstance(error, UsageError) else FAILED)
-    except KeyboardInterrupt:
-        fail("stopped", INTERRUPTED)
+    except KeyboardInterrupt as error:
+        fail("stopped", code_of(error))
+    except OSError as error:
+        if error.filename is None or error.errno not in _USER_ERRORS:
+            fail(f"{error} · traceback in {traceback_file(error)}", FAILED)
+        fail(f"{error.filename}: {(error.strerror or '').lower()}", USAGE)
     except Exception as error:  # noqa: BLE001 - the last resort: one line, the rest to a file
         text = " ".join(str(error).split())[:300]
         fail(f"{type(error).__name__}: {text} · traceback in {traceback_file(error)}", FAILED)
@@ -159,7 +174,7 @@ def search(
 
 
 @app.command()
-def resume(run: RunArgument, quiet: Quiet = False) -> None:
+def resume(run: RunArgument, quiet: Quiet = False, trust: Trust = False) -> None:
     """Resume an interrupted search."""
     from autoprune.store import RunFolder
 
@@ -167,7 +182,7 @@ def resume(run: RunArgument, quiet: Quiet = False) -> None:
     from autoprune import api
 
     with watching(run, quiet) as progress:
-        result = api.resume(run, progress=progress)
+        result = api.resume(run, progress=progress, trust=trust)
     _finish(result)
 
 
@@ -188,12 +203,15 @@ def show(
 def report(
     run: RunArgument,
     show_it: Annotated[bool, typer.Option("--open", help="Open it in the browser.")] = False,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Default: report.html in the run.")
+    ] = None,
 ) -> None:
     """Write the run's report: one HTML file that needs nothing else."""
     from autoprune.report.html import write
     from autoprune.store import RunFolder
 
-    file = write(RunFolder.open(run))
+    file = write(RunFolder.open(run), output)
     say(f"wrote {file}")
     if show_it:
         webbrowser.open(file.resolve().as_uri())
@@ -219,6 +237,7 @@ def retrain(
         ),
     ] = None,
     quiet: Quiet = False,
+    trust: Trust = False,
 ) -> None:
     """Retrain a selected model from the dense weights, and test it."""
     from autoprune.store import RunFolder
@@ -238,9 +257,10 @@ def retrain(
             distillation=distillation,
             quantization_aware=quantization_aware,
             on_entry=None if quiet else _say_entry,
+            trust=trust,
         )
-    except KeyboardInterrupt:
-        fail("stopped; checkpoints are saved · the same command resumes", INTERRUPTED)
+    except KeyboardInterrupt as error:
+        fail("stopped; checkpoints are saved · the same command resumes", code_of(error))
     say(terminal.retrained_table(read(run)))
     for line in _speeds(done.summary):
         say(line)
@@ -265,6 +285,7 @@ def export(
     weight_bits: WeightBits = None,
     max_drop: MaxDrop = None,
     split: Split = None,
+    trust: Trust = False,
 ) -> None:
     """Write a model for another runtime, load it there and compare the outputs."""
     settings = _settings(calibration_samples, calibration, weight_bits)
@@ -283,6 +304,7 @@ def export(
         precision=cast("api.Precision", precision),
         quantization=_quantization(settings) if precision == "int8" else None,
         test=test,
+        trust=trust,
     )
     size = text.cost("weight_bytes", written.size_bytes)
     say(f"wrote {written.path} ({size}, {written.exporter})")
@@ -305,6 +327,7 @@ def quantize(
     weight_bits: WeightBits = None,
     max_drop: MaxDrop = None,
     split: Split = None,
+    trust: Trust = False,
 ) -> None:
     """Write int8 files of the dense model and of every model of the front, and compare them."""
     from autoprune.store import RunFolder
@@ -315,7 +338,7 @@ def quantize(
     from autoprune import api
     from autoprune.report import int8
 
-    found = api.quantize(run, quantization=settings, test=test)
+    found = api.quantize(run, quantization=settings, test=test, trust=trust)
     say(int8.front_table(found))
     limit = _MAX_DROP if max_drop is None else max_drop
     for line in int8.warnings(found.dense, limit):

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import codecs
 import io
+import logging
 import os
+import signal
 import sys
 import tempfile
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, NoReturn
+
+from autoprune.printable import printable
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -21,6 +27,7 @@ if TYPE_CHECKING:
 
 USAGE, FAILED, INTERRUPTED = 2, 1, 130
 _PAGE = 140
+_LONGEST = 4000  # of an error
 _ASCII = {
     "·": "-",
     "–": "-",
@@ -51,16 +58,29 @@ def drop_output() -> None:
     os.dup2(nowhere, sys.stdout.fileno())
 
 
+def prepare_log() -> None:
+    """Log warnings to stderr, without control characters: texts of others may be in them."""
+
+    class Printable(logging.Formatter):
+        def format(self, record: logging.LogRecord) -> str:
+            return str(printable(super().format(record)))
+
+    handler = logging.StreamHandler()
+    handler.setFormatter(Printable("%(message)s"))
+    logging.basicConfig(handlers=[handler], level=logging.WARNING)
+
+
 def say(what: RenderableType) -> None:
     """Print a line, a table or a panel; raises BrokenPipeError where nobody reads it."""
+    what = printable(what) if isinstance(what, str) else what
     console().print(what, soft_wrap=isinstance(what, str), highlight=False, markup=False)
 
 
 def fail(message: str, code: int) -> NoReturn:
     """End the command with one line of error."""
-    from autoprune.store.files import printable
-
-    sys.stderr.write(f"error: {printable(message)}\n")
+    shown = message if len(message) <= _LONGEST else f"{message[:_LONGEST]}…"
+    with suppress(OSError):  # of a terminal that hung up
+        sys.stderr.write(f"error: {printable(shown)}\n")
     raise SystemExit(code)
 
 
@@ -95,9 +115,19 @@ class Watch:
         self._console = console
         self._live: Live | None = None
         self._last: tuple[str, str, int] | None = None
+        self._is_lost = False
 
     def update(self, snapshot: Snapshot) -> None:
-        """Show the newest state."""
+        """Show the newest state, as long as anybody reads it: the search goes on without."""
+        if self._is_lost:
+            return
+        try:
+            self._show(snapshot)
+        except OSError:  # a closed pipe, a terminal that hung up
+            self._is_lost = True
+
+    def _show(self, snapshot: Snapshot) -> None:
+        snapshot = replace(snapshot, note=str(printable(snapshot.note)))
         from rich.live import Live
 
         from autoprune.report.live import line, panel
@@ -116,16 +146,17 @@ class Watch:
     def stop(self) -> None:
         """Leave the last state on the screen."""
         if self._live is not None:
-            self._live.stop()
+            with suppress(OSError):
+                self._live.stop()
 
 
 @contextmanager
 def watching(run: Path, quiet: bool) -> Iterator[Watch | None]:
-    """Progress while a search runs; Ctrl-C ends it with the way to resume it."""
+    """Progress while a search runs; Ctrl-C and signals end it with the way to resume it."""
     watch = None if quiet else Watch(console())
     try:
         yield watch
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
         if watch is not None:
             watch.stop()
         from autoprune.store import RunFolder
@@ -134,11 +165,33 @@ def watching(run: Path, quiet: bool) -> Iterator[Watch | None]:
             f"stopped; finished trials are saved · resume with: autoprune resume {run}"
             if RunFolder.is_run(run)
             else "stopped before the run began; nothing was written",
-            INTERRUPTED,
+            code_of(error),
         )
     finally:
         if watch is not None:
             watch.stop()
+
+
+def code_of(interrupt: KeyboardInterrupt) -> int:
+    """The exit code: 128 + the signal's number."""
+    number = getattr(interrupt, "signum", None)
+    return INTERRUPTED if number is None else 128 + int(number)
+
+
+@contextmanager
+def terminable() -> Iterator[None]:
+    """Inside, SIGTERM and SIGHUP raise a KeyboardInterrupt with `signum`."""
+    from autoprune._search.interrupts import SIGNALS, Terminated
+
+    def end(number: int, _: FrameType | None) -> None:
+        raise Terminated(number)
+
+    before = {which: signal.signal(which, end) for which in SIGNALS}
+    try:
+        yield
+    finally:
+        for which, handler in before.items():
+            signal.signal(which, handler)
 
 
 def _as_ascii(error: UnicodeError) -> tuple[str, int]:

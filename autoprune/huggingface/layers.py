@@ -73,7 +73,7 @@ def _counted(
         changed = copy.deepcopy(config)
         write(changed, keys, len(left))
         for name, values in _lists(changed, keys[:-1], count):
-            write(changed, (*keys[:-1], name), type(values)(values[place] for place in left))
+            write(changed, (*keys[:-1], name), _like(values, [values[place] for place in left]))
         try:
             found = set(built(kind, changed, device="meta").state_dict())
         except Exception:  # noqa: BLE001  a class may refuse values in any way
@@ -112,5 +112,10 @@ def _recount(model: nn.Module, count: int, left: Sequence[int]) -> None:
         seen.add(id(config))
         for keys in list(_counts(config, count)):
             for name, values in list(_lists(config, keys[:-1], count)):
-                write(config, (*keys[:-1], name), type(values)(values[place] for place in left))
+                write(config, (*keys[:-1], name), _like(values, [values[place] for place in left]))
             write(config, keys, len(left))
+
+
+def _like(values: Sequence[Any], chosen: list[Any]) -> Sequence[Any]:
+    """The chosen ones in the type of the values: a tuple, or a list."""
+    return tuple(chosen) if isinstance(values, tuple) else chosen

@@ -10,6 +10,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -98,7 +99,7 @@ class RunView:
         objectives = self.front.objectives if self.front else ()
         return next((o for o in objectives if is_cost(o.name)), None)
 
-    @property
+    @cached_property
     def latencies(self) -> tuple[str, ...]:
         """The median latency of each device by its name: `latency_ms@phone`, ..."""
         return tuple(field_at("latency_ms", name) for name in self.devices or ("",))
@@ -146,28 +147,28 @@ class RunView:
         except BudgetError:
             return None
 
-    @property
+    @cached_property
     def members(self) -> tuple[TrialRecord, ...]:
         """The front's members by rising cost; empty while there is no front."""
         return self.front.members if self.front else ()
 
-    @property
+    @cached_property
     def uniform(self) -> tuple[TrialRecord, ...]:
         """The finished uniform baselines: the same ratio everywhere, the same recovery."""
         return tuple(record for record in self.records if record.is_baseline)
 
-    @property
+    @cached_property
     def states(self) -> dict[str, int]:
         """How many trials ended in which state, every state named."""
         counted = Counter[str](record.state for record in self.records)
         return {state: counted[state] for state in STATES}
 
-    @property
+    @cached_property
     def epochs(self) -> float:
         """The training epochs of all trials together."""
         return sum(record.epochs for record in self.records)
 
-    @property
+    @cached_property
     def times(self) -> dict[str, float]:
         """Seconds by name, summed over all trials."""
         total: Counter[str] = Counter()
@@ -198,7 +199,7 @@ class RunView:
         """Which latency the front was made with: measured, or predicted."""
         return self.front.source_of(field) if self.front else "predicted"
 
-    @property
+    @cached_property
     def gain_source(self) -> CostSource:
         """By which cost uniform baselines are compared: measured where all of them were."""
         measured = self._uniform_points("measured")
@@ -211,7 +212,7 @@ class RunView:
         None outside their range, where there are fewer than two, and for a baseline itself.
         """
         value, cost = self.metric_of(record), self.cost
-        if self.metric is None or cost is None or value is None or record in self.uniform:
+        if self.metric is None or cost is None or value is None or record.is_baseline:
             return None
         at, points = cost.value(record, self.gain_source), self._uniform_points(self.gain_source)
         if at is None or len(points) < 2 or not points[0][0] <= at <= points[-1][0]:

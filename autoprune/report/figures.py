@@ -87,10 +87,14 @@ def schedules(view: RunView) -> Figure | None:
     return {"data": traces, "layout": drawn} if traces else None
 
 
+MOST = 200  # other trials whose histories are drawn, the newest
+
+
 def history(view: RunView, name: str) -> Figure | None:
     """A quantity of the training history against the epoch: members in color, others gray."""
     scale = 100.0 if text.is_share(name) else 1.0
-    others = [r for r in view.records if r not in view.members and len(r.history) > 1]
+    members = {record.number for record in view.members}
+    others = [r for r in view.records if r.number not in members and len(r.history) > 1][-MOST:]
     faint = [_history(r, name, scale, "--faint") | {"hoverinfo": "skip"} for r in others]
     traces = faint + [_history(r, name, scale, color) for r, color in _colored(view)]
     traces = [trace for trace in traces if trace["x"]]

@@ -13,6 +13,7 @@ from autoprune.report import text
 from autoprune.report.data import RunView
 from autoprune.report.style import Figure, axis, colors, layout, level
 
+MOST = 500  # trials of one kind off the front that are drawn, the newest
 Axis = tuple[str, CostSource, str, str]  # key, source, cost, label
 _COUNTS: tuple[Axis, ...] = (
     ("macs", "predicted", "macs", "MACs"),
@@ -108,13 +109,15 @@ class _FrontPlot:
         members = {record.number for record in view.members}
         shown = [r for r in view.records if self.x(r) is not None]
         rated = [r for r in shown if self.y(r) is not None]
-        self.members = [r for r in view.members if r in rated]
-        self.uniform = [r for r in view.uniform if r in rated]
+        there = {r.number for r in rated}  # records compare slowly
+        self.members = [r for r in view.members if r.number in there]
+        self.uniform = [r for r in view.uniform if r.number in there]
         taken = members | {r.number for r in self.uniform}
-        self.finished = [r for r in rated if r.state == "complete" and r.number not in taken]
-        self.stopped = [r for r in rated if r.state == "stopped"]
-        self.failed = [r for r in shown if r.state == "failed"]
-        self.infeasible = [r for r in shown if r.state == "infeasible"]
+        complete = [r for r in rated if r.state == "complete" and r.number not in taken]
+        self.finished = complete[-MOST:]
+        self.stopped = [r for r in rated if r.state == "stopped"][-MOST:]
+        self.failed = [r for r in shown if r.state == "failed"][-MOST:]
+        self.infeasible = [r for r in shown if r.state == "infeasible"][-MOST:]
         self.dense = self._dense()
         self.bound = self._bound()
         self.y_range, self.x_range = self._y_range(), self._x_range()

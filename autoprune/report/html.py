@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import gzip
+import hashlib
 import json
 import math
 from pathlib import Path
@@ -15,19 +16,24 @@ from autoprune.report.data import RunView
 from autoprune.report.markup import escape
 from autoprune.report.memory import memory
 from autoprune.report.read import read
-from autoprune.store import RunFolder
+from autoprune.store import RunFolder, write_text
 
 PLOTLY = "plotly-basic.min.js.gz"  # scatter, bar and pie; scripts/plotly_bundle takes a newer one
 _HERE = Path(__file__).parent
-_POLICY = (  # the browser itself refuses every request that the page might make
-    "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:"
+_POLICY = (  # the browser itself refuses requests, and scripts other than the two of these hashes
+    "default-src 'none'; script-src {scripts}; style-src 'unsafe-inline'; img-src data: blob:; "
+    "base-uri 'none'; form-action 'none'"  # plotly.js sets style attributes
 )
 
 
-def write(run: RunFolder | str | Path) -> Path:
-    """Write `report.html` into a run folder, finished or in progress; returns its path."""
+def write(run: RunFolder | str | Path, file: str | Path | None = None) -> Path:
+    """Write the report of a run, finished or in progress; returns its path.
+
+    By default as `report.html` into the run's folder.
+    """
     folder = run if isinstance(run, RunFolder) else RunFolder.open(run)
-    return folder.write_report(page(read(folder)))
+    text = page(read(folder))
+    return folder.write_report(text) if file is None else write_text(Path(file), text)
 
 
 def page(view: RunView) -> str:
@@ -50,12 +56,13 @@ def front_page(view: RunView, axis: str | None = None) -> str:
 
 def document(title: str, drawn: dict[str, Any], body: list[str]) -> str:
     """A page that draws figure `drawn[name]` into each element with `data-figure="name"`."""
-    plotly = (_HERE / PLOTLY).read_bytes()
+    plotly, script = (_HERE / PLOTLY).read_bytes(), _asset("report.js")
+    policy = _POLICY.format(scripts=f"{_hash(script.encode())} {_hash(gzip.decompress(plotly))}")
     return "\n".join(
         [
             '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">',
             '<meta name="viewport" content="width=device-width, initial-scale=1">',
-            f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">',
+            f'<meta http-equiv="Content-Security-Policy" content="{policy}">',
             f"<title>{escape(title)} · autoprune</title>",
             f"<style>{_asset('report.css')}</style></head><body><main>",
             *body,
@@ -63,7 +70,7 @@ def document(title: str, drawn: dict[str, Any], body: list[str]) -> str:
             f'<script type="application/json" id="figures">{embed(drawn)}</script>',
             f"<!-- {_license(plotly)} -->",
             f'<script type="text/plain" id="plotly">{base64.b64encode(plotly).decode()}</script>',
-            f"<script>{_asset('report.js')}</script>",
+            f"<script>{script}</script>",
             "</body></html>\n",
         ]
     )
@@ -119,6 +126,11 @@ def _license(bundle: bytes) -> str:
     """The notice at the bundle's start on one line: name, version, copyright, license."""
     notice = gzip.decompress(bundle)[:500].decode().partition("*/")[0]
     return " ".join(notice.replace("*", " ").split()).lstrip("/ ")
+
+
+def _hash(script: bytes) -> str:
+    """How a content-security policy names an inline script that may run."""
+    return f"'sha256-{base64.b64encode(hashlib.sha256(script).digest()).decode()}'"
 
 
 def _asset(name: str) -> str:

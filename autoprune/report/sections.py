@@ -11,7 +11,7 @@ from autoprune.cost_fields import is_latency, split_field
 from autoprune.record import TrialRecord
 from autoprune.report import text
 from autoprune.report.data import RunView
-from autoprune.report.front_plot import cost_of, default_axis
+from autoprune.report.front_plot import MOST, cost_of, default_axis
 from autoprune.report.markup import escape, facts, flat, folded, heads, plot, section
 from autoprune.report.tables import settings
 from autoprune.report.terminal import device_line
@@ -80,8 +80,14 @@ def front(view: RunView, drawn: Mapping[str, Any]) -> str:
         '<div class="axes" role="group" aria-label="cost axis" data-for="front-plot">'
         f"{buttons}</div>"
         + front_alone(axes, view)
-        + f'<p class="note">{escape(device_line(view))}. Metrics are of the validation split.</p>',
+        + f'<p class="note">{escape(device_line(view))}. Metrics are of the validation split.'
+        f"{_thinned(view)}</p>",
     )
+
+
+def _thinned(view: RunView) -> str:
+    most = max(view.states.values(), default=0)
+    return f" Of each kind of trial the newest {MOST} are drawn." if most > MOST else ""
 
 
 def front_alone(axes: Mapping[str, Any], view: RunView) -> str:
@@ -137,7 +143,7 @@ def _prediction(view: RunView, field: str) -> str:
     mean, worst = 100 * sum(errors) / len(errors), 100 * max(errors)
     return (
         f"<p>Over {len(errors)} measured models, the mean absolute error of the predicted "
-        f"{text.label(field)} is <b>{mean:.1f} %</b>, the largest {worst:.1f} %."
+        f"{escape(text.label(field))} is <b>{mean:.1f} %</b>, the largest {worst:.1f} %."
         f"{_fit(view, field)} The line is equality.</p>"
     )
 

@@ -23,18 +23,19 @@ _COUNTS = ("params", "macs", "weight_bytes")
 def models(view: RunView) -> str:
     """Dense, members and uniform baselines in one table, predicted and measured apart."""
     name = view.metric.name if view.metric else "metric"
-    shades = colors(len(view.members))
+    shades, base = colors(len(view.members)), {r.number for r in view.uniform}
     knee = view.front.knee if view.front else None
     rows = [_dense_row(view, name)]
     for record, shade in zip(view.members, shades, strict=True):
         mark = f'<span class="dot" style="background:{shade}"></span>'
         is_knee = knee is not None and record.number == knee.number
         tag = '<span class="tag">knee</span>' if is_knee else ""
-        tag += '<span class="tag base">uniform</span>' if record in view.uniform else ""
+        tag += '<span class="tag base">uniform</span>' if record.number in base else ""
         tag += '<span class="tag base">int8</span>' if view.is_int8(record) else ""
         who = f"{mark}trial {record.number}{tag}"
         rows.append(_row(view, record, name, who, "knee" if is_knee else ""))
-    others = [record for record in view.uniform if record not in view.members]
+    members = {record.number for record in view.members}
+    others = [record for record in view.uniform if record.number not in members]
     if others:
         rows.append(
             f'<tr class="head"><td colspan="{12 + (len(view.latencies) > 1)}" class="full">'

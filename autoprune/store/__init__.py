@@ -8,8 +8,9 @@ fault. Nothing in a run is a pickle.
 
 from __future__ import annotations
 
-from autoprune.store.contents import RECORDS, device_file
+from autoprune.store.contents import RECORDS, SENSITIVITY, device_file
 from autoprune.store.files import write_bytes, write_text
+from autoprune.store.mending import TUNE, mend, set_aside
 from autoprune.store.models import (
     FORMAT,
     RECIPE,
@@ -31,7 +32,7 @@ from autoprune.store.quantization import (
 )
 from autoprune.store.records import rows as table_rows
 from autoprune.store.retraining import RetrainingFolder, read_metrics, write_metrics
-from autoprune.store.run import CONFIG, RunFolder
+from autoprune.store.run import CONFIG, STUDY, RunFolder
 from autoprune.store.values import (
     BlockInfo,
     DenseReport,
@@ -56,6 +57,9 @@ __all__ = [
     "INT8_REPORT",
     "RECIPE",
     "RECORDS",
+    "SENSITIVITY",
+    "STUDY",
+    "TUNE",
     "BlockInfo",
     "DenseReport",
     "DenseTest",
@@ -79,11 +83,13 @@ __all__ = [
     "Spread",
     "device_file",
     "is_model",
+    "mend",
     "read_metrics",
     "read_model",
     "read_quantization",
     "recipe_of",
     "save_model",
+    "set_aside",
     "table_rows",
     "write_bytes",
     "write_metrics",

@@ -23,7 +23,7 @@ from autoprune.store.values import (
     SearchPlan,
 )
 
-RECORDS, PLAN, STATE, DENSE, GROUPS, FRONT, IMPORTANCES, SENSITIVITY = (
+RECORDS, PLAN, STATE, DENSE, GROUPS, FRONT, IMPORTANCES, SENSITIVITY, ARITHMETIC = (
     "records.jsonl",
     "plan.json",
     "state.json",
@@ -32,6 +32,7 @@ RECORDS, PLAN, STATE, DENSE, GROUPS, FRONT, IMPORTANCES, SENSITIVITY = (
     "front.json",
     "importances.json",
     "sensitivity.json",
+    "arithmetic.json",
 )
 T = TypeVar("T")
 
@@ -100,6 +101,14 @@ class RunContents:
     def save_groups(self, groups: Groups) -> None:
         """Write the groups that can be pruned, and what cannot."""
         write_json(self.path / GROUPS, groups)
+
+    def arithmetic(self) -> dict[str, bool] | None:
+        """In which precision and memory layout trials are trained: timed once per run."""
+        return self._read(ARITHMETIC, dict[str, bool])
+
+    def save_arithmetic(self, arithmetic: Mapping[str, bool]) -> None:
+        """Write how trials are trained."""
+        write_json(self.path / ARITHMETIC, arithmetic)
 
     def importances(self) -> dict[str, dict[str, float]] | None:
         """The importance of each search variable, by objective."""

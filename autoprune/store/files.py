@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 import math
 import os
-import re
 import tempfile
+import zlib
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
@@ -15,11 +16,11 @@ from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
-from autoprune.errors import AutopruneError, StoreError
+from autoprune.errors import AutopruneError, StoreError, WorkError
+from autoprune.printable import printable
 
 T = TypeVar("T")
-# C0 without tab and newline, DEL, C1, and what turns the direction of writing
-_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+CHECKSUM = "crc32"
 _DAMAGE = (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError)
 _LONGEST = 80  # of a value that an error shows
 
@@ -30,7 +31,24 @@ def write_text(path: Path, text: str) -> Path:
 
 
 def write_bytes(path: Path, content: bytes) -> Path:
-    """The same for content that is no text."""
+    """The same for content that is no text. Raises as `unwritable`."""
+    try:
+        return _replaced(path, content)
+    except OSError as error:
+        raise unwritable(path, error) from error
+
+
+def unwritable(path: Path, error: OSError) -> AutopruneError:
+    """WorkError for a full disk, StoreError for what cannot be written at all, in one line."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return WorkError(
+            f"{path} cannot be written: the disk is full · free some space and run the same "
+            "command again, a search with: autoprune resume; what was finished is saved"
+        )
+    return StoreError(f"{path} cannot be written: {error.strerror or error}")
+
+
+def _replaced(path: Path, content: bytes) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:
@@ -47,12 +65,35 @@ def write_bytes(path: Path, content: bytes) -> Path:
 
 
 def write_json(path: Path, content: object) -> Path:
-    """Replace a JSON file in one step; dataclasses become mappings."""
-    return write_text(path, json.dumps(plain(content), indent=2, allow_nan=False) + "\n")
+    """Replace a JSON file in one step; dataclasses become mappings, with a checksum."""
+    found = plain(content)
+    found = with_checksum(found) if isinstance(found, dict) else found
+    return write_text(path, json.dumps(found, indent=2, allow_nan=False) + "\n")
+
+
+def with_checksum(content: Mapping[str, Any]) -> dict[str, Any]:
+    """The same with the key `CHECKSUM`, by which `parse_json` finds damage.
+
+    It is no protection against whoever wants to change the file.
+    """
+    return {**content, CHECKSUM: _checksum(content)}
+
+
+def _check(content: object, place: str) -> None:
+    """Remove the checksum, if there is one. Raises StoreError where it is another's."""
+    found = content.pop(CHECKSUM, None) if isinstance(content, dict) else None
+    if found is not None and found != _checksum(content):
+        raise StoreError(f"{place} is damaged: its checksum differs")
+
+
+def _checksum(content: object) -> str:
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"))
+    return f"{zlib.crc32(text.encode()):08x}"
 
 
 def read_json(path: Path) -> Any:
     """The content of a JSON file; StoreError where it is missing or damaged."""
+    check_regular(path)
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError as error:
@@ -62,10 +103,20 @@ def read_json(path: Path) -> Any:
     return parse_json(text, str(path))
 
 
+def check_regular(path: Path) -> None:
+    """Raise StoreError for what is there and no file: reading from a pipe would wait for ever."""
+    if path.exists() and not path.is_file():
+        raise StoreError(f"{path} must be a regular file")
+
+
 def parse_json(text: str, place: str) -> Any:
-    """JSON with finite numbers only, its strings without control characters."""
+    """JSON with finite numbers only, its strings without control characters.
+
+    A checksum (see `with_checksum`) is compared and removed. Raises StoreError.
+    """
     try:
         content = json.loads(text, parse_float=_finite, parse_constant=_finite)
+        _check(content, place)
         return printable(content)
     except (ValueError, RecursionError) as error:
         raise StoreError(f"{place} is damaged: {first_line(error)}") from error
@@ -107,21 +158,6 @@ def first_line(error: BaseException) -> str:
     if isinstance(error, RecursionError):
         return "it is nested too deeply"
     return " ".join(str(error).split())[:200] or type(error).__name__
-
-
-def printable(value: Any) -> Any:
-    """The same without control characters in any string, which could steer a terminal.
-
-    >>> printable({"error": "red \\x1b[31mtext\\n"})
-    {'error': 'red [31mtext\\n'}
-    """
-    if isinstance(value, str):
-        return _CONTROL.sub("", value)
-    if isinstance(value, list):
-        return [printable(item) for item in value]
-    if isinstance(value, dict):
-        return {printable(key): printable(item) for key, item in value.items()}
-    return value
 
 
 def plain(value: Any) -> Any:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from autoprune.candidate import Candidate
 from autoprune.errors import StoreError
-from autoprune.store.files import checked, plain, read_json, write_text
+from autoprune.store.files import check_regular, checked, plain, read_json, write_text
 from autoprune.store.values import CandidateValue
 
 if TYPE_CHECKING:
@@ -30,7 +30,8 @@ class Recipe:
 
     `kept_indices` are the units of each group that the model has; `sha256` is that of the file of
     weights, `shapes` those of the tensors in it, and `tied` says which other tensors share memory
-    with one of them. The last three are filled in by `save_model`.
+    with one of them. The last three are filled in by `save_model`. `inputs` describes an example
+    input (None where it cannot be), so that the model can be built without the task.
     """
 
     task: str
@@ -41,6 +42,18 @@ class Recipe:
     tied: Mapping[str, str] = field(default_factory=dict)
     sha256: str = ""
     format: int = FORMAT
+    inputs: Any = None
+    ignored_layers: tuple[str, ...] = ()
+    num_heads: Mapping[str, int] | None = None
+
+    def example_input(self) -> Any:
+        """An input of the dense model like the one it was traced with; None where none is known.
+
+        Floating-point values are zeros. Raises StoreError where the description is damaged.
+        """
+        from autoprune.store.example_inputs import made
+
+        return None if self.inputs is None else made(self.inputs)
 
 
 def is_model(path: str | Path) -> bool:
@@ -54,13 +67,29 @@ def recipe_of(
     *,
     task: str,
     task_args: Mapping[str, Any] | None = None,
+    example: Any = None,
+    ignored_layers: Sequence[str] = (),
+    num_heads: Mapping[str, int] | None = None,
 ) -> Recipe:
-    """How a saved model is built again from the task's dense one: what is built, of which units."""
+    """How a saved model is built again from the task's dense one: what is built, of which units.
+
+    `example` is the input with which that was traced, if others shall load it without the task.
+    """
+    from autoprune.store.example_inputs import described
+
     kept = {
         name: tuple(int(index) for index in kept_indices[name])
         for name in candidate.architecture.widths
     }
-    return Recipe(task, dict(task_args or {}), candidate, kept)
+    return Recipe(
+        task,
+        dict(task_args or {}),
+        candidate,
+        kept,
+        inputs=None if example is None else described(example),
+        ignored_layers=tuple(ignored_layers),
+        num_heads=dict(num_heads) if num_heads else None,
+    )
 
 
 def save_model(path: Path, model: nn.Module, recipe: Recipe) -> None:
@@ -91,6 +120,26 @@ def save_model(path: Path, model: nn.Module, recipe: Recipe) -> None:
         raise
 
 
+def receive_model(path: Path, files: Mapping[str, bytes]) -> None:
+    """Write a model's recipe and weights that were saved elsewhere; it appears whole or not at all.
+
+    Raises StoreError for other files than these two.
+    """
+    if set(files) != {RECIPE, WEIGHTS}:
+        raise StoreError(f"a model holds {RECIPE} and {WEIGHTS}, got {', '.join(sorted(files))}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    try:
+        for name, content in files.items():
+            (beside / name).write_bytes(content)
+        beside.chmod(0o755)
+        shutil.rmtree(path, ignore_errors=True)
+        beside.rename(path)
+    except BaseException:
+        shutil.rmtree(beside, ignore_errors=True)
+        raise
+
+
 def read_model(path: str | Path) -> tuple[Recipe, dict[str, torch.Tensor]]:
     """A saved model's recipe and its full state dict.
 
@@ -102,6 +151,7 @@ def read_model(path: str | Path) -> tuple[Recipe, dict[str, torch.Tensor]]:
     folder = Path(path)
     recipe = _recipe(folder)
     weights = folder / WEIGHTS
+    check_regular(weights)
     try:
         if _sha256(weights) != recipe.sha256:
             raise StoreError(

@@ -17,7 +17,7 @@ from autoprune.budget import Cost
 from autoprune.cost_fields import cost_fields, field_at
 from autoprune.errors import StoreError
 from autoprune.record import State, TrialRecord
-from autoprune.store.files import checked, parse_json
+from autoprune.store.files import check_regular, checked, parse_json, unwritable, with_checksum
 from autoprune.store.values import CandidateValue
 
 MODELS = "models"
@@ -58,11 +58,14 @@ class _Line(BaseModel):
 
 def append(file: Path, record: TrialRecord) -> None:
     """Add a record; on disk when this returns."""
-    line = json.dumps(record.to_dict(), separators=(",", ":"), allow_nan=False)
-    with file.open("a", encoding="utf-8", newline="\n") as out:
-        out.write(line + "\n")
-        out.flush()
-        os.fsync(out.fileno())
+    line = json.dumps(with_checksum(record.to_dict()), separators=(",", ":"), allow_nan=False)
+    try:
+        with file.open("a", encoding="utf-8", newline="\n") as out:
+            out.write(line + "\n")
+            out.flush()
+            os.fsync(out.fileno())
+    except OSError as error:
+        raise unwritable(file, error) from error
 
 
 def read(file: Path) -> tuple[TrialRecord, ...]:
@@ -113,6 +116,7 @@ def rows(records: Iterable[TrialRecord], sizes: Mapping[str, int]) -> Iterator[d
 
 
 def _whole_lines(file: Path) -> list[str]:
+    check_regular(file)
     try:
         text = file.read_bytes()
     except FileNotFoundError:

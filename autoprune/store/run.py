@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,10 +14,12 @@ from filelock import FileLock, Timeout
 
 from autoprune.config import RunConfig
 from autoprune.errors import AutopruneError, StoreError
+from autoprune.limited_yaml import read_yaml
+from autoprune.printable import printable
 from autoprune.record import TrialRecord
 from autoprune.store import records as lines
 from autoprune.store.contents import RECORDS, RunContents
-from autoprune.store.files import first_line, printable, write_json, write_text
+from autoprune.store.files import check_regular, write_json, write_text
 from autoprune.store.models import Recipe, save_model
 from autoprune.store.quantization import QuantizationReport, read_quantization
 from autoprune.store.retraining import RetrainingFolder
@@ -32,7 +34,7 @@ CONFIG, ENVIRONMENT, TABLE, REPORT = (
     "trials.csv",
     "report.html",
 )
-RETRAINED, LOCK = "retrained", ".lock"
+RETRAINED, LOCK, STUDY = "retrained", ".lock", "study.db"
 
 
 class RunFolder(RunContents):
@@ -64,6 +66,30 @@ class RunFolder(RunContents):
         return folder
 
     @staticmethod
+    @contextmanager
+    def claim(path: str | Path) -> Iterator[None]:
+        """Hold a new or empty folder for a run to be made in it; it is gone if none was made.
+
+        Raises StoreError where the folder is not free, cannot be made, or is held by another.
+        """
+        RunFolder.check_free(path)
+        folder = RunFolder(path)
+        missing = [each for each in (folder.path, *folder.path.parents) if not each.exists()]
+        try:
+            folder.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StoreError(f"{path} cannot be made: {error.strerror}") from error
+        try:
+            with folder.writing():
+                yield
+        finally:
+            if not RunFolder.is_run(path):
+                (folder.path / LOCK).unlink(missing_ok=True)
+                for each in missing:
+                    with suppress(OSError):  # another has written there meanwhile
+                        each.rmdir()
+
+    @staticmethod
     def check_free(path: str | Path) -> None:
         """Raise StoreError unless a run can be made here: the folder is new or empty."""
         folder = RunFolder(path)
@@ -74,7 +100,8 @@ class RunFolder(RunContents):
                 f"{path} holds another run · choose another output folder, or resume it with: "
                 f"autoprune resume {path}"
             )
-        if folder.path.exists() and any(folder.path.iterdir()):
+        others = folder.path.iterdir() if folder.path.exists() else ()
+        if any(each.name != LOCK for each in others):
             raise StoreError(f"{path} is not empty · choose another output folder")
 
     @staticmethod
@@ -98,6 +125,7 @@ class RunFolder(RunContents):
         The lock ends with the process: a killed writer leaves none. A record that was half written
         when the last writer died is cut off.
         """
+        self._check_own()
         lock = FileLock(self.path / LOCK, timeout=0)
         try:
             lock.acquire()
@@ -113,18 +141,26 @@ class RunFolder(RunContents):
         finally:
             lock.release()
 
+    def _check_own(self) -> None:
+        """Raise StoreError where what is written in place is a link, or no file."""
+        for name in (LOCK, RECORDS, STUDY, lines.MODELS, RETRAINED):
+            file = self.path / name
+            if file.is_symlink():
+                raise StoreError(f"{file} must not be a link: what is written would go elsewhere")
+            if name not in (lines.MODELS, RETRAINED):
+                check_regular(file)
+
     @property
     def config(self) -> RunConfig:
         """The configuration as it was resolved."""
         file = self.path / CONFIG
         try:
-            content = printable(yaml.safe_load(file.read_text(encoding="utf-8")))
-        except (OSError, yaml.YAMLError, ValueError, RecursionError) as error:
-            raise StoreError(f"{file} cannot be read: {first_line(error)}") from error
-        if not isinstance(content, dict):
-            raise StoreError(f"{file} holds no mapping · the run folder is damaged")
-        try:
+            content = printable(read_yaml(file, str(file)))
+            if not isinstance(content, dict):
+                raise StoreError(f"{file} holds no mapping · the run folder is damaged")
             return RunConfig.from_dict(content, place=str(file), base=self.path, resolved=True)
+        except StoreError:
+            raise
         except AutopruneError as error:
             raise StoreError(str(error)) from error
 
@@ -163,6 +199,11 @@ class RunFolder(RunContents):
         if not folder.resolve().is_relative_to((self.path / lines.MODELS).resolve()):
             raise StoreError(f"{folder} lies outside {self.path / lines.MODELS}")
         return folder
+
+    def model_bytes(self, record: TrialRecord) -> int:
+        """What a record's saved model takes on disk."""
+        files = self.model_folder(record).glob("*") if record.artifact else ()
+        return sum(file.stat().st_size for file in files if file.is_file())
 
     def newest_model(self, record: TrialRecord) -> Path:
         """Where its retrained model (of the first seed) is saved, or else its own."""

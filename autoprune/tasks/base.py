@@ -17,7 +17,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from autoprune.errors import TaskError
 from autoprune.tasks.batch_forms import call, inputs_and_targets, logits_of, part, takes_labels
 from autoprune.tasks.dense import train_from_scratch
-from autoprune.tasks.nested import attributes, device_of, first_sample, to_device
+from autoprune.tasks.nested import attributes, device_of, first_sample, to_device, without_workers
 from autoprune.tasks.origin import origin_of, revive
 
 Batch = Any
@@ -202,8 +202,14 @@ class Task(ABC):
         )
 
     def __reduce_ex__(self, protocol: SupportsIndex) -> Any:
-        """Pickle by origin when the class came from a file, so that workers find it again."""
+        """Pickle by origin when the class came from a file, so that workers find it again.
+
+        Loaders are sent without their own worker processes.
+        """
         reduced: Any = super().__reduce_ex__(protocol)
+        if len(reduced) > 2 and isinstance(reduced[2], dict):
+            state = {name: without_workers(value) for name, value in reduced[2].items()}
+            reduced = (*reduced[:2], state, *reduced[3:])
         cls, origin = type(self), origin_of(type(self))
         if origin is None or reduced[0] is not __newobj__:
             return reduced

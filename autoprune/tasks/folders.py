@@ -22,9 +22,31 @@ log = logging.getLogger(__name__)
 
 
 def cache_folder() -> Path:
-    """AUTOPRUNE_CACHE, or ~/.cache/autoprune. Everything in it can be deleted at any time."""
+    """AUTOPRUNE_CACHE, or ~/.cache/autoprune. Everything in it can be deleted at any time.
+
+    Raises TaskError where neither is known.
+    """
     given = os.environ.get(CACHE_VARIABLE)
-    return Path(given).expanduser() if given else Path.home() / ".cache" / "autoprune"
+    try:
+        return Path(given).expanduser() if given else Path.home() / ".cache" / "autoprune"
+    except RuntimeError as error:  # a user without an entry in the system's list, in containers
+        raise TaskError(
+            f"this user has no home folder · set the environment variable {CACHE_VARIABLE} to a "
+            "folder that can be written"
+        ) from error
+
+
+def check_writable(folder: Path) -> None:
+    """Make a folder of the cache. Raises TaskError where it cannot be written."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise TaskError(
+            f"the cache folder {folder} cannot be written ({error.strerror}) · set the environment "
+            f"variable {CACHE_VARIABLE} to one that can be"
+        ) from error
 
 
 def data_folders(data: str | Path | None, name: str) -> list[Path]:
@@ -71,6 +93,7 @@ def cached_arrays(
     folder = cache_folder() / "data" / f"{name}-{_digest(sources)}"
     if not folder.is_dir():
         log.info("%s is decoded once into %s", name, folder)
+        check_writable(folder.parent)
         _write(folder, make())
     return {path.stem: np.load(path, mmap_mode="c") for path in sorted(folder.glob("*.npy"))}
 

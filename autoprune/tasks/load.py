@@ -19,7 +19,7 @@ from torch import nn
 from autoprune.errors import TaskError
 from autoprune.tasks import checkpoints
 from autoprune.tasks.base import Task
-from autoprune.tasks.folders import DATA_VARIABLE, cache_folder
+from autoprune.tasks.folders import DATA_VARIABLE, cache_folder, check_writable
 from autoprune.tasks.origin import Origin, origin_of
 
 BUILT_IN: dict[str, str] = {
@@ -92,6 +92,16 @@ def task_class(reference: str, *, base: Path | None = None) -> type[Task]:
     return found
 
 
+def place_of(where: str, base: Path) -> str:
+    """The file that a reference's first part means, absolute; a module with its folder.
+
+    >>> place_of("jobs/task.py", Path("/home/me")), place_of("jobs.task", Path("/home/me"))
+    ('/home/me/jobs/task.py', 'jobs.task in /home/me')
+    """
+    origin = _origin(where, base.resolve())
+    return origin.file or f"{origin.module} in {base.resolve()}"
+
+
 def load_dense(
     task: Task, cache: str | Path | None = None, *, device: torch.device | str = "cpu"
 ) -> nn.Module:
@@ -130,6 +140,7 @@ def _cached_or_trained(task: Task, model: nn.Module, cache: Path) -> None:
         log.info("dense model of %s from %s (delete the file to train it again)", name, path)
         checkpoints.load(model, path, task=name)
         return
+    check_writable(path.parent)
     log.info("%s has no checkpoint: its dense model is trained once and kept in %s", name, path)
     task.train_dense(model, seed=_DENSE_SEED)
     checkpoints.save(model, path)

@@ -11,6 +11,7 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
 
 def device_of(model: nn.Module) -> torch.device:
@@ -81,3 +82,12 @@ def first_sample(value: Any) -> Any:
     if isinstance(value, tuple | list):
         return tuple(first_sample(item) for item in value)
     return value
+
+
+def without_workers(value: Any) -> Any:
+    """A copy of a DataLoader that has not started any worker process; anything else as it is."""
+    if not isinstance(value, DataLoader):
+        return value
+    fresh = copy.copy(value)
+    fresh._iterator = None
+    return fresh

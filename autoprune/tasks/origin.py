@@ -32,9 +32,17 @@ class Origin:
         for folder in reversed(self.folders):
             if folder not in sys.path:
                 sys.path.insert(0, folder)  # as `python FILE` does: its siblings can be imported
-        module = _import_name(self.module) if self.file is None else _import_file(Path(self.file))
+        module = _import_name(self.module) if self.file is None else _import_file(self._place())
         _ORIGINS[module.__name__] = self
         return module
+
+    def _place(self) -> Path:
+        """The file; on another machine, what a working directory that was sent there has of it."""
+        file = Path(self.file or "")
+        for folder in self.folders if not file.is_file() else ():
+            if file.is_relative_to(folder) and (sent := file.relative_to(folder)).is_file():
+                return sent.resolve()
+        return file
 
 
 _ORIGINS: dict[str, Origin] = {}  # module name -> origin, for the modules that `load` has imported
@@ -43,6 +51,11 @@ _ORIGINS: dict[str, Origin] = {}  # module name -> origin, for the modules that 
 def origin_of(cls: type) -> Origin | None:
     """The origin of a class whose module came through `Origin.load`, else None."""
     return _ORIGINS.get(cls.__module__)
+
+
+def is_imported(place: str) -> bool:
+    """Whether this process has imported the file, or the module of this name."""
+    return place in sys.modules or any(origin.file == place for origin in _ORIGINS.values())
 
 
 def revive(origin: Origin, qualname: str) -> Any:

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import islice
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 
 from autoprune.errors import TaskError
 from autoprune.graph.replica import plain, replica
 from autoprune.tasks.base import Batch, Split, Task
-from autoprune.tasks.nested import device_of, to_device
+from autoprune.tasks.nested import device_of, to_device, without_workers
 
 _END = object()
 
@@ -34,6 +33,7 @@ def wrap(
     example_input: Any = None,
     ignored_layers: tuple[str, ...] = (),
     num_heads: Mapping[str, int] | None = None,
+    steps_per_epoch: int | None = None,
 ) -> Task:
     """A task of a trained model and its loaders; the model is copied and never changed.
 
@@ -52,6 +52,8 @@ def wrap(
         example_input: one input; by default the first of the first validation batch.
         ignored_layers: module paths whose outputs are not pruned.
         num_heads: attention module path -> number of heads.
+        steps_per_epoch: training batches of one epoch, for a `train_loader` without a length (an
+            iterable data set); each epoch begins the loader again.
 
     Raises TaskError when an argument does not fit.
 
@@ -62,8 +64,12 @@ def wrap(
     """
     if not isinstance(model, nn.Module):
         raise TaskError(f"wrap: model must be an nn.Module, got {type(model).__name__}")
-    if not _is_function(train_loader):
+    if steps_per_epoch is not None and steps_per_epoch < 1:
+        raise TaskError(f"wrap: steps_per_epoch must be at least 1, got {steps_per_epoch}")
+    if steps_per_epoch is None and not _is_function(train_loader):
         _check_length(train_loader)
+    if steps_per_epoch is not None and _is_iterator(train_loader):
+        raise TaskError("wrap: train_loader must be iterable repeatedly, got an iterator")
     for name, loader in (("val_loader", val_loader), ("test_loader", test_loader)):
         if loader is not None and iter(loader) is loader:
             raise TaskError(
@@ -80,6 +86,7 @@ def wrap(
     task = WrappedTask(model, train_loader, val_loader, test_loader, loss, evaluate)
     task.metric, task.direction = metric, direction
     task.ignored_layers, task.num_heads = ignored_layers, num_heads
+    task.steps_per_epoch = steps_per_epoch
     task.set_example(example_input)
     return task
 
@@ -102,6 +109,7 @@ class WrappedTask(Task):
         self._train, self._val, self._test = train_loader, val_loader, test_loader
         self._loss, self._evaluate = loss, evaluate
         self._example: Any = None
+        self.steps_per_epoch: int | None = None
 
     def build_model(self) -> nn.Module:
         """A copy of the given model with its trained weights."""
@@ -117,13 +125,9 @@ class WrappedTask(Task):
 
     def train_loader(self, seed: int) -> Iterable[Batch]:
         """The given loader read under `seed`, or what the given function returns for it."""
-        if _is_function(self._train):
-            return self._train(seed)  # type: ignore[operator]
-        return _Seeded(self._train, seed)  # type: ignore[arg-type]
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Loaders are sent to a worker without their own worker processes."""
-        return {name: _without_workers(value) for name, value in vars(self).items()}
+        given: Any = self._train
+        loader = given(seed) if _is_function(given) else _Seeded(given, seed)
+        return loader if self.steps_per_epoch is None else _Steps(loader, self.steps_per_epoch)
 
     def val_loader(self) -> Iterable[Batch]:
         """The given validation loader."""
@@ -180,12 +184,30 @@ class _Seeded:
         while True:
             with torch.random.fork_rng(devices=()):
                 torch.set_rng_state(state)
-                batches = iter(_without_workers(self._loader)) if batches is None else batches
+                batches = iter(without_workers(self._loader)) if batches is None else batches
                 batch = next(batches, _END)
                 state = torch.get_rng_state()
             if batch is _END:
                 return
             yield batch
+
+
+class _Steps:
+    """The first batches of a loader, as an epoch of that length."""
+
+    def __init__(self, loader: Iterable[Batch], steps: int) -> None:
+        self._loader, self._steps = loader, steps
+
+    def __len__(self) -> int:
+        return self._steps
+
+    def __iter__(self) -> Iterator[Batch]:
+        return islice(self._loader, self._steps)
+
+
+def _is_iterator(loader: object) -> bool:
+    """Whether it can be read only once."""
+    return not _is_function(loader) and isinstance(loader, Iterator)
 
 
 def _is_function(loader: object) -> bool:
@@ -198,18 +220,9 @@ def _check_length(loader: Any) -> None:
     except TypeError as error:
         raise TaskError(
             f"wrap: train_loader must have a length, got a {type(loader).__name__} without one · "
-            "give a list of batches, a function seed -> loader with a length, or a DataLoader of "
-            "a dataset with __len__"
+            "say steps_per_epoch=, or give a list of batches, a function seed -> loader with a "
+            "length, or a DataLoader of a dataset with __len__"
         ) from error
-
-
-def _without_workers(value: Any) -> Any:
-    """A copy of a DataLoader that has not started any worker process; anything else as it is."""
-    if not isinstance(value, DataLoader):
-        return value
-    fresh = copy.copy(value)
-    fresh._iterator = None
-    return fresh
 
 
 class _OnDevice:

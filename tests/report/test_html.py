@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import base64
 import gzip
+import hashlib
 import json
 import re
 import shutil
@@ -74,6 +76,9 @@ def test_page_is_one_file_that_asks_for_nothing(finished_run) -> None:
     assert not [tag for tag, attrs in parsed.tags if {"src", "href"} & attrs.keys()]
     policy = next(a["content"] for t, a in parsed.tags if "http-equiv" in a)
     assert "default-src 'none'" in policy
+    assert re.search(r"script-src 'sha256-\S+' 'sha256-\S+';", policy)
+    (script,) = re.findall(r"<script>(.*?)</script>", source, re.S)
+    assert base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() in policy
     assert "url(" not in html._asset("report.css")
 
 
@@ -255,6 +260,19 @@ def test_real_browser_draws_every_figure_without_an_error(finished_run, tmp_path
     assert dom.count('class="main-svg"') >= expected
     assert dom.count('class="point"') > 16
     assert "CONSOLE" not in log
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
+def test_real_browser_runs_no_script_but_the_page_s_own(tmp_path) -> None:
+    mark = "<script>document.documentElement.dataset.ran = 1</script>"
+    handler = '<img src="x" onerror="document.documentElement.dataset.ran = 1">'
+    path = tmp_path / "report.html"
+    path.write_text(html.document("t", {}, [mark, handler]), encoding="utf-8")
+    dom, log = dump(path, tmp_path, 1280)
+    (root,) = re.findall("<html[^>]*>", dom)
+    assert "data-ran" not in root
+    assert "data-drawn" in root
+    assert "Content Security Policy" in log
 
 
 @pytest.mark.slow

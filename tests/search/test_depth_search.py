@@ -46,3 +46,21 @@ def test_what_was_dropped_is_reported_and_exported(found: autoprune.Result, tmp_
     assert view.dropped(best) == f"{', '.join(dropped)} ({len(dropped)} of 4)"
     done = autoprune.export(found.path, pick="best", output=tmp_path / "m.onnx")
     assert done.path.is_file()
+
+
+def test_a_model_with_blocks_is_searched_for_channels_alone(tmp_path: Path) -> None:
+    found = autoprune.search(
+        f"{TASK}:Deep",
+        budget={"macs": "50%"},
+        space={"ratios": {"max": 0.7}, "depth": False},
+        trials=2,
+        epochs=0.25,
+        rungs=0,
+        concurrent=1,
+        screen=4,
+        calibration_samples=64,
+        output=tmp_path / "run",
+    )
+    complete = [record for record in found.records if record.state == "complete"]
+    assert len(complete) == 2
+    assert not any(record.candidate.architecture.dropped for record in complete)

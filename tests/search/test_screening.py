@@ -30,7 +30,7 @@ from autoprune.architecture import Architecture
 from autoprune.budget import Budget
 from autoprune.candidate import Candidate, Recovery, Selection
 from autoprune.graph import trace
-from autoprune.pareto import hypervolume
+from autoprune.pareto import ParetoFront, hypervolume
 from autoprune.pruning.compensate import calibrate, reestimate_batchnorm
 from autoprune.store import RunFolder
 
@@ -314,6 +314,28 @@ def test_its_work_is_counted_and_counted_on(folder: RunFolder) -> None:
     later = folder.state().screening
     assert later["proposals"] == spent["proposals"] + len(score.calls)
     assert len(score.calls) <= 2 * 8 + 2  # what was scored before is remembered
+
+
+@pytest.mark.parametrize("trials", [3, 7, 9])
+def test_a_screened_search_goes_on_as_if_never_interrupted(tmp_path: Path, trials: int) -> None:
+    whole, cut = (RunFolder.create(tmp_path / name, {}, {}) for name in ("whole", "cut"))
+    play(whole, 12)
+    play(cut, trials)
+    plan = toy.make_plan(limits=Limits(trials=12))
+    hand = toy.Hand(cut, plan, screening=screening(plan), accuracy=accuracy)
+    hand.suggest()  # is running when the process is killed
+    hand.file.flush()
+    again = toy.Hand(cut, plan, screening=screening(plan), accuracy=accuracy)
+    again.play(12 - trials)
+    again.file.close()
+    assert [(r.number, r.state, r.candidate, r.origin) for r in cut.records()] == [
+        (r.number, r.state, r.candidate, r.origin) for r in whole.records()
+    ]
+    assert again.ledger.front().hypervolume == toy_front(whole, plan).hypervolume
+
+
+def toy_front(folder: RunFolder, plan: Plan) -> ParetoFront:
+    return Ledger(plan, folder).front()
 
 
 def test_equal_seeds_choose_equal_trials_and_others_do_not(tmp_path: Path) -> None:

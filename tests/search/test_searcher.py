@@ -1,6 +1,8 @@
 """Optuna's side, driven by hand: no Ray process is started here."""
 
+import contextlib
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import optuna
@@ -8,6 +10,7 @@ import pytest
 import toy
 from optuna.trial import TrialState
 from ray.tune.search import Searcher
+from sqlalchemy.exc import OperationalError
 
 from autoprune._search import study
 from autoprune._search.ledger import REPORT, Report
@@ -74,8 +77,11 @@ def test_seeds_come_first_and_a_seed_twice_is_tried_once(folder: RunFolder) -> N
     assert folder.records()[0].origin == "seed:x"
 
 
+WIDE = Budget.parse({"macs": "99%"})  # no proposal is over it
+
+
 def test_a_stopped_trial_gives_no_value_and_stays_off_the_front(folder: RunFolder) -> None:
-    hand = toy.Hand(folder, toy.make_plan())
+    hand = toy.Hand(folder, toy.make_plan(budget=WIDE))
     suggested = hand.suggest()
     assert suggested is not None
     report = Report(1.0, {"accuracy": 0.99})
@@ -89,7 +95,7 @@ def test_a_stopped_trial_gives_no_value_and_stays_off_the_front(folder: RunFolde
 
 
 def test_a_failed_trial_is_told_failed_and_recorded_with_its_reason(folder: RunFolder) -> None:
-    hand = toy.Hand(folder, toy.make_plan())
+    hand = toy.Hand(folder, toy.make_plan(budget=WIDE))
     suggested = hand.suggest()
     assert suggested is not None
     report = Report(
@@ -186,9 +192,109 @@ def test_a_killed_search_goes_on_and_tries_again_what_was_running(folder: RunFol
     assert again[:2] == [running[1], third[1]]
     assert len({c.key for c in [done[1], *again]}) == 6
     trials = study_of(folder).trials
-    assert [t.state.name for t in trials[:3]] == ["COMPLETE", "FAIL", "FAIL"]
+    assert [t.state.name for t in trials] == ["COMPLETE"] * 6  # each under its first number
     assert [r.origin for r in folder.records()][:3] == ["seed:0.5", "seed:0.6", "seed:0.7"]
     assert resumed.searcher.suggest("more") == Searcher.FINISHED
+
+
+class Killed(Exception):  # noqa: N818
+    """Stands for a kill of the process."""
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "nsga2", "random"])
+@pytest.mark.parametrize("writes", range(0, 40, 7))
+def test_a_search_that_is_killed_anywhere_makes_the_trials_that_it_would_have_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sampler: str, writes: int
+) -> None:
+    """One trial at a time; the kill comes before a write to the study's file."""
+    budget = Budget.parse({"macs": "25%"})  # some proposals are over it, and moved into it
+    plan = toy.make_plan(sampler=sampler, budget=budget, limits=Limits(trials=12))
+    half = toy.FITTED.at_ratios(dict.fromkeys("abc", 0.6))
+    base = toy.FITTED.candidate({"recovery.lr": 0.05})
+    seeds = (Proposal(base, "seed:a"), Proposal(toy.FITTED.resized(base, half), "seed:b"))
+    whole = toy.Hand(RunFolder.create(tmp_path / "whole", {}, {}), plan, seeds)
+    expected = whole.play(12)
+    whole.close()
+
+    folder = RunFolder.create(tmp_path / "killed", {}, {})
+    hand, left, put = toy.Hand(folder, plan, seeds), [writes], study.StudyFile.put
+
+    def failing(file: study.StudyFile, trial: optuna.trial.FrozenTrial) -> None:
+        if left[0] == 0:
+            raise Killed
+        left[0] -= 1
+        put(file, trial)
+
+    with monkeypatch.context() as patch, contextlib.suppress(Killed):
+        patch.setattr(study.StudyFile, "put", failing)
+        hand.play(12)
+    hand.close()
+    resumed = toy.Hand(folder, plan, seeds)
+    resumed.play(12 - resumed.ledger.done)
+    resumed.close()
+    records = folder.records()
+    assert [r.candidate for r in records if r.state == "complete"] == expected
+    others = RunFolder.open(tmp_path / "whole").records()
+    assert [(r.number, r.state, r.candidate, r.origin) for r in records] == [
+        (r.number, r.state, r.candidate, r.origin) for r in others
+    ]
+    assert [(t.number, t.state, t.params) for t in study_of(folder).trials] == [
+        (t.number, t.state, t.params) for t in study_of(RunFolder(tmp_path / "whole")).trials
+    ]
+
+
+@pytest.mark.parametrize("content", [b"", b"SQLite format 3\x00" + bytes(200), b"text", None])
+def test_a_damaged_study_is_set_aside_and_made_again(
+    folder: RunFolder, caplog: pytest.LogCaptureFixture, content: bytes | None
+) -> None:
+    plan = toy.make_plan(budget=WIDE)
+    hand = toy.Hand(folder, plan)
+    hand.play(3)
+    hand.close()
+    path = folder.path / "study.db"
+    whole = path.read_bytes()
+    damaged = whole[: len(whole) // 2] if content is None else content
+    path.write_bytes(damaged)
+    file = study.StudyFile.mended(folder, plan.objectives)
+    trials = study.replay(file, {r.number: r for r in folder.records()}, plan)
+    file.close()
+    assert [t.state for t in trials] == [TrialState.COMPLETE] * 3
+    if damaged:  # SQLite takes an empty file for a new one
+        assert (folder.path / "damaged" / "study.db.0").read_bytes() == damaged
+        assert "study.db is damaged" in caplog.text
+
+
+def test_records_count_where_the_study_says_otherwise(folder: RunFolder) -> None:
+    plan = toy.make_plan(budget=WIDE)
+    hand = toy.Hand(folder, plan)
+    hand.play(2)
+    hand.close()
+    first = folder.records()[0]
+    folder.append(replace(first, state="failed", error="why", metrics={}))
+    file = study.StudyFile(folder.path, plan.objectives)
+    trials = study.replay(file, {r.number: r for r in folder.records()}, plan)
+    file.close()
+    assert [t.state for t in trials] == [TrialState.FAIL, TrialState.COMPLETE]
+
+
+def test_a_full_disk_of_the_study_does_not_end_the_search(
+    folder: RunFolder, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    hand = toy.Hand(folder, toy.make_plan(budget=WIDE))
+    hand.play(1)
+
+    def full(*_: object, **__: object) -> None:
+        raise OperationalError("INSERT", {}, Exception("database or disk is full"))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(hand.file, "_write", full)
+        hand.play(2)
+        hand.file.flush()
+    hand.close()
+    assert "study.db is not written any more" in caplog.text
+    resumed = toy.Hand(folder, toy.make_plan(budget=WIDE))
+    resumed.close()
+    assert [t.state for t in study_of(folder).trials] == [TrialState.COMPLETE] * 3
 
 
 def test_seeds_that_moved_since_they_were_tried_are_not_tried_again(folder: RunFolder) -> None:

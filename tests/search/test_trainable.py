@@ -133,6 +133,15 @@ def test_no_memory_is_called_so(folder, error):
     assert why(failed)[0].startswith("out of memory")
 
 
+def test_an_endless_text_is_cut(folder):
+    task = Fails()
+    task.error = ValueError("x" * 20_000_000)
+    (failed,) = reports(folder, task)
+    assert len(why(failed)[0]) < 600
+    assert len(failed.error) < 21_000
+    assert "in loss" in failed.error
+
+
 def test_a_group_that_does_not_exist_fails_the_trial(folder):
     (failed,) = reports(folder, candidate=Candidate(Architecture({"nowhere": 5})))
     assert "nowhere" in why(failed)[0]

@@ -1,5 +1,6 @@
 """Trials that really run in Ray's processes."""
 
+import errno
 import os
 import signal
 import subprocess
@@ -13,10 +14,12 @@ import pytest
 import ray
 import toy
 
-from autoprune._search import tuning
+from autoprune._search import tuning, watchdog
 from autoprune._search.plan import Limits
 from autoprune._search.study import NAME
-from autoprune.store import RunFolder
+from autoprune.errors import UsageError, WorkError
+from autoprune.record import TrialRecord
+from autoprune.store import RunFolder, files
 
 ray.cloudpickle.register_pickle_by_value(toy)
 
@@ -36,6 +39,29 @@ def test_cores_are_those_of_the_process_or_else_of_the_machine(
     monkeypatch.delattr(os, "sched_getaffinity")
     monkeypatch.setattr(os, "cpu_count", lambda: 8)
     assert (tuning.cores(), tuning.threads_for(2)) == (8, 4)
+
+
+def test_a_long_folder_of_temporary_files_is_refused_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setenv("RAY_TMPDIR", "/tmp/" + "x" * 100)
+    with pytest.raises(UsageError, match="set RAY_TMPDIR to a shorter one"):
+        tuning.check_session()
+    monkeypatch.setenv("RAY_TMPDIR", "/tmp")
+    tuning.check_session()
+
+
+def test_ray_gets_a_home_where_the_user_has_none(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "none"))
+    with tuning._writable_home():
+        assert os.access(os.environ["HOME"], os.W_OK)
+    assert os.environ["HOME"] == str(tmp_path / "none")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with tuning._writable_home():
+        assert os.environ["HOME"] == str(tmp_path)
 
 
 def test_trials_that_break_and_workers_that_die_do_not_end_the_search(folder: RunFolder) -> None:
@@ -59,6 +85,92 @@ def test_trials_that_break_and_workers_that_die_do_not_end_the_search(folder: Ru
     trained_by = Counter(process for what, *_, process in starts if what == "trial")
     assert max(trained_by.values()) >= 4  # actors are used again
     assert not (folder.path / "tune").exists()
+
+
+def test_a_trial_that_hangs_is_ended_and_its_worker_replaced(folder: RunFolder) -> None:
+    limits = Limits(trials=8, trial_timeout_s=1.5)
+    ledger = toy.run_toy(folder, toy.make_plan(limits=limits, concurrent=2), hangs=(1, 3))
+    records = {record.number: record for record in folder.records()}
+    assert ledger.done == 8
+    for number in (1, 3):
+        assert records[number].state == "failed"
+        assert (records[number].error or "").startswith("time-out: no report for ")
+    assert sum(record.state in ("complete", "stopped") for record in records.values()) == 6
+
+
+def test_the_time_limit_holds_where_a_trial_hangs(
+    folder: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watchdog, "GRACE_S", 1.0)
+    plan = toy.make_plan(limits=Limits(trials=10**6, seconds=6.0), rungs=0, concurrent=2)
+    began = time.monotonic()
+    toy.run_toy(folder, plan, hangs=(2,), sleep_s=0.2)
+    assert time.monotonic() - began < 60.0  # not the hour that it hangs
+    records = {record.number: record for record in folder.records()}
+    assert (records[2].state, records[2].error, records[2].epochs) == ("stopped", None, 0.0)
+
+
+def test_trials_that_all_fail_alike_end_the_search(folder: RunFolder) -> None:
+    plan = toy.make_plan(limits=Limits(trials=40, equal_failures=3))
+    ledger = toy.run_toy(folder, plan, raises=tuple(range(2, 40)))
+    assert ledger.stuck == "RuntimeError: the toy broke"
+    assert 4 <= ledger.done <= 6
+    again = toy.run_toy(folder, toy.make_plan(limits=Limits(trials=ledger.done + 2)))
+    assert again.stuck is None
+    assert again.done == ledger.done + 2
+
+
+def test_a_full_disk_is_one_line_and_nothing_is_lost(
+    folder: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    append = RunFolder.append
+
+    def failing(run: RunFolder, record: TrialRecord) -> None:
+        if record.number >= 3:
+            full = OSError(errno.ENOSPC, "No space left on device")
+            raise files.unwritable(run.path / "records.jsonl", full) from full
+        append(run, record)
+
+    plan = toy.make_plan(limits=Limits(trials=6))
+    with monkeypatch.context() as patch:
+        patch.setattr(RunFolder, "append", failing)
+        with pytest.raises(WorkError, match=r"records\.jsonl cannot be written: the disk is full"):
+            toy.run_toy(folder, plan)
+    before = folder.records()
+    ledger = toy.run_toy(folder, plan)
+    assert ledger.done == 6
+    assert folder.records()[: len(before)] == before
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_lets_running_trials_finish_and_loses_nothing(
+    folder: RunFolder, number: signal.Signals
+) -> None:
+    code = (
+        "import sys; sys.path.insert(0, sys.argv[2])\n"
+        "import ray, toy\n"
+        "from autoprune._search.interrupts import Terminated\n"
+        "from autoprune._search.plan import Limits\n"
+        "from autoprune.store import RunFolder\n"
+        "ray.cloudpickle.register_pickle_by_value(toy)\n"
+        "plan = toy.make_plan(limits=Limits(trials=40), rungs=0)\n"
+        "try:\n"
+        "    toy.run_toy(RunFolder(sys.argv[1]), plan, sleep_s=0.5)\n"
+        "except Terminated as error:\n"
+        "    print('ended by', error, flush=True)\n"
+    )
+    command = [sys.executable, "-c", code, str(folder.path), str(Path(__file__).parent)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as search:
+        deadline = time.monotonic() + 300
+        while len(folder.records()) < 3 and time.monotonic() < deadline:
+            time.sleep(0.05)
+        search.send_signal(number)
+        said = search.communicate(timeout=60)[0]
+    assert search.returncode == 0
+    assert said.splitlines()[-1] == f"ended by {number.name}"
+    study = optuna.load_study(study_name=NAME, storage=f"sqlite:///{folder.path / 'study.db'}")
+    assert not [t for t in study.trials if t.state == optuna.trial.TrialState.RUNNING]
 
 
 @pytest.mark.slow

@@ -18,6 +18,7 @@ from autoprune._search.tuning import run_trials
 from autoprune.architecture import Architecture
 from autoprune.budget import Budget, Cost
 from autoprune.candidate import Candidate
+from autoprune.config import RayConfig
 from autoprune.fitted_space import FittedSpace
 from autoprune.pareto import Objective
 from autoprune.space import SearchSpace
@@ -90,13 +91,15 @@ class ToyRun:
 
 @dataclass
 class ToyBench:
-    """`raises` and `dies` are the numbers of trials that go wrong; `log` gets a line a start."""
+    """`raises`, `dies` and `hangs` are trials that go wrong; `log` gets a line a start."""
 
     milestones: tuple[float, ...]
     raises: tuple[int, ...] = ()
     dies: tuple[int, ...] = ()
     log: str | None = None
     sleep_s: float = 0.0
+    hangs: tuple[int, ...] = ()
+    delivery: object = None
 
     def prepare(self) -> None:
         self._note("actor")
@@ -104,6 +107,8 @@ class ToyBench:
     def start(self, spec: Spec) -> ToyRun:
         self._note(f"trial {spec.number}")
         time.sleep(self.sleep_s)
+        if spec.number in self.hangs:
+            time.sleep(3600)
         if spec.number in self.raises:
             raise RuntimeError("the toy broke")
         if spec.number in self.dies:
@@ -124,14 +129,16 @@ def run_toy(
     raises: tuple[int, ...] = (),
     dies: tuple[int, ...] = (),
     sleep_s: float = 0.0,
+    hangs: tuple[int, ...] = (),
+    cluster: RayConfig | None = None,
 ) -> Ledger:
     """Search in `folder` (going on where it leaves off), and return what is known at the end."""
     ledger = Ledger(plan, folder)
     file = StudyFile(folder.path, plan.objectives)
-    context = ToyBench(plan.milestones, raises, dies, str(folder.path / "log.txt"), sleep_s)
+    context = ToyBench(plan.milestones, raises, dies, str(folder.path / "log.txt"), sleep_s, hangs)
     try:
         searcher = BudgetedOptunaSearch(plan, ledger, file, seeds)
-        run_trials(plan, context, searcher, folder.path)
+        run_trials(plan, context, searcher, folder.path, cluster=cluster)
     finally:
         file.close()
     return ledger

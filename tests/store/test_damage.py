@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import pickle
 from dataclasses import replace
 from pathlib import Path
@@ -27,6 +28,7 @@ from autoprune.store import (
     FrozenInfo,
     GroupInfo,
     Groups,
+    Recipe,
     RunFolder,
     RunState,
     SearchPlan,
@@ -177,6 +179,7 @@ def test_a_value_of_another_type_is_refused_or_harmless(
     """Each key in turn holds junk: the run is read, or refused in one line; nothing else."""
     path = run.path / file
     whole = json.loads(path.read_text())
+    del whole["crc32"]  # as whoever makes such a file would
     refusals = 0
     for place in keys_of(whole):
         content = json.loads(json.dumps(whole))
@@ -192,6 +195,21 @@ def test_a_value_of_another_type_is_refused_or_harmless(
             assert "\n" not in refusal
     if junk is not None and file != "environment.json":
         assert refusals
+
+
+@pytest.mark.parametrize("file", [*FILES[1:], "records.jsonl"])
+def test_a_digit_that_changed_is_found(run: RunFolder, file: str) -> None:
+    """Whatever is still of its type, and would show another result."""
+    path = run.path / file
+    whole = path.read_text()
+    content = whole[: whole.index('"crc32"')]
+    digits = [place for place, sign in enumerate(content) if sign.isdigit()]
+    for place in digits[::3]:
+        changed = str((int(whole[place]) + 1) % 10)
+        path.write_text(whole[:place] + changed + whole[place + 1 :])
+        refusal = refused(run)
+        assert refusal is not None
+        assert file in refusal
 
 
 @pytest.mark.parametrize("key", ["number", "seed"])
@@ -236,6 +254,37 @@ def test_an_artifact_that_is_a_link_to_elsewhere_is_not_followed(
     with pytest.raises(StoreError, match="lies outside"):
         run.drop_model(RECORD)
     assert (tmp_path / "precious").is_dir()
+
+
+@pytest.mark.parametrize("name", [".lock", "records.jsonl", "study.db", "models", "retrained"])
+def test_a_link_in_a_run_is_not_written_through(run: RunFolder, tmp_path: Path, name: str) -> None:
+    (tmp_path / "precious").write_text("mine")
+    (run.path / name).unlink(missing_ok=True)
+    (run.path / name).symlink_to(tmp_path / "precious")
+    with pytest.raises(StoreError, match="must not be a link"), run.writing():
+        pass
+    assert (tmp_path / "precious").read_text() == "mine"
+
+
+@pytest.mark.parametrize("name", ["records.jsonl", "retrained/3/summary.json", "front.json"])
+def test_a_pipe_in_place_of_a_file_does_not_hang(run: RunFolder, name: str) -> None:
+    file = run.path / name
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.unlink(missing_ok=True)
+    os.mkfifo(file)
+    try:
+        read(run)
+    except StoreError as error:
+        assert name in str(error)  # noqa: PT017 - a pipe is refused, or counts as no file
+    folder = run.path / run.save_model(4, nn.Linear(2, 2), recipe())
+    (folder / "weights.safetensors").unlink()
+    os.mkfifo(folder / "weights.safetensors")
+    with pytest.raises(StoreError, match=r"weights\.safetensors must be a regular file"):
+        read_model(folder)
+
+
+def recipe() -> Recipe:
+    return recipe_of(RECORD.candidate, {"conv": (0, 1)}, task="digits")
 
 
 def test_text_that_is_read_cannot_steer_a_terminal(run: RunFolder) -> None:

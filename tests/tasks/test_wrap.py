@@ -83,6 +83,28 @@ def test_a_loader_with_running_workers_is_wrapped_and_travels():
     assert len(list(train)) == 3
 
 
+def test_a_loader_with_running_workers_in_any_task_travels():
+    class Kept(type(wrap(model(), loader(), loader()))):
+        pass
+
+    task = wrap(model(), loader(), loader())
+    task.__class__ = Kept
+    task.more = loader(num_workers=1, persistent_workers=True)
+    for _ in task.more:
+        pass
+    reduced = task.__reduce_ex__(2)
+    assert reduced[2]["more"]._iterator is None
+    assert task.more._iterator is not None
+
+
+def test_an_iterable_data_set_has_epochs_of_the_given_length():
+    task = wrap(model(), DataLoader(Stream()), loader(), steps_per_epoch=2)
+    epoch = task.train_loader(0)
+    assert (len(epoch), len(list(epoch)), len(list(epoch))) == (2, 2, 2)
+    by_function = wrap(model(), lambda seed: iter([X, X, X]), loader(), steps_per_epoch=2)
+    assert len(list(by_function.train_loader(0))) == 2
+
+
 def test_a_function_of_the_seed_gives_the_training_data():
     task = wrap(model(), lambda seed: [(X + seed, Y)], loader())
     assert task.train_loader(2)[0][0][0].item() == -3.5
@@ -142,6 +164,8 @@ def test_a_wrapped_task_pickles():
         ({"train_loader": DataLoader(Stream())}, "must have a length, got a DataLoader without"),
         ({"val_loader": iter([])}, "val_loader must be iterable repeatedly, got a list_iterator"),
         ({"test_loader": iter([])}, "test_loader must be iterable repeatedly"),
+        ({"train_loader": iter([]), "steps_per_epoch": 1}, "repeatedly, got an iterator"),
+        ({"steps_per_epoch": 0}, "steps_per_epoch must be at least 1, got 0"),
         ({"metric": "f1"}, "metric 'f1' needs evaluate=function"),
         ({"direction": "up"}, "direction must be 'maximize' or 'minimize', got 'up'"),
         ({"val_loader": []}, "val_loader must hold at least one batch"),
