@@ -8,9 +8,15 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from autoprune.architecture import Architecture, digest
+from autoprune.patterns import partway
 from autoprune.schedule import Schedule
 
-IMPORTANCES: tuple[str, ...] = ("l1", "l2", "group", "bn_scale", "taylor", "obs")
+IMPORTANCES: tuple[str, ...] = (
+    *("l1", "l2", "group", "bn_scale", "fpgm", "wanda", "taylor", "movement", "obs"),
+    "task",  # the task's own `importance`
+)
+BY_ACTIVATIONS: frozenset[str] = frozenset({"obs", "wanda"})  # importances from a calibration
+BY_GRADIENTS: frozenset[str] = frozenset({"taylor", "movement"})
 OPTIMIZERS: tuple[str, ...] = ("sgd", "adamw", "task")
 AUTO = "auto"  # the task's own optimizer, or else the usual one for the kind of model
 BY_OPTIMIZER: Mapping[str, Mapping[str, float]] = {  # defaults that depend on the optimizer
@@ -85,8 +91,9 @@ class Recovery:
 class Selection:
     """Which units of a group are pruned first, and whether the remaining weights are repaired.
 
-    `importance` names a score of `pruning.importance`; `repair` turns on the least-squares
-    correction of the layers that read what was pruned.
+    `importance` names a score of `pruning.importance`, and of `pruning.weight_importance` for
+    patterns where it is there (else the magnitude); `task` is the task's `importance`. `repair`
+    turns on the least-squares correction of what reads the pruned units, or has a pattern.
     """
 
     importance: str = "l2"
@@ -96,6 +103,11 @@ class Selection:
         if self.importance not in IMPORTANCES:
             known = ", ".join(IMPORTANCES)
             raise ValueError(f"importance must be one of {known}, got {self.importance!r}")
+
+    @property
+    def needs_calibration(self) -> bool:
+        """Whether the statistics of the layers' inputs are used."""
+        return self.repair or self.importance in BY_ACTIVATIONS
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-ready form; `Selection(**d)` reads it back."""
@@ -150,7 +162,8 @@ class Candidate:
         """A candidate with the widths of every removal between the dense model and `architecture`.
 
         `sizes` are the dense groups' units, `nearest` what rounds a width (default: to the next
-        whole number, halves up). Blocks are dropped with the first removal.
+        whole number, halves up). Blocks are dropped with the first removal; patterns have their
+        share of zeros, N:M in whole elements of a group.
         """
         schedule = schedule or Schedule()
         milestones = schedule.milestones()
@@ -214,7 +227,7 @@ def _between(
     return Architecture(
         {name: max(widths[name], nearest(name, width)) for name, width in wanted.items()},
         final.dropped,
-        final.patterns,
+        {n: there for n, p in final.patterns.items() if (there := partway(p, share)) is not None},
         final.precision,
     )
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import bisect
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any
 
 from autoprune.architecture import BLOCK, Architecture
 from autoprune.candidate import Candidate, Recovery, Selection
+from autoprune.fitted_patterns import FittedPatterns
+from autoprune.patterns import WeightCurve
 from autoprune.schedule import Schedule
 from autoprune.space import (
     RATIO,
@@ -28,10 +30,11 @@ _HALVINGS = 60
 
 @dataclass(frozen=True, slots=True)
 class FittedSpace:
-    """The candidates of a search: a `space`, the `widths` that groups may have, the `blocks`.
+    """The candidates of a search: a `space`, the `widths` of groups, the `blocks` and `weights`.
 
     Widths are ascending and end with the whole group, which therefore says its size. `blocks` maps
-    those that can be dropped to the groups that go with each. Groups and blocks (called
+    those that can be dropped to the groups that go with each, `weights` names those that can have a
+    pattern. Groups and blocks (called
     `block:<name>`) together are the items of an architecture, each with its choices: widths, or 0
     and 1. All rounding takes place here.
 
@@ -43,6 +46,7 @@ class FittedSpace:
     space: SearchSpace
     widths: Mapping[str, tuple[int, ...]]
     blocks: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    weights: Mapping[str, WeightCurve] = field(default_factory=dict)
     _choices: Mapping[str, tuple[int, ...]] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -51,12 +55,13 @@ class FittedSpace:
                 raise ValueError(f"widths[{name!r}] must be ascending counts, got {widths}")
         object.__setattr__(self, "widths", MappingProxyType(dict(self.widths)))
         object.__setattr__(self, "blocks", MappingProxyType(dict(self.blocks)))
+        object.__setattr__(self, "weights", MappingProxyType(dict(self.weights)))
         choices = {name: self._between(name) for name in self.widths}
         choices |= {f"{BLOCK}{name}": (0, 1) if self.most_dropped else (1,) for name in self.blocks}
         object.__setattr__(self, "_choices", choices)
 
     def __reduce__(self) -> tuple[Any, ...]:  # a mapping proxy cannot be pickled by itself
-        return FittedSpace, (self.space, dict(self.widths), dict(self.blocks))
+        return FittedSpace, (self.space, dict(self.widths), dict(self.blocks), dict(self.weights))
 
     @staticmethod
     def of(
@@ -64,8 +69,9 @@ class FittedSpace:
         sizes: Mapping[str, int],
         step: int | None = None,
         blocks: Mapping[str, tuple[str, ...]] | None = None,
+        weights: Mapping[str, WeightCurve] | None = None,
     ) -> FittedSpace:
-        """The space for groups of these `sizes`, and these blocks.
+        """The space for groups of these `sizes`, these blocks and weights.
 
         `step` is, for `round_to: auto`, what widths are multiples of where the target device is
         efficient; 4 where that is not known.
@@ -75,6 +81,7 @@ class FittedSpace:
             space,
             {name: _multiples(size, multiple, space.max_ratio) for name, size in sizes.items()},
             blocks or {},
+            weights or {},
         )
 
     @property
@@ -98,6 +105,16 @@ class FittedSpace:
         return self.space.per == "group"
 
     @property
+    def patterns(self) -> FittedPatterns:
+        """The patterns that weights may have."""
+        return FittedPatterns(self.space.patterns, self.weights)
+
+    @property
+    def varied(self) -> tuple[Parameter, ...]:
+        """The distributions besides ratios and blocks: of patterns, schedule and recovery."""
+        return (*self.patterns.parameters, *self.space.varied)
+
+    @property
     def parameters(self) -> tuple[Parameter, ...]:
         """The distributions to sample from: first the ratios, then what else varies.
 
@@ -109,7 +126,7 @@ class FittedSpace:
         ratios = (Parameter(name, space.min_ratio, space.max_ratio) for name in names)
         dropping = self.blocks if self.most_dropped else ()
         drops = (Parameter(f"{DROP}.{name}", choices=(False, True)) for name in dropping)
-        return (*ratios, *drops, *space.varied)
+        return (*ratios, *drops, *self.varied)
 
     def choices(self, item: str) -> tuple[int, ...]:
         """What a candidate can have of an item, ascending: a group's widths, 0 and 1 of a block."""
@@ -154,10 +171,19 @@ class FittedSpace:
         counts = {name: sizes[name] * (1.0 - ratio) for name, ratio in ratios.items()}
         return self.architecture({**counts, **{f"{BLOCK}{name}": 0.0 for name in dropped}})
 
-    def resized(self, candidate: Candidate, architecture: Architecture) -> Candidate:
-        """The candidate with another architecture, and stages that lead to it."""
+    def resized(
+        self,
+        candidate: Candidate,
+        architecture: Architecture,
+        patterns: Mapping[str, Value] | None = None,
+    ) -> Candidate:
+        """The candidate with another architecture, and stages that lead to it.
+
+        Its kind of pattern and sparsity stay; or they are those of the values in `patterns`.
+        """
+        params = patterns or self.patterns.params(candidate.architecture)
         return Candidate.planned(
-            architecture,
+            self._with_patterns(architecture, params),
             self.sizes,
             selection=candidate.selection,
             schedule=candidate.schedule,
@@ -182,7 +208,7 @@ class FittedSpace:
         ratios = {name: self._ratio_of(name, params) for name in self.widths}
         dropped = [name for name in self.blocks if params.get(f"{DROP}.{name}", False)]
         return Candidate.planned(
-            self.at_ratios(ratios, dropped),
+            self._with_patterns(self.at_ratios(ratios, dropped), params),
             self.sizes,
             selection=Selection(str(values["importance"]), bool(values["repair"])),
             schedule=Schedule(kind, begin, end, 1 if one_shot else int(values["schedule.steps"])),
@@ -199,7 +225,7 @@ class FittedSpace:
         """
         ratios = candidate.architecture.ratios(self.sizes)
         params: dict[str, Value] = {}
-        for parameter in self.parameters[: -len(self.space.varied) or None]:
+        for parameter in self.parameters[: -len(self.varied) or None]:
             kind, _, name = parameter.name.partition(".")
             if kind == DROP:
                 params[parameter.name] = name in candidate.architecture.dropped
@@ -215,7 +241,7 @@ class FittedSpace:
             **{f"schedule.{key}": value for key, value in candidate.schedule.to_dict().items()},
             **{f"recovery.{key}": value for key, value in candidate.recovery.to_dict().items()},
         }
-        found: dict[str, Value] = {}
+        found = self.patterns.params(candidate.architecture)
         for parameter in self.space.varied:
             value = written.get(without_optimizer(parameter.name))
             if value is None or _is_unused(parameter.name, candidate):
@@ -223,6 +249,12 @@ class FittedSpace:
             else:
                 found[parameter.name] = parameter.clip(value)
         return found
+
+    def _with_patterns(
+        self, architecture: Architecture, params: Mapping[str, Value]
+    ) -> Architecture:
+        patterns = self.patterns.patterns(params, architecture.dropped)
+        return replace(architecture, patterns=patterns)
 
     def common_ratio(self, candidate: Candidate) -> float:
         """The single ratio that gives the candidate's widths; ValueError where there is none."""

@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 from autoprune.candidate import BY_OPTIMIZER, IMPORTANCES, OPTIMIZERS
 from autoprune.errors import ConfigError
+from autoprune.patterns import DENSE, UNSTRUCTURED, PatternSpace, canonical
 from autoprune.schedule import KINDS
 
 RATIO = "ratio"
@@ -133,7 +134,7 @@ _RATIO = _Knob("number", 0.0, high=1.0, open_high=True)
 _ROUND = _Knob("integer", 1, low=1, besides=" or auto")
 _SECTIONS = ("schedule", "recovery")
 _DEPTH = _Knob("number", 0.7, high=1.0)
-_TOP = ("ratios", "round_to", "depth", "importance", "repair", *_SECTIONS)
+_TOP = ("ratios", "round_to", "depth", "patterns", "importance", "repair", *_SECTIONS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +146,7 @@ class SearchSpace:
     keys that do not vary. Widths are multiples of `round_to`; with `auto` (written as
     `round_to: auto`) of the step that is efficient on the target device. Of a model's residual
     blocks at most the share `max_depth` is dropped (`depth: {max: 0.7}`; `depth: false` is 0).
+    `patterns` are the sparsity patterns of single weights.
 
     >>> space = SearchSpace.parse({"ratios": {"max": 0.5}, "recovery": {"lr": [0.01, 0.1]}})
     >>> space.max_ratio, [parameter.name for parameter in space.varied]
@@ -159,6 +161,7 @@ class SearchSpace:
     fixed: Mapping[str, Value] = field(default_factory=dict)
     auto: bool = False
     max_depth: float = 0.7
+    patterns: PatternSpace = field(default_factory=PatternSpace)
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.min_ratio <= self.max_ratio < 1.0:
@@ -177,7 +180,8 @@ class SearchSpace:
 
     def __reduce__(self) -> tuple[Any, ...]:  # a mapping proxy cannot travel to a worker by itself
         state = (self.min_ratio, self.max_ratio, self.per, self.round_to, self.varied)
-        return SearchSpace, (*state, dict(self.fixed), self.auto, self.max_depth)
+        rest = (self.auto, self.max_depth, self.patterns)
+        return SearchSpace, (*state, dict(self.fixed), *rest)
 
     @staticmethod
     def parse(spec: Mapping[str, Any], place: str = "space") -> SearchSpace:
@@ -213,6 +217,7 @@ class SearchSpace:
             fixed=fixed,
             auto=auto,
             max_depth=_read_depth(spec.get("depth", True), f"{place}.depth"),
+            patterns=_read_patterns(spec.get("patterns", False), f"{place}.patterns"),
         )
 
     def for_optimizer(self, auto: str) -> SearchSpace:
@@ -262,6 +267,45 @@ def _read_depth(written: Any, place: str) -> float:
         )
     _known(written, ("max",), place)
     return float(_DEPTH.check(written.get("max", _DEPTH.default), f"{place}.max"))
+
+
+def _read_patterns(written: Any, place: str) -> PatternSpace:
+    """`false`, or `{kinds: [dense, unstructured, "2:4"], sparsity: {min, max}, per: global}`."""
+    if written is False:
+        return PatternSpace()
+    spec = _mapping(written, place)
+    _known(spec, ("kinds", "sparsity", "per"), place)
+    listed = spec.get("kinds", [UNSTRUCTURED])
+    if not isinstance(listed, list | tuple) or not listed:
+        raise ConfigError(f"{place}.kinds must be a list such as [dense, '2:4'], got {listed!r}")
+    kinds = dict.fromkeys(_read_kind(kind, f"{place}.kinds[{i}]") for i, kind in enumerate(listed))
+    written = spec.get("sparsity", {})
+    bounds = written if isinstance(written, Mapping) else {"min": written, "max": written}
+    _known(bounds, ("min", "max"), f"{place}.sparsity")
+    if bounds and UNSTRUCTURED not in kinds:
+        raise ConfigError(f"{place}.sparsity is for the kind unstructured, got {', '.join(kinds)}")
+    default = PatternSpace()
+    per = _Knob("word", "global", words=("global", "weight"))
+    return PatternSpace(
+        tuple(kinds),
+        float(_RATIO.check(bounds.get("min", default.low), f"{place}.sparsity.min")),
+        float(_RATIO.check(bounds.get("max", default.high), f"{place}.sparsity.max")),
+        "weight" if per.check(spec.get("per", "global"), f"{place}.per") == "weight" else "global",
+    )
+
+
+def _read_kind(kind: Any, place: str) -> str:
+    if kind in (DENSE, UNSTRUCTURED):
+        return str(kind)
+    try:
+        if ":" not in str(kind):
+            raise ValueError("")
+        return canonical(kind)
+    except ValueError:
+        raise ConfigError(
+            f"{place} must be dense, unstructured, or N:M in quotes with N < M such as '2:4', "
+            f"got {kind!r}"
+        ) from None
 
 
 def _known(spec: Mapping[str, Any], known: Iterable[str], place: str) -> None:

@@ -18,7 +18,14 @@ from autoprune.errors import DeviceError, StoreError, UsageError
 from autoprune.pruning.compensate import Calibration, calibrate
 from autoprune.pruning.verification import traced
 from autoprune.record import TrialRecord
-from autoprune.store import RetrainingFolder, RetrainingPlan, RunFolder, recipe_of, save_model
+from autoprune.store import (
+    RetrainingFolder,
+    RetrainingPlan,
+    RunFolder,
+    recipe_of,
+    save_model,
+    with_file_bytes,
+)
 from autoprune.tasks.base import Task
 from autoprune.tasks.load import load_dense
 from autoprune.training import choose, training_device
@@ -56,12 +63,17 @@ def retrain_trial(
     reach(targets)  # before hours of training
     with run.writing():
         done, dense = _train(folder, config, task, record, plan, on_entry)
-        for one in done.runs:
-            recipe = recipe_of(
+        recipes = [
+            recipe_of(
                 record.candidate, one.kept_indices, task=config.task, task_args=config.task_args
             )
+            for one in done.runs
+        ]
+        for one, recipe in zip(done.runs, recipes, strict=True):
             save_model(folder.seed_folder(one.seed), one.model, recipe)
         beside, small = _measure(task, [dense, done.runs[0].model], targets)
+        if record.predicted is not None and record.predicted.file_bytes is not None:
+            small = with_file_bytes(small, recipes[0], done.runs[0].model.state_dict())
         folder.save_summary(done.summary(record.number, measured=small, dense_measured=beside))
     return folder
 
@@ -124,7 +136,7 @@ def _calibration(
     config: RunConfig, task: Task, record: TrialRecord, dense: nn.Module
 ) -> Calibration | None:
     selection = record.candidate.selection
-    if not selection.repair and selection.importance != "obs":
+    if not selection.needs_calibration:
         return None
     samples, seed = config.search.calibration_samples, config.search.seed
     batches = sample(task, seed, samples=samples)

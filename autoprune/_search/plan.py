@@ -159,11 +159,13 @@ class Plan:
         return all(value <= 0.0 for value in self.over(cost).values())
 
     def smallest(self) -> Cost:
-        """The cost with the smallest widths and without the costliest blocks."""
+        """The cost with the smallest widths, without the costliest blocks, and with most zeros."""
         space = self.space
         least = {name: space.choices(name)[0] for name in space.widths}
         gone = {f"{BLOCK}{name}": 0 for name in self.costliest[: space.most_dropped]}
-        return self.price(space.architecture({**least, **gone}))
+        architecture = space.architecture({**least, **gone})
+        patterns = space.patterns.sparsest(architecture.dropped)
+        return self.price(replace(architecture, patterns=patterns))
 
     @cached_property
     def costliest(self) -> tuple[str, ...]:

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from autoprune._search.plan import Plan
 from autoprune.candidate import Candidate
+from autoprune.cost_fields import FILE
 from autoprune.fitted_space import FittedSpace
 
 _HALVINGS = 12
@@ -17,9 +18,10 @@ def project(candidate: Candidate, plan: Plan) -> Candidate | None:
 
     Every group's ratio moves by the same fraction towards the space's largest ratio, so that the
     order of the groups is kept; the smallest fraction that suffices, to 1 part in 4096. Where the
-    space has one ratio for all groups, that ratio moves. Where widths alone do not suffice,
-    blocks are dropped, the costliest first. A candidate within the budget is returned as it is.
-    None when nothing meets the budget.
+    space has one ratio for all groups, that ratio moves. With a limit on `file_bytes` the sparsity
+    of an unstructured pattern moves likewise. Where widths alone do not suffice, blocks are
+    dropped, the costliest first. A candidate within the budget is returned as it is. None when
+    nothing meets the budget.
     """
     if plan.fits(candidate):
         return candidate
@@ -57,6 +59,8 @@ def _ratios(candidate: Candidate, space: FittedSpace) -> Mapping[str, float]:
 def _moved(candidate: Candidate, start: Mapping[str, float], plan: Plan, share: float) -> Candidate:
     most = plan.space.space.max_ratio
     ratios = {name: ratio + share * max(0.0, most - ratio) for name, ratio in start.items()}
-    return plan.space.resized(
-        candidate, plan.space.at_ratios(ratios, candidate.architecture.dropped)
-    )
+    patterns = plan.space.patterns.params(candidate.architecture)
+    if FILE in plan.budget.fields:  # nothing else gets less by it
+        patterns = plan.space.patterns.sparser(patterns, share)
+    architecture = plan.space.at_ratios(ratios, candidate.architecture.dropped)
+    return plan.space.resized(candidate, architecture, patterns)

@@ -128,7 +128,7 @@ class Surrogate:
 
     def _recipe_row(self, candidate: Candidate) -> list[float]:
         settings = self._plan.space.settings(candidate)
-        rows = (encode(p, settings[p.name]) for p in self._plan.space.space.varied)
+        rows = (encode(p, settings[p.name]) for p in self._plan.space.varied)
         return [value for row in rows for value in row]
 
 

@@ -14,7 +14,7 @@ from autoprune._search.ledger import Report
 from autoprune._search.trainable import Spec
 from autoprune.graph import PruningGraph
 from autoprune.pruning.compensate import Calibration
-from autoprune.store import RunFolder, recipe_of
+from autoprune.store import RunFolder, pack, recipe_of
 from autoprune.tasks.base import Task
 from autoprune.training import Precision, RecoveryRun
 
@@ -115,6 +115,8 @@ class RecoveryTrial:
             task=self._context.task_reference,
             task_args=self._context.task_args,
         )
+        state = self._run.model.state_dict()
+        self._run.history[-1]["file_bytes"] = float(len(pack(recipe, state)))
         return RunFolder(Path(self._context.path)).save_model(
             self._spec.number, self._run.model, recipe
         )

@@ -15,11 +15,12 @@ import torch
 from torch import Tensor, nn
 
 from autoprune.architecture import Architecture
-from autoprune.candidate import Candidate
+from autoprune.candidate import BY_ACTIVATIONS, Candidate
 from autoprune.errors import TrainingError
 from autoprune.graph import PruningGraph
 from autoprune.pruning import compensate
 from autoprune.pruning.compensate import Calibration
+from autoprune.pruning.sparsity import HeldMasks
 from autoprune.tasks.base import Batch, Split, Task
 from autoprune.tasks.metrics import evaluated
 from autoprune.training import checkpoint
@@ -32,7 +33,12 @@ from autoprune.training.regularizer import GroupLasso
 from autoprune.training.rng import derive, preserved, seed_all
 
 _SAMPLES = 512  # training images for statistics in the middle of a run
-_OF_TRAINING = ("epoch", "params", "lr")  # what an entry holds beside losses and metrics
+_OF_TRAINING = (
+    "epoch",
+    "params",
+    "lr",
+    "file_bytes",
+)  # what an entry holds beside losses and metrics
 _LOSS, _TRAINED = "loss", "train_loss"
 _LOOK = 16  # steps between two looks at the losses: each look waits for the device
 
@@ -47,7 +53,7 @@ class RecoveryRun:
     changed since collect a small one of their own. The number of threads is the caller's.
 
     >>> from autoprune.architecture import Architecture
-    >>> from autoprune.candidate import Candidate
+    >>> from autoprune.candidate import BY_ACTIVATIONS, Candidate
     >>> from autoprune.graph import trace
     >>> from autoprune.tasks import Task
     >>> class Parity(Task):
@@ -204,6 +210,8 @@ class RecoveryRun:
             "step": self.step,
             "kept_indices": {name: list(kept) for name, kept in self.kept_indices.items()},
             "dropped": sorted(self.graph.dropped),
+            "patterns": self._pruner.patterns,
+            "masks": checkpoint.packed_masks(self._pruner.masks),
             "history": self.history,
             "times": self.times,
             "lasso": self._lasso.to_dict() if self._lasso else None,
@@ -224,6 +232,7 @@ class RecoveryRun:
         widths = {name: len(units) for name, units in kept.items()}
         there = Architecture(widths, state["dropped"])
         self._pruner.cut(there, kept)
+        self._pruner.hold(state["patterns"], checkpoint.unpacked_masks(state["masks"]))
         self._optimization = self._prepare()
         self._optimization.seek(state["step"])
         checkpoint.load(Path(folder), self.model, self._optimization.optimizer)
@@ -277,17 +286,16 @@ class RecoveryRun:
     def _remove(self, stage: Architecture) -> None:
         if not self._pruner.removes(stage):
             return
-        batches, repair = self._samples(), self.candidate.selection.repair
-        calibration = self._moments(batches, repair=repair)
+        batches = self._samples()
+        calibration = self._moments(batches, repair=self.candidate.selection.repair)
         units = self._pruner.choose(stage, batches, calibration)
-        repairing = calibration if repair else None
         optimizer = self._optimization.optimizer if self._optimization else None
-        self._pruner.remove(stage, units, batches, repairing, optimizer=optimizer)
+        self._pruner.remove(stage, units, batches, calibration, optimizer=optimizer)
         self._arithmetic.place(self.model, self.device)
 
     def _moments(self, batches: list[Batch], *, repair: bool) -> Calibration | None:
         """The shared calibration while the model is the dense one, then one of its own."""
-        if not repair and self.candidate.selection.importance != "obs":
+        if not repair and self.candidate.selection.importance not in BY_ACTIVATIONS:
             return None
         if self.step == 0 and self._pruner.is_dense and self._calibration is not None:
             return self._calibration
@@ -315,7 +323,7 @@ class RecoveryRun:
         """Train to step `end` with one set of sizes; appends to `losses`."""
         assert self._optimization is not None
         self.model.train()
-        arithmetic = self._arithmetic
+        arithmetic, held = self._arithmetic, HeldMasks(self.model, self._pruner.masks)
         waiting: list[Tensor] = []
         rate = 0.0
         while self.step < end:
@@ -323,7 +331,7 @@ class RecoveryRun:
             batch = arithmetic.batch(next(self._stream), self.device)
             seed_all(derive(self.seed, "step", self.step))
             loss = self._loss(batch)
-            self._optimization.step(loss)
+            self._optimization.step(loss, held)
             waiting.append(loss.detach())
             if self._lasso is not None:
                 self._lasso.shrink(self.step)
