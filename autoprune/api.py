@@ -277,10 +277,10 @@ def retrain(
 def load(path: str | Path, *, pick: str = "knee", task: Task | None = None) -> nn.Module:
     """A saved small model in eval mode on the CPU.
 
-    `path` is a model's folder, its packed file, or a run's folder: then `pick` says which model, and
-    its retrained version (of the first seed) is taken where there is one. The dense architecture is
-    built through the task, cut, and the weights are loaded strictly. Raises StoreError where they
-    do not fit.
+    `path` is a model's folder, its packed file, or a run's folder: then `pick` says which model,
+    and its retrained version (of the first seed) is taken where there is one. The dense
+    architecture is built through the task, cut, and the weights are loaded strictly. Raises
+    StoreError where they do not fit.
     """
     return load_with_task(path, pick=pick, task=task)[0]
 

@@ -18,6 +18,7 @@ IMPORTANCES: tuple[str, ...] = (
 BY_ACTIVATIONS: frozenset[str] = frozenset({"obs", "wanda"})  # importances from a calibration
 BY_GRADIENTS: frozenset[str] = frozenset({"taylor", "movement"})
 OPTIMIZERS: tuple[str, ...] = ("sgd", "adamw", "task")
+PENALTIES: tuple[str, ...] = ("group_lasso", "slimming", "task")  # the first is the default
 AUTO = "auto"  # the task's own optimizer, or else the usual one for the kind of model
 BY_OPTIMIZER: Mapping[str, Mapping[str, float]] = {  # defaults that depend on the optimizer
     "lr": {"sgd": 0.01, "adamw": 0.0003, "task": 0.001},
@@ -32,8 +33,10 @@ class Recovery:
     Attributes:
         lr: the peak learning rate; None for the optimizer's default (`BY_OPTIMIZER`).
         distillation: in [0, 1], the weight of the dense model's outputs against the task's loss.
-        regularizer: the strength of the group lasso that grows on the units to be pruned next: 0
-            turns it off, 1 alone brings them to zero by then.
+        regularizer: the strength of the penalty before each removal: 0 turns it off.
+        penalty: `group_lasso` grows on the units to be pruned next, and with strength 1 brings them
+            to zero by then alone; `slimming` is an l1 penalty on all scales of batch
+            normalizations (for the importance `bn_scale`), `task` the task's `regularize`.
         optimizer: `sgd` (Nesterov momentum 0.9), `adamw`, `task` (what the task configures) or
             `auto`: `task` where the task configures one, else `adamw` for a model with attention
             and `sgd` for any other.
@@ -49,8 +52,12 @@ class Recovery:
     weight_decay: float | None = None
     grad_clip: float = 0.0
     warmup: float = 0.05
+    penalty: str = PENALTIES[0]
 
     def __post_init__(self) -> None:
+        if self.penalty not in PENALTIES:
+            known = ", ".join(PENALTIES)
+            raise ValueError(f"recovery.penalty must be one of {known}, got {self.penalty!r}")
         if self.lr is not None and not self.lr > 0.0:
             raise ValueError(f"recovery.lr must be above 0, got {self.lr}")
         if not 0.0 <= self.distillation <= 1.0:

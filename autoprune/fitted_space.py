@@ -9,7 +9,7 @@ from types import MappingProxyType
 from typing import Any
 
 from autoprune.architecture import BLOCK, Architecture
-from autoprune.candidate import Candidate, Recovery, Selection
+from autoprune.candidate import PENALTIES, Candidate, Recovery, Selection
 from autoprune.fitted_patterns import FittedPatterns
 from autoprune.patterns import WeightCurve
 from autoprune.schedule import Schedule
@@ -195,8 +195,9 @@ class FittedSpace:
         """The candidate of sampled values; values that build and train alike give equal keys.
 
         A one-shot schedule ends where it begins; an end before the beginning is moved to it. The
-        regularizer of a removal before any training is 0. With `optimizer: auto`, what depends on
-        the optimizer is left to its default (`SearchSpace.for_optimizer` says what it is).
+        regularizer of a removal before any training is 0, and the penalty of a regularizer of 0 is
+        the default. With `optimizer: auto`, what depends on the optimizer is left to its default
+        (`SearchSpace.for_optimizer` says what it is).
         """
         values = {
             **self.space.fixed,
@@ -313,7 +314,9 @@ def _recovery(values: Mapping[str, Value], *, trained_before: bool) -> Recovery:
     for name in Recovery.__dataclass_fields__:
         value = values.get(f"recovery.{name}", values.get(f"recovery.{name}.{optimizer}"))
         found[name] = value if value is None or isinstance(value, str) else float(value)
-    return Recovery(**found if trained_before else {**found, "regularizer": 0.0})
+    if not trained_before or not found["regularizer"]:
+        found |= {"regularizer": 0.0, "penalty": PENALTIES[0]}  # which penalty does not count
+    return Recovery(**found)
 
 
 def _is_unused(name: str, candidate: Candidate) -> bool:
@@ -323,5 +326,6 @@ def _is_unused(name: str, candidate: Candidate) -> bool:
     return (
         (one_shot and name in ("schedule.end", "schedule.steps"))
         or (one_shot and schedule.begin == 0.0 and name == "recovery.regularizer")
+        or (name == "recovery.penalty" and candidate.recovery.regularizer == 0.0)
         or (name != without_optimizer(name) and not name.endswith(f".{optimizer}"))
     )

@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any, Literal
 
-from autoprune.candidate import BY_OPTIMIZER, IMPORTANCES, OPTIMIZERS
+from autoprune.candidate import BY_OPTIMIZER, IMPORTANCES, OPTIMIZERS, PENALTIES
 from autoprune.errors import ConfigError
 from autoprune.patterns import DENSE, UNSTRUCTURED, PatternSpace, canonical
-from autoprune.schedule import KINDS
+from autoprune.schedule import CURVES
 
 RATIO = "ratio"
 AUTO = "auto"  # a `round_to` that is learned from the target; an optimizer that fits the model
@@ -74,7 +74,7 @@ class _Knob:
     default: Value
     low: float = 0.0
     high: float = math.inf
-    words: tuple[str, ...] = ()
+    words: Collection[str] = ()
     open_low: bool = False
     open_high: bool = False
     besides: str = ""  # what else may be written, as the error says it
@@ -113,7 +113,7 @@ class _Knob:
 _KNOBS: dict[str, _Knob] = {
     "importance": _Knob("word", "obs", words=IMPORTANCES),
     "repair": _Knob("switch", True),
-    "schedule.kind": _Knob("word", "one_shot", words=KINDS),
+    "schedule.kind": _Knob("word", "one_shot", words=CURVES),
     "schedule.begin": _Knob("number", 0.0, high=1.0, open_high=True),
     "schedule.end": _Knob("number", 0.5, high=1.0, open_high=True),
     "schedule.steps": _Knob("integer", 4, low=1),
@@ -122,6 +122,7 @@ _KNOBS: dict[str, _Knob] = {
     "recovery.weight_decay": _Knob("number", math.nan),
     "recovery.distillation": _Knob("number", 0.5, high=1.0),
     "recovery.regularizer": _Knob("number", 0.0),
+    "recovery.penalty": _Knob("word", PENALTIES[0], words=PENALTIES),
     "recovery.grad_clip": _Knob("number", 0.0),
     "recovery.warmup": _Knob("number", 0.05, high=1.0, open_high=True),
 }

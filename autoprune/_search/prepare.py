@@ -136,7 +136,7 @@ def prepare(
         say("peak memory of random prunings")
         memory = tuple(target.peak_memory(dense, graph, example) for target in targets)
     space = config.space.for_optimizer(optimizer_for(task, dense, graph))
-    _check_importance(space, task)
+    _check_methods(space, task)
     weights = weight_curves(dense, graph, space, task.ignored_layers)
     file = FileSize.of(dense.state_dict(), graph, config.task) if FILE in names or weights else None
     if weights and FILE not in names:
@@ -422,13 +422,15 @@ def _reference(
     return tuple(worst(objective) for objective in objectives)
 
 
-def _check_importance(space: SearchSpace, task: Task) -> None:
-    """Raise TaskError where the task's importance is asked for and it defines none."""
-    if "task" in _values(space, "importance") and type(task).importance is Task.importance:
-        raise TaskError(
-            f"importance 'task' needs {type(task).__name__}.importance(group, weights), which is "
-            "not defined · define it, or use another importance"
-        )
+def _check_methods(space: SearchSpace, task: Task) -> None:
+    """Raise TaskError where a method of the task is asked for and it defines none."""
+    for setting, method in (("importance", "importance"), ("recovery.penalty", "regularize")):
+        own = getattr(type(task), method) is not getattr(Task, method)
+        if "task" in _values(space, setting) and not own:
+            raise TaskError(
+                f"{setting} 'task' needs {type(task).__name__}.{method}, which is not defined "
+                "· define it, or use another one"
+            )
 
 
 def _values(space: SearchSpace, name: str) -> tuple[Value, ...]:

@@ -85,6 +85,7 @@ def settings(view: RunView) -> str:
     columns = (
         "model",
         "blocks dropped",
+        "patterns",
         "schedule",
         "progress",
         "importance",
@@ -104,6 +105,7 @@ def settings(view: RunView) -> str:
         progress = f"{schedule.begin:g} – {schedule.end:g}" if steps else f"at {schedule.begin:g}"
         values = (
             view.dropped(record) or "none",
+            view.patterns(record) or "none",
             schedule.kind + steps,
             progress,
             made.selection.importance,

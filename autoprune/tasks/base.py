@@ -115,6 +115,19 @@ class Task(ABC):
             "not defined · define it, or use another importance"
         )
 
+    def regularize(
+        self, model: nn.Module, pruned_units: Mapping[str, list[int]], share: float
+    ) -> None:
+        """Change weights in place after an optimization step: `recovery.penalty: task`.
+
+        Called before removals, without gradients. `pruned_units` are the units by group that leave
+        next; the `share` of all calls until then adds up to `recovery.regularizer`.
+        """
+        raise TaskError(
+            f"recovery.penalty 'task' needs {type(self).__name__}.regularize(model, pruned_units, "
+            "share), which is not defined · define it, or use another penalty"
+        )
+
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """Scalar training loss; by default the cross-entropy of `(N, C, ...)` logits.
 

@@ -29,7 +29,7 @@ from autoprune.training.distillation import Teacher
 from autoprune.training.gradual import GradualPruner
 from autoprune.training.optimizers import Optimization, optimizer_for
 from autoprune.training.precision import Precision, watched
-from autoprune.training.regularizer import GroupLasso
+from autoprune.training.regularizer import Regularizer, make
 from autoprune.training.rng import derive, preserved, seed_all
 
 _SAMPLES = 512  # training images for statistics in the middle of a run
@@ -108,7 +108,7 @@ class RecoveryRun:
         self._milestones = self._milestone_steps()
         self._optimization: Optimization | None = None
         self._teacher: Teacher | None = None
-        self._lasso: GroupLasso | None = None
+        self._regularizer: Regularizer | None = None
 
     @property
     def model(self) -> nn.Module:
@@ -214,7 +214,7 @@ class RecoveryRun:
             "masks": checkpoint.packed_masks(self._pruner.masks),
             "history": self.history,
             "times": self.times,
-            "lasso": self._lasso.to_dict() if self._lasso else None,
+            "regularizer": self._regularizer.to_dict() if self._regularizer else None,
         }
         optimizer = self._optimization.optimizer
         checkpoint.write(Path(folder), self._identity(), state, self.model, optimizer)
@@ -237,8 +237,11 @@ class RecoveryRun:
         self._optimization.seek(state["step"])
         checkpoint.load(Path(folder), self.model, self._optimization.optimizer)
         self.step, self.history, self.times = state["step"], state["history"], state["times"]
-        lasso = state["lasso"]
-        self._lasso = GroupLasso.resume(lasso, self.model, self.graph) if lasso else None
+        saved = state["regularizer"]
+        if saved:
+            self._regularizer = self._make(0, 1).resume(saved, self.model, self.graph)
+        else:
+            self._regularizer = None
         self._stream.seek(self.step)
 
     @property
@@ -275,13 +278,17 @@ class RecoveryRun:
         seed_all(derive(self.seed, "milestone", self.step))
         if self.step in self._milestones:
             self._remove(self._milestones[self.step])
-        self._lasso = None
+        self._regularizer = None
         ahead = [at for at in self._milestones if at > self.step]
         if ahead and self.candidate.recovery.regularizer > 0.0:
             stage, batches = self._milestones[ahead[0]], self._samples()
             keep = self._pruner.choose(stage, batches, self._moments(batches, repair=False))
-            self._lasso = GroupLasso(self.candidate.recovery.regularizer, self.step, ahead[0])
-            self._lasso.choose(self.model, self.graph, keep)
+            self._regularizer = self._make(self.step, ahead[0])
+            self._regularizer.choose(self.model, self.graph, keep)
+
+    def _make(self, begin: int, end: int) -> Regularizer:
+        recovery = self.candidate.recovery
+        return make(recovery.penalty, recovery.regularizer, begin, end, self.task)
 
     def _remove(self, stage: Architecture) -> None:
         if not self._pruner.removes(stage):
@@ -333,8 +340,9 @@ class RecoveryRun:
             loss = self._loss(batch)
             self._optimization.step(loss, held)
             waiting.append(loss.detach())
-            if self._lasso is not None:
-                self._lasso.shrink(self.step)
+            if self._regularizer is not None:
+                self._regularizer.shrink(self.step)
+                held.clear_weights()
             self.step += 1
             if len(waiting) == _LOOK or self.step == end:
                 losses += self._read(waiting)
