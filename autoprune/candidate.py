@@ -82,7 +82,7 @@ class Recovery:
         ('adamw', 0.0003, 0.01)
         """
         optimizer = auto if self.optimizer == AUTO else self.optimizer
-        missing = {
+        missing: dict[str, Any] = {
             name: defaults[optimizer]
             for name, defaults in BY_OPTIMIZER.items()
             if getattr(self, name) is None

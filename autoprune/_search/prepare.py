@@ -28,6 +28,7 @@ from autoprune.budget import Cost
 from autoprune.candidate import BY_ACTIVATIONS
 from autoprune.config import RunConfig
 from autoprune.cost.activations import COUNTED, PeakMemory
+from autoprune.cost.file_size import MARGIN as FILE_MARGIN
 from autoprune.cost.file_size import FileSize
 from autoprune.cost.model import CostModel
 from autoprune.cost.targets import cores, device_name
@@ -246,6 +247,8 @@ def _costs(
     factor = max(fitted.upper_factor for fitted in memory)
     if factor > 1.0:
         margins[MEMORY] = factor - 1.0
+    if file is not None:
+        margins[FILE] = FILE_MARGIN
     return CostModel(graph, latency=predictors, memory=memory, file=file), margins
 
 

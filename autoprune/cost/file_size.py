@@ -13,6 +13,7 @@ from autoprune.graph import PruningGraph
 from autoprune.patterns import position_bits, sparsity_of
 from autoprune.store import pack, packed_parts, recipe_of
 
+MARGIN = 0.03  # by how much a small file may be above its prediction
 _MASK = 1.02  # bytes of the coded places of zeros over their entropy
 _PATTERN = 5.0  # bytes of the header for each pattern
 

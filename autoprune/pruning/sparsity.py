@@ -67,7 +67,7 @@ def choose(scores: Tensor, pattern: str, dim: int) -> Tensor:
     kept, size = groups
     lines = scores.movedim(dim, -1)
     padded = nn.functional.pad(lines, (0, -lines.shape[-1] % size), value=-math.inf)
-    grouped = padded.unflatten(-1, (-1, size))
+    grouped = padded.reshape(*padded.shape[:-1], -1, size)
     order = grouped.sort(dim=-1, stable=True).indices
     mask = torch.zeros(grouped.shape, dtype=torch.bool, device=scores.device)
     mask.scatter_(-1, order[..., : size - kept], value=True)

@@ -1,12 +1,13 @@
 """A saved model as one compressed file, whose size is the cost `file_bytes`.
 
-After `MAGIC` and the length of the header follow two zlib streams. The header is JSON: the recipe,
-and name, type and shape of each tensor. The second stream holds, for tensors with many zeros, one
-bit an element that says where it differs from zero (the inputs' dimension last, so that N:M lies in
-whole bytes), and then the values that differ: the sign bit is rotated to the end, and the bytes are
-sorted by significance, so that all exponents are together. That stream is entropy-coded only
-(`Z_HUFFMAN_ONLY`): of weights that is smaller than any dictionary coder makes them, and of masks
-within 2 % of the entropy. Values come back bit for bit. No pickle.
+After `MAGIC` and the length of the header follow two zlib streams. The header is JSON: the recipe
+(what is built, not how it was trained), and name, type and shape of each tensor. The second stream
+holds, for tensors with many zeros, one bit an element that says where it differs from zero (the
+inputs' dimension last, so that N:M lies in whole bytes), and then the values that differ: the sign
+bit is rotated to the end, and the bytes are sorted by significance, so that all exponents are
+together. That stream is entropy-coded only (`Z_HUFFMAN_ONLY`): of weights that is smaller than any
+dictionary coder makes them, and of masks within 2 % of the entropy. Values come back bit for bit.
+No pickle.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autoprune.budget import Cost
+from autoprune.candidate import Candidate
 from autoprune.errors import StoreError
 from autoprune.store.files import checked, first_line, parse_json, plain, write_bytes
 from autoprune.store.models import FORMAT, Recipe, untied
@@ -35,7 +37,7 @@ PACKED_FILE = "model.packed"
 MAGIC = b"autoprn\x01"
 _SPARSE = 1 / 16  # share of zeros above which their places are written
 _LENGTH = struct.Struct("<I")
-_FLUSHED = 4096  # a part of at least so many bytes gets code tables of its own
+_FLUSHED = 256  # a part of at least so many bytes gets a code table of its own
 _DAMAGE = (ValueError, KeyError, TypeError, IndexError, AttributeError, OverflowError, zlib.error)
 Words = NDArray[Any]  # one-dimensional, of unsigned integers
 
@@ -52,7 +54,7 @@ class _Entry:
 
 def pack(recipe: Recipe, state: Mapping[str, torch.Tensor]) -> bytes:
     """A model's recipe and state dict as the content of a packed file."""
-    tensors, tied = untied(state)
+    tensors, tied = untied({name: state[name] for name in sorted(state)})
     entries, bits, words = [], [], dict[int, list[Words]]()
     for name, tensor in tensors.items():
         flat = _words(tensor)
@@ -130,8 +132,9 @@ def with_file_bytes(cost: Cost, recipe: Recipe, state: Mapping[str, torch.Tensor
 
 
 def _short(recipe: Recipe) -> dict[str, Any]:
-    """The recipe as JSON, the kept units as bits in hexadecimal digits."""
-    found = plain(replace(recipe, shapes={}, sha256=""))
+    """The recipe as JSON without how it was trained, kept units as bits in hexadecimal digits."""
+    candidate = Candidate(recipe.candidate.architecture)
+    found = plain(replace(recipe, candidate=candidate, shapes={}, sha256=""))
     return {**found, "kept_indices": {n: _digits(k) for n, k in recipe.kept_indices.items()}}
 
 

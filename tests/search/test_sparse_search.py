@@ -93,7 +93,7 @@ def test_table_and_report_show_them_and_say_that_it_is_no_faster(found: autoprun
     text = page(view)
     assert "not the model faster" in text
     assert "zeros in " in text
-    rows = list(csv.DictReader((found.path / "trials.csv").open()))
+    rows = list(csv.DictReader((found.path / "trials.csv").read_text().splitlines()))
     row = next(row for row in rows if int(row["number"]) == sparse[0].number)
     name, pattern = next(iter(sparse[0].candidate.architecture.patterns.items()))
     assert row[f"pattern.{name}"] == pattern
@@ -111,11 +111,12 @@ def test_a_packed_file_is_loaded_and_exported_like_its_folder(
     one, other = autoprune.load(found.path, pick="best"), autoprune.load(file)
     assert task.evaluate(one, "val") == task.evaluate(other, "val")
     assert autoprune.export(file, format="onnx").path == tmp_path / "model.onnx"
-    assert main(["export", str(file), "-o", str(tmp_path / "again.packed")]) == 0
+    with pytest.raises(SystemExit, match="0"):
+        main(["export", str(file), "-o", str(tmp_path / "again.packed")])
     assert "bit for bit" in capsys.readouterr().out
     assert (tmp_path / "again.packed").read_bytes() == file.read_bytes()
     file.write_bytes(file.read_bytes()[:-9])
-    with pytest.raises(StoreError, match="small.packed is damaged"):
+    with pytest.raises(StoreError, match=r"small\.packed is damaged"):
         autoprune.load(file)
 
 
