@@ -29,7 +29,7 @@ _UNITS: dict[str, dict[str, float]] = {
 _SPREAD = 0.15  # wider than this: something else used the machine
 _BUSY = 0.1
 _EXAMPLE = {"params": "1.5 M", "macs": "20 M", "weight_bytes": "2 MB", "peak_memory_bytes": "4 MB"}
-_EXAMPLE["file_bytes"] = "60 kB"
+_EXAMPLE |= {"file_bytes": "60 kB"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,6 +192,7 @@ class Cost:
         """A JSON-ready form; `from_dict` reads it back."""
         plain = dataclasses.asdict(self)
         rest = {"confidence": plain.pop("confidence"), "timings": list(plain.pop("timings"))}
+        rest["file_bytes"] = plain.pop("file_bytes")
         return plain | {name: value for name, value in rest.items() if value}
 
     @staticmethod
