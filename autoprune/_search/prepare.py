@@ -280,6 +280,7 @@ def make_context(
         threads=threads,
         device=ready.training_device,
         precision=precision,
+        sized=ready.file is not None,
     )
 
 

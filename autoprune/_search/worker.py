@@ -25,7 +25,8 @@ class WorkerContext:
 
     The dense model is sent as its `weights` and built by the task in each worker. `milestones`
     are the epochs of the evaluations, the last one the end. Finished models are saved into the run
-    folder `path`; `task_reference` and `task_args` go into their recipes.
+    folder `path`; `task_reference` and `task_args` go into their recipes. With `sized` the last
+    entry of a finished model's history has the size of its packed file.
     """
 
     task: Task
@@ -39,6 +40,7 @@ class WorkerContext:
     threads: int = 1
     device: str = "cpu"
     precision: Precision | None = None
+    sized: bool = False
     dense: nn.Module | None = field(default=None, init=False)
 
     def prepare(self) -> None:
@@ -115,8 +117,9 @@ class RecoveryTrial:
             task=self._context.task_reference,
             task_args=self._context.task_args,
         )
-        state = self._run.model.state_dict()
-        self._run.history[-1]["file_bytes"] = float(len(pack(recipe, state)))
+        if self._context.sized:
+            size = len(pack(recipe, self._run.model.state_dict()))
+            self._run.history[-1]["file_bytes"] = float(size)
         return RunFolder(Path(self._context.path)).save_model(
             self._spec.number, self._run.model, recipe
         )
