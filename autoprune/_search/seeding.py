@@ -70,7 +70,7 @@ def seeds(
     sensitive allocation (see `Allocator`): for the whole budget or level, which uniform ratios
     seldom use up, or else at the uniform one's cost. Its alternatives are the uniform one and, with
     `importance` (of each group's units, comparable between groups), the one of global pruning.
-    Last, one for each kind of sparsity pattern.
+    Last, one for each kind of sparsity pattern and level.
     """
     start = recipe(plan.space)
     levels = _levels(plan, start, sensitivity, importance)
@@ -84,8 +84,10 @@ def seeds(
             found.setdefault(
                 least.key, Proposal(least, f"{LEAST}-{number}", alternatives=alternatives)
             )
-    for kind, sparse in sparse_seeds(plan, start):
-        found.setdefault(sparse.key, Proposal(sparse, f"seed:{kind}"))
+    for number, budget in enumerate((plan.budget, *plan.levels)):
+        for kind, sparse in sparse_seeds(replace(plan, budget=budget), start):
+            origin = f"seed:{kind}-{number}"
+            found.setdefault(sparse.key, Proposal(sparse, origin))
     return list(found.values())
 
 

@@ -16,7 +16,8 @@ from autoprune.graph.replica import replica
 from autoprune.pruning import compensate, importance, surgery
 from autoprune.pruning.compensate import Calibration
 from autoprune.pruning.depth import drop
-from autoprune.pruning.sparsity import Choice, Masks, cut_like, moments_after, sparsify
+from autoprune.pruning.sparse_repair import cut_like, moments_after
+from autoprune.pruning.sparsity import Choice, Masks, sparsify
 
 KeptIndices = Mapping[str, Sequence[int]]
 
@@ -171,16 +172,19 @@ def _cut(
     if not patterns:
         return Built(model, smaller, kept)
     choice = choice or Choice()
-    gradients, known = choice.gradients, calibration or choice.calibration
+    known = calibration or choice.calibration
     masks = sparsify(
         model,
         smaller,
         patterns,
-        replace(choice, gradients=cut_like(gradients, shorter, kept) if gradients else None),
+        replace(
+            choice,
+            gradients=cut_like(choice.gradients or {}, shorter, kept),
+            repair=calibration is not None,
+            predict_statistics=predict_statistics,
+        ),
         zeros=cut_like(zeros or {}, shorter, kept),
-        moments=moments_after(shorter, kept, known) if known is not None else None,
-        repair=calibration is not None,
-        predict_statistics=predict_statistics,
+        moments=moments_after(shorter, kept, known) if known is not None else {},
         optimizer=optimizer,
     )
     return Built(model, smaller, kept, masks)

@@ -13,8 +13,8 @@ from torch.optim.lr_scheduler import LambdaLR, LRScheduler, ReduceLROnPlateau
 from autoprune.candidate import Recovery
 from autoprune.errors import TaskError
 from autoprune.graph import PruningGraph
-from autoprune.pruning.sparsity import HeldMasks
 from autoprune.tasks.base import Task
+from autoprune.training.held_masks import HeldMasks
 
 MOMENTUM = 0.9
 

@@ -20,13 +20,13 @@ from autoprune.errors import TrainingError
 from autoprune.graph import PruningGraph
 from autoprune.pruning import compensate
 from autoprune.pruning.compensate import Calibration
-from autoprune.pruning.sparsity import HeldMasks
 from autoprune.tasks.base import Batch, Split, Task
 from autoprune.tasks.metrics import evaluated
 from autoprune.training import checkpoint
 from autoprune.training.batches import BatchStream, sample
 from autoprune.training.distillation import Teacher
 from autoprune.training.gradual import GradualPruner
+from autoprune.training.held_masks import HeldMasks
 from autoprune.training.optimizers import Optimization, optimizer_for
 from autoprune.training.precision import Precision, watched
 from autoprune.training.regularizer import Regularizer, make

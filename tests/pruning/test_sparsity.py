@@ -15,9 +15,10 @@ from autoprune.graph import trace
 from autoprune.pruning import importance
 from autoprune.pruning.build import build
 from autoprune.pruning.compensate import calibrate
-from autoprune.pruning.sparsity import Choice, HeldMasks, choose, sparse_weights
+from autoprune.pruning.sparsity import Choice, choose, sparse_weights
 from autoprune.pruning.verification import prunable
 from autoprune.pruning.weight_importance import METHODS
+from autoprune.training.held_masks import HeldMasks
 
 
 class Net(nn.Module):

@@ -47,8 +47,8 @@ def complete(found: autoprune.Result) -> list[autoprune.TrialRecord]:
 
 def test_seeds_have_a_candidate_for_each_kind(found: autoprune.Result) -> None:
     by_origin = {record.origin: record.candidate.architecture for record in complete(found)}
-    assert set(by_origin["seed:2:4"].patterns.values()) == {"2:4"}
-    sparse = by_origin["seed:unstructured"]
+    assert set(by_origin["seed:2:4-0"].patterns.values()) == {"2:4"}
+    sparse = by_origin["seed:unstructured-0"]
     assert all(":" not in pattern for pattern in sparse.patterns.values())
     assert set(sparse.widths.values()) == {12}  # zeros alone suffice
     assert not sparse.dropped
