@@ -23,6 +23,7 @@ from autoprune.budget import Cost
 from autoprune.candidate import Candidate
 from autoprune.config import RunConfig
 from autoprune.errors import DeviceError, StoreError, UsageError
+from autoprune.pruning.build import KeptIndices
 from autoprune.pruning.compensate import Calibration, calibrate
 from autoprune.pruning.verification import traced
 from autoprune.quantization import Twin, compared, saved, twin_of
@@ -30,12 +31,14 @@ from autoprune.record import TrialRecord
 from autoprune.store import (
     INT8_FILE,
     QuantizationSettings,
+    Recipe,
     RetrainingFolder,
     RetrainingPlan,
     RunFolder,
     read_quantization,
     recipe_of,
     save_model,
+    with_file_bytes,
 )
 from autoprune.tasks.base import Task
 from autoprune.tasks.load import load_dense
@@ -83,16 +86,8 @@ def retrain_trial(
         aware = _simulates_int8(run, record, quantization_aware)
         done, dense = _train(folder, config, task, record, plan, on_entry, aware)
         precision = record.candidate.architecture.precision
-        for one in done.runs:
-            recipe = recipe_of(
-                record.candidate,
-                one.kept_indices,
-                task=config.task,
-                task_args=config.task_args,
-                example=task.example_input(),
-                ignored_layers=task.ignored_layers,
-                num_heads=task.num_heads,
-            )
+        recipes = [_recipe(record, one.kept_indices, config, task) for one in done.runs]
+        for one, recipe in zip(done.runs, recipes, strict=True):
             place = folder.seed_folder(one.seed)
             save_model(place, one.model, recipe)
             if precision == INT8:
@@ -100,6 +95,8 @@ def retrain_trial(
                 saved(twin, compared(twin, task, _SETTINGS), place / INT8_FILE, place)
         small = FinishedModel(done.runs[0].model, precision)
         beside, cost = _measure(task, [FinishedModel(dense), small], targets)
+        if record.predicted is not None and record.predicted.file_bytes is not None:
+            cost = with_file_bytes(cost, recipes[0], done.runs[0].model.state_dict())
         folder.save_summary(done.summary(record.number, measured=cost, dense_measured=beside))
     return folder
 
@@ -116,6 +113,20 @@ def _simulates_int8(run: RunFolder, record: TrialRecord, asked: bool | None) -> 
         return asked
     report = read_quantization(run.model_folder(record)) if record.artifact else None
     return report is None or report.drop > MOST_LOST
+
+
+def _recipe(
+    record: TrialRecord, kept_indices: KeptIndices, config: RunConfig, task: Task
+) -> Recipe:
+    return recipe_of(
+        record.candidate,
+        kept_indices,
+        task=config.task,
+        task_args=config.task_args,
+        example=task.example_input(),
+        ignored_layers=task.ignored_layers,
+        num_heads=task.num_heads,
+    )
 
 
 def _twin(task: Task, model: nn.Module) -> Twin:
@@ -189,7 +200,7 @@ def _calibration(
     config: RunConfig, task: Task, record: TrialRecord, dense: nn.Module
 ) -> Calibration | None:
     selection = record.candidate.selection
-    if not selection.repair and selection.importance != "obs":
+    if not selection.needs_calibration:
         return None
     samples, seed = config.search.calibration_samples, config.search.seed
     batches = sample(task, seed, samples=samples)

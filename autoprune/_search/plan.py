@@ -194,7 +194,7 @@ class Plan:
         return all(value <= 0.0 for value in self.over(cost).values())
 
     def smallest(self) -> Cost:
-        """The cost with the smallest widths and without the costliest blocks.
+        """The cost with the smallest widths, without the costliest blocks, and with most zeros.
 
         In the precision that uses the least of the budget.
         """
@@ -202,7 +202,9 @@ class Plan:
         least = {name: space.choices(name)[0] for name in space.widths}
         gone = {f"{BLOCK}{name}": 0 for name in self.costliest[: space.most_dropped]}
         wanted = [space.architecture({**least, **gone, IN_FLOAT: n}) for n in (0, 1)]
-        return self.price(min(dict.fromkeys(wanted), key=self._load))
+        architecture = min(dict.fromkeys(wanted), key=self._load)
+        patterns = space.patterns.sparsest(architecture.dropped)
+        return self.price(replace(architecture, patterns=patterns))
 
     @cached_property
     def costliest(self) -> tuple[str, ...]:

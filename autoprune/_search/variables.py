@@ -53,7 +53,7 @@ class Allocated:
         several = len(space.precisions) > 1
         precision = (Parameter(PRECISION, choices=space.precisions),) if several else ()
         cost = Parameter(COST, self._least, 1.0, log=True)
-        return (cost, *offsets, *precision, *space.varied)
+        return (cost, *offsets, *precision, *self._plan.space.varied)
 
     def candidate(self, params: Mapping[str, Value]) -> Candidate:
         """The candidate that the allocator makes of these values."""

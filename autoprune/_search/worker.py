@@ -18,7 +18,7 @@ from autoprune.graph import PruningGraph
 from autoprune.graph.replica import replica
 from autoprune.pruning.compensate import Calibration
 from autoprune.quantization import compared, saved, twin_of
-from autoprune.store import INT8_FILE, QuantizationSettings, RunFolder, recipe_of
+from autoprune.store import INT8_FILE, QuantizationSettings, RunFolder, pack, recipe_of
 from autoprune.tasks.base import Task
 from autoprune.training import Precision, RecoveryRun
 
@@ -30,7 +30,8 @@ class WorkerContext:
     The dense model is sent as its `weights` and built by the task in each worker. `milestones`
     are the epochs of the evaluations, the last one the end. Finished models are saved into the run
     folder `path`, in a cluster by `delivery`; `task_reference` and `task_args` go into their
-    recipes. `precisions` are those in which a finished model is wanted.
+    recipes. `precisions` are those in which a finished model is wanted. With `sized` the last entry
+    of its history has the size of its packed file.
     """
 
     task: Task
@@ -46,6 +47,7 @@ class WorkerContext:
     precision: Precision | None = None
     precisions: tuple[str, ...] = (FLOAT32,)
     delivery: Delivery | None = None
+    sized: bool = False
     dense: nn.Module | None = field(default=None, init=False)
 
     def prepare(self) -> None:
@@ -138,6 +140,8 @@ class RecoveryTrial:
             ignored_layers=context.task.ignored_layers,
             num_heads=context.task.num_heads,
         )
+        if context.sized:
+            run.history[-1]["file_bytes"] = float(len(pack(recipe, run.model.state_dict())))
         metrics = dict(run.metrics)
 
         def quantized(folder: Path) -> None:
