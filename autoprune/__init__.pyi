@@ -6,6 +6,7 @@ from .api import quantize as quantize
 from .api import resume as resume
 from .api import retrain as retrain
 from .api import search as search
+from .architecture import Architecture as Architecture
 from .budget import Budget as Budget
 from .budget import Cost as Cost
 from .candidate import Candidate as Candidate

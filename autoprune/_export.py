@@ -18,7 +18,13 @@ from autoprune.cost.onnx_export import to_onnx
 from autoprune.errors import ConfigError, ExportError, UsageError
 from autoprune.graph.replica import plain
 from autoprune.quantization import compared, saved, timed, twin_of
-from autoprune.store import QuantizationReport, QuantizationSettings
+from autoprune.store import (
+    QuantizationReport,
+    QuantizationSettings,
+    Recipe,
+    read_packed,
+    write_packed,
+)
 from autoprune.tasks.base import Task
 
 _TOLERANCES = {torch.float16: 1e-2, torch.bfloat16: 5e-2, torch.float64: 1e-6}
@@ -111,6 +117,23 @@ def export_int8(
     done = saved(twin, report, path, folder)
     size, exporter = done.int8.file_bytes, twin.quantized.int8.exporter
     return Exported(path, "onnx", exporter, twin.difference, size, done)
+
+
+def export_packed(path: Path, recipe: Recipe, state: Mapping[str, Tensor]) -> Exported:
+    """Write a packed file, read it again and compare every tensor bit for bit."""
+    size = write_packed(path, recipe, state)
+    _, found = read_packed(path)
+    for name, tensor in state.items():
+        mine = found[name]
+        alike = mine.shape == tensor.shape and mine.dtype == tensor.dtype
+        if not alike or not torch.equal(_bits(mine), _bits(tensor)):
+            raise ExportError(f"{path} does not hold the weights of the model: {name} differs")
+    return Exported(path, "packed", "autoprune", 0.0, size)
+
+
+def _bits(tensor: Tensor) -> Tensor:
+    flat = tensor.detach().cpu().contiguous().reshape(-1)
+    return flat.view(torch.uint8) if flat.numel() else flat
 
 
 def _write_onnx(

@@ -38,6 +38,7 @@ from autoprune.store import (
     SearchPlan,
     is_model,
     read_model,
+    read_packed,
     table_rows,
 )
 from autoprune.tasks.base import Task
@@ -281,9 +282,10 @@ def retrain(
 def load(path: str | Path, *, pick: str = "knee", task: Task | None = None) -> nn.Module:
     """A saved small model in eval mode on the CPU.
 
-    `path` is a model's folder, or a run's: then `pick` says which model, and its retrained version
-    (of the first seed) is taken where there is one. The dense architecture is built through the
-    task, cut, and the weights are loaded strictly. Raises StoreError where they do not fit.
+    `path` is a model's folder, its packed file, or a run's folder: then `pick` says which model,
+    and its retrained version (of the first seed) is taken where there is one. The dense
+    architecture is built through the task, cut, and the weights are loaded strictly. Raises
+    StoreError where they do not fit.
     """
     return load_with_task(path, pick=pick, task=task)[0]
 
@@ -293,10 +295,14 @@ def load_with_task(
 ) -> tuple[nn.Module, Task, Path]:
     """`load`, together with the model's task and the folder that it came from."""
     folder = model_folder(path, pick)
-    recipe, state = read_model(folder)
+    recipe, state = _saved(folder)
     found = task or _task_of_model(folder, recipe)
     architecture = recipe.candidate.architecture
     return rebuild(found, architecture, recipe.kept_indices, state, folder), found, folder
+
+
+def _saved(place: Path) -> tuple[Recipe, dict[str, torch.Tensor]]:
+    return read_packed(place) if place.is_file() else read_model(place)
 
 
 def rebuild(
@@ -328,7 +334,8 @@ def rebuild(
             "another architecture"
         )
     try:
-        model = build(model, graph, architecture, kept_indices=kept_indices).model
+        shapes = architecture.without_patterns()  # the zeros are in `state`
+        model = build(model, graph, shapes, kept_indices=kept_indices).model
     except UsageError as error:
         raise StoreError(f"{place}: {error}") from error
     try:
@@ -356,7 +363,9 @@ def export(
     """Write a saved model as `onnx` or `pt2`, load the file in its runtime and compare outputs.
 
     `path` and `pick` as for `load`; `output` defaults to `model.<format>` in the model's folder,
-    `format` to what the ending of `output` says, or else `onnx`.
+    `format` to what the ending of `output` says, or else `onnx`. The format `packed` is a
+    compressed file without the zeros of sparse weights, for `load` and `export`; its size is the
+    cost `file_bytes`, and it is read again and compared bit for bit.
 
     With `precision="int8"` the model is quantized after training, calibrated on training samples as
     `quantization` says (see `QuantizationSettings`), and written as ONNX, by default to
@@ -365,7 +374,7 @@ def export(
     in `int8.json` in the model's folder. Raises ExportError where the written model does not agree,
     or cannot be quantized.
     """
-    from autoprune._export import export_int8, export_model
+    from autoprune._export import export_int8, export_model, export_packed
 
     if precision not in get_args(Precision):
         raise UsageError(f"precision must be one of float32, int8, got {precision!r}")
@@ -374,12 +383,15 @@ def export(
     if precision == "int8" and format not in (None, "onnx"):
         raise UsageError(f"an int8 model is written as onnx, got format {format!r}")
     model, found, folder = load_with_task(path, pick=pick, task=task)
+    inside = folder.parent if folder.is_file() else folder
     if precision == "int8":
         settings = replace(quantization or QuantizationSettings(), dynamic_batch=dynamic_batch)
-        file = Path(output) if output is not None else folder / INT8_FILE
+        file = Path(output) if output is not None else inside / INT8_FILE
         threads = _threads(folder)
-        return export_int8(model, file, found, folder, settings, threads=threads, test=test)
-    file = Path(output) if output is not None else folder / f"model.{format or 'onnx'}"
+        return export_int8(model, file, found, inside, settings, threads=threads, test=test)
+    file = Path(output) if output is not None else inside / f"model.{format or 'onnx'}"
+    if (format or file.suffix.removeprefix(".")) == "packed":
+        return export_packed(file, *_saved(folder))
     return export_model(
         model, file, found.example_input(), format=format, dynamic_batch=dynamic_batch
     )
@@ -415,9 +427,9 @@ def quantize(
 
 
 def model_folder(path: str | Path, pick: str = "knee") -> Path:
-    """The folder of the model that `path` (a model or a run) and `pick` mean."""
+    """The folder or packed file of the model that `path` (a model or a run) and `pick` mean."""
     folder = Path(path)
-    if is_model(folder):
+    if is_model(folder) or folder.is_file():
         return folder
     retrained = RetrainingFolder(folder)
     if retrained.is_finished:

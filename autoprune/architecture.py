@@ -8,17 +8,17 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
+from autoprune.patterns import canonical
+
 FLOAT32, INT8 = "float32", "int8"
 BLOCK = "block:"  # begins the names of blocks where groups are named too
 IN_FLOAT = "precision:float32"  # where groups are named too: 1, or 0 for an int8 model
 PRECISIONS: tuple[str, ...] = (FLOAT32, INT8)
-_PATTERN = re.compile(r"([1-9][0-9]*):([1-9][0-9]*)|0\.[0-9]+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +28,8 @@ class Architecture:
     `widths` are the units that each group keeps, at least one; groups that are not named keep all.
     `dropped` names blocks that are removed as a whole. `patterns` gives for a weight which of its
     elements may differ from zero: a sparsity in (0, 1) such as `"0.5"`, or `"2:4"` for two of each
-    four consecutive inputs. `precision` is the arithmetic of the finished model.
+    four consecutive inputs that are left (see `patterns`). `precision` is the arithmetic of the
+    finished model.
 
     >>> Architecture({"conv1": 8}, dropped=["layer2.1"]).to_dict()["dropped"]
     ['layer2.1']
@@ -43,8 +44,6 @@ class Architecture:
         for name, units in self.widths.items():
             if isinstance(units, bool) or int(units) != units or units < 1:
                 raise ValueError(f"widths[{name!r}] must be a whole number above 0, got {units}")
-        for name, pattern in self.patterns.items():
-            _check_pattern(name, pattern)
         if self.precision not in PRECISIONS:
             known = ", ".join(PRECISIONS)
             raise ValueError(f"precision must be one of {known}, got {self.precision!r}")
@@ -53,7 +52,8 @@ class Architecture:
         widths = {name: int(self.widths[name]) for name in sorted(self.widths)}
         object.__setattr__(self, "widths", MappingProxyType(widths))
         object.__setattr__(self, "dropped", tuple(sorted(set(self.dropped))))
-        object.__setattr__(self, "patterns", MappingProxyType(dict(sorted(self.patterns.items()))))
+        patterns = {name: _pattern(name, self.patterns[name]) for name in sorted(self.patterns)}
+        object.__setattr__(self, "patterns", MappingProxyType(patterns))
 
     @staticmethod
     def dense(sizes: Mapping[str, int]) -> Architecture:
@@ -87,6 +87,10 @@ class Architecture:
         gone = set(sizes) - set(self.widths) if self.dropped else set()
         return {name: 1.0 if name in gone else ratio for name, ratio in ratios.items()}
 
+    def without_patterns(self) -> Architecture:
+        """The same shapes, for weights that hold their zeros already."""
+        return Architecture(self.widths, self.dropped, {}, self.precision)
+
     def __hash__(self) -> int:
         return hash(self.key)
 
@@ -119,10 +123,8 @@ def digest(content: object) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
-def _check_pattern(name: str, pattern: str) -> None:
-    found = _PATTERN.fullmatch(pattern) if isinstance(pattern, str) else None
-    if found is None or (found.group(1) and int(found.group(1)) >= int(found.group(2))):
-        raise ValueError(
-            f"patterns[{name!r}] must be a sparsity such as '0.5', or N:M with N < M such as "
-            f"'2:4', got {pattern!r}"
-        )
+def _pattern(name: str, pattern: str) -> str:
+    try:
+        return canonical(pattern)
+    except ValueError as error:
+        raise ValueError(f"patterns[{name!r}] {error}") from None

@@ -22,12 +22,14 @@ _UNITS: dict[str, dict[str, float]] = {
     "macs": _COUNTS,
     "weight_bytes": _BYTES,
     "peak_memory_bytes": _BYTES,
+    "file_bytes": _BYTES,
     "latency_ms": _TIMES,
     "latency_p95_ms": _TIMES,
 }
 _SPREAD = 0.15  # wider than this: something else used the machine
 _BUSY = 0.1
 _EXAMPLE = {"params": "1.5 M", "macs": "20 M", "weight_bytes": "2 MB", "peak_memory_bytes": "4 MB"}
+_EXAMPLE |= {"file_bytes": "60 kB"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +111,8 @@ class Cost:
     """What one model costs; `None` where it was not determined.
 
     Multiply-accumulates (`macs`) and `peak_memory_bytes` (weights plus the largest set of live
-    activations) are for one forward pass at the batch of the example input. Latencies are
+    activations) are for one forward pass at the batch of the example input. `file_bytes` is the
+    size of the model as a packed file, compressed without the zeros of its weights. Latencies are
     milliseconds for one forward pass; they need a `device`, and measured ones have a `confidence`.
     Where a search names its devices, all latencies are in `timings`, one a device, and are read as
     `latency_ms@<name>`.
@@ -125,6 +128,7 @@ class Cost:
     device: Device | None = None
     confidence: Confidence | None = None
     timings: tuple[Timing, ...] = ()
+    file_bytes: int | None = None
 
     def __post_init__(self) -> None:
         if self.latency_ms is not None and self.device is None:
@@ -188,6 +192,7 @@ class Cost:
         """A JSON-ready form; `from_dict` reads it back."""
         plain = dataclasses.asdict(self)
         rest = {"confidence": plain.pop("confidence"), "timings": list(plain.pop("timings"))}
+        rest["file_bytes"] = plain.pop("file_bytes")
         return plain | {name: value for name, value in rest.items() if value}
 
     @staticmethod

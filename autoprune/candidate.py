@@ -8,10 +8,17 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from autoprune.architecture import Architecture, digest
+from autoprune.patterns import partway
 from autoprune.schedule import Schedule
 
-IMPORTANCES: tuple[str, ...] = ("l1", "l2", "group", "bn_scale", "taylor", "obs")
+IMPORTANCES: tuple[str, ...] = (
+    *("l1", "l2", "group", "bn_scale", "fpgm", "wanda", "taylor", "movement", "obs"),
+    "task",  # the task's own `importance`
+)
+BY_ACTIVATIONS: frozenset[str] = frozenset({"obs", "wanda"})  # importances from a calibration
+BY_GRADIENTS: frozenset[str] = frozenset({"taylor", "movement"})
 OPTIMIZERS: tuple[str, ...] = ("sgd", "adamw", "task")
+PENALTIES: tuple[str, ...] = ("group_lasso", "slimming", "task")  # the first is the default
 AUTO = "auto"  # the task's own optimizer, or else the usual one for the kind of model
 BY_OPTIMIZER: Mapping[str, Mapping[str, float]] = {  # defaults that depend on the optimizer
     "lr": {"sgd": 0.01, "adamw": 0.0003, "task": 0.001},
@@ -26,8 +33,10 @@ class Recovery:
     Attributes:
         lr: the peak learning rate; None for the optimizer's default (`BY_OPTIMIZER`).
         distillation: in [0, 1], the weight of the dense model's outputs against the task's loss.
-        regularizer: the strength of the group lasso that grows on the units to be pruned next: 0
-            turns it off, 1 alone brings them to zero by then.
+        regularizer: the strength of the penalty before each removal: 0 turns it off.
+        penalty: `group_lasso` grows on the units to be pruned next, and with strength 1 brings them
+            to zero by then alone; `slimming` is an l1 penalty on all scales of batch
+            normalizations (for the importance `bn_scale`), `task` the task's `regularize`.
         optimizer: `sgd` (Nesterov momentum 0.9), `adamw`, `task` (what the task configures) or
             `auto`: `task` where the task configures one, else `adamw` for a model with attention
             and `sgd` for any other.
@@ -43,8 +52,12 @@ class Recovery:
     weight_decay: float | None = None
     grad_clip: float = 0.0
     warmup: float = 0.05
+    penalty: str = PENALTIES[0]
 
     def __post_init__(self) -> None:
+        if self.penalty not in PENALTIES:
+            known = ", ".join(PENALTIES)
+            raise ValueError(f"recovery.penalty must be one of {known}, got {self.penalty!r}")
         if self.lr is not None and not self.lr > 0.0:
             raise ValueError(f"recovery.lr must be above 0, got {self.lr}")
         if not 0.0 <= self.distillation <= 1.0:
@@ -69,7 +82,7 @@ class Recovery:
         ('adamw', 0.0003, 0.01)
         """
         optimizer = auto if self.optimizer == AUTO else self.optimizer
-        missing = {
+        missing: dict[str, Any] = {
             name: defaults[optimizer]
             for name, defaults in BY_OPTIMIZER.items()
             if getattr(self, name) is None
@@ -77,16 +90,20 @@ class Recovery:
         return replace(self, optimizer=optimizer, **missing)
 
     def to_dict(self) -> dict[str, Any]:
-        """A JSON-ready form; `Recovery(**d)` reads it back."""
-        return asdict(self)
+        """A JSON-ready form; `Recovery(**d)` reads it back. The default penalty is left out."""
+        found = asdict(self)
+        if self.penalty == PENALTIES[0]:  # keys of candidates stay what they were without it
+            del found["penalty"]
+        return found
 
 
 @dataclass(frozen=True, slots=True)
 class Selection:
     """Which units of a group are pruned first, and whether the remaining weights are repaired.
 
-    `importance` names a score of `pruning.importance`; `repair` turns on the least-squares
-    correction of the layers that read what was pruned.
+    `importance` names a score of `pruning.importance`, and of `pruning.weight_importance` for
+    patterns where it is there (else the magnitude); `task` is the task's `importance`. `repair`
+    turns on the least-squares correction of what reads the pruned units, or has a pattern.
     """
 
     importance: str = "l2"
@@ -96,6 +113,11 @@ class Selection:
         if self.importance not in IMPORTANCES:
             known = ", ".join(IMPORTANCES)
             raise ValueError(f"importance must be one of {known}, got {self.importance!r}")
+
+    @property
+    def needs_calibration(self) -> bool:
+        """Whether the statistics of the layers' inputs are used."""
+        return self.repair or self.importance in BY_ACTIVATIONS
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-ready form; `Selection(**d)` reads it back."""
@@ -150,7 +172,8 @@ class Candidate:
         """A candidate with the widths of every removal between the dense model and `architecture`.
 
         `sizes` are the dense groups' units, `nearest` what rounds a width (default: to the next
-        whole number, halves up). Blocks are dropped with the first removal.
+        whole number, halves up). Blocks are dropped with the first removal; patterns have their
+        share of zeros, N:M in whole elements of a group.
         """
         schedule = schedule or Schedule()
         milestones = schedule.milestones()
@@ -223,7 +246,7 @@ def _between(
     return Architecture(
         {name: max(widths[name], nearest(name, width)) for name, width in wanted.items()},
         final.dropped,
-        final.patterns,
+        {n: there for n, p in final.patterns.items() if (there := partway(p, share)) is not None},
         final.precision,
     )
 

@@ -16,7 +16,8 @@ from autoprune.errors import BudgetError
 MEMORY = "peak_memory_bytes"
 COUNTS: tuple[str, ...] = ("params", "macs", "weight_bytes", MEMORY)
 LATENCIES: tuple[str, ...] = ("latency_ms", "latency_p95_ms")
-FIELDS: tuple[str, ...] = (*COUNTS, *LATENCIES)
+FILE = "file_bytes"  # of the compressed file, which knows of zeros
+FIELDS: tuple[str, ...] = (*COUNTS, FILE, *LATENCIES)
 AT = "@"
 DEVICE_NAME = re.compile(r"[A-Za-z0-9_-]+")
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import bisect
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from types import MappingProxyType
 from typing import Any
 
 from autoprune.architecture import BLOCK, FLOAT32, IN_FLOAT, INT8, Architecture
-from autoprune.candidate import Candidate, Recovery, Selection
+from autoprune.candidate import PENALTIES, Candidate, Recovery, Selection
+from autoprune.fitted_patterns import FittedPatterns
+from autoprune.patterns import WeightCurve
 from autoprune.schedule import Schedule
 from autoprune.space import (
     RATIO,
@@ -29,10 +31,11 @@ _HALVINGS = 60
 
 @dataclass(frozen=True, slots=True)
 class FittedSpace:
-    """The candidates of a search: a `space`, the `widths` that groups may have, the `blocks`.
+    """The candidates of a search: a `space`, the `widths` of groups, the `blocks` and `weights`.
 
     Widths are ascending and end with the whole group, which therefore says its size. `blocks` maps
-    those that can be dropped to the groups that go with each. Groups and blocks (called
+    those that can be dropped to the groups that go with each, `weights` names those that can have a
+    pattern. Groups and blocks (called
     `block:<name>`) together are the items of an architecture, each with its choices: widths, or 0
     and 1. Where models may be int8, `precision:float32` is one more, 0 for those. All rounding
     takes place here.
@@ -45,6 +48,7 @@ class FittedSpace:
     space: SearchSpace
     widths: Mapping[str, tuple[int, ...]]
     blocks: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    weights: Mapping[str, WeightCurve] = field(default_factory=dict)
     _choices: Mapping[str, tuple[int, ...]] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -53,6 +57,7 @@ class FittedSpace:
                 raise ValueError(f"widths[{name!r}] must be ascending counts, got {widths}")
         object.__setattr__(self, "widths", MappingProxyType(dict(self.widths)))
         object.__setattr__(self, "blocks", MappingProxyType(dict(self.blocks)))
+        object.__setattr__(self, "weights", MappingProxyType(dict(self.weights)))
         choices = {name: self._between(name) for name in self.widths}
         choices |= {f"{BLOCK}{name}": (0, 1) if self.most_dropped else (1,) for name in self.blocks}
         if INT8 in self.space.precisions:
@@ -60,7 +65,7 @@ class FittedSpace:
         object.__setattr__(self, "_choices", choices)
 
     def __reduce__(self) -> tuple[Any, ...]:  # a mapping proxy cannot be pickled by itself
-        return FittedSpace, (self.space, dict(self.widths), dict(self.blocks))
+        return FittedSpace, (self.space, dict(self.widths), dict(self.blocks), dict(self.weights))
 
     @staticmethod
     def of(
@@ -68,8 +73,9 @@ class FittedSpace:
         sizes: Mapping[str, int],
         step: int | None = None,
         blocks: Mapping[str, tuple[str, ...]] | None = None,
+        weights: Mapping[str, WeightCurve] | None = None,
     ) -> FittedSpace:
-        """The space for groups of these `sizes`, and these blocks.
+        """The space for groups of these `sizes`, these blocks and weights.
 
         `step` is, for `round_to: auto`, what widths are multiples of where the target device is
         efficient; 4 where that is not known.
@@ -79,6 +85,7 @@ class FittedSpace:
             space,
             {name: _multiples(size, multiple, space.max_ratio) for name, size in sizes.items()},
             blocks or {},
+            weights or {},
         )
 
     @property
@@ -102,6 +109,16 @@ class FittedSpace:
         return self.space.per == "group"
 
     @property
+    def patterns(self) -> FittedPatterns:
+        """The patterns that weights may have."""
+        return FittedPatterns(self.space.patterns, self.weights)
+
+    @property
+    def varied(self) -> tuple[Parameter, ...]:
+        """The distributions besides ratios and blocks: of patterns, schedule and recovery."""
+        return (*self.patterns.parameters, *self.space.varied)
+
+    @property
     def parameters(self) -> tuple[Parameter, ...]:
         """The distributions to sample from: first the ratios, then what else varies.
 
@@ -115,7 +132,7 @@ class FittedSpace:
         drops = (Parameter(f"{DROP}.{name}", choices=(False, True)) for name in dropping)
         several = len(space.precisions) > 1
         precision = (Parameter(PRECISION, choices=space.precisions),) if several else ()
-        return (*ratios, *drops, *precision, *space.varied)
+        return (*ratios, *drops, *precision, *self.varied)
 
     def choices(self, item: str) -> tuple[int, ...]:
         """What a candidate can have of an item, ascending: a group's widths, 0 and 1 of a block."""
@@ -172,10 +189,19 @@ class FittedSpace:
         gone = {f"{BLOCK}{name}": 0.0 for name in dropped}
         return self.architecture({**counts, **gone, IN_FLOAT: float(precision == FLOAT32)})
 
-    def resized(self, candidate: Candidate, architecture: Architecture) -> Candidate:
-        """The candidate with another architecture, and stages that lead to it."""
+    def resized(
+        self,
+        candidate: Candidate,
+        architecture: Architecture,
+        patterns: Mapping[str, Value] | None = None,
+    ) -> Candidate:
+        """The candidate with another architecture, and stages that lead to it.
+
+        Its kind of pattern and sparsity stay; or they are those of the values in `patterns`.
+        """
+        params = patterns or self.patterns.params(candidate.architecture)
         return Candidate.planned(
-            architecture,
+            self._with_patterns(architecture, params),
             self.sizes,
             selection=candidate.selection,
             schedule=candidate.schedule,
@@ -187,8 +213,9 @@ class FittedSpace:
         """The candidate of sampled values; values that build and train alike give equal keys.
 
         A one-shot schedule ends where it begins; an end before the beginning is moved to it. The
-        regularizer of a removal before any training is 0. With `optimizer: auto`, what depends on
-        the optimizer is left to its default (`SearchSpace.for_optimizer` says what it is).
+        regularizer of a removal before any training is 0, and the penalty of a regularizer of 0 is
+        the default. With `optimizer: auto`, what depends on the optimizer is left to its default
+        (`SearchSpace.for_optimizer` says what it is).
         """
         values = {
             **self.space.fixed,
@@ -200,7 +227,9 @@ class FittedSpace:
         ratios = {name: self._ratio_of(name, params) for name in self.widths}
         dropped = [name for name in self.blocks if params.get(f"{DROP}.{name}", False)]
         return Candidate.planned(
-            self.at_ratios(ratios, dropped, str(params.get(PRECISION, FLOAT32))),
+            self._with_patterns(
+                self.at_ratios(ratios, dropped, str(params.get(PRECISION, FLOAT32))), params
+            ),
             self.sizes,
             selection=Selection(str(values["importance"]), bool(values["repair"])),
             schedule=Schedule(kind, begin, end, 1 if one_shot else int(values["schedule.steps"])),
@@ -217,7 +246,7 @@ class FittedSpace:
         """
         ratios = candidate.architecture.ratios(self.sizes)
         params: dict[str, Value] = {}
-        for parameter in self.parameters[: -len(self.space.varied) or None]:
+        for parameter in self.parameters[: -len(self.varied) or None]:
             kind, _, name = parameter.name.partition(".")
             if kind == DROP:
                 params[parameter.name] = name in candidate.architecture.dropped
@@ -233,9 +262,9 @@ class FittedSpace:
         written = {
             **candidate.selection.to_dict(),
             **{f"schedule.{key}": value for key, value in candidate.schedule.to_dict().items()},
-            **{f"recovery.{key}": value for key, value in candidate.recovery.to_dict().items()},
+            **{f"recovery.{key}": value for key, value in asdict(candidate.recovery).items()},
         }
-        found: dict[str, Value] = {}
+        found = self.patterns.params(candidate.architecture)
         for parameter in self.space.varied:
             value = written.get(without_optimizer(parameter.name))
             if value is None or _is_unused(parameter.name, candidate):
@@ -243,6 +272,12 @@ class FittedSpace:
             else:
                 found[parameter.name] = parameter.clip(value)
         return found
+
+    def _with_patterns(
+        self, architecture: Architecture, params: Mapping[str, Value]
+    ) -> Architecture:
+        patterns = self.patterns.patterns(params, architecture.dropped)
+        return replace(architecture, patterns=patterns)
 
     def common_ratio(self, candidate: Candidate) -> float:
         """The single ratio that gives the candidate's widths; ValueError where there is none."""
@@ -306,7 +341,9 @@ def _recovery(values: Mapping[str, Value], *, trained_before: bool) -> Recovery:
     for name in Recovery.__dataclass_fields__:
         value = values.get(f"recovery.{name}", values.get(f"recovery.{name}.{optimizer}"))
         found[name] = value if value is None or isinstance(value, str) else float(value)
-    return Recovery(**found if trained_before else {**found, "regularizer": 0.0})
+    if not trained_before or not found["regularizer"]:
+        found |= {"regularizer": 0.0, "penalty": PENALTIES[0]}  # which penalty does not count
+    return Recovery(**found)
 
 
 def _is_unused(name: str, candidate: Candidate) -> bool:
@@ -316,5 +353,6 @@ def _is_unused(name: str, candidate: Candidate) -> bool:
     return (
         (one_shot and name in ("schedule.end", "schedule.steps"))
         or (one_shot and schedule.begin == 0.0 and name == "recovery.regularizer")
+        or (name == "recovery.penalty" and candidate.recovery.regularizer == 0.0)
         or (name != without_optimizer(name) and not name.endswith(f".{optimizer}"))
     )

@@ -7,23 +7,23 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-_CURVES: dict[str, Callable[[float], float]] = {
+CURVES: dict[str, Callable[[float], float]] = {
     "one_shot": lambda t: 1.0,
     "linear": lambda t: t,
     "cubic": lambda t: 1.0 - (1.0 - t) ** 3,
     "exponential": lambda t: (1.0 - math.exp(-5.0 * t)) / (1.0 - math.exp(-5.0)),
 }
-KINDS: tuple[str, ...] = tuple(_CURVES)
+"""Kind of schedule → the removed share at `t` of the way, from 0 to 1; a kind can be added."""
 
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
     """How the removed fraction grows from 0 to its final value during training.
 
-    `kind` names the curve: `one_shot` (everything at `begin`), `linear` (equal removals with equal
-    training between them), `cubic` (Zhu & Gupta 2017, arXiv:1710.01878), `exponential` (fast first,
-    rate 5). `begin` and `end` are training progress in [0, 1]. Units are removed physically, so
-    every curve is approximated by `steps` removals.
+    `kind` names the curve (see `CURVES`): `one_shot` (everything at `begin`), `linear` (equal
+    removals with equal training between them), `cubic` (Zhu & Gupta 2017, arXiv:1710.01878),
+    `exponential` (fast first, rate 5). `begin` and `end` are training progress in [0, 1]. Units are
+    removed physically, so every curve is approximated by `steps` removals.
 
     >>> Schedule("cubic", begin=0.0, end=0.5, steps=2).milestones()
     ((0.0, 0.875), (0.5, 1.0))
@@ -35,8 +35,8 @@ class Schedule:
     steps: int = 1
 
     def __post_init__(self) -> None:
-        if self.kind not in _CURVES:
-            raise ValueError(f"schedule.kind must be one of {', '.join(KINDS)}, got {self.kind!r}")
+        if self.kind not in CURVES:
+            raise ValueError(f"schedule.kind must be one of {', '.join(CURVES)}, got {self.kind!r}")
         if not 0.0 <= self.begin <= self.end < 1.0:
             raise ValueError(
                 "schedule must hold 0 <= begin <= end < 1 (progress of training), "
@@ -54,7 +54,7 @@ class Schedule:
         if self.kind == "one_shot" or self.begin == self.end or self.steps == 1:
             at = self.begin if self.kind == "one_shot" else self.end
             return ((at, 1.0),)
-        curve, last = _CURVES[self.kind], self.steps - 1
+        curve, last = CURVES[self.kind], self.steps - 1
         return tuple(
             (self.begin + (self.end - self.begin) * k / last, curve((k + 1) / self.steps))
             for k in range(self.steps)

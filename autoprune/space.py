@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any, Literal
 
 from autoprune.architecture import FLOAT32, PRECISIONS
-from autoprune.candidate import BY_OPTIMIZER, IMPORTANCES, OPTIMIZERS
+from autoprune.candidate import BY_OPTIMIZER, IMPORTANCES, OPTIMIZERS, PENALTIES
 from autoprune.errors import ConfigError
-from autoprune.schedule import KINDS
+from autoprune.patterns import DENSE, UNSTRUCTURED, PatternSpace, canonical
+from autoprune.schedule import CURVES
 
 RATIO = "ratio"
 AUTO = "auto"  # a `round_to` that is learned from the target; an optimizer that fits the model
@@ -74,7 +75,7 @@ class _Knob:
     default: Value
     low: float = 0.0
     high: float = math.inf
-    words: tuple[str, ...] = ()
+    words: Collection[str] = ()
     open_low: bool = False
     open_high: bool = False
     besides: str = ""  # what else may be written, as the error says it
@@ -113,7 +114,7 @@ class _Knob:
 _KNOBS: dict[str, _Knob] = {
     "importance": _Knob("word", "obs", words=IMPORTANCES),
     "repair": _Knob("switch", True),
-    "schedule.kind": _Knob("word", "one_shot", words=KINDS),
+    "schedule.kind": _Knob("word", "one_shot", words=CURVES),
     "schedule.begin": _Knob("number", 0.0, high=1.0, open_high=True),
     "schedule.end": _Knob("number", 0.5, high=1.0, open_high=True),
     "schedule.steps": _Knob("integer", 4, low=1),
@@ -122,6 +123,7 @@ _KNOBS: dict[str, _Knob] = {
     "recovery.weight_decay": _Knob("number", math.nan),
     "recovery.distillation": _Knob("number", 0.5, high=1.0),
     "recovery.regularizer": _Knob("number", 0.0),
+    "recovery.penalty": _Knob("word", PENALTIES[0], words=PENALTIES),
     "recovery.grad_clip": _Knob("number", 0.0),
     "recovery.warmup": _Knob("number", 0.05, high=1.0, open_high=True),
 }
@@ -135,7 +137,7 @@ _ROUND = _Knob("integer", 1, low=1, besides=" or auto")
 _SECTIONS = ("schedule", "recovery")
 _DEPTH = _Knob("number", 0.7, high=1.0)
 _PRECISION = _Knob("word", FLOAT32, words=PRECISIONS)
-_TOP = ("ratios", "round_to", "depth", "precision", "importance", "repair", *_SECTIONS)
+_TOP = ("ratios", "round_to", "depth", "precision", "patterns", "importance", "repair", *_SECTIONS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +149,8 @@ class SearchSpace:
     keys that do not vary. Widths are multiples of `round_to`; with `auto` (written as
     `round_to: auto`) of the step that is efficient on the target device. Of a model's residual
     blocks at most the share `max_depth` is dropped (`depth: {max: 0.7}`; `depth: false` is 0).
-    A finished model is float32, int8, or either (`precisions`).
+    A finished model is float32, int8, or either (`precisions`). `patterns` are the sparsity
+    patterns of single weights.
 
     >>> space = SearchSpace.parse({"ratios": {"max": 0.5}, "recovery": {"lr": [0.01, 0.1]}})
     >>> space.max_ratio, [parameter.name for parameter in space.varied]
@@ -163,6 +166,7 @@ class SearchSpace:
     auto: bool = False
     max_depth: float = 0.7
     precisions: tuple[str, ...] = (FLOAT32,)
+    patterns: PatternSpace = field(default_factory=PatternSpace)
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.min_ratio <= self.max_ratio < 1.0:
@@ -181,7 +185,7 @@ class SearchSpace:
 
     def __reduce__(self) -> tuple[Any, ...]:  # a mapping proxy cannot travel to a worker by itself
         state = (self.min_ratio, self.max_ratio, self.per, self.round_to, self.varied)
-        rest = (dict(self.fixed), self.auto, self.max_depth, self.precisions)
+        rest = (dict(self.fixed), self.auto, self.max_depth, self.precisions, self.patterns)
         return SearchSpace, (*state, *rest)
 
     @staticmethod
@@ -219,6 +223,7 @@ class SearchSpace:
             auto=auto,
             max_depth=_read_depth(spec.get("depth", True), f"{place}.depth"),
             precisions=_read_precisions(spec.get("precision", FLOAT32), f"{place}.precision"),
+            patterns=_read_patterns(spec.get("patterns", False), f"{place}.patterns"),
         )
 
     def for_optimizer(self, auto: str) -> SearchSpace:
@@ -277,6 +282,45 @@ def _read_precisions(written: Any, place: str) -> tuple[str, ...]:
     if not found:
         raise ConfigError(f"{place} is an empty list · write at least one value")
     return tuple(word for word in PRECISIONS if word in found)
+
+
+def _read_patterns(written: Any, place: str) -> PatternSpace:
+    """`false`, or `{kinds: [dense, unstructured, "2:4"], sparsity: {min, max}, per: global}`."""
+    if written is False:
+        return PatternSpace()
+    spec = _mapping(written, place)
+    _known(spec, ("kinds", "sparsity", "per"), place)
+    listed = spec.get("kinds", [UNSTRUCTURED])
+    if not isinstance(listed, list | tuple) or not listed:
+        raise ConfigError(f"{place}.kinds must be a list such as [dense, '2:4'], got {listed!r}")
+    kinds = dict.fromkeys(_read_kind(kind, f"{place}.kinds[{i}]") for i, kind in enumerate(listed))
+    written = spec.get("sparsity", {})
+    bounds = written if isinstance(written, Mapping) else {"min": written, "max": written}
+    _known(bounds, ("min", "max"), f"{place}.sparsity")
+    if bounds and UNSTRUCTURED not in kinds:
+        raise ConfigError(f"{place}.sparsity is for the kind unstructured, got {', '.join(kinds)}")
+    default = PatternSpace()
+    per = _Knob("word", "global", words=("global", "weight"))
+    return PatternSpace(
+        tuple(kinds),
+        float(_RATIO.check(bounds.get("min", default.low), f"{place}.sparsity.min")),
+        float(_RATIO.check(bounds.get("max", default.high), f"{place}.sparsity.max")),
+        "weight" if per.check(spec.get("per", "global"), f"{place}.per") == "weight" else "global",
+    )
+
+
+def _read_kind(kind: Any, place: str) -> str:
+    if kind in (DENSE, UNSTRUCTURED):
+        return str(kind)
+    try:
+        if ":" not in str(kind):
+            raise ValueError("")
+        return canonical(kind)
+    except ValueError:
+        raise ConfigError(
+            f"{place} must be dense, unstructured, or N:M in quotes with N < M such as '2:4', "
+            f"got {kind!r}"
+        ) from None
 
 
 def _known(spec: Mapping[str, Any], known: Iterable[str], place: str) -> None:

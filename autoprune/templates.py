@@ -9,8 +9,8 @@ task: {task}
 # data: ../data                # data folder; otherwise the environment variable AUTOPRUNE_DATA
 
 # What the smaller model may cost: absolute (8 ms, 2 MB, 1.5 M) or relative to the dense one (50%).
-# Several limits hold together: params, macs, weight_bytes, peak_memory_bytes, latency_ms,
-# latency_p95_ms.
+# Several limits hold together: params, macs, weight_bytes, peak_memory_bytes, file_bytes,
+# latency_ms, latency_p95_ms.
 budget:
   latency_ms: 50%
 
@@ -27,7 +27,8 @@ device:
 
 # train_on: auto               # cpu | cuda | auto: where candidates are trained
 
-# What may vary: a preset (standard, int8, channels, channels_and_schedule, quick), a file, or keys.
+# What may vary: a preset (standard, int8, unstructured, channels, channels_and_schedule, quick), a
+# file, or keys.
 space: standard
 
 search:

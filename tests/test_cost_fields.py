@@ -25,7 +25,7 @@ def test_a_cost_is_a_field_or_a_latency_on_a_device(name: str, is_one: bool) -> 
 
 
 def test_costs_of_a_search_hold_each_latency_once_for_each_device() -> None:
-    counts = ("params", "macs", "weight_bytes", "peak_memory_bytes")
+    counts = ("params", "macs", "weight_bytes", "peak_memory_bytes", "file_bytes")
     assert cost_fields() == (*counts, "latency_ms", "latency_p95_ms")
     assert cost_fields(["a", "b"]) == (
         *counts,

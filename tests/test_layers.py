@@ -36,6 +36,8 @@ FLOORS = {
     "architecture": 0,
     "candidate": 0,
     "fitted_space": 0,
+    "fitted_patterns": 0,
+    "patterns": 0,
     "space": 0,
     "schedule": 0,
     "budget": 0,

@@ -33,9 +33,11 @@ from autoprune.store import (
     RetrainingFolder,
     RetrainingPlan,
     RunFolder,
+    read_model,
     read_quantization,
     recipe_of,
     save_model,
+    with_file_bytes,
 )
 from autoprune.tasks.base import Task
 from autoprune.tasks.load import load_dense
@@ -94,6 +96,8 @@ def retrain_trial(
                 saved(twin, compared(twin, task, _SETTINGS), place / INT8_FILE, place)
         small = FinishedModel(done.runs[0].model, precision)
         beside, cost = _measure(task, [FinishedModel(dense), small], targets)
+        if record.predicted is not None and record.predicted.file_bytes is not None:
+            cost = with_file_bytes(cost, *read_model(folder.seed_folder(done.runs[0].seed)))
         folder.save_summary(done.summary(record.number, measured=cost, dense_measured=beside))
     return folder
 
@@ -183,7 +187,7 @@ def _calibration(
     config: RunConfig, task: Task, record: TrialRecord, dense: nn.Module
 ) -> Calibration | None:
     selection = record.candidate.selection
-    if not selection.repair and selection.importance != "obs":
+    if not selection.needs_calibration:
         return None
     samples, seed = config.search.calibration_samples, config.search.seed
     batches = sample(task, seed, samples=samples)

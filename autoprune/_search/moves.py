@@ -52,7 +52,7 @@ class Moves:
         if sensitivity is not None and plan.space.per_group:
             self._allocator = Allocator(plan.items, sensitivity, self._shares, effort=0)
         self._free = [name for name, units in self._choices.items() if len(units) > 1]
-        self._recipe = list(plan.space.space.varied)
+        self._recipe = list(plan.space.varied)
         self._parents: dict[str, Parent] = {}
 
     def share(self, counts: Mapping[str, int]) -> float:

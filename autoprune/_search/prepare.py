@@ -31,23 +31,29 @@ from autoprune._search.verify import MeasurementRig, objectives_of
 from autoprune._search.worker import WorkerContext
 from autoprune.architecture import FLOAT32, IN_FLOAT, INT8, Architecture
 from autoprune.budget import Cost
+from autoprune.candidate import BY_ACTIVATIONS
 from autoprune.config import RunConfig
 from autoprune.cost.activations import COUNTED, PeakMemory
+from autoprune.cost.file_size import MARGIN as FILE_MARGIN
+from autoprune.cost.file_size import FileSize
 from autoprune.cost.model import CostModel
 from autoprune.cost.precisions import PrecisionCosts
 from autoprune.cost.targets import cores, device_name
-from autoprune.cost_fields import MEMORY, cost_fields, is_cost, is_latency
+from autoprune.cost_fields import FILE, MEMORY, cost_fields, is_cost, is_latency
 from autoprune.device.widths import efficient_step
 from autoprune.errors import AutopruneError, ConfigError, DeviceError, GraphError, TaskError
 from autoprune.fitted_space import FittedSpace
 from autoprune.graph import PruningGraph
 from autoprune.pareto import Objective
+from autoprune.patterns import WeightCurve
 from autoprune.pruning import importance, sensitivity
 from autoprune.pruning.compensate import Calibration, calibrate
 from autoprune.pruning.sensitivity import Sensitivity
+from autoprune.pruning.sparsity import sparse_weights
 from autoprune.pruning.verification import prunable
+from autoprune.pruning.weight_importance import curves
 from autoprune.quantization import twin_of
-from autoprune.space import SearchSpace
+from autoprune.space import SearchSpace, Value
 from autoprune.store import QuantizationSettings
 from autoprune.tasks.base import Task
 from autoprune.tasks.load import load_dense
@@ -59,6 +65,7 @@ from autoprune.training.optimizers import optimizer_for
 _PACKAGES = ("autoprune", "torch", "ray", "optuna", "numpy", "onnx", "onnxruntime")
 _SENSITIVITY_SAMPLES = 512
 _SENSITIVITY_MACS = 4e12  # multiply-accumulates of all forward passes: a few minutes at most
+_CURVE = 21  # overall sparsities at which each weight's own is computed
 _LOG = logging.getLogger(__name__)
 Say = Callable[[str], None]
 
@@ -74,11 +81,12 @@ class Prepared:
     rig: MeasurementRig
     training_device: str
     memory: tuple[PeakMemory, ...] = (COUNTED,)
+    file: FileSize | None = None
 
     def with_targets(self, targets: tuple[TargetDevice, ...]) -> Prepared:
         """The same search with costs predicted from these devices' profiles."""
         precisions = self.plan.space.space.precisions
-        costs, margins = _costs(self.graph, targets, self.memory, precisions)
+        costs, margins = _costs(self.graph, targets, self.memory, precisions, self.file)
         plan = replace(
             self.plan,
             price=costs.cost,
@@ -142,11 +150,18 @@ def prepare(
         say("peak memory of random prunings")
         memory = tuple(target.peak_memory(dense, graph, example) for target in targets)
     space = config.space.for_optimizer(optimizer_for(task, dense, graph))
-    plan = _plan(config, space, graph, objectives, metrics, targets, memory)
+    _check_methods(space, task)
+    weights = weight_curves(dense, graph, space, task.ignored_layers)
+    file = FileSize.of(dense.state_dict(), graph, config.task) if FILE in names or weights else None
+    if weights and FILE not in names:
+        _LOG.warning(
+            "patterns lower file_bytes only, which is neither in the budget nor an objective"
+        )
+    plan = _plan(config, space, graph, objectives, metrics, targets, memory, file, weights)
     plan.check()
     distributions(plan)
     rig = MeasurementRig(dense, graph, example, targets)
-    return Prepared(plan, dense, graph, metrics, rig, device, memory)
+    return Prepared(plan, dense, graph, metrics, rig, device, memory, file)
 
 
 def correct(ready: Prepared, chosen: Sequence[Architecture], say: Say) -> Prepared:
@@ -177,8 +192,10 @@ def _plan(
     metrics: Mapping[str, float],
     targets: tuple[TargetDevice, ...],
     memory: tuple[PeakMemory, ...],
+    file: FileSize | None,
+    weights: Mapping[str, WeightCurve],
 ) -> Plan:
-    costs, margins = _costs(graph, targets, memory, space.precisions)
+    costs, margins = _costs(graph, targets, memory, space.precisions, file)
     limits = config.search
     return Plan(
         space=FittedSpace.of(
@@ -186,6 +203,7 @@ def _plan(
             graph.sizes(),
             efficient_step(graph, [it.profile.predictor for it in targets if it.profile]),
             {block.name: tuple(graph.lost([block.name])) for block in graph.blocks},
+            weights,
         ),
         price=costs.cost,
         prices=costs.prices,
@@ -208,16 +226,38 @@ def _plan(
     )
 
 
+def weight_curves(
+    dense: nn.Module, graph: PruningGraph, space: SearchSpace, ignored_layers: Sequence[str]
+) -> dict[str, WeightCurve]:
+    """The weights that can have a pattern, with their share of zeros; none where none are used."""
+    if space.patterns.is_dense:
+        return {}
+    parameters = dict(dense.named_parameters())
+    ignored = tuple(f"{layer}." for layer in ignored_layers)
+    dims = {n: d for n, d in sparse_weights(dense, graph).items() if not n.startswith(ignored)}
+    found = curves({name: parameters[name] for name in dims}, _CURVE) if dims else {}
+    return {
+        name: WeightCurve(
+            parameters[name].numel(),
+            parameters[name].shape[dims[name]],
+            curve,
+            tuple(block.name for block in graph.blocks if name in block.tensors),
+        )
+        for name, curve in found.items()
+    }
+
+
 def _costs(
     graph: PruningGraph,
     targets: Iterable[TargetDevice],
     memory: Sequence[PeakMemory],
     precisions: Collection[str],
+    file: FileSize | None,
 ) -> tuple[PrecisionCosts, dict[str, float]]:
     """What predicts costs, and by how much each upper bound lies above the prediction."""
     targets = list(targets)
     predictors = {target.name: target.profile.predictor for target in targets if target.profile}
-    models = {FLOAT32: CostModel(graph, latency=predictors, memory=memory)}
+    models = {FLOAT32: CostModel(graph, latency=predictors, memory=memory, file=file)}
     if INT8 in precisions:
         quantized = {target.name: target.int8.predictor for target in targets if target.int8}
         models[INT8] = CostModel(graph, latency=quantized, precision=INT8)
@@ -225,6 +265,8 @@ def _costs(
     factor = max(fitted.upper_factor for fitted in memory)
     if factor > 1.0:
         margins[MEMORY] = factor - 1.0
+    if file is not None:
+        margins[FILE] = FILE_MARGIN
     return PrecisionCosts(models), margins
 
 
@@ -257,6 +299,7 @@ def make_context(
         device=ready.training_device,
         precision=precision,
         precisions=ready.plan.space.space.precisions,
+        sized=ready.file is not None,
     )
 
 
@@ -362,11 +405,13 @@ def _check_int8(
 ) -> None:
     """Raise ConfigError where a search with int8 models cannot be."""
     check_int8(targets)
-    if MEMORY in config.budget.fields or MEMORY in [it.name for it in objectives]:
-        raise ConfigError(
-            f"space.precision: {MEMORY} of int8 models is not known · leave it out of budget and "
-            "search.objectives, or search with precision: float32"
-        )
+    names = {*config.budget.fields, *(objective.name for objective in objectives)}
+    for name in (MEMORY, FILE):
+        if name in names:
+            raise ConfigError(
+                f"space.precision: {name} of int8 models is not known · leave it out of budget and "
+                "search.objectives, or search with precision: float32"
+            )
 
 
 def _objectives(config: RunConfig, task: Task) -> tuple[Objective, ...]:
@@ -424,11 +469,26 @@ def _reference(
     return tuple(worst(objective) for objective in objectives)
 
 
-def _needs_calibration(space: SearchSpace) -> bool:
+def _check_methods(space: SearchSpace, task: Task) -> None:
+    """Raise TaskError where a method of the task is asked for and it defines none."""
+    for setting, method in (("importance", "importance"), ("recovery.penalty", "regularize")):
+        own = getattr(type(task), method) is not getattr(Task, method)
+        if "task" in _values(space, setting) and not own:
+            raise TaskError(
+                f"{setting} 'task' needs {type(task).__name__}.{method}, which is not defined "
+                "· define it, or use another one"
+            )
+
+
+def _values(space: SearchSpace, name: str) -> tuple[Value, ...]:
+    """What a setting may be."""
     varied = {parameter.name: parameter.choices for parameter in space.varied}
-    repairs = varied.get("repair", (space.fixed.get("repair"),))
-    importances = varied.get("importance", (space.fixed.get("importance"),))
-    return True in repairs or "obs" in importances
+    return varied.get(name, (space.fixed[name],) if name in space.fixed else ())
+
+
+def _needs_calibration(space: SearchSpace) -> bool:
+    importances = _values(space, "importance")
+    return True in _values(space, "repair") or not BY_ACTIVATIONS.isdisjoint(map(str, importances))
 
 
 def _calibration(config: RunConfig, task: Task, ready: Prepared) -> Calibration:

@@ -8,6 +8,7 @@ from dataclasses import replace
 from autoprune._search.plan import Plan
 from autoprune.architecture import INT8
 from autoprune.candidate import Candidate
+from autoprune.cost_fields import FILE
 from autoprune.fitted_space import FittedSpace
 
 _HALVINGS = 12
@@ -18,9 +19,10 @@ def project(candidate: Candidate, plan: Plan) -> Candidate | None:
 
     Every group's ratio moves by the same fraction towards the space's largest ratio, so that the
     order of the groups is kept; the smallest fraction that suffices, to 1 part in 4096. Where the
-    space has one ratio for all groups, that ratio moves. Where widths alone do not suffice,
-    blocks are dropped, the costliest first, and then the model becomes int8. A candidate within the
-    budget is returned as it is. None when nothing meets the budget.
+    space has one ratio for all groups, that ratio moves. With a limit on `file_bytes` the sparsity
+    of an unstructured pattern moves likewise. Where widths alone do not suffice, blocks are
+    dropped, the costliest first, and then the model becomes int8. A candidate within the budget is
+    returned as it is. None when nothing meets the budget.
     """
     found = _project(candidate, plan)
     architecture = replace(candidate.architecture, precision=INT8)
@@ -70,6 +72,8 @@ def _moved(candidate: Candidate, start: Mapping[str, float], plan: Plan, share: 
     most = plan.space.space.max_ratio
     ratios = {name: ratio + share * max(0.0, most - ratio) for name, ratio in start.items()}
     there = candidate.architecture
-    return plan.space.resized(
-        candidate, plan.space.at_ratios(ratios, there.dropped, there.precision)
-    )
+    patterns = plan.space.patterns.params(there)
+    if FILE in plan.budget.fields:  # nothing else gets less by it
+        patterns = plan.space.patterns.sparser(patterns, share)
+    architecture = plan.space.at_ratios(ratios, there.dropped, there.precision)
+    return plan.space.resized(candidate, architecture, patterns)

@@ -12,12 +12,14 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
-from autoprune.candidate import Candidate
+from autoprune.candidate import BY_GRADIENTS, Candidate
 from autoprune.graph import PruningGraph
 from autoprune.graph.replica import replica
 from autoprune.pruning import importance, sensitivity
 from autoprune.pruning.build import build
 from autoprune.pruning.compensate import Calibration, reestimate_batchnorm
+from autoprune.pruning.sparsity import Choice
+from autoprune.pruning.weight_importance import method_for
 from autoprune.tasks.base import Batch, Task
 from autoprune.training.batches import sample
 from autoprune.training.precision import Precision, watched
@@ -75,7 +77,7 @@ class RepairScore:
             slices = [self._precision.batch(batch, device) for batch in found]
             with threads_of(threads):
                 self._divergence = sensitivity.divergence(self._dense, slices, forward=task.outputs)
-        self._scores_by: dict[str, dict[str, Tensor]] = {}
+        self._scores_by: dict[str, tuple[dict[str, Tensor], Choice]] = {}
         self._has_batchnorm = any(
             isinstance(m, nn.modules.batchnorm._BatchNorm) for m in dense.modules()
         )
@@ -86,12 +88,14 @@ class RepairScore:
         """Build, repair, compare; without repair batch normalizations are re-estimated before."""
         with threads_of(self._threads), preserved():
             selection = candidate.selection
+            scores, choice = self._importances(selection.importance)
             small = build(
                 self._dense,
                 self._graph,
                 candidate.architecture,
-                scores=self._importances(selection.importance),
+                scores=scores,
                 calibration=self._calibration if selection.repair else None,
+                choice=choice,
             ).model
             self._precision.place(small, self._device)
             repaired = selection.repair and self._calibration is not None
@@ -106,21 +110,24 @@ class RepairScore:
             raise ValueError(f"its outputs' divergence is {divergence}")
         return math.log(max(divergence, NO_DIVERGENCE))
 
-    def _importances(self, method: str) -> dict[str, Tensor]:
+    def _importances(self, method: str) -> tuple[dict[str, Tensor], Choice]:
+        """The importance of every unit, and how single weights are chosen."""
         if method not in self._scores_by:
             gradients = None
-            if method == "taylor":
+            if method in BY_GRADIENTS:
                 gradients = importance.accumulate_gradients(
                     self._dense, self._task.loss, self._statistics
                 )
                 self.dense_samples += 3.0 * sum(map(_size, self._statistics))
-            self._scores_by[method] = importance.scores(
+            scores = importance.scores(
                 self._dense,
                 self._graph,
-                method,
+                self._task.importance if method == "task" else method,
                 calibration=self._calibration,
                 gradients=gradients,
             )
+            choice = Choice(method_for(method), gradients, self._calibration)
+            self._scores_by[method] = scores, choice
         return self._scores_by[method]
 
 

@@ -10,6 +10,7 @@ from autoprune._search.plan import Plan
 from autoprune._search.projection import project
 from autoprune._search.ranking import Ranking
 from autoprune._search.searcher import Proposal
+from autoprune._search.sparse_seeds import sparse_seeds
 from autoprune.architecture import Architecture
 from autoprune.candidate import AUTO, BY_OPTIMIZER, Candidate
 from autoprune.fitted_space import FittedSpace
@@ -23,6 +24,7 @@ LEAST = "seed:least"  # prefix of the origin of least sensitive seeds
 _PREFERRED: dict[str, Value] = {
     "importance": "obs",
     "repair": True,
+    "pattern": "dense",
     "schedule.kind": "one_shot",
     "schedule.begin": 0.0,
     "schedule.end": 0.3,
@@ -68,6 +70,7 @@ def seeds(
     sensitive allocation (see `Allocator`): for the whole budget or level, which uniform ratios
     seldom use up, or else at the uniform one's cost. Its alternatives are the uniform one and, with
     `importance` (of each group's units, comparable between groups), the one of global pruning.
+    Last, one for each kind of sparsity pattern and level.
     """
     start = recipe(plan.space)
     levels = _levels(plan, start, sensitivity, importance)
@@ -81,6 +84,10 @@ def seeds(
             found.setdefault(
                 least.key, Proposal(least, f"{LEAST}-{number}", alternatives=alternatives)
             )
+    for number, budget in enumerate((plan.budget, *plan.levels)):
+        for kind, sparse in sparse_seeds(replace(plan, budget=budget), start):
+            origin = f"seed:{kind}-{number}"
+            found.setdefault(sparse.key, Proposal(sparse, origin))
     return list(found.values())
 
 

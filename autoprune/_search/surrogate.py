@@ -129,7 +129,7 @@ class Surrogate:
 
     def _recipe_row(self, candidate: Candidate) -> list[float]:
         settings = self._plan.space.settings(candidate)
-        rows = (encode(p, settings[p.name]) for p in self._plan.space.space.varied)
+        rows = (encode(p, settings[p.name]) for p in self._plan.space.varied)
         in_int8 = float(candidate.architecture.precision == INT8)
         return [in_int8, *(value for row in rows for value in row)]
 

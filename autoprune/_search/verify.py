@@ -8,20 +8,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 from torch import nn
 
 from autoprune._search.plan import Plan
 from autoprune._search.target_devices import FinishedModel, TargetDevice, measured
+from autoprune.architecture import Architecture
 from autoprune.budget import Budget, Cost
+from autoprune.candidate import Candidate
 from autoprune.cost.inputs import Inputs
 from autoprune.errors import DeviceError
 from autoprune.graph import PruningGraph
 from autoprune.pareto import Objective, ParetoFront
 from autoprune.pruning.build import build
 from autoprune.record import TrialRecord
-from autoprune.store import RunFolder, read_model
+from autoprune.store import RunFolder, pack, read_model, recipe_of, with_file_bytes
 
 TOGETHER = 6  # models that are measured interleaved with the dense one
 
@@ -44,13 +47,21 @@ class MeasurementRig:
             found += [(cost, costs[0]) for cost in costs[1:]]
         return found
 
+    @cached_property
+    def dense_file_bytes(self) -> int:
+        """The size of the dense model's packed file."""
+        sizes = self.graph.sizes()
+        kept = {name: range(size) for name, size in sizes.items()}
+        recipe = recipe_of(Candidate(Architecture.dense(sizes)), kept, task="")
+        return len(pack(recipe, self.dense.state_dict()))
+
     def load(self, artifact: Path) -> FinishedModel:
         """A finished model of the run, in eval mode."""
         recipe, state = read_model(artifact)
         small = build(
             self.dense,
             self.graph,
-            recipe.candidate.architecture,
+            recipe.candidate.architecture.without_patterns(),
             kept_indices=recipe.kept_indices,
         ).model
         small.load_state_dict(state, strict=True)
@@ -107,7 +118,8 @@ def verify(
             _check_device(new, costs)
         except DeviceError as error:
             return Verified(front, dense, over, str(error))
-        for record, (cost, beside) in zip(new, costs, strict=True):
+        for record, pair in zip(new, costs, strict=True):
+            cost, beside = _with_files(record, store, rig, pair)
             dense = dense or beside
             found = replace(record, measured=cost)
             current[found.number] = found
@@ -117,6 +129,16 @@ def verify(
     offline = tuple(target.name for target in rig.targets if target.is_offline)
     final = replace(front, records=tuple(within), source="measured", predicted_only=offline)
     return Verified(final, dense, over)
+
+
+def _with_files(
+    record: TrialRecord, store: RunFolder, rig: MeasurementRig, pair: tuple[Cost, Cost]
+) -> tuple[Cost, Cost]:
+    """The measured costs of a model and of dense with the sizes of their files, where asked for."""
+    if record.predicted is None or record.predicted.file_bytes is None:
+        return pair
+    small = with_file_bytes(pair[0], *read_model(store.model_folder(record)))
+    return small, replace(pair[1], file_bytes=rig.dense_file_bytes)
 
 
 def _check_device(records: Sequence[TrialRecord], costs: Sequence[tuple[Cost, Cost]]) -> None:

@@ -17,7 +17,7 @@ from autoprune.graph import PruningGraph
 from autoprune.graph.replica import replica
 from autoprune.pruning.compensate import Calibration
 from autoprune.quantization import compared, saved, twin_of
-from autoprune.store import INT8_FILE, QuantizationSettings, RunFolder, recipe_of
+from autoprune.store import INT8_FILE, QuantizationSettings, RunFolder, pack, recipe_of
 from autoprune.tasks.base import Task
 from autoprune.training import Precision, RecoveryRun
 
@@ -29,7 +29,8 @@ class WorkerContext:
     The dense model is sent as its `weights` and built by the task in each worker. `milestones`
     are the epochs of the evaluations, the last one the end. Finished models are saved into the run
     folder `path`; `task_reference` and `task_args` go into their recipes. `precisions` are those in
-    which a finished model is wanted.
+    which a finished model is wanted. With `sized` the last entry of a finished model's history has
+    the size of its packed file.
     """
 
     task: Task
@@ -44,6 +45,7 @@ class WorkerContext:
     device: str = "cpu"
     precision: Precision | None = None
     precisions: tuple[str, ...] = (FLOAT32,)
+    sized: bool = False
     dense: nn.Module | None = field(default=None, init=False)
 
     def prepare(self) -> None:
@@ -133,6 +135,9 @@ class RecoveryTrial:
             task=context.task_reference,
             task_args=context.task_args,
         )
+        if context.sized and precision == FLOAT32:
+            size = len(pack(recipe, run.model.state_dict()))
+            run.history[-1]["file_bytes"] = float(size)
         store = RunFolder(Path(context.path))
         other = "" if precision == spec.candidate.architecture.precision else f"-{precision}"
         artifact = store.save_model(f"{spec.number}{other}", run.model, recipe)

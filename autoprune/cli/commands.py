@@ -252,7 +252,8 @@ def retrain(
 def export(
     path: Annotated[Path, typer.Argument(metavar="RUN_OR_MODEL", help="A run or a saved model.")],
     format: Annotated[  # noqa: A002
-        str | None, typer.Option(help="onnx or pt2; default: the ending of --output, or onnx.")
+        str | None,
+        typer.Option(help="onnx, pt2, packed; default: the ending of --output, or onnx."),
     ] = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Default: model.FORMAT beside the model.")
@@ -286,6 +287,9 @@ def export(
     )
     size = text.cost("weight_bytes", written.size_bytes)
     say(f"wrote {written.path} ({size}, {written.exporter})")
+    if written.format == "packed":
+        say("read again: every weight is the same, bit for bit")
+        return
     if written.quantization is None:
         say(f"reloaded: outputs agree within {written.difference:.1e} of the largest")
         return

@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 from autoprune.architecture import FLOAT32, INT8, Architecture
 from autoprune.budget import Cost, Device, Timing
 from autoprune.cost.activations import COUNTED, Activations, PeakMemory
+from autoprune.cost.file_size import FileSize
 from autoprune.cost.sizes import Floats, Sizes
-from autoprune.cost_fields import COUNTS, LATENCIES, MEMORY, field_at
+from autoprune.cost_fields import COUNTS, FILE, LATENCIES, MEMORY, field_at
 from autoprune.graph import PruningGraph
 
 SCALE_BYTES = 4.0  # of a quantized weight, for each of its output channels
@@ -41,9 +42,10 @@ class CostModel:
 
     Parameters, multiply-accumulates and bytes are exact: they equal what `count_cost` counted on
     the model after surgery, and so does peak memory unless `memory` holds fits to measurements in a
-    runtime; of several, the largest. With `latency`, costs also hold its prediction, and their
-    source is `predicted`; several predictors are given by the names of their devices. In int8,
-    bytes are those that `int8_weight_bytes` counts, and peak memory is not known.
+    runtime; of several, the largest. With `file`, `file_bytes` is predicted. With `latency`, costs
+    also hold its prediction, and their source is `predicted`; several predictors are given by the
+    names of their devices. In int8, bytes are those that `int8_weight_bytes` counts, and peak
+    memory is not known.
     """
 
     def __init__(
@@ -53,14 +55,16 @@ class CostModel:
         latency: LatencyModel | Mapping[str, LatencyModel] | None = None,
         memory: Sequence[PeakMemory] = (COUNTED,),
         precision: str = FLOAT32,
+        file: FileSize | None = None,
     ) -> None:
-        self.graph = graph
+        self.graph, self._file = graph, file
         named = latency if isinstance(latency, Mapping) else {"": latency} if latency else {}
         self.latency: Mapping[str, LatencyModel] = named
         sizes = Sizes(graph.columns())
         held = {**graph.parameters, **graph.buffers}
         present = {name: graph.presence_of(name) for name in held}
         self._params = sizes.products((*d, *present[n]) for n, d in graph.parameters.items())
+        self._places = {name: place for place, name in enumerate(held)}
         self._held = sizes.products((*dims, *present[name]) for name, dims in held.items())
         self._held_itemsizes = np.array([graph.itemsizes.get(name, 4) for name in held], float)
         self._scales, self._fields = sizes.products([]), COUNTS
@@ -89,10 +93,11 @@ class CostModel:
             GraphError: a group or block that does not exist, or a width above its size.
         """
         counts = self.graph.counts(architecture)
-        counted = self.costs(np.array([list(counts.values())], dtype=np.int64), fields)
+        row = np.array([list(counts.values())], dtype=np.int64)
+        counted = self.costs(row, fields, architecture.patterns)
         one = {field: int(values[0]) for field, values in counted.items()}
         params, macs, weights, memory = (one.get(field) for field in COUNTS)
-        cost = Cost(params, macs, weights, memory)
+        cost = Cost(params, macs, weights, memory, file_bytes=one.get(FILE))
         for name, fitted in self.latency.items():
             wanted = [field_at(each, name) for each in LATENCIES]
             if fields is not None and not any(each in fields for each in wanted):
@@ -103,16 +108,25 @@ class CostModel:
         return cost
 
     def costs(
-        self, counts: NDArray[np.int64], fields: Collection[str] | None = None
+        self,
+        counts: NDArray[np.int64],
+        fields: Collection[str] | None = None,
+        patterns: Mapping[str, str] | None = None,
     ) -> dict[str, NDArray[np.int64]]:
         """Counted fields for many candidates at once; those in `fields`, where it is given.
 
         `counts` is `candidates x columns` in the order of `graph.columns()`; each value of the
-        result is an array over the candidates.
+        result is an array over the candidates. All have the same `patterns`.
         """
         sizes = self._sizes.of(counts)
-        wanted = [field for field in self._fields if fields is None or field in fields]
-        values_of = {field: self._count(field, counts, sizes) for field in wanted}
+        known = (*self._fields, FILE) if self._file is not None else self._fields
+        wanted = [field for field in known if fields is None or field in fields]
+        values_of = {
+            field: self._count(field, counts, sizes)
+            if field != FILE
+            else self._packed(counts, sizes, patterns or {})
+            for field in wanted
+        }
         return {field: np.rint(values).astype(np.int64) for field, values in values_of.items()}
 
     def prices(
@@ -126,6 +140,21 @@ class CostModel:
                 found[median] = np.asarray(fitted.predict_many(counts))
                 found[p95] = found[median] * fitted.p95_factor
         return found
+
+    def _packed(
+        self, counts: NDArray[np.int64], sizes: Floats, patterns: Mapping[str, str]
+    ) -> Floats:
+        """The predicted size of each candidate's packed file."""
+        assert self._file is not None
+        held = self._held.of(sizes) * self._held_itemsizes
+        columns = list(self.graph.columns())
+        for name, pattern in patterns.items():
+            place, dims = self._places[name], self.graph.parameters[name]
+            for row, units in enumerate(counts.tolist()):
+                kept = dict(zip(columns, units, strict=True))
+                shape = [dim.size(kept) for dim in dims]
+                held[row, place] *= self._file.share(pattern, shape, self._held_itemsizes[place])
+        return np.asarray(self._file.total(held.sum(axis=1), len(patterns)))
 
     def _count(self, field: str, counts: NDArray[np.int64], sizes: Floats) -> Floats:
         if field == "params":

@@ -1,9 +1,9 @@
-"""Builds smaller models from a dense one: drop blocks, prune units, repair."""
+"""Builds smaller models from a dense one: drop blocks, prune units, make weights sparse, repair."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
@@ -16,17 +16,23 @@ from autoprune.graph.replica import replica
 from autoprune.pruning import compensate, importance, surgery
 from autoprune.pruning.compensate import Calibration
 from autoprune.pruning.depth import drop
+from autoprune.pruning.sparse_repair import cut_like, moments_after
+from autoprune.pruning.sparsity import Choice, Masks, sparsify
 
 KeptIndices = Mapping[str, Sequence[int]]
 
 
 @dataclass(frozen=True, eq=False)
 class Built:
-    """A smaller model, its own graph, and which units of the model before it are in it."""
+    """A smaller model, its own graph, and which units of the model before it are in it.
+
+    `masks` say where weights with a pattern are zero.
+    """
 
     model: nn.Module
     graph: PruningGraph
     kept_indices: dict[str, tuple[int, ...]]
+    masks: Masks = field(default_factory=dict)
 
 
 def build(
@@ -37,16 +43,18 @@ def build(
     scores: Mapping[str, Tensor] | None = None,
     kept_indices: KeptIndices | None = None,
     calibration: Calibration | None = None,
+    choice: Choice | None = None,
     predict_statistics: bool = True,
 ) -> Built:
     """A smaller copy of `dense`, which is not changed.
 
     The units with the largest `scores` (see `importance.scores`) are kept, or those in
-    `kept_indices`. With a `calibration` of `dense` the remaining weights are repaired by least
-    squares, and (`predict_statistics`) the statistics of batch normalizations are predicted. Raises
-    UsageError where neither says which units a narrower group keeps, GraphError where the
-    architecture does not fit the graph. Its precision is that of the finished model: what is built
-    here computes in the precision of `dense`.
+    `kept_indices`. Then weights get their patterns, on the inputs that are left; `choice` says
+    which elements become zero (default: the smallest). With a `calibration` of `dense` the
+    remaining weights are repaired by least squares, and (`predict_statistics`) the statistics of
+    batch normalizations are predicted. Raises UsageError where neither says which units a narrower
+    group keeps, GraphError where the architecture does not fit the graph. Its precision is that of
+    the finished model: what is built here computes in the precision of `dense`.
     """
     return _cut(
         replica(dense),
@@ -55,6 +63,7 @@ def build(
         architecture,
         units_of(graph, architecture, scores, kept_indices),
         calibration,
+        choice=choice,
         predict_statistics=predict_statistics,
     )
 
@@ -67,11 +76,14 @@ def shrink(
     scores: Mapping[str, Tensor] | None = None,
     kept_indices: KeptIndices | None = None,
     calibration: Calibration | None = None,
+    choice: Choice | None = None,
+    zeros: Masks | None = None,
     optimizer: Optimizer | None = None,
 ) -> Built:
     """As `build`, in place and in the middle of training; `graph` is that of `model` as it is now.
 
     Parameters keep their identity, and their entries in the optimizer's state are cut with them.
+    What is in `zeros` (the masks so far) stays zero as far as the patterns have room for it.
     Statistics of batch normalizations are only cut: training re-estimates them.
     """
     before = replica(model) if calibration is not None else None
@@ -83,6 +95,8 @@ def shrink(
         architecture,
         units,
         calibration,
+        choice=choice,
+        zeros=zeros,
         optimizer=optimizer,
         predict_statistics=False,
     )
@@ -119,8 +133,6 @@ def narrowed(graph: PruningGraph, architecture: Architecture) -> dict[str, int]:
 
     Groups that go with a dropped block have none.
     """
-    if architecture.patterns:
-        raise UsageError("patterns cannot be built yet")
     lost = graph.lost(newly_dropped(graph, architecture))
     widths = {}
     for name, width in architecture.widths.items():
@@ -142,6 +154,8 @@ def _cut(
     kept: dict[str, tuple[int, ...]],
     calibration: Calibration | None,
     *,
+    choice: Choice | None = None,
+    zeros: Masks | None = None,
     optimizer: Optimizer | None = None,
     predict_statistics: bool = True,
 ) -> Built:
@@ -153,4 +167,29 @@ def _cut(
             compensate.repair(model, before, shorter, kept, calibration)
             if predict_statistics:
                 compensate.predict_batchnorm(model, before, shorter, kept, calibration)
-    return Built(model, smaller, kept)
+    patterns = _left(architecture.patterns, smaller)
+    if not patterns:
+        return Built(model, smaller, kept)
+    choice = choice or Choice()
+    known = calibration or choice.calibration
+    masks = sparsify(
+        model,
+        smaller,
+        patterns,
+        replace(
+            choice,
+            gradients=cut_like(choice.gradients or {}, shorter, kept),
+            repair=calibration is not None,
+            predict_statistics=predict_statistics,
+        ),
+        zeros=cut_like(zeros or {}, shorter, kept),
+        moments=moments_after(shorter, kept, known) if known is not None else {},
+        optimizer=optimizer,
+    )
+    return Built(model, smaller, kept, masks)
+
+
+def _left(patterns: Mapping[str, str], graph: PruningGraph) -> dict[str, str]:
+    """The patterns without those of weights that went with a dropped block."""
+    gone = graph.dropped
+    return {n: pattern for n, pattern in patterns.items() if n in graph.parameters or not gone}

@@ -1,25 +1,25 @@
 """Importance scores of the units of a group, and the selection of the units to keep.
 
 A method is one function that turns the slices of a group into one number per unit; `METHODS` is the
-visible table. The numbers are compared inside a group only.
+visible table, to which a method can be added. The numbers are compared inside a group only.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from autoprune.candidate import IMPORTANCES
+from autoprune.candidate import BY_GRADIENTS
 from autoprune.errors import TrainingError, UsageError
 from autoprune.graph import Group, PruningGraph, Slice
 from autoprune.pruning.effective import effective
 
 if TYPE_CHECKING:
-    from autoprune.pruning.compensate import Calibration
+    from autoprune.pruning.calibration import Calibration, Moment
 
 _NORMS = (
     nn.BatchNorm1d,
@@ -39,48 +39,54 @@ _NORMS = (
 class Weights:
     """The inputs of a method: parameters by `state_dict` name, gradients, scales of norms.
 
-    `parameters` are the effective ones (see `effective`), `raw` those that are trained.
+    `parameters` are the effective ones (see `effective`), `raw` those that are trained; `moments`
+    are those of the weights' inputs where there is a calibration.
     """
 
     parameters: Mapping[str, Tensor]
     raw: Mapping[str, Tensor]
     gradients: Mapping[str, Tensor]
     scales: frozenset[str]
+    moments: Mapping[str, Moment] = field(default_factory=dict)
+
+
+Method = Callable[[Group, Weights], Tensor]
 
 
 def scores(
     model: nn.Module,
     graph: PruningGraph,
-    method: str,
+    method: str | Method,
     *,
     calibration: Calibration | None = None,
     gradients: Mapping[str, Tensor] | None = None,
 ) -> dict[str, Tensor]:
     """The importance of every unit of every group: group name -> `(size,)` float64 on the CPU.
 
-    Larger is more important; only the order inside a group has a meaning. `"l1"` and `"l2"` are
-    norms of the weights that produce the unit (Li et al. 2017, arXiv:1608.08710), `"group"` the l2
-    norm over all slices that are pruned with it, each tensor divided by its mean (Fang et al. 2023,
+    Larger is more important; only the order inside a group has a meaning. `method` is a function
+    from a group and the `Weights` to `(size,)`, or one of these names: `"l1"` and `"l2"` are norms
+    of the weights that produce the unit (Li et al. 2017, arXiv:1608.08710), `"group"` the l2 norm
+    over all slices that are pruned with it, each tensor divided by its mean (Fang et al. 2023,
     arXiv:2301.12900), `"bn_scale"` the size of the normalization's scale (Liu et al. 2017,
-    arXiv:1708.06519; `"l2"` for a group without one), `"taylor"` the sum of |weight x gradient|
-    over all slices (Molchanov et al. 2019, arXiv:1906.10771; needs `gradients` from
-    `accumulate_gradients`), `"obs"` the nested Optimal-Brain-Surgeon order (needs `calibration`).
+    arXiv:1708.06519; `"l2"` for a group without one), `"fpgm"` the sum of the distances to the
+    other units' weights (He et al. 2019, arXiv:1811.00250), `"wanda"` the sum of |weight x root
+    mean square of its input| where the unit is consumed (Sun et al. 2024, arXiv:2306.11695; needs
+    `calibration`), `"taylor"` the sum of |weight x gradient| over all slices (Molchanov et al.
+    2019, arXiv:1906.10771), `"movement"` that of -weight x gradient (Sanh et al. 2020,
+    arXiv:2005.07683; both need `gradients` from `accumulate_gradients`), `"obs"` the nested
+    Optimal-Brain-Surgeon order (needs `calibration`).
 
     Raises UsageError for an unknown method or a missing argument, TrainingError where a score is
     not finite.
     """
-    if method not in IMPORTANCES:
-        raise UsageError(f"importance must be one of {', '.join(IMPORTANCES)}, got {method!r}")
+    if isinstance(method, str):
+        _check_method(method, calibration, gradients)
     if method == "obs":
         result = _obs(model, graph, calibration)
     else:
-        if method == "taylor" and gradients is None:
-            raise UsageError(
-                "importance 'taylor' needs gradients · get them with "
-                "importance.accumulate_gradients(model, loss, batches)"
-            )
-        weights = _weights(model, gradients or {})
-        result = {group.name: METHODS[method](group, weights).cpu() for group in graph.groups}
+        score = METHODS[method] if isinstance(method, str) else method
+        weights = _weights(model, gradients or {}, calibration)
+        result = {group.name: _scored(score, group, weights) for group in graph.groups}
     for name, values in result.items():
         if not bool(torch.isfinite(values).all()):
             raise TrainingError(
@@ -88,6 +94,34 @@ def scores(
                 "· the weights, statistics or gradients of this group are not finite"
             )
     return result
+
+
+def _check_method(
+    method: str, calibration: Calibration | None, gradients: Mapping[str, Tensor] | None
+) -> None:
+    known = (*METHODS, "obs")
+    if method not in known:
+        raise UsageError(f"importance must be one of {', '.join(known)}, got {method!r}")
+    if method in BY_GRADIENTS and gradients is None:
+        raise UsageError(
+            f"importance {method!r} needs gradients · get them with "
+            "importance.accumulate_gradients(model, loss, batches)"
+        )
+    if method == "wanda" and calibration is None:
+        raise UsageError(
+            "importance 'wanda' needs a calibration · get one with "
+            "autoprune.calibrate(model, batches)"
+        )
+
+
+def _scored(method: Method, group: Group, weights: Weights) -> Tensor:
+    found = torch.as_tensor(method(group, weights)).detach().double().cpu()
+    if found.shape != (group.size,):
+        raise UsageError(
+            f"an importance must give one number for each of the {group.size} units of group "
+            f"{group.name!r}, got the shape {tuple(found.shape)}"
+        )
+    return found
 
 
 def best_units(
@@ -139,14 +173,17 @@ def unit_sums(values: Tensor, part: Slice) -> Tensor:
     return lines.sum(1, dtype=torch.float64)[index].sum(1)
 
 
-def _weights(model: nn.Module, gradients: Mapping[str, Tensor]) -> Weights:
+def _weights(
+    model: nn.Module, gradients: Mapping[str, Tensor], calibration: Calibration | None
+) -> Weights:
     raw = {name: held.detach() for name, held in model.named_parameters(remove_duplicate=False)}
     scales = frozenset(
         f"{name}.weight" if name else "weight"
         for name, module in model.named_modules()
         if isinstance(module, _NORMS)
     )
-    return Weights(effective(model), raw, gradients, scales)
+    moments = calibration.moments if calibration is not None else {}
+    return Weights(effective(model), raw, gradients, scales, moments)
 
 
 def _learned(group: Group, weights: Weights) -> list[Slice]:
@@ -198,6 +235,51 @@ def _taylor(group: Group, weights: Weights) -> Tensor:
     return _total(group, products)
 
 
+def _movement(group: Group, weights: Weights) -> Tensor:
+    parts = [p for p in group.slices if p.tensor in weights.gradients]
+    return _total(
+        group,
+        (-unit_sums(weights.raw[p.tensor] * weights.gradients[p.tensor], p) for p in parts),
+    )
+
+
+def _fpgm(group: Group, weights: Weights) -> Tensor:
+    lines = [_lines(weights.parameters[p.tensor], p) for p in _producing(group, weights)]
+    units = torch.cat(lines, dim=1)
+    return torch.cdist(units, units).sum(1)
+
+
+def _lines(values: Tensor, part: Slice) -> Tensor:
+    """What each unit owns of a tensor: `(units, n)` float64."""
+    index = torch.as_tensor(part.indices, device=values.device)
+    return values.double().movedim(part.dim, 0)[index].flatten(1).cpu()
+
+
+def _wanda(group: Group, weights: Weights) -> Tensor:
+    parts = [
+        p
+        for p in group.slices
+        if p.tensor in weights.moments and weights.moments[p.tensor].input_dim == p.dim
+    ]
+    if not parts:
+        return _l2(group, weights)
+    return _total(
+        group,
+        (unit_sums(_activated(weights, p.tensor), p) for p in parts),
+    )
+
+
+def _activated(weights: Weights, name: str) -> Tensor:
+    """|w| times the root mean square of its input."""
+    values, moment = weights.parameters[name].abs().double().cpu(), weights.moments[name]
+    values = values if moment.input_dim == 1 else values.transpose(0, 1)
+    squares = moment.covariance.diagonal(dim1=1, dim2=2) + moment.mean.square()
+    each = len(values) // len(squares)
+    sizes = squares.clamp_min(0.0).sqrt().repeat_interleave(each, 0)
+    scaled = values * sizes.view(values.shape)
+    return scaled if moment.input_dim == 1 else scaled.transpose(0, 1)
+
+
 def _total(group: Group, parts: Iterable[Tensor]) -> Tensor:
     total = torch.zeros(group.size, dtype=torch.float64)
     for part in parts:
@@ -218,10 +300,13 @@ def _obs(
     return compensate.obs_scores(model, graph, calibration)
 
 
-METHODS: dict[str, Callable[[Group, Weights], Tensor]] = {
+METHODS: dict[str, Method] = {
     "l1": _l1,
     "l2": _l2,
     "group": _group_norm,
     "bn_scale": _bn_scale,
+    "fpgm": _fpgm,
+    "wanda": _wanda,
     "taylor": _taylor,
+    "movement": _movement,
 }

@@ -16,7 +16,10 @@ from autoprune.pruning import importance as importances
 from autoprune.pruning import refit as fitting
 from autoprune.pruning.build import build
 from autoprune.pruning.compensate import Calibration
+from autoprune.pruning.importance import Method
+from autoprune.pruning.sparsity import Choice, sparse_weights
 from autoprune.pruning.verification import prunable, warn_if_unpruned
+from autoprune.pruning.weight_importance import method_for
 from autoprune.space import kept_units
 
 
@@ -26,7 +29,8 @@ def prune_model(
     ratio: float | Mapping[str, float],
     *,
     ignored_layers: Sequence[str] = (),
-    importance: str | None = None,
+    importance: str | Method | None = None,
+    patterns: str | Mapping[str, str] | None = None,
     round_to: int = 1,
     calibration: Calibration | None = None,
     refit: Iterable[Any] | None = None,
@@ -37,12 +41,15 @@ def prune_model(
     `ratio` in [0, 1) is the fraction of units pruned from every group, or a mapping from group name
     to fraction (`groups` lists them; groups that are not named are not pruned). Kept sizes are
     multiples of `round_to` where the group is large enough. `importance` is the score by which
-    units are selected (see `importance.scores`): by default `"obs"` with a calibration, `"l2"`
-    without. With `calibration` (see `calibrate`) the remaining weights are repaired by least
-    squares, in milliseconds. With `refit`, a few batches of training inputs (512 samples are used),
-    every layer is then fitted again on the inputs that it has in the smaller model: seconds, and
-    the best result without training. Units that cannot be pruned safely are kept. Raises GraphError
-    or UsageError where an argument does not fit.
+    units are selected, by name or as a function (see `importance.scores`): by default `"obs"` with
+    a calibration, `"l2"` without. `patterns` are sparsity patterns of single weights, by name or
+    a calibration, `"l2"` without. `patterns` are sparsity patterns of single weights, by name or
+    one for all that can have one: `"0.8"`, or `"2:4"`. With `calibration` (see `calibrate`) the
+    remaining weights are repaired by least squares, in milliseconds. With `refit`, a few batches of
+    training inputs (512 samples are used), every layer is then fitted again on the inputs that it
+    has in the smaller model: seconds, and the best result without training; it cannot be used with
+    patterns. Units that cannot be pruned safely are kept. Raises GraphError or UsageError where an
+    argument does not fit.
 
     >>> import torch
     >>> net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
@@ -59,7 +66,18 @@ def prune_model(
     importance = importance or ("l2" if calibration is None else "obs")
     scores = importances.scores(model, graph, importance, calibration=calibration)
     widths = {n: kept_units(graph.group(n).size, ratio, round_to) for n, ratio in ratios.items()}
-    built = build(model, graph, Architecture(widths), scores=scores, calibration=calibration)
+    if patterns and refit is not None:
+        raise UsageError("refit fills zeros again · leave it out, or patterns")
+    if isinstance(patterns, str):
+        patterns = dict.fromkeys(sparse_weights(model, graph), patterns)
+    built = build(
+        model,
+        graph,
+        _architecture(widths, patterns or {}),
+        scores=scores,
+        calibration=calibration,
+        choice=Choice(method_for(importance), calibration=calibration),
+    )
     warn_if_unpruned(model, built.model, graph, max(_values(ratio), default=0.0))
     if refit is not None:
         samples = fitting.record(model, refit)
@@ -84,6 +102,13 @@ def groups(
     return prunable(
         model, example_inputs, ignored_layers=ignored_layers, num_heads=num_heads
     ).groups
+
+
+def _architecture(widths: Mapping[str, int], patterns: Mapping[str, str]) -> Architecture:
+    try:
+        return Architecture(widths, patterns=patterns)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
 
 
 def _values(ratio: float | Mapping[str, float]) -> Iterable[float]:

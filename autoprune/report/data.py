@@ -20,6 +20,7 @@ from autoprune.config import RunConfig
 from autoprune.cost_fields import field_at, is_cost, split_field
 from autoprune.errors import BudgetError
 from autoprune.pareto import CostSource, Objective, ParetoFront
+from autoprune.patterns import UNSTRUCTURED, of_groups, overall, sparsity_of
 from autoprune.record import TrialRecord
 from autoprune.report import text
 from autoprune.store import (
@@ -31,6 +32,10 @@ from autoprune.store import (
     SearchPlan,
 )
 
+NO_FASTER = (
+    "Zeros inside of weights make the file smaller (file_bytes), not the model faster: the "
+    "runtimes that are measured here compute with them as with any other number."
+)
 STATES = ("complete", "stopped", "infeasible", "failed")
 
 
@@ -270,6 +275,31 @@ class RunView:
         names = record.candidate.architecture.dropped
         of = f" ({len(names)} of {len(self.blocks)})" if self.blocks else ""
         return f"{', '.join(names)}{of}" if names else ""
+
+    def patterns(self, record: TrialRecord) -> str:
+        """Which sparsity patterns a model's weights have, in words; empty where they have none."""
+        found = record.candidate.architecture.patterns
+        weights = self.plan.space.weights if self.plan else {}
+        kinds = Counter(
+            pattern if of_groups(pattern) else UNSTRUCTURED for pattern in found.values()
+        )
+        words = ", ".join(f"{kind} in {count} weights" for kind, count in kinds.items())
+        of = (
+            f" ({100 * overall(weights, found):.0f} % of all are zero)" if weights and found else ""
+        )
+        return words + of
+
+    def zeros(self, record: TrialRecord) -> dict[str, float]:
+        """The share of zeros of every weight that has a pattern in some member of the front."""
+        known = self.plan.space.weights if self.plan else {}
+        named = {n: None for r in self.members for n in r.candidate.architecture.patterns}
+        patterns = record.candidate.architecture.patterns
+        return {
+            name: sparsity_of(patterns[name], known[name].inputs if name in known else 0)
+            if name in patterns
+            else 0.0
+            for name in (*(n for n in known if n in named), *(n for n in named if n not in known))
+        }
 
     def removed(self, record: TrialRecord) -> dict[str, float]:
         """The removed fraction of every group, in the order of the model."""

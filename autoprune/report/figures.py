@@ -28,16 +28,17 @@ _STEP_HOVER = "%{x:.0f} % of training: %{y:.0f} % pruned<extra>%{fullData.name}<
 
 
 def ratios(view: RunView) -> Figure | None:
-    """Removed fraction of every group (rows) in every member (columns)."""
-    groups = list(view.removed(view.members[0])) if view.members else []
+    """Removed fraction of every group (rows) in every member (columns), then zeros of weights."""
+    shares = [_removed_and_zeros(view, record) for record in view.members]
+    groups = list(shares[0]) if shares else []
     if not groups:
         return None
     short = [escape(name if len(name) <= 16 else "…" + name[-15:]) for name in groups]
     columns = [f"#{record.number}" for record in view.members]
     cells = [
-        (column, place, name, round(100 * view.removed(record)[name], 1))
+        (column, place, name, round(100 * share[name], 1))
         for place, name in enumerate(groups)
-        for column, record in zip(columns, view.members, strict=True)
+        for column, share in zip(columns, shares, strict=True)
     ]
     row = 24 if len(groups) <= 30 else 16
     trace: Figure = {
@@ -65,6 +66,12 @@ def ratios(view: RunView) -> Figure | None:
     )
     narrow = {"yaxis.ticktext": short, "font.size": 11}
     return {"data": [trace], "layout": drawn, "narrow": narrow, "narrow_text": False}
+
+
+def _removed_and_zeros(view: RunView, record: TrialRecord) -> dict[str, float]:
+    """By group what is removed, and by `zeros in <weight>` the share of zeros."""
+    zeros = {f"zeros in {name}": share for name, share in view.zeros(record).items()}
+    return {**view.removed(record), **zeros}
 
 
 def schedules(view: RunView) -> Figure | None:

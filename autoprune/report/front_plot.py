@@ -19,6 +19,8 @@ _COUNTS: tuple[Axis, ...] = (
     ("params", "predicted", "params", "Parameters"),
     ("weight_bytes", "predicted", "weight_bytes", "Weight bytes"),
     ("peak_memory_bytes", "predicted", "peak_memory_bytes", "Peak memory"),
+    ("measured.file_bytes", "measured", "file_bytes", "File bytes"),
+    ("file_bytes", "predicted", "file_bytes", "File bytes, predicted"),
 )
 
 

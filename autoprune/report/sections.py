@@ -10,7 +10,7 @@ from autoprune.budget import Cost
 from autoprune.cost_fields import is_latency, split_field
 from autoprune.record import TrialRecord
 from autoprune.report import text
-from autoprune.report.data import RunView
+from autoprune.report.data import NO_FASTER, RunView
 from autoprune.report.front_plot import cost_of, default_axis
 from autoprune.report.markup import escape, facts, flat, folded, heads, plot, section
 from autoprune.report.tables import settings
@@ -99,6 +99,8 @@ def removed(view: RunView, drawn: Mapping[str, Any]) -> str:
         "<p>Pruned fraction of each group of coupled units, in percent; models by rising cost.</p>",
         plot("ratios"),
     ]
+    if any(view.zeros(record) for record in view.members):
+        parts.append(f'<p class="note">{NO_FASTER}</p>')
     if view.frozen:
         parts.append(_frozen(view))
     return section("Per-layer sparsity", "".join(parts))

@@ -87,6 +87,7 @@ def settings(view: RunView) -> str:
         "model",
         "precision",
         "blocks dropped",
+        "patterns",
         "schedule",
         "progress",
         "importance",
@@ -107,6 +108,7 @@ def settings(view: RunView) -> str:
         values = (
             made.architecture.precision,
             view.dropped(record) or "none",
+            view.patterns(record) or "none",
             schedule.kind + steps,
             progress,
             made.selection.importance,

@@ -231,6 +231,7 @@ def _facts(view: RunView, record: TrialRecord) -> Table:
         "verdict": view.verdict(record).text if record.state == "complete" else "",
         "precision": candidate.architecture.precision,
         "dropped blocks": view.dropped(record),
+        "patterns": _patterns(view, record),
         "schedule": f"{schedule.kind}, progress {schedule.begin:g} to {schedule.end:g}, "
         f"{schedule.steps} step{'s' if schedule.steps > 1 else ''}",
         "importance": selection.importance + (", repair" if selection.repair else ""),
@@ -248,6 +249,11 @@ def _facts(view: RunView, record: TrialRecord) -> Table:
     return table
 
 
+def _patterns(view: RunView, record: TrialRecord) -> str:
+    words = view.patterns(record)
+    return f"{words}; a smaller file, no faster" if words else ""
+
+
 def _quantized(view: RunView, record: TrialRecord) -> str:
     report = view.quantized.get(record.number)
     if report is None:
@@ -261,7 +267,8 @@ def _ratios(view: RunView, record: TrialRecord) -> Table:
     table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
     for column in ("group", "pruned", ""):
         table.add_column(column, justify="right" if column == "pruned" else "left")
-    for name, ratio in view.removed(record).items():
+    zeros = {f"zeros in {name}": share for name, share in view.zeros(record).items() if share}
+    for name, ratio in {**view.removed(record), **zeros}.items():
         bar = "█" * round(24 * ratio) + "░" * (24 - round(24 * ratio))
         table.add_row(Text(name), f"{100 * ratio:.0f} %", Text(bar, "blue"))
     return table

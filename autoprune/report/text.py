@@ -11,6 +11,7 @@ LABELS = {
     "macs": "MACs",
     "weight_bytes": "weights",
     "peak_memory_bytes": "peak memory",
+    "file_bytes": "file",
     "latency_ms": "latency",
     "latency_p95_ms": "latency p95",
 }

@@ -70,7 +70,7 @@ def save_model(path: Path, model: nn.Module, recipe: Recipe) -> None:
     """
     from safetensors.torch import save_file
 
-    tensors, tied = _untied(model.state_dict())
+    tensors, tied = untied(model.state_dict())
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
     try:
@@ -136,9 +136,10 @@ def _sha256(file: Path) -> str:
         return hashlib.file_digest(content, "sha256").hexdigest()
 
 
-def _untied(
+def untied(
     state: Mapping[str, torch.Tensor],
 ) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    """The tensors on the CPU, each memory once; and which others share it: name → theirs."""
     seen: dict[tuple[Any, ...], str] = {}
     tensors: dict[str, torch.Tensor] = {}
     tied: dict[str, str] = {}

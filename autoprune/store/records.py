@@ -148,6 +148,9 @@ def _row(record: TrialRecord, sizes: Mapping[str, int]) -> dict[str, Any]:
         row |= {f"{section}.{name}": value for name, value in candidate[section].items()}
     architecture = record.candidate.architecture
     row |= {"dropped": " ".join(architecture.dropped), "precision": architecture.precision}
+    row |= {f"pattern.{name}": pattern for name, pattern in architecture.patterns.items()}
+    last = record.history[-1] if record.history else {}
+    row["file_bytes"] = last.get("file_bytes")
     ratios = architecture.removed(sizes) if sizes else {}
     row |= {f"ratio.{name}": ratio for name, ratio in ratios.items()}
     row["error"] = record.error.splitlines()[0] if record.error else None

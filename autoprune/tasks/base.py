@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from copyreg import __newobj__  # type: ignore[attr-defined]  # what object.__reduce_ex__ names
 from pathlib import Path
-from typing import Any, Literal, SupportsIndex
+from typing import TYPE_CHECKING, Any, Literal, SupportsIndex
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +19,9 @@ from autoprune.tasks.batch_forms import call, inputs_and_targets, logits_of, par
 from autoprune.tasks.dense import train_from_scratch
 from autoprune.tasks.nested import attributes, device_of, first_sample, to_device
 from autoprune.tasks.origin import origin_of, revive
+
+if TYPE_CHECKING:
+    from autoprune.graph.types import Group
 
 Batch = Any
 Split = Literal["val", "test"]
@@ -101,6 +104,29 @@ class Task(ABC):
     def outputs(self, model: nn.Module, batch: Batch) -> Any:
         """The output of `model` for the batch's inputs; lists and mappings are unpacked."""
         return call(model, self._pair(batch)[0])
+
+    def importance(self, group: Group, weights: Any) -> Tensor:
+        """The score of each unit of a group, `(size,)`, less is pruned first: `importance: task`.
+
+        `weights` are those of `pruning.importance.Weights`.
+        """
+        raise TaskError(
+            f"importance 'task' needs {type(self).__name__}.importance(group, weights), which is "
+            "not defined · define it, or use another importance"
+        )
+
+    def regularize(
+        self, model: nn.Module, pruned_units: Mapping[str, list[int]], share: float
+    ) -> None:
+        """Change weights in place after an optimization step: `recovery.penalty: task`.
+
+        Called before removals, without gradients. `pruned_units` are the units by group that leave
+        next; the `share` of all calls until then adds up to `recovery.regularizer`.
+        """
+        raise TaskError(
+            f"recovery.penalty 'task' needs {type(self).__name__}.regularize(model, pruned_units, "
+            "share), which is not defined · define it, or use another penalty"
+        )
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """Scalar training loss; by default the cross-entropy of `(N, C, ...)` logits.

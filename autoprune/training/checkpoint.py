@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -77,6 +79,24 @@ def load(folder: Path, model: nn.Module, optimizer: Optimizer) -> None:
         _unpack(optimizer, tensors, options)
     except (OSError, RuntimeError, ValueError, KeyError, SafetensorError) as error:
         raise StoreError(f"{folder} does not hold this run's weights: {error}") from error
+
+
+def packed_masks(masks: Mapping[str, Tensor]) -> dict[str, list[Any]]:
+    """Masks as JSON: shape and bits, in hexadecimal digits."""
+    return {
+        name: [list(mask.shape), np.packbits(mask.cpu().numpy()).tobytes().hex()]
+        for name, mask in masks.items()
+    }
+
+
+def unpacked_masks(packed: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Inverse of `packed_masks`."""
+    found = {}
+    for name, (shape, digits) in packed.items():
+        bits = np.unpackbits(np.frombuffer(bytes.fromhex(digits), dtype=np.uint8))
+        mask = torch.from_numpy(bits[: math.prod(shape)].astype(bool))
+        found[name] = mask.reshape(shape)
+    return found
 
 
 def _packed(optimizer: Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -9,12 +9,14 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from autoprune.architecture import Architecture
-from autoprune.candidate import Selection
+from autoprune.candidate import BY_GRADIENTS, Selection
 from autoprune.graph import PruningGraph
 from autoprune.graph.replica import replica
 from autoprune.pruning import compensate, importance
 from autoprune.pruning.build import narrowed, newly_dropped, shrink, units_of
 from autoprune.pruning.compensate import Calibration
+from autoprune.pruning.sparsity import Choice, Masks
+from autoprune.pruning.weight_importance import method_for
 from autoprune.tasks.base import Batch, Task
 
 
@@ -22,7 +24,8 @@ class GradualPruner:
     """Takes one model through a candidate's stages: scores, prunes, repairs.
 
     `model` starts as a copy of `dense`; its Parameter objects stay the same through all removals.
-    `kept_indices` holds, for each group of the graph, the dense units that are still there.
+    `kept_indices` holds, for each group of the graph, the dense units that are still there,
+    `patterns` the patterns that weights have by now, and `masks` where these are zero.
     """
 
     def __init__(
@@ -33,15 +36,19 @@ class GradualPruner:
         self.graph = graph
         self._sizes = graph.sizes()
         self.kept_indices = {name: tuple(range(size)) for name, size in self._sizes.items()}
+        self.patterns: dict[str, str] = {}
+        self.masks: Masks = {}
 
     @property
     def is_dense(self) -> bool:
         """Whether nothing has been pruned yet."""
-        return self.graph.sizes() == self._sizes and not self.graph.dropped
+        whole = self.graph.sizes() == self._sizes and not self.graph.dropped
+        return whole and not self.patterns
 
     def removes(self, stage: Architecture) -> bool:
         """Whether a stage takes anything away from the model as it is now."""
-        return bool(newly_dropped(self.graph, stage) or narrowed(self.graph, stage))
+        smaller = newly_dropped(self.graph, stage) or narrowed(self.graph, stage)
+        return bool(smaller) or dict(stage.patterns) != self.patterns
 
     def choose(
         self,
@@ -50,16 +57,13 @@ class GradualPruner:
         calibration: Calibration | None,
     ) -> dict[str, tuple[int, ...]]:
         """The present units that every group that is narrowed by `stage` keeps."""
-        gradients: dict[str, Tensor] | None = None
-        if self.selection.importance == "taylor":
-            self.model.eval()
-            gradients = importance.accumulate_gradients(self.model, self.task.loss, batches)
+        name = self.selection.importance
         scores = importance.scores(
             self.model,
             self.graph,
-            self.selection.importance,
+            self.task.importance if name == "task" else name,
             calibration=calibration,
-            gradients=gradients,
+            gradients=self._gradients(batches),
         )
         return units_of(self.graph, stage, scores)
 
@@ -72,11 +76,18 @@ class GradualPruner:
         *,
         optimizer: Optimizer | None = None,
     ) -> None:
-        """Prune to `stage`, keeping these present units; repair with a calibration.
+        """Prune to `stage`, keeping these present units, and repair if that is selected.
 
         The statistics of batch normalizations are re-estimated on `batches`.
         """
-        self.cut(stage, units, calibration=calibration, optimizer=optimizer)
+        gradients = self._gradients(batches) if stage.patterns else None
+        self.cut(
+            stage,
+            units,
+            calibration=calibration if self.selection.repair else None,
+            choice=Choice(method_for(self.selection.importance), gradients, calibration),
+            optimizer=optimizer,
+        )
         if any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in self.model.modules()):
             with torch.no_grad():
                 compensate.reestimate_batchnorm(self.model, batches, forward=self.task.loss)
@@ -87,17 +98,32 @@ class GradualPruner:
         units: Mapping[str, Sequence[int]],
         *,
         calibration: Calibration | None = None,
+        choice: Choice | None = None,
         optimizer: Optimizer | None = None,
     ) -> None:
-        """Prune to `stage` and keep the books of `graph` and `kept_indices`."""
+        """Prune to `stage` and update `graph`, `kept_indices`, `patterns` and `masks`."""
         built = shrink(
             self.model,
             self.graph,
             stage,
             kept_indices=units,
             calibration=calibration,
+            choice=choice,
+            zeros=self.masks,
             optimizer=optimizer,
         )
-        self.graph = built.graph
+        self.graph, self.masks = built.graph, built.masks
+        self.patterns = dict(stage.patterns)
         for name, kept in built.kept_indices.items():
             self.kept_indices[name] = tuple(self.kept_indices[name][unit] for unit in kept)
+
+    def hold(self, patterns: Mapping[str, str], masks: Masks) -> None:
+        """Take up the patterns and masks of a saved run; its weights are loaded afterwards."""
+        self.patterns, self.masks = dict(patterns), masks
+
+    def _gradients(self, batches: Sequence[Batch]) -> dict[str, Tensor] | None:
+        """The loss's gradients, where the importance needs them."""
+        if self.selection.importance not in BY_GRADIENTS:
+            return None
+        self.model.eval()
+        return importance.accumulate_gradients(self.model, self.task.loss, batches)

@@ -14,6 +14,7 @@ from autoprune.candidate import Recovery
 from autoprune.errors import TaskError
 from autoprune.graph import PruningGraph
 from autoprune.tasks.base import Task
+from autoprune.training.held_masks import HeldMasks
 
 MOMENTUM = 0.9
 
@@ -97,14 +98,18 @@ class Optimization:
         """The learning rate of the next step; the largest of the parameter groups'."""
         return max(float(group["lr"]) for group in self.optimizer.param_groups)
 
-    def step(self, loss: Tensor) -> None:
-        """One optimization step down the gradient of `loss`."""
+    def step(self, loss: Tensor, held: HeldMasks | None = None) -> None:
+        """One optimization step down the gradient of `loss`; what is `held` stays zero."""
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
+        if held is not None:
+            held.clear_gradients()
         if self._grad_clip > 0.0:
             groups = self.optimizer.param_groups
             clip_grad_norm_([p for group in groups for p in group["params"]], self._grad_clip)
         self.optimizer.step()
+        if held is not None:
+            held.clear_weights()
         self._schedule.step()
 
     def seek(self, step: int) -> None:

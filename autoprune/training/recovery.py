@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from autoprune.architecture import Architecture
-from autoprune.candidate import Candidate
+from autoprune.candidate import BY_ACTIVATIONS, Candidate
 from autoprune.errors import TrainingError
 from autoprune.graph import PruningGraph
 from autoprune.graph.replica import replica
@@ -27,13 +27,19 @@ from autoprune.training.batches import BatchStream, sample
 from autoprune.training.distillation import Teacher
 from autoprune.training.fake_quantization import fake_quantization
 from autoprune.training.gradual import GradualPruner
+from autoprune.training.held_masks import HeldMasks
 from autoprune.training.optimizers import Optimization, optimizer_for
 from autoprune.training.precision import Precision, watched
-from autoprune.training.regularizer import GroupLasso
+from autoprune.training.regularizer import Regularizer, make
 from autoprune.training.rng import derive, preserved, seed_all
 
 _SAMPLES = 512  # training images for statistics in the middle of a run
-_OF_TRAINING = ("epoch", "params", "lr")  # what an entry holds beside losses and metrics
+_OF_TRAINING = (
+    "epoch",
+    "params",
+    "lr",
+    "file_bytes",
+)  # what an entry holds beside losses and metrics
 _LOSS, _TRAINED = "loss", "train_loss"
 _LOOK = 16  # steps between two looks at the losses: each look waits for the device
 
@@ -48,7 +54,7 @@ class RecoveryRun:
     changed since collect a small one of their own. The number of threads is the caller's.
 
     >>> from autoprune.architecture import Architecture
-    >>> from autoprune.candidate import Candidate
+    >>> from autoprune.candidate import BY_ACTIVATIONS, Candidate
     >>> from autoprune.graph import trace
     >>> from autoprune.tasks import Task
     >>> class Parity(Task):
@@ -108,7 +114,7 @@ class RecoveryRun:
         self._int8_from = round((1.0 - quantization_aware) * self.total_steps)
         self._optimization: Optimization | None = None
         self._teacher: Teacher | None = None
-        self._lasso: GroupLasso | None = None
+        self._regularizer: Regularizer | None = None
 
     @property
     def model(self) -> nn.Module:
@@ -210,9 +216,11 @@ class RecoveryRun:
             "step": self.step,
             "kept_indices": {name: list(kept) for name, kept in self.kept_indices.items()},
             "dropped": sorted(self.graph.dropped),
+            "patterns": self._pruner.patterns,
+            "masks": checkpoint.packed_masks(self._pruner.masks),
             "history": self.history,
             "times": self.times,
-            "lasso": self._lasso.to_dict() if self._lasso else None,
+            "regularizer": self._regularizer.to_dict() if self._regularizer else None,
         }
         optimizer = self._optimization.optimizer
         checkpoint.write(Path(folder), self._identity(), state, self.model, optimizer)
@@ -230,12 +238,16 @@ class RecoveryRun:
         widths = {name: len(units) for name, units in kept.items()}
         there = Architecture(widths, state["dropped"])
         self._pruner.cut(there, kept)
+        self._pruner.hold(state["patterns"], checkpoint.unpacked_masks(state["masks"]))
         self._optimization = self._prepare()
         self._optimization.seek(state["step"])
         checkpoint.load(Path(folder), self.model, self._optimization.optimizer)
         self.step, self.history, self.times = state["step"], state["history"], state["times"]
-        lasso = state["lasso"]
-        self._lasso = GroupLasso.resume(lasso, self.model, self.graph) if lasso else None
+        saved = state["regularizer"]
+        if saved:
+            self._regularizer = self._make(0, 1).resume(saved, self.model, self.graph)
+        else:
+            self._regularizer = None
         self._stream.seek(self.step)
 
     @property
@@ -273,28 +285,31 @@ class RecoveryRun:
         seed_all(derive(self.seed, "milestone", self.step))
         if self.step in self._milestones:
             self._remove(self._milestones[self.step])
-        self._lasso = None
+        self._regularizer = None
         ahead = [at for at in self._milestones if at > self.step]
         if ahead and self.candidate.recovery.regularizer > 0.0:
             stage, batches = self._milestones[ahead[0]], self._samples()
             keep = self._pruner.choose(stage, batches, self._moments(batches, repair=False))
-            self._lasso = GroupLasso(self.candidate.recovery.regularizer, self.step, ahead[0])
-            self._lasso.choose(self.model, self.graph, keep)
+            self._regularizer = self._make(self.step, ahead[0])
+            self._regularizer.choose(self.model, self.graph, keep)
+
+    def _make(self, begin: int, end: int) -> Regularizer:
+        recovery = self.candidate.recovery
+        return make(recovery.penalty, recovery.regularizer, begin, end, self.task)
 
     def _remove(self, stage: Architecture) -> None:
         if not self._pruner.removes(stage):
             return
-        batches, repair = self._samples(), self.candidate.selection.repair
-        calibration = self._moments(batches, repair=repair)
+        batches = self._samples()
+        calibration = self._moments(batches, repair=self.candidate.selection.repair)
         units = self._pruner.choose(stage, batches, calibration)
-        repairing = calibration if repair else None
         optimizer = self._optimization.optimizer if self._optimization else None
-        self._pruner.remove(stage, units, batches, repairing, optimizer=optimizer)
+        self._pruner.remove(stage, units, batches, calibration, optimizer=optimizer)
         self._arithmetic.place(self.model, self.device)
 
     def _moments(self, batches: list[Batch], *, repair: bool) -> Calibration | None:
         """The shared calibration while the model is the dense one, then one of its own."""
-        if not repair and self.candidate.selection.importance != "obs":
+        if not repair and self.candidate.selection.importance not in BY_ACTIVATIONS:
             return None
         if self.step == 0 and self._pruner.is_dense and self._calibration is not None:
             return self._calibration
@@ -322,7 +337,7 @@ class RecoveryRun:
         """Train to step `end` with one set of sizes; appends to `losses`."""
         assert self._optimization is not None
         self.model.train()
-        arithmetic = self._arithmetic
+        arithmetic, held = self._arithmetic, HeldMasks(self.model, self._pruner.masks)
         waiting: list[Tensor] = []
         rate = 0.0
         while self.step < end:
@@ -330,10 +345,11 @@ class RecoveryRun:
             batch = arithmetic.batch(next(self._stream), self.device)
             seed_all(derive(self.seed, "step", self.step))
             loss = self._loss(batch)
-            self._optimization.step(loss)
+            self._optimization.step(loss, held)
             waiting.append(loss.detach())
-            if self._lasso is not None:
-                self._lasso.shrink(self.step)
+            if self._regularizer is not None:
+                self._regularizer.shrink(self.step)
+                held.clear_weights()
             self.step += 1
             if len(waiting) == _LOOK or self.step == end:
                 losses += self._read(waiting)

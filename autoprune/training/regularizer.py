@@ -1,8 +1,12 @@
-"""Group lasso on the units to be pruned next: they shrink to zero before they are removed."""
+"""Penalties that prepare the next removal; each is one step on the weights after the optimizer's.
+
+`REGULARIZERS` is the visible table. A regularizer is made for one stretch of training, from a
+removal to the next; a task's own one is a single function (`Task.regularize`).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -10,9 +14,64 @@ from torch import Tensor, nn
 
 from autoprune.graph import Group, PruningGraph
 from autoprune.pruning.importance import unit_sums
+from autoprune.tasks.base import Task
 
 
-class GroupLasso:
+class Regularizer:
+    """One stretch of training, from step `begin` to a removal before step `end`.
+
+    `pruned_units` are those that leave then. The base class does nothing.
+    """
+
+    def __init__(self, strength: float, begin: int, end: int) -> None:
+        self.strength, self.begin, self.end = strength, begin, end
+        self.pruned_units: dict[str, list[int]] = {}
+
+    def choose(
+        self, model: nn.Module, graph: PruningGraph, keep: Mapping[str, Sequence[int]]
+    ) -> None:
+        """Take the units that are not in `keep` as those pruned at the end of the stretch."""
+        for name, kept in keep.items():
+            group, stays = graph.group(name), set(kept)
+            self.pruned_units[name] = [unit for unit in range(group.size) if unit not in stays]
+        self.measure(model, graph)
+
+    def measure(self, model: nn.Module, graph: PruningGraph) -> None:
+        """Note at the beginning what the strength is relative to, and bind the model."""
+
+    def shrink(self, step: int) -> None:
+        """Change the weights after optimization step `step`, in [begin, end)."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON-ready form; `resume` reads it back."""
+        return {
+            "strength": self.strength,
+            "begin": self.begin,
+            "end": self.end,
+            "pruned_units": self.pruned_units,
+            "sizes": self.sizes(),
+        }
+
+    def sizes(self) -> dict[str, list[float]]:
+        """What `measure` noted."""
+        return {}
+
+    def rebind(
+        self, model: nn.Module, graph: PruningGraph, sizes: Mapping[str, list[float]]
+    ) -> None:
+        """As `measure`, where the sizes are known."""
+
+    def resume(
+        self, state: Mapping[str, Any], model: nn.Module, graph: PruningGraph
+    ) -> Regularizer:
+        """Be as it was when `to_dict` was called, bound to a restored model; returns itself."""
+        self.strength, self.begin, self.end = state["strength"], state["begin"], state["end"]
+        self.pruned_units = {name: list(units) for name, units in state["pruned_units"].items()}
+        self.rebind(model, graph, state["sizes"])
+        return self
+
+
+class GroupLasso(Regularizer):
     """A penalty on the norms of some units that grows with each step of one stretch of training.
 
     The penalty is applied by its proximal step after the optimizer's: all slices of a unit are
@@ -24,20 +83,15 @@ class GroupLasso:
     """
 
     def __init__(self, strength: float, begin: int, end: int) -> None:
-        self.strength, self.begin, self.end = strength, begin, end
-        self.pruned_units: dict[str, list[int]] = {}
+        super().__init__(strength, begin, end)
         self._norms: dict[str, Tensor] = {}
         self._parts: dict[str, list[tuple[Tensor, int, Tensor]]] = {}
 
-    def choose(
-        self, model: nn.Module, graph: PruningGraph, keep: Mapping[str, Sequence[int]]
-    ) -> None:
-        """Take the units that are not in `keep` as those pruned at the end of the stretch."""
-        for name, kept in keep.items():
-            group, stays = graph.group(name), set(kept)
-            self.pruned_units[name] = [unit for unit in range(group.size) if unit not in stays]
-            self._bind(model, group)
-            self._norms[name] = unit_norms(model, group)[self.pruned_units[name]]
+    def measure(self, model: nn.Module, graph: PruningGraph) -> None:
+        """The norms of the units to be pruned."""
+        for name, units in self.pruned_units.items():
+            self._bind(model, graph.group(name))
+            self._norms[name] = unit_norms(model, graph.group(name))[units]
 
     def shrink(self, step: int) -> None:
         """The proximal step after optimization step `step`, in [begin, end)."""
@@ -54,25 +108,17 @@ class GroupLasso:
                     shape = (-1, *[1] * (values.dim() - 1))
                     tensor.movedim(dim, 0)[rows] = values * factor.to(values.dtype).view(shape)
 
-    def to_dict(self) -> dict[str, Any]:
-        """A JSON-ready form; `resume` reads it back."""
-        return {
-            "strength": self.strength,
-            "begin": self.begin,
-            "end": self.end,
-            "pruned_units": self.pruned_units,
-            "norms": {name: norms.tolist() for name, norms in self._norms.items()},
-        }
+    def sizes(self) -> dict[str, list[float]]:
+        """The norms at the beginning."""
+        return {name: norms.tolist() for name, norms in self._norms.items()}
 
-    @staticmethod
-    def resume(state: Mapping[str, Any], model: nn.Module, graph: PruningGraph) -> GroupLasso:
-        """The lasso as it was when `to_dict` was called, bound to a restored model."""
-        lasso = GroupLasso(state["strength"], state["begin"], state["end"])
-        lasso.pruned_units = {name: list(units) for name, units in state["pruned_units"].items()}
-        for name, norms in state["norms"].items():
-            lasso._bind(model, graph.group(name))
-            lasso._norms[name] = torch.tensor(norms, dtype=torch.float64)
-        return lasso
+    def rebind(
+        self, model: nn.Module, graph: PruningGraph, sizes: Mapping[str, list[float]]
+    ) -> None:
+        """Bind a restored model."""
+        for name, norms in sizes.items():
+            self._bind(model, graph.group(name))
+            self._norms[name] = torch.tensor(norms, dtype=torch.float64)
 
     def _bind(self, model: nn.Module, group: Group) -> None:
         learned = dict(model.named_parameters(remove_duplicate=False))
@@ -86,6 +132,91 @@ class GroupLasso:
             for part in group.slices
             if part.tensor in learned
         ]
+
+
+class Slimming(Regularizer):
+    """An l1 penalty on the scales of all batch normalizations, as its proximal step.
+
+    Every |scale| gets smaller by the same amount a step; over the stretch these add up to
+    `strength` times the mean |scale| of its layer at the beginning (Liu et al. 2017,
+    arXiv:1708.06519). What the loss does not pull back goes to zero, and is pruned by `bn_scale`.
+    """
+
+    def __init__(self, strength: float, begin: int, end: int) -> None:
+        super().__init__(strength, begin, end)
+        self._scales: dict[str, Tensor] = {}
+        self._means: dict[str, float] = {}
+
+    def measure(self, model: nn.Module, graph: PruningGraph) -> None:
+        """The mean size of each layer's scales."""
+        self._scales = _scales(model)
+        self._means = {n: scale.detach().abs().mean().item() for n, scale in self._scales.items()}
+
+    def shrink(self, step: int) -> None:
+        """Soft thresholding."""
+        share = self.strength / (self.end - self.begin)
+        with torch.no_grad():
+            for name, scale in self._scales.items():
+                smaller = scale.abs().sub(share * self._means[name]).clamp_min(0.0)
+                scale.copy_(torch.copysign(smaller, scale))
+
+    def sizes(self) -> dict[str, list[float]]:
+        """The means at the beginning."""
+        return {name: [mean] for name, mean in self._means.items()}
+
+    def rebind(
+        self, model: nn.Module, graph: PruningGraph, sizes: Mapping[str, list[float]]
+    ) -> None:
+        """Bind a restored model."""
+        self._scales = _scales(model)
+        self._means = {name: mean for name, (mean,) in sizes.items()}
+
+
+class OfTask(Regularizer):
+    """The task's own function, called after each step with the step's share of the strength."""
+
+    def __init__(
+        self, function: Callable[..., None], strength: float, begin: int, end: int
+    ) -> None:
+        super().__init__(strength, begin, end)
+        self._function = function
+        self._model: nn.Module | None = None
+
+    def measure(self, model: nn.Module, graph: PruningGraph) -> None:
+        """Only the model."""
+        self._model = model
+
+    def rebind(
+        self, model: nn.Module, graph: PruningGraph, sizes: Mapping[str, list[float]]
+    ) -> None:
+        """Only the model."""
+        self._model = model
+
+    def shrink(self, step: int) -> None:
+        """Call the function."""
+        with torch.no_grad():
+            self._function(self._model, self.pruned_units, self.strength / (self.end - self.begin))
+
+
+REGULARIZERS: dict[str, Callable[[float, int, int], Regularizer]] = {
+    "group_lasso": GroupLasso,
+    "slimming": Slimming,
+}
+
+
+def make(penalty: str, strength: float, begin: int, end: int, task: Task) -> Regularizer:
+    """The regularizer of that name for one stretch."""
+    if penalty == "task":
+        return OfTask(task.regularize, strength, begin, end)
+    return REGULARIZERS[penalty](strength, begin, end)
+
+
+def _scales(model: nn.Module) -> dict[str, Tensor]:
+    return {
+        f"{name}.weight": module.weight
+        for name, module in model.named_modules()
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.affine
+    }
 
 
 def unit_norms(model: nn.Module, group: Group) -> Tensor:

@@ -5,9 +5,11 @@ import pytest
 import torch
 from torch import nn
 
+from autoprune.candidate import IMPORTANCES
 from autoprune.errors import TrainingError, UsageError
 from autoprune.graph import Group, PruningGraph, Slice
 from autoprune.pruning import importance
+from autoprune.pruning.compensate import calibrate
 
 
 def net() -> nn.Sequential:
@@ -86,6 +88,46 @@ def test_taylor_sums_weight_times_gradient_over_all_slices(graph: PruningGraph) 
     assert result["0"].tolist() == pytest.approx([7.0, 3.0, 6.0])
 
 
+def test_movement_is_signed(graph: PruningGraph) -> None:
+    gradients = {"0.weight": torch.tensor([[1.0, -1.0], [0.0, 0.5], [0.0, 0.0]])}
+    result = importance.scores(net(), graph, "movement", gradients=gradients)
+    # -(3 - 4), -(0 - 3), 0
+    assert result["0"].tolist() == pytest.approx([1.0, 3.0, 0.0])
+
+
+def test_fpgm_is_the_sum_of_distances_to_the_other_units(graph: PruningGraph) -> None:
+    a, b, c = [3.0, 4.0, 0.0], [0.0, -6.0, 0.0], [1.0, 1.0, 0.0]
+    near = [np.linalg.norm(np.subtract(x, y)) for x, y in ((a, b), (a, c), (b, c))]
+    expected = [near[0] + near[1], near[0] + near[2], near[1] + near[2]]
+    assert importance.scores(net(), graph, "fpgm")["0"].tolist() == pytest.approx(expected)
+
+
+def test_wanda_weighs_what_consumes_a_unit_by_its_activation(graph: PruningGraph) -> None:
+    model = net().eval()
+    inputs = torch.tensor([[1.0, 0.0], [0.0, 2.0]])
+    calibration = calibrate(model, [inputs])
+    hidden = model[1](model[0](inputs)).detach()
+    expected = torch.tensor([1.0, 2.0, 3.0]) * hidden.square().mean(0).sqrt()
+    found = importance.scores(model, graph, "wanda", calibration=calibration)["0"]
+    assert found.tolist() == pytest.approx(expected.tolist(), rel=1e-4)
+
+
+def test_a_function_is_an_importance_and_a_table_entry_a_name(graph: PruningGraph) -> None:
+    def rows(group: Group, weights: importance.Weights) -> torch.Tensor:
+        return weights.parameters["0.weight"][:, 0] ** 2
+
+    assert importance.scores(net(), graph, rows)["0"].tolist() == [9.0, 0.0, 1.0]
+    importance.METHODS["rows"] = rows
+    try:
+        assert importance.scores(net(), graph, "rows")["0"].tolist() == [9.0, 0.0, 1.0]
+    finally:
+        del importance.METHODS["rows"]
+
+
+def test_every_importance_of_a_candidate_has_a_method() -> None:
+    assert {*importance.METHODS, "obs", "task"} == set(IMPORTANCES)
+
+
 def test_taylor_gradients_are_the_mean_over_batches_and_leave_grad_alone() -> None:
     model = nn.Linear(1, 1, bias=False)
     gradients = importance.accumulate_gradients(
@@ -102,7 +144,13 @@ def test_taylor_gradients_need_a_batch() -> None:
 
 @pytest.mark.parametrize(
     ("method", "remedy"),
-    [("taylor", "accumulate_gradients"), ("obs", "calibrate"), ("l3", "l1, l2")],
+    [
+        ("taylor", "accumulate_gradients"),
+        ("movement", "accumulate_gradients"),
+        ("obs", "calibrate"),
+        ("wanda", "calibrate"),
+        ("l3", "l1, l2"),
+    ],
 )
 def test_what_is_missing_is_named(graph: PruningGraph, method: str, remedy: str) -> None:
     with pytest.raises(UsageError, match=remedy):

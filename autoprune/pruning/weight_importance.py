@@ -1,0 +1,145 @@
+"""Importance scores of single elements of a weight, for sparsity patterns.
+
+A method is one function from a `SingleWeight` to scores of the weight's shape; `METHODS` is the
+visible table, to which a method can be added. Scores are compared inside one weight only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from autoprune.errors import UsageError
+from autoprune.pruning.calibration import Moment
+from autoprune.pruning.obs import second
+
+_RIDGE = 1e-3  # λ over the mean of the inputs' variances
+
+
+@dataclass(frozen=True, eq=False)
+class SingleWeight:
+    """The inputs of a method, as matrices (outputs, inputs).
+
+    `weight` are the present values, `gradient` the loss's mean gradient on some batches, `moment`
+    what is known of the inputs; the last two are None where they were not determined.
+    """
+
+    weight: Tensor
+    gradient: Tensor | None = None
+    moment: Moment | None = None
+
+    def by_input(self, values: Sequence[Tensor]) -> Tensor:
+        """One number an input, for each block of outputs that share their inputs, for every row."""
+        each = len(self.weight) // len(values)
+        return torch.cat([block.expand(each, -1) for block in values])
+
+
+WeightMethod = Callable[[SingleWeight], Tensor]
+
+
+def magnitude(given: SingleWeight) -> Tensor:
+    """|w|."""
+    return given.weight.abs()
+
+
+def wanda(given: SingleWeight) -> Tensor:
+    """|w| times the root mean square of its input (Sun et al. 2024, arXiv:2306.11695)."""
+    if given.moment is None:
+        return magnitude(given)
+    squares = given.moment.covariance.diagonal(dim1=1, dim2=2) + given.moment.mean.square()
+    return magnitude(given) * given.by_input(list(squares.clamp_min(0.0).sqrt()))
+
+
+def obs(given: SingleWeight) -> Tensor:
+    """The error of removing w with the rest of its row re-fitted: w² / [C⁻¹] (Hassibi & Stork)."""
+    if given.moment is None:
+        return magnitude(given)
+    blocks = range(len(given.moment.covariance))
+    inverses = [_inverse_diagonal(second(given.moment, block)) for block in blocks]
+    return given.weight.square() / given.by_input(inverses)
+
+
+def taylor(given: SingleWeight) -> Tensor:
+    """|w x gradient|: the first-order change of the loss (Molchanov et al. 2019)."""
+    if given.gradient is None:
+        raise UsageError("importance 'taylor' needs gradients of the weights")
+    return (given.weight * given.gradient).abs()
+
+
+def movement(given: SingleWeight) -> Tensor:
+    """-w x gradient: large where a step down the gradient lets |w| grow (Sanh et al. 2020)."""
+    if given.gradient is None:
+        raise UsageError("importance 'movement' needs gradients of the weights")
+    return -given.weight * given.gradient
+
+
+METHODS: dict[str, WeightMethod] = {
+    "magnitude": magnitude,
+    "wanda": wanda,
+    "obs": obs,
+    "taylor": taylor,
+    "movement": movement,
+}
+
+
+def method_for(importance: object) -> WeightMethod:
+    """The method of that name; magnitude for importances of whole units only.
+
+    >>> method_for("wanda").__name__, method_for("fpgm").__name__
+    ('wanda', 'magnitude')
+    """
+    return METHODS.get(importance, magnitude) if isinstance(importance, str) else magnitude
+
+
+def lamp(weight: Tensor) -> Tensor:
+    """w² over the sum of the squares that are not smaller, which is comparable between layers.
+
+    Layer-adaptive magnitudes (Lee et al. 2021, arXiv:2010.07611); the order is that of |w|.
+
+    >>> lamp(torch.tensor([1.0, 2.0, 1.0])).tolist()
+    [0.16666666666666666, 1.0, 0.2]
+    """
+    squares, order = weight.detach().double().flatten().square().sort(stable=True)
+    rest = squares.flip(0).cumsum(0).flip(0).clamp_min(torch.finfo(torch.float64).tiny)
+    scores = torch.empty_like(squares)
+    scores[order] = squares / rest
+    return scores.view(weight.shape)
+
+
+def curves(
+    weights: Mapping[str, Tensor],
+    points: int,
+    score: Callable[[Tensor], Tensor] = lamp,
+) -> dict[str, tuple[float, ...]]:
+    """Each weight's sparsity where those of lowest `score` over all weights are zero.
+
+    At overall sparsities k / (`points` - 1), the last one being 1.
+
+    >>> curves({"a": torch.ones(2), "b": torch.full((2,), 9.0)}, 3, torch.abs)
+    {'a': (0.0, 1.0, 1.0), 'b': (0.0, 0.0, 1.0)}
+    """
+    names = list(weights)
+    owners = torch.cat([torch.full((weights[n].numel(),), i) for i, n in enumerate(names)])
+    scores = torch.cat([score(weights[name].detach().cpu()).flatten().double() for name in names])
+    owners = owners[scores.sort(stable=True).indices]
+    found: dict[str, list[float]] = {name: [] for name in names}
+    for point in range(points):
+        zeros = torch.bincount(
+            owners[: round(len(owners) * point / (points - 1))], minlength=len(names)
+        )
+        for name, count in zip(names, zeros.tolist(), strict=True):
+            found[name].append(count / weights[name].numel())
+    return {name: tuple(values) for name, values in found.items()}
+
+
+def _inverse_diagonal(moment: Tensor) -> Tensor:
+    """The diagonal of (C + λ I)⁻¹."""
+    scale = float(moment.diagonal().mean())
+    damping = _RIDGE * scale if scale > 0.0 else 1.0
+    damped = moment + damping * torch.eye(len(moment), dtype=moment.dtype)
+    factor, failed = torch.linalg.cholesky_ex(damped)
+    inverse = torch.linalg.inv(damped) if bool(failed) else torch.cholesky_inverse(factor)
+    return inverse.diagonal().clamp_min(torch.finfo(moment.dtype).tiny)
