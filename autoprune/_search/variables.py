@@ -65,7 +65,8 @@ class Allocated:
         """The values that come near to a candidate."""
         space = self._plan.space
         counts = space.counts(candidate.architecture)
-        used = 1.0 + max(self._plan.over(self._plan.cost(candidate)).values())
+        price = self._plan.price(candidate.architecture, self._plan.budget.fields)
+        used = 1.0 + max(self._plan.over(price).values())
         load = min(1.0, max(self._least, used))
         expected = self._expected(candidate.architecture).about(load)
         found: dict[str, Value] = {COST: load, **space.settings(candidate)}
