@@ -90,8 +90,11 @@ class Recovery:
         return replace(self, optimizer=optimizer, **missing)
 
     def to_dict(self) -> dict[str, Any]:
-        """A JSON-ready form; `Recovery(**d)` reads it back."""
-        return asdict(self)
+        """A JSON-ready form; `Recovery(**d)` reads it back. The default penalty is left out."""
+        found = asdict(self)
+        if self.penalty == PENALTIES[0]:  # keys of candidates stay what they were without it
+            del found["penalty"]
+        return found
 
 
 @dataclass(frozen=True, slots=True)

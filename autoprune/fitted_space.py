@@ -262,7 +262,7 @@ class FittedSpace:
         written = {
             **candidate.selection.to_dict(),
             **{f"schedule.{key}": value for key, value in candidate.schedule.to_dict().items()},
-            **{f"recovery.{key}": value for key, value in candidate.recovery.to_dict().items()},
+            **{f"recovery.{key}": value for key, value in asdict(candidate.recovery).items()},
         }
         found = self.patterns.params(candidate.architecture)
         for parameter in self.space.varied:

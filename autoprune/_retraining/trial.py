@@ -35,6 +35,7 @@ from autoprune.store import (
     RetrainingFolder,
     RetrainingPlan,
     RunFolder,
+    read_model,
     read_quantization,
     recipe_of,
     save_model,

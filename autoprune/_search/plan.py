@@ -14,6 +14,7 @@ from autoprune._search.allocation import Item
 from autoprune.architecture import BLOCK, IN_FLOAT, Architecture
 from autoprune.budget import Budget, Cost, Limit
 from autoprune.candidate import Candidate
+from autoprune.cost_fields import FILE
 from autoprune.errors import BudgetError
 from autoprune.fitted_space import FittedSpace
 from autoprune.pareto import Objective
@@ -138,19 +139,28 @@ class Plan:
             for it in space.items
         )
 
-    def loads(self, counts: NDArray[np.int64]) -> NDArray[np.float64]:
+    def loads(self, counts: NDArray[np.int64], file_share: float = 1.0) -> NDArray[np.float64]:
         """`candidates x items` → `candidates x limits`: the share of each that is used, as `load`.
 
-        Far above 1 where too many blocks are dropped.
+        Far above 1 where too many blocks are dropped. Files are taken to have `file_share` of the
+        bytes that they have without patterns.
         """
         found = self._costs(counts, self.budget.fields)
         columns = [
             found[limit.field]
+            * (file_share if limit.field == FILE else 1.0)
             * (1.0 + self.margins.get(limit.field, 0.0))
             / limit.resolve(self.dense)
             for limit in self.budget.limits
         ]
         return self._bounded(np.stack(columns, axis=1), counts)
+
+    def file_share(self, patterns: Mapping[str, str]) -> float:
+        """How large the dense model's file is with these patterns, over what it is without."""
+        if not patterns or FILE not in self.budget.fields:
+            return 1.0
+        sparse = self.price(Architecture(patterns=patterns), (FILE,))
+        return sparse.get(FILE) / self.dense.get(FILE)
 
     def shares(self, counts: NDArray[np.int64], field: str) -> NDArray[np.float64]:
         """`candidates x items` → one cost over the dense model's, likewise."""

@@ -10,7 +10,7 @@ import numpy as np
 
 from autoprune._search.allocator import Allocator, Choice, Sensitivity
 from autoprune._search.plan import Plan
-from autoprune.architecture import BLOCK, FLOAT32, IN_FLOAT
+from autoprune.architecture import BLOCK, FLOAT32, IN_FLOAT, Architecture
 from autoprune.candidate import Candidate
 from autoprune.fitted_space import PRECISION
 from autoprune.space import Parameter, Value
@@ -41,7 +41,7 @@ class Allocated:
         space = plan.space
         least = {name: space.choices(name)[0] for name in space.items}
         self._least = min(0.99, max(1e-6, plan.load(space.counts(space.architecture(least)))))
-        self._reference: dict[str, Allocator] = {}
+        self._reference: dict[tuple[object, ...], Allocator] = {}
 
     @property
     def parameters(self) -> tuple[Parameter, ...]:
@@ -58,15 +58,17 @@ class Allocated:
     def candidate(self, params: Mapping[str, Value]) -> Candidate:
         """The candidate that the allocator makes of these values."""
         start = self._plan.space.candidate(params)
-        allocator = self._allocator(start.architecture.precision, params)
+        allocator = self._allocator(start.architecture, params)
         return self._plan.resized(start, allocator.at(float(params[COST])))
 
     def params(self, candidate: Candidate) -> dict[str, Value]:
         """The values that come near to a candidate."""
         space = self._plan.space
         counts = space.counts(candidate.architecture)
-        load = min(1.0, max(self._least, self._plan.load(counts)))
-        expected = self._expected(candidate.architecture.precision).about(load)
+        price = self._plan.price(candidate.architecture, self._plan.budget.fields)
+        used = 1.0 + max(self._plan.over(price).values())
+        load = min(1.0, max(self._least, used))
+        expected = self._expected(candidate.architecture).about(load)
         found: dict[str, Value] = {COST: load, **space.settings(candidate)}
         for part in set(self._parts.values()):
             found[f"{_OFFSET}{part}"] = self._offset(part, counts, expected)
@@ -74,7 +76,8 @@ class Allocated:
             found[PRECISION] = candidate.architecture.precision
         return {parameter.name: found[parameter.name] for parameter in self.parameters}
 
-    def _allocator(self, precision: str, params: Mapping[str, Value]) -> Allocator:
+    def _allocator(self, there: Architecture, params: Mapping[str, Value]) -> Allocator:
+        """The allocator for the precision and the patterns of an architecture."""
         factors = {
             item: math.exp(float(params.get(f"{_OFFSET}{part}", 0.0)))
             for item, part in self._parts.items()
@@ -83,18 +86,20 @@ class Allocated:
         def scaled(item: str, option: int) -> float:
             return factors.get(item, 1.0) * self._sensitivity(item, option)
 
-        option = (int(precision == FLOAT32),)
+        option = (int(there.precision == FLOAT32),)
+        share = self._plan.file_share(there.patterns)
         items = [
             dataclasses.replace(item, options=option) if item.name == IN_FLOAT else item
             for item in self._plan.items
         ]
-        return Allocator(items, scaled, self._plan.loads, effort=0)
+        return Allocator(items, scaled, lambda rows: self._plan.loads(rows, share), effort=0)
 
-    def _expected(self, precision: str) -> Allocator:
+    def _expected(self, there: Architecture) -> Allocator:
         """The allocator without offsets, which remembers what it has found."""
-        if precision not in self._reference:
-            self._reference[precision] = self._allocator(precision, {})
-        return self._reference[precision]
+        key = (there.precision, tuple(there.patterns.items()))
+        if key not in self._reference:
+            self._reference[key] = self._allocator(there, {})
+        return self._reference[key]
 
     def _offset(self, part: str, counts: Choice, expected: Choice) -> float:
         items = [item for item, its in self._parts.items() if its == part]
