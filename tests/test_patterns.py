@@ -137,6 +137,9 @@ def test_a_penalty_without_strength_makes_no_other_candidate() -> None:
     assert made["slimming", 0.0].key == made["group_lasso", 0.0].key
     assert made["slimming", 1.0].key != made["group_lasso", 1.0].key
     assert made["slimming", 1.0].recovery == Recovery(regularizer=1.0, penalty="slimming")
+    for candidate in made.values():
+        assert Candidate.from_dict(candidate.to_dict()) == candidate
+        assert fitted.candidate(fitted.params(candidate)).key == candidate.key
 
 
 def test_other_widths_keep_kind_and_sparsity_also_where_a_block_comes_back() -> None:

@@ -87,17 +87,16 @@ def retrain_trial(
         aware = _simulates_int8(run, record, quantization_aware)
         done, dense = _train(folder, config, task, record, plan, on_entry, aware)
         precision = record.candidate.architecture.precision
-        recipes = [_recipe(record, one.kept_indices, config, task) for one in done.runs]
-        for one, recipe in zip(done.runs, recipes, strict=True):
+        for one in done.runs:
             place = folder.seed_folder(one.seed)
-            save_model(place, one.model, recipe)
+            save_model(place, one.model, _recipe(record, one.kept_indices, config, task))
             if precision == INT8:
                 twin = _twin(task, one.model)
                 saved(twin, compared(twin, task, _SETTINGS), place / INT8_FILE, place)
         small = FinishedModel(done.runs[0].model, precision)
         beside, cost = _measure(task, [FinishedModel(dense), small], targets)
         if record.predicted is not None and record.predicted.file_bytes is not None:
-            cost = with_file_bytes(cost, recipes[0], done.runs[0].model.state_dict())
+            cost = with_file_bytes(cost, *read_model(folder.seed_folder(done.runs[0].seed)))
         folder.save_summary(done.summary(record.number, measured=cost, dense_measured=beside))
     return folder
 

@@ -212,9 +212,8 @@ class Plan:
         least = {name: space.choices(name)[0] for name in space.widths}
         gone = {f"{BLOCK}{name}": 0 for name in self.costliest[: space.most_dropped]}
         wanted = [space.architecture({**least, **gone, IN_FLOAT: n}) for n in (0, 1)]
-        architecture = min(dict.fromkeys(wanted), key=self._load)
-        patterns = space.patterns.sparsest(architecture.dropped)
-        return self.price(replace(architecture, patterns=patterns))
+        sparse = [replace(it, patterns=space.patterns.sparsest(it.dropped)) for it in wanted]
+        return self.price(min(dict.fromkeys(sparse), key=self._load))
 
     @cached_property
     def costliest(self) -> tuple[str, ...]:

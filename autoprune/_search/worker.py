@@ -140,7 +140,7 @@ class RecoveryTrial:
             ignored_layers=context.task.ignored_layers,
             num_heads=context.task.num_heads,
         )
-        if context.sized:
+        if context.sized and precision == FLOAT32:
             run.history[-1]["file_bytes"] = float(len(pack(recipe, run.model.state_dict())))
         metrics = dict(run.metrics)
 

@@ -56,7 +56,6 @@ class CostModel:
         memory: Sequence[PeakMemory] = (COUNTED,),
         file: FileSize | None = None,
         precision: str = FLOAT32,
-        file: FileSize | None = None,
     ) -> None:
         self.graph, self._file = graph, file
         named = latency if isinstance(latency, Mapping) else {"": latency} if latency else {}
