@@ -33,6 +33,7 @@ space: standard
 
 search:
   sampler: tpe                 # tpe | nsga2 | gp | random
+  # variables: ratios          # ratios | allocation: a share of the budget, few offsets of sensitivities
   # objectives: [accuracy, latency_ms]   # default: the task's metric and the first limit
   # levels: [35%, 25%]         # lower limits (of the first cost) to find good models for, too
   trials: 30                   # the search stops at the first of these three limits

@@ -65,7 +65,7 @@ def test_defaults_are_those_of_the_documentation(write) -> None:
         ),
         (
             "search: []",
-            "budget.yaml: search must hold keys (sampler, objectives, levels, trials, "
+            "budget.yaml: search must hold keys (sampler, variables, objectives, levels, trials, "
             "total_epochs, minutes, epochs, rungs, concurrent, seed, calibration_samples, "
             "screen, trial_timeout, equal_failures, keep, max_disk, ray), got []",
         ),
