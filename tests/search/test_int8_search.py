@@ -107,6 +107,7 @@ def test_a_float_model_is_not_trained_quantization_aware(found: autoprune.Result
     [
         ({"device": {"runtime": "torch"}}, "int8 models run in onnxruntime"),
         ({"budget": {"peak_memory_bytes": "50%"}}, "peak_memory_bytes of int8 models is not known"),
+        ({"budget": {"file_bytes": "50%"}}, "file_bytes of int8 models is not known"),
     ],
 )
 def test_what_int8_cannot_do_is_refused_at_the_start(

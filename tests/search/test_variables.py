@@ -16,6 +16,7 @@ from autoprune.architecture import BLOCK, INT8, Architecture
 from autoprune.budget import Budget, Cost
 from autoprune.fitted_space import FittedSpace
 from autoprune.pareto import Objective
+from autoprune.patterns import WeightCurve
 from autoprune.space import SearchSpace
 
 SIZES = {f"g{n}": 40 for n in range(6)}
@@ -126,3 +127,34 @@ def test_a_trial_of_the_study_stands_for_the_very_candidate_it_was_made_for() ->
         user_attrs={"made": odd.to_dict()},
     )
     assert candidate_of(trial, plan) == odd
+
+
+def test_zeros_leave_room_for_more_units_in_a_budget_of_file_bytes() -> None:
+    def sparse_price(architecture: Architecture, fields=None) -> Cost:
+        zeros = sum(float(p) for p in architecture.patterns.values()) / 2.0
+        units = price(architecture).macs or 0
+        return Cost(macs=units, file_bytes=int(units * (1.0 - zeros)))
+
+    spec = {"patterns": {"kinds": ["dense", "unstructured"], "sparsity": {"max": 0.9}}}
+    plan = plan_of(spec, "file_bytes", "40%")
+    curve = (0.0, 0.5, 1.0)
+    weights = {"w": WeightCurve(100, 8, curve), "v": WeightCurve(100, 8, curve)}
+    plan = replace(
+        plan,
+        space=FittedSpace.of(plan.space.space, SIZES, blocks=BLOCKS, weights=weights),
+        price=sparse_price,
+        dense=sparse_price(Architecture()),
+    )
+    variables = Allocated(plan, sensitivity)
+    names = {parameter.name for parameter in variables.parameters}
+    assert {"pattern", "sparsity"} <= names
+    units = {}
+    for kind in ("dense", "unstructured"):
+        made = variables.candidate(middle(variables, cost=1.0, pattern=kind, sparsity=0.5))
+        assert plan.fits(made)
+        assert plan.cost(made).get("file_bytes") > 0.9 * 0.4 * 240
+        units[kind] = plan.cost(made).get("macs")
+        values = variables.params(made)
+        assert values["pattern"] == kind
+        assert values["sparsity"] == (0.5 if kind == "unstructured" else 0.0)
+    assert units["unstructured"] == pytest.approx(2.0 * units["dense"], rel=0.1)
