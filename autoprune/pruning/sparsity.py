@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.conv import _ConvTransposeNd
+from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from torch.optim import Optimizer
 
 from autoprune.errors import UsageError
@@ -26,21 +26,20 @@ Masks = dict[str, Tensor]
 def sparse_weights(model: nn.Module, graph: PruningGraph) -> dict[str, int]:
     """The weights that can have a pattern: name → the dimension of its inputs.
 
-    Those are all that are only used in contractions, and have several inputs for each output (a
-    depthwise convolution has one).
+    Those are all that are only used in contractions, except for depthwise convolutions: they are
+    small, and each output has a single input.
     """
     used, elsewhere = set[str](), set[str]()
     for op in graph.ops:
         if op.macs or op.name not in VIEWS:
             (used if op.macs else elsewhere).update(op.parameters)
     parameters = dict(model.named_parameters())
-    found = {}
-    for name in graph.parameters:
-        if name in used - elsewhere and name in parameters and parameters[name].dim() > 1:
-            dim = _input_dim(model, graph, name)
-            if parameters[name].shape[dim] > 1:
-                found[name] = dim
-    return found
+    return {
+        name: _input_dim(model, graph, name)
+        for name in graph.parameters
+        if name in used - elsewhere and name in parameters and parameters[name].dim() > 1
+        if not _is_depthwise(model.get_submodule(name.rpartition(".")[0]))
+    }
 
 
 def choose(scores: Tensor, pattern: str, dim: int) -> Tensor:
@@ -110,8 +109,8 @@ def sparsify(
     for name, pattern in patterns.items():
         if name not in dims:
             raise UsageError(
-                f"patterns[{name!r}]: only a weight of a layer with several inputs can have one, "
-                "and no other use"
+                f"patterns[{name!r}]: only a weight that is only used in matrix products or "
+                "convolutions, not depthwise, can have one"
             )
         weight, moment = parameters[name], moments.get(name)
         scores = _scores(name, weight, dims[name], choice, moment)
@@ -147,12 +146,16 @@ def _clear(optimizer: Optimizer | None, weight: Tensor, mask: Tensor) -> None:
             value.masked_fill_(mask, 0.0)
 
 
+def _is_depthwise(module: nn.Module) -> bool:
+    return isinstance(module, _ConvNd) and 1 < module.groups == module.in_channels
+
+
 def _input_dim(model: nn.Module, graph: PruningGraph, name: str) -> int:
     path = name.rpartition(".")[0]
     module = model.get_submodule(path)
     if isinstance(module, _ConvTransposeNd):
         return 0
-    if isinstance(module, nn.Linear | nn.modules.conv._ConvNd):
+    if isinstance(module, nn.Linear | _ConvNd):
         return 1
     for group in graph.groups:
         for piece in group.slices:

@@ -163,7 +163,7 @@ def test_the_dense_model_is_not_changed(net: Net, inputs: Tensor) -> None:
 @pytest.mark.parametrize("name", ["norm.weight", "depthwise.weight", "nothing"])
 def test_a_weight_that_can_have_none_is_named(net: Net, inputs: Tensor, name: str) -> None:
     graph = trace(net, inputs[:1])
-    with pytest.raises(UsageError, match=f"patterns\\['{name}'\\]: only a weight of a layer"):
+    with pytest.raises(UsageError, match=f"patterns\\['{name}'\\]: only a weight that is"):
         build(net, graph, Architecture(patterns={name: "0.5"}))
 
 
