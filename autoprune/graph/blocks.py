@@ -97,6 +97,7 @@ class _Values:
             self._reads.append(reads)
             self._writes.append([self._version(current, t) for t in op.outputs])
         self._outputs = {current[t] for t in graph.outputs if t in current}
+        self._idle = self.idle()
 
     def _version(self, current: dict[int, int], tensor: int) -> int:
         self._tensor.append(tensor)
@@ -138,7 +139,7 @@ class _Values:
             ):
                 readers = {(out, reader) for out in written for reader in self._readers[out]}
                 alive = {r for out, r in readers if r not in dead and (out, r) != (value, addition)}
-                if not alive:
+                if alive <= self._idle:
                     dead.add(call)
         return dead
 

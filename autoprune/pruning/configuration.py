@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import math
 import re
 import warnings
 from collections import Counter
@@ -89,14 +90,16 @@ def fitted(model: nn.Module) -> Any | None:
     slopes = {keys: probe.slopes(keys, value) for keys, value in integers(probe.config)}
     slopes = {keys: found for keys, found in slopes.items() if found}
     users = Counter(place for found in slopes.values() for place in found)
+    known: set[Keys] = set()
     for keys, found in slopes.items():
         alone = [place for place in found if place[1] != ATTRIBUTE and users[place] == 1]
         probe.set(keys, base, wanted, {place: found[place] for place in alone})
-    heads = [keys for keys in slopes if "head" in str(keys[-2:])]
-    for keys in heads:
-        if not _tensors(slopes[keys]):
-            probe.try_all(keys, wanted, slopes[keys])
-    for keys in [*heads, *(keys for keys in slopes if keys not in heads)]:
+        if alone:
+            known.add(keys)
+    heads = [keys for keys in slopes if "head" in str(keys[-2:]) and keys not in known]
+    for some in [*_siblings(heads), *([keys] for keys in heads)]:
+        probe.try_all(some, wanted, {place for keys in some for place in slopes[keys]})
+    for keys in slopes:
         now = probe.places(probe.config)
         wrong = [p for p, size in _tensors(wanted).items() if now and now[p] != size]
         if now is None or not wrong:
@@ -106,6 +109,14 @@ def fitted(model: nn.Module) -> Any | None:
     now = probe.places(probe.config)
     is_right = now is not None and _tensors(now) == _tensors(wanted)
     return probe.config if is_right else None
+
+
+def _siblings(entries: Sequence[Keys]) -> list[list[Keys]]:
+    """Those of one configuration together."""
+    found: dict[Keys, list[Keys]] = {}
+    for keys in entries:
+        found.setdefault(keys[:-1], []).append(keys)
+    return list(found.values())
 
 
 class _Probe:
@@ -155,22 +166,30 @@ class _Probe:
         if len(found) == 1 and (one := found.pop()).is_integer() and one >= 1:
             write(self.config, keys, int(one))
 
-    def try_all(self, keys: Keys, wanted: Mapping[Place, int], places: Collection[Place]) -> None:
-        """The value of an entry that no tensor shows: most integers of the modules agree with it.
+    def try_all(
+        self, entries: Sequence[Keys], wanted: Mapping[Place, int], places: Collection[Place]
+    ) -> None:
+        """The values of entries that no tensor shows alone, all at the same fraction of theirs.
 
-        What only repeats the entry counts less than what is derived from it (the width of a head):
-        code that does not read a number leaves it as it was.
+        Those stay for which most sizes are right, and then most integers of the modules. An integer
+        that only repeats an entry counts less than one that is derived from it (the width of a
+        head): code that does not read a number leaves it as it was.
         """
-        best, most = int(read(self.config, keys)), -1
-        for value in range(best, 0, -1):
+        values = [int(read(self.config, keys)) for keys in entries]
+        steps = math.gcd(*values)
+        best, most = self.config, -1
+        for step in range(steps, 0, -1):
             changed = copy.deepcopy(self.config)
-            write(changed, keys, value)
+            for keys, value in zip(entries, values, strict=True):
+                write(changed, keys, value * step // steps)
             found = self.places(changed)
             if found is not None:
-                equal = [p for p in places if found.get(p) == wanted.get(p)]
-                score = sum(1 if found[p] == value else 2 for p in equal)
-                best, most = (value, score) if score > most else (best, most)
-        write(self.config, keys, best)
+                told = {p: found[p] for p in places if p in found and found[p] == wanted.get(p)}
+                copies = {value * step // steps for value in values}
+                score = sum(1 if size in copies else 2 for p, size in told.items() if p[1] < 0)
+                score += 3 * len(places) * len(_tensors(told))
+                best, most = (changed, score) if score > most else (best, most)
+        self.config = best
 
 
 def built(kind: type[nn.Module], config: Any, device: str = "cpu") -> nn.Module:

@@ -87,3 +87,20 @@ def test_the_graph_without_a_block_is_that_of_the_smaller_model() -> None:
 def test_an_unknown_block_is_refused_with_the_nearest() -> None:
     with pytest.raises(GraphError, match=r"got 'layer1.7' · the nearest is 'layer1"):
         graph_of("resnet18").without(["layer1.7"])
+
+
+def test_what_only_a_cache_keeps_holds_no_branch() -> None:
+    class Cached(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.k, self.v, self.o = nn.Linear(8, 8), nn.Linear(8, 8), nn.Linear(8, 8)
+            self.head = nn.Linear(8, 3)
+
+        def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+            k, v = self.k(x), self.v(x)
+            attended = (x @ k.mT).softmax(-1) @ v
+            return {"logits": self.head(x + self.o(attended)), "cache": k[:, -2:]}
+
+    (block,) = trace(Cached().eval(), torch.randn(2, 5, 8)).blocks
+    assert block.kind == "attention"
+    assert [path for path, _ in block.modules] == ["k", "o", "v"]
