@@ -104,3 +104,21 @@ def test_what_only_a_cache_keeps_holds_no_branch() -> None:
     (block,) = trace(Cached().eval(), torch.randn(2, 5, 8)).blocks
     assert block.kind == "attention"
     assert [path for path, _ in block.modules] == ["k", "o", "v"]
+
+
+def test_branches_beside_each_other_that_read_one_norm_are_blocks_of_their_own() -> None:
+    class Parallel(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.norm = nn.Linear(4, 8), nn.LayerNorm(8)
+            self.one = nn.Sequential(nn.Linear(8, 6), nn.ReLU(), nn.Linear(6, 8))
+            self.two, self.head = nn.Linear(8, 8), nn.Linear(8, 3)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = self.a(x)
+            y = self.norm(x)
+            return self.head(x + self.one(y) + torch.sigmoid(self.two(y)))
+
+    graph = trace(Parallel().eval(), torch.randn(2, 4))
+    assert [block.name for block in graph.blocks] == ["one", "two"]
+    assert "norm.weight" not in {name for block in graph.blocks for name in block.tensors}
