@@ -2,8 +2,8 @@
 
 In `x + f(x)` everything that only serves `f` disappears together with the addition. A block is
 found from the operations alone: an addition, and the calls that nothing needs once one of its
-operands is gone, which must be computed from the other operand (or from what a cheaper shortcut
-reads).
+operands is gone, which must be computed from the other operand, if only through a norm that others
+read too (or from what a cheaper shortcut reads).
 """
 
 from __future__ import annotations
@@ -97,6 +97,8 @@ class _Values:
             self._reads.append(reads)
             self._writes.append([self._version(current, t) for t in op.outputs])
         self._outputs = {current[t] for t in graph.outputs if t in current}
+        self._maker = {v: call for call, written in enumerate(self._writes) for v in written}
+        self._idle = self.idle()
 
     def _version(self, current: dict[int, int], tensor: int) -> int:
         self._tensor.append(tensor)
@@ -112,7 +114,7 @@ class _Values:
             return None
         dead = [self._dead(addition, value) for value in reads]
         for gone, left in ((0, 1), (1, 0)):
-            if self._reads_of(dead[gone]) & {reads[left]}:
+            if self._comes_from(self._reads_of(dead[gone]), reads[left]):
                 return self._checked(addition, dead[gone], reads[left])
         work = [sum(bool(self._graph.ops[c].macs) for c in calls) for calls in dead]
         gone = 0 if work[0] > work[1] else 1
@@ -138,9 +140,28 @@ class _Values:
             ):
                 readers = {(out, reader) for out in written for reader in self._readers[out]}
                 alive = {r for out, r in readers if r not in dead and (out, r) != (value, addition)}
-                if not alive:
+                if alive <= self._idle:
                     dead.add(call)
         return dead
+
+    def _comes_from(self, values: set[int], left: int) -> bool:
+        """Whether one of the values is the other operand, or computed from it or its summands."""
+        summands = [left]
+        for value in summands:
+            call = self._maker.get(value, -1)
+            if call >= 0 and self._graph.ops[call].name in ADDITIONS:
+                summands += self._reads[call]
+        first = min(self._maker.get(value, -1) for value in summands)
+        seen, waiting = set(values), list(values)
+        while waiting:
+            value = waiting.pop()
+            if value in summands:
+                return True
+            maker = self._maker.get(value, -1)
+            fresh = set(self._reads[maker]) - seen if maker > first else set()
+            seen |= fresh
+            waiting += fresh
+        return False
 
     def _reads_of(self, calls: set[int]) -> set[int]:
         made = {value for call in calls for value in self._writes[call]}

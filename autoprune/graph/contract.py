@@ -12,6 +12,7 @@ from autoprune.graph.flow import Flow, Rule
 from autoprune.graph.ids import IN, OUT, Labels, free, is_free
 from autoprune.graph.types import Indices
 
+_ALIGNED = 16  # bytes
 _MODEL_INPUT = "is contracted with a dimension of fixed size"
 
 
@@ -116,12 +117,18 @@ def product(flow: Flow, call: Call) -> None:
 
 
 def grouped(flow: Flow, call: Call) -> None:
-    """Rows of one operand, each with the matrix of its expert."""
+    """Rows of one operand, each with the matrix of its expert.
+
+    Torch's own kernel takes sizes of whole 16 bytes: so many channels leave together.
+    """
     left, right = call.tensors[:2]
     a, b = flow.labels(left), flow.labels(right)
     if left.dim() != 2 or right.dim() != 3:
         raise ValueError(f"{left.dim()}-d with {right.dim()}-d operands")
     flow.block(b[0], "are the experts of a bank")
+    if call.name == "_grouped_mm":
+        for label in (a[1], b[1], b[2]):
+            _in_bundles(flow, label, _ALIGNED // right.element_size())
     _contract(flow, (left, right), a[1], b[1])
     _roles(flow, right, b[1], [b[2]])
     call.labels = [(a[0], b[2])]
@@ -129,6 +136,13 @@ def grouped(flow: Flow, call: Call) -> None:
     inner = a[1] if a[1] is not None else b[1]
     sizes = zip((a[0], inner, b[2]), (*left.shape, right.shape[2]), strict=True)
     call.macs = tuple(_size(label, size) for label, size in sizes)
+
+
+def _in_bundles(flow: Flow, label: Indices | None, size: int) -> None:
+    """So many neighbours leave together."""
+    if label is not None and size > 1 and len(label) % size == 0:
+        table = np.ascontiguousarray(label.reshape(-1, size).T)
+        flow.ids.tie_columns(table, flow.place("meets a fixed position"))
 
 
 def linear(flow: Flow, call: Call) -> None:

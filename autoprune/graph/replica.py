@@ -13,12 +13,15 @@ from torch import Tensor, nn
 from autoprune.errors import GraphError
 from autoprune.graph.outputs import tensors_in
 
+_OF_ANY_MODULE = frozenset(vars(nn.Module())) - {"_parameters", "_buffers"}
 
-def replica(model: nn.Module) -> nn.Module:
+
+def replica(model: nn.Module, *, shared: bool = False) -> nn.Module:
     """A deep copy, also of a model that holds results of a forward pass.
 
     Tensors with a history (activations that were kept, weights that a hook computes) are copied
-    without it; `copy.deepcopy` refuses them.
+    without it; `copy.deepcopy` refuses them. With `shared` the parameters and buffers are those of
+    the model: for a copy whose modules change, and no values.
 
     >>> net = nn.Linear(2, 2)
     >>> net.kept = net(torch.zeros(1, 2))
@@ -26,10 +29,16 @@ def replica(model: nn.Module) -> nn.Module:
     False
     """
     memo: dict[int, Any] = {}
+    if shared:
+        memo.update((id(held), held) for held in (*model.parameters(), *model.buffers()))
+    seen: dict[int, Any] = {}  # a configuration is held by many modules
     for module in model.modules():
-        for tensor in tensors_in(dict(vars(module))):
-            if not tensor.is_leaf:
-                memo[id(tensor)] = tensor.detach().clone()
+        for name, value in vars(module).items():
+            if name in _OF_ANY_MODULE or seen.setdefault(id(value), module) is not module:
+                continue
+            for tensor in tensors_in(value):
+                if not tensor.is_leaf and id(tensor) not in memo:
+                    memo[id(tensor)] = tensor.detach().clone()
     return copy.deepcopy(model, memo)
 
 

@@ -245,6 +245,7 @@ class PruningGraph:
         lost = self.lost(block.name for block in blocks)
         paths = tuple(path for block in blocks for path, _ in block.modules)
         stays = [call for call in range(len(self.ops)) if call not in calls]
+        last_first = sorted(blocks, key=lambda block: -block.addition)
         return replace(
             self,
             groups=tuple(
@@ -252,7 +253,7 @@ class PruningGraph:
                 for g in self.groups
                 if g.name not in lost
             ),
-            ops=tuple(self._read_around(call, blocks) for call in stays),
+            ops=tuple(self._read_around(call, last_first) for call in stays),
             parameters={n: dims for n, dims in self.parameters.items() if n not in gone},
             buffers={n: dims for n, dims in self.buffers.items() if n not in gone},
             attributes=tuple(a for a in self.attributes if not _is_inside(a.module, paths)),
@@ -265,13 +266,14 @@ class PruningGraph:
         )
 
     def _read_around(self, call: int, blocks: Sequence[Block]) -> Op:
-        """A call that reads what is left of a sum where it read the sum."""
+        """A call that reads what is left of a sum where it read the sum; the last block first."""
         op = self.ops[call]
-        for block in sorted(blocks, key=lambda block: -block.addition):
-            if call > block.addition:
-                summed = self.ops[block.addition].outputs[0]
-                op = replace(op, inputs=tuple(block.left if t == summed else t for t in op.inputs))
-        return op
+        inputs = op.inputs
+        for block in blocks:
+            summed = self.ops[block.addition].outputs[0]
+            if call > block.addition and summed in inputs:
+                inputs = tuple(block.left if t == summed else t for t in inputs)
+        return op if inputs is op.inputs else replace(op, inputs=inputs)
 
     def checked(self, keep: Mapping[str, Sequence[int]]) -> dict[str, Indices]:
         """`keep` as ascending arrays for every group; groups that are not named stay whole.

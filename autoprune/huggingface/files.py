@@ -61,16 +61,17 @@ def save_hf(model: nn.Module, folder: str | Path, example_inputs: Inputs) -> Sav
     short = short if agree(outputs(short, example_inputs), wanted) else model
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".save-") as held:
-        draft = Path(held) / "model"
+        draft, kind = Path(held) / "model", type(model)
         has_config = mend(short, example_inputs)
         if has_config:
             short.save_pretrained(draft)  # type: ignore[operator]
-        else:
+            has_config = agree(outputs(load_hf(draft, model_class=kind), example_inputs), wanted)
+        if not has_config:
+            shutil.rmtree(draft, ignore_errors=True)
             _write_recipe(model, draft)
             _log.warning("%s: no configuration of its class gives this model · %s", path, _HINT)
-        again = load_hf(draft, model_class=type(model))
-        if not agree(outputs(again, example_inputs), wanted):
-            raise ExportError(f"{path}: the saved model does not give the same outputs")
+            if not agree(outputs(load_hf(draft, model_class=kind), example_inputs), wanted):
+                raise ExportError(f"{path}: the saved model does not give the same outputs")
         shutil.rmtree(path, ignore_errors=True)
         draft.rename(path)
     return SavedHF(path, has_config)

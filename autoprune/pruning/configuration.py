@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import math
 import re
 import warnings
 from collections import Counter
@@ -81,31 +82,31 @@ def mend(model: nn.Module, example_inputs: Inputs) -> bool:
 
 def fitted(model: nn.Module) -> Any | None:
     """A configuration that gives the sizes of the model's tensors; None where none is found."""
-    probe = _Probe(type(model), dense_config(model))
-    wanted = places_of(model)
+    probe, wanted = _Probe(type(model), dense_config(model)), places_of(model)
     base = probe.places(probe.config)
     if base is None or _tensors(base).keys() != _tensors(wanted).keys():
         return None
-    slopes = {keys: probe.slopes(keys, value) for keys, value in integers(probe.config)}
-    slopes = {keys: found for keys, found in slopes.items() if found}
-    users = Counter(place for found in slopes.values() for place in found)
-    for keys, found in slopes.items():
-        alone = [place for place in found if place[1] != ATTRIBUTE and users[place] == 1]
-        probe.set(keys, base, wanted, {place: found[place] for place in alone})
-    heads = [keys for keys in slopes if "head" in str(keys[-2:])]
-    for keys in heads:
-        if not _tensors(slopes[keys]):
-            probe.try_all(keys, wanted, slopes[keys])
-    for keys in [*heads, *(keys for keys in slopes if keys not in heads)]:
-        now = probe.places(probe.config)
-        wrong = [p for p, size in _tensors(wanted).items() if now and now[p] != size]
-        if now is None or not wrong:
-            break
-        found = probe.slopes(keys, int(read(probe.config, keys)))
-        probe.set(keys, now, wanted, {place: found[place] for place in wrong if place in found})
+    slopes = probe.all_slopes()
+    users = Counter(place for found in slopes.values() for place in _tensors(found))
+    alone = {k: {p: s for p, s in found.items() if users[p] == 1} for k, found in slopes.items()}
+    for keys, found in alone.items():
+        probe.set(keys, base, wanted, found)
+    heads = [keys for keys in slopes if "head" in str(keys[-2:]) and not alone[keys]]
+    for some in [*_siblings(heads), *([keys] for keys in heads)]:
+        probe.try_all(some, wanted, {place for keys in some for place in slopes[keys]})
+    for keys in slopes:
+        probe.set_wrong(keys, wanted)
     now = probe.places(probe.config)
     is_right = now is not None and _tensors(now) == _tensors(wanted)
     return probe.config if is_right else None
+
+
+def _siblings(entries: Sequence[Keys]) -> list[list[Keys]]:
+    """Those of one configuration together."""
+    found: dict[Keys, list[Keys]] = {}
+    for keys in entries:
+        found.setdefault(keys[:-1], []).append(keys)
+    return list(found.values())
 
 
 class _Probe:
@@ -114,6 +115,7 @@ class _Probe:
     def __init__(self, kind: type[nn.Module], config: Any) -> None:
         self.config = copy.deepcopy(config)
         self._kind = kind
+        self._twins: dict[Keys, Keys] = {}
 
     def places(self, config: Any) -> dict[Place, int] | None:
         """Every size in a model of this configuration; None where it cannot be built."""
@@ -122,15 +124,30 @@ class _Probe:
         except Exception:  # noqa: BLE001  a class may refuse values in any way
             return None
 
-    def slopes(self, keys: Keys, value: int) -> dict[Place, float]:
+    def all_slopes(self) -> dict[Keys, dict[Place, float]]:
+        """Those of every entry that has some; of two that must be equal, of the first."""
+        found: dict[Keys, dict[Place, float]] = {}
+        entries = dict(integers(self.config))
+        for keys, value in entries.items():
+            if keys in self._twins.values():
+                continue
+            found[keys] = self.slopes(keys)
+            equal = (k for k, n in entries.items() if k != keys and n == value)
+            for twin in equal if not found[keys] else ():
+                self._twins[keys] = twin
+                found[keys] = self.slopes(keys)
+                if found[keys]:
+                    break
+                del self._twins[keys]
+        return {keys: slopes for keys, slopes in found.items() if slopes}
+
+    def slopes(self, keys: Keys) -> dict[Place, float]:
         """The sizes that grow with an entry, and by how much for each unit of it."""
-        base = self.places(self.config)
+        base, value = self.places(self.config), int(read(self.config, keys))
         for other in (2 * value, value // 2, value + 1):
             if other in (0, value) or base is None:
                 continue
-            changed = copy.deepcopy(self.config)
-            write(changed, keys, other)
-            found = self.places(changed)
+            found = self.places(self._with(keys, other))
             if found is not None and found.keys() == base.keys():
                 return {
                     place: (size - base[place]) / (other - value)
@@ -138,6 +155,20 @@ class _Probe:
                     if size != base[place]
                 }
         return {}
+
+    def _with(self, keys: Keys, value: int) -> Any:
+        changed = copy.deepcopy(self.config)
+        for place in (keys, self._twins.get(keys, keys)):
+            write(changed, place, value)
+        return changed
+
+    def set_wrong(self, keys: Keys, wanted: Mapping[Place, int]) -> None:
+        """The value of an entry that mends the sizes that are still wrong, where it does."""
+        now = self.places(self.config)
+        wrong = [p for p, size in _tensors(wanted).items() if now and now[p] != size]
+        if now is not None and wrong:
+            slopes = self.slopes(keys)
+            self.set(keys, now, wanted, {p: slopes[p] for p in wrong if p in slopes})
 
     def set(
         self,
@@ -153,24 +184,32 @@ class _Probe:
         value = int(read(self.config, keys))
         found = {value + (wanted[p] - now[p]) / slope for p, slope in slopes.items()}
         if len(found) == 1 and (one := found.pop()).is_integer() and one >= 1:
-            write(self.config, keys, int(one))
+            self.config = self._with(keys, int(one))
 
-    def try_all(self, keys: Keys, wanted: Mapping[Place, int], places: Collection[Place]) -> None:
-        """The value of an entry that no tensor shows: most integers of the modules agree with it.
+    def try_all(
+        self, entries: Sequence[Keys], wanted: Mapping[Place, int], places: Collection[Place]
+    ) -> None:
+        """The values of entries that no tensor shows alone, all at the same fraction of theirs.
 
-        What only repeats the entry counts less than what is derived from it (the width of a head):
-        code that does not read a number leaves it as it was.
+        Those stay for which most sizes are right, and then most integers of the modules. An integer
+        that only repeats an entry counts less than one that is derived from it (the width of a
+        head): code that does not read a number leaves it as it was.
         """
-        best, most = int(read(self.config, keys)), -1
-        for value in range(best, 0, -1):
+        values = [int(read(self.config, keys)) for keys in entries]
+        steps = math.gcd(*values)
+        best, most = self.config, -1
+        for step in range(steps, 0, -1):
             changed = copy.deepcopy(self.config)
-            write(changed, keys, value)
+            for keys, value in zip(entries, values, strict=True):
+                write(changed, keys, value * step // steps)
             found = self.places(changed)
             if found is not None:
-                equal = [p for p in places if found.get(p) == wanted.get(p)]
-                score = sum(1 if found[p] == value else 2 for p in equal)
-                best, most = (value, score) if score > most else (best, most)
-        write(self.config, keys, best)
+                told = {p: found[p] for p in places if p in found and found[p] == wanted.get(p)}
+                copies = {value * step // steps for value in values}
+                score = sum(1 if size in copies else 2 for p, size in told.items() if p[1] < 0)
+                score += 3 * len(places) * len(_tensors(told))
+                best, most = (changed, score) if score > most else (best, most)
+        self.config = best
 
 
 def built(kind: type[nn.Module], config: Any, device: str = "cpu") -> nn.Module:

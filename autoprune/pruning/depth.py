@@ -207,7 +207,7 @@ def verify_blocks(model: nn.Module, graph: PruningGraph, example: Inputs) -> Pru
 def _is_right(
     model: nn.Module, graph: PruningGraph, names: Sequence[str], example: Inputs, *, trains: bool
 ) -> bool:
-    small = replica(model)
+    small = replica(model, shared=True)
     try:
         drop(small, graph, names)
         got = _outputs(small, example)

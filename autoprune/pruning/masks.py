@@ -36,7 +36,7 @@ def masked(
     with torch.no_grad():
         for name, dims in kept.items():
             for dim, indices in dims.items():
-                if not _is_direction(name, dim):
+                if not _is_direction(name, dim, kept):
                     _zero_others(held[name], dim, torch.from_numpy(indices))
     if graph.averages and kept:
         hooks = _AverageOverKept(graph, kept_indices)
@@ -45,9 +45,15 @@ def masked(
     return result
 
 
-def _is_direction(name: str, dim: int) -> bool:
-    """The direction of a normalized weight: only its length is zeroed, to avoid 0/0."""
-    return dim == 0 and (name.endswith("weight_v") or name.endswith("weight.original1"))
+def _is_direction(name: str, dim: int, cuts: Mapping[str, Mapping[int, Indices]]) -> bool:
+    """The direction of a normalized weight whose lengths lose the same units.
+
+    Only its length is zeroed, to avoid 0/0.
+    """
+    for direction, length in (("weight_v", "weight_g"), ("weight.original1", "weight.original0")):
+        if name.endswith(direction):
+            return dim in cuts.get(name.removesuffix(direction) + length, {})
+    return False
 
 
 def _zero_others(tensor: Tensor, dim: int, indices: Tensor) -> None:

@@ -87,3 +87,38 @@ def test_the_graph_without_a_block_is_that_of_the_smaller_model() -> None:
 def test_an_unknown_block_is_refused_with_the_nearest() -> None:
     with pytest.raises(GraphError, match=r"got 'layer1.7' · the nearest is 'layer1"):
         graph_of("resnet18").without(["layer1.7"])
+
+
+def test_what_only_a_cache_keeps_holds_no_branch() -> None:
+    class Cached(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.k, self.v, self.o = nn.Linear(8, 8), nn.Linear(8, 8), nn.Linear(8, 8)
+            self.head = nn.Linear(8, 3)
+
+        def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+            k, v = self.k(x), self.v(x)
+            attended = (x @ k.mT).softmax(-1) @ v
+            return {"logits": self.head(x + self.o(attended)), "cache": k[:, -2:]}
+
+    (block,) = trace(Cached().eval(), torch.randn(2, 5, 8)).blocks
+    assert block.kind == "attention"
+    assert [path for path, _ in block.modules] == ["k", "o", "v"]
+
+
+def test_branches_beside_each_other_that_read_one_norm_are_blocks_of_their_own() -> None:
+    class Parallel(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.norm = nn.Linear(4, 8), nn.LayerNorm(8)
+            self.one = nn.Sequential(nn.Linear(8, 6), nn.ReLU(), nn.Linear(6, 8))
+            self.two, self.head = nn.Linear(8, 8), nn.Linear(8, 3)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = self.a(x)
+            y = self.norm(x)
+            return self.head(x + self.one(y) + torch.sigmoid(self.two(y)))
+
+    graph = trace(Parallel().eval(), torch.randn(2, 4))
+    assert [block.name for block in graph.blocks] == ["one", "two"]
+    assert "norm.weight" not in {name for block in graph.blocks for name in block.tensors}

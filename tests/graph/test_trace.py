@@ -19,9 +19,13 @@ from models.zoo_attention import ViT
 from models.zoo_hard import HARD
 from torch import nn
 
+from autoprune.architecture import Architecture
 from autoprune.errors import GraphError
 from autoprune.graph import Frozen, PruningGraph, trace
 from autoprune.graph.rules import BY_NAME
+from autoprune.pruning.build import build
+from autoprune.pruning.masks import masked
+from autoprune.pruning.verification import prunable
 
 
 def units(graph: PruningGraph, name: str, tensor: str, dim: int) -> list[list[int]]:
@@ -450,3 +454,29 @@ def test_a_model_that_cannot_be_followed_stays_whole() -> None:
     graph = trace(Suspicious(), torch.zeros(1, 4))
     assert not graph.groups
     assert {f.name for f in graph.frozen} == {"a", "b"}
+
+
+def test_experts_under_the_kernel_for_groups_lose_channels_in_aligned_bundles() -> None:
+    class Experts(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.gate, self.o = nn.Linear(10, 16), nn.Linear(16, 4), nn.Linear(16, 3)
+            self.up = nn.Parameter(0.3 * torch.randn(4, 20, 16))
+            self.down = nn.Parameter(0.3 * torch.randn(4, 16, 20))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = self.a(x)
+            expert, places = self.gate(x).argmax(-1).sort()
+            stops = torch.histc(expert.float(), 4, 0, 3).cumsum(0).int()
+            y = nn.functional.grouped_mm(x[places], self.up.mT, offs=stops)
+            y = nn.functional.grouped_mm(torch.relu(y), self.down.mT, offs=stops)
+            return self.o(torch.zeros_like(x).index_copy(0, places, y))
+
+    model, x = Experts().eval(), torch.randn(6, 10)
+    graph = prunable(model, x)
+    assert graph.sizes() == {"a": 4, "up": 5}  # 16 bytes hold four channels
+    small = build(
+        model, graph, Architecture({"a": 2, "up": 2}), kept_indices={"a": (0, 2), "up": (1, 3)}
+    )
+    masks = masked(model, graph, {"a": [0, 2], "up": [1, 3]})
+    torch.testing.assert_close(small.model(x), masks(x))

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.utils import parametrizations
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 
@@ -424,3 +425,12 @@ def experts_weighed() -> nn.Module:
 
     banks = {"u": parameter(4, 10, 20), "d": parameter(4, 20, 16)}
     return Net(run, g=nn.Linear(10, 4), o=nn.Linear(16, 3), **banks)
+
+
+@kind(tokens, a=16, c=12)
+def weight_norm_of_each_position() -> nn.Module:
+    def run(s: Any, x: Tensor) -> Tensor:
+        return s.o(torch.sigmoid(s.c(s.a(x).mT)).mT)
+
+    conv = parametrizations.weight_norm(nn.Conv1d(16, 12, 3, padding=1), dim=2)
+    return Net(run, a=nn.Linear(10, 16), c=conv, o=nn.Linear(12, 3))

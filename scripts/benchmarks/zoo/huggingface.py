@@ -170,7 +170,7 @@ MODELS: dict[str, Entry] = dict(
         _entry("ConvBertForSequenceClassification", _text(), **_ENCODER, embedding_size=64),
         _entry(
             "NystromformerForSequenceClassification",
-            _text(),
+            _text(length=64),
             **_ENCODER,
             segment_means_seq_len=64,
             num_landmarks=8,
