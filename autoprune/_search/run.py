@@ -187,7 +187,7 @@ def _known_sensitivity(store: RunFolder, plan: Plan) -> Sensitivity | None:
     """What the run holds already; None where it is damaged or of other groups."""
     try:
         known = store.sensitivity(Sensitivity.from_dict)
-        lacking = set(plan.space.items) - set(known.counts) if known else set()
+        lacking = set(plan.space.widths) - set(known.counts) if known else set()
         if not lacking:
             return known
         why = f"{SENSITIVITY} lacks {min(lacking)}"

@@ -105,7 +105,8 @@ def _remove_orphans(run: RunFolder, found: Iterable[TrialRecord]) -> None:
     known = {record.artifact for record in found}
     models = run.path / lines.MODELS
     for folder in models.iterdir() if models.is_dir() else ():
-        is_draft = re.fullmatch(r"\.\d+\.\w{8}", folder.name)
-        is_ours = folder.name.isdecimal() and f"{lines.MODELS}/{folder.name}" not in known
-        if (is_draft or is_ours) and folder.is_dir() and not folder.is_symlink():
+        is_draft = re.fullmatch(r"\.\d+(-\w+)?\.\w{8}", folder.name)
+        is_model_of_ours = re.fullmatch(r"\d+(-\w+)?", folder.name)
+        is_orphan = is_model_of_ours and f"{lines.MODELS}/{folder.name}" not in known
+        if (is_draft or is_orphan) and folder.is_dir() and not folder.is_symlink():
             shutil.rmtree(folder, ignore_errors=True)

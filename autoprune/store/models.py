@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from autoprune.candidate import Candidate
 from autoprune.errors import StoreError
 from autoprune.store.files import check_regular, checked, plain, read_json, write_text
+from autoprune.store.quantization import INT8_FILE, INT8_REPORT
 from autoprune.store.values import CandidateValue
 
 if TYPE_CHECKING:
@@ -121,11 +122,11 @@ def save_model(path: Path, model: nn.Module, recipe: Recipe) -> None:
 
 
 def receive_model(path: Path, files: Mapping[str, bytes]) -> None:
-    """Write a model's recipe and weights that were saved elsewhere; it appears whole or not at all.
+    """Write a model that was saved elsewhere by the names of its files, whole or not at all.
 
-    Raises StoreError for other files than these two.
+    Raises StoreError for other files than recipe, weights and what an int8 model has besides.
     """
-    if set(files) != {RECIPE, WEIGHTS}:
+    if not {RECIPE, WEIGHTS} <= set(files) <= {RECIPE, WEIGHTS, INT8_FILE, INT8_REPORT}:
         raise StoreError(f"a model holds {RECIPE} and {WEIGHTS}, got {', '.join(sorted(files))}")
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))

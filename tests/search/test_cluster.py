@@ -32,7 +32,7 @@ def test_a_model_from_a_node_that_does_not_see_the_folder_is_delivered(folder: R
     far = Delivery(str(folder.path), "another folder at this place", near._receiver)
     model = nn.Linear(2, 2)
     for number, delivery in ((3, near), (4, far)):
-        remote = ray.remote(lambda way, n: way.save(n, model, RECIPE))
+        remote = ray.remote(lambda way, n: way.save(str(n), model, RECIPE))
         assert ray.get(remote.remote(delivery, number)) == f"models/{number}"
         recipe, state = read_model(folder.path / "models" / str(number))
         assert recipe.kept_indices == {"conv": (0, 1)}
