@@ -31,7 +31,8 @@ def baselines(plan: Plan, *, uniform: int, random: int, known: Collection[str]) 
         below = uniform_below(plan, start, nearest, max(uniform, LEVELS))
         for number, candidate in enumerate([nearest, *below][:uniform]):
             found.setdefault(candidate.key, Proposal(candidate, f"{BASELINE}uniform-{number}"))
-    more = len(found) + random if plan.space.per_group else 0
+    random = random if plan.space.per_group else 0
+    more = len(found) + random
     for attempt in range(_ATTEMPTS * random):
         drawn = _random(plan, start, attempt)
         if len(found) >= more or drawn is None:
