@@ -11,152 +11,48 @@ from __future__ import annotations
 
 import datetime
 import re
-from collections import OrderedDict
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack, get_args
+from typing import TYPE_CHECKING, Literal, Unpack, get_args
 
-import torch
-
-from autoprune.architecture import Architecture
-from autoprune.budget import Value
-from autoprune.config import RunConfig, SearchConfig, nearest
-from autoprune.errors import StoreError, TaskError, UsageError
-from autoprune.pareto import ParetoFront
-from autoprune.pick import best_within
-from autoprune.pick import pick as pick_record
+from autoprune.callbacks import Callback, Callbacks, trackers
+from autoprune.config import RunConfig
+from autoprune.errors import StoreError, UsageError
+from autoprune.extension import Amount, extend
+from autoprune.loading import (
+    config_around,
+    load,
+    load_with_task,
+    picked,
+    reference_of,
+    saved,
+    task_of,
+)
+from autoprune.options import SearchOptions, sections
+from autoprune.pick import RECOMMENDED
 from autoprune.record import TrialRecord
+from autoprune.result import Result
 from autoprune.store import (
     INT8_FILE,
     FrontQuantization,
     QuantizationSettings,
-    Recipe,
-    RetrainingFolder,
     RetrainingSummary,
     RunFolder,
-    SearchPlan,
     is_model,
-    read_model,
-    read_packed,
-    table_rows,
 )
 from autoprune.tasks.base import Task
-from autoprune.tasks.load import load_task
-from autoprune.trust import check_run, check_task, note
+from autoprune.trust import check_run, note
 
 if TYPE_CHECKING:
-    import pandas as pd
     from torch import nn
 
     from autoprune._export import Exported
     from autoprune._retraining.seeds import OnEntry
     from autoprune._search.progress import Progress
 
-_DEEPEST = 3  # a saved model lies in retrained/<trial>/seed-<n> of a run
-_OBJECT = "python:"  # the reference of a task that was given as an object
 Precision = Literal["float32", "int8"]
-_DeviceSpec = str | Path | Mapping[str, Any]
-
-
-@dataclass(frozen=True)
-class Result:
-    """What a search found: its front, every trial's record, and the run folder.
-
-    `task` is the Task object that the search was given, None where it was named.
-    """
-
-    front: ParetoFront
-    records: tuple[TrialRecord, ...]
-    path: Path
-    task: Task | None = field(default=None, repr=False, compare=False)
-
-    @staticmethod
-    def read(path: str | Path, task: Task | None = None) -> Result:
-        """The result that a run folder holds. Raises StoreError where it has no front yet."""
-        folder = RunFolder.open(path)
-        records = folder.records()
-        found = folder.front(records)
-        if found is None:
-            raise StoreError(f"{path} has no front yet · resume it with: autoprune resume {path}")
-        return Result(found.front, records, folder.path, task)
-
-    @property
-    def plan(self) -> SearchPlan | None:
-        """What was decided before the first trial: objectives, absolute limits, space, dense cost.
-
-        None for a run that was made before plans were written.
-        """
-        return RunFolder.open(self.path).plan()
-
-    def pick(self, text: str) -> TrialRecord:
-        """The trial that `knee`, `fastest`, `best`, `trial=7` or `latency_ms<=3` names."""
-        return pick_record(self.front, text, self.records)
-
-    def best(self, **limits: Value) -> TrialRecord:
-        """The front's best trial in the task's metric, its costs within `limits` if any are given.
-
-        Limits are costs: `best(latency_ms=8, weight_bytes="2 MB")`; on a named device
-        `best(**{"latency_ms@phone": 8})`. Raises StoreError where no model is within them.
-        """
-        return best_within(self.front, limits) if limits else self.pick("best")
-
-    def model(self, trial: int | TrialRecord, *, trust: bool = False) -> nn.Module:
-        """A trial's small model in eval mode on the CPU, retrained where it was (see `load`)."""
-        number = trial.number if isinstance(trial, TrialRecord) else trial
-        return load(self.path, pick=f"trial={number}", task=self.task, trust=trust)
-
-    def trials_dataframe(self) -> pd.DataFrame:
-        """One row a trial; metrics, costs, settings and ratios in columns, as in `trials.csv`."""
-        import pandas as pd
-
-        sizes = RunFolder.open(self.path).sizes()
-        return pd.DataFrame(list(table_rows(self.records, sizes)))
-
-    def _repr_html_(self) -> str:
-        """The front as a small table, for notebooks."""
-        from autoprune.report.notebook import front_html
-
-        return front_html(self.front)
-
-
-class SearchOptions(TypedDict, total=False):
-    """The keys of a configuration as keyword arguments; those left out have its defaults.
-
-    `device` holds `runtime`, `threads` and `batch`: where the latency counts; or it is the file of
-    a `DeviceProfile`, or an address, `ssh://user@host`. `devices` are several such by name, with
-    latencies called `latency_ms@<name>`. The others are documented in `RunConfig` and, from
-    `sampler` on, in `SearchConfig`.
-    """
-
-    budget: Mapping[str, Value | Mapping[str, Value]]
-    space: str | Path | Mapping[str, Any]
-    device: _DeviceSpec
-    devices: Mapping[str, _DeviceSpec]
-    train_on: str
-    task_args: Mapping[str, Any]
-    data: str | Path | None
-    output: str | Path | None
-    base: str | Path | None
-    sampler: str
-    variables: str
-    objectives: Sequence[str] | None
-    levels: Sequence[Value]
-    trials: int
-    total_epochs: float | None
-    minutes: float | None
-    epochs: float
-    rungs: int
-    concurrent: int
-    seed: int
-    calibration_samples: int
-    screen: int
-    trial_timeout: float | None
-    equal_failures: int
-    keep: str
-    max_disk: str | None
-    ray: Mapping[str, Any]
 
 
 def search(
@@ -164,82 +60,111 @@ def search(
     config: RunConfig | None = None,
     *,
     progress: Progress | None = None,
+    callbacks: Sequence[Callback] = (),
     **options: Unpack[SearchOptions],
 ) -> Result:
     """Search small models of `task` within a budget: of a `config`, or of its keys as `options`.
 
     `task` is a reference (`digits`, `path/to/file.py:MyTask`, `package.module:MyTask`) or a Task
-    object; it takes the place of the task that `config` names. `progress` is told every new state.
+    object; it takes the place of the task that `config` names. `progress` is told every new state,
+    `callbacks` the start, every trial and the end.
     Raises UsageError before any training where the arguments, the task, the model or the budget do
     not fit.
     """
     given = task if isinstance(task, Task) else None
     reference = task if isinstance(task, str) else reference_of(task)
     if config is None:
-        config = RunConfig.from_dict(_sections(reference, options), place="search")
+        config = RunConfig.from_dict(sections(reference, options), place="search")
     elif options:
         raise UsageError(f"search takes a config or options, got both: {', '.join(options)}")
     else:
         config = config.with_task(reference)
-    return run_config(config, task=given, progress=progress)
-
-
-def _sections(reference: str, options: SearchOptions) -> dict[str, Any]:
-    """The options in the YAML's shape: those of `search` in their own section."""
-    known = [*RunConfig.model_fields, *SearchConfig.model_fields]
-    found: dict[str, Any] = {"task": reference, "search": {}}
-    for name, value in options.items():
-        if name not in SearchOptions.__annotations__:
-            raise UsageError(f"search: {name} is not an option · {nearest(name, known)}")
-        section = found["search"] if name in SearchConfig.model_fields else found
-        section[name] = _plain(value)
-    return found
-
-
-def _plain(value: Any) -> Any:
-    """Paths as text, and sequences as lists, at every depth."""
-    if isinstance(value, Path):
-        return str(value)
-    if isinstance(value, Mapping):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, Sequence) and not isinstance(value, str):
-        return [_plain(item) for item in value]
-    return value
+    return run_config(config, task=given, progress=progress, callbacks=callbacks)
 
 
 def run_config(
-    config: RunConfig, *, task: Task | None = None, progress: Progress | None = None
+    config: RunConfig,
+    *,
+    task: Task | None = None,
+    progress: Progress | None = None,
+    callbacks: Sequence[Callback] = (),
 ) -> Result:
     """Search as `config` says, into its `output` or `results/<task>-<date-time>`."""
-    job = task or task_of(config)
     note(config)  # named by the user: `resume` and `load` may import it again
     folder = Path(config.output) if config.output else Path("results") / run_name(config.task)
-    from autoprune._search.run import run
-
-    run(config, job, folder, progress=progress)
-    return Result.read(folder, task)
+    return _run(config, folder, task, progress, callbacks, resumed=False)
 
 
 def resume(
+    path: str | Path,
+    *,
+    trials: Amount | None = None,
+    minutes: Amount | None = None,
+    task: Task | None = None,
+    progress: Progress | None = None,
+    callbacks: Sequence[Callback] = (),
+    trust: bool = False,
+) -> Result:
+    """Resume an interrupted search; with `trials` or `minutes` also continue a finished one.
+
+    These are new totals, or more with a plus: `trials="+20"`. Without them a finished search is
+    only read. `task` is needed where the search was started with a Task object. `trust` allows to
+    import the task's file, and to use a device's address, that were never named on this machine
+    (see docs/security.md); without it they raise TaskError.
+    """
+    run = RunFolder.open(path)
+    job = _task_of_run(run, task, trust)
+    config = run.config
+    if trials is not None or minutes is not None:
+        config = extend(run, trials, minutes)
+    _run(config, Path(path), job, progress, callbacks, resumed=True)
+    return Result.read(path, task)
+
+
+def verify(
     path: str | Path,
     *,
     task: Task | None = None,
     progress: Progress | None = None,
     trust: bool = False,
 ) -> Result:
-    """Resume an interrupted search, as it was configured; a finished one is only read.
+    """Measure the front of a finished search again; models over the budget leave it.
 
-    `task` is needed where the search was started with a Task object. `trust` allows to import the
-    task's file, and to use a device's address, that were never named on this machine (see
-    docs/security.md); without it they raise TaskError.
+    `trust` as for `resume`.
     """
-    run_folder = RunFolder.open(path)
-    config = run_folder.config
-    job = _task_of_run(run_folder, task, trust)
+    from autoprune._search.run import measure_again
+
+    run = RunFolder.open(path)
+    job = _task_of_run(run, task, trust)
+    measure_again(run.config, job, Path(path), progress=progress)
+    return Result.read(path, task)
+
+
+def _run(
+    config: RunConfig,
+    folder: Path,
+    task: Task | None,
+    progress: Progress | None,
+    callbacks: Sequence[Callback],
+    *,
+    resumed: bool,
+) -> Result:
+    told = Callbacks([*callbacks, *trackers(config.track)])
+    job = task or task_of(config)
     from autoprune._search.run import run
 
-    run(config, job, Path(path), progress=progress, resume=True)
-    return Result.read(path, task)
+    run(
+        config,
+        job,
+        folder,
+        progress=progress,
+        resume=resumed,
+        on_start=lambda plan: told.on_start(config, plan, folder),
+        on_trial=told.on_trial,
+    )
+    result = Result.read(folder, task)
+    told.on_end(result.front, folder)
+    return result
 
 
 @dataclass(frozen=True)
@@ -253,7 +178,7 @@ class RetrainResult:
 def retrain(
     path: str | Path,
     *,
-    pick: str = "knee",
+    pick: str = RECOMMENDED,
     epochs: float = 20.0,
     seeds: int | Sequence[int] = 3,
     lr: float | None = None,
@@ -277,7 +202,7 @@ def retrain(
     """
     from autoprune._retraining.trial import retrain_trial
 
-    run, found = RunFolder.open(path), Result.read(path)
+    run = RunFolder.open(path)
     config = run.config
     numbers = tuple(range(seeds)) if isinstance(seeds, int) else tuple(seeds)
     recovery = {"lr": lr, "distillation": distillation}
@@ -285,7 +210,7 @@ def retrain(
         run,
         config,
         _task_of_run(run, task, trust),
-        found.pick(pick),
+        picked(run, pick),
         epochs=epochs,
         seeds=numbers,
         recovery={name: value for name, value in recovery.items() if value is not None},
@@ -295,119 +220,12 @@ def retrain(
     return RetrainResult(folder.path, folder.summary())
 
 
-def load(
-    path: str | Path,
-    *,
-    pick: str = "knee",
-    task: Task | None = None,
-    model: nn.Module | None = None,
-    trust: bool = False,
-) -> nn.Module:
-    """A saved small model in eval mode on the CPU.
-
-    `path` is a model's folder, its packed file, or a run's folder: then `pick` says which model,
-    and its retrained version (of the first seed) is taken where there is one. The dense
-    architecture is built through the task, cut, and the weights are loaded strictly. With `model`,
-    the dense architecture as an object (its weights do not matter), no task is needed and no code
-    is imported. `trust` as for `resume`. Raises StoreError where the weights do not fit.
-    """
-    if task is not None and model is not None:
-        raise UsageError("load takes a task or a model, got both")
-    folder = model_folder(path, pick)
-    if model is not None:
-        recipe = _saved(folder)[0]
-        task = task_around(model, recipe, folder)
-    return load_with_task(folder, task=task, trust=trust)[0]
-
-
-def load_with_task(
-    path: str | Path, *, pick: str = "knee", task: Task | None = None, trust: bool = False
-) -> tuple[nn.Module, Task, Path]:
-    """`load`, together with the model's task and the folder that it came from."""
-    folder = model_folder(path, pick)
-    recipe, state = _saved(folder)
-    found = task or _task_of_model(folder, recipe, trust)
-    architecture = recipe.candidate.architecture
-    return rebuild(found, architecture, recipe.kept_indices, state, folder), found, folder
-
-
-def task_around(model: nn.Module, recipe: Recipe, place: Path) -> Task:
-    """A task without data: the model and what the recipe says of its inputs and prunable layers."""
-    from autoprune.tasks.wrap import WrappedTask
-
-    example = recipe.example_input()
-    if example is None:
-        raise StoreError(
-            f"{place}: the recipe holds no example input · give the task: load(path, task=...)"
-        )
-    task = WrappedTask(model, (), (), None, None, None)
-    task.ignored_layers, task.num_heads = recipe.ignored_layers, recipe.num_heads
-    task.set_example(example)
-    return task
-
-
-def _saved(place: Path) -> tuple[Recipe, dict[str, torch.Tensor]]:
-    return read_packed(place) if place.is_file() else read_model(place)
-
-
-def rebuild(
-    task: Task,
-    architecture: Architecture,
-    kept_indices: Mapping[str, Sequence[int]],
-    state: Mapping[str, torch.Tensor],
-    place: str | Path,
-) -> nn.Module:
-    """The model of `task` with this architecture, these units and the weights `state`.
-
-    Raises StoreError that names `place` where the weights do not fit the architecture.
-    """
-    from autoprune.pruning.build import build
-    from autoprune.pruning.verification import traced
-
-    with torch.random.fork_rng(devices=[]):
-        model = task.build_model().eval()
-    graph = traced(
-        model,
-        task.example_input(),
-        ignored_layers=task.ignored_layers,
-        num_heads=task.num_heads,
-    )
-    unknown = [name for name in architecture.widths if name not in graph.sizes()]
-    if unknown:
-        raise StoreError(
-            f"{place}: {type(task).__name__} has no group {unknown[0]!r} · it was saved from "
-            "another architecture"
-        )
-    try:
-        shapes = architecture.without_patterns()  # the zeros are in `state`
-        model = build(model, graph, shapes, kept_indices=kept_indices).model
-    except UsageError as error:
-        raise StoreError(f"{place}: {error}") from error
-    try:
-        model.load_state_dict(_versioned(state, model), strict=True)
-    except RuntimeError as error:
-        first = " ".join(str(error).split(":", 1)[-1].split())[:200]
-        raise StoreError(
-            f"{place}: the weights do not fit {type(task).__name__}: {first}"
-        ) from error
-    return model.eval()
-
-
-def _versioned(
-    state: Mapping[str, torch.Tensor], model: nn.Module
-) -> OrderedDict[str, torch.Tensor]:
-    """The state with the versions of the model's modules, which some classes ask for."""
-    found = OrderedDict(state)
-    found._metadata = getattr(model.state_dict(), "_metadata", {})  # type: ignore[attr-defined]
-    return found
-
-
 def export(
     path: str | Path,
     *,
     format: str | None = None,  # noqa: A002 - the word of the command line
     output: str | Path | None = None,
-    pick: str = "knee",
+    pick: str = RECOMMENDED,
     dynamic_batch: bool = False,
     task: Task | None = None,
     precision: Precision = "float32",
@@ -446,7 +264,7 @@ def export(
         return export_int8(model, file, found, inside, settings, threads=threads, test=test)
     file = Path(output) if output is not None else inside / f"model.{format or 'onnx'}"
     if (format or file.suffix.removeprefix(".")) == "packed":
-        return export_packed(file, *_saved(folder))
+        return export_packed(file, *saved(folder))
     return export_model(
         model, file, found.example_input(), format=format, dynamic_batch=dynamic_batch
     )
@@ -483,27 +301,6 @@ def quantize(
         )
 
 
-def model_folder(path: str | Path, pick: str = "knee") -> Path:
-    """The folder or packed file of the model that `path` (a model or a run) and `pick` mean."""
-    folder = Path(path)
-    if is_model(folder) or folder.is_file():
-        return folder
-    retrained = RetrainingFolder(folder)
-    if retrained.is_finished:
-        return retrained.first_model
-    return RunFolder.open(folder).newest_model(Result.read(folder).pick(pick))
-
-
-def task_of(config: RunConfig) -> Task:
-    """The task that a configuration names. Raises TaskError where it was given as an object."""
-    return _task(config.task, config.task_args, config.data, config.base)
-
-
-def reference_of(task: Task) -> str:
-    """What stands for a task that was given as an object: it cannot be found by name again."""
-    return f"{_OBJECT}{type(task).__name__}"
-
-
 def run_name(task: str, now: datetime.datetime | None = None) -> str:
     """`<task>-<date-time>`: the default name of a run's folder.
 
@@ -522,21 +319,6 @@ def _newest(run: RunFolder, record: TrialRecord, task: Task) -> tuple[nn.Module,
     return load(folder, task=task), folder
 
 
-def _config_around(folder: Path) -> RunConfig | None:
-    """The configuration of the run that this is, or that it lies in."""
-    around = (folder.resolve(), *folder.resolve().parents[:_DEEPEST])
-    run = next((each for each in around if RunFolder.is_run(each)), None)
-    return RunFolder.open(run).config if run else None
-
-
-def _threads(folder: Path) -> int:
-    """Those of the run's first device, 1 for a model outside a run; at most the cores here."""
-    from autoprune.cost.targets import cores
-
-    config = _config_around(folder)
-    return min(next(iter(config.targets.values())).threads, cores()) if config else 1
-
-
 def _task_of_run(run: RunFolder, task: Task | None, trust: bool) -> Task:
     """The given task, or the one that a run names, if its code may run here."""
     config = run.config
@@ -545,24 +327,9 @@ def _task_of_run(run: RunFolder, task: Task | None, trust: bool) -> Task:
     return task or task_of(config)
 
 
-def _task_of_model(folder: Path, recipe: Recipe, trust: bool) -> Task:
-    """The task of a saved model, with the data folder of the run that it lies in."""
-    config = _config_around(folder)
-    check_task(recipe.task, config.base if config else None, folder, trust=trust)
-    if config is None:
-        return _task(recipe.task, recipe.task_args)
-    return _task(recipe.task, recipe.task_args, config.data, config.base)
+def _threads(folder: Path) -> int:
+    """Those of the run's first device, 1 for a model outside a run; at most the cores here."""
+    from autoprune.cost.targets import cores
 
-
-def _task(
-    reference: str,
-    args: Mapping[str, Any],
-    data: str | None = None,
-    base: str | None = None,
-) -> Task:
-    if reference.startswith(_OBJECT):
-        raise TaskError(
-            f"this run was made with a Task object ({reference.removeprefix(_OBJECT)}) · call it "
-            "from Python with task=..."
-        )
-    return load_task(reference, base=Path(base) if base else None, data=data, args=args)
+    config = config_around(folder)
+    return min(next(iter(config.targets.values())).threads, cores()) if config else 1

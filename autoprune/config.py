@@ -7,9 +7,7 @@ in the run folder means the same from everywhere.
 
 from __future__ import annotations
 
-import difflib
-import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -24,15 +22,21 @@ from pydantic import (
     InstanceOf,
     PrivateAttr,
     ValidationError,
+    WithJsonSchema,
     field_serializer,
+    model_validator,
 )
 
 from autoprune.budget import Budget, size_in_bytes
-from autoprune.cost_fields import DEVICE_NAME, by_device, on_device
+from autoprune.cost_fields import on_device
+from autoprune.device_sections import check_device_names, limits_by_name, resolved_devices
 from autoprune.errors import BudgetError, ConfigError
-from autoprune.limited_yaml import parse_yaml, read_yaml
+from autoprune.limited_yaml import read_yaml
+from autoprune.presets import resolve_space
 from autoprune.printable import shown
+from autoprune.quality import QualityLimit, parse_qualities, parse_quality
 from autoprune.space import SearchSpace
+from autoprune.yaml_file import anchored, nearest, set_key
 
 
 class _Section(BaseModel):
@@ -63,9 +67,10 @@ def _plain_text(value: str) -> str:
     return value
 
 
-Count = Annotated[int, BeforeValidator(_whole), Field(ge=1)]
-Natural = Annotated[int, BeforeValidator(_whole), Field(ge=0)]
-Positive = Annotated[float, BeforeValidator(_whole), Field(gt=0, allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=1), BeforeValidator(_whole)]
+Natural = Annotated[int, Field(ge=0), BeforeValidator(_whole)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False), BeforeValidator(_whole)]
+Ratio = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False), BeforeValidator(_whole)]
 Text = Annotated[str, AfterValidator(_plain_text)]
 _Trials = _at_most(1e6, "records are read as a whole")
 _Epochs = _at_most(1e5, "recovery is a short training")
@@ -107,8 +112,39 @@ class RayConfig(_Section):
     storage: Text | None = None
 
 
+class BoundConfig(_Section):
+    """The smallest and the largest ratio (pruned fraction) of some groups."""
+
+    min_ratio: Ratio | None = None
+    max_ratio: Ratio | None = None
+
+    @model_validator(mode="after")
+    def _in_order(self) -> BoundConfig:
+        low, high = self.min_ratio, self.max_ratio
+        if low is None and high is None:
+            raise ValueError("min_ratio or max_ratio is needed")
+        if low is not None and high is not None and low > high:
+            raise ValueError("min_ratio must not be above max_ratio")
+        return self
+
+
+class BaselineConfig(_Section):
+    """How many models to compare with are trained, like trials and on top of them.
+
+    `uniform`: one ratio for all groups, at so many costs within the budget; `random`: random widths
+    that use it up; `scratch`: whether the best architecture is trained from random weights, too.
+    """
+
+    uniform: Natural = 3
+    random: Natural = 1
+    scratch: bool = False
+
+
 class SearchConfig(_Section):
     """How the search goes; it stops at `trials`, `total_epochs` or `minutes`, what comes first.
+
+    It also stops when the hypervolume of the front has grown by less than 0.5 % over the last
+    `patience` trials (0: never).
 
     `epochs` are the recovery epochs of one trial, `rungs` the evaluations at which poor trials are
     stopped early (0: never). `screen` are the proposals scored right after removal and repair for
@@ -127,25 +163,34 @@ class SearchConfig(_Section):
     trials: Annotated[Count, _Trials] = 30
     total_epochs: Positive | None = None
     minutes: Annotated[Positive, _Minutes] | None = None
+    patience: Natural = 25
     epochs: Annotated[Positive, _Epochs] = 2.0
     rungs: Annotated[Natural, _Rungs] = 2
     concurrent: Annotated[Count, _Processes] = 2
     seed: Annotated[Natural, _Seed] = 0
     calibration_samples: Annotated[Count, _Samples] = 1024
     screen: Annotated[Natural, _Screened] = 32
+    baselines: BaselineConfig = BaselineConfig()
     trial_timeout: Annotated[Positive, _Timeout] | None = None
     equal_failures: Natural = 5
-    keep: Literal["front", "all"] = "front"
+    keep_models: Literal["front", "all"] = "front"
     max_disk: str | None = None
     ray: RayConfig = RayConfig()
+
+
+Patterns = tuple[Annotated[str, Field(min_length=1)], ...]
 
 
 class RunConfig(_Section):
     """One search, completely described. Read it with `load` or `from_dict`.
 
     `budget`, `levels` and `space` are parsed once, when the configuration is read; `to_dict` writes
-    them as they were written. `base` is the folder in which modules and checkpoints of the task are
-    looked up too: that of the configuration.
+    them as they were written. `keep` are patterns of groups and blocks that are not pruned,
+    `bounds` ratios of other groups (see `pruning.restrictions`). `quality` are limits on metrics;
+    the recommended model is the cheapest that is within them and, where they do not limit the
+    task's metric, within `recommend`. `from_run` is a run whose profiles, sensitivities and trials
+    are used again; `track` names packages that follow the search. `base` is the folder in which
+    modules and checkpoints of the task are looked up too: that of the configuration.
 
     >>> config = RunConfig.from_dict({"task": "digits", "budget": {"macs": "50%"}})
     >>> config.search.trials, str(config.budget)
@@ -155,12 +200,18 @@ class RunConfig(_Section):
     task: Text
     task_args: dict[str, Any] = {}
     data: Text | None = None
-    budget: InstanceOf[Budget]
+    budget: Annotated[InstanceOf[Budget], WithJsonSchema({"type": "object"})]
     device: DeviceConfig = DeviceConfig()
     devices: dict[str, DeviceConfig] = {}
     train_on: Literal["cpu", "cuda", "auto"] = "auto"
-    space: InstanceOf[SearchSpace]
+    space: Annotated[InstanceOf[SearchSpace], WithJsonSchema({})]
+    keep: Patterns = ()
+    bounds: dict[str, BoundConfig] = {}
+    quality: dict[str, str | list[str]] = {}
+    recommend: str = "drop <= 1 %"
     search: SearchConfig = SearchConfig()
+    from_run: Text | None = None
+    track: tuple[Literal["tensorboard", "mlflow"], ...] = ()
     output: Text | None = None
     base: Text | None = None
     _written: dict[str, Any] = PrivateAttr(default_factory=dict)
@@ -181,7 +232,7 @@ class RunConfig(_Section):
                 f"{file.name} must hold keys such as task and budget, got {shown(data)}"
             )
         for override in overrides:
-            _set(data, override)
+            set_key(data, override)
         return RunConfig.from_dict(data, place=file.name, base=file.parent)
 
     @staticmethod
@@ -200,9 +251,9 @@ class RunConfig(_Section):
         folder = (base or Path.cwd()).resolve()
         space = resolve_space(data.get("space"), folder, place)
         values = {**data, "space": SearchSpace.parse(space, f"{place}: space")}
-        _check_device_names(data, place)
-        values |= {} if resolved else _resolved_devices(data, folder, place)
-        limits = _limits_by_name(data, place)
+        check_device_names(data, place)
+        values |= {} if resolved else resolved_devices(data, folder, place)
+        limits = limits_by_name(data, place)
         if limits is not None:
             values["budget"] = Budget.parse(limits, f"{place}: budget")
         try:
@@ -212,15 +263,18 @@ class RunConfig(_Section):
         config = config.model_copy(
             update={
                 "task": _anchored_task(config.task, folder),
-                "data": _anchored(config.data, folder),
+                "data": anchored(config.data, folder),
                 "search": _with_objectives_named(config, place),
-                "output": _anchored(config.output, folder),
-                "base": _anchored(config.base, folder) or str(folder),
+                "output": anchored(config.output, folder),
+                "from_run": anchored(config.from_run, folder),
+                "base": anchored(config.base, folder) or str(folder),
             }
         )
         config._written = {"budget": limits, "space": space}
         if config.search.max_disk is not None:
             size_in_bytes(config.search.max_disk, f"{place}: search.max_disk")
+        parse_qualities(config.quality, f"{place}: quality")
+        parse_quality("metric", config.recommend, f"{place}: recommend")
         config._levels = config.budget.lowered(config.search.levels, f"{place}: search.levels")
         return config
 
@@ -243,6 +297,23 @@ class RunConfig(_Section):
         """The budget with its first limit lowered to each of `search.levels`."""
         return self._levels
 
+    @property
+    def quality_limits(self) -> tuple[QualityLimit, ...]:
+        """The limits on metrics."""
+        return parse_qualities(self.quality)
+
+    def recommended_within(self, metric: str) -> tuple[QualityLimit, ...]:
+        """The limits that a recommended model must meet: `quality`, or `recommend` of the metric.
+
+        >>> config = RunConfig.from_dict({"task": "digits", "budget": {"macs": "50%"}})
+        >>> [str(limit) for limit in config.recommended_within("accuracy")]
+        ['accuracy at most 1 % worse than dense']
+        """
+        limits = self.quality_limits
+        if any(limit.metric == metric for limit in limits):
+            return limits
+        return (*limits, parse_quality(metric, self.recommend, "recommend"))
+
     @field_serializer("budget", "space")
     def _as_written(self, _: object, info: FieldSerializationInfo) -> Any:
         return self._written[info.field_name]
@@ -254,123 +325,6 @@ class RunConfig(_Section):
     def to_yaml(self) -> str:
         """The resolved configuration as YAML, keys in the documented order."""
         return yaml.safe_dump(self.to_dict(), sort_keys=False, allow_unicode=True)
-
-
-def presets() -> dict[str, Path]:
-    """The named search spaces that come with autoprune: name -> file."""
-    here = Path(__file__).resolve().parent
-    folders = (here / "search_spaces", here.parent / "search_spaces")  # installed, then a checkout
-    folder = next((folder for folder in folders if folder.is_dir()), folders[0])
-    return {file.stem: file for file in sorted(folder.glob("*.yaml"))}
-
-
-def resolve_space(space: object, base: Path, place: str = "config") -> dict[str, Any]:
-    """The mapping that a preset's name, a path or an inline mapping stands for.
-
-    Raises ConfigError that lists the presets.
-    """
-    if isinstance(space, Mapping):
-        return dict(space)
-    name = "standard" if space is None else space
-    known = presets()
-    if isinstance(name, str) and name in known:
-        file = known[name]
-    elif isinstance(name, str) and name.endswith((".yaml", ".yml")):
-        file = Path(_anchored(name, base) or name)
-    else:
-        raise ConfigError(
-            f"{place}: space must be a preset, a .yaml file or a mapping, got {shown(name)} · "
-            f"presets: {', '.join(known)}"
-        )
-    if not file.is_file():
-        raise ConfigError(f"{place}: space {file} is not a file · presets: {', '.join(known)}")
-    content = read_yaml(file)
-    if not isinstance(content, dict):
-        raise ConfigError(f"{file.name} must hold a search space's keys, got {shown(content)}")
-    return content
-
-
-def resolve_device(
-    device: object, base: Path, place: str = "config", key: str = "device"
-) -> object:
-    """A device's section with what its profile says.
-
-    A path alone is a profile, an address (`ssh://user@host`) alone a runtime.
-
-    Raises ConfigError where the file is missing or no profile, or the section contradicts it.
-    """
-    section = device
-    if isinstance(device, str):
-        section = {"runtime" if "://" in device else "profile": device}
-    if not isinstance(section, Mapping) or not isinstance(section.get("profile"), str):
-        return section
-    file = Path(_anchored(section["profile"], base) or "")
-    remedy = f"make it: autoprune profile TASK --runtime onnxruntime -o {file.name}"
-    if not file.is_file():
-        raise ConfigError(f"{place}: {key}.profile {file} is not a file · {remedy}")
-    try:
-        there = json.loads(file.read_text(encoding="utf-8"))["device"]
-        known = {key: there[key] for key in ("runtime", "threads", "batch")}
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        raise ConfigError(f"{place}: {key}.profile {file} is damaged · {remedy}") from None
-    for name, value in known.items():
-        if section.get(name, value) != value:
-            raise ConfigError(
-                f"{place}: {key}.{name} is {shown(section[name])}, but the profile was made with "
-                f"{shown(value)} · remove the key, or make another profile"
-            )
-    return {**section, **known, "profile": str(file)}
-
-
-def _check_device_names(data: Mapping[str, Any], place: str) -> None:
-    devices = data.get("devices")
-    for name in devices if isinstance(devices, Mapping) else ():
-        if not isinstance(name, str) or not DEVICE_NAME.fullmatch(name):
-            raise ConfigError(
-                f"{place}: a device's name may hold letters, digits, _ and -, got {shown(name)}"
-            )
-
-
-def _resolved_devices(data: Mapping[str, Any], base: Path, place: str) -> dict[str, Any]:
-    """Section `device` or `devices`, of which one may be given, as `resolve_device` returns it."""
-    if "device" in data and "devices" in data:
-        raise ConfigError(
-            f"{place}: device and devices exclude each other · name the device in devices, too"
-        )
-    if "device" in data:
-        return {"device": resolve_device(data["device"], base, place)}
-    if "devices" not in data:
-        return {}
-    devices = data["devices"]
-    if not isinstance(devices, Mapping) or not devices:
-        raise ConfigError(
-            f"{place}: devices must map a name to each device, got {shown(devices)} · e.g. "
-            "devices: {phone: phone.json, server: {runtime: torch}}"
-        )
-    return {
-        "devices": {
-            name: resolve_device(device, base, place, f"devices.{name}")
-            for name, device in devices.items()
-        }
-    }
-
-
-def _limits_by_name(data: Mapping[str, Any], place: str) -> dict[str, Any] | None:
-    """The budget by flat names, each latency with its device; None where no budget is given."""
-    if "budget" not in data:
-        return None
-    written = data["budget"]
-    if not isinstance(written, Mapping) or not all(isinstance(key, str) for key in written):
-        raise ConfigError(f"{place}: budget must map costs to limits, got {shown(written)}")
-    devices = data.get("devices")
-    names = list(devices) if isinstance(devices, Mapping) else []
-    limits: dict[str, Any] = {}
-    for field, value in by_device(written, f"{place}: budget").items():
-        name = on_device(field, names, f"{place}: budget")
-        if name in limits:
-            raise BudgetError(f"{place}: budget.{name} is a duplicate key · leave one of them out")
-        limits[name] = value
-    return limits
 
 
 def _with_objectives_named(config: RunConfig, place: str) -> SearchConfig:
@@ -385,36 +339,10 @@ def _with_objectives_named(config: RunConfig, place: str) -> SearchConfig:
     return config.search.model_copy(update={"objectives": named})
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
-    """The known name most like `name`, or all of them when none is alike."""
-    names = list(known)
-    close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
-    return f"nearest: {close[0]}" if close else f"known: {', '.join(names)}"
-
-
-def _set(data: dict[str, Any], override: str) -> None:
-    key, equals, text = override.partition("=")
-    if not equals or not key:
-        raise ConfigError(f"--set {override} must have the form key=value, e.g. search.trials=5")
-    *parents, last = key.strip().split(".")
-    for parent in parents:
-        inner = data.setdefault(parent, {})
-        if not isinstance(inner, dict):
-            raise ConfigError(
-                f"--set {override}: {parent} is {shown(inner)}, which has no keys inside"
-            )
-        data = inner
-    data[last] = parse_yaml(text, f"--set {shown(override)[1:-1]}")
-
-
-def _anchored(path: str | None, base: Path) -> str | None:
-    return None if path is None else str(base / Path(path).expanduser())
-
-
 def _anchored_task(task: str, base: Path) -> str:
     """`file.py:Class` with the file made absolute; any other reference as it is."""
     file, colon, name = task.rpartition(":")
-    return f"{_anchored(file, base)}:{name}" if colon and file.endswith(".py") else task
+    return f"{anchored(file, base)}:{name}" if colon and file.endswith(".py") else task
 
 
 def _one_line(error: ValidationError, place: str) -> str:
@@ -439,8 +367,9 @@ _MISSING = {
 
 
 def _keys_at(path: Sequence[str]) -> list[str]:
-    if path[:1] == ["devices"]:
-        return list(DeviceConfig.model_fields)
+    named: dict[str, type[BaseModel]] = {"devices": DeviceConfig, "bounds": BoundConfig}
+    if path and path[0] in named:
+        return list(named[path[0]].model_fields)
     model: type[BaseModel] = RunConfig
     for part in path:
         inner = model.model_fields[part].annotation

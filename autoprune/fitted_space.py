@@ -24,6 +24,7 @@ from autoprune.space import (
 
 DROP = "drop"
 PRECISION = "precision"
+Range = tuple[float, float]  # the smallest and the largest ratio
 _UNKNOWN_STEP = 4
 _HALF = 0.5
 _HALVINGS = 60
@@ -37,8 +38,8 @@ class FittedSpace:
     those that can be dropped to the groups that go with each, `weights` names those that can have a
     pattern. Groups and blocks (called
     `block:<name>`) together are the items of an architecture, each with its choices: widths, or 0
-    and 1. Where models may be int8, `precision:float32` is one more, 0 for those. All rounding
-    takes place here.
+    and 1. Where models may be int8, `precision:float32` is one more, 0 for those. `ranges` are the
+    ratios of groups that have others than the space. All rounding takes place here.
 
     >>> space = FittedSpace.of(SearchSpace.parse({"ratios": {"max": 0.5}}), {"conv1": 4})
     >>> space.choices("conv1"), [parameter.name for parameter in space.parameters]
@@ -49,6 +50,7 @@ class FittedSpace:
     widths: Mapping[str, tuple[int, ...]]
     blocks: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     weights: Mapping[str, WeightCurve] = field(default_factory=dict)
+    ranges: Mapping[str, Range] = field(default_factory=dict)
     _choices: Mapping[str, tuple[int, ...]] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -58,6 +60,7 @@ class FittedSpace:
         object.__setattr__(self, "widths", MappingProxyType(dict(self.widths)))
         object.__setattr__(self, "blocks", MappingProxyType(dict(self.blocks)))
         object.__setattr__(self, "weights", MappingProxyType(dict(self.weights)))
+        object.__setattr__(self, "ranges", MappingProxyType(dict(self.ranges)))
         choices = {name: self._between(name) for name in self.widths}
         choices |= {f"{BLOCK}{name}": (0, 1) if self.most_dropped else (1,) for name in self.blocks}
         if INT8 in self.space.precisions:
@@ -65,7 +68,13 @@ class FittedSpace:
         object.__setattr__(self, "_choices", choices)
 
     def __reduce__(self) -> tuple[Any, ...]:  # a mapping proxy cannot be pickled by itself
-        return FittedSpace, (self.space, dict(self.widths), dict(self.blocks), dict(self.weights))
+        return FittedSpace, (
+            self.space,
+            dict(self.widths),
+            dict(self.blocks),
+            dict(self.weights),
+            dict(self.ranges),
+        )
 
     @staticmethod
     def of(
@@ -74,18 +83,22 @@ class FittedSpace:
         step: int | None = None,
         blocks: Mapping[str, tuple[str, ...]] | None = None,
         weights: Mapping[str, WeightCurve] | None = None,
+        ranges: Mapping[str, Range] | None = None,
     ) -> FittedSpace:
-        """The space for groups of these `sizes`, these blocks and weights.
+        """The space for groups of these `sizes`, these blocks, weights, and groups with `ranges`.
 
         `step` is, for `round_to: auto`, what widths are multiples of where the target device is
         efficient; 4 where that is not known.
         """
         multiple = (step or _UNKNOWN_STEP) if space.auto else space.round_to
+        own = ranges or {}
+        most = {name: own[name][1] if name in own else space.max_ratio for name in sizes}
         return FittedSpace(
             space,
-            {name: _multiples(size, multiple, space.max_ratio) for name, size in sizes.items()},
+            {name: _multiples(size, multiple, most[name]) for name, size in sizes.items()},
             blocks or {},
             weights or {},
+            own,
         )
 
     @property
@@ -127,7 +140,7 @@ class FittedSpace:
         space = self.space
         free = [name for name in self.widths if len(self.choices(name)) > 1]
         names = [f"{RATIO}.{name}" for name in free] if self.per_group else [RATIO] * bool(free)
-        ratios = (Parameter(name, space.min_ratio, space.max_ratio) for name in names)
+        ratios = (Parameter(name, *self.ratio_range(name.partition(".")[2])) for name in names)
         dropping = self.blocks if self.most_dropped else ()
         drops = (Parameter(f"{DROP}.{name}", choices=(False, True)) for name in dropping)
         several = len(space.precisions) > 1
@@ -137,6 +150,10 @@ class FittedSpace:
     def choices(self, item: str) -> tuple[int, ...]:
         """What a candidate can have of an item, ascending: a group's widths, 0 and 1 of a block."""
         return self._choices[item]
+
+    def ratio_range(self, group: str) -> Range:
+        """The smallest and the largest ratio of a group; of `""`, the one ratio of all groups."""
+        return self.ranges.get(group, (self.space.min_ratio, self.space.max_ratio))
 
     def nearest(self, name: str, width: float) -> int:
         """The choice of a group that is nearest to a width; ties keep more."""
@@ -307,14 +324,15 @@ class FittedSpace:
     def _between(self, name: str) -> tuple[int, ...]:
         """The widths between the smallest and the largest ratio."""
         widths = self.widths[name]
-        most = _nearest(widths, widths[-1] * (1.0 - self.space.min_ratio))
-        least = _nearest(widths, widths[-1] * (1.0 - self.space.max_ratio))
+        low, high = self.ratio_range(name)
+        most = _nearest(widths, widths[-1] * (1.0 - low))
+        least = _nearest(widths, widths[-1] * (1.0 - high))
         return tuple(width for width in widths if least <= width <= most)
 
     def _ratio_of(self, name: str, params: Mapping[str, Value]) -> float:
-        space = self.space
-        given = params.get(f"{RATIO}.{name}" if self.per_group else RATIO, space.min_ratio)
-        return min(max(float(given), space.min_ratio), space.max_ratio)
+        low, high = self.ratio_range(name)
+        given = params.get(f"{RATIO}.{name}" if self.per_group else RATIO, low)
+        return min(max(float(given), low), high)
 
     def _nearest(self, name: str, width: float) -> int:
         """Also of widths that a candidate passes through only: any up to the whole group."""

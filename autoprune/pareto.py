@@ -178,12 +178,12 @@ class Objective:
 class ParetoFront:
     """The finished records that no other finished record dominates.
 
-    Only `complete` records in which every objective is determined take part; of records with equal
-    values the lowest number stays. `members` are ordered by rising cost (the first objective that
-    is a cost, otherwise the last one). `reference` is the worst point that still counts for the
-    hypervolume, in the objectives' own units and order. `source` says which latency is meant; on
-    the named devices in `predicted_only`, which could not be measured, it is the predicted one. NaN
-    raises ValueError.
+    Only `complete` records in which every objective is determined take part, and none that began
+    from random weights; of records with equal values the lowest number stays. `members` are ordered
+    by rising cost (the first objective that is a cost, otherwise the last one). `reference` is the
+    worst point that still counts for the hypervolume, in the objectives' own units and order.
+    `source` says which latency is meant; on the named devices in `predicted_only`, which could not
+    be measured, it is the predicted one. NaN raises ValueError.
     """
 
     objectives: tuple[Objective, ...]
@@ -298,6 +298,7 @@ class ParetoFront:
             record
             for record in self.records
             if record.state == "complete"
+            and record.baseline != "scratch"
             and all(self.value(o.name, record) is not None for o in self.objectives)
         ]
         values = self._values(whole) * self._signs

@@ -1,27 +1,44 @@
-"""Which trial is meant: `knee`, `fastest`, `best`, `trial=7` or `latency_ms<=3, macs<=2 M`."""
+"""Which trial is meant: `recommended`, `trial=7`, or `accuracy>=0.9, min latency_ms`."""
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 
 from autoprune.budget import Budget, Value
-from autoprune.cost_fields import field_at, is_cost, on_device, split_field
+from autoprune.cost_fields import cost_fields, field_at, is_cost, on_device, split_field
 from autoprune.errors import StoreError, UsageError
 from autoprune.pareto import Objective, ParetoFront
 from autoprune.record import TrialRecord
 
-FORMS = "knee, fastest, best, trial=N or a limit such as 'latency_ms<=3'"
+RECOMMENDED = "recommended"
+FORMS = (
+    "recommended, knee, fastest, best, trial=N, or limits such as 'latency_ms<=3' and "
+    "'accuracy>=0.9, min latency_ms'"
+)
+_EMPTY = "the front is empty: no trial finished within the budget"
+_LIMIT = re.compile(r"([A-Za-z_][\w@.-]*)\s*(<=|>=)\s*(\S.*)")
+_GOAL = re.compile(r"(min|max)\s+([A-Za-z_][\w@.-]*)")
 
 
-def pick(front: ParetoFront, text: str, records: Iterable[TrialRecord] = ()) -> TrialRecord:
+def pick(
+    front: ParetoFront,
+    text: str,
+    records: Iterable[TrialRecord] = (),
+    recommended: TrialRecord | None = None,
+) -> TrialRecord:
     """The record that `text` names.
 
-    `knee` is the best trade of the front and `best` its best in the task's metric; `fastest` has
-    the lowest measured latency (the lowest predicted one where none was measured); where devices
-    have names, `fastest@phone` says on which one, and `latency_ms@phone<=8`. `trial=N` is
-    any of the front's records or of `records`. A limit, or several with commas between them, picks
-    the best in the metric of those within; latencies are those that the front was made with.
+    `recommended` is the one given (see `recommendation.recommend`), or else the knee: the best
+    trade of the front. `best` is its best in the task's metric; `fastest` has the lowest measured
+    latency (the lowest predicted one where none was measured); where devices have names,
+    `fastest@phone` says on which one, and `latency_ms@phone<=8`. `trial=N` is any of the front's
+    records or of `records`. Otherwise commas separate limits on costs (`macs<=2 M`) and metrics
+    (`accuracy>=0.9`) and at most one goal (`min latency_ms`, `max accuracy`) among the members
+    within them; by default the best in the metric, or with a limit on a metric the cheapest.
+    Latencies are those that the front was made with.
 
     Raises UsageError for another form, StoreError where nothing fits.
     """
@@ -29,14 +46,94 @@ def pick(front: ParetoFront, text: str, records: Iterable[TrialRecord] = ()) -> 
     if match := re.fullmatch(r"trial\s*=\s*(\d+)", wanted):
         return _numbered(front, int(match.group(1)), records)
     word, device = split_field(wanted)
-    named = wanted in _NAMED or word == "fastest"
-    if "<=" not in wanted and not named:
-        raise UsageError(f"pick must be {FORMS}, got {text!r}")
+    is_word = wanted in (RECOMMENDED, *_NAMED) or word == "fastest"
+    query = None if is_word else _Query.parse(wanted, front)
     if not front.members:
-        raise StoreError("the front is empty: no trial finished within the budget")
+        raise StoreError(_EMPTY)
+    if query is not None:
+        return query.answer(front)
     if word == "fastest":
         return _fastest(front, device)
-    return _NAMED[wanted](front) if named else _within(front, wanted)
+    if wanted == RECOMMENDED:
+        return recommended or _knee(front)
+    return _NAMED[wanted](front)
+
+
+def best_within(front: ParetoFront, limits: Mapping[str, Value]) -> TrialRecord:
+    """The member that is best in the task's metric of those whose costs are within `limits`.
+
+    Raises BudgetError for a limit that cannot be read, StoreError where no member is within.
+    """
+    if not front.members:
+        raise StoreError(_EMPTY)
+    return _Query(costs=_budget(front, limits)).answer(front)
+
+
+@dataclass(frozen=True)
+class _Query:
+    """Limits on costs and metrics, and what is to be smallest or largest within them."""
+
+    costs: Budget | None = None
+    metrics: tuple[tuple[str, str, float], ...] = ()
+    goal: Objective | None = None
+    words: str = field(default="", compare=False)
+
+    @staticmethod
+    def parse(text: str, front: ParetoFront) -> _Query:
+        costs: dict[str, Value] = {}
+        metrics, goals = [], []
+        for part in (part.strip() for part in text.split(",")):
+            if match := _GOAL.fullmatch(part):
+                name = _known(match.group(2), front)
+                goals.append(Objective(name, "minimize" if match.group(1) == "min" else "maximize"))
+            elif match := _LIMIT.fullmatch(part):
+                name, sign, value = match.groups()
+                name = _known(name, front)
+                if not is_cost(name):
+                    metrics.append((name, sign, _number(name, value)))
+                elif sign == "<=":
+                    costs[name] = value
+                else:
+                    raise UsageError(f"pick: {name} is a cost and takes <=, got {part!r}")
+            else:
+                raise UsageError(f"pick must be {FORMS}, got {text!r}")
+        if len(goals) > 1:
+            raise UsageError(f"pick takes one goal (min or max), got {text!r}")
+        budget = _budget(front, costs) if costs else None
+        return _Query(budget, tuple(metrics), goals[0] if goals else None, text)
+
+    def answer(self, front: ParetoFront) -> TrialRecord:
+        limits = {it.field: it.value for it in self.costs.limits} if self.costs else {}
+        inside = [r for r in front.at_most(**limits).members if self._is_good(r)]
+        if not inside:
+            raise StoreError(f"no model on the front has {self._named()} · {self._range(front)}")
+        goal = self.goal or _default_goal(front, bool(self.metrics))
+        values = [(front.value(goal.name, r), r.number, r) for r in inside]
+        known = [(goal.sign * value, number, r) for value, number, r in values if value is not None]
+        if not known:
+            raise StoreError(f"pick: {goal.name} is not known of any model within the limits")
+        return min(known)[2]
+
+    def _is_good(self, record: TrialRecord) -> bool:
+        for name, sign, bound in self.metrics:
+            value = record.metrics.get(name)
+            if value is None or (value < bound if sign == ">=" else value > bound):
+                return False
+        return True
+
+    def _named(self) -> str:
+        return self.words or str(self.costs)
+
+    def _range(self, front: ParetoFront) -> str:
+        """What the front has of each limited quantity."""
+        parts = [_lowest(front, limit.field) for limit in self.costs.limits] if self.costs else []
+        found = [f"lowest: {', '.join(parts)}"] if parts else []
+        for name, sign, _ in self.metrics:
+            values = [v for r in front.members if (v := r.metrics.get(name)) is not None]
+            if values:
+                best = max(values) if sign == ">=" else min(values)
+                found.append(f"{'highest' if sign == '>=' else 'lowest'} {name}: {best:.4g}")
+        return " · ".join(found)
 
 
 def _knee(front: ParetoFront) -> TrialRecord:
@@ -74,33 +171,46 @@ def _numbered(front: ParetoFront, number: int, more: Iterable[TrialRecord]) -> T
     return found
 
 
-def _within(front: ParetoFront, text: str) -> TrialRecord:
-    parts = [part.partition("<=") for part in text.split(",")]
-    if not all(sign and name.strip() and value.strip() for name, sign, value in parts):
-        raise UsageError(f"pick must be {FORMS}, got {text!r}")
-    return best_within(front, {n.strip(): v.strip() for n, _, v in parts})
+def _known(name: str, front: ParetoFront) -> str:
+    """A cost with its device, or a metric of the records; UsageError names the nearest one."""
+    if is_cost(name):
+        return on_device(name, front.devices, "pick")
+    metrics = dict.fromkeys(metric for record in front.members for metric in record.metrics)
+    metrics |= dict.fromkeys(o.name for o in front.objectives if not is_cost(o.name))
+    if name not in metrics:
+        known = [*metrics, *cost_fields(front.devices)]
+        near = difflib.get_close_matches(name, known, n=1)
+        hint = f"nearest: {near[0]}" if near else f"known: {', '.join(known)}"
+        raise UsageError(f"pick: {name!r} is neither a metric nor a cost · {hint}")
+    return name
 
 
-def best_within(front: ParetoFront, limits: Mapping[str, Value]) -> TrialRecord:
-    """The member that is best in the task's metric of those whose costs are within `limits`.
+def _number(name: str, text: str) -> float:
+    try:
+        return float(text.rstrip("%")) / (100.0 if text.endswith("%") else 1.0)
+    except ValueError:
+        raise UsageError(f"pick: {name} needs a number such as 0.9 or 90%, got {text!r}") from None
 
-    Raises BudgetError for a limit that cannot be read, StoreError where no member is within.
-    """
-    if not front.members:
-        raise StoreError("the front is empty: no trial finished within the budget")
+
+def _budget(front: ParetoFront, limits: Mapping[str, Value]) -> Budget:
+    """Absolute limits on costs, each latency with its device."""
     spec = {on_device(name, front.devices, "pick"): value for name, value in limits.items()}
     budget = Budget.parse(spec, "pick")
     relative = [limit for limit in budget.limits if limit.relative]
     if relative:
         raise UsageError(f"pick: {relative[0].field} needs an absolute limit, got {relative[0]}")
-    inside = front.at_most(**{limit.field: limit.value for limit in budget.limits})
-    if inside.members:
-        return _best(inside)
-    lowest = ", ".join(_lowest(front, limit.field) for limit in budget.limits)
-    raise StoreError(f"no model on the front has {budget} · lowest: {lowest}")
+    return budget
 
 
-def _lowest(front: ParetoFront, field: str) -> str:
-    values = (front.value(field, record) for record in front.members)
+def _default_goal(front: ParetoFront, limits_metrics: bool) -> Objective:
+    """The cheapest where metrics are limited, otherwise the best in the task's metric."""
+    costs = [o for o in front.objectives if is_cost(o.name)]
+    metrics = [o for o in front.objectives if not is_cost(o.name)]
+    wanted = (costs or metrics) if limits_metrics else (metrics or costs)
+    return wanted[0]
+
+
+def _lowest(front: ParetoFront, name: str) -> str:
+    values = (front.value(name, record) for record in front.members)
     known = [value for value in values if value is not None]
-    return f"{field} {min(known):.4g}" if known else f"{field} is not known"
+    return f"{name} {min(known):.4g}" if known else f"{name} is not known"

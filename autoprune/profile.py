@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from autoprune.budget import Cost
+from autoprune.config import RunConfig
 from autoprune.cost.analytic import count_cost
 from autoprune.cost.inputs import batched
 from autoprune.cost.latency import Latency, measured_or_flagged
@@ -14,6 +15,7 @@ from autoprune.cost.targets import find_target
 from autoprune.device.profile import DeviceProfile
 from autoprune.graph import PruningGraph
 from autoprune.graph.types import Block, Frozen
+from autoprune.pruning.restrictions import Restrictions, restricted_by
 from autoprune.pruning.verification import prunable
 from autoprune.tasks.base import Task
 
@@ -36,7 +38,8 @@ class Layer:
 class Profile:
     """The dense model of a task before any pruning.
 
-    `memory` is the measured peak by runtime, None where it does not tell.
+    `memory` is the measured peak by runtime, None where it does not tell; `restrictions` what the
+    configuration keeps or bounds.
     """
 
     cost: Cost
@@ -45,6 +48,7 @@ class Profile:
     layers: tuple[Layer, ...]
     frozen: tuple[Frozen, ...]
     blocks: tuple[Block, ...] = ()
+    restrictions: Restrictions = field(default_factory=Restrictions)
 
 
 def profile(
@@ -53,8 +57,12 @@ def profile(
     runtimes: Sequence[str] = ("torch", "onnxruntime"),
     threads: int = 1,
     batch: int = 1,
+    config: RunConfig | None = None,
 ) -> Profile:
     """Count, trace and time the dense architecture; weights do not matter and are not loaded.
+
+    With `config`, `keep` and `bounds` of it are applied to the groups (ConfigError where a pattern
+    matches nothing).
 
     Counts are for one example input, latencies and memory for `batch` of them. Raises DeviceError
     for a runtime that is missing, or a batch that the example cannot be repeated to, GraphError
@@ -62,6 +70,7 @@ def profile(
     """
     model, example = task.build_model().eval(), task.example_input()
     graph = prunable(model, example, ignored_layers=task.ignored_layers, num_heads=task.num_heads)
+    restricted = restricted_by(config, graph, config.space) if config else Restrictions()
     inputs = batched(example, batch)
     return Profile(
         cost=count_cost(model, example),
@@ -75,6 +84,7 @@ def profile(
         layers=layers_of(graph),
         frozen=graph.frozen,
         blocks=graph.blocks,
+        restrictions=restricted,
     )
 
 

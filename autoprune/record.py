@@ -10,8 +10,17 @@ from autoprune.budget import Cost
 from autoprune.candidate import Candidate
 
 State = Literal["complete", "stopped", "infeasible", "failed"]
-UNIFORM = "seed:uniform"  # how the origin of a uniform baseline begins
+UNIFORM = "seed:uniform"  # how the origin of a uniform seed begins: a baseline, too
 CONVERTED = "converted from trial"  # likewise of another trial's model in another precision
+BASELINE = "baseline:"  # of a baseline that is trained on top of the search's own trials
+SCRATCH = f"{BASELINE}scratch"  # one that begins from random weights
+REUSED = "from_run:"  # of a trial of an earlier run
+_KINDS = {
+    UNIFORM: "uniform",
+    f"{BASELINE}uniform": "uniform",
+    f"{BASELINE}random": "random",
+    SCRATCH: "scratch",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,9 +33,10 @@ class TrialRecord:
     `predicted` is the cost before training, `measured` the cost of the finished model measured
     alone. `times` are seconds by name (`train_s`, `evaluate_s`, `build_s`, `wall_s`). `artifact` is
     the saved model's folder relative to the run folder. `origin` says where the candidate came
-    from: `seed:<what>` or the sampler's name, with `projected` where it was moved into the budget,
-    or `converted from trial <number>` where it is that trial's model in another precision.
-    `optimizer` is the class of the optimizer that trained it.
+    from: `seed:<what>`, `baseline:<what>` or the sampler's name, with `projected` where it was
+    moved into the budget, or `converted from trial <number>` where it is that trial's model in
+    another precision; after `from_run:<number>` where another run trained it. `optimizer` is the
+    class of the optimizer that trained it.
     """
 
     number: int
@@ -45,9 +55,24 @@ class TrialRecord:
     optimizer: str = ""
 
     @property
-    def is_baseline(self) -> bool:
-        """Whether this is a finished uniform baseline: one ratio everywhere, the same recovery."""
-        return self.origin.startswith(UNIFORM) and self.state == "complete"
+    def baseline(self) -> str:
+        """The kind of a finished baseline; empty for others.
+
+        `uniform` or `random` widths, or `scratch`: an architecture with random weights.
+        """
+        origin = self.origin.partition(" ")[2] if self.is_reused else self.origin
+        found = (kind for start, kind in _KINDS.items() if origin.startswith(start))
+        return next(found, "") if self.state == "complete" else ""
+
+    @property
+    def is_reused(self) -> bool:
+        """Whether an earlier run trained it."""
+        return self.origin.startswith(REUSED)
+
+    @property
+    def is_counted(self) -> bool:
+        """Whether it counts towards the limits of the search that holds it."""
+        return not self.is_reused and not self.origin.startswith((BASELINE, CONVERTED))
 
     @property
     def is_converted(self) -> bool:

@@ -111,6 +111,25 @@ class _Knob:
             raise ConfigError(f"{place} must lie in {self._interval()}, got {shown(value)}")
         return int(number) if self.kind == "integer" else number
 
+    def schema(self, *, by_optimizer: bool = False) -> dict[str, Any]:
+        """The JSON schema of what may be written: a value, a list, a range of numbers."""
+        numbers = {"number": "number", "integer": "integer"}
+        value: dict[str, Any] = {"type": numbers.get(self.kind, "boolean")}
+        if self.kind == "word":
+            value = {"enum": list(self.words)}
+        forms = [value, {"type": "array", "items": value, "minItems": 1}]
+        if self.kind in numbers:
+            value |= {"exclusiveMinimum" if self.open_low else "minimum": self.low}
+            if not math.isinf(self.high):
+                value |= {"exclusiveMaximum" if self.open_high else "maximum": self.high}
+            ends = {"min": value, "max": value, "log": {"type": "boolean"}}
+            form = {"type": "object", "properties": ends, "required": ["min", "max"]}
+            forms.append({**form, "additionalProperties": False})
+        if by_optimizer:
+            each = {name: {"anyOf": list(forms)} for name in OPTIMIZERS}
+            forms.append({"type": "object", "properties": each, "additionalProperties": False})
+        return {"anyOf": forms}
+
     def _interval(self) -> str:
         left = "(" if self.open_low else "["
         right = ")" if self.open_high or math.isinf(self.high) else "]"
@@ -256,6 +275,26 @@ class SearchSpace:
         else:
             varied = [replace(p, choices=used) if p == choice else p for p in varied]
         return replace(self, fixed=fixed, varied=tuple(varied))
+
+
+def schema() -> dict[str, Any]:
+    """The JSON schema of a space as it is written in YAML."""
+    sections: dict[str, dict[str, Any]] = {name: {} for name in _SECTIONS}
+    found: dict[str, Any] = {key: {} for key in _TOP}
+    for name, knob in _KNOBS.items():
+        if without_optimizer(name) == name:
+            section, _, key = name.rpartition(".")
+            sections.get(section, found)[key] = knob.schema(by_optimizer=key in BY_OPTIMIZER)
+    closed: dict[str, Any] = {"type": "object", "additionalProperties": False}
+    ratio = _RATIO.schema()["anyOf"][0]
+    per = {"enum": ["group", "global"]}
+    found |= {name: {**closed, "properties": inner} for name, inner in sections.items()}
+    found["ratios"] = {**closed, "properties": {"min": ratio, "max": ratio, "per": per}}
+    found["round_to"] = {"anyOf": [{"type": "integer", "minimum": 1}, {"const": AUTO}]}
+    most = {**closed, "properties": {"max": {"type": "number", "minimum": 0, "maximum": 1}}}
+    found["precision"] = {"anyOf": _PRECISION.schema()["anyOf"]}
+    found["depth"] = {"anyOf": [{"type": "boolean"}, most]}
+    return {**closed, "properties": found}
 
 
 def without_optimizer(name: str) -> str:

@@ -30,15 +30,22 @@ device:
 # What may vary: a preset (standard, int8, channels, channels_and_schedule, quick, unstructured), a
 # file, or keys.
 space: standard
+# keep: ["backbone.*", head]     # groups, layers, blocks that stay whole: see autoprune profile
+# bounds: {{"layer4.*": {{max_ratio: 0.3}}}}   # other ratios (pruned fractions) than the space's
+
+# The recommended model is the cheapest within this loss, or within the limits on metrics.
+recommend: drop <= 1 %         # of the dense model's metric; or drop <= 1 pt, >= 0.90
+# quality: {{accuracy: ">= 0.90"}}       # limits on any metrics; the search avoids what breaks them
 
 search:
   sampler: tpe                 # tpe | nsga2 | gp | random
-  # variables: ratios          # ratios | allocation: a share of the budget, few offsets of sensitivities
+  # variables: ratios          # ratios | allocation: a share of the budget and some offsets
   # objectives: [accuracy, latency_ms]   # default: the task's metric and the first limit
   # levels: [35%, 25%]         # lower limits (of the first cost) to find good models for, too
   trials: 30                   # the search stops at the first of these three limits
   # total_epochs: 60
   # minutes: 30
+  patience: 25                 # stop after so many trials without progress of the front; 0 = never
   epochs: 2                    # recovery epochs of one trial; may be a fraction
   rungs: 2                     # evaluations at which poor trials are stopped early; 0 = never
   concurrent: 2                # concurrent trials; cores are divided among them
@@ -47,11 +54,14 @@ search:
   # trial_timeout: 600         # seconds without a report after which a trial is ended; default:
                                # ten times the slowest trial so far
   # equal_failures: 5          # trials in a row that fail alike, after which the search stops
-  keep: front                  # models that stay on disk: the front's with its next best, or all
+  keep_models: front           # models that stay on disk: the front's with its next best, or all
   # max_disk: 5 GB             # how much they may take
   # ray: {{address: auto}}       # train in a running Ray cluster (docs/cluster.md)
   screen: 32                   # proposals scored before training for each one trained; 0 = none
+  baselines: {{uniform: 3, random: 1, scratch: false}}  # to compare with, on top of the trials
 
+# from_run: results/earlier    # use profiles, sensitivities and trials of an earlier run again
+# track: [tensorboard]         # tensorboard | mlflow: follow the search there, too
 # output: results/my-run       # default: results/<task>-<date-time>
 # base: .                      # also searched for the task's modules and checkpoint
 """

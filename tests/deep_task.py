@@ -21,3 +21,14 @@ class Deep(Stripes):
         torch.manual_seed(0)
         body = [nn.Conv2d(1, 12, 3), nn.ReLU(), *(Residual(12) for _ in range(4))]
         return nn.Sequential(*body, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(12, 3))
+
+
+class Wider(Deep):
+    """With a second group of channels behind the blocks."""
+
+    def build_model(self) -> nn.Module:
+        torch.manual_seed(0)
+        body = [nn.Conv2d(1, 12, 3), nn.ReLU(), Residual(12), Residual(12), nn.Conv2d(12, 16, 3)]
+        return nn.Sequential(
+            *body, nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 3)
+        )

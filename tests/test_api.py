@@ -16,12 +16,12 @@ import torch
 from safetensors.torch import save_file
 
 import autoprune
-from autoprune import api, cli
+from autoprune import api, cli, loading, options
 from autoprune.config import RunConfig, SearchConfig
 from autoprune.cost import latency
 from autoprune.errors import StoreError, TaskError, UsageError
 from autoprune.quantization import twins
-from autoprune.store import RECIPE, QuantizationSettings, read_quantization
+from autoprune.store import RECIPE, QuantizationSettings, RunFolder, read_quantization
 
 LR = 0.0625  # of the retraining
 
@@ -70,7 +70,7 @@ def test_result_is_read_back_as_it_was(found: api.Result) -> None:
 
 def test_loaded_model_has_the_recorded_metric(found: api.Result) -> None:
     record = found.pick("best")
-    model, task, _ = api.load_with_task(found.path, pick="best")
+    model, task, _ = loading.load_with_task(found.path, pick="best")
     metrics = task.evaluate(model, "val")
     assert metrics["accuracy"] == pytest.approx(record.metrics["accuracy"], abs=1e-6)
 
@@ -93,7 +93,7 @@ def run_config(found: api.Result) -> autoprune.RunConfig:
 
 
 def test_model_of_another_architecture_is_refused(found: api.Result, tmp_path: Path) -> None:
-    class Other(type(api.task_of(api.RunFolder.open(found.path).config))):
+    class Other(type(loading.task_of(RunFolder.open(found.path).config))):
         def build_model(self) -> torch.nn.Module:
             layers = [torch.nn.BatchNorm1d(13), torch.nn.Linear(13, 64), torch.nn.ReLU()]
             return torch.nn.Sequential(*layers, torch.nn.Linear(64, 4))
@@ -143,7 +143,7 @@ def test_int8_export_says_how_it_compares_in_the_runtime(found: api.Result, tmp_
         dynamic_batch=True,
     )
     report = written.quantization
-    model, task, folder = api.load_with_task(found.path)
+    model, task, folder = loading.load_with_task(found.path)
     expected = task.evaluate(model, "val")["accuracy"]
     assert report.float32.validation["accuracy"] == pytest.approx(expected, abs=1e-6)
     assert written.size_bytes == written.path.stat().st_size == report.int8.file_bytes
@@ -241,7 +241,7 @@ def test_run_without_a_front_says_how_to_go_on(found: api.Result, tmp_path: Path
 def test_model_folder_needs_no_run(found: api.Result) -> None:
     record = found.pick("knee")
     folder = found.path / str(record.artifact)
-    assert api.model_folder(folder) == folder
+    assert loading.model_folder(folder) == folder
     kept = json.loads((folder / RECIPE).read_text())["kept_indices"]
     small = autoprune.load(folder)
     assert small[1].out_features == len(kept["1"]) < 64
@@ -263,7 +263,7 @@ def test_retraining_writes_a_model_for_each_seed_and_their_mean(
     assert (retrained.summary.number, retrained.summary.seeds) == (knee.number, (0, 1))
     tested = []
     for seed in (0, 1):
-        model, task, _ = api.load_with_task(retrained.path / f"seed-{seed}")
+        model, task, _ = loading.load_with_task(retrained.path / f"seed-{seed}")
         tested.append(task.evaluate(model, "test")["accuracy"])
     mean, gap = sum(tested) / 2, abs(tested[0] - tested[1])
     assert retrained.summary.test["accuracy"].mean == pytest.approx(mean, abs=1e-6)
@@ -276,8 +276,8 @@ def test_retrained_model_is_what_run_and_folder_load(
     found: api.Result, retrained: api.RetrainResult
 ) -> None:
     first = retrained.path / "seed-0"
-    assert api.model_folder(retrained.path) == first
-    assert api.model_folder(found.path, "knee") == first
+    assert loading.model_folder(retrained.path) == first
+    assert loading.model_folder(found.path, "knee") == first
 
 
 def test_retraining_is_done_once_and_never_overwritten(
@@ -309,7 +309,7 @@ def test_retrain_command_prints_the_test_metrics(
 
 def test_search_takes_every_key_of_the_configuration() -> None:
     keys = {*RunConfig.model_fields, *SearchConfig.model_fields} - {"task", "search"}
-    assert set(api.SearchOptions.__annotations__) == keys
+    assert set(options.SearchOptions.__annotations__) == keys
 
 
 def test_search_refuses_an_unknown_option_and_two_descriptions() -> None:
@@ -365,15 +365,19 @@ def test_the_trials_are_a_table_and_the_front_is_one_in_a_notebook(found: api.Re
     assert row["predicted.macs"] == best.predicted.macs
     page = found._repr_html_()
     assert page.count("<tr>") == 1 + len(found.front)
-    assert f"{found.front.knee.number} (knee)" in page
+    knee = found.front.knee
+    chosen = found.recommendation.record
+    words = "recommended, knee" if chosen == knee else "knee"
+    assert f"{knee.number} ({words})" in page
+    assert page.count("<circle") == (len(found.front) if len(found.front) > 1 else 0)
     assert f"{100 * best.metrics['accuracy']:.2f} %" in page
 
 
 def test_task_given_as_an_object_must_be_given_again(found: api.Result) -> None:
-    task = api.task_of(api.RunFolder.open(found.path).config)
-    config = RunConfig.from_dict({"task": api.reference_of(task), "budget": {"macs": 1}})
+    task = loading.task_of(RunFolder.open(found.path).config)
+    config = RunConfig.from_dict({"task": loading.reference_of(task), "budget": {"macs": 1}})
     with pytest.raises(TaskError, match=r"made with a Task object \(Wine\)"):
-        api.task_of(config)
+        loading.task_of(config)
 
 
 def test_run_name_holds_task_and_time() -> None:
@@ -433,10 +437,10 @@ def test_a_run_finds_data_and_weights_again_and_needs_no_profile(
     monkeypatch.delenv("AUTOPRUNE_DATA", raising=False)
     done = api.run_config(RunConfig.load(tmp_path / "conf" / "budget.yaml"))
     profile.unlink()
-    config = api.RunFolder.open(done.path).config
+    config = RunFolder.open(done.path).config
     assert config.device.runtime == "torch"
     assert api.resume(done.path).front.members
-    _, task, folder = api.load_with_task(done.path)
+    _, task, folder = loading.load_with_task(done.path)
     assert Path(task.data).name == "images"
-    assert api.load_with_task(folder)[1].data == task.data
+    assert loading.load_with_task(folder)[1].data == task.data
     assert autoprune.export(done.path).path.is_file()

@@ -27,8 +27,9 @@ from autoprune.pareto import Objective, ParetoFront
 from autoprune.record import TrialRecord
 from autoprune.store import FrontReport, RunFolder
 
-COMMANDS = (
-    *("init", "search", "resume", "show", "report", "retrain", "export", "quantize", "profile"),
+COMMANDS = (  # in the order of the help
+    *("init", "doctor", "search", "resume", "verify", "show", "report", "compare", "retrain"),
+    *("export", "quantize", "profile", "schema"),
 )
 
 
@@ -68,8 +69,8 @@ def test_help_names_every_command_and_loads_nothing_heavy() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "HEAVY []" in done.stdout
-    for command in COMMANDS:
-        assert f"\n  {command} " in done.stdout
+    places = [done.stdout.index(f"\n  {command} ") for command in COMMANDS]
+    assert places == sorted(places)
 
 
 def test_init_writes_a_configuration_that_loads(run, tmp_path: Path) -> None:
@@ -153,6 +154,24 @@ BAD = {
         "none.py does not exist",
     ),
     "no run to resume": ("resume none", None, "none does not exist"),
+    "no run to verify": ("verify none", None, "none does not exist"),
+    "no run to compare": ("compare none none", None, "none does not exist"),
+    "no earlier run": (
+        "search b.yaml --from-run none",
+        "task: digits\nbudget: {macs: 50%}",
+        "none does not exist",
+    ),
+    "pattern without a match": (
+        "profile b.yaml",
+        "task: digits\nbudget: {macs: 50%}\nkeep: [stagee1]\ndevice: {runtime: torch}",
+        "keep: 'stagee1' matches no group, block or layer · near: stage1",
+    ),
+    "unreadable quality": (
+        "search b.yaml",
+        "task: digits\nbudget: {macs: 50%}\nquality: {accuracy: 90}",
+        "b.yaml: quality.accuracy",
+    ),
+    "unknown format": ("report none --format pdf", None, "none does not exist"),
     "no run to show": ("show none", None, "none does not exist"),
     "no run to report": ("report none", None, "none does not exist"),
     "no run to export": ("export none", None, "none does not exist"),

@@ -8,9 +8,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from autoprune.config import RunConfig, presets, read_yaml
+from autoprune.config import RunConfig
 from autoprune.errors import BudgetError, ConfigError, UsageError
 from autoprune.fitted_space import FittedSpace
+from autoprune.limited_yaml import read_yaml
+from autoprune.presets import presets
 
 MINIMAL = "task: digits\nbudget: {latency_ms: 50%}\n"
 
@@ -66,8 +68,9 @@ def test_defaults_are_those_of_the_documentation(write) -> None:
         (
             "search: []",
             "budget.yaml: search must hold keys (sampler, variables, objectives, levels, trials, "
-            "total_epochs, minutes, epochs, rungs, concurrent, seed, calibration_samples, "
-            "screen, trial_timeout, equal_failures, keep, max_disk, ray), got []",
+            "total_epochs, minutes, patience, epochs, rungs, concurrent, seed, "
+            "calibration_samples, screen, baselines, trial_timeout, equal_failures, keep_models, "
+            "max_disk, ray), got []",
         ),
         (
             "search: {concurrent: 10000}",
@@ -77,7 +80,10 @@ def test_defaults_are_those_of_the_documentation(write) -> None:
         ("search: {trials: 1000000000000}", "budget.yaml: search.trials: must be at most 1e+06 ("),
         ("search: {rungs: 2000}", "budget.yaml: search.rungs: must be at most 20 ("),
         ("search: {seed: 4294967296}", "budget.yaml: search.seed: must be at most 4.29497e+09 (32"),
-        ("search: {keep: some}", "budget.yaml: search.keep: must be 'front' or 'all', got 'some'"),
+        (
+            "search: {keep_models: some}",
+            "budget.yaml: search.keep_models: must be 'front' or 'all', got 'some'",
+        ),
         ("search: {ray: {adress: auto}}", "budget.yaml: search.ray.adress is not a key · nearest"),
         ("device: {batch: 1000000000}", "budget.yaml: device.batch: must be at most 65536 ("),
         ('output: ""', "budget.yaml: output: must not be empty, nor hold a null byte, got ''"),

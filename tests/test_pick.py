@@ -77,7 +77,14 @@ SEVERAL = ParetoFront(
         (FRONT, "latency_ms<=4300 us", 4),
         (FRONT, "macs<=25", 3),
         (FRONT, "macs <= 0.05 k, latency_ms <= 2", 4),
+        (FRONT, "recommended", 4),  # none was given: the knee
+        (FRONT, "accuracy>=0.8", 4),  # the cheapest, not the best
+        (FRONT, "accuracy >= 80%, max accuracy", 1),
+        (FRONT, "accuracy>=0.5, min latency_ms", 4),  # by measurement
+        (FRONT, "min macs", 3),
+        (FRONT, "macs<=50, accuracy>=0.7", 4),
         (SEVERAL, "best", 1),
+        (SEVERAL, "accuracy>=0.75, min latency_ms@server", 1),
         (SEVERAL, "fastest@phone", 2),
         (SEVERAL, "fastest@server", 3),
         (SEVERAL, "latency_ms@phone<=8", 1),
@@ -92,11 +99,21 @@ def test_pick(front: ParetoFront, text: str, number: int) -> None:
 @pytest.mark.parametrize(
     ("front", "text", "error", "message"),
     [
-        (FRONT, "nee", UsageError, "pick must be knee, fastest, best, trial=N .* got 'nee'"),
-        (FRONT, "trial=x", UsageError, "pick must be knee"),
-        (FRONT, "latency_ms<=", UsageError, "pick must be knee"),
+        (
+            FRONT,
+            "nee",
+            UsageError,
+            r"pick must be recommended, knee, fastest, best, trial=N, .* got 'nee'",
+        ),
+        (FRONT, "trial=x", UsageError, "pick must be recommended, knee"),
+        (FRONT, "latency_ms<=", UsageError, "pick must be recommended, knee"),
         (FRONT, "latency_ms<=50%", UsageError, "latency_ms needs an absolute limit"),
-        (FRONT, "latency<=3", BudgetError, "pick.latency is not a cost"),
+        (FRONT, "latency<=3", UsageError, "'latency' is neither a metric .* nearest: latency_ms"),
+        (FRONT, "acuracy>=0.9", UsageError, "neither a metric nor a cost · nearest: accuracy"),
+        (FRONT, "macs>=3", UsageError, "macs is a cost and takes <="),
+        (FRONT, "accuracy>=much", UsageError, "needs a number such as 0.9 or 90%"),
+        (FRONT, "min macs, min latency_ms", UsageError, "takes one goal"),
+        (FRONT, "accuracy>=0.95", StoreError, "has accuracy>=0.95 · highest accuracy: 0.9"),
         (FRONT, "trial=9", StoreError, "no trial 9 · on the front: 3, 4, 1"),
         (FRONT, "latency_ms<=1", StoreError, "lowest: latency_ms 1.2"),
         (FRONT, "fastest@phone", BudgetError, "no device has a name · write latency_ms"),
@@ -115,7 +132,7 @@ def test_pick(front: ParetoFront, text: str, number: int) -> None:
             "no device is called 'sever' · nearest: server",
         ),
         (SEVERAL, "latency_ms@server<=0.1", StoreError, "lowest: latency_ms@server 0.5"),
-        (SEVERAL, "best@phone", UsageError, "pick must be knee"),
+        (SEVERAL, "best@phone", UsageError, "pick must be recommended, knee"),
         (ParetoFront(OBJECTIVES, ()), "knee", StoreError, "the front is empty"),
     ],
 )
@@ -140,3 +157,7 @@ def test_fastest_falls_back_to_the_prediction() -> None:
 def test_number_may_name_a_trial_beside_the_front() -> None:
     members_only = ParetoFront(OBJECTIVES, FRONT.members)
     assert pick(members_only, "trial=2", RECORDS).number == 2
+
+
+def test_the_recommended_one_is_what_was_found() -> None:
+    assert pick(FRONT, " recommended ", recommended=RECORDS[0]).number == 1

@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 
 from autoprune.architecture import Architecture
 from autoprune.candidate import Candidate, Selection
-from autoprune.config import presets
 from autoprune.errors import ConfigError
 from autoprune.fitted_space import FittedSpace
+from autoprune.presets import presets
 from autoprune.space import Parameter, SearchSpace, kept_units
 
 SIZES = {"stem": 16, "layer1.conv1": 64, "head": 10, "tiny": 1}

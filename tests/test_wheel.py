@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from autoprune.config import presets
+from autoprune.presets import presets
 
 ROOT = Path(__file__).parents[1]
 
@@ -25,9 +25,9 @@ def test_wheel_runs_without_the_checkout(tmp_path: Path) -> None:
     (wheel,) = tmp_path.glob("autoprune-*.whl")
     zipfile.ZipFile(wheel).extractall(tmp_path / "installed")
     code = (
-        "import autoprune, autoprune.config as c\n"
+        "import autoprune, autoprune.config as c, autoprune.presets as p\n"
         "spec = {'task': 'digits', 'budget': {'macs': '50%'}}\n"
-        "names = [n for n in c.presets() if c.RunConfig.from_dict({**spec, 'space': n})]\n"
+        "names = [n for n in p.presets() if c.RunConfig.from_dict({**spec, 'space': n})]\n"
         "print(autoprune.__file__, *names)"
     )
     done = subprocess.run(

@@ -23,7 +23,7 @@ def dominated(records: Iterable[TrialRecord], plan: Plan) -> list[TrialRecord]:
     All but the front's and the baselines', up to `RESERVE` times as many as the front has.
     """
     ordered, front = _ordered(records, plan)
-    spare = [record for record in ordered[front:] if not record.is_baseline]
+    spare = [record for record in ordered[front:] if not record.baseline]
     return spare[(RESERVE - 1) * front :][::-1]
 
 

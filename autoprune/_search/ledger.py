@@ -7,7 +7,7 @@ import math
 import re
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,11 +16,12 @@ from autoprune._search.failure import bounded
 from autoprune._search.keeping import dominated, over_quota
 from autoprune._search.plan import Plan
 from autoprune._search.progress import NullProgress, Progress, Snapshot
+from autoprune._search.stagnation import Stagnation
 from autoprune.budget import Cost
 from autoprune.candidate import Candidate
 from autoprune.errors import AutopruneError
 from autoprune.pareto import ParetoFront
-from autoprune.record import State, TrialRecord
+from autoprune.record import BASELINE, State, TrialRecord
 from autoprune.store import RunFolder, RunState
 
 _LOG = logging.getLogger(__name__)
@@ -72,6 +73,14 @@ class Running:
     times: Mapping[str, float] = field(default_factory=dict)
     last: Report = field(default_factory=Report)
 
+    @property
+    def is_counted(self) -> bool:
+        """Whether it counts towards the limits of the search."""
+        return not self.origin.startswith(BASELINE)
+
+
+OnTrial = Callable[[TrialRecord, ParetoFront], None]  # the trial that ended, and the front now
+
 
 class Ledger:
     """Turns reports into records on disk, counts them, and decides when the search is over.
@@ -87,16 +96,18 @@ class Ledger:
         progress: Progress | None = None,
         *,
         since: float | None = None,
+        on_trial: OnTrial | None = None,
     ) -> None:
         """Continue a run from its records.
 
-        `since` (`time.monotonic`) is when this session began; by default now.
+        `since` (`time.monotonic`) is when this session began; by default now. `on_trial` is called
+        after each trial that ended.
         """
         self.plan = plan
         self.folder = folder
         self.records: dict[int, TrialRecord] = {r.number: r for r in folder.records()}
-        trained = (it for it in self.records.values() if not it.is_converted)
-        self._counts = Counter(record.state for record in trained)
+        counted = (it for it in self.records.values() if it.is_counted)
+        self._counts = Counter(record.state for record in counted)
         self._slowest_s = max(map(_busy_s, self.records.values()), default=0.0)
         self.running: dict[int, Running] = {}
         self._progress = progress or NullProgress()
@@ -115,8 +126,9 @@ class Ledger:
         self._closed = False
         self.failure: AutopruneError | None = None
         self._shown: tuple[tuple[Mapping[str, float], ...], float | None] = ((), None)
+        self._on_trial = on_trial or (lambda record, front: None)
         self._front = self._front_of(self.records.values())
-        self._show_front()
+        self._stagnation = Stagnation(plan.limits.patience, start=self._show_front())
 
     @property
     def elapsed_s(self) -> float:
@@ -125,7 +137,7 @@ class Ledger:
 
     @property
     def counts(self) -> Counter[State]:
-        """How many trials are in each state, converted ones not counted."""
+        """How many trials that count towards the limits are in each state."""
         return self._counts
 
     @property
@@ -135,9 +147,13 @@ class Ledger:
 
     @property
     def spent_epochs(self) -> float:
-        """Epochs trained so far, including what running trials have reported."""
-        ended = sum(record.epochs for record in self.records.values())
-        return ended + sum(running.last.epochs for running in self.running.values())
+        """Epochs trained so far in trials that count, also what running ones have reported."""
+        ended = sum(record.epochs for record in self.records.values() if record.is_counted)
+        return ended + sum(running.last.epochs for running in self._counted)
+
+    @property
+    def _counted(self) -> list[Running]:
+        return [running for running in self.running.values() if running.is_counted]
 
     def duplicate_of(self, candidate: Candidate) -> int | None:
         """The number of the trial that trained, or now trains, this very candidate."""
@@ -206,10 +222,13 @@ class Ledger:
         if not record.is_converted:
             self._ends.append(time.monotonic())
         self._front = self._front_of([*self._front.members, record])
-        self._show_front()
+        volume = self._show_front()
+        if record.is_counted:
+            self._stagnation.note(volume)
         self._free_disk()
         self.save_state("search")
         self.show()
+        self._on_trial(record, self._front)
         return record
 
     def update(self, record: TrialRecord) -> None:
@@ -218,20 +237,35 @@ class Ledger:
 
     def may_start(self) -> bool:
         """Whether another trial may begin now; that can change, see `over`."""
-        limits = self.plan.limits
-        planned = sum(self.plan.epochs - r.last.epochs for r in self.running.values())
+        return not self._reached()
+
+    @property
+    def ended_by(self) -> str:
+        """The limit that ended the search, in words; empty while it goes on."""
+        return "" if self._counted else self._reached()
+
+    def _reached(self) -> str:
+        """The limit because of which no trial may begin now."""
+        limits, running = self.plan.limits, self._counted
+        planned = sum(self.plan.epochs - r.last.epochs for r in running)
         epochs = self.spent_epochs + planned + self.plan.epochs
-        return (
-            not self._closed
-            and self.stuck is None
-            and self.done + len(self.running) < limits.trials
-            and (limits.total_epochs is None or epochs <= limits.total_epochs * (1 + 1e-9))
-            and not self._too_late()
-        )
+        if self._closed:
+            return "an interrupt"
+        if self.stuck is not None:
+            return "equal failures"
+        if self.done + len(running) >= limits.trials:
+            return f"{limits.trials} trials"
+        if limits.total_epochs is not None and epochs > limits.total_epochs * (1 + 1e-9):
+            return f"{limits.total_epochs:g} epochs"
+        if self.too_late:
+            return f"{(limits.seconds or 0.0) / 60.0:.3g} minutes"
+        if self._stagnation.reached:
+            return f"no progress in {limits.patience} trials"
+        return ""
 
     def over(self) -> bool:
-        """Whether no further trial will ever begin."""
-        return not self.running and not self.may_start()
+        """Whether no further trial that counts will ever begin."""
+        return not self._counted and not self.may_start()
 
     def close(self) -> None:
         """Start no further trial: the search was asked to end."""
@@ -275,8 +309,9 @@ class Ledger:
 
     def save_state(self, phase: str) -> None:
         """Save the phase and elapsed time, for `resume`."""
+        screening = dict(self.screening)
         with self._noting_failure():
-            self.folder.save_state(RunState(phase, self.elapsed_s, dict(self.screening)))
+            self.folder.save_state(RunState(phase, self.elapsed_s, screening, self.ended_by))
 
     def show(self, phase: str = "search", note: str = "") -> None:
         """Update the progress display."""
@@ -299,7 +334,13 @@ class Ledger:
             )
         )
 
-    def _too_late(self) -> bool:
+    @property
+    def is_closed(self) -> bool:
+        """Whether nothing at all may begin any more, baselines neither."""
+        return self._closed or self.stuck is not None or self.too_late
+
+    @property
+    def too_late(self) -> bool:
         """Past the time limit, or so near that a trial of median length would not end."""
         seconds = self.plan.limits.seconds
         if seconds is None:
@@ -325,7 +366,8 @@ class Ledger:
         within = [r for r in records if r.predicted and self.plan.allows(r.predicted)]
         return ParetoFront(self.plan.objectives, tuple(within), self.plan.reference)
 
-    def _show_front(self) -> None:
+    def _show_front(self) -> float:
+        """Keep the front for the display; returns its hypervolume."""
         front = self._front
         names = [objective.name for objective in front.objectives]
         rows = front.values.tolist()
@@ -333,7 +375,9 @@ class Ledger:
             {"number": record.number, **dict(zip(names, row, strict=True))}
             for record, row in zip(front.members, rows, strict=True)
         )
-        self._shown = (members, front.hypervolume if members else None)
+        volume = front.hypervolume
+        self._shown = (members, volume if members else None)
+        return volume
 
     def _free_disk(self) -> None:
         """Delete models that are dominated, or above the quota; close where that is not enough."""
@@ -383,7 +427,7 @@ class Ledger:
     def _write(self, record: TrialRecord) -> None:
         with self._noting_failure():
             self.folder.append(record)
-        if not record.is_converted:
+        if record.is_counted:
             if record.number in self.records:
                 self._counts[self.records[record.number].state] -= 1
             self._counts[record.state] += 1

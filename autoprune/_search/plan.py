@@ -18,6 +18,8 @@ from autoprune.cost_fields import FILE
 from autoprune.errors import BudgetError
 from autoprune.fitted_space import FittedSpace
 from autoprune.pareto import Objective
+from autoprune.quality import QualityLimit
+from autoprune.recommendation import violations
 from autoprune.record import TrialRecord
 from autoprune.space import Parameter, Value
 
@@ -56,6 +58,7 @@ class Limits:
     A trial that takes more than `trial_timeout_s` from one report to the next is ended (None:
     learned from the trials so far). After `equal_failures` in a row the search ends (0: never).
     `keep_all` keeps the models of dominated trials, `disk_bytes` is the most that models may take.
+    `patience` is how many trials may pass without growth of the hypervolume; 0 sets no limit.
     """
 
     trials: int = 30
@@ -65,6 +68,7 @@ class Limits:
     equal_failures: int = 5
     keep_all: bool = True
     disk_bytes: float | None = None
+    patience: int = 0
 
 
 @dataclass(frozen=True)
@@ -79,6 +83,9 @@ class Plan:
     by name how far predicted latencies lie below their upper bound: a candidate is within the
     budget only if the bound is, so that nearly all of what is trained holds when it is measured.
     `allocated` are the variables to sample instead of one ratio for each group.
+    `quality` are limits on metrics after training, `metrics` those of the dense model.
+    `largest_part` says in words which layer takes most of a cost of an architecture. With `scratch`
+    the best architecture is trained from random weights at the end.
     """
 
     space: FittedSpace
@@ -97,6 +104,10 @@ class Plan:
     margins: Mapping[str, float] = field(default_factory=dict)
     prices: Prices | None = None
     allocated: Variables | None = None
+    quality: tuple[QualityLimit, ...] = ()
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    largest_part: Callable[[Architecture, str], str] | None = None
+    scratch: bool = False
 
     @property
     def variables(self) -> Variables:
@@ -199,6 +210,24 @@ class Plan:
             for name, value in found.items()
         }
 
+    def constraints(self, record: TrialRecord) -> dict[str, float]:
+        """What Optuna is told of a trial: above 0 is over a limit on a cost, or on a metric.
+
+        Metrics count once a trial is complete.
+        """
+        found = self.over(record.predicted) if record.predicted is not None else {}
+        if record.state == "complete":
+            short = violations(record.metrics, self.metrics, self.quality, self.objectives)
+            found |= {str(limit): short.get(str(limit), 0.0) for limit in self.quality}
+        return found
+
+    def worst_metric(self, metric: Objective) -> float | None:
+        """The worst value of a metric that is within `quality`; None where that does not say."""
+        maximize = metric.direction == "maximize"
+        limits = [limit for limit in self.quality if limit.metric == metric.name]
+        bounds = [limit.bound(self.metrics.get(metric.name, 0.0), maximize) for limit in limits]
+        return (max(bounds) if maximize else min(bounds)) if bounds else None
+
     def allows(self, cost: Cost) -> bool:
         """Whether the predicted cost is within the budget, with the margin."""
         return all(value <= 0.0 for value in self.over(cost).values())
@@ -208,12 +237,17 @@ class Plan:
 
         In the precision that uses the least of the budget.
         """
+        return self.price(self.smallest_architecture)
+
+    @property
+    def smallest_architecture(self) -> Architecture:
+        """The smallest widths, without the costliest blocks, likewise."""
         space = self.space
         least = {name: space.choices(name)[0] for name in space.widths}
         gone = {f"{BLOCK}{name}": 0 for name in self.costliest[: space.most_dropped]}
         wanted = [space.architecture({**least, **gone, IN_FLOAT: n}) for n in (0, 1)]
         sparse = [replace(it, patterns=space.patterns.sparsest(it.dropped)) for it in wanted]
-        return self.price(min(dict.fromkeys(sparse), key=self._load))
+        return min(dict.fromkeys(sparse), key=self._load)
 
     @cached_property
     def costliest(self) -> tuple[str, ...]:
@@ -242,13 +276,24 @@ class Plan:
         over = replace(self, budget=Budget((limit,))).over(smallest)[limit.field]
         if over > 0.0:
             most = limit.resolve(self.dense)
+            part = (
+                self.largest_part(self.smallest_architecture, limit.field)
+                if self.largest_part
+                else ""
+            )
+            kept = ", or keep less" if self.space.ranges else ""
             raise BudgetError(
                 f"{name} must be at least {most * (1.0 + over):.4g} (the smallest model of "
-                f"this space), got {most:.4g} · raise it, or allow more removal with "
-                f"space.ratios.max (now {self.space.space.max_ratio:g})"
+                f"this space{part}), got {most:.4g} · raise it, or allow more removal with "
+                f"space.ratios.max (now {self.space.space.max_ratio:g}){kept}"
             )
 
     def values(self, record: TrialRecord) -> list[float] | None:
-        """The objectives of a record in their own units; None where one is not determined."""
+        """The objectives of a record in their own units; None where one is not determined.
+
+        Also of one that began from random weights: it says nothing of pruned models.
+        """
+        if record.baseline == "scratch":
+            return None
         values = [objective.value(record) for objective in self.objectives]
         return None if any(v is None for v in values) else [v for v in values if v is not None]

@@ -9,6 +9,7 @@ import platform
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -39,7 +40,8 @@ from autoprune.cost.file_size import FileSize
 from autoprune.cost.model import CostModel
 from autoprune.cost.precisions import PrecisionCosts
 from autoprune.cost.targets import cores, device_name
-from autoprune.cost_fields import FILE, MEMORY, cost_fields, is_cost, is_latency
+from autoprune.cost_fields import FILE, MEMORY, cost_fields, field_at, is_cost, is_latency
+from autoprune.device.layers import largest_part
 from autoprune.device.widths import efficient_step
 from autoprune.errors import AutopruneError, ConfigError, DeviceError, GraphError, TaskError
 from autoprune.fitted_space import FittedSpace
@@ -48,15 +50,18 @@ from autoprune.pareto import Objective
 from autoprune.patterns import WeightCurve
 from autoprune.pruning import importance, sensitivity
 from autoprune.pruning.compensate import Calibration, calibrate
+from autoprune.pruning.restrictions import restricted_by
 from autoprune.pruning.sensitivity import Sensitivity
 from autoprune.pruning.sparsity import sparse_weights
 from autoprune.pruning.verification import prunable
 from autoprune.pruning.weight_importance import curves
+from autoprune.quality import check_qualities
 from autoprune.quantization import twin_of
 from autoprune.space import SearchSpace, Value
 from autoprune.store import QuantizationSettings
 from autoprune.tasks.base import Task
 from autoprune.tasks.load import load_dense
+from autoprune.tasks.loaders import split_size
 from autoprune.tasks.metrics import evaluated
 from autoprune.training import Precision, choose, training_device
 from autoprune.training.batches import sample
@@ -72,7 +77,10 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Prepared:
-    """A prepared search. `metrics` are the dense model's on the validation split."""
+    """A prepared search.
+
+    `metrics` are the dense model's on the validation split, `samples` is the size of that.
+    """
 
     plan: Plan
     dense: nn.Module
@@ -82,6 +90,7 @@ class Prepared:
     training_device: str
     memory: tuple[PeakMemory, ...] = (COUNTED,)
     file: FileSize | None = None
+    samples: int | None = None
 
     def with_targets(self, targets: tuple[TargetDevice, ...]) -> Prepared:
         """The same search with costs predicted from these devices' profiles."""
@@ -113,18 +122,19 @@ def prepare(
     say: Say,
     *,
     profiles: Profiles | None = None,
+    is_resumed: bool = False,
 ) -> Prepared:
     """Everything up to the plan; raises UsageError for a user error.
 
-    `profiles` are those that a resumed run has already; without, the devices are asked whether they
-    can measure.
+    `profiles` are those that are there already. Unless the run is resumed, devices without one are
+    asked whether they can measure.
     """
     objectives = _objectives(config, task)
     targets = load_targets(config.targets, profiles or {})
     has_int8 = INT8 in config.space.precisions
     if has_int8:
         _check_int8(config, objectives, targets)
-    if profiles is None:
+    if not is_resumed:
         check(targets)
     device = training_device(config.train_on)
     say("the dense model")
@@ -133,6 +143,7 @@ def prepare(
     example = task.example_input()
     graph = prunable(dense, example, ignored_layers=task.ignored_layers, num_heads=task.num_heads)
     metrics = _dense_metrics(task, dense.to(device))
+    check_qualities(config.quality_limits, metrics, task.metric)
     dense = dense.to("cpu")
     if not graph.groups:
         why = "; ".join(f"{frozen.name}: {frozen.reason}" for frozen in graph.frozen[:3])
@@ -161,7 +172,8 @@ def prepare(
     plan.check()
     distributions(plan)
     rig = MeasurementRig(dense, graph, example, targets)
-    return Prepared(plan, dense, graph, metrics, rig, device, memory, file)
+    samples = split_size(task.val_loader())
+    return Prepared(plan, dense, graph, metrics, rig, device, memory, file, samples)
 
 
 def correct(ready: Prepared, chosen: Sequence[Architecture], say: Say) -> Prepared:
@@ -196,14 +208,19 @@ def _plan(
     weights: Mapping[str, WeightCurve],
 ) -> Plan:
     costs, margins = _costs(graph, targets, memory, space.precisions, file)
-    limits = config.search
+    limits, restricted = config.search, restricted_by(config, graph, space)
     return Plan(
         space=FittedSpace.of(
             space,
             graph.sizes(),
             efficient_step(graph, [it.profile.predictor for it in targets if it.profile]),
-            {block.name: tuple(graph.lost([block.name])) for block in graph.blocks},
+            {
+                block.name: tuple(graph.lost([block.name]))
+                for block in graph.blocks
+                if block.name not in restricted.blocks
+            },
             weights,
+            restricted.ranges,
         ),
         price=costs.cost,
         prices=costs.prices,
@@ -217,8 +234,9 @@ def _plan(
             limits.minutes * 60.0 if limits.minutes is not None else None,
             limits.trial_timeout,
             limits.equal_failures,
-            limits.keep == "all",
+            limits.keep_models == "all",
             config.max_disk_bytes,
+            limits.patience,
         ),
         epochs=limits.epochs,
         rungs=limits.rungs,
@@ -227,6 +245,14 @@ def _plan(
         seed=limits.seed,
         levels=config.levels,
         margins=margins,
+        quality=config.quality_limits,
+        metrics=metrics,
+        largest_part=partial(
+            largest_part,
+            graph,
+            {field_at("latency_ms", it.name): it.profile.predictor for it in targets if it.profile},
+        ),
+        scratch=limits.baselines.scratch,
     )
 
 

@@ -69,8 +69,10 @@ def _ratios(candidate: Candidate, space: FittedSpace) -> Mapping[str, float]:
 
 
 def _moved(candidate: Candidate, start: Mapping[str, float], plan: Plan, share: float) -> Candidate:
-    most = plan.space.space.max_ratio
-    ratios = {name: ratio + share * max(0.0, most - ratio) for name, ratio in start.items()}
+    ratios = {
+        name: ratio + share * max(0.0, plan.space.ratio_range(name)[1] - ratio)
+        for name, ratio in start.items()
+    }
     there = candidate.architecture
     patterns = plan.space.patterns.params(there)
     if FILE in plan.budget.fields:  # nothing else gets less by it

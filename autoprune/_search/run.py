@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import time
-import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
-import optuna
-
-from autoprune._search.ledger import Ledger
+from autoprune._search.baselines import baselines
+from autoprune._search.describe import (
+    dense_report,
+    describe,
+    importances,
+    save_layers,
+    search_plan,
+)
+from autoprune._search.ledger import Ledger, OnTrial
 from autoprune._search.plan import Plan
 from autoprune._search.prepare import (
     Prepared,
@@ -24,6 +29,7 @@ from autoprune._search.prepare import (
     relative_importance,
 )
 from autoprune._search.progress import NullProgress, Progress, Snapshot
+from autoprune._search.reuse import EarlierRun
 from autoprune._search.screening import Screening
 from autoprune._search.searcher import BudgetedOptunaSearch, Proposal
 from autoprune._search.seeding import seeds
@@ -34,21 +40,16 @@ from autoprune._search.tuning import check_session, quiet, run_trials
 from autoprune._search.variables import Allocated
 from autoprune._search.verify import verify
 from autoprune._search.worker import WorkerContext
-from autoprune.architecture import INT8, PRECISIONS
+from autoprune.architecture import PRECISIONS
 from autoprune.budget import Cost
 from autoprune.config import RunConfig
 from autoprune.device.profile import DeviceProfile
-from autoprune.errors import StoreError, WorkError
+from autoprune.errors import DeviceError, StoreError, WorkError
 from autoprune.pruning.sensitivity import Sensitivity
-from autoprune.record import TrialRecord
+from autoprune.record import UNIFORM, TrialRecord
 from autoprune.store import (
     SENSITIVITY,
-    BlockInfo,
-    DenseReport,
     FrontReport,
-    FrozenInfo,
-    GroupInfo,
-    Groups,
     RunFolder,
     RunState,
     SearchPlan,
@@ -59,6 +60,7 @@ from autoprune.store import (
 from autoprune.tasks.base import Task
 from autoprune.training import Precision
 
+OnStart = Callable[[SearchPlan], None]
 CHECKED = 8  # models near the budget that are measured before the first trial
 
 
@@ -69,8 +71,12 @@ def run(
     *,
     progress: Progress | None = None,
     resume: bool = False,
+    on_start: OnStart | None = None,
+    on_trial: OnTrial | None = None,
 ) -> None:
     """Search as `config` says into `folder`, or resume the search in it.
+
+    `on_start` is called before the first trial, `on_trial` after each.
 
     Nothing is written before task, model, space and budget are known to fit (UsageError).
     KeyboardInterrupt passes through once everything is on disk: `resume` then loses nothing but
@@ -89,7 +95,16 @@ def run(
     with quiet(), held:  # before the preparation, which takes minutes
         if resume:
             mend(RunFolder(place), config.targets)
-        _run(config, task, place, watcher, since, resume=resume)
+        told = _Told(on_start, on_trial)
+        _run(config, task, place, watcher, since, told, resume=resume)
+
+
+@dataclass(frozen=True)
+class _Told:
+    """Who is told of the start and of each trial."""
+
+    on_start: OnStart | None = None
+    on_trial: OnTrial | None = None
 
 
 def _is_done(store: RunFolder) -> bool:
@@ -101,12 +116,23 @@ def _is_done(store: RunFolder) -> bool:
 
 
 def _run(
-    config: RunConfig, task: Task, place: Path, watcher: Progress, since: float, *, resume: bool
+    config: RunConfig,
+    task: Task,
+    place: Path,
+    watcher: Progress,
+    since: float,
+    told: _Told,
+    *,
+    resume: bool,
 ) -> None:
     say = _sayer(watcher, since)
-    ready = _prepare(config, task, place, say, resume=resume)
+    earlier = EarlierRun(config) if config.from_run and not resume else None
+    ready = _prepare(config, task, place, say, resume=resume, earlier=earlier)
     store = RunFolder.open(place) if resume else _create(config, place)
-    _describe(store, ready)
+    known = earlier.sensitivity(ready.plan) if earlier is not None else None
+    if known is not None:
+        store.save_sensitivity(known.to_dict())
+    describe(store, ready)
     context = _context(config, task, store, ready, say)
     sensitivity = _sensitivity(config, task, store, ready, context, say)
     importance = _importance(ready, context) if sensitivity else None
@@ -115,17 +141,56 @@ def _run(
         chosen = dict.fromkeys(proposal.candidate.architecture for proposal in first)
         ready = correct(ready, list(chosen)[:CHECKED], say)
         ready.plan.check()
-        _describe(store, ready)
+        describe(store, ready)
         first = seeds(ready.plan, sensitivity, importance)
+    if earlier is not None:
+        earlier.copy_trials(ready.plan, store)
     ready = _with_variables(config, ready, sensitivity)
     screening = make_screening(config, task, ready, context, sensitivity)
-    ledger = Ledger(ready.plan, store, watcher, since=since)
+    ledger = Ledger(ready.plan, store, watcher, since=since, on_trial=told.on_trial)
+    first = _first(config, ready.plan, first, ledger)
+    if told.on_start is not None:
+        told.on_start(search_plan(ready.plan))
     _search(store, ready, context, first, screening, ledger)
 
 
-def _prepare(config: RunConfig, task: Task, place: Path, say: Say, *, resume: bool) -> Prepared:
-    profiles = _profiles(RunFolder(place), config) if resume else None
-    return prepare(config, task, say, profiles=profiles)
+def _prepare(
+    config: RunConfig,
+    task: Task,
+    place: Path,
+    say: Say,
+    *,
+    resume: bool,
+    earlier: EarlierRun | None,
+) -> Prepared:
+    profiles: Profiles = {}
+    if resume:
+        profiles = _profiles(RunFolder(place), config)
+    elif earlier is not None:
+        profiles = earlier.profiles()
+    ready = prepare(config, task, say, profiles=profiles, is_resumed=resume)
+    if earlier is not None:
+        earlier.check(ready.graph, ready.metrics)
+    return ready
+
+
+def _first(
+    config: RunConfig, plan: Plan, first: Sequence[Proposal], ledger: Ledger
+) -> list[Proposal]:
+    """The first candidates, and the baselines; fewer of both where an earlier run had trials."""
+    reused = [r for r in ledger.records.values() if r.is_reused and plan.fits(r.candidate)]
+    if any(record.is_reused for record in ledger.records.values()):
+        needed = len(plan.levels) + 1
+        first = [p for p in first if not p.origin.startswith(UNIFORM)][:needed]
+    asked, kinds = config.search.baselines, [record.baseline for record in reused]
+    known = {p.candidate.key for p in first if p.origin.startswith(UNIFORM)}
+    more = baselines(
+        plan,
+        uniform=max(0, asked.uniform - kinds.count("uniform")),
+        random=max(0, asked.random - kinds.count("random")),
+        known=known,
+    )
+    return [*first, *more]
 
 
 def _profiles(store: RunFolder, config: RunConfig) -> Profiles:
@@ -216,7 +281,7 @@ def _search(
     file = StudyFile.mended(store, plan.objectives)
     try:
         searcher = BudgetedOptunaSearch(plan, ledger, file, first, screening)
-        if not ledger.over():
+        if not searcher.is_finished:
             gpus = 1.0 / plan.concurrent if ready.training_device == "cuda" else 0.0
             cluster = store.config.search.ray
             run_trials(plan, context, searcher, store.path, gpus=gpus, cluster=cluster)
@@ -237,67 +302,53 @@ def _search(
         file.close()
 
 
-def _finish(store: RunFolder, ready: Prepared, ledger: Ledger) -> str | None:
-    """Write the front; why it could not be measured, where its device could not be asked."""
-    complete = [r for r in ledger.records.values() if r.state == "complete"]
+def measure_again(
+    config: RunConfig, task: Task, folder: Path, *, progress: Progress | None = None
+) -> None:
+    """Measure the front of a finished search again. Raises DeviceError where that fails."""
+    store, watcher, since = RunFolder.open(folder), progress or NullProgress(), time.monotonic()
+    if store.front() is None:
+        raise StoreError(f"{folder} has no front yet · resume it with: autoprune resume {folder}")
+    with quiet():
+        ready = _prepare(config, task, folder, _sayer(watcher, since), resume=True, earlier=None)
+        with store.writing():
+            ledger = Ledger(ready.plan, store, watcher, since=since)
+            ledger.show("verify", "measuring the front again")
+            failure = _finish(store, ready, ledger, again=True)
+            store.write_csv()
+    if failure is not None:
+        raise DeviceError(f"the front could not be measured again: {failure}")
+
+
+def _finish(
+    store: RunFolder, ready: Prepared, ledger: Ledger, *, again: bool = False
+) -> str | None:
+    """Write the front; why it could not be measured, where its device could not be asked.
+
+    With `again`, also what was measured before is measured.
+    """
+    complete = [
+        record
+        for record in ledger.records.values()
+        if record.state == "complete" and (record.artifact or not record.is_reused)
+    ]
     if not complete:
         raise WorkError(_no_model(ledger))
     if ready.is_offline:  # what is measured here would say nothing of that device
         store.save_front(FrontReport(ledger.front()))
+        save_layers(store, ready, ledger.front())
         return None
 
     def save(record: TrialRecord, dense: Cost) -> None:
-        store.save_dense(_dense(ready, dense))
+        store.save_dense(dense_report(ready, dense))
         ledger.update(record)
 
     before = store.dense()  # beside it some of the front may have been measured already
-    known = before.measured if before else None
+    known = before.measured if before and not again else None
     verified = verify(complete, store, ready.rig, ready.plan, save, known)
     store.save_front(FrontReport(verified.front, verified.over, verified.failure))
+    save_layers(store, ready, verified.front)
     return verified.failure
-
-
-def _describe(store: RunFolder, ready: Prepared) -> None:
-    """Write what the search knows before its first trial, for the report and for `resume`."""
-    for target in ready.targets:
-        if target.profile is not None:
-            store.save_profile(target.name, target.profile.to_dict())
-        if target.int8 is not None:
-            store.save_profile(target.name, target.int8.to_dict(), INT8)
-    plan = ready.plan
-    budgets = (plan.budget, *plan.levels)
-    store.save_plan(SearchPlan.of(plan.objectives, plan.reference, budgets, plan.space, plan.dense))
-    if store.dense() is None:
-        store.save_dense(_dense(ready, None))
-    groups = tuple(GroupInfo(g.name, g.kind, g.size) for g in ready.graph.groups)
-    frozen = tuple(FrozenInfo(f.name, f.size, f.reason) for f in ready.graph.frozen)
-    blocks = tuple(BlockInfo(b.name, b.kind) for b in ready.graph.blocks)
-    store.save_groups(Groups(groups, frozen, blocks))
-
-
-def _dense(ready: Prepared, measured: Cost | None) -> DenseReport:
-    return DenseReport(dict(ready.metrics), ready.plan.dense, measured)
-
-
-def importances(study: optuna.Study, plan: Plan) -> dict[str, dict[str, float]]:
-    """Importance of each search variable by objective (PED-ANOVA); empty with too few trials."""
-    complete = [t for t in study.trials if t.state == optuna.trial.TrialState.COMPLETE]
-    if len(complete) < 8:
-        return {}
-    found: dict[str, dict[str, float]] = {}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        for place, objective in enumerate(plan.objectives):
-            found[objective.name] = optuna.importance.get_param_importances(
-                study,
-                evaluator=optuna.importance.PedAnovaImportanceEvaluator(),
-                target=_value_of(place),
-            )
-    return found
-
-
-def _value_of(place: int) -> Callable[[optuna.trial.FrozenTrial], float]:
-    return lambda trial: float(trial.values[place])
 
 
 def _stuck(store: RunFolder, reason: str, count: int) -> str:

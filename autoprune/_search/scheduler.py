@@ -21,7 +21,7 @@ from autoprune.budget import Cost
 from autoprune.candidate import Candidate
 from autoprune.cost_fields import is_cost
 from autoprune.pareto import Objective, crowding, non_dominated_rank
-from autoprune.record import TrialRecord
+from autoprune.record import BASELINE, UNIFORM, TrialRecord
 
 if TYPE_CHECKING:
     from ray.tune.execution.tune_controller import TuneController
@@ -118,8 +118,8 @@ class RungScheduler(FIFOScheduler):
             return str(TrialScheduler.CONTINUE)
         rung = len(report.history) - 1
         self._rungs.report(rung, number, self._point(report.metrics, running.predicted))
-        if self._rungs.may_go_on(rung, number):
-            return str(TrialScheduler.CONTINUE)
+        if self._rungs.may_go_on(rung, number) or running.origin.startswith((UNIFORM, BASELINE)):
+            return str(TrialScheduler.CONTINUE)  # baselines are compared at their end
         self._searcher.on_trial_result(
             trial.trial_id, result
         )  # Tune does not report paused trials to it

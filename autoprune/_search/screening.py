@@ -246,6 +246,7 @@ class Screening:
         reference = np.array([self._plan.objectives[p].sign for p in self._order]) * [
             self._plan.reference[p] for p in self._order
         ]
+        reference[0] = self._worst(front, reference[0])
         posteriors = self._posteriors(trained, [*pool, *running], reference[0])
         if posteriors is not None:
             signs = np.array([objective.sign for objective in self._plan.objectives])
@@ -262,6 +263,18 @@ class Screening:
             (expected_improvement(rows, reference.tolist(), posterior, k.costs), -posterior.median)
             for k, posterior in zip(pool, posteriors, strict=False)
         ]
+
+    def _worst(self, front: ParetoFront, reference: float) -> float:
+        """The worst metric that counts: once a model meets the limits on it, their bound.
+
+        Everything is minimized.
+        """
+        metric = self._plan.objectives[self._order[0]]
+        bound = self._plan.worst_metric(metric)
+        if bound is None or not len(front):
+            return reference
+        best = float((front.values[:, self._order[0]] * metric.sign).min())
+        return min(reference, metric.sign * bound) if best <= metric.sign * bound else reference
 
     def _posteriors(
         self,
@@ -290,6 +303,7 @@ class Screening:
         """Trials with their final metric, less is better; a stopped trial's is extrapolated."""
         metric = self._plan.objectives[self._order[0]]
         ended = [r for r in ledger.records.values() if r.state in ("complete", "stopped")]
+        ended = [record for record in ended if record.baseline != "scratch"]
         ended = sorted(ended, key=lambda record: record.number)
         chosen = {r.number: r for r in [*front.members, *ended[-LATEST:]]}
         remaining_gain = _remaining_gain(list(chosen.values()), metric.name)

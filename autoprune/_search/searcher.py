@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 from collections import deque
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from optuna.distributions import BaseDistribution
@@ -35,8 +35,9 @@ from autoprune._search.study import (
 )
 from autoprune._search.trainable import SPEC, Spec
 from autoprune.budget import Cost
-from autoprune.candidate import Candidate
-from autoprune.record import CONVERTED, TrialRecord
+from autoprune.candidate import Candidate, Selection
+from autoprune.cost_fields import is_cost
+from autoprune.record import BASELINE, CONVERTED, SCRATCH, TrialRecord
 
 ATTEMPTS = 200
 SCORE, SCREENED = "score", "screened"
@@ -119,11 +120,12 @@ class BudgetedOptunaSearch(OptunaSearch):
         self, trial_id: str
     ) -> dict[str, Any] | str | None:
         """The next trial's configuration, None for "not now", or FINISHED."""
-        if self.ledger.over():
+        if self.is_finished:
             return str(Searcher.FINISHED)
-        if not self.has_room or not self.ledger.may_start():
+        goes_on = self.ledger.may_start()
+        if not self.has_room or not (goes_on or self._baselines or self._scratch()):
             return None
-        found = self._next()
+        found = self._next() if goes_on else self._next_baseline()
         if found is None:
             return None if self.ledger.running else str(Searcher.FINISHED)
         trial, candidate, cost, origin = found
@@ -136,7 +138,7 @@ class BudgetedOptunaSearch(OptunaSearch):
         self._copy(trial)
         if self._plan.concurrent == 1:
             self._file.flush()  # then an interrupted choice can be told from one that was made
-        return {SPEC: Spec(trial.number, candidate, self._plan.seed)}
+        return {SPEC: Spec(trial.number, candidate, self._plan.seed, origin == SCRATCH)}
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """Pass an evaluation at a rung to the ledger; Optuna is told when the trial ends."""
@@ -155,7 +157,7 @@ class BudgetedOptunaSearch(OptunaSearch):
         reason = self._reasons.pop(trial_id, "the worker process died") if error else None
         reason = None if trial_id in self._cut else reason
         record = self.ledger.finish(number, reason)
-        for name, over in self._plan.over(self.ledger.records[number].predicted or Cost()).items():
+        for name, over in self._plan.constraints(record).items():
             self._ot_trials[trial_id].set_constraint(name, over)
         values = self._plan.values(record) if record.state == "complete" else None
         reported = dict(zip(self.metric, values, strict=True)) if values else None
@@ -212,6 +214,20 @@ class BudgetedOptunaSearch(OptunaSearch):
         (self._waiting.add if waiting else self._waiting.discard)(trial_id)
 
     @property
+    def is_finished(self) -> bool:
+        """Whether no trial will ever begin again."""
+        if self.ledger.running or not self.ledger.over():
+            return False
+        return not self._baselines and self._scratch() is None
+
+    @property
+    def _baselines(self) -> list[Proposal]:
+        """Queued trials that are not subject to the limits, apart from that of the time."""
+        if self.ledger.is_closed:
+            return []
+        return [proposal for proposal in self._queue if proposal.origin.startswith(BASELINE)]
+
+    @property
     def has_room(self) -> bool:
         """Whether a further trial may train at the same time."""
         return len(self.ledger.running) - len(self._waiting) < self._plan.concurrent
@@ -256,11 +272,41 @@ class BudgetedOptunaSearch(OptunaSearch):
                 return found
         return None
 
+    def _scratch(self) -> Proposal | None:
+        """The best architecture of a search that is over, to be trained from random weights.
+
+        None where that is not wanted, or was done.
+        """
+        members = self.ledger.front().members
+        if not self._plan.scratch or not members or self.ledger.running or self.ledger.is_closed:
+            return None
+        if any(record.origin == SCRATCH for record in self.ledger.records.values()):
+            return None
+        metric = next(o for o in self._plan.objectives if not is_cost(o.name))
+        best = min(members, key=lambda r: metric.sign * (metric.value(r) or 0.0)).candidate
+        plain = Candidate(
+            best.architecture,
+            Selection("l2", repair=False),
+            recovery=replace(best.recovery, distillation=0.0, regularizer=0.0),
+        )
+        return Proposal(plain, SCRATCH)
+
+    def _next_baseline(self) -> Asked | None:
+        """The next queued baseline; None where none is left."""
+        for proposal in self._baselines:
+            self._queue.remove(proposal)
+            found, _ = self._ask(proposal)
+            if found is not None:
+                return found
+        last = self._scratch()
+        return self._ask(last)[0] if last is not None else None
+
     def _ask(self, queued: Proposal | None) -> tuple[Asked | None, Proposal | None]:
         """Ask Optuna for a trial: (accepted, None), or (None, its projection) if over budget."""
-        if queued is not None:
+        plain = queued is not None and queued.origin == SCRATCH
+        if queued is not None and not plain:
             self._study.enqueue_trial(self._plan.variables.params(queued.candidate))
-        trial = self._study.ask(fixed_distributions=self._space)
+        trial = self._study.ask(fixed_distributions={} if plain else self._space)
         variables = self._plan.variables
         candidate = queued.candidate if queued else variables.candidate(trial.params)
         origin = queued.origin if queued else self._plan.sampler

@@ -122,7 +122,8 @@ def _levels(
             )
         return found
     allocators = _allocators(plan, sensitivity, importance)
-    loads = [(nearest, 1.0), *_spread(plan, start, nearest)]
+    below = uniform_below(plan, start, nearest, LEVELS)
+    loads = [(nearest, 1.0), *((c, plan.load(plan.space.counts(c.architecture))) for c in below)]
     return [_level(plan, start, uniform, load, allocators) for uniform, load in loads]
 
 
@@ -160,15 +161,15 @@ def _level(
     return uniform, found[0] if found else None, tuple(alternatives)
 
 
-def _spread(plan: Plan, start: Candidate, nearest: Candidate) -> list[tuple[Candidate, float]]:
-    """Uniform candidates with their load, at equal steps of the ratio down to the smallest."""
+def uniform_below(plan: Plan, start: Candidate, nearest: Candidate, levels: int) -> list[Candidate]:
+    """Uniform candidates within the budget, at equal steps of the ratio down to the smallest."""
     space, top = plan.space, plan.space.space.max_ratio
     low = max(nearest.architecture.ratios(space.sizes).values(), default=0.0)
     found = []
-    for level in range(1, LEVELS):
-        ratio = low + (top - low) * level / LEVELS
+    for level in range(1, levels):
+        ratio = low + (top - low) * level / levels
         wanted = space.at_ratios(dict.fromkeys(space.widths, ratio))
         uniform = project(space.resized(start, wanted), plan)
         if uniform is not None:
-            found.append((uniform, plan.load(space.counts(uniform.architecture))))
+            found.append(uniform)
     return found

@@ -310,9 +310,9 @@ def _frozen(record: TrialRecord, plan: Plan) -> FrozenTrial:
     values = plan.values(record) if record.state == "complete" else None
     state = _STATES[record.state]
     params: dict[str, Value] = {}
-    if record.predicted is not None:
+    if record.predicted is not None and record.baseline != "scratch":
         params = plan.variables.params(record.candidate)
-    over = plan.over(record.predicted) if record.predicted else {}
+    over = plan.constraints(record)
     return create_trial(
         state=state if values is not None or record.state != "complete" else TrialState.FAIL,
         values=values,

@@ -16,11 +16,12 @@ SPEC = "trial"  # the key of a Tune configuration that holds the spec
 
 @dataclass(frozen=True, slots=True)
 class Spec:
-    """What a worker needs for one trial."""
+    """What a worker needs for one trial; from `scratch` it begins with random weights."""
 
     number: int
     candidate: Candidate
     seed: int
+    scratch: bool = False
 
 
 class Run(Protocol):

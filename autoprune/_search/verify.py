@@ -95,7 +95,7 @@ def verify(
     """Measure the front until every member of it is measured and within the budget.
 
     If members of the predicted front turn out to be over budget, those that they dominated are
-    measured next. Uniform baselines are measured too, so that the report
+    measured next. Baselines are measured too, so that the report
     compares what was measured. `save` is called with each record that was measured, and the dense
     model's cost; that is given as `dense` where records were measured before (in an
     interrupted session), which are not measured again.
@@ -109,7 +109,7 @@ def verify(
     while True:
         left = [r for r in current.values() if r.number not in over and _is_there(r)]
         front = ParetoFront(plan.objectives, tuple(left), plan.reference)
-        baselines = [r for r in left if r.is_baseline and r not in front.members]
+        baselines = [r for r in left if r.baseline and r not in front.members]
         asked = [*front.members, *baselines]
         new = [r for r in asked if r.measured is None and r.artifact is not None][:TOGETHER]
         if not new:

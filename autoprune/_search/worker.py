@@ -21,6 +21,7 @@ from autoprune.quantization import compared, saved, twin_of
 from autoprune.store import INT8_FILE, QuantizationSettings, RunFolder, pack, recipe_of
 from autoprune.tasks.base import Task
 from autoprune.training import Precision, RecoveryRun
+from autoprune.training.rng import preserved, seed_all
 
 
 @dataclass
@@ -57,6 +58,16 @@ class WorkerContext:
         dense.load_state_dict(dict(self.weights), strict=True)
         self.dense = dense.to(self.device).eval()
 
+    def untrained(self, seed: int) -> nn.Module:
+        """The dense architecture with random weights."""
+        with preserved():
+            seed_all(seed)
+            model = self.task.build_model()
+            for module in model.modules():
+                if callable(reset := getattr(module, "reset_parameters", None)):
+                    reset()
+        return model.to(self.device).eval()
+
     def start(self, spec: Spec) -> RecoveryTrial:
         """Begin a trial."""
         return RecoveryTrial(self, spec)
@@ -71,10 +82,11 @@ class RecoveryTrial:
         self._artifact: str | None = None
         self._metrics: Mapping[str, float] | None = None
         self._conversion: Conversion | None = None
-        assert context.dense is not None, "prepare comes before start"
+        dense = context.untrained(spec.seed) if spec.scratch else context.dense
+        assert dense is not None, "prepare comes before start"
         self._run = RecoveryRun(
             context.task,
-            context.dense,
+            dense,
             context.graph,
             spec.candidate,
             epochs=context.milestones[-1],

@@ -63,7 +63,8 @@ class LatencyFeatures:
         self._rest = _incidence(((*op.inputs, *op.outputs) for op in moving), itemsizes)
         whole = np.array([list(self.columns.values())], dtype=np.int64)
         self._kinds = _kinds(heavy, self._own(whole)[0])
-        self._names = _names(heavy, [kind for kind, _ in self._kinds], own)
+        self.contractions = _labels(heavy)
+        self._names = _names(self.contractions, [kind for kind, _ in self._kinds], own)
         extremes = [whole, np.maximum(whole - 1, 1), np.ones_like(whole), np.zeros_like(whole)]
         extremes[-1][:, : len(graph.groups)] = whole[:, : len(graph.groups)]
         seen = self._raw(np.concatenate(extremes))
@@ -90,6 +91,22 @@ class LatencyFeatures:
         """One candidate as `1 x columns`; columns that are not named are unpruned."""
         return np.array([[counts.get(name, size) for name, size in self.columns.items()]])
 
+    def by_contraction(self, counts: NDArray[np.int64], coefficients: Floats) -> Floats:
+        """`candidates x contractions`: the part of `of(counts) @ coefficients` that is of each.
+
+        A shared feature is divided by what each contraction adds to it. The other operators and the
+        constant are of none.
+        """
+        own = self._own(counts)
+        kinds, places = own.shape[1:]
+        weights = np.zeros(len(self._names))
+        weights[self._used] = coefficients / self._scale[self._used]
+        each = weights[: kinds * places].reshape(kinds, places).copy()
+        for number, (_, members) in enumerate(self._kinds):
+            first = kinds * (places + number)
+            each[:, members] += weights[first : first + kinds, None]
+        return np.asarray((own * each).sum(axis=1))
+
     def _own(self, counts: NDArray[np.int64]) -> Floats:
         """`candidates x kinds of feature x contractions`, in the order of their names."""
         sizes = self._sizes.of(counts)
@@ -113,13 +130,18 @@ class LatencyFeatures:
         return np.concatenate([own.reshape(n, -1), *by_kind, rest, np.ones((n, 1))], axis=1)
 
 
-def _names(heavy: list[Op], kinds: list[str], own: list[str]) -> list[str]:
+def _labels(heavy: list[Op]) -> list[str]:
+    """The layer of each contraction; numbered where a layer has several."""
     seen: dict[str, int] = {}
     labels = []
     for op in heavy:
         seen[op.layer] = seen.get(op.layer, 0) + 1
         label = op.layer or op.name
         labels.append(label if seen[op.layer] == 1 else f"{label} #{seen[op.layer]}")
+    return labels
+
+
+def _names(labels: list[str], kinds: list[str], own: list[str]) -> list[str]:
     alone = [f"{label}: {what}" for what in own for label in labels]
     shared = [f"all {kind}: {what}" for kind in kinds for what in own]
     return [*alone, *shared, "all other: bytes", "all constant"]

@@ -152,6 +152,13 @@ class LatencyPredictor:
         ratios = self.additive(counts) / self._dense_ratio
         return np.asarray(self.dense_ms * self._dense_ratio * ratios**self.exponent)
 
+    def by_layer(self, counts: Mapping[str, int]) -> dict[str, float]:
+        """The part of `predict` that each contraction takes; the rest is of other operators."""
+        row = self.features.row(counts)
+        parts = self.features.by_contraction(row, self.coefficients)[0]
+        scale = float(self.predict_many(row)[0]) / (float(self.additive(row)[0]) or 1.0)
+        return dict(zip(self.features.contractions, (parts * scale).tolist(), strict=True))
+
     def corrected(self, checks: Sequence[Sample]) -> LatencyPredictor:
         """The same, agreeing with later measurements of the models that matter.
 

@@ -11,10 +11,11 @@ from collections.abc import Sequence
 from html import escape
 
 from autoprune.cost_fields import split_field
+from autoprune.pareto import hypervolume as volume_of
 from autoprune.record import TrialRecord
 from autoprune.report import text
 from autoprune.report.data import RunView
-from autoprune.report.front_plot import cost_of
+from autoprune.report.front_axes import cost_of
 from autoprune.report.style import Figure, axis, colors, layout, level
 
 _PLAIN_AXIS: Figure = {
@@ -140,6 +141,53 @@ def prediction(view: RunView, field: str) -> Figure | None:
         "data": [line, _pairs(held_out, "--faint-2", 5), _pairs(known, "--accent", 8)],
         "layout": drawn,
     }
+
+
+def hypervolume(view: RunView) -> Figure | None:
+    """The hypervolume of the front by predicted cost after each trial that counts."""
+    front = view.front
+    if front is None or front.reference is None or view.plan is None:
+        return None
+    ended = [r for r in view.records if r.state in ("complete", "stopped")]
+    if len(ended) < 3:
+        return None
+    signs = [objective.sign for objective in front.objectives]
+    reference = [sign * value for sign, value in zip(signs, front.reference, strict=True)]
+    x, y, points = [0], [0.0], list[tuple[float, ...]]()
+    for record in ended:
+        point = _point(view, record, signs)
+        x.append(x[-1] + 1)
+        y.append(y[-1])
+        if point is not None and not any(_no_worse(other, point) for other in points):
+            points = [*(other for other in points if not _no_worse(point, other)), point]
+            y[-1] = volume_of(points, reference)
+    whole = y[-1] or 1.0
+    line = _line("hypervolume", "--accent") | {"x": x, "y": [100 * value / whole for value in y]}
+    line |= {"line": {"color": "--accent", "shape": "hv"}}
+    line |= {"hovertemplate": "%{x} trials: %{y:.1f} %<extra></extra>"}
+    drawn = layout(
+        height=260,
+        xaxis=axis("trials that were trained", rangemode="tozero"),
+        yaxis=axis("hypervolume, % of the last", rangemode="tozero"),
+    )
+    return {"data": [line], "layout": drawn}
+
+
+def _point(view: RunView, record: TrialRecord, signs: Sequence[float]) -> tuple[float, ...] | None:
+    """What a complete trial within the limits has of each objective, minimized, as predicted."""
+    limits = view.plan.limits if view.plan else {}
+    costs = ((cost_of(record, "predicted", name), most) for name, most in limits.items())
+    within = all(value is None or value <= most for value, most in costs)
+    objectives = view.front.objectives if view.front else ()
+    values = [objective.value(record) for objective in objectives]
+    known = [value for value in values if value is not None]
+    if record.state != "complete" or not within or len(known) < len(values):
+        return None
+    return tuple(sign * value for sign, value in zip(signs, known, strict=True))
+
+
+def _no_worse(one: tuple[float, ...], other: tuple[float, ...]) -> bool:
+    return all(a <= b for a, b in zip(one, other, strict=True))
 
 
 def importances(view: RunView, most: int = 12) -> dict[str, Figure]:

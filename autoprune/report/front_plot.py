@@ -6,33 +6,13 @@ from collections.abc import Sequence
 from html import escape
 
 from autoprune.budget import Cost
-from autoprune.cost_fields import is_cost
 from autoprune.pareto import CostSource
 from autoprune.record import TrialRecord
 from autoprune.report import text
 from autoprune.report.data import RunView
+from autoprune.report.front_axes import MOST, axes, cost_of, scale_of
+from autoprune.report.hover import hover
 from autoprune.report.style import Figure, axis, colors, layout, level
-
-MOST = 500  # trials of one kind off the front that are drawn, the newest
-Axis = tuple[str, CostSource, str, str]  # key, source, cost, label
-_COUNTS: tuple[Axis, ...] = (
-    ("macs", "predicted", "macs", "MACs"),
-    ("params", "predicted", "params", "Parameters"),
-    ("weight_bytes", "predicted", "weight_bytes", "Weight bytes"),
-    ("peak_memory_bytes", "predicted", "peak_memory_bytes", "Peak memory"),
-    ("measured.file_bytes", "measured", "file_bytes", "File bytes"),
-    ("file_bytes", "predicted", "file_bytes", "File bytes, predicted"),
-)
-
-
-def axes(view: RunView) -> tuple[Axis, ...]:
-    """Every cost that the front may be drawn against: each device's latency, then the counts."""
-    sources: tuple[CostSource, ...] = ("measured", "predicted")
-    latencies: list[Axis] = []
-    for field in view.latencies:
-        label = text.label(field).replace("latency", "Latency", 1)
-        latencies += [(f"{s}.{field}", s, field, f"{label}, {s}") for s in sources]
-    return (*latencies, *_COUNTS)
 
 
 def fronts(view: RunView) -> dict[str, Figure]:
@@ -46,23 +26,8 @@ def fronts(view: RunView) -> dict[str, Figure]:
     return figures
 
 
-def default_axis(view: RunView, axes: Sequence[str]) -> str | None:
-    """The axis to show first: the searched cost, measured when every member was measured."""
-    names = [o.name for o in view.front.objectives] if view.front else []
-    costs = [name for name in names if is_cost(name)]
-    wanted = [key for name in costs for key in (*_measured(view, name), f"predicted.{name}", name)]
-    return next((key for key in [*wanted, *axes] if key in axes), None)
-
-
-def _measured(view: RunView, name: str) -> list[str]:
-    """The axis of a measured cost, where every member was measured."""
-    costs = [record.measured for record in view.members]
-    known = costs and all(cost is not None and cost.value(name) is not None for cost in costs)
-    return [f"measured.{name}"] if known else []
-
-
 def _front(view: RunView, source: CostSource, field: str, label: str) -> Figure:
-    scale, unit = _scale(view, field)
+    scale, unit = scale_of(view, field)
     plot = _FrontPlot(view, source, field, scale, unit)
     traces = plot.traces()
     without = plot.without_value
@@ -114,7 +79,9 @@ class _FrontPlot:
         there = {r.number for r in rated}  # records compare slowly
         self.members = [r for r in view.members if r.number in there]
         self.uniform = [r for r in view.uniform if r.number in there]
-        taken = members | {r.number for r in self.uniform}
+        others = [r for r in view.baselines if r.baseline != "uniform"]
+        self.random = [r for r in others if r.number in there]
+        taken = members | {r.number for r in (*self.uniform, *self.random)}
         complete = [r for r in rated if r.state == "complete" and r.number not in taken]
         self.finished = complete[-MOST:]
         self.stopped = [r for r in rated if r.state == "stopped"][-MOST:]
@@ -146,6 +113,7 @@ class _FrontPlot:
             self._cloud(self.stopped, "stopped", "circle-open", "--faint-2"),
             self._cloud(self.finished, "finished", "circle", "--faint-2"),
             self._uniform(),
+            self._random(),
             self._stairs(),
             self._front_members(),
             self._dense_trace(),
@@ -159,6 +127,7 @@ class _FrontPlot:
             "front": self.members,
             "dense": self.dense,
             "uniform": self.uniform,
+            "random": self.random,
             "finished": self.finished,
             "stopped": self.stopped,
             "failed": self.failed,
@@ -185,7 +154,7 @@ class _FrontPlot:
         return shapes
 
     def notes(self) -> list[Figure]:
-        """Names beside the budget's line and the knee."""
+        """Names beside the budget's line, the recommended model and the knee."""
         notes = []
         if self.bound is not None and self.bound < self.x_range[1]:
             value = text.three_digits(self.bound)
@@ -194,10 +163,20 @@ class _FrontPlot:
                 | {"text": f"budget {value} {self.unit}", "showarrow": False, "xshift": 4}
                 | {"font": {"color": "--bad", "size": 11}}
             )
-        knee = self.view.front.knee if self.view.front else None
-        if knee is not None and knee in self.members:
+        picks: dict[int, tuple[TrialRecord, list[str]]] = {}
+        found, front = self.view.recommendation, self.view.front
+        named = (
+            ("recommended", found.record if found else None),
+            ("knee", front.knee if front else None),
+        )
+        for word, record in named:
+            if record is not None and record in self.members:
+                picks.setdefault(record.number, (record, []))[1].append(word)
+        for place, (record, words) in enumerate(picks.values()):
             notes.append(
-                {"x": self.x(knee), "y": self.y(knee), "text": "knee", "ax": -26, "ay": -26}
+                {"x": self.x(record), "y": self.y(record), "text": ", ".join(words)}
+                | {"ax": -30 if place else 34, "ay": -28 if place else 30}
+                | {"xanchor": "right" if place else "left", "bgcolor": "--page"}
                 | {"showarrow": True, "arrowhead": 0, "arrowwidth": 1, "arrowcolor": "--ink-2"}
                 | {"standoff": 8, "font": {"color": "--ink", "size": 12}}
             )
@@ -219,7 +198,9 @@ class _FrontPlot:
 
     def _y_range(self) -> tuple[float, float]:
         """Members, baselines and dense with room; others may lie outside and are pinned there."""
-        core = [y for r in (*self.members, *self.uniform) if (y := self.y(r)) is not None]
+        core = [
+            y for r in (*self.members, *self.uniform, *self.random) if (y := self.y(r)) is not None
+        ]
         core += [self.dense[1]] if self.dense else []
         every = [y for r in (*self.finished, *self.stopped) if (y := self.y(r)) is not None]
         core = core or every
@@ -231,7 +212,7 @@ class _FrontPlot:
         return min(low, high), max(low, high)
 
     def _x_range(self) -> tuple[float, float]:
-        groups = (self.members, self.uniform, self.finished, self.stopped, self.failed)
+        groups = (self.members, self.uniform, self.random, self.finished, self.stopped, self.failed)
         values = [x for group in groups for r in group if (x := self.x(r)) is not None]
         values += [x for r in self.infeasible if (x := self.x(r)) is not None]
         values += [self.dense[0]] if self.dense else []
@@ -272,6 +253,10 @@ class _FrontPlot:
         points = self._points(ordered, "uniform pruning")
         return points | {"mode": "lines+markers", "line": line, "marker": marker}
 
+    def _random(self) -> Figure:
+        marker = {"symbol": "diamond-open", "size": 10, "color": "--baseline"}
+        return self._points(self.random, "random widths or weights") | {"marker": marker}
+
     def _stairs(self) -> Figure:
         """The members that nobody dominates on this axis, as the stairs of what is reachable."""
         steps: list[tuple[float, float]] = []
@@ -310,7 +295,7 @@ class _FrontPlot:
             "name": name,
             "x": [self.x(record) for record in records],
             "y": [self._pinned(record) for record in records],
-            "text": [_hover(self.view, record) for record in records],
+            "text": [hover(self.view, record) for record in records],
             "hovertemplate": "%{text}<extra></extra>",
             "cliponaxis": False,
         }
@@ -325,45 +310,3 @@ class _FrontPlot:
             return None
         margin = 0.02 * (self.y_range[1] - self.y_range[0])
         return min(max(y, self.y_range[0] + margin), self.y_range[1] - margin)
-
-
-def _hover(view: RunView, record: TrialRecord) -> str:
-    """What a point says: who it is, how it ended, its costs by source, how it was made."""
-    name = view.metric.name if view.metric else ""
-    value = view.metric_of(record)
-    who = f"trial {record.number}" + (" int8" if view.is_int8(record) else "")
-    lines = [f"<b>{who}</b> · {record.state} · {escape(record.origin)}"]
-    if value is not None:
-        change = view.change(value)
-        beside = f" ({text.change(name, change)} to dense)" if change is not None else ""
-        lines.append(f"{escape(name)} {text.metric(name, value)}{beside}")
-    for source, cost in (("predicted", record.predicted), ("measured", record.measured)):
-        known = [(f, cost.value(f)) for f in view.latencies] if cost is not None else []
-        lines += [f"{text.label(f)} {source} {text.cost(f, v)}" for f, v in known if v is not None]
-    if record.predicted is not None:
-        counts = [(f, record.predicted.value(f)) for f in ("macs", "params", "weight_bytes")]
-        lines.append(", ".join(f"{text.label(f)} {text.cost(f, v)}" for f, v in counts))
-    made = record.candidate
-    lines.append(
-        f"{made.schedule.kind} · {made.selection.importance} · lr {text.rate(made.recovery.lr)}"
-    )
-    if record.error:
-        lines.append(escape(text.last_line(record.error)[:90]))
-    return "<br>".join(lines)
-
-
-def cost_of(record: TrialRecord, source: CostSource, field: str) -> float | None:
-    """One field of the record's cost by source; None where it was not determined."""
-    cost: Cost | None = getattr(record, source)
-    return cost.value(field) if cost is not None else None
-
-
-def _scale(view: RunView, field: str) -> tuple[float, str]:
-    """Divisor and unit in which the largest value of a cost has one to three digits."""
-    if field.startswith("latency"):
-        return 1.0, "ms"
-    costs = [view.dense.predicted, *(record.predicted for record in view.records)]
-    top = max((getattr(cost, field, None) or 0 for cost in costs), default=0)
-    units = ("B", "kB", "MB", "GB") if field.endswith("bytes") else ("count", "k", "M", "G")
-    step = max((k for k in range(4) if top >= 1000**k), default=0)
-    return 1000.0**step, units[step]

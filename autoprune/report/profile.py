@@ -33,7 +33,9 @@ def render(name: str, profile: Profile) -> RenderableType:
     parts: list[RenderableType] = [Text(f"{name}, dense", "bold"), facts, _layers(profile)]
     if profile.blocks:
         parts.append(Text("residual blocks that can be dropped", "bold"))
-        parts.append(Text("  " + ", ".join(f"{b.name} ({b.kind})" for b in profile.blocks)))
+        kept = profile.restrictions.blocks
+        words = (f"{b.name} ({b.kind}{', kept' if b.name in kept else ''})" for b in profile.blocks)
+        parts.append(Text("  " + ", ".join(words)))
     if profile.frozen:
         parts.append(Text("not prunable", "bold"))
         parts += [Text(f"  {f.name} ({f.size}): {f.reason}") for f in profile.frozen]
@@ -46,6 +48,9 @@ def _layers(profile: Profile) -> Table:
     for column in ("params", "MACs", "of all MACs"):
         table.add_column(column, justify="right")
     table.add_column("group (units)")
+    limited = bool(profile.restrictions.ranges)
+    if limited:
+        table.add_column("keep, bounds")
     for layer in profile.layers:
         table.add_row(
             Text(layer.name),
@@ -53,5 +58,6 @@ def _layers(profile: Profile) -> Table:
             text.cost("macs", layer.macs) if layer.macs else text.NONE,
             text.share(layer.macs, profile.cost.macs) if layer.macs else "",
             Text(f"{layer.group} ({layer.units})" if layer.group else text.NONE),
+            *([Text(profile.restrictions.words(layer.group))] if limited else []),
         )
     return table

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from autoprune.pareto import ParetoFront
@@ -42,8 +43,19 @@ def read(run: RunFolder | str | Path) -> RunView:
         over=stored.over_budget if stored else {},
         plan=plan,
         blocks=tuple(block.name for block in groups.blocks),
+        network=folder.network(),
+        ended_by=state.ended_by if state else "",
+        folder=_relative(folder.path),
         quantized={r.number: found for r in records if (found := folder.quantization(r))},
     )
+
+
+def _relative(path: Path) -> str:
+    """From the working directory; only the name where there is no way from there."""
+    try:
+        return Path(os.path.relpath(path)).as_posix()
+    except ValueError:  # another drive
+        return path.resolve().name
 
 
 def _front(

@@ -1,9 +1,9 @@
 // Draws the figures of the page: theme colors ("--name") are resolved here, so that light, dark and
-// print share one specification. plotly.js lies in the page as compressed text and is unpacked first.
+// print share one specification. They and plotly.js lie in the page as compressed text.
 (async () => {
   "use strict";
   const root = document.documentElement;
-  const figures = JSON.parse(document.getElementById("figures").textContent);
+  let figures = {};
   const options = { displayModeBar: false, responsive: false };
   const chosen = {};
   let printing = false; // paper is narrower than the window: plots get a width that fits
@@ -51,13 +51,10 @@
     return Plotly.react(box, data, layout, options);
   };
 
-  const unpack = async (id) => {
+  const unpacked = (id) => {
     const packed = atob(document.getElementById(id).textContent);
     const bytes = Uint8Array.from(packed, (sign) => sign.charCodeAt(0));
-    const plain = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
-    const script = document.createElement("script");
-    script.textContent = await new Response(plain).text();
-    document.head.append(script);
+    return new Response(new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip")));
   };
 
   const boxes = [...document.querySelectorAll("[data-figure]")];
@@ -74,11 +71,40 @@
     });
   });
 
+  document.querySelectorAll(".axes").forEach((group) => {
+    group.addEventListener("keydown", (event) => {
+      const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
+      if (!step) return;
+      const all = [...group.children];
+      const next = all[(all.indexOf(document.activeElement) + step + all.length) % all.length];
+      next.focus();
+      next.click();
+      event.preventDefault();
+    });
+  });
+
+  document.querySelectorAll("button.copy").forEach((button) => {
+    button.addEventListener("click", async () => {
+      const code = button.parentElement.querySelector("code");
+      try {
+        await navigator.clipboard.writeText(code.textContent);
+      } catch {
+        getSelection().selectAllChildren(code); // files opened from a disk may not write: select instead
+        document.execCommand("copy");
+      }
+      button.textContent = "Copied";
+      setTimeout(() => (button.textContent = "Copy"), 1500);
+    });
+  });
+
   if (!("DecompressionStream" in window)) {
     boxes.forEach((box) => box.append("This plot needs a browser of 2023 or later."));
     return;
   }
-  await unpack("plotly");
+  figures = await unpacked("figures").json();
+  const script = document.createElement("script");
+  script.textContent = await unpacked("plotly").text();
+  document.head.append(script);
   drawAll();
   root.dataset.drawn = String(boxes.length);
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", drawAll);

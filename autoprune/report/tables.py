@@ -23,27 +23,26 @@ _COUNTS = ("params", "macs", "weight_bytes")
 def models(view: RunView) -> str:
     """Dense, members and uniform baselines in one table, predicted and measured apart."""
     name = view.metric.name if view.metric else "metric"
-    shades, base = colors(len(view.members)), {r.number for r in view.uniform}
-    knee = view.front.knee if view.front else None
+    shades = colors(len(view.members))
     rows = [_dense_row(view, name)]
     for record, shade in zip(view.members, shades, strict=True):
         mark = f'<span class="dot" style="background:{shade}"></span>'
-        is_knee = knee is not None and record.number == knee.number
-        tag = '<span class="tag">knee</span>' if is_knee else ""
-        tag += '<span class="tag base">uniform</span>' if record.number in base else ""
-        tag += '<span class="tag base">int8</span>' if view.is_int8(record) else ""
-        who = f"{mark}trial {record.number}{tag}"
-        rows.append(_row(view, record, name, who, "knee" if is_knee else ""))
-    members = {record.number for record in view.members}
-    others = [record for record in view.uniform if record.number not in members]
+        tags = _tags(view, record)
+        tag = "".join(f'<span class="tag">{word}</span>' for word in tags)
+        kind = f'<span class="tag base">{record.baseline}</span>' if record.baseline else ""
+        kind += '<span class="tag base">int8</span>' if view.is_int8(record) else ""
+        who = f"{mark}trial {record.number}{tag}{kind}"
+        rows.append(_row(view, record, name, who, "chosen" if "recommended" in tags else ""))
+    others = [record for record in view.baselines if record not in view.members]
     if others:
         rows.append(
             f'<tr class="head"><td colspan="{12 + (len(view.latencies) > 1)}" class="full">'
-            "Baseline: uniform pruning (one ratio for every group)</td></tr>"
+            "Baselines with the same recovery: uniform pruning (one ratio for every group), random "
+            "widths, from scratch (random weights)</td></tr>"
         )
         mark = '<span class="dot square"></span>'
         rows += [
-            _row(view, record, name, f"{mark}uniform, trial {record.number}", "")
+            _row(view, record, name, f"{mark}{record.baseline}, trial {record.number}", "")
             for record in others
         ]
     return section(
@@ -52,9 +51,9 @@ def models(view: RunView) -> str:
         f"<thead>{_model_head(view, name)}</thead>"
         f"<tbody>{''.join(rows)}</tbody></table></div>"
         f'<p class="note">{escape(device_line(view))}. Latencies are medians in milliseconds for '
-        "one forward pass, ± half of the 95 % confidence interval; the speed-up is the ratio to "
-        "the dense model, measured interleaved. Predicted is the predictor's estimate; measured is "
-        "the finished model, alone on the machine."
+        "one forward pass; the speed-up is the ratio to the dense model, measured interleaved."
+        f"{escape(_sureness(view))} Predicted is the predictor's estimate; measured is the "
+        "finished model, alone on the machine."
         f"{_predicted_only_note(view)}{_uniform_note(view)}</p>",
     )
 
@@ -82,53 +81,29 @@ def retrained(view: RunView) -> str:
     )
 
 
-def settings(view: RunView) -> str:
-    """The settings of each member: schedule, importance, recovery."""
-    columns = (
-        "model",
-        "precision",
-        "blocks dropped",
-        "patterns",
-        "schedule",
-        "progress",
-        "importance",
-        "repair",
-        "optimizer",
-        "lr",
-        "distillation",
-        "regularizer",
-        "epochs",
-        "origin",
-    )
-    rows = []
-    for record, shade in zip(view.members, colors(len(view.members)), strict=True):
-        made = record.candidate
-        schedule, recovery = made.schedule, made.recovery
-        steps = f" in {schedule.steps}" if schedule.steps > 1 else ""
-        progress = f"{schedule.begin:g} – {schedule.end:g}" if steps else f"at {schedule.begin:g}"
-        values = (
-            made.architecture.precision,
-            view.dropped(record) or "none",
-            view.patterns(record) or "none",
-            schedule.kind + steps,
-            progress,
-            made.selection.importance,
-            "yes" if made.selection.repair else "no",
-            record.optimizer or recovery.optimizer,
-            text.rate(recovery.lr),
-            f"{recovery.distillation:.2g}",
-            f"{recovery.regularizer:.2g}",
-            f"{record.epochs:g}",
-            record.origin,
-        )
-        mark = f'<span class="dot" style="background:{shade}"></span>'
-        first = cell(f"{mark}trial {record.number}", "", "l full")
-        rest = (cell(escape(v), c) for v, c in zip(values, columns[1:], strict=True))
-        rows.append(f"<tr>{first}{''.join(rest)}</tr>")
-    return (
-        f'<div class="scroll"><table><thead><tr>{heads(columns)}</tr></thead>'
-        f"<tbody>{''.join(rows)}</tbody></table></div>"
-    )
+def _tags(view: RunView, record: TrialRecord) -> list[str]:
+    """What a member is picked as."""
+    found, knee = view.recommendation, view.front.knee if view.front else None
+    picks = {"recommended": found.record if found else None, "knee": knee}
+    return [word for word, picked in picks.items() if picked and picked.number == record.number]
+
+
+def _sureness(view: RunView) -> str:
+    """How well the measured medians are known, and which of them are noisy: once for all."""
+    costs = [view.dense.measured, *(r.measured for r in (*view.members, *view.baselines))]
+    names = [split_field(field)[1] for field in view.latencies]
+    known = [c.confidence_of(n) for c in costs if c for n in names]
+    halves = sorted(sure.half_width for sure in known if sure is not None)
+    if not halves:
+        return ""
+    found = f" Medians are known to ±{100 * halves[0]:.2g} %"
+    if halves[-1] > halves[0]:
+        found = f" Medians are known to ±{100 * halves[0]:.2g} to {100 * halves[-1]:.2g} %"
+    found += " (95 % confidence)."
+    noisy = sorted({note for cost in costs if cost and (note := text.noise(cost))}, key=len)
+    if noisy:
+        found += f" ~ marks noisy measurements, the worst: {noisy[-1]}."
+    return found
 
 
 def _uniform_note(view: RunView) -> str:
@@ -173,8 +148,7 @@ def _dense_row(view: RunView, name: str) -> str:
     who = '<span class="dot diamond"></span>dense'
     cells = _cells(name, who, (value, "", ""), counts, None)
     cells += _latencies(view, view.dense.predicted, measured)
-    note = text.noise(measured)
-    last = cell(escape(note), "", "l full verdict" if note else "l full empty")
+    last = cell("", "", "l full empty")
     return f'<tr class="dense">{cells}{cell(speed, "speed-up")}{last}</tr>'
 
 
@@ -235,13 +209,13 @@ def _latencies(view: RunView, predicted: Cost | None, measured: Cost | None) -> 
 
 
 def _ms(cost: Cost | None, field: str, names: Sequence[str]) -> str:
-    """A line for each device; beside a measured median, how well it is known."""
+    """A line for each device; a noisy median has a mark."""
     lines = []
     for name in names:
         value = cost.value(field_at(field, name)) if cost else None
-        line = text.NONE if value is None else text.three_digits(value)
-        sure = text.sure(cost, name) if field == "latency_ms" else ""
-        lines.append(line + (f" <small>{sure}</small>" if sure else ""))
+        noisy = cost is not None and field == "latency_ms" and bool(cost.note(name))
+        number = text.NONE if value is None else text.three_digits(value)
+        lines.append(f"~{number}" if noisy else number)
     return "<br>".join(lines)
 
 

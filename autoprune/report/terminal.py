@@ -8,43 +8,56 @@ from rich.table import Table
 from rich.text import Text
 
 from autoprune.budget import Cost
-from autoprune.cost_fields import cost_fields, field_at, split_field
-from autoprune.errors import StoreError
+from autoprune.cost_fields import field_at, split_field
 from autoprune.record import TrialRecord
 from autoprune.report import text
 from autoprune.report.data import RunView
-from autoprune.report.int8 import lines
+from autoprune.report.health import findings
+from autoprune.report.why import why
 from autoprune.store import RetrainingSummary
 
 _STYLES = {"complete": "green", "stopped": "yellow", "infeasible": "dim", "failed": "red"}
 _COUNTS = ("params", "macs", "weight_bytes")
+_MARKS = {"uniform": " ▫", "random": " ?", "scratch": " 0"}
 _MS, _P95 = "latency_ms", "latency_p95_ms"
 
 
 def show(view: RunView) -> RenderableType:
     """All that `autoprune show RUN` prints: states, front, device, retrained models."""
-    parts: list[RenderableType] = [summary(view), front_table(view)]
+    parts: list[RenderableType] = [summary(view), *_health(view), front_table(view)]
     parts += [retrained_table(view)] if view.retrained else []
     failed = [record for record in view.records if record.state == "failed"]
     parts += [Text(f"trial {r.number} failed: {text.last_line(r.error)}", "red") for r in failed]
     return Group(*parts)
 
 
+def _health(view: RunView) -> list[Text]:
+    """What is doubtful, each with what to do."""
+    styles = {"bad": "red", "warn": "yellow"}
+    return [
+        Text(f"! {finding.text}\n  {finding.remedy}", styles[finding.level])
+        for finding in findings(view)
+    ]
+
+
 def summary(view: RunView) -> RenderableType:
     """Task, budget, how the trials ended, what they took, and the front's hypervolume and knee."""
     lines = Text()
-    lines.append(f"{view.name}", "bold").append(f"  task {view.task}\n")
+    lines.append(f"{view.title}", "bold").append(f"  run {view.name}, task {view.task}\n")
     budget = ", ".join(text.limit(limit, value) for limit, value in view.limits)
     lines.append(f"budget  {budget or text.NONE}\n")
     lines.append(f"trials  {len(view.records)}: ")
     for index, (state, count) in enumerate(view.states.items()):
         lines.append(", " if index else "").append(f"{count} {state}", _STYLES[state])
-    lines.append(f"  ·  {view.epochs:.4g} epochs, {text.seconds(view.wall_s)}\n")
+    ended = f", ended by {view.ended_by}" if view.ended_by else ""
+    lines.append(f"  ·  {view.epochs:.4g} epochs, {text.seconds(view.wall_s)}{ended}\n")
     if view.front is None or not view.members:
         lines.append(f"front   {view.without_model}", "yellow")
         return lines
-    knee = view.front.knee
+    knee, found = view.front.knee, view.recommendation
     state = f"{len(view.members)} models" + ("" if view.finished else " so far")
+    if found is not None:
+        lines.append(f"pick    trial {found.record.number}: {why(view)}\n", "bold")
     lines.append(f"front   {state}, knee trial {knee.number if knee else text.NONE}")
     if view.front.reference is not None:
         lines.append(f", hypervolume {view.front.hypervolume:.4g}")
@@ -83,18 +96,23 @@ def front_table(view: RunView) -> RenderableType:
     for column in ("predicted\nms", "measured\nms", "its p95\nms", "speed-\nup"):
         table.add_column(column, justify="right", no_wrap=True)
     table.add_row(*_dense_cells(view, name), style="bold", end_section=True)
-    knee = view.front.knee if view.front else None
+    knee, found = view.front.knee if view.front else None, view.recommendation
     for record in view.members:
-        mark = " ◆" if knee is not None and record.number == knee.number else ""
-        mark += " ▫" if record in view.uniform else ""
+        mark = " ★" if found is not None and record.number == found.record.number else ""
+        mark += " ◆" if knee is not None and record.number == knee.number else ""
+        mark += _MARKS.get(record.baseline, "")
         mark += " int8" if view.is_int8(record) else ""
         table.add_row(f"{record.number}{mark}", *_cells(view, record, name))
-    for record in (r for r in view.uniform if r not in view.members):
-        table.add_row(f"{record.number} ▫", *_cells(view, record, name), style="dim")
-    marks = "◆ knee" + (" · ▫ uniform pruning" if view.uniform else "")
+    for record in (r for r in view.baselines if r not in view.members):
+        mark = f"{record.number}{_MARKS[record.baseline]}"
+        table.add_row(mark, *_cells(view, record, name), style="dim")
+    kinds = {record.baseline for record in view.baselines}
+    marks = "★ recommended · ◆ knee" + (" · ▫ uniform pruning" if "uniform" in kinds else "")
+    marks += " · ? random widths" if "random" in kinds else ""
+    marks += " · 0 from scratch" if "scratch" in kinds else ""
     shown = (view.dense.measured, *(record.measured for record in view.records))
     marks += " · ~ noisy measurement" if any(map(text.noise, shown)) else ""
-    return Group(table, Text(f"{marks} · " + "\n".join(device_lines(view)), "dim"))
+    return Group(table, Text("\n".join((marks, *device_lines(view))), "dim"))
 
 
 def device_line(view: RunView) -> str:
@@ -134,18 +152,6 @@ def retrained_table(view: RunView) -> Table:
     for result in view.retrained:
         table.add_row(*_retrained_cells(result))
     return table
-
-
-def trial(view: RunView, number: int) -> RenderableType:
-    """One trial in detail: how it ended, its costs, what each group lost, its training history.
-
-    Raises StoreError for a number that the run does not have.
-    """
-    record = next((r for r in view.records if r.number == number), None)
-    if record is None:
-        known = ", ".join(str(r.number) for r in view.records[:8]) or "none yet"
-        raise StoreError(f"{view.name} has no trial {number} · trials: {known}")
-    return Group(_facts(view, record), _ratios(view, record), _history(record))
 
 
 def _dense_cells(view: RunView, name: str) -> list[str]:
@@ -217,91 +223,3 @@ def _retrained_cells(result: RetrainingSummary) -> list[str | Text]:
         Text("\n".join(test) or text.NONE),
         Text("\n".join(dense) or text.NONE),
     ]
-
-
-def _facts(view: RunView, record: TrialRecord) -> Table:
-    candidate = record.candidate
-    selection, schedule, recovery = candidate.selection, candidate.schedule, candidate.recovery
-    facts = {
-        "trial": f"{record.number} ({record.candidate.key}), seed {record.seed}, {record.origin}",
-        "state": record.state + (f": {text.last_line(record.error)}" if record.error else ""),
-        "validation": ", ".join(f"{k} {text.metric(k, v)}" for k, v in record.metrics.items()),
-        "predicted": _cost_line(record.predicted),
-        "measured": _cost_line(record.measured),
-        "verdict": view.verdict(record).text if record.state == "complete" else "",
-        "precision": candidate.architecture.precision,
-        "dropped blocks": view.dropped(record),
-        "patterns": _patterns(view, record),
-        "schedule": f"{schedule.kind}, progress {schedule.begin:g} to {schedule.end:g}, "
-        f"{schedule.steps} step{'s' if schedule.steps > 1 else ''}",
-        "importance": selection.importance + (", repair" if selection.repair else ""),
-        "recovery": f"{record.optimizer or recovery.optimizer}, lr {text.rate(recovery.lr)}, "
-        f"distillation {recovery.distillation:.2g}, "
-        f"regularizer {recovery.regularizer:.2g}",
-        "training": f"{record.epochs:g} epochs, {text.seconds(record.times.get('wall_s'))}",
-        "model": record.artifact or "",
-        "int8": _quantized(view, record),
-    }
-    table = Table.grid(padding=(0, 2))
-    for name, value in facts.items():
-        if value:
-            table.add_row(Text(name, "bold"), Text(value))
-    return table
-
-
-def _patterns(view: RunView, record: TrialRecord) -> str:
-    words = view.patterns(record)
-    return f"{words}; a smaller file, no faster" if words else ""
-
-
-def _quantized(view: RunView, record: TrialRecord) -> str:
-    report = view.quantized.get(record.number)
-    if report is None:
-        return ""
-    settings = report.settings
-    how = f"{settings.method} of {settings.samples} samples, {settings.weight_bits}-bit weights"
-    return "\n".join((*lines(report), f"{how}; {report.file}, sha256 {report.sha256[:12]}…"))
-
-
-def _ratios(view: RunView, record: TrialRecord) -> Table:
-    table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
-    for column in ("group", "pruned", ""):
-        table.add_column(column, justify="right" if column == "pruned" else "left")
-    zeros = {f"zeros in {name}": share for name, share in view.zeros(record).items() if share}
-    for name, ratio in {**view.removed(record), **zeros}.items():
-        bar = "█" * round(24 * ratio) + "░" * (24 - round(24 * ratio))
-        table.add_row(Text(name), f"{100 * ratio:.0f} %", Text(bar, "blue"))
-    return table
-
-
-def _history(record: TrialRecord) -> RenderableType:
-    if not record.history:
-        return Text("no evaluation was reached", "dim")
-    columns = list(dict.fromkeys(key for entry in record.history for key in entry))
-    table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
-    for column in columns:
-        table.add_column(Text(column), justify="right")
-    for entry in record.history:
-        table.add_row(*(_entry(column, entry.get(column)) for column in columns))
-    return table
-
-
-def _entry(name: str, value: float | None) -> str:
-    if value is None:
-        return text.NONE
-    return text.cost(name, value) if name == "params" else text.metric(name, value)
-
-
-def _cost_line(cost: Cost | None) -> str:
-    if cost is None:
-        return ""
-    parts = []
-    for field in dict.fromkeys((*cost_fields(), *cost_fields(cost.names))):
-        base, device = split_field(field)
-        sure = text.sure(cost, device) if base == _MS else ""
-        if (value := cost.value(field)) is not None:
-            parts.append(f"{text.label(field)} {text.cost(field, value)} {sure}".strip())
-    parts += [noise] if (noise := text.noise(cost)) else []
-    devices = [str(cost.device)] if cost.device else []
-    devices += [f"{timing.name}: {timing.device}" for timing in cost.timings]
-    return ", ".join(parts) + (f" ({'; '.join(devices)})" if devices else "")

@@ -18,11 +18,13 @@ from autoprune.store.values import (
     FrontFile,
     FrontReport,
     Groups,
+    Network,
     ProfileSummary,
     RunState,
     SearchPlan,
 )
 
+LAYERS = "layers.json"
 RECORDS, PLAN, STATE, DENSE, GROUPS, FRONT, IMPORTANCES, SENSITIVITY, ARITHMETIC = (
     "records.jsonl",
     "plan.json",
@@ -109,6 +111,14 @@ class RunContents:
     def save_arithmetic(self, arithmetic: Mapping[str, bool]) -> None:
         """Write how trials are trained."""
         write_json(self.path / ARITHMETIC, arithmetic)
+
+    def network(self) -> Network | None:
+        """The layers of the dense model and of the front."""
+        return self._read(LAYERS, Network)
+
+    def save_network(self, network: Network) -> None:
+        """Write the layers of the dense model and of the front."""
+        write_json(self.path / LAYERS, network)
 
     def importances(self) -> dict[str, dict[str, float]] | None:
         """The importance of each search variable, by objective."""

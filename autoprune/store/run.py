@@ -164,6 +164,10 @@ class RunFolder(RunContents):
         except AutopruneError as error:
             raise StoreError(str(error)) from error
 
+    def save_config(self, config: RunConfig) -> None:
+        """Replace the configuration: a search is given other limits."""
+        write_text(self.path / CONFIG, config.to_yaml())
+
     @property
     def environment(self) -> dict[str, Any]:
         """Machine, versions and seeds at the start of the run."""

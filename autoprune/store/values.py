@@ -30,11 +30,15 @@ CandidateValue = Annotated[InstanceOf[Candidate], BeforeValidator(_candidate)]
 
 @dataclass(frozen=True)
 class DenseReport:
-    """The model before pruning: validation metrics, exact and predicted cost, measured cost."""
+    """The model before pruning: validation metrics, exact and predicted cost, measured cost.
+
+    `samples` is how many the validation split has, None where that is not known.
+    """
 
     metrics: Mapping[str, float] = field(default_factory=dict)
     predicted: Cost | None = None
     measured: Cost | None = None
+    samples: int | None = None
 
 
 @dataclass(frozen=True)
@@ -78,12 +82,52 @@ class Groups:
 
 
 @dataclass(frozen=True)
+class LayerInfo:
+    """A contraction (convolution, matrix product) of the dense model.
+
+    `kind` is what computes it; `group` has its outputs, `block` is the innermost residual block
+    that it is in: both are empty where there is none.
+    """
+
+    name: str
+    kind: str
+    group: str = ""
+    block: str = ""
+
+
+@dataclass(frozen=True)
+class LayerCosts:
+    """Of each layer of a model: output channels, multiply-accumulates, estimated ms.
+
+    A width is 0 where the layer is gone; `ms` is empty where no latency is predicted.
+    """
+
+    widths: tuple[int, ...]
+    macs: tuple[int, ...]
+    ms: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
+class Network:
+    """The layers in the order of execution, and their costs by model.
+
+    Models are `dense`, the `smallest` of the space, and trials by their number. `latency` is the
+    name of the cost that `ms` is a part of.
+    """
+
+    layers: tuple[LayerInfo, ...] = ()
+    models: Mapping[str, LayerCosts] = field(default_factory=dict)
+    latency: str = ""
+
+
+@dataclass(frozen=True)
 class SearchPlan:
     """What a search decided before its first trial.
 
     `limits` are those of the budget in each cost's own unit, shares taken of the predicted `dense`
     cost; `levels` the lower ones of the first limited cost. `reference` is the worst point that
-    counts for the hypervolume, in the order of `objectives`. `space` is fitted to the device.
+    counts for the hypervolume, in the order of `objectives`. `space` is fitted to the device;
+    `smallest` is what its smallest model is predicted to cost.
     """
 
     objectives: tuple[Objective, ...]
@@ -92,6 +136,7 @@ class SearchPlan:
     levels: tuple[float, ...]
     space: FittedSpace
     dense: Cost
+    smallest: Cost | None = None
 
     @staticmethod
     def of(
@@ -100,6 +145,7 @@ class SearchPlan:
         budgets: tuple[Budget, ...],
         space: FittedSpace,
         dense: Cost,
+        smallest: Cost | None = None,
     ) -> SearchPlan:
         """With limits in absolute units; `budgets` are the budget and then its levels."""
         budget, *levels = budgets
@@ -110,6 +156,7 @@ class SearchPlan:
             tuple(level.limits[0].resolve(dense) for level in levels),
             space,
             dense,
+            smallest,
         )
 
 
@@ -117,12 +164,14 @@ class SearchPlan:
 class RunState:
     """How far a search is: `phase` is `search`, `verify` or `done`.
 
-    `screening` is what screening has cost so far.
+    `screening` is what screening has cost so far; `ended_by` the limit that ended the search, in
+    words.
     """
 
     phase: str = ""
     elapsed_s: float = 0.0
     screening: Mapping[str, float] = field(default_factory=dict)
+    ended_by: str = ""
 
 
 @dataclass(frozen=True)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sized
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.utils._pytree import tree_leaves
 
 Augment = Callable[[Tensor, torch.Generator], Tensor]
 Prepare = Callable[[Tensor], Tensor]
@@ -150,6 +151,26 @@ def stratified(targets: np.ndarray, share: float, seed: int) -> tuple[Tensor, Te
     out = np.sort(np.concatenate(held))
     rest = np.setdiff1d(np.arange(len(targets)), out)
     return torch.from_numpy(rest), torch.from_numpy(out)
+
+
+def split_size(loader: object) -> int | None:
+    """How many samples a loader has in one pass; None where that cannot be told without a pass.
+
+    >>> split_size([(torch.zeros(4, 3), torch.zeros(4)), (torch.zeros(2, 3), torch.zeros(2))])
+    6
+    """
+    if isinstance(loader, TensorLoader):
+        return len(loader.rows)
+    if isinstance(loader, list | tuple):
+        sizes = [
+            next(
+                (len(leaf) for leaf in tree_leaves(b) if isinstance(leaf, Tensor) and leaf.dim()), 0
+            )
+            for b in loader
+        ]
+        return sum(sizes) or None
+    dataset = getattr(loader, "dataset", None)
+    return len(dataset) if isinstance(dataset, Sized) else None
 
 
 def _mix(seed: int, epoch: int) -> int:

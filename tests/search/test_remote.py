@@ -16,7 +16,7 @@ from sshd import Proxy, Server, free_port
 from torch import nn
 
 import autoprune
-from autoprune import api
+from autoprune import api, loading
 from autoprune._search.prepare import prepare
 from autoprune._search.progress import Snapshot
 from autoprune._search.target_devices import check, load_targets
@@ -209,7 +209,7 @@ def test_only_a_device_that_can_be_asked_is_measured(
     task = f"{profile.parent}/my_task.py:Wine"
     spec = {"task": task, "budget": {"latency_ms": "80%"}, "device": str(profile)}
     config = RunConfig.from_dict(spec)
-    assert prepare(config, api.task_of(config), lambda note: None).is_offline is elsewhere
+    assert prepare(config, loading.task_of(config), lambda note: None).is_offline is elsewhere
 
 
 def test_an_address_alone_is_a_device() -> None:

@@ -156,7 +156,7 @@ def refused(run: RunFolder) -> str | None:
         return str(error)
     page = "".join(html._body(view, html._figures(view)))
     assert "<script" not in page
-    assert "</script" not in html.embed(html._figures(view))
+    assert "<" not in html.packed(html._figures(view))
     Console(file=io.StringIO()).print(terminal.show(view))
     return None
 

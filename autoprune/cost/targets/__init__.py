@@ -16,7 +16,7 @@ from autoprune.cost.targets.base import LocalTarget, Protocol, Target, Timings
 from autoprune.cost.targets.compiled import CompiledTorch
 from autoprune.cost.targets.cuda import CudaGraph, EagerCuda, OnnxRuntimeCuda
 from autoprune.cost.targets.local import EagerTorch, OnnxRuntime
-from autoprune.cost.targets.on_device import cores, device_name, int8_instructions
+from autoprune.cost.targets.on_device import INT8, cores, cpu_flags, device_name, int8_instructions
 from autoprune.cost.targets.ssh import Ssh
 from autoprune.errors import DeviceError
 
@@ -63,6 +63,7 @@ def is_here(device: Device) -> bool:
 
 
 __all__ = [
+    "INT8",
     "RUNTIMES",
     "CompiledTorch",
     "CudaGraph",
@@ -77,6 +78,7 @@ __all__ = [
     "Target",
     "Timings",
     "cores",
+    "cpu_flags",
     "device_name",
     "find_target",
     "int8_instructions",

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 CPU = "CPUExecutionProvider"
 _NEEDED = ("numpy", "onnxruntime")
-_INT8 = {"avx512_vnni", "avx_vnni", "amx_int8", "asimddp", "i8mm"}  # as Linux calls them
+INT8 = frozenset({"avx512_vnni", "avx_vnni", "amx_int8", "asimddp", "i8mm"})  # Linux's names
 
 
 def device_name() -> str:
@@ -34,9 +34,15 @@ def device_name() -> str:
 
 def int8_instructions() -> bool | None:
     """Whether this processor has dot products of int8; None where the system does not tell."""
+    flags = cpu_flags()
+    return bool(INT8 & flags) if flags else None
+
+
+def cpu_flags() -> frozenset[str]:
+    """The instruction sets of this processor by Linux's names; empty where it does not tell."""
     lines = _text("/proc/cpuinfo").splitlines()
     listed = [line.partition(":")[2] for line in lines if line.startswith(("flags", "Features"))]
-    return bool(_INT8.intersection(listed[0].split())) if listed else None
+    return frozenset(listed[0].split()) if listed else frozenset()
 
 
 def cores() -> int:

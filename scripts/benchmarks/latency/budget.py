@@ -40,7 +40,8 @@ output: {run}
 budget: {{latency_ms: {share:.0%}}}
 device: {{runtime: {runtime}, threads: 1}}
 space: {{ratios: {{max: 0.9}}, round_to: auto, importance: obs, schedule: {{kind: one_shot}}}}
-search: {{trials: {trials}, epochs: {epochs}, rungs: 0, concurrent: 1, seed: 0}}
+search:
+  {{trials: {trials}, epochs: {epochs}, rungs: 0, concurrent: 1, seed: 0, patience: 0}}
 """
 
 

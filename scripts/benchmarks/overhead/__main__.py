@@ -87,6 +87,8 @@ def main() -> None:
             "budget": {"macs": "50%"},
             "search": {
                 "trials": options.trials,
+                "patience": 0,
+                "baselines": {"uniform": 0, "random": 0},
                 "concurrent": options.concurrent,
                 "screen": options.screen,
                 "epochs": 1,

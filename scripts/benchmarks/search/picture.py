@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from autoprune.errors import UsageError
+from autoprune.report.formats import draw
 from autoprune.report.html import document
 from scripts.benchmarks.search.setup import LEVELS, MOST
 from scripts.benchmarks.search.table import Table, at_most
-from scripts.front_picture import BROWSERS, draw
 
 COLOURS = {  # Okabe and Ito's; variants of a method are in the table alone
     "autoprune": "#0072B2",
@@ -33,11 +33,11 @@ def write(table: Table, page: Path, picture: Path) -> str:
     width = figure["layout"]["width"] + 80
     place = f'<div data-figure="fronts" style="width: {width - 80}px"></div>'
     words = document("fronts", {"fronts": figure}, [place])
-    browser = next((path for path in map(shutil.which, BROWSERS) if path), None)
-    if browser is None:
+    try:
+        picture.write_bytes(draw(words, (width, figure["layout"]["height"] + 60)))
+    except UsageError as error:
         page.write_text(words, encoding="utf-8")
-        return f"{page} (a PNG needs one of {', '.join(BROWSERS)})"
-    draw(browser, words, picture, (width, figure["layout"]["height"] + 60))
+        return f"{page} ({error})"
     return str(picture)
 
 

@@ -121,6 +121,8 @@ def _config(
             },
             "search": {
                 "trials": 10 * round(trials),
+                "patience": 0,  # equal compute: nothing ends early, nothing is on top
+                "baselines": {"uniform": 0, "random": 0},
                 "total_epochs": trials * setup.epochs,
                 "epochs": setup.epochs,
                 "rungs": job.rungs,

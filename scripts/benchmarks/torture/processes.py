@@ -56,7 +56,7 @@ task_args: {{hang: "{hang}", steps: 20}}
 budget: {{macs: 50%}}
 device: {{runtime: torch}}
 output: run
-search: {{trials: {trials}, epochs: 4, screen: 8, trial_timeout: {timeout}, keep: all}}
+search: {{trials: {trials}, epochs: 4, screen: 8, trial_timeout: {timeout}, keep_models: all}}
 """
 TRIALS, LONGEST_S = 10, 600.0
 STATES = {"complete": "COMPLETE", "stopped": "PRUNED", "infeasible": "PRUNED", "failed": "FAIL"}

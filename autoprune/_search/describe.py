@@ -1,0 +1,90 @@
+"""What a search writes of itself: its plan, groups, layers, and what mattered."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+
+import optuna
+
+from autoprune._search.plan import Plan
+from autoprune._search.prepare import Prepared
+from autoprune.architecture import INT8
+from autoprune.budget import Cost
+from autoprune.cost_fields import field_at
+from autoprune.device.layers import SMALLEST, network
+from autoprune.pareto import ParetoFront
+from autoprune.store import (
+    BlockInfo,
+    DenseReport,
+    FrozenInfo,
+    GroupInfo,
+    Groups,
+    RunFolder,
+    SearchPlan,
+)
+
+
+def describe(store: RunFolder, ready: Prepared) -> None:
+    """Write what the search knows before its first trial, for the report and for `resume`."""
+    for target in ready.targets:
+        if target.profile is not None:
+            store.save_profile(target.name, target.profile.to_dict())
+        if target.int8 is not None:
+            store.save_profile(target.name, target.int8.to_dict(), INT8)
+    store.save_plan(search_plan(ready.plan))
+    if store.dense() is None:
+        store.save_dense(dense_report(ready, None))
+    groups = tuple(GroupInfo(g.name, g.kind, g.size) for g in ready.graph.groups)
+    frozen = tuple(FrozenInfo(f.name, f.size, f.reason) for f in ready.graph.frozen)
+    blocks = tuple(BlockInfo(b.name, b.kind) for b in ready.graph.blocks)
+    store.save_groups(Groups(groups, frozen, blocks))
+
+
+def save_layers(store: RunFolder, ready: Prepared, front: ParetoFront) -> None:
+    """Write the layers of the front's models, and how long each is estimated to take."""
+    target = next((it for it in ready.targets if it.profile is not None), None)
+    store.save_network(
+        network(
+            ready.graph,
+            target.profile.predictor if target and target.profile else None,
+            {
+                SMALLEST: ready.plan.smallest_architecture,
+                **{str(r.number): r.candidate.architecture for r in front.members},
+            },
+            field_at("latency_ms", target.name) if target else "",
+            target.int8.predictor if target and target.int8 else None,
+        )
+    )
+
+
+def search_plan(plan: Plan) -> SearchPlan:
+    budgets = (plan.budget, *plan.levels)
+    return SearchPlan.of(
+        plan.objectives, plan.reference, budgets, plan.space, plan.dense, plan.smallest()
+    )
+
+
+def dense_report(ready: Prepared, measured: Cost | None) -> DenseReport:
+    return DenseReport(dict(ready.metrics), ready.plan.dense, measured, ready.samples)
+
+
+def importances(study: optuna.Study, plan: Plan) -> dict[str, dict[str, float]]:
+    """Importance of each search variable by objective (PED-ANOVA); empty with too few trials."""
+    complete = [t for t in study.trials if t.state == optuna.trial.TrialState.COMPLETE]
+    if len(complete) < 8:
+        return {}
+    found: dict[str, dict[str, float]] = {}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for place, objective in enumerate(plan.objectives):
+            found[objective.name] = optuna.importance.get_param_importances(
+                study,
+                evaluator=optuna.importance.PedAnovaImportanceEvaluator(),
+                target=_value_of(place),
+            )
+    return found
+
+
+def _value_of(place: int) -> Callable[[optuna.trial.FrozenTrial], float]:
+    return lambda trial: float(trial.values[place])

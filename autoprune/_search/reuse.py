@@ -1,0 +1,127 @@
+"""What a search takes over from an earlier run: profiles, sensitivities, trained trials."""
+
+from __future__ import annotations
+
+import logging
+import math
+import shutil
+from collections.abc import Mapping
+from dataclasses import replace
+
+from autoprune._search.plan import Plan
+from autoprune.architecture import PRECISIONS
+from autoprune.config import RunConfig
+from autoprune.device.profile import DeviceProfile
+from autoprune.errors import StoreError, UsageError
+from autoprune.graph import PruningGraph
+from autoprune.pruning.sensitivity import Sensitivity
+from autoprune.record import REUSED, TrialRecord
+from autoprune.store import RunFolder
+
+_SAME = 1e-3  # relative difference of the dense model's metrics: rounding, not another model
+_LOG = logging.getLogger(__name__)
+
+
+class EarlierRun:
+    """A finished or interrupted run of the same task, by its folder."""
+
+    def __init__(self, config: RunConfig) -> None:
+        """That of `config.from_run`. Raises StoreError, or UsageError if it is of another task."""
+        self.folder = RunFolder.open(config.from_run or "")
+        self._before, self._now = self.folder.config, config
+        for key in ("task", "task_args"):
+            theirs, ours = getattr(self._before, key), getattr(config, key)
+            if theirs != ours:
+                raise UsageError(
+                    f"from_run: {self.folder.path} has {key} {theirs!r}, this search has {ours!r} "
+                    "· start it without from_run"
+                )
+
+    def profiles(self) -> dict[str, dict[str, DeviceProfile]]:
+        """Those of the devices that this search has too, by precision and their names."""
+        before = self._before.targets
+        same = [
+            name
+            for name, device in self._now.targets.items()
+            if device.profile is None
+            and name in before
+            and _place(before, name) == _place(self._now.targets, name)
+        ]
+        parse = DeviceProfile.from_dict
+        return {each: self.folder.profiles(same, parse, each) for each in PRECISIONS}
+
+    def check(self, graph: PruningGraph, metrics: Mapping[str, float]) -> None:
+        """Raise UsageError unless it was of this very dense model."""
+        groups, dense = self.folder.groups(), self.folder.dense()
+        if groups is None or dense is None:
+            raise StoreError(f"from_run: {self.folder.path} has not got as far as its first trial")
+        if groups.sizes != graph.sizes():
+            raise UsageError(f"from_run: the model of {self.folder.path} has other groups")
+        for name, value in dense.metrics.items():
+            if name in metrics and not math.isclose(value, metrics[name], rel_tol=_SAME):
+                raise UsageError(
+                    f"from_run: the dense model of {self.folder.path} has {name} {value:.4g}, this "
+                    f"one {metrics[name]:.4g} · its trials say nothing of another dense model"
+                )
+
+    def sensitivity(self, plan: Plan) -> Sensitivity | None:
+        """Its sensitivities, where they know all items of the space."""
+        found = self.folder.sensitivity(Sensitivity.from_dict)
+        missing = found is None or any(
+            item not in found.counts
+            for item in plan.space.items
+            if len(plan.space.choices(item)) > 1
+        )
+        return None if missing else found
+
+    def copy_trials(self, plan: Plan, into: RunFolder) -> int:
+        """Take over the trials that say something here, with the models that are in the budget.
+
+        Those are complete or stopped, were trained as long, and the space can express them.
+        Returns how many.
+        """
+        if self._before.search.epochs != plan.epochs:
+            _LOG.warning(
+                "trials of %s are not used: they had %g epochs, those of this search have %g",
+                *(self.folder.path, self._before.search.epochs, plan.epochs),
+            )
+            return 0
+        known = [r for r in self.folder.records() if r.state in ("complete", "stopped")]
+        number = 0
+        for record in (r for r in known if _is_expressible(r, plan)):
+            self._copy(record, number, plan, into)
+            number += 1
+        return number
+
+    def _copy(self, record: TrialRecord, number: int, plan: Plan, into: RunFolder) -> None:
+        cost = plan.cost(record.candidate)
+        first = record.origin if record.is_reused else f"{REUSED}{record.number} {record.origin}"
+        artifact = None
+        if record.artifact is not None and plan.allows(cost):
+            artifact = f"models/{number}"
+            shutil.copytree(self.folder.model_folder(record), into.path / artifact)
+        into.append(
+            replace(
+                record,
+                number=number,
+                predicted=cost,
+                measured=None,
+                artifact=artifact,
+                origin=first,
+            )
+        )
+
+
+def _place(targets: Mapping[str, object], name: str) -> tuple[object, ...]:
+    device = targets[name]
+    return tuple(getattr(device, key) for key in ("runtime", "threads", "batch"))
+
+
+def _is_expressible(record: TrialRecord, plan: Plan) -> bool:
+    """Whether the space has the record's settings."""
+    try:
+        plan.space.params(record.candidate)
+        record.candidate.architecture.complete(plan.space.sizes)
+    except ValueError:
+        return False
+    return all(name in plan.space.blocks for name in record.candidate.architecture.dropped)

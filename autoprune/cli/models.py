@@ -1,0 +1,223 @@
+"""Commands for selected models: retrain, export, quantize."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, cast
+
+import typer
+
+from autoprune.cli.application import PickOption, Quiet, RunArgument, Trust, app
+from autoprune.cli.terminal import code_of, fail, say
+from autoprune.errors import UsageError
+from autoprune.pick import RECOMMENDED
+
+if TYPE_CHECKING:
+    from autoprune.store import QuantizationSettings, RetrainingSummary
+
+_MAX_DROP = 0.01
+CalibrationSamples = Annotated[
+    int | None, typer.Option(min=1, help="int8: training samples for ranges. Default: 512.")
+]
+CalibrationMethod = Annotated[
+    str | None,
+    typer.Option("--calibration", help="int8: percentile, minmax or entropy. Default: percentile."),
+]
+WeightBits = Annotated[
+    int | None,
+    typer.Option(
+        min=7, max=8, help="int8: 8 is for processors with int8 dot products. Default: 7."
+    ),
+]
+MaxDrop = Annotated[
+    float | None,
+    typer.Option(
+        min=0.0, help="int8: warn where the metric is worse by this share. Default: 0.01."
+    ),
+]
+Split = Annotated[
+    str | None, typer.Option(help="int8: val; or test, to read the test split too. Default: val.")
+]
+
+
+@app.command()
+def retrain(
+    run: RunArgument,
+    pick: PickOption = RECOMMENDED,
+    epochs: Annotated[float, typer.Option(help="Epochs of training for each seed.")] = 20.0,
+    seeds: Annotated[int, typer.Option(min=1, help="How many seeds.")] = 3,
+    lr: Annotated[
+        float | None, typer.Option(help="Peak learning rate instead of the trial's.")
+    ] = None,
+    distillation: Annotated[
+        float | None, typer.Option(help="Distillation weight instead of the trial's.")
+    ] = None,
+    quantization_aware: Annotated[
+        bool | None,
+        typer.Option(
+            "--quantization-aware/--no-quantization-aware",
+            help="Simulate int8 in the last fifth of training (default: where it lost 1 %).",
+        ),
+    ] = None,
+    quiet: Quiet = False,
+    trust: Trust = False,
+) -> None:
+    """Retrain a selected model from the dense weights, and test it."""
+    from autoprune.store import RunFolder
+
+    RunFolder.open(run)  # before torch is loaded: a wrong folder is reported at once
+    from autoprune import api
+    from autoprune.report import terminal
+    from autoprune.report.read import read
+
+    try:
+        done = api.retrain(
+            run,
+            pick=pick,
+            epochs=epochs,
+            seeds=seeds,
+            lr=lr,
+            distillation=distillation,
+            quantization_aware=quantization_aware,
+            on_entry=None if quiet else _say_entry,
+            trust=trust,
+        )
+    except KeyboardInterrupt as error:
+        fail("stopped; checkpoints are saved · the same command resumes", code_of(error))
+    say(terminal.retrained_table(read(run)))
+    for line in _speeds(done.summary):
+        say(line)
+    say(f"wrote {done.path}")
+    say(f"next  autoprune export {done.path} --format onnx")
+
+
+@app.command()
+def export(
+    path: Annotated[Path, typer.Argument(metavar="RUN_OR_MODEL", help="A run or a saved model.")],
+    format: Annotated[  # noqa: A002
+        str | None,
+        typer.Option(help="onnx, pt2, packed; default: the ending of --output, or onnx."),
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Default: model.FORMAT beside the model.")
+    ] = None,
+    pick: PickOption = RECOMMENDED,
+    dynamic_batch: Annotated[bool, typer.Option(help="Leave the batch size free.")] = False,
+    precision: Annotated[str, typer.Option(help="float32, or int8: quantized.")] = "float32",
+    calibration_samples: CalibrationSamples = None,
+    calibration: CalibrationMethod = None,
+    weight_bits: WeightBits = None,
+    max_drop: MaxDrop = None,
+    split: Split = None,
+    trust: Trust = False,
+) -> None:
+    """Write a model for another runtime, load it there and compare the outputs."""
+    settings = _settings(calibration_samples, calibration, weight_bits)
+    if precision == "float32" and (settings or max_drop is not None or split is not None):
+        raise UsageError("calibration, --weight-bits, --max-drop and --split need --precision int8")
+    test = _is_test(split)
+    from autoprune import api
+    from autoprune.report import text
+
+    written = api.export(
+        path,
+        format=format,
+        output=output,
+        pick=pick,
+        dynamic_batch=dynamic_batch,
+        precision=cast("api.Precision", precision),
+        quantization=_quantization(settings) if precision == "int8" else None,
+        test=test,
+        trust=trust,
+    )
+    size = text.cost("weight_bytes", written.size_bytes)
+    say(f"wrote {written.path} ({size}, {written.exporter})")
+    if written.format == "packed":
+        say("read again: every weight is the same, bit for bit")
+        return
+    if written.quantization is None:
+        say(f"reloaded: outputs agree within {written.difference:.1e} of the largest")
+        return
+    from autoprune.report import int8
+
+    for line in int8.lines(written.quantization):
+        say(line)
+    for line in int8.warnings(written.quantization, _MAX_DROP if max_drop is None else max_drop):
+        say(f"warning: {line}")
+
+
+@app.command()
+def quantize(
+    run: RunArgument,
+    calibration_samples: CalibrationSamples = None,
+    calibration: CalibrationMethod = None,
+    weight_bits: WeightBits = None,
+    max_drop: MaxDrop = None,
+    split: Split = None,
+    trust: Trust = False,
+) -> None:
+    """Write int8 files of the dense model and of every model of the front, and compare them."""
+    from autoprune.store import RunFolder
+
+    RunFolder.open(run)  # before torch is loaded: a wrong folder is reported at once
+    settings = _quantization(_settings(calibration_samples, calibration, weight_bits))
+    test = _is_test(split)
+    from autoprune import api
+    from autoprune.report import int8
+
+    found = api.quantize(run, quantization=settings, test=test, trust=trust)
+    say(int8.front_table(found))
+    limit = _MAX_DROP if max_drop is None else max_drop
+    for line in int8.warnings(found.dense, limit):
+        say(f"warning: dense: {line}")
+    for number, report in found.members.items():
+        for line in int8.warnings(report, limit):
+            say(f"warning: trial {number}: {line}")
+
+
+def _settings(
+    samples: int | None, method: str | None, weight_bits: int | None
+) -> dict[str, int | str]:
+    """What was said of quantization, by the names of `QuantizationSettings`."""
+    said = {"samples": samples, "method": method, "weight_bits": weight_bits}
+    return {name: value for name, value in said.items() if value is not None}
+
+
+def _quantization(said: Mapping[str, Any]) -> QuantizationSettings:
+    from autoprune.store import QuantizationSettings
+
+    return QuantizationSettings(**said)
+
+
+def _is_test(split: str | None) -> bool:
+    if split not in (None, "val", "test"):
+        raise UsageError(f"--split must be val or test, got {split!r}")
+    return split == "test"
+
+
+def _speeds(summary: RetrainingSummary) -> Iterator[str]:
+    """For each device, the retrained model's latency beside the dense one's, measured in turns."""
+    from autoprune.budget import Cost
+    from autoprune.cost_fields import field_at
+
+    small, dense = summary.measured or Cost(), summary.dense.measured or Cost()
+    for name in small.names or ("",):
+        field, on = field_at("latency_ms", name), f" on {name}" if name else ""
+        ours, theirs, sure = small.value(field), dense.value(field), small.confidence_of(name)
+        if ours is None or theirs is None:
+            yield "latency not measured: the target devices are other machines"
+            continue
+        gain, note = 1.0 / sure.ratio if sure else theirs / ours, small.note(name)
+        yield (
+            f"measured {ours:.3g} ms{on}, dense {theirs:.3g} ms: {gain:.2f} times the speed "
+            f"({small.device_of(name)})" + (f" · {note}" if note else "")
+        )
+
+
+def _say_entry(seed: int, entry: Mapping[str, float]) -> None:
+    from autoprune.report import text
+
+    shown = [name for name in entry if name not in ("epoch", "lr", "params")]
+    facts = ", ".join(f"{name} {text.metric(name, entry[name])}" for name in shown)
+    say(f"seed {seed} · epoch {entry['epoch']:g} · {facts}")

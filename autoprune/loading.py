@@ -1,0 +1,215 @@
+"""Saved models: which one is meant, and how it is built again with its weights."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from autoprune.architecture import Architecture
+from autoprune.config import RunConfig
+from autoprune.cost_fields import is_cost
+from autoprune.errors import StoreError, TaskError, UsageError
+from autoprune.pareto import ParetoFront
+from autoprune.pick import RECOMMENDED
+from autoprune.pick import pick as pick_record
+from autoprune.recommendation import Recommendation, recommend
+from autoprune.record import TrialRecord
+from autoprune.store import Recipe, RetrainingFolder, RunFolder, is_model, read_model, read_packed
+from autoprune.tasks.base import Task
+from autoprune.tasks.load import load_task
+from autoprune.trust import check_task
+
+if TYPE_CHECKING:
+    from torch import nn
+
+_DEEPEST = 3  # a saved model lies in retrained/<trial>/seed-<n> of a run
+_OBJECT = "python:"  # the reference of a task that was given as an object
+
+
+def front_of(run: RunFolder, records: Sequence[TrialRecord]) -> ParetoFront:
+    """The front of a run. Raises StoreError where it has none yet."""
+    found = run.front(records)
+    if found is None:
+        raise StoreError(
+            f"{run.path} has no front yet · resume it with: autoprune resume {run.path}"
+        )
+    return found.front
+
+
+def recommended(run: RunFolder, front: ParetoFront) -> Recommendation | None:
+    """The model of a run's front that its configuration recommends; None of an empty front."""
+    metric = next((o.name for o in front.objectives if not is_cost(o.name)), "")
+    dense = run.dense()
+    return recommend(front, dense.metrics if dense else {}, run.config.recommended_within(metric))
+
+
+def picked(run: RunFolder, text: str) -> TrialRecord:
+    """The trial of a run that `recommended`, `knee`, `trial=7`, `latency_ms<=3` ... names."""
+    records = run.records()
+    front = front_of(run, records)
+    found = recommended(run, front) if text.strip() == RECOMMENDED else None
+    return pick_record(front, text, records, found.record if found else None)
+
+
+def load(
+    path: str | Path,
+    *,
+    pick: str = RECOMMENDED,
+    task: Task | None = None,
+    model: nn.Module | None = None,
+    trust: bool = False,
+) -> nn.Module:
+    """A saved small model in eval mode on the CPU.
+
+    `path` is a model's folder, its packed file, or a run's folder: then `pick` says which model,
+    and its retrained version (of the first seed) is taken where there is one. The dense
+    architecture is built through the task, cut, and the weights are loaded strictly. With `model`,
+    the dense architecture as an object (its weights do not matter), no task is needed and no code
+    is imported. `trust` as for `resume`. Raises StoreError where the weights do not fit.
+    """
+    if task is not None and model is not None:
+        raise UsageError("load takes a task or a model, got both")
+    folder = model_folder(path, pick)
+    if model is not None:
+        recipe = saved(folder)[0]
+        task = task_around(model, recipe, folder)
+    return load_with_task(folder, task=task, trust=trust)[0]
+
+
+def load_with_task(
+    path: str | Path, *, pick: str = RECOMMENDED, task: Task | None = None, trust: bool = False
+) -> tuple[nn.Module, Task, Path]:
+    """`load`, together with the model's task and the folder that it came from."""
+    folder = model_folder(path, pick)
+    recipe, state = saved(folder)
+    found = task or _task_of_model(folder, recipe, trust)
+    architecture = recipe.candidate.architecture
+    return rebuild(found, architecture, recipe.kept_indices, state, folder), found, folder
+
+
+def task_around(model: nn.Module, recipe: Recipe, place: Path) -> Task:
+    """A task without data: the model and what the recipe says of its inputs and prunable layers."""
+    from autoprune.tasks.wrap import WrappedTask
+
+    example = recipe.example_input()
+    if example is None:
+        raise StoreError(
+            f"{place}: the recipe holds no example input · give the task: load(path, task=...)"
+        )
+    task = WrappedTask(model, (), (), None, None, None)
+    task.ignored_layers, task.num_heads = recipe.ignored_layers, recipe.num_heads
+    task.set_example(example)
+    return task
+
+
+def saved(place: Path) -> tuple[Recipe, dict[str, torch.Tensor]]:
+    """The recipe and the weights in a model's folder or packed file."""
+    return read_packed(place) if place.is_file() else read_model(place)
+
+
+def rebuild(
+    task: Task,
+    architecture: Architecture,
+    kept_indices: Mapping[str, Sequence[int]],
+    state: Mapping[str, torch.Tensor],
+    place: str | Path,
+) -> nn.Module:
+    """The model of `task` with this architecture, these units and the weights `state`.
+
+    Raises StoreError that names `place` where the weights do not fit the architecture.
+    """
+    from autoprune.pruning.build import build
+    from autoprune.pruning.verification import traced
+
+    with torch.random.fork_rng(devices=[]):
+        model = task.build_model().eval()
+    graph = traced(
+        model,
+        task.example_input(),
+        ignored_layers=task.ignored_layers,
+        num_heads=task.num_heads,
+    )
+    unknown = [name for name in architecture.widths if name not in graph.sizes()]
+    if unknown:
+        raise StoreError(
+            f"{place}: {type(task).__name__} has no group {unknown[0]!r} · it was saved from "
+            "another architecture"
+        )
+    try:
+        shapes = architecture.without_patterns()  # the zeros are in `state`
+        model = build(model, graph, shapes, kept_indices=kept_indices).model
+    except UsageError as error:
+        raise StoreError(f"{place}: {error}") from error
+    try:
+        model.load_state_dict(_versioned(state, model), strict=True)
+    except RuntimeError as error:
+        first = " ".join(str(error).split(":", 1)[-1].split())[:200]
+        raise StoreError(
+            f"{place}: the weights do not fit {type(task).__name__}: {first}"
+        ) from error
+    return model.eval()
+
+
+def _versioned(
+    state: Mapping[str, torch.Tensor], model: nn.Module
+) -> OrderedDict[str, torch.Tensor]:
+    """The state with the versions of the model's modules, which some classes ask for."""
+    found = OrderedDict(state)
+    found._metadata = getattr(model.state_dict(), "_metadata", {})  # type: ignore[attr-defined]
+    return found
+
+
+def model_folder(path: str | Path, pick: str = RECOMMENDED) -> Path:
+    """The folder or packed file of the model that `path` (a model or a run) and `pick` mean."""
+    folder = Path(path)
+    if is_model(folder) or folder.is_file():
+        return folder
+    retrained = RetrainingFolder(folder)
+    if retrained.is_finished:
+        return retrained.first_model
+    run = RunFolder.open(folder)
+    return run.newest_model(picked(run, pick))
+
+
+def task_of(config: RunConfig) -> Task:
+    """The task that a configuration names. Raises TaskError where it was given as an object."""
+    return _task(config.task, config.task_args, config.data, config.base)
+
+
+def reference_of(task: Task) -> str:
+    """What stands for a task that was given as an object: it cannot be found by name again."""
+    return f"{_OBJECT}{type(task).__name__}"
+
+
+def config_around(folder: Path) -> RunConfig | None:
+    """The configuration of the run that this is, or that it lies in."""
+    around = (folder.resolve(), *folder.resolve().parents[:_DEEPEST])
+    run = next((each for each in around if RunFolder.is_run(each)), None)
+    return RunFolder.open(run).config if run else None
+
+
+def _task_of_model(folder: Path, recipe: Recipe, trust: bool) -> Task:
+    """The task of a saved model, with the data folder of the run that it lies in."""
+    config = config_around(folder)
+    check_task(recipe.task, config.base if config else None, folder, trust=trust)
+    if config is None:
+        return _task(recipe.task, recipe.task_args)
+    return _task(recipe.task, recipe.task_args, config.data, config.base)
+
+
+def _task(
+    reference: str,
+    args: Mapping[str, Any],
+    data: str | None = None,
+    base: str | None = None,
+) -> Task:
+    if reference.startswith(_OBJECT):
+        raise TaskError(
+            f"this run was made with a Task object ({reference.removeprefix(_OBJECT)}) · call it "
+            "from Python with task=..."
+        )
+    return load_task(reference, base=Path(base) if base else None, data=data, args=args)

@@ -1,0 +1,162 @@
+"""A run's report in a file: the page, tables as Markdown or CSV, the front as a picture."""
+
+from __future__ import annotations
+
+import csv
+import io
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from autoprune.errors import UsageError, WorkError
+from autoprune.report import html, text
+from autoprune.report.data import RunView
+from autoprune.report.health import findings
+from autoprune.report.read import read
+from autoprune.report.why import why
+from autoprune.store import RunFolder, table_rows, write_bytes
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome", "msedge")
+_LIGHT = '<html lang="en" data-theme="light">'
+_TIGHT = "<style>main { padding: 16px 20px !important; max-width: none !important; }</style></head>"
+
+
+def write(
+    run: RunFolder,
+    format: str = "html",  # noqa: A002 - the option's name
+    file: Path | None = None,
+) -> Path:
+    """Write `report.html`, `report.md`, `front.csv` or `front.png`, or `file`; returns its path.
+
+    Raises UsageError for another format, and where a picture has no browser that draws it.
+    """
+    if format not in FORMATS:
+        raise UsageError(f"format must be one of {', '.join(FORMATS)}, got {format!r}")
+    name, content = FORMATS[format]
+    return write_bytes(file or run.path / name, content(run))
+
+
+def markdown(view: RunView) -> str:
+    """The result, what is doubtful and the front as a table."""
+    budget = ", ".join(text.limit(limit, value) for limit, value in view.limits)
+    lines = [f"# {view.title}", "", f"Run `{view.name}`, budget: {budget}.", ""]
+    found = view.recommendation
+    if found is not None:
+        lines += [f"Recommended: trial {found.record.number}, {why(view)}.", ""]
+    lines += [f"- {finding.text} *{finding.remedy}*" for finding in findings(view)]
+    lines += ["", *_table(view), "", *(f"{words}." for words in _notes(view))]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _table(view: RunView) -> Iterator[str]:
+    name = view.metric.name if view.metric else "metric"
+    latencies = [f"{text.label(field)}, ms" for field in view.latencies]
+    columns = ["model", f"val {name}", "to dense", "params", "MACs", "weights", *latencies]
+    yield f"| {' | '.join(columns)} |"
+    yield f"|---|{'---:|' * (len(columns) - 1)}"
+    dense = view.dense
+    rows = [("dense", dense.metrics.get(name), dense.predicted, dense.measured)]
+    for record in (*view.members, *(r for r in view.baselines if r not in view.members)):
+        words = [f"trial {record.number}", *_words(view, record.number)]
+        words += [record.baseline] if record.baseline else []
+        value = view.metric_of(record)
+        rows.append((", ".join(words), value, record.predicted, record.measured))
+    for who, value, predicted, measured in rows:
+        change = "" if who == "dense" else text.change(name, view.change(value))
+        counts = [
+            text.cost(field, predicted.value(field) if predicted else None)
+            for field in ("params", "macs", "weight_bytes")
+        ]
+        times = [
+            f"{text.three_digits(found)}" if (found := _time(measured, predicted, field)) else ""
+            for field in view.latencies
+        ]
+        yield f"| {' | '.join([who, text.metric(name, value), change, *counts, *times])} |"
+
+
+def _time(measured: object, predicted: object, field: str) -> float | None:
+    for cost in (measured, predicted):
+        value = getattr(cost, "value", lambda _: None)(field)
+        if value is not None:
+            return float(value)
+    return None
+
+
+def _words(view: RunView, number: int) -> list[str]:
+    found, knee = view.recommendation, view.front.knee if view.front else None
+    picks = {"recommended": found.record if found else None, "knee": knee}
+    return [f"**{word}**" for word, record in picks.items() if record and record.number == number]
+
+
+def _notes(view: RunView) -> list[str]:
+    from autoprune.report.terminal import device_lines
+
+    return device_lines(view)
+
+
+def _html(run: RunFolder) -> bytes:
+    return html.page(read(run)).encode()
+
+
+def _markdown(run: RunFolder) -> bytes:
+    return markdown(read(run)).encode()
+
+
+def _csv(run: RunFolder) -> bytes:
+    """The front and the baselines with the columns of `trials.csv`."""
+    view = read(run)
+    chosen = (*view.members, *(r for r in view.baselines if r not in view.members))
+    rows = list(table_rows(chosen, run.sizes()))
+    out = io.StringIO()
+    columns = list(dict.fromkeys(column for row in rows for column in row))
+    writer = csv.DictWriter(out, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return out.getvalue().encode()
+
+
+def _png(run: RunFolder) -> bytes:
+    view = read(run)
+    if not view.members:
+        raise UsageError(f"{run.path} has no front to draw yet")
+    return picture(view)
+
+
+def picture(view: RunView, axis: str | None = None, size: tuple[int, int] = (960, 550)) -> bytes:
+    """The front as a PNG in the light theme, with twice the pixels, drawn by a browser.
+
+    `axis` is the cost, as `front_axes.axes` names it. Raises UsageError without a browser.
+    """
+    page = html.front_page(view, axis)
+    return draw(page.replace('<html lang="en">', _LIGHT, 1).replace("</head>", _TIGHT, 1), size)
+
+
+def draw(page: str, size: tuple[int, int]) -> bytes:
+    """A page as a PNG with twice as many pixels. Raises UsageError without a browser."""
+    browser = next((path for path in map(shutil.which, BROWSERS) if path), None)
+    if browser is None:
+        raise UsageError(f"a picture needs a browser on the PATH: one of {', '.join(BROWSERS)}")
+    with tempfile.TemporaryDirectory() as folder:
+        source, target = Path(folder) / "front.html", Path(folder) / "front.png"
+        source.write_text(page, encoding="utf-8")
+        command = [
+            *(browser, "--headless", "--no-sandbox", "--disable-gpu", "--disable-sync"),
+            *("--disable-background-networking", "--no-first-run", "--hide-scrollbars"),
+            *(f"--user-data-dir={folder}/profile", "--force-device-scale-factor=2"),
+            *(f"--window-size={size[0]},{size[1]}", "--virtual-time-budget=5000"),
+            *(f"--screenshot={target}", source.as_uri()),
+        ]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+        if not target.is_file():
+            raise WorkError(f"{browser} drew nothing: {done.stderr.strip()[-300:]}")
+        return target.read_bytes()
+
+
+FORMATS: dict[str, tuple[str, Callable[[RunFolder], bytes]]] = {
+    "html": ("report.html", _html),
+    "md": ("report.md", _markdown),
+    "csv": ("front.csv", _csv),
+    "png": ("front.png", _png),
+}

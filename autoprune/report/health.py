@@ -1,0 +1,254 @@
+"""What is doubtful about a run, in plain words, each with what to do."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Literal
+
+from autoprune.cost_fields import split_field
+from autoprune.report import text
+from autoprune.report.data import RunView
+from autoprune.report.front_axes import cost_of
+from autoprune.report.why import limits_in_words
+from autoprune.space import Parameter
+
+Level = Literal["bad", "warn"]
+_ERROR = 0.1  # of predicted latencies: above, they are unsure
+_STOPPED = 0.8  # share of trials stopped early: above, the rungs stop too many
+_EDGE = 0.05  # of a range
+_MOST = 2 / 3  # of the front's models
+_FAR = 4.0  # standard errors between validation and test: not by chance
+_LEAST_GAP = 0.02
+_TIGHT = 0.93  # of a limit that the cheapest model still uses
+_FEW = 8
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One doubt: `bad` says that results cannot be used as they are."""
+
+    level: Level
+    text: str
+    remedy: str
+
+
+def findings(view: RunView) -> list[Finding]:
+    """All doubts, the bad ones first; empty where nothing was found."""
+    found = [finding for check in CHECKS for finding in check(view)]
+    return sorted(found, key=lambda finding: finding.level != "bad")
+
+
+def _no_front(view: RunView) -> Iterator[Finding]:
+    if view.members or not view.records or not view.finished:
+        return
+    remedy = "raise the budget, or allow more: space.ratios.max, space.depth, fewer keep and bounds"
+    yield Finding("bad", f"There is no model: {view.without_model}.", remedy)
+
+
+def _quality(view: RunView) -> Iterator[Finding]:
+    found = view.recommendation
+    if found is None or found.is_within or found.unknown:
+        return
+    name = view.metric.name if view.metric else ""
+    best = text.metric(name, view.metric_of(found.record))
+    yield Finding(
+        "warn",
+        f"No model of the front has {limits_in_words(view)}: the nearest, trial "
+        f"{found.record.number}, has {best}.",
+        "short trials understate what a full training reaches: retrain it and look; otherwise "
+        "more search.epochs or trials, or a looser budget",
+    )
+
+
+def _predictor(view: RunView) -> Iterator[Finding]:
+    for field in view.latencies:
+        pairs = [
+            (cost_of(r, "predicted", field), cost_of(r, "measured", field)) for r in view.records
+        ]
+        errors = [abs(p / m - 1.0) for p, m in pairs if p and m]
+        device = split_field(field)[1]
+        profile = view.devices.get(device)
+        error = sum(errors) / len(errors) if len(errors) > 2 else profile.error if profile else None
+        if error is not None and error > _ERROR:
+            on = f" on {device}" if device else ""
+            yield Finding(
+                "warn",
+                f"Predicted latencies{on} are off by {100 * error:.0f} %, so models near the limit "
+                "may have been missed.",
+                f"measure on an idle machine: autoprune verify {view.place}; if it stays, make a "
+                "profile with autoprune profile -o and search again",
+            )
+
+
+def _noise(view: RunView) -> Iterator[Finding]:
+    known = [r for r in view.members if r.measured is not None]
+    noisy = [r for r in known if text.noise(r.measured)]
+    if known and len(noisy) > len(known) / 4:
+        yield Finding(
+            "warn",
+            f"{len(noisy)} of {len(known)} models of the front were measured while the machine was "
+            "busy.",
+            f"close other programs and run: autoprune verify {view.place}",
+        )
+
+
+def _rungs(view: RunView) -> Iterator[Finding]:
+    own = [r for r in view.records if r.is_counted and r.state in ("complete", "stopped")]
+    stopped = [r for r in own if r.state == "stopped"]
+    if len(own) < _FEW or len(stopped) <= _STOPPED * len(own):
+        return
+    first = all(len(record.history) <= 1 for record in stopped)
+    where = " at the first rung" if first else ""
+    many = "All" if len(stopped) == len(own) else f"{len(stopped)} of {len(own)}"
+    yield Finding(
+        "warn",
+        f"{many} trials were stopped{where}, so few were trained to their end.",
+        "search.rungs: 1 (or 0), or more search.epochs, so that the first evaluation tells more",
+    )
+
+
+def _failed(view: RunView) -> Iterator[Finding]:
+    failed = [r for r in view.records if r.state == "failed"]
+    tried = [r for r in view.records if r.state != "infeasible"]
+    if failed and len(failed) > len(tried) / 10:
+        yield Finding(
+            "bad" if len(failed) > len(tried) / 2 else "warn",
+            f"{len(failed)} of {len(tried)} trials failed: {text.last_line(failed[0].error)}.",
+            "their reasons are listed below, under the cost of the search",
+        )
+
+
+def _learning_rate(view: RunView) -> Iterator[Finding]:
+    varied = view.plan.space.space.varied if view.plan else ()
+    if len(view.members) < 3:
+        return
+    for parameter in varied:
+        if not parameter.name.startswith("recovery.lr") or parameter.choices:
+            continue
+        places = [_place(parameter, r.candidate.recovery.lr) for r in view.members]
+        known = [place for place in places if place is not None]
+        for word, near in (("upper", 1.0), ("lower", 0.0)):
+            there = [place for place in known if abs(place - near) <= _EDGE]
+            if known and len(there) >= _MOST * len(known):
+                end = parameter.high if near else parameter.low
+                yield Finding(
+                    "warn",
+                    f"{len(there)} of {len(known)} models of the front have a learning rate at the "
+                    f"{word} end of its range ({end:g}).",
+                    f"widen space.{parameter.name}",
+                )
+
+
+def _place(parameter: Parameter, value: float | None) -> float | None:
+    """Where a value lies in a range, 0 to 1."""
+    if value is None or parameter.high <= parameter.low:
+        return None
+    low, high = parameter.low, parameter.high
+    if parameter.log:
+        value, low, high = math.log(value), math.log(low), math.log(high)
+    return (value - low) / (high - low)
+
+
+def _split_size(view: RunView) -> Iterator[Finding]:
+    name, count = view.metric.name if view.metric else "", view.dense.samples
+    values = sorted(v for r in view.members if (v := view.metric_of(r)) is not None)
+    if not count or not text.is_share(name) or len(values) < 3:
+        return
+    middle = values[len(values) // 2]
+    error = math.sqrt(max(middle * (1.0 - middle), 1.0 / count) / count)
+    gaps = sorted(b - a for a, b in pairwise(values))
+    gap = gaps[len(gaps) // 2]
+    if gap < error:
+        yield Finding(
+            "warn",
+            f"The validation split ({count} samples) hardly tells neighbors of the front apart: "
+            f"they differ by {100 * gap:.2g} pt, and the standard error of their {name} is "
+            f"{100 * error:.2g} pt.",
+            "use a larger split; or retrain the candidates with several seeds and compare those",
+        )
+
+
+def _contaminated(view: RunView) -> Iterator[Finding]:
+    name = view.metric.name if view.metric else ""
+    validation = view.dense.metrics.get(name)
+    tests = [result.dense.test[name] for result in view.retrained if name in result.dense.test]
+    if validation is None or not tests or not text.is_share(name):
+        return
+    count = view.dense.samples or 1000
+    error = math.sqrt(max(tests[0] * (1.0 - tests[0]), 1.0 / count) / count)
+    gap = validation - tests[0]
+    if gap > max(_LEAST_GAP, _FAR * error):
+        yield Finding(
+            "warn",
+            f"The dense model has {text.metric(name, validation)} on validation and only "
+            f"{text.metric(name, tests[0])} on test data: it may have been trained on validation "
+            "data.",
+            "split again and train the dense model without the validation split: a search that "
+            "selects on known data favors models that remember it",
+        )
+
+
+def _tight(view: RunView) -> Iterator[Finding]:
+    smallest = view.plan.smallest if view.plan else None
+    for name, most in view.plan.limits.items() if view.plan and smallest else ():
+        least = smallest.value(name) if smallest else None
+        if least is not None and least > _TIGHT * most:
+            yield Finding(
+                "warn",
+                f"The budget is nearly out of reach: the smallest model of this space uses "
+                f"{100 * least / most:.0f} % of the limit on {text.label(name)}{_largest(view)}.",
+                "allow more pruning (space.ratios.max, space.depth), keep less, or raise the limit",
+            )
+
+
+def _largest(view: RunView) -> str:
+    """The layer that takes most of the smallest model, where it takes much."""
+    costs = view.network.models.get("smallest") if view.network else None
+    parts = (costs.ms or costs.macs) if costs else ()
+    if view.network is None or not sum(parts):
+        return ""
+    place = max(range(len(parts)), key=lambda k: parts[k])
+    share = 100 * parts[place] / sum(parts)
+    return (
+        f"; {view.network.layers[place].name} alone takes {share:.0f} % of it" if share > 20 else ""
+    )
+
+
+def _short(view: RunView) -> Iterator[Finding]:
+    own = [r for r in view.records if r.is_counted and r.state != "infeasible"]
+    if view.finished and "minutes" in view.ended_by and len(own) < _FEW:
+        yield Finding(
+            "warn",
+            f"The time limit ended the search after {len(own)} trials, hardly more than the first "
+            "candidates.",
+            f"continue it: autoprune resume {view.place} --minutes +30",
+        )
+
+
+def _no_gain(view: RunView) -> Iterator[Finding]:
+    gains = [gain for r in view.members if not r.baseline and (gain := view.gain(r)) is not None]
+    if len(gains) > 1 and max(gains) <= 0.0:
+        yield Finding(
+            "warn",
+            "No model of the front is better than uniform pruning at equal cost.",
+            "more trials; where this stays, one ratio for all layers (space: quick) is enough here",
+        )
+
+
+CHECKS: tuple[Callable[[RunView], Iterator[Finding]], ...] = (
+    _no_front,
+    _quality,
+    _tight,
+    _predictor,
+    _noise,
+    _rungs,
+    _failed,
+    _learning_rate,
+    _split_size,
+    _contaminated,
+    _short,
+    _no_gain,
+)

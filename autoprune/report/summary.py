@@ -1,0 +1,162 @@
+"""The top of the page: title, result in words, health, models to start from, commands."""
+
+from __future__ import annotations
+
+from autoprune.budget import Cost
+from autoprune.cost_fields import is_latency, split_field
+from autoprune.record import TrialRecord
+from autoprune.report import text
+from autoprune.report.data import RunView
+from autoprune.report.health import findings
+from autoprune.report.markup import escape
+from autoprune.report.why import why
+
+
+def head(view: RunView) -> str:
+    """Title, the result in words, what is doubtful, the models to start from, and commands."""
+    limits = ", ".join(text.limit(limit, value) for limit, value in view.limits)
+    kind = f"autoprune report · run <b>{escape(view.name)}</b>"
+    parts = [f'<header><div class="kind">{kind}</div><h1>{escape(view.title)}</h1>']
+    parts.append(f'<p class="lead">{_outcome(view, limits)}</p></header>')
+    if view.not_measured:
+        parts.append(
+            f'<p class="warn">The front could not be measured: {escape(view.not_measured)}. It is '
+            "based on predicted latency; <code>autoprune resume</code> measures it.</p>"
+        )
+    elif not view.finished:
+        so_far = f"{len(view.records)} trials so far"
+        parts.append(f'<p class="warn">This run is in progress: {so_far}.</p>')
+    return "".join(parts) + _health(view) + _tiles(view) + _commands(view)
+
+
+def _health(view: RunView) -> str:
+    """What is doubtful, each with what to do."""
+    found = findings(view)
+    if not found:
+        return ""
+    items = "".join(
+        f'<li class="{finding.level}">{escape(finding.text)} '
+        f'<span class="todo">{escape(finding.remedy)}</span></li>'
+        for finding in found
+    )
+    title = "What to look at first" if len(found) > 1 else "Look at this first"
+    return f'<section class="health" aria-label="health"><h2>{title}</h2><ul>{items}</ul></section>'
+
+
+def _commands(view: RunView) -> str:
+    """What to run next, to copy."""
+    if not view.members:
+        return ""
+    run = view.place
+    retrained = [result.number for result in view.retrained]
+    lines = [f"autoprune retrain {run} --epochs 20 --seeds 3"]
+    lines += [f"autoprune export {run} --format onnx"]
+    if not retrained:
+        words = "Train the recommended model in full, then write it for its runtime:"
+    else:
+        words = "Another model, or the file for its runtime:"
+    code = escape("\n".join(lines))
+    return (
+        f'<div class="commands"><p>{words} <span class="dim">other models with <code>--pick knee'
+        '</code>, <code>--pick trial=N</code> or <code>--pick "latency_ms&lt;=3"</code></span>'
+        f'</p><pre><code>{code}</code></pre><button type="button" class="copy">Copy</button></div>'
+    )
+
+
+def _outcome(view: RunView, limits: str) -> str:
+    found = view.recommendation
+    within = f" within {escape(limits)}" if limits else ""
+    if found is None:
+        reason = escape(view.without_model)
+        return f"{reason[0].upper()}{reason[1:]}."
+    count = len(view.members)
+    name = view.metric.name if view.metric else ""
+    chosen = found.record
+    value = view.metric_of(chosen)
+    against = [
+        f"{text.change(name, difference)} to {what}"
+        for what, difference in (
+            ("dense", view.change(value)),
+            (f"uniform pruning at equal {view.gain_source} cost", view.gain(chosen)),
+        )
+        if difference is not None
+    ]
+    beside = f" ({', '.join(against)})" if against else ""
+    return (
+        f"{count} smaller model{'s' if count > 1 else ''}{within}. "
+        f"Recommended is trial {chosen.number} with {escape(f'{name} {text.metric(name, value)}')}"
+        f"{escape(beside)}: <b>{escape(view.verdict(chosen).text)}</b>. "
+        f'<span class="dim">Why: {escape(why(view))}.</span>'
+    )
+
+
+def _tiles(view: RunView) -> str:
+    if not view.front or not view.members:
+        return ""
+    name = view.metric.name if view.metric else ""
+    dense = view.dense
+    tiles = [
+        _tile(
+            "dense",
+            "Dense",
+            text.metric(name, dense.metrics.get(name)),
+            "",
+            _cost_words(view, dense.measured, dense.predicted),
+        )
+    ]
+    found = view.recommendation
+    picks = [
+        ("recommended", "Recommended", found.record if found else None),
+        ("knee", "Knee", view.front.knee),
+        ("fastest", _lowest_cost_word(view), view.members[0]),
+        ("best", "Best", view.front.best()),
+    ]
+    picks += [("level", text.limit(limit, value), best) for limit, value, best in view.levels]
+    tiles += [_pick(view, kind, word, record) for kind, word, record in picks if record]
+    return f'<div class="tiles">{"".join(tiles)}</div>'
+
+
+def _pick(view: RunView, kind: str, word: str, record: TrialRecord) -> str:
+    """A model: its metric beside the dense one, its costs, and the verdict."""
+    name = view.metric.name if view.metric else ""
+    value = view.metric_of(record)
+    verdict = view.verdict(record)
+    tone = {True: "good", False: "bad", None: "dim"}[verdict.good]
+    more = (
+        f"{_cost_words(view, record.measured, record.predicted)}"
+        f'<div class="{tone}">{escape(verdict.text)}</div>'
+    )
+    title = f"{word} · trial {record.number}"
+    return _tile(kind, title, text.metric(name, value), text.change(name, view.change(value)), more)
+
+
+def _lowest_cost_word(view: RunView) -> str:
+    if view.cost is None or not is_latency(view.cost.name):
+        return "Smallest"
+    device = split_field(view.cost.name)[1]
+    return f"Fastest on {device}" if device else "Fastest"
+
+
+def _tile(kind: str, who: str, value: str, change: str, more: str) -> str:
+    small = f" <small>{escape(change)}</small>" if change and change != text.NONE else ""
+    return (
+        f'<div class="tile {kind}"><div class="who">{escape(who)}</div>'
+        f'<div class="value">{escape(value)}{small}</div><div class="more">{more}</div></div>'
+    )
+
+
+def _cost_words(view: RunView, measured: Cost | None, predicted: Cost | None) -> str:
+    parts = []
+    for field in view.latencies:
+        device = split_field(field)[1]
+        on = f" on {device}" if device else ""
+        pairs = (("measured", measured), ("predicted", predicted))
+        found = ((source, cost.value(field)) for source, cost in pairs if cost)
+        known_by = [(source, value) for source, value in found if value is not None][:1]
+        parts += [f"{text.cost(field, value)} {source}{on}" for source, value in known_by]
+    known = predicted or measured
+    if known and known.macs is not None:
+        parts.append(f"{text.cost('macs', known.macs)} MACs")
+    if known and known.weight_bytes is not None:
+        parts.append(text.cost("weight_bytes", known.weight_bytes))
+    return " · ".join(f'<span class="one">{escape(part)}</span>' for part in parts)

@@ -1,0 +1,93 @@
+"""What a new budget costs after an earlier run.
+
+    python -m scripts.benchmarks.reuse                     # 10 minutes
+    python -m scripts.benchmarks.reuse --seeds 0
+
+On the built-in digits: a first search with a wide budget, then a tight one twice, from the
+beginning and with `from_run` and a tenth of the trials. The hypervolumes of these two fronts, on
+validation data, have one reference: half of the dense accuracy and the dense cost. Rows:
+`results/reuse/reuse.csv`.
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import autoprune
+from autoprune.report.comparison import hypervolumes
+from scripts.benchmarks import harness
+from scripts.benchmarks.harness import RESULTS, Rows
+
+TRIALS, SHARE, EPOCHS = 30, 10, 0.5
+WIDE, TIGHT = "60%", "35%"
+SHOWN = {
+    "seed": ("seed", ""),
+    "search": ("search", ""),
+    "budget": ("MACs", ""),
+    "trained": ("trials trained", ""),
+    "epochs": ("epochs", ".1f"),
+    "wall_s": ("seconds", ".0f"),
+    "members": ("front", ""),
+    "hypervolume": ("hypervolume", ".1%"),
+}
+
+
+def main() -> None:
+    parser = harness.parser(__doc__)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
+    given = parser.parse_args()
+    file = Rows(RESULTS / "reuse" / "reuse.csv", ["seed", "search"])
+    for seed in given.seeds:
+        with TemporaryDirectory() as folder:
+            rows = one_seed(Path(folder), seed)
+        file.put(*({**row, **harness.circumstances()} for row in rows))
+    rows = file.read()
+    print(harness.table(rows, SHOWN), harness.stamp(rows), sep="\n\n")
+
+
+def one_seed(folder: Path, seed: int) -> list[dict[str, Any]]:
+    """The first search, the second one from the beginning, and the second one from the first."""
+    options: dict[str, Any] = {
+        "space": "standard",
+        "epochs": EPOCHS,
+        "rungs": 0,
+        "concurrent": 1,
+        "seed": seed,
+        "patience": 0,
+        "device": {"runtime": "torch"},
+        "baselines": {"uniform": 0, "random": 0},
+    }
+    few = {"trials": TRIALS // SHARE, "from_run": folder / "first"}
+    asked = {
+        "first": {"budget": {"macs": WIDE}, "trials": TRIALS},
+        "from the beginning": {"budget": {"macs": TIGHT}, "trials": TRIALS},
+        "from_run": {"budget": {"macs": TIGHT}, **few},
+    }
+    fronts, rows = [], []
+    for name, more in asked.items():
+        started = time.monotonic()
+        found = autoprune.search("digits", output=folder / name.split()[-1], **options, **more)
+        own = [record for record in found.records if not record.is_reused]
+        fronts.append(found.front)
+        rows.append(
+            {
+                "seed": seed,
+                "search": name,
+                "budget": more["budget"]["macs"],
+                "trained": sum(record.epochs > 0 for record in own),
+                "epochs": sum(record.epochs for record in own),
+                "wall_s": time.monotonic() - started,
+                "members": len(found.front),
+                "hypervolume": None,
+            }
+        )
+    for row, volume in zip(rows[1:], hypervolumes(fronts[1:]), strict=True):
+        row["hypervolume"] = volume
+    return rows
+
+
+if __name__ == "__main__":
+    main()

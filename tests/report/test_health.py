@@ -1,0 +1,184 @@
+"""Doubts about a run: found where they are, and only there."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from synthetic_run import DEVICE
+from test_run_view import measured, trial, view_of
+
+from autoprune.budget import Confidence, Cost
+from autoprune.candidate import Recovery
+from autoprune.fitted_space import FittedSpace
+from autoprune.pareto import Objective
+from autoprune.report.health import findings
+from autoprune.report.why import why
+from autoprune.space import SearchSpace
+from autoprune.store import (
+    DenseReport,
+    DenseTest,
+    LayerCosts,
+    LayerInfo,
+    Network,
+    RetrainingSummary,
+    SearchPlan,
+    Spread,
+)
+
+DENSE = DenseReport({"accuracy": 0.9}, Cost(macs=200), measured(10.0))
+
+
+def words(view) -> list[str]:
+    return [finding.text for finding in findings(view)]
+
+
+def predicted(latency: float, macs: int = 100) -> Cost:
+    return Cost(macs=macs, latency_ms=latency, source="predicted", device=DEVICE)
+
+
+def test_a_good_run_has_none() -> None:
+    view = view_of(trial(0, 0.899, 5.0), trial(1, 0.85, 4.9, predicted=predicted(4.9)))
+    assert words(view) == []
+
+
+def test_no_model_within_the_loss() -> None:
+    (found,) = words(view_of(trial(0, 0.88, 5.0)))
+    assert found == (
+        "No model of the front has accuracy within 1 % of dense (≥ 89.10 %): the nearest, trial 0, "
+        "has 88.00 %."
+    )
+
+
+def test_an_unsure_predictor_says_how_to_measure_again() -> None:
+    records = [trial(n, 0.9 + n / 1000, 4.0 + n, predicted=predicted(6.0)) for n in range(3)]
+    found = findings(view_of(*records))
+    # |6/4 - 1|, |6/5 - 1|, |6/6 - 1|: 0.5, 0.2 and 0
+    assert "Predicted latencies are off by 23 %" in found[0].text
+    assert "autoprune verify run" in found[0].remedy
+
+
+def test_noise_is_told_where_it_is_frequent() -> None:
+    noisy = Confidence((4.0, 6.0), spread=0.4)
+    record = trial(0, 0.9, None, measured=measured(5.0, confidence=noisy))
+    assert words(view_of(record)) == [
+        "1 of 1 models of the front were measured while the machine was busy."
+    ]
+
+
+def test_rungs_that_stop_nearly_all() -> None:
+    stopped = [
+        replace(trial(n, 0.5, None), state="stopped", history=({"epoch": 1.0},))
+        for n in range(1, 10)
+    ]
+    assert words(view_of(trial(0, 0.9, 5.0), *stopped)) == [
+        "9 of 10 trials were stopped at the first rung, so few were trained to their end."
+    ]
+
+
+def test_many_failures_come_first() -> None:
+    failed = replace(trial(1, 0.5, None), state="failed", error="out of memory\nmore", metrics={})
+    found = findings(view_of(trial(0, 0.88, 5.0), failed, replace(failed, number=2)))
+    assert found[0].level == "bad"
+    assert found[0].text == "2 of 3 trials failed: out of memory."
+    assert len(found) == 2
+
+
+def plan(space: dict) -> SearchPlan:
+    fitted = FittedSpace.of(SearchSpace.parse(space), {"conv": 8})
+    objectives = (Objective("accuracy", "maximize"), Objective("latency_ms"))
+    return SearchPlan(objectives, (0.1, 10.0), {"latency_ms": 8.0}, (), fitted, Cost(macs=200))
+
+
+@pytest.mark.parametrize(
+    ("rates", "text"),
+    [
+        ((0.099, 0.1, 0.095), "3 of 3 models of the front have a learning rate at the upper end"),
+        ((0.0101, 0.01, 0.05), "2 of 3 models of the front have a learning rate at the lower end"),
+        ((0.03, 0.1, 0.05), None),
+    ],
+)
+def test_learning_rates_at_an_end_of_their_range(rates, text: str | None) -> None:
+    records = []
+    for n, rate in enumerate(rates):
+        found = trial(n, 0.9 + n / 10, 5.0 + n, predicted=predicted(5.0 + n))
+        records.append(
+            replace(found, candidate=replace(found.candidate, recovery=Recovery(lr=rate)))
+        )
+    space = {"recovery": {"lr": {"min": 0.01, "max": 0.1, "log": True}}}
+    view = view_of(*records, plan=plan(space))
+    assert [w.partition(" of its range")[0] for w in words(view)] == ([text] if text else [])
+
+
+def test_a_validation_split_that_is_too_small() -> None:
+    values = (0.896, 0.898, 0.9)
+    records = [trial(n, v, 5.0 + n, predicted=predicted(5.0 + n)) for n, v in enumerate(values)]
+    # the standard error of 0.898 on 100 samples is 3 points, the differences are 0.2
+    small = words(view_of(*records, dense=replace(DENSE, samples=100)))
+    assert small == [
+        "The validation split (100 samples) hardly tells neighbors of the front apart: they differ "
+        "by 0.2 pt, and the standard error of their accuracy is 3 pt."
+    ]
+    assert words(view_of(*records, dense=replace(DENSE, samples=100_000))) == []
+
+
+def retrained(test: float) -> RetrainingSummary:
+    record = trial(0, 0.9, 5.0)
+    return RetrainingSummary(
+        0,
+        record.candidate,
+        1.0,
+        (0,),
+        {"accuracy": Spread(0.9)},
+        dense=DenseTest({"accuracy": test}),
+    )
+
+
+@pytest.mark.parametrize(("test", "found"), [(0.80, True), (0.895, False)])
+def test_a_dense_model_that_knows_the_validation_split(test: float, found: bool) -> None:
+    view = view_of(trial(0, 0.9, 5.0), dense=replace(DENSE, samples=5000))
+    view = replace(view, retrained=(retrained(test),))
+    assert bool(words(view)) is found
+    if found:
+        assert "90.00 % on validation and only 80.00 % on test data" in words(view)[0]
+
+
+def test_a_budget_that_is_nearly_out_of_reach_names_the_layer() -> None:
+    layers = (LayerInfo("stem", "convolution"), LayerInfo("rest", "convolution"))
+    costs = LayerCosts((8, 8), (82, 118), (4.1, 5.9))
+    network = Network(layers, {"dense": costs, "smallest": costs}, "latency_ms")
+    tight = replace(plan({}), smallest=predicted(7.8))  # the limit is 8 ms
+    assert words(view_of(trial(0, 0.9, 5.0), plan=tight, network=network)) == [
+        "The budget is nearly out of reach: the smallest model of this space uses 98 % of the "
+        "limit on latency; rest alone takes 59 % of it."
+    ]
+    wide = replace(plan({}), smallest=predicted(4.0))
+    assert words(view_of(trial(0, 0.9, 5.0), plan=wide, network=network)) == []
+
+
+def test_a_time_limit_that_came_early() -> None:
+    assert words(view_of(trial(0, 0.9, 5.0), ended_by="0.5 minutes")) == [
+        "The time limit ended the search after 1 trials, hardly more than the first candidates."
+    ]
+
+
+def test_nothing_better_than_uniform() -> None:
+    base = [
+        trial(n, a, ms, origin=f"baseline:uniform-{n}", predicted=predicted(ms))
+        for n, a, ms in ((0, 0.95, 8.0), (1, 0.91, 4.0))
+    ]
+    own = [
+        trial(n, a, ms, predicted=predicted(ms)) for n, a, ms in ((2, 0.92, 6.0), (3, 0.911, 5.0))
+    ]
+    view = view_of(*base, *own)
+    assert [r.number for r in view.members] == [1, 3, 2, 0]
+    assert words(view) == ["No model of the front is better than uniform pruning at equal cost."]
+
+
+def test_why_says_how_many_there_were() -> None:
+    view = view_of(trial(0, 0.9, 6.0), trial(1, 0.895, 5.0), trial(2, 0.7, 4.0))
+    assert why(view) == (
+        "the lowest measured latency of the 2 models with accuracy within 1 % of dense (≥ 89.10 %)"
+    )
+    only = view_of(trial(0, 0.9, 6.0), trial(2, 0.7, 4.0))
+    assert why(only).startswith("the only model of the front with accuracy within 1 % of dense")

@@ -1,0 +1,70 @@
+"""What the doctor looks at."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from autoprune import doctor
+from autoprune.cli import main
+from autoprune.cost.targets import on_device
+
+
+@pytest.fixture(autouse=True)
+def _soon(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(doctor, "_LOOK_S", 0.0)
+    monkeypatch.setenv("AUTOPRUNE_CACHE", str(tmp_path / "cache"))
+
+
+def by_name(config: Path | None = None) -> dict[str, doctor.Check]:
+    return {check.name: check for check in doctor.examine(config)}
+
+
+def test_this_machine_can_be_used() -> None:
+    found = by_name()
+    assert found["torch"].state == "good"
+    assert found["runtime onnxruntime"].state == "good"
+    assert found["cache folder"].state == "good"
+    assert not [check for check in found.values() if check.state == "bad"]
+
+
+def test_a_folder_that_cannot_be_written_says_which_variable(tmp_path: Path, monkeypatch) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path / "file" / "ray"))
+    check = by_name()["Ray's folder"]
+    assert (check.state, check.remedy) == ("bad", "set RAY_TMPDIR to a folder that is")
+
+
+@pytest.mark.parametrize(
+    ("flags", "state"), [({"avx2", "avx512_vnni"}, "good"), ({"avx2"}, "info")]
+)
+def test_int8_instructions_are_told(monkeypatch, flags: set[str], state: str) -> None:
+    monkeypatch.setattr(doctor, "cpu_flags", lambda: frozenset(flags))
+    found = by_name()
+    assert found["int8"].state == state
+    assert "avx2" in found["instructions"].text
+
+
+def test_a_configuration_is_tried(tmp_path: Path) -> None:
+    file = tmp_path / "b.yaml"
+    file.write_text("task: none.py:Mine\nbudget: {macs: 50%}\ndevice: {runtime: torch}")
+    found = by_name(file)
+    assert found["configuration"].state == "good"
+    assert "none.py does not exist" in found["task"].text
+    assert found["device"].state == "good"
+
+
+def test_the_command_ends_with_1_where_something_is_bad(tmp_path: Path, capsys) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(["doctor", str(tmp_path / "none.yaml")])
+    assert end.value.code == 1
+    printed = capsys.readouterr().out
+    assert "none.yaml is not a file" in printed
+    assert "1 bad" in printed
+
+
+def test_flags_are_those_of_the_first_processor(monkeypatch) -> None:
+    monkeypatch.setattr(on_device, "_text", lambda path: "flags\t: avx2 avx_vnni\nflags\t: sse")
+    assert on_device.cpu_flags() == {"avx2", "avx_vnni"}
+    assert on_device.int8_instructions() is True

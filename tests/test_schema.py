@@ -1,0 +1,97 @@
+"""The JSON schema accepts what is shipped, and refuses what the parser refuses."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from jsonschema import Draft202012Validator
+
+from autoprune.cli import main
+from autoprune.config import RunConfig
+from autoprune.errors import UsageError
+from autoprune.presets import presets
+from autoprune.schema import config_schema
+from autoprune.templates import CONFIG
+
+ROOT = Path(__file__).parents[1]
+SHIPPED = [*sorted((ROOT / "scripts").glob("*.yaml")), *sorted(ROOT.glob("results/*/config.yaml"))]
+MINIMAL = {"task": "digits", "budget": {"macs": "50%"}}
+
+
+@pytest.fixture(scope="module")
+def validator() -> Draft202012Validator:
+    schema = config_schema()
+    Draft202012Validator.check_schema(schema)
+    return Draft202012Validator(schema)
+
+
+@pytest.mark.parametrize("file", SHIPPED, ids=lambda file: str(file.relative_to(ROOT)))
+def test_every_shipped_configuration_is_valid(validator, file: Path) -> None:
+    assert list(validator.iter_errors(yaml.safe_load(file.read_text()))) == []
+
+
+@pytest.mark.parametrize("name", presets())
+def test_every_preset_is_valid_by_name_and_in_full(validator, name: str) -> None:
+    for space in (name, yaml.safe_load(presets()[name].read_text())):
+        assert list(validator.iter_errors({**MINIMAL, "space": space})) == []
+
+
+def test_what_init_writes_is_valid_with_all_its_comments(validator) -> None:
+    text = CONFIG.format(task="digits")
+    assert list(validator.iter_errors(yaml.safe_load(text))) == []
+
+
+GOOD: list[dict[str, Any]] = [
+    {"budget": {"latency_ms": {"phone": "8 ms"}}, "devices": {"phone": {"runtime": "torch"}}},
+    {"budget": {"latency_ms@phone": 8}, "devices": {"phone": {"threads": 2}}},
+    {"keep": ["a.*"], "bounds": {"b": {"max_ratio": 0.3}}},
+    {"quality": {"accuracy": [">= 0.9", "drop <= 1 pt"]}, "recommend": "drop <= 2 %"},
+    {"search": {"patience": 0, "baselines": {"uniform": 0}}},
+    {"space": {"recovery": {"lr": {"sgd": {"min": 0.01, "max": 0.1, "log": True}}}}},
+    {"track": ["mlflow"]},
+]
+BAD: list[dict[str, Any]] = [
+    {"budget": {"mac": 3}},
+    {"budget": {}},
+    {"budget": {"macs": True}},
+    {"bounds": {"b": {"max_ratio": 1.5}}},
+    {"search": {"trails": 3}},
+    {"search": {"trials": 0}},
+    {"search": {"epochs": "many"}},
+    {"search": {"sampler": "tpee"}},
+    {"space": {"schedule": {"kind": "sometimes"}}},
+    {"space": {"ratios": {"max": 1.0}}},
+    {"space": {"recovery": {"lr": {"min": 0.1}}}},
+    {"track": ["wandb"]},
+    {"colour": "red"},
+]
+
+
+@pytest.mark.parametrize("change", GOOD, ids=str)
+def test_what_the_parser_takes_is_valid(validator, change: dict[str, Any]) -> None:
+    RunConfig.from_dict({**MINIMAL, **change})
+    assert list(validator.iter_errors({**MINIMAL, **change})) == []
+
+
+@pytest.mark.parametrize("change", BAD, ids=str)
+def test_what_the_parser_refuses_is_not(validator, change: dict[str, Any]) -> None:
+    with pytest.raises(UsageError):
+        RunConfig.from_dict({**MINIMAL, **change})
+    assert list(validator.iter_errors({**MINIMAL, **change}))
+
+
+def test_keys_have_the_words_of_the_template() -> None:
+    search = config_schema()["$defs"]["SearchConfig"]["properties"]
+    assert search["sampler"]["description"] == "tpe | nsga2 | gp | random"
+
+
+def test_the_command_writes_it(tmp_path: Path, capsys) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(["schema", "-o", str(tmp_path / "schema.json")])
+    assert not end.value.code
+    assert json.loads((tmp_path / "schema.json").read_text()) == config_schema()
+    assert "yaml-language-server" in capsys.readouterr().out
