@@ -197,6 +197,7 @@ def main() -> None:
         if not len(known[known.schedule == variant.schedule.kind]):
             row = bench.row(variant, options.epochs)
             rows.put(row)
+            write_table(rows)
             print(pd.Series(row)[list(KEY)].to_dict(), f"{row['val']:.3f}", row["file_bytes"])
     write_table(rows)
 
