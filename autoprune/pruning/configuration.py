@@ -8,6 +8,7 @@ by how much. From that follow the values that give the pruned model's sizes, whe
 from __future__ import annotations
 
 import copy
+import itertools
 import logging
 import math
 import re
@@ -126,19 +127,15 @@ class _Probe:
 
     def all_slopes(self) -> dict[Keys, dict[Place, float]]:
         """Those of every entry that has some; of two that must be equal, of the first."""
-        found: dict[Keys, dict[Place, float]] = {}
         entries = dict(integers(self.config))
-        for keys, value in entries.items():
-            if keys in self._twins.values():
-                continue
-            found[keys] = self.slopes(keys)
-            equal = (k for k, n in entries.items() if k != keys and n == value)
-            for twin in equal if not found[keys] else ():
-                self._twins[keys] = twin
-                found[keys] = self.slopes(keys)
-                if found[keys]:
-                    break
-                del self._twins[keys]
+        found = {keys: self.slopes(keys) for keys in entries}
+        silent = [keys for keys, slopes in found.items() if not slopes]
+        for one, other in itertools.combinations(silent, 2):
+            if entries[one] == entries[other] and not found[one] and not found[other]:
+                self._twins[one] = other
+                found[one] = self.slopes(one)
+                if not found[one]:
+                    del self._twins[one]
         return {keys: slopes for keys, slopes in found.items() if slopes}
 
     def slopes(self, keys: Keys) -> dict[Place, float]:

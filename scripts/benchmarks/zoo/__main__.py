@@ -157,6 +157,10 @@ def page(rows: pd.DataFrame) -> str:
         if not row["passed"]
     ]
     share = rows.passed.astype(bool).mean()
+    measured = set(zip(rows.source, rows.model, strict=True))
+    missing = [
+        f"{s} {n}" for s, models in SOURCES.items() for n in models if (s, n) not in measured
+    ]
     return (
         "# Half of all units, many models\n\n"
         f"{int(rows.passed.sum())} of {len(rows)} ({share:.1%}) pass; Torch-Pruning, asked only "
@@ -165,7 +169,7 @@ def page(rows: pd.DataFrame) -> str:
         + harness.table(sums, SHOWN)
         + "\n\nWhat fails:\n\n"
         + "\n".join(failed or ["- nothing"])
-        + "\n"
+        + (f"\n\nNot measured yet: {', '.join(missing)}.\n" if missing else "\n")
     )
 
 
