@@ -22,6 +22,7 @@ from autoprune.store import RunFolder, read_model, recipe_of
 from autoprune.store.models import receive_model
 
 ray.cloudpickle.register_pickle_by_value(toy)
+ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
 RECIPE = recipe_of(Candidate(Architecture({"conv": 2})), {"conv": (0, 1)}, task="digits")
 
