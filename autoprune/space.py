@@ -93,7 +93,7 @@ class _Knob:
                 raise ConfigError(f"{place} must be true or false, got {shown(value)}")
             return value
         if self.kind == "word":
-            if value not in self.words:
+            if not isinstance(value, str) or value not in self.words:
                 raise ConfigError(
                     f"{place} must be one of {', '.join(self.words)}, got {shown(value)}"
                     + _nearest(str(value), self.words)

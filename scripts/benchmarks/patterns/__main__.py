@@ -167,7 +167,7 @@ def write_table(rows: Rows) -> None:
 
 HEAD = """# Sparsity patterns
 
-The keyword DS-CNN (MLPerf Tiny's public weights, 22,604 parameters), pruned and trained for
+The keyword DS-CNN (MLPerf Tiny's public weights), pruned and trained for
 {epochs:g} epochs; seed 0; 720 validation and 1,238 test clips, so a difference below 1 point says
 little. `file bytes` is the packed file (`autoprune export --format packed`), true; `predicted` how
 far the prediction of a search is off. Numbers such as 0.8 are the share of zeros over all weights
