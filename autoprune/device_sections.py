@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,8 @@ from autoprune.cost_fields import DEVICE_NAME, by_device, on_device
 from autoprune.errors import BudgetError, ConfigError
 from autoprune.printable import shown
 from autoprune.yaml_file import anchored
+
+_LONGEST = 255  # characters of a file's name
 
 
 def resolve_device(
@@ -28,9 +31,11 @@ def resolve_device(
     if not isinstance(section, Mapping) or not isinstance(section.get("profile"), str):
         return section
     file = Path(anchored(section["profile"], base) or "")
-    remedy = f"make it: autoprune profile TASK --runtime onnxruntime -o {file.name}"
-    if not file.is_file():
-        raise ConfigError(f"{place}: {key}.profile {file} is not a file · {remedy}")
+    wanted = file.name if len(file.name) <= _LONGEST else "device.json"
+    remedy = f"make it: autoprune profile TASK --runtime onnxruntime -o {wanted}"
+    if not os.path.isfile(file):  # noqa: PTH113 - False for a name that is too long, too
+        named = str(file) if len(file.name) <= _LONGEST else shown(file.name)
+        raise ConfigError(f"{place}: {key}.profile {named} is not a file · {remedy}")
     try:
         there = json.loads(file.read_text(encoding="utf-8"))["device"]
         known = {key: there[key] for key in ("runtime", "threads", "batch")}
