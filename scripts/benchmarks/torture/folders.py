@@ -101,7 +101,9 @@ def looked_at(copy: Path) -> dict[str, str]:
     page = "".join(html._body(view, html._figures(view)))
     if "<script" in page:
         raise RuntimeError("script in the report")
-    shown = "\n".join(line for line in text.getvalue().splitlines() if "copy" not in line)
+    place = str(copy)  # lines with it differ
+    lines = text.getvalue().splitlines()
+    shown = "\n".join(line for line in lines if place not in line)
     output = ""
     if view.front and view.front.members:
         small = autoprune.load(copy, pick="best", model=dense())
@@ -190,8 +192,12 @@ def junk(file: Path, rng: random.Random) -> None:
         noise(file, rng)
         return
     content.pop("crc32", None)
-    inner, key = rng.choice(places(content))
-    inner[key] = rng.choice(JUNK)
+    found = places(content)
+    if found:
+        inner, key = rng.choice(found)
+        inner[key] = rng.choice(JUNK)
+    else:  # an empty object or list
+        content = rng.choice(JUNK)
     lines[at] = json.dumps(content)
     file.write_text("\n".join(lines) + "\n")
 
