@@ -193,7 +193,7 @@ def test_nothing_of_ours_runs_once_the_trials_are_done(folder: RunFolder) -> Non
 
 
 def test_hopeless_trials_wait_at_their_rung_and_good_ones_go_on(folder: RunFolder) -> None:
-    plan = toy.make_plan(limits=Limits(trials=24), seed=3)
+    plan = toy.make_plan(limits=Limits(trials=14), seed=3)
     toy.run_toy(folder, plan)
     records = [record for record in folder.records() if record.state != "infeasible"]
     stopped = [record for record in records if record.state == "stopped"]
