@@ -13,14 +13,8 @@ from autoprune.candidate import PENALTIES, Candidate, Recovery, Selection
 from autoprune.fitted_patterns import FittedPatterns
 from autoprune.patterns import WeightCurve
 from autoprune.schedule import Schedule
-from autoprune.space import (
-    RATIO,
-    Parameter,
-    SearchSpace,
-    Value,
-    kept_units,
-    without_optimizer,
-)
+from autoprune.settings import Parameter, Value, without_optimizer
+from autoprune.space import RATIO, SearchSpace, kept_units
 
 DROP = "drop"
 PRECISION = "precision"
@@ -353,7 +347,7 @@ def _multiples(size: int, step: int, max_ratio: float) -> tuple[int, ...]:
 
 
 def _recovery(values: Mapping[str, Value], *, trained_before: bool) -> Recovery:
-    """The recovery of knob values, with those of its optimizer where they depend on it."""
+    """The recovery of settings, with those of its optimizer where they depend on it."""
     optimizer = str(values["recovery.optimizer"])
     found: dict[str, Any] = {}
     for name in Recovery.__dataclass_fields__:
@@ -365,7 +359,7 @@ def _recovery(values: Mapping[str, Value], *, trained_before: bool) -> Recovery:
 
 
 def _is_unused(name: str, candidate: Candidate) -> bool:
-    """Whether a knob changes nothing for this candidate."""
+    """Whether a setting changes nothing for this candidate."""
     schedule, optimizer = candidate.schedule, candidate.recovery.optimizer
     one_shot = schedule.kind == "one_shot"
     return (

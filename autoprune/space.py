@@ -6,24 +6,30 @@ A space knows neither a sampler nor a model: it describes plain distributions (`
 
 from __future__ import annotations
 
-import difflib
-import math
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any, Literal
 
 from autoprune.architecture import FLOAT32, PRECISIONS
-from autoprune.candidate import BY_OPTIMIZER, IMPORTANCES, OPTIMIZERS, PENALTIES
+from autoprune.candidate import BY_OPTIMIZER, OPTIMIZERS
 from autoprune.errors import ConfigError
 from autoprune.patterns import DENSE, UNSTRUCTURED, PatternSpace, canonical
 from autoprune.printable import shown
-from autoprune.schedule import CURVES
+from autoprune.settings import (
+    AUTO,
+    SETTINGS,
+    Parameter,
+    Setting,
+    Value,
+    as_mapping,
+    check_keys,
+    read_setting,
+    without_optimizer,
+)
 
 RATIO = "ratio"
-AUTO = "auto"  # a `round_to` that is learned from the target; an optimizer that fits the model
 Per = Literal["group", "global"]
-Value = bool | int | float | str
 
 
 def kept_units(size: int, ratio: float, round_to: int = 1) -> int:
@@ -46,122 +52,11 @@ def kept_units(size: int, ratio: float, round_to: int = 1) -> int:
     return max(nearest, min(step, size))
 
 
-@dataclass(frozen=True, slots=True)
-class Parameter:
-    """One distribution: a choice where `choices` is not empty, otherwise [low, high]."""
-
-    name: str
-    low: float = 0.0
-    high: float = 0.0
-    log: bool = False
-    integer: bool = False
-    choices: tuple[Value, ...] = ()
-
-    @property
-    def is_number(self) -> bool:
-        """Whether it draws numbers, not words."""
-        return not any(isinstance(choice, str) for choice in self.choices)
-
-    def clip(self, value: Value) -> Value:
-        """The nearest value that this distribution can draw; ValueError for an unknown choice."""
-        if self.choices:
-            if value not in self.choices:
-                known = ", ".join(str(choice) for choice in self.choices)
-                raise ValueError(f"{self.name} can be {known}, got {shown(value)}")
-            return value
-        bounded = min(max(float(value), self.low), self.high)
-        return round(bounded) if self.integer else bounded
-
-
-@dataclass(frozen=True, slots=True)
-class _Knob:
-    """What may be written for one key of a space."""
-
-    kind: Literal["word", "switch", "number", "integer"]
-    default: Value
-    low: float = 0.0
-    high: float = math.inf
-    words: Collection[str] = ()
-    open_low: bool = False
-    open_high: bool = False
-    besides: str = ""  # what else may be written, as the error says it
-
-    def check(self, value: Any, place: str) -> Value:
-        """The value in its own type; ConfigError where it does not fit."""
-        if self.kind == "switch":
-            if not isinstance(value, bool):
-                raise ConfigError(f"{place} must be true or false, got {shown(value)}")
-            return value
-        if self.kind == "word":
-            if not isinstance(value, str) or value not in self.words:
-                raise ConfigError(
-                    f"{place} must be one of {', '.join(self.words)}, got {shown(value)}"
-                    + _nearest(str(value), self.words)
-                )
-            return str(value)
-        return self._number(value, place)
-
-    def _number(self, value: Any, place: str) -> float | int:
-        number = _as_number(value)
-        if number is None or (self.kind == "integer" and number != int(number)):
-            noun = "a whole number" if self.kind == "integer" else "a number"
-            raise ConfigError(f"{place} must be {noun}{self.besides}, got {shown(value)}")
-        too_low = number < self.low or (self.open_low and number == self.low)
-        if too_low or number > self.high or (self.open_high and number == self.high):
-            raise ConfigError(f"{place} must lie in {self._interval()}, got {shown(value)}")
-        return int(number) if self.kind == "integer" else number
-
-    def schema(self, *, by_optimizer: bool = False) -> dict[str, Any]:
-        """The JSON schema of what may be written: a value, a list, a range of numbers."""
-        numbers = {"number": "number", "integer": "integer"}
-        value: dict[str, Any] = {"type": numbers.get(self.kind, "boolean")}
-        if self.kind == "word":
-            value = {"enum": list(self.words)}
-        forms = [value, {"type": "array", "items": value, "minItems": 1}]
-        if self.kind in numbers:
-            value |= {"exclusiveMinimum" if self.open_low else "minimum": self.low}
-            if not math.isinf(self.high):
-                value |= {"exclusiveMaximum" if self.open_high else "maximum": self.high}
-            ends = {"min": value, "max": value, "log": {"type": "boolean"}}
-            form = {"type": "object", "properties": ends, "required": ["min", "max"]}
-            forms.append({**form, "additionalProperties": False})
-        if by_optimizer:
-            each = {name: {"anyOf": list(forms)} for name in OPTIMIZERS}
-            forms.append({"type": "object", "properties": each, "additionalProperties": False})
-        return {"anyOf": forms}
-
-    def _interval(self) -> str:
-        left = "(" if self.open_low else "["
-        right = ")" if self.open_high or math.isinf(self.high) else "]"
-        return f"{left}{self.low:g}, {self.high:g}{right}"
-
-
-_KNOBS: dict[str, _Knob] = {
-    "importance": _Knob("word", "obs", words=IMPORTANCES),
-    "repair": _Knob("switch", True),
-    "schedule.kind": _Knob("word", "one_shot", words=CURVES),
-    "schedule.begin": _Knob("number", 0.0, high=1.0, open_high=True),
-    "schedule.end": _Knob("number", 0.5, high=1.0, open_high=True),
-    "schedule.steps": _Knob("integer", 4, low=1, high=100),
-    "recovery.optimizer": _Knob("word", AUTO, words=(AUTO, *OPTIMIZERS)),
-    "recovery.lr": _Knob("number", math.nan, high=100.0, open_low=True),
-    "recovery.weight_decay": _Knob("number", math.nan, high=10.0),
-    "recovery.distillation": _Knob("number", 0.5, high=1.0),
-    "recovery.regularizer": _Knob("number", 0.0, high=100.0),
-    "recovery.penalty": _Knob("word", PENALTIES[0], words=PENALTIES),
-    "recovery.grad_clip": _Knob("number", 0.0, high=1e9),
-    "recovery.warmup": _Knob("number", 0.05, high=1.0, open_high=True),
-}
-for _name, _defaults in BY_OPTIMIZER.items():  # `recovery.lr.sgd`: the value where that one is used
-    for _optimizer, _default in _defaults.items():
-        _KNOBS[f"recovery.{_name}.{_optimizer}"] = replace(
-            _KNOBS[f"recovery.{_name}"], default=_default
-        )
-_RATIO = _Knob("number", 0.0, high=1.0, open_high=True)
-_ROUND = _Knob("integer", 1, low=1, high=4096, besides=" or auto")
+_RATIO = Setting("number", 0.0, high=1.0, open_high=True)
+_ROUND = Setting("integer", 1, low=1, high=4096, besides=" or auto")
 _SECTIONS = ("schedule", "recovery")
-_DEPTH = _Knob("number", 0.7, high=1.0)
-_PRECISION = _Knob("word", FLOAT32, words=PRECISIONS)
+_DEPTH = Setting("number", 0.7, high=1.0)
+_PRECISION = Setting("word", FLOAT32, words=PRECISIONS)
 _ORDER = ("schedule.begin", "schedule.end")
 _TOP = (
     *("ratios", "round_to", "depth", "precision", "patterns", "importance", "repair"),
@@ -205,9 +100,9 @@ class SearchSpace:
             )
         written = {parameter.name for parameter in self.varied} | set(self.fixed)
         defaults = {
-            name: knob.default
-            for name, knob in _KNOBS.items()
-            if knob.default == knob.default  # NaN: the default depends on the optimizer
+            name: setting.default
+            for name, setting in SETTINGS.items()
+            if setting.default == setting.default  # NaN: the default depends on the optimizer
             and not {name, without_optimizer(name)} & written
         }
         object.__setattr__(self, "fixed", MappingProxyType({**defaults, **self.fixed}))
@@ -226,19 +121,19 @@ class SearchSpace:
         optimizers to these, such as `{sgd: 0.01, adamw: [0.001, 0.0003]}`. Raises ConfigError that
         names the key, the value and what is understood; an unknown key names the nearest known one.
         """
-        _known(spec, _TOP, place)
-        ratios = _mapping(spec.get("ratios", {}), f"{place}.ratios")
-        _known(ratios, ("min", "max", "per"), f"{place}.ratios")
+        check_keys(spec, _TOP, place)
+        ratios = as_mapping(spec.get("ratios", {}), f"{place}.ratios")
+        check_keys(ratios, ("min", "max", "per"), f"{place}.ratios")
         fixed: dict[str, Value] = {}
         varied: list[Parameter] = []
         for name, value in _flat(spec, place).items():
-            read = _read(name, value, f"{place}.{name}")
+            read = read_setting(name, value, f"{place}.{name}")
             if isinstance(read, Parameter):
                 varied.append(read)
             else:
                 fixed[name] = read
         _check_order(fixed, varied, place)
-        per = _Knob("word", "group", words=("group", "global"))
+        per = Setting("word", "group", words=("group", "global"))
         step = spec.get("round_to", 1)
         auto = step == AUTO
         return SearchSpace(
@@ -266,7 +161,7 @@ class SearchSpace:
         choice = next((p for p in self.varied if p.name == "recovery.optimizer"), None)
         words = choice.choices if choice else (self.fixed["recovery.optimizer"],)
         used = tuple(dict.fromkeys(auto if word == AUTO else str(word) for word in words))
-        names = {name: _name_with(name, used) for name in _KNOBS}
+        names = {name: _name_with(name, used) for name in SETTINGS}
         fixed = {names[name]: value for name, value in self.fixed.items() if names[name]}
         varied = [replace(p, name=names[p.name]) for p in self.varied if names[p.name]]
         if len(used) == 1:
@@ -281,10 +176,10 @@ def schema() -> dict[str, Any]:
     """The JSON schema of a space as it is written in YAML."""
     sections: dict[str, dict[str, Any]] = {name: {} for name in _SECTIONS}
     found: dict[str, Any] = {key: {} for key in _TOP}
-    for name, knob in _KNOBS.items():
+    for name, setting in SETTINGS.items():
         if without_optimizer(name) == name:
             section, _, key = name.rpartition(".")
-            sections.get(section, found)[key] = knob.schema(by_optimizer=key in BY_OPTIMIZER)
+            sections.get(section, found)[key] = setting.schema(by_optimizer=key in BY_OPTIMIZER)
     closed: dict[str, Any] = {"type": "object", "additionalProperties": False}
     ratio = _RATIO.schema()["anyOf"][0]
     per = {"enum": ["group", "global"]}
@@ -297,14 +192,8 @@ def schema() -> dict[str, Any]:
     return {**closed, "properties": found}
 
 
-def without_optimizer(name: str) -> str:
-    """`recovery.lr.sgd` -> `recovery.lr`; any other knob's name as it is."""
-    stem, _, last = name.rpartition(".")
-    return stem if stem in _KNOBS and last in OPTIMIZERS else name
-
-
 def _name_with(name: str, used: tuple[str, ...]) -> str:
-    """The name of a knob in a space of these optimizers; empty where none of them has it."""
+    """The name of a setting in a space of these optimizers; empty where none of them has it."""
     stem = without_optimizer(name)
     if stem == name:
         return name
@@ -321,7 +210,7 @@ def _read_depth(written: Any, place: str) -> float:
         raise ConfigError(
             f"{place} must be true, false or a mapping such as {{max: 0.7}}, got {shown(written)}"
         )
-    _known(written, ("max",), place)
+    check_keys(written, ("max",), place)
     return float(_DEPTH.check(written.get("max", _DEPTH.default), f"{place}.max"))
 
 
@@ -338,19 +227,19 @@ def _read_patterns(written: Any, place: str) -> PatternSpace:
     """`false`, or `{kinds: [dense, unstructured, "2:4"], sparsity: {min, max}, per: global}`."""
     if written is False:
         return PatternSpace()
-    spec = _mapping(written, place)
-    _known(spec, ("kinds", "sparsity", "per"), place)
+    spec = as_mapping(written, place)
+    check_keys(spec, ("kinds", "sparsity", "per"), place)
     listed = spec.get("kinds", [UNSTRUCTURED])
     if not isinstance(listed, list | tuple) or not listed:
         raise ConfigError(f"{place}.kinds must be a list such as [dense, '2:4'], got {listed!r}")
     kinds = dict.fromkeys(_read_kind(kind, f"{place}.kinds[{i}]") for i, kind in enumerate(listed))
     written = spec.get("sparsity", {})
     bounds = written if isinstance(written, Mapping) else {"min": written, "max": written}
-    _known(bounds, ("min", "max"), f"{place}.sparsity")
+    check_keys(bounds, ("min", "max"), f"{place}.sparsity")
     if bounds and UNSTRUCTURED not in kinds:
         raise ConfigError(f"{place}.sparsity is for the kind unstructured, got {', '.join(kinds)}")
     default = PatternSpace()
-    per = _Knob("word", "global", words=("global", "weight"))
+    per = Setting("word", "global", words=("global", "weight"))
     return PatternSpace(
         tuple(kinds),
         float(_RATIO.check(bounds.get("min", default.low), f"{place}.sparsity.min")),
@@ -373,77 +262,21 @@ def _read_kind(kind: Any, place: str) -> str:
         ) from None
 
 
-def _known(spec: Mapping[str, Any], known: Iterable[str], place: str) -> None:
-    names = tuple(known)
-    for key in spec:
-        if key not in names:
-            raise ConfigError(
-                f"{place}.{key} is not a key{_nearest(str(key), names)} · known: {', '.join(names)}"
-            )
-
-
-def _nearest(word: str, known: Iterable[str]) -> str:
-    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.4)
-    return f" · did you mean {close[0]!r}?" if close else ""
-
-
-def _mapping(value: Any, place: str) -> Mapping[str, Any]:
-    if not isinstance(value, Mapping):
-        raise ConfigError(f"{place} must be a mapping of keys to values, got {shown(value)}")
-    return value
-
-
 def _flat(spec: Mapping[str, Any], place: str) -> dict[str, Any]:
-    """Knob name to what was written for it, in the order of the knobs."""
+    """Setting name to what was written for it, in the order of the settings."""
     written = {name: spec[name] for name in ("importance", "repair") if name in spec}
     for section in _SECTIONS:
-        inner = _mapping(spec.get(section, {}), f"{place}.{section}")
+        inner = as_mapping(spec.get(section, {}), f"{place}.{section}")
         prefix = f"{section}."
-        names = [name.removeprefix(prefix) for name in _KNOBS if name.startswith(prefix)]
-        _known(inner, [name for name in names if "." not in name], f"{place}.{section}")
+        names = [name.removeprefix(prefix) for name in SETTINGS if name.startswith(prefix)]
+        check_keys(inner, [name for name in names if "." not in name], f"{place}.{section}")
         for key, value in inner.items():
             if key in BY_OPTIMIZER and isinstance(value, Mapping) and not {"min", "max"} & {*value}:
-                _known(value, OPTIMIZERS, f"{place}.{section}.{key}")
+                check_keys(value, OPTIMIZERS, f"{place}.{section}.{key}")
                 written.update({f"{prefix}{key}.{name}": each for name, each in value.items()})
             else:
                 written[prefix + key] = value
-    return {name: written[name] for name in _KNOBS if name in written}
-
-
-def _read(name: str, value: Any, place: str) -> Value | Parameter:
-    knob = _KNOBS[name]
-    if isinstance(value, Mapping):
-        return _read_range(name, value, place)
-    if not isinstance(value, list | tuple):
-        return knob.check(value, place)
-    choices = tuple(
-        dict.fromkeys(knob.check(item, f"{place}[{i}]") for i, item in enumerate(value))
-    )
-    if not choices:
-        raise ConfigError(f"{place} is an empty list · write at least one value")
-    return choices[0] if len(choices) == 1 else Parameter(name, choices=choices)
-
-
-def _read_range(name: str, value: Mapping[str, Any], place: str) -> Value | Parameter:
-    knob = _KNOBS[name]
-    _known(value, ("min", "max", "log"), place)
-    if knob.kind in ("word", "switch"):
-        raise ConfigError(f"{place} takes a value or a list of values, not a range")
-    missing = [key for key in ("min", "max") if key not in value]
-    if missing:
-        raise ConfigError(f"{place} is a range and needs {' and '.join(missing)}")
-    low = float(knob.check(value["min"], f"{place}.min"))
-    high = float(knob.check(value["max"], f"{place}.max"))
-    log = value.get("log", False)
-    if not isinstance(log, bool):
-        raise ConfigError(f"{place}.log must be true or false, got {shown(log)}")
-    if low > high:
-        raise ConfigError(f"{place}: min must not be above max, got min={low:g}, max={high:g}")
-    if log and low <= 0.0:
-        raise ConfigError(f"{place}: a log range needs min above 0, got {low:g}")
-    if low == high:
-        return knob.check(low, place)
-    return Parameter(name, low, high, log=log, integer=knob.kind == "integer")
+    return {name: written[name] for name in SETTINGS if name in written}
 
 
 def _check_order(fixed: Mapping[str, Value], varied: Sequence[Parameter], place: str) -> None:
@@ -456,14 +289,3 @@ def _check_order(fixed: Mapping[str, Value], varied: Sequence[Parameter], place:
             f"{place}.schedule.begin must not be above end, got begin={min(begin):g}, "
             f"end={max(end):g}"
         )
-
-
-def _as_number(value: Any) -> float | None:
-    """YAML reads 1e-3 as a word: such words are numbers too. Truth values and NaN are none."""
-    if isinstance(value, bool) or not isinstance(value, int | float | str):
-        return None
-    try:
-        number = float(value)
-    except ValueError:
-        return None
-    return number if math.isfinite(number) else None

@@ -52,6 +52,7 @@ FLOORS = {
     "fitted_patterns": 0,
     "patterns": 0,
     "space": 0,
+    "settings": 0,
     "schedule": 0,
     "budget": 0,
     "log_level": 0,

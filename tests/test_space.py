@@ -10,7 +10,8 @@ from autoprune.candidate import Candidate, Selection
 from autoprune.errors import ConfigError
 from autoprune.fitted_space import FittedSpace
 from autoprune.presets import presets
-from autoprune.space import Parameter, SearchSpace, kept_units
+from autoprune.settings import Parameter
+from autoprune.space import SearchSpace, kept_units
 
 SIZES = {"stem": 16, "layer1.conv1": 64, "head": 10, "tiny": 1}
 

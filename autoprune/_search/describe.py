@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import platform
 import warnings
 from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
 
 import optuna
 
@@ -11,6 +14,8 @@ from autoprune._search.plan import Plan
 from autoprune._search.prepare import Prepared
 from autoprune.architecture import INT8
 from autoprune.budget import Cost
+from autoprune.config import RunConfig
+from autoprune.cost.targets import cores, device_name
 from autoprune.cost_fields import field_at
 from autoprune.device.layers import SMALLEST, network
 from autoprune.pareto import ParetoFront
@@ -23,6 +28,8 @@ from autoprune.store import (
     RunFolder,
     SearchPlan,
 )
+
+_PACKAGES = ("autoprune", "torch", "ray", "optuna", "numpy", "onnx", "onnxruntime")
 
 
 def describe(store: RunFolder, ready: Prepared) -> None:
@@ -39,6 +46,24 @@ def describe(store: RunFolder, ready: Prepared) -> None:
     frozen = tuple(FrozenInfo(f.name, f.size, f.reason) for f in ready.graph.frozen)
     blocks = tuple(BlockInfo(b.name, b.kind) for b in ready.graph.blocks)
     store.save_groups(Groups(groups, frozen, blocks))
+
+
+def environment(config: RunConfig) -> dict[str, Any]:
+    """Machine and versions."""
+    found: dict[str, Any] = {}
+    for package in _PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return {
+        **found,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "machine": device_name(),
+        "cores": cores(),
+        "seed": config.search.seed,
+    }
 
 
 def save_layers(store: RunFolder, ready: Prepared, front: ParetoFront) -> None:
@@ -59,6 +84,7 @@ def save_layers(store: RunFolder, ready: Prepared, front: ParetoFront) -> None:
 
 
 def search_plan(plan: Plan) -> SearchPlan:
+    """What was decided before the first trial, as it is written."""
     budgets = (plan.budget, *plan.levels)
     return SearchPlan.of(
         plan.objectives, plan.reference, budgets, plan.space, plan.dense, plan.smallest()
@@ -66,6 +92,7 @@ def search_plan(plan: Plan) -> SearchPlan:
 
 
 def dense_report(ready: Prepared, measured: Cost | None) -> DenseReport:
+    """What is known of the dense model."""
     return DenseReport(dict(ready.metrics), ready.plan.dense, measured, ready.samples)
 
 

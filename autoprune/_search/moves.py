@@ -16,7 +16,8 @@ from autoprune._search.plan import Plan
 from autoprune._search.surrogate import place_of
 from autoprune.candidate import Candidate
 from autoprune.cost_fields import is_cost
-from autoprune.space import RATIO, Parameter, Value
+from autoprune.settings import Parameter, Value
+from autoprune.space import RATIO
 
 GAP = "gap"  # the kind of move that goes where the front has no member
 

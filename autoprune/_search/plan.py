@@ -21,7 +21,7 @@ from autoprune.pareto import Objective
 from autoprune.quality import QualityLimit
 from autoprune.recommendation import violations
 from autoprune.record import TrialRecord
-from autoprune.space import Parameter, Value
+from autoprune.settings import Parameter, Value
 
 _IMPOSSIBLE = 1e9
 

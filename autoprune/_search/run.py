@@ -8,26 +8,23 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
 from autoprune._search.baselines import baselines
+from autoprune._search.context import (
+    make_context,
+    make_screening,
+    measure_sensitivity,
+    relative_importance,
+)
 from autoprune._search.describe import (
     dense_report,
     describe,
+    environment,
     importances,
     save_layers,
     search_plan,
 )
 from autoprune._search.ledger import Ledger, OnTrial
 from autoprune._search.plan import Plan
-from autoprune._search.prepare import (
-    Prepared,
-    Say,
-    correct,
-    environment,
-    make_context,
-    make_screening,
-    measure_sensitivity,
-    prepare,
-    relative_importance,
-)
+from autoprune._search.prepare import Prepared, Say, correct, prepare
 from autoprune._search.progress import NullProgress, Progress, Snapshot
 from autoprune._search.reuse import EarlierRun
 from autoprune._search.screening import Screening
@@ -242,9 +239,10 @@ def _sensitivity(
 def _with_variables(
     config: RunConfig, ready: Prepared, sensitivity: Callable[[str, int], float] | None
 ) -> Prepared:
-    """What the sampler draws; ratios where sensitivities are not known."""
-    if config.search.variables == "ratios" or sensitivity is None:
+    """What the sampler draws: ratios, or variables of the allocator."""
+    if config.search.variables == "ratios":
         return ready
+    assert sensitivity is not None, "checked before anything was measured"
     return replace(ready, plan=replace(ready.plan, allocated=Allocated(ready.plan, sensitivity)))
 
 

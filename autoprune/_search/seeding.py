@@ -15,7 +15,8 @@ from autoprune.architecture import Architecture
 from autoprune.candidate import AUTO, BY_OPTIMIZER, Candidate
 from autoprune.fitted_space import FittedSpace
 from autoprune.record import UNIFORM
-from autoprune.space import SearchSpace, Value
+from autoprune.settings import Value
+from autoprune.space import SearchSpace
 
 LEVELS = 4
 _EFFORT = 20_000  # loads a level

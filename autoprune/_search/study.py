@@ -35,7 +35,7 @@ from autoprune.candidate import Candidate
 from autoprune.errors import ConfigError, first_line
 from autoprune.pareto import Objective
 from autoprune.record import TrialRecord
-from autoprune.space import Parameter, Value
+from autoprune.settings import Parameter, Value
 from autoprune.store import STUDY, RunFolder, set_aside
 from autoprune.training.rng import derive
 

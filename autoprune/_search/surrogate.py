@@ -24,7 +24,7 @@ from sklearn.linear_model import BayesianRidge
 from autoprune._search.plan import Plan
 from autoprune.architecture import INT8
 from autoprune.candidate import Candidate
-from autoprune.space import Parameter, Value
+from autoprune.settings import Parameter, Value
 
 Array = npt.NDArray[np.float64]
 

@@ -13,7 +13,7 @@ from autoprune._search.plan import Plan
 from autoprune.architecture import BLOCK, FLOAT32, IN_FLOAT, Architecture
 from autoprune.candidate import Candidate
 from autoprune.fitted_space import PRECISION
-from autoprune.space import Parameter, Value
+from autoprune.settings import Parameter, Value
 
 COST = "cost"
 STAGES = ("early", "middle", "late")

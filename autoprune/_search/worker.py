@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +15,7 @@ from autoprune._search.cluster import Delivery
 from autoprune._search.ledger import Conversion, Report
 from autoprune._search.trainable import Spec
 from autoprune.architecture import FLOAT32, INT8
+from autoprune.errors import AutopruneError
 from autoprune.graph import PruningGraph
 from autoprune.graph.replica import replica
 from autoprune.pruning.compensate import Calibration
@@ -22,6 +24,8 @@ from autoprune.store import INT8_FILE, QuantizationSettings, RunFolder, pack, re
 from autoprune.tasks.base import Task
 from autoprune.training import Precision, RecoveryRun
 from autoprune.training.rng import preserved, seed_all
+
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass
@@ -133,12 +137,19 @@ class RecoveryTrial:
         self._run.restore(folder)
 
     def _finish(self) -> None:
-        """Save the trained model, in both precisions where both are wanted."""
-        context, own = self._context, self._spec.candidate.architecture.precision
-        found = {precision: self._save_model(precision) for precision in {own, *context.precisions}}
-        self._metrics, self._artifact = found.pop(own)
-        for precision, (metrics, artifact) in found.items():
-            self._conversion = Conversion(precision, metrics, artifact)
+        """Save the trained model, and in its other precision where both are wanted.
+
+        A model that cannot be converted is kept as it is. A baseline from random weights is not
+        converted: it is no candidate of the search.
+        """
+        own = self._spec.candidate.architecture.precision
+        self._metrics, self._artifact = self._save_model(own)
+        for other in self._context.precisions if not self._spec.scratch else ():
+            if other != own:
+                try:
+                    self._conversion = Conversion(other, *self._save_model(other))
+                except AutopruneError as error:
+                    _LOG.warning("trial %d is not converted: %s", self._spec.number, error)
 
     def _save_model(self, precision: str) -> tuple[Mapping[str, float], str]:
         """(metrics, artifact) of the trained model in one precision."""

@@ -13,7 +13,7 @@ from autoprune.report import text
 from autoprune.report.data import RunView
 from autoprune.report.front_axes import cost_of
 from autoprune.report.why import limits_in_words
-from autoprune.space import Parameter
+from autoprune.settings import Parameter
 
 Level = Literal["bad", "warn"]
 _ERROR = 0.1  # of predicted latencies: above, they are unsure

@@ -7,9 +7,16 @@ import torch
 from deep_task import Deep
 
 import autoprune
+from autoprune._search import worker
+from autoprune._search.context import make_context
+from autoprune._search.prepare import Prepared, prepare
+from autoprune._search.seeding import recipe
+from autoprune._search.trainable import Spec
+from autoprune._search.worker import WorkerContext
 from autoprune.architecture import FLOAT32, INT8
+from autoprune.config import RunConfig
 from autoprune.cost.precisions import int8_weight_bytes
-from autoprune.errors import ConfigError
+from autoprune.errors import ConfigError, ExportError
 from autoprune.report.read import read
 from autoprune.store import RunFolder, read_quantization
 
@@ -118,6 +125,55 @@ def test_what_int8_cannot_do_is_refused_at_the_start(
     with pytest.raises(ConfigError, match=message):
         autoprune.search(Deep(), space={"precision": "int8"}, output=tmp_path / "run", **given)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    "space", [{"ratios": {"per": "global"}}, {"repair": False, "importance": "l2"}]
+)
+def test_variables_of_the_allocator_need_sensitivities(
+    space: dict[str, object], tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match="allocation needs the sensitivity of each group"):
+        autoprune.search(
+            Deep(),
+            budget={"macs": "50%"},
+            space=space,
+            variables="allocation",
+            output=tmp_path / "run",
+            **SHORT,
+        )
+
+
+def test_a_model_that_cannot_be_converted_is_kept_as_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    ready, context = prepared(tmp_path)
+
+    def refused(*_: object) -> None:
+        raise ExportError("no")
+
+    monkeypatch.setattr(worker, "twin_of", refused)
+    context.prepare()
+    trial = context.start(Spec(3, recipe(ready.plan.space), 0))
+    while not trial.finished:
+        trial.advance()
+    report = trial.report()
+    assert report.artifact == "models/3"
+    assert report.conversion is None
+    assert "trial 3 is not converted: no" in caplog.text
+
+
+def prepared(folder: Path) -> tuple[Prepared, WorkerContext]:
+    config = RunConfig.from_dict(
+        {
+            "task": f"{TASK}:Deep",
+            "budget": {"weight_bytes": "60%"},
+            "space": {"precision": [FLOAT32, INT8]},
+            "search": {"epochs": 0.25, "rungs": 0, "calibration_samples": 64},
+        }
+    )
+    ready = prepare(config, Deep(), lambda note: None)
+    return ready, make_context(config, Deep(), ready, str(folder), lambda note: None)
 
 
 def test_an_int8_latency_budget_is_met_and_measured(tmp_path: Path) -> None:

@@ -14,7 +14,8 @@ from torch import nn
 
 import autoprune
 from autoprune._search import target_devices
-from autoprune._search.prepare import Prepared, make_context, measure_sensitivity, prepare
+from autoprune._search.context import make_context, measure_sensitivity
+from autoprune._search.prepare import Prepared, prepare
 from autoprune._search.run import run
 from autoprune._search.seeding import seeds
 from autoprune._search.target_devices import FinishedModel

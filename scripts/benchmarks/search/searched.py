@@ -18,7 +18,7 @@ import torch
 from ray import tune
 from ray.tune.search.optuna import OptunaSearch
 
-from autoprune._search import prepare as search_prepare
+from autoprune._search import context as search_context
 from autoprune._search.progress import Snapshot
 from autoprune._search.run import run as search_run
 from autoprune._search.tuning import quiet, session, threads_for
@@ -86,7 +86,7 @@ def autoprune(
     config = config.model_copy(update={"search": config.search.model_copy(update=changes)})
     # One arithmetic for all methods: what the search would time is timed once for the benchmark.
     with (
-        mock.patch.object(search_prepare, "choose", return_value=setup.precision),
+        mock.patch.object(search_context, "choose", return_value=setup.precision),
         contextlib.suppress(ScreeningCost),
     ):
         search_run(config, setup.task, folder, progress=watch)

@@ -1,0 +1,162 @@
+"""What a search computes once before its first trial: calibration, sensitivities, screening."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import torch
+from torch import nn
+
+from autoprune._search.checks import needs_calibration
+from autoprune._search.prepare import Prepared, Say
+from autoprune._search.score import STATISTICS, RepairScore, heads
+from autoprune._search.screening import Screening
+from autoprune._search.tuning import threads_for
+from autoprune._search.worker import WorkerContext
+from autoprune.architecture import IN_FLOAT
+from autoprune.config import RunConfig
+from autoprune.graph import PruningGraph
+from autoprune.pruning import importance, sensitivity
+from autoprune.pruning.compensate import Calibration, calibrate
+from autoprune.pruning.sensitivity import Sensitivity
+from autoprune.quantization import twin_of
+from autoprune.store import QuantizationSettings
+from autoprune.tasks.base import Task
+from autoprune.training import Precision, choose
+from autoprune.training.batches import sample
+
+_SENSITIVITY_SAMPLES = 512
+_SENSITIVITY_MACS = 4e12  # multiply-accumulates of all forward passes: a few minutes at most
+
+
+def make_context(
+    config: RunConfig,
+    task: Task,
+    ready: Prepared,
+    path: str,
+    say: Say,
+    precision: Precision | None = None,
+) -> WorkerContext:
+    """The context of the workers: calibration and the arithmetic of training, computed once.
+
+    `precision` is that of a resumed run: timed again, it might be another one.
+    """
+    calibration = None
+    if needs_calibration(ready.plan.space.space):
+        say("calibration statistics")
+        calibration = _calibration(config, task, ready)
+    say("the arithmetic of training" if precision is None else "the workers' context")
+    cpus = config.search.ray.resources_per_trial.get("cpu")
+    threads = threads_for(config.search.concurrent) if cpus is None else max(1, int(cpus))
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        precision = precision or choose(task, ready.dense, ready.training_device)
+    finally:
+        torch.set_num_threads(before)
+    return WorkerContext(
+        task=task,
+        weights={name: tensor.cpu() for name, tensor in ready.dense.state_dict().items()},
+        graph=ready.graph,
+        calibration=calibration,
+        milestones=ready.plan.milestones,
+        path=path,
+        task_reference=config.task,
+        task_args=config.task_args,
+        threads=threads,
+        device=ready.training_device,
+        precision=precision,
+        precisions=ready.plan.space.space.precisions,
+        sized=ready.file is not None,
+    )
+
+
+def measure_sensitivity(
+    config: RunConfig, task: Task, ready: Prepared, calibration: Calibration, say: Say
+) -> Sensitivity:
+    """How far the outputs move when each group or block alone is pruned, after repair.
+
+    On fewer samples where model and number of groups are large, so that it takes about the same.
+    """
+    space = ready.plan.space
+    builds = len(space.widths) * len(sensitivity.RATIOS) + len(space.blocks)
+    samples = _SENSITIVITY_MACS / max(1, builds * (ready.plan.dense.macs or 1))
+    samples = int(min(_SENSITIVITY_SAMPLES, max(_SENSITIVITY_SAMPLES / 8, samples)))
+    batches = heads(sample(task, config.search.seed, samples=samples, least=1), samples)
+    score = sensitivity.divergence(ready.dense, batches, forward=task.outputs)
+    began = time.monotonic()
+
+    def told(done: int, all_: int) -> None:
+        left = (time.monotonic() - began) * (all_ - done) / max(done, 1)
+        tail = f", about {left:.0f} s left" if done else ""
+        say(f"sensitivity of {all_} groups and blocks: {done} measured{tail}")
+
+    found = sensitivity.measure(
+        ready.dense,
+        ready.graph,
+        calibration,
+        score,
+        nearest=space.nearest,
+        blocks=tuple(space.blocks) if space.most_dropped else (),
+        statistics=heads(batches, STATISTICS),
+        forward=task.loss,
+        progress=told,
+    )
+    fixed = {item: space.choices(item) for item in space.items if item not in found.counts}
+    counts = {**found.counts, **{item: choices[-1:] for item, choices in fixed.items()}}
+    increases = {**found.increases, **dict.fromkeys(fixed, (0.0,))}
+    if IN_FLOAT in space.items:
+        say("sensitivity to int8")
+        twin = twin_of(ready.dense, task, QuantizationSettings(), threads=1)
+        rise = max(0.0, score(twin.int8) - found.dense)
+        counts[IN_FLOAT], increases[IN_FLOAT] = (0, 1), (rise, 0.0)
+    return Sensitivity(found.dense, counts, increases)
+
+
+def relative_importance(
+    dense: nn.Module, graph: PruningGraph, calibration: Calibration
+) -> dict[str, list[float]]:
+    """Each unit's importance by the Optimal-Brain-Surgeon order, over its group's mean."""
+    found = importance.scores(dense, graph, "obs", calibration=calibration)
+    return {
+        name: (values / values.mean().clamp_min(1e-30)).tolist() for name, values in found.items()
+    }
+
+
+def make_screening(
+    config: RunConfig,
+    task: Task,
+    ready: Prepared,
+    context: WorkerContext,
+    sensitivity: Callable[[str, int], float] | None,
+) -> Screening | None:
+    """The screening of proposals; None where every proposal is trained."""
+    if config.search.screen == 0:
+        return None
+
+    def score() -> RepairScore:
+        return RepairScore(
+            task,
+            ready.dense,
+            ready.graph,
+            context.calibration,
+            seed=config.search.seed,
+            threads=context.threads,
+            device=ready.training_device,
+            precision=context.precision,
+        )
+
+    return Screening(ready.plan, score, count=config.search.screen, sensitivity=sensitivity)
+
+
+def _calibration(config: RunConfig, task: Task, ready: Prepared) -> Calibration:
+    samples = config.search.calibration_samples
+    batches = sample(task, config.search.seed, samples=samples)
+    return calibrate(
+        ready.dense,
+        batches,
+        max_samples=samples,
+        seed=config.search.seed,
+        forward=task.loss,
+    )
