@@ -37,6 +37,8 @@ PACKED_FILE = "model.packed"
 MAGIC = b"autoprn\x01"
 _SPARSE = 1 / 16  # share of zeros above which their places are written
 _LENGTH = struct.Struct("<I")
+_MOST_HEADER = 64 << 20
+_MOST_TIMES = 8  # a code of Huffman's has at least one bit for each byte
 _FLUSHED = 256  # a part of at least so many bytes gets a code table of its own
 _DAMAGE = (ValueError, KeyError, TypeError, IndexError, AttributeError, OverflowError, zlib.error)
 Words = NDArray[Any]  # one-dimensional, of unsigned integers
@@ -83,11 +85,12 @@ def unpack(content: bytes, place: str) -> tuple[Recipe, dict[str, torch.Tensor]]
         raise StoreError(f"{place} is no packed model · export writes one with --format packed")
     try:
         (length,) = _LENGTH.unpack(content[len(MAGIC) : start])
-        text = _inflated(content[start : start + length]).decode()
+        text = _inflated(content[start : start + length], _MOST_HEADER).decode()
         header = parse_json(text, place)
         entries = [_Entry(n, d, tuple(map(int, s)), int(z)) for n, d, s, z in header["tensors"]]
         recipe = _long(header["recipe"], entries, place)
-        tensors = _tensors(entries, _inflated(content[start + length :]))
+        coded = content[start + length :]
+        tensors = _tensors(entries, _inflated(coded, _MOST_TIMES * len(coded)))
         tied = {alias: tensors[name] for alias, name in recipe.tied.items()}
     except (*_DAMAGE, struct.error) as error:
         raise StoreError(f"{place} is damaged: {first_line(error)}") from error
@@ -203,9 +206,12 @@ def _coded(parts: Iterable[Words]) -> bytes:
     return b"".join([*found, coder.flush()])
 
 
-def _inflated(content: bytes) -> bytes:
+def _inflated(content: bytes, most: int) -> bytes:
+    """The stream's content; ValueError where it is damaged, or longer than a file of ours."""
     coder = zlib.decompressobj()
-    found = coder.decompress(content)
+    found = coder.decompress(content, most + 1)
+    if len(found) > most:
+        raise ValueError(f"it holds more than {most} bytes")
     if not coder.eof or coder.unused_data:
         raise ValueError("it does not end where it should")
     return found
@@ -220,6 +226,8 @@ def _tensors(entries: list[_Entry], content: bytes) -> dict[str, torch.Tensor]:
         if entry.zeros >= 0:
             count = math.prod(entry.shape)
             end = at + -(-count // 8)
+            if end > len(data):
+                raise ValueError(f"{entry.name} is larger than the file")
             there[entry.name] = np.unpackbits(data[at:end], count=count).astype(bool)
             at = end
     counts = {e.name: _count(e, kinds[e.name].itemsize) for e in entries}

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import struct
+import zlib
 from pathlib import Path
 
 import pytest
@@ -17,7 +20,7 @@ from autoprune.errors import StoreError
 from autoprune.pruning import importance
 from autoprune.pruning.build import build
 from autoprune.store import Recipe, is_packed, pack, read_packed, recipe_of, write_packed
-from autoprune.store.packed import unpack
+from autoprune.store.packed import MAGIC, packed_parts, unpack
 
 RECIPE = Recipe("t", {"a": 1}, Candidate(Architecture({"a": 3})), {"a": (0, 5, 9)})
 
@@ -121,3 +124,28 @@ def test_the_size_is_as_predicted(pattern: str | None, kept: int) -> None:
 def test_without_a_packed_dense_model_the_size_is_not_known() -> None:
     _, graph = dense()
     assert CostModel(graph).cost(Architecture()).file_bytes is None
+
+
+def header_and_values(content: bytes) -> tuple[bytes, bytes]:
+    head = packed_parts(content)[0]
+    return content[len(MAGIC) + 4 : head], content[head:]
+
+
+@pytest.mark.parametrize("part", ["header", "values"])
+def test_a_small_file_that_unpacks_to_very_much_is_refused(part: str) -> None:
+    header, values = header_and_values(pack(RECIPE, state()))
+    bomb = zlib.compress(bytes(200 << 20), 9)
+    header, values = (bomb, values) if part == "header" else (header, bomb)
+    content = MAGIC + struct.pack("<I", len(header)) + header + values
+    with pytest.raises(StoreError, match="it holds more than"):
+        unpack(content, "bomb.packed")
+
+
+def test_a_tensor_that_is_larger_than_the_file_is_refused_before_it_is_made() -> None:
+    header, values = header_and_values(pack(RECIPE, {"zeros": torch.zeros(5, 5)}))
+    said = json.loads(zlib.decompress(header))
+    said["tensors"] = [["zeros", "float32", [1 << 40], 1 << 40]]
+    header = zlib.compress(json.dumps(said).encode())
+    content = MAGIC + struct.pack("<I", len(header)) + header + values
+    with pytest.raises(StoreError, match="zeros is larger than the file"):
+        unpack(content, "bomb.packed")
