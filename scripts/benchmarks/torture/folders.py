@@ -54,7 +54,7 @@ def damages(place: Path, tries: int, seed: int) -> Iterator[Outcome]:
     rng, whole = random.Random(seed), place / "whole" / "run"
     expected = looked_at(whole)
     for _ in range(tries):
-        copy = place / "copy"
+        copy = place / "copy" / whole.name  # a run is shown with its name
         shutil.rmtree(copy, ignore_errors=True)
         shutil.copytree(whole, copy)
         files = sorted(f for f in copy.rglob("*") if f.is_file() and f.name not in MADE)
