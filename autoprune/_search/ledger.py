@@ -86,7 +86,8 @@ class Ledger:
     """Turns reports into records on disk, counts them, and decides when the search is over.
 
     Every record is written to disk before it is used; `failure` is why that could not be done.
-    (see `screening.ScreeningCost`), saved with the state.
+    `screening` is the cost of screening so far (see `screening.ScreeningCost`), saved with the
+    state.
     """
 
     def __init__(
@@ -345,7 +346,8 @@ class Ledger:
         seconds = self.plan.limits.seconds
         if seconds is None:
             return False
-        walls = [r.times.get("wall_s", 0.0) for r in self.records.values() if r.state == "complete"]
+        trained = (it for it in self.records.values() if not it.is_converted)
+        walls = [it.times.get("wall_s", 0.0) for it in trained if it.state == "complete"]
         usual = sorted(walls)[len(walls) // 2] if walls else 0.0
         return self.elapsed_s + usual > seconds
 

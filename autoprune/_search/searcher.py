@@ -187,7 +187,7 @@ class BudgetedOptunaSearch(OptunaSearch):
         )
         self.ledger.report(trial.number, report)
         done = self.ledger.finish(trial.number)
-        for name, over in self._plan.over(cost).items():
+        for name, over in self._plan.constraints(done).items():
             trial.set_constraint(name, over)
         self._study.tell(trial, self._plan.values(done))
         self._copy(trial)

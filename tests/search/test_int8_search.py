@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import optuna
 import pytest
 import torch
 from deep_task import Deep
@@ -188,3 +189,21 @@ def test_an_int8_latency_budget_is_met_and_measured(tmp_path: Path) -> None:
     complete = [record for record in found.records if record.state == "complete"]
     assert {record.candidate.architecture.precision for record in complete} == {INT8}
     assert {record.predicted.device.dtype for record in complete} == {INT8}
+
+
+def test_limits_on_quality_hold_for_converted_models(tmp_path: Path) -> None:
+    found = autoprune.search(
+        f"{TASK}:Deep",
+        budget={"weight_bytes": "60%"},
+        space={"ratios": {"max": 0.5}, "precision": [FLOAT32, INT8]},
+        quality={"accuracy": ">= 0.99999"},
+        output=tmp_path / "run",
+        **{**SHORT, "trials": 2},
+    )
+    study = optuna.load_study(study_name="autoprune", storage=f"sqlite:///{tmp_path}/run/study.db")
+    converted = {record.number: record for record in found.records if record.is_converted}
+    assert converted
+    for number, record in converted.items():
+        told = study.trials[number].system_attrs
+        (over,) = [told[key] for key in told if "accuracy" in key]
+        assert (over > 0.0) == (record.metrics["accuracy"] < 0.99999)
