@@ -19,6 +19,7 @@ from autoprune._search.checks import (
 from autoprune._search.plan import Limits, Plan
 from autoprune._search.study import distributions
 from autoprune._search.target_devices import (
+    ProfiledModel,
     Profiles,
     TargetDevice,
     check,
@@ -133,17 +134,17 @@ def prepare(
         why = "; ".join(f"{frozen.name}: {frozen.reason}" for frozen in graph.frozen[:3])
         raise GraphError(f"the model of {type(task).__name__} has no prunable groups · {why}")
     names = [*config.budget.fields, *(objective.name for objective in objectives)]
-    seed = config.search.seed
+    seed, model = config.search.seed, ProfiledModel(dense, graph, example)
     targets = tuple(
-        target.fitted(dense, graph, example, seed, say) if target.is_predicted(names) else target
+        target.fitted(model, seed, say) if target.is_predicted(names) else target
         for target in targets
     )
     if has_int8:
-        targets = tuple(it.with_int8(dense, graph, example, seed, say) for it in targets)
+        targets = tuple(it.with_int8(model, seed, say) for it in targets)
     memory: tuple[PeakMemory, ...] = (COUNTED,)
     if MEMORY in names and targets:
         say("peak memory of random prunings")
-        memory = tuple(target.peak_memory(dense, graph, example) for target in targets)
+        memory = tuple(target.peak_memory(model) for target in targets)
     space = config.space.for_optimizer(optimizer_for(task, dense, graph))
     check_methods(space, task)
     weights = weight_curves(dense, graph, space, task.ignored_layers)
@@ -171,9 +172,10 @@ def correct(ready: Prepared, chosen: Sequence[Architecture], say: Say) -> Prepar
         return ready
     say("latencies of models that use the budget up")
     rig, targets = ready.rig, []
+    model = ProfiledModel(rig.dense, rig.graph, rig.example)
     for target in ready.targets:
         try:
-            targets.append(target.corrected(rig.dense, rig.graph, rig.example, chosen))
+            targets.append(target.corrected(model, chosen))
         except DeviceError as error:
             _LOG.warning("its profile is used as it is: %s", error)
             targets.append(target)

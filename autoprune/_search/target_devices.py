@@ -42,6 +42,15 @@ class FinishedModel:
     precision: str = FLOAT32
 
 
+@dataclass(frozen=True, eq=False)
+class ProfiledModel:
+    """The dense model whose prunings are measured, with its graph and an example of its inputs."""
+
+    dense: nn.Module
+    graph: PruningGraph
+    example: Inputs
+
+
 @dataclass(frozen=True)
 class TargetDevice:
     """One device whose latency counts; `name` is empty where the configuration has a single one.
@@ -89,34 +98,32 @@ class TargetDevice:
 
     def fitted(
         self,
-        dense: nn.Module,
-        graph: PruningGraph,
-        example: Inputs,
+        model: ProfiledModel,
         seed: int,
         say: Callable[[str], None],
     ) -> TargetDevice:
         """A copy with a profile of this model: the one it has, or one that is measured now."""
         config = self.config
         if self.profile is not None:
-            matched = self.profile.matched(graph, batch=config.batch, dtype=dtype_of(dense))
+            matched = self.profile.matched(
+                model.graph, batch=config.batch, dtype=dtype_of(model.dense)
+            )
             return replace(self, profile=matched)
         on = f" on {self.name}" if self.name else ""
         say(f"latencies of random prunings in {config.runtime}{on}")
         found = LatencyPredictor.fit(
-            dense,
-            graph,
-            self.inputs(example),
+            model.dense,
+            model.graph,
+            self.inputs(model.example),
             runtime=config.runtime,
             threads=config.threads,
             seed=seed,
         )
-        return replace(self, device=found.device, profile=DeviceProfile.of(found, graph))
+        return replace(self, device=found.device, profile=DeviceProfile.of(found, model.graph))
 
     def with_int8(
         self,
-        dense: nn.Module,
-        graph: PruningGraph,
-        example: Inputs,
+        model: ProfiledModel,
         seed: int,
         say: Callable[[str], None],
     ) -> TargetDevice:
@@ -128,21 +135,19 @@ class TargetDevice:
             return self
         if self.int8 is not None:
             batch = self.config.batch
-            return replace(self, int8=self.int8.matched(graph, batch=batch, dtype=INT8))
+            return replace(self, int8=self.int8.matched(model.graph, batch=batch, dtype=INT8))
         if self.is_offline:
             raise DeviceError(
                 f"space.precision: latencies of int8 models must be measured, and {self.device} is "
                 "not this machine · search with precision: float32, or on that machine"
             )
         say("latencies of random prunings in int8")
-        chosen = random_architectures(graph, _MOVED, seed)
-        return self._moved(dense, graph, example, chosen, ())
+        chosen = random_architectures(model.graph, _MOVED, seed)
+        return self._moved(model, chosen, ())
 
     def corrected(
         self,
-        dense: nn.Module,
-        graph: PruningGraph,
-        example: Inputs,
+        model: ProfiledModel,
         chosen: Sequence[Architecture],
     ) -> TargetDevice:
         """The same with its predictors corrected by measuring these architectures now."""
@@ -150,19 +155,17 @@ class TargetDevice:
             return self
         found, floats = self, [each for each in chosen if each.precision == FLOAT32]
         if floats:
-            samples = self._sampler(dense, graph, example).measure_these(floats).samples
+            samples = self._sampler(model).measure_these(floats).samples
             predictor = self.profile.predictor.corrected(samples)
             found = replace(self, profile=replace(self.profile, predictor=predictor))
         if self.int8 is None:
             return found
         quantized = [each for each in chosen if each.precision == INT8]
-        return found._moved(dense, graph, example, quantized, self.int8.predictor.samples)
+        return found._moved(model, quantized, self.int8.predictor.samples)
 
     def _moved(
         self,
-        dense: nn.Module,
-        graph: PruningGraph,
-        example: Inputs,
+        model: ProfiledModel,
         chosen: Sequence[Architecture],
         before: Sequence[Sample],
     ) -> TargetDevice:
@@ -170,10 +173,8 @@ class TargetDevice:
         assert self.profile is not None
         samples, device = list(before), self.int8.device if self.int8 else None
         if chosen:
-            inputs = self.inputs(example)
-            sampler = self._sampler(
-                dense, graph, example, lambda model: int8_for_timing(model, inputs)
-            )
+            inputs = self.inputs(model.example)
+            sampler = self._sampler(model, lambda small: int8_for_timing(small, inputs))
             found = sampler.measure_these(chosen)
             samples, device = [*samples, *found.samples], found.pruned_device
         assert device is not None
@@ -182,27 +183,27 @@ class TargetDevice:
 
     def _sampler(
         self,
-        dense: nn.Module,
-        graph: PruningGraph,
-        example: Inputs,
+        model: ProfiledModel,
         convert: Convert | None = None,
     ) -> Sampler:
         return Sampler(
-            dense,
-            graph,
-            self.inputs(example),
+            model.dense,
+            model.graph,
+            self.inputs(model.example),
             runtime=self.config.runtime,
             threads=self.config.threads,
             seed=0,
             convert=convert,
         )
 
-    def peak_memory(self, dense: nn.Module, graph: PruningGraph, example: Inputs) -> PeakMemory:
+    def peak_memory(self, model: ProfiledModel) -> PeakMemory:
         """The model of its peak memory at the batch of the example; a count if it is offline."""
         if self.is_offline:
             return COUNTED
         runtime, threads = self.config.runtime, self.config.threads
-        return fit_peak_memory(dense, graph, example, runtime=runtime, threads=threads)
+        return fit_peak_memory(
+            model.dense, model.graph, model.example, runtime=runtime, threads=threads
+        )
 
 
 Profiles = Mapping[str, Mapping[str, DeviceProfile]]
