@@ -25,7 +25,7 @@ def bounded(text: str, most: int = LONGEST) -> str:
     """The text, or where it is longer than `most` characters its beginning and its end.
 
     >>> bounded("abcdefghij" * 10, 20)
-    'abcde … 80 characters … fghij'
+    'abcde … 90 characters … fghij'
     """
     if len(text) <= most:
         return text
