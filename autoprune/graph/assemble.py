@@ -30,7 +30,7 @@ _ROLES: dict[int, Role] = {AFFINE: "affine", OUT: "out", IN: "in"}
 
 
 class Assembly:
-    """The units of a finished flow, and everything that is told in terms of them."""
+    """The units of a finished run, and sizes, attributes and calls in terms of them."""
 
     def __init__(self, flow: Flow, model: nn.Module) -> None:
         self._flow = flow
@@ -55,7 +55,7 @@ class Assembly:
     def graph(
         self, model: nn.Module, inputs: Sequence[int], outputs: Sequence[int]
     ) -> PruningGraph:
-        """Everything as one value."""
+        """The pruning graph of the run."""
         flow = self._flow
         return PruningGraph(
             groups=self.groups,
@@ -105,7 +105,7 @@ class Assembly:
                 name, count = f"{names[roots[0]][1]}#{count}", count + 1
             used.add(name)
             if len(roots) == 1:
-                self._reasons[roots[0]] = "all its channels can only leave together"
+                self._reasons[roots[0]] = "its channels can only be pruned all together"
                 continue
             slices = self._slices(np.array(roots, dtype=np.int64))
             groups.append(Group(name, self._kind(model, roots, slices), len(roots), slices))
@@ -115,7 +115,7 @@ class Assembly:
         return tuple(groups)
 
     def _signatures(self) -> NDArray[np.uint64]:
-        """One number for every class: what it owns and how often it lies in every dimension."""
+        """One number a class: which tensors it owns, and how often it occurs in each dimension."""
         draw = np.random.default_rng(0)
         arrays = {id(array): array for array in self._arrays()}
         result = np.zeros(len(self._roots), dtype=np.uint64)
@@ -136,7 +136,7 @@ class Assembly:
         yield from flow.averaged
 
     def _first_layers(self) -> dict[int, tuple[int, str]]:
-        """For every class its first producing id and the layer that this id belongs to."""
+        """For every class its first producing id, and the layer of that id."""
         made = np.flatnonzero(self._roles == OUT)
         roots, first = np.unique(self._roots[made], return_index=True)
         result = {}

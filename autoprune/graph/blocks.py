@@ -1,9 +1,9 @@
 """Blocks that can be dropped: the branches of residual additions.
 
-In `x + f(x)` everything that only serves `f` disappears together with the addition. A block is
-found from the operations alone: an addition, and the calls that nothing needs once one of its
-operands is gone, which must be computed from the other operand, if only through a norm that others
-read too (or from what a cheaper shortcut reads).
+In `x + f(x)` everything that only `f` uses is removed together with the addition. A block is found
+from the operations alone: an addition, and the calls that nothing else needs without one of its
+operands. That operand must be computed from the other one, also through a norm that other calls
+read (or from the input of a cheaper shortcut).
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ Kind = Literal["residual", "attention", "ffn"]
 
 
 class Slot:
-    """Stands for a tensor in the structure of what a module returned."""
+    """Placeholder of a tensor in the structure of a module's output."""
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Slot)
@@ -38,7 +38,7 @@ class Slot:
 
 
 def structure_of(result: Any) -> Structure | None:
-    """What a module returned, with `Slot` for tensors; None where it holds other objects."""
+    """A module's output with `Slot` for tensors; None where it contains other objects."""
     leaves, spec = pytree.tree_flatten(result)
     if not all(isinstance(leaf, (Tensor, *_PLAIN)) for leaf in leaves):
         return None
@@ -54,8 +54,8 @@ def find_blocks(
 ) -> tuple[Block, ...]:
     """The blocks of a traced model in execution order; each can be dropped alone or with others.
 
-    `modules` are the paths of the model's modules, `structures` what each returned. A branch that
-    holds no weights is none, nor one whose modules return something that cannot be imitated.
+    `modules` are the paths of the model's modules, `structures` the output structure of each.
+    Branches without weights are left out, and those with outputs of unknown structure.
     """
     values = _Values(graph)
     places = _calls_of(graph.ops, modules)
@@ -71,7 +71,7 @@ def find_blocks(
 
 @dataclass(frozen=True)
 class _Branch:
-    """An addition, the calls that go with it, and the operand that is left."""
+    """An addition, the calls removed with it, and the operand that remains."""
 
     addition: int
     calls: frozenset[int]
@@ -79,7 +79,7 @@ class _Branch:
 
 
 class _Values:
-    """Tensors by version: a call that writes into its input makes a new value."""
+    """Tensors by version: an in-place call makes a new value."""
 
     def __init__(self, graph: PruningGraph) -> None:
         self._graph = graph
@@ -106,7 +106,7 @@ class _Values:
         return current[tensor]
 
     def branch(self, addition: int) -> _Branch | None:
-        """What can be dropped at an addition, None where nothing can."""
+        """The branch that can be dropped at an addition, None if there is none."""
         reads, (written, *_) = self._reads[addition], self._writes[addition] or [-1]
         if written < 0 or reads[0] == reads[1] or len({self._shape(v) for v in reads}) != 1:
             return None
@@ -129,7 +129,7 @@ class _Values:
         return _Branch(addition, frozenset(calls), self._tensor[left])
 
     def _dead(self, addition: int, value: int) -> set[int]:
-        """The calls that nothing needs once the addition no longer reads `value`."""
+        """The calls that nothing needs if the addition does not read `value`."""
         dead: set[int] = set()
         for call in range(addition - 1, -1, -1):
             written = self._writes[call]
@@ -145,7 +145,7 @@ class _Values:
         return dead
 
     def _comes_from(self, values: set[int], left: int) -> bool:
-        """Whether one of the values is the other operand, or computed from it or its summands."""
+        """Whether one of the values is the other operand, or computed from it or its terms."""
         summands = [left]
         for value in summands:
             call = self._maker.get(value, -1)
@@ -181,7 +181,7 @@ class _Values:
 
 
 def _calls_of(ops: Sequence[Op], modules: Iterable[str]) -> dict[str, set[int]]:
-    """For every module the calls that ran inside of it."""
+    """The calls inside each module."""
     places: dict[str, set[int]] = {path: set() for path in modules if path}
     for call, op in enumerate(ops):
         for path in _upwards(op.layer):
@@ -191,7 +191,7 @@ def _calls_of(ops: Sequence[Op], modules: Iterable[str]) -> dict[str, set[int]]:
 
 
 def _upwards(path: str) -> Iterator[str]:
-    """A module's path and those of what it lies in, without the model itself."""
+    """A module's path and those of its parents, without the model itself."""
     while path:
         yield path
         path = path.rpartition(".")[0]
@@ -240,7 +240,7 @@ def _block(
 
 
 def _named(blocks: Sequence[Block], graph: PruningGraph) -> tuple[Block, ...]:
-    """Each named by the module that it fills, or else by the largest of its modules."""
+    """Name each block by the module that it fills, or else by the largest of its modules."""
     homes = [_common([*(p for p, _ in b.modules), graph.ops[b.addition].layer]) for b in blocks]
     crowded = {home for home, count in Counter(homes).items() if count > 1 or not home}
     crowded |= {h for h in homes if any(o.startswith(f"{h}.") for o in homes)}

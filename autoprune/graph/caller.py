@@ -1,4 +1,4 @@
-"""What the model's own code calls, seen before it becomes operators."""
+"""The functions that the model's own code calls, before they become operators."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from autoprune.graph.sizes import LISTENER, Held, Seen
 
 @contextmanager
 def following(flow: Flow) -> Iterator[None]:
-    """The flow's mode on, with what the model's code calls and compares known to it."""
+    """Context: the flow also sees the functions and comparisons of the model's code."""
 
     def compared(held: Held, size: Seen) -> None:
         settle(flow, held, size.label, len(size.label), {})
@@ -30,7 +30,7 @@ def following(flow: Flow) -> Iterator[None]:
 
 
 class Caller(TorchFunctionMode):
-    """Tells the flow which function the model's own code called."""
+    """Reports to the flow which function the model's code called."""
 
     def __init__(self, flow: Flow) -> None:
         super().__init__()
@@ -39,7 +39,7 @@ class Caller(TorchFunctionMode):
     def __torch_function__(
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None
     ) -> Any:
-        """Run the function with its name known."""
+        """Run the function, with its name known to the flow."""
         kwargs = kwargs or {}
         flow, name = self._flow, str(getattr(func, "__name__", ""))
         before = flow.caller, flow.arguments

@@ -1,4 +1,4 @@
-"""What a run writes down: tensors, calls, and where sizes are held."""
+"""Records of a run: tensors, calls, and attributes that hold sizes."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from autoprune.graph.types import Indices
 
 @dataclass(frozen=True, eq=False)
 class Statistic:
-    """The dimensions that were reduced, why they would stay, and whether it is inverted by now.
+    """Reduced dimensions, the reason why they are not prunable, and whether it was inverted.
 
-    A position that was picked from them (`picked`) normalizes nothing: it may only go unused.
+    With `picked` one position was selected instead: harmless only while it is not used.
     """
 
     labels: tuple[Indices, ...]
@@ -30,10 +30,10 @@ class Statistic:
 
 @dataclass(eq=False, slots=True)
 class State:
-    """What is known of one tensor.
+    """What the run knows of one tensor.
 
     `names` are the parameters or buffers that it is a view of, `weight` says that it was computed
-    from those alone, `zero` that positions which leave hold zero in the masked model. `index` is
+    from those alone, `zero` that pruned positions are zero in the masked model. `index` is
     its place in `Flow.tensors` (-1: a view of a parameter, which costs nothing). `statistic` says
     that it was computed from means over channels, or from one of them.
     """
@@ -70,7 +70,7 @@ class Record:
 
 @dataclass(eq=False, slots=True)
 class Note:
-    """A module's attribute and the size, or sizes, that it holds (`guessed`: equals, now)."""
+    """An attribute of a module and the sizes that it holds (`guessed`: may equal it by chance)."""
 
     module: str
     name: str
@@ -82,7 +82,7 @@ class Note:
 
 @dataclass(eq=False, slots=True)
 class Site:
-    """A view that splits a dimension: the ids, which part carries them now, and its size."""
+    """A view that splits a dimension: the ids, the part that carries them now, and its size."""
 
     key: int
     ids: Indices
@@ -121,7 +121,7 @@ class Call:
         return Call(str(func._schema.name).removeprefix("aten::"), bound, [])
 
     def viewed(self, out: Tensor, before: Sequence[State]) -> tuple[str, ...]:
-        """The parameters that a result is a view of."""
+        """The parameters of which a result is a view."""
         for tensor, state in zip(self.tensors, before, strict=True):
             if state.names and same_storage(tensor, out):
                 return state.names
@@ -137,13 +137,13 @@ class Storages:
         self.freed: dict[int, int] = {}
 
     def note_freed(self, call: int) -> None:
-        """Note in `freed`, for each storage that is gone by now, the call before this one."""
+        """For each storage freed by now, note the previous call in `freed`."""
         gone = [key for key, (reference, _) in self._known.items() if reference.expired()]  # type: ignore[no-untyped-call]
         for key in gone:
             self.freed[self._known.pop(key)[1]] = call - 1
 
     def number(self, tensor: Tensor) -> int:
-        """The number of a tensor's storage; an address is given again once a storage is gone."""
+        """The number of a tensor's storage; addresses are reused once a storage is freed."""
         if tensor.layout is torch.strided:
             storage = tensor.untyped_storage()
             known = self._known.get(storage._cdata)

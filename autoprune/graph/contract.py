@@ -1,4 +1,4 @@
-"""Contractions: ids on the contracted dimension are consumed, ids on the output are produced."""
+"""Contractions: ids of the contracted dimension are consumed, ids of the output are produced."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ _MODEL_INPUT = "is contracted with a dimension of fixed size"
 
 
 def convolution(flow: Flow, call: Call) -> None:
-    """Grouped: equal places of all groups leave together, or whole groups where those are more."""
+    """Convolutions. Grouped ones: the same channel of every group is pruned together, or whole
+    groups where there are more groups than channels in each."""
     source, weight, bias = call["input"], call["weight"], call["bias"]
     groups, transposed = call["groups"], call["transposed"]
     x, w = list(flow.labels(source)), flow.labels(weight)
@@ -90,7 +91,7 @@ def _grouped(flow: Flow, call: Call, x: Indices | None, w: Labels) -> Indices | 
 
 
 def product(flow: Flow, call: Call) -> None:
-    """Matrix products, batched or not, with or without something added."""
+    """Matrix products, batched or not, with or without an added term."""
     left, right = _operands(call)
     a, b = flow.labels(left), flow.labels(right)
     vector = right.dim() == 1
@@ -117,9 +118,9 @@ def product(flow: Flow, call: Call) -> None:
 
 
 def grouped(flow: Flow, call: Call) -> None:
-    """Rows of one operand, each with the matrix of its expert.
+    """Grouped matrix product: each row is multiplied with the matrix of its expert.
 
-    Torch's own kernel takes sizes of whole 16 bytes: so many channels leave together.
+    Torch's kernel takes sizes in multiples of 16 bytes: channels are pruned in such bundles.
     """
     left, right = call.tensors[:2]
     a, b = flow.labels(left), flow.labels(right)
@@ -139,7 +140,7 @@ def grouped(flow: Flow, call: Call) -> None:
 
 
 def _in_bundles(flow: Flow, label: Indices | None, size: int) -> None:
-    """So many neighbours leave together."""
+    """Tie neighbors: bundles of this many channels are pruned together."""
     if label is not None and size > 1 and len(label) % size == 0:
         table = np.ascontiguousarray(label.reshape(-1, size).T)
         flow.ids.tie_columns(table, flow.place("meets a fixed position"))
@@ -187,7 +188,8 @@ def bilinear(flow: Flow, call: Call) -> None:
 
 
 def attention(flow: Flow, call: Call) -> None:
-    """Heads pass; the width of queries and keys stays unless the scale is given by hand."""
+    """Scaled dot-product attention: heads pass through; the width of queries and keys is prunable
+    only where the scale is an argument of the call."""
     query, key, value = call["query"], call["key"], call["value"]
     q = flow.labels(query)
     k, v = (_for_each_query(flow, query, tensor) for tensor in (key, value))
@@ -217,7 +219,7 @@ def attention(flow: Flow, call: Call) -> None:
 
 
 def _for_each_query(flow: Flow, query: Tensor, shared: Tensor) -> Labels:
-    """Labels of keys or values, repeated where several heads of queries share one of theirs."""
+    """Labels of keys or values, repeated where several query heads share one of them."""
     labels = list(flow.labels(shared))
     times = query.shape[-3] // shared.shape[-3] if query.dim() > 2 else 1
     heads = labels[-3] if times > 1 else None
@@ -242,7 +244,7 @@ def _contract(
 
 
 def _batch(flow: Flow, left: Labels, right: Labels) -> list[Indices | None]:
-    """Joined batch dimensions; where one operand has heads the other has to be split alike."""
+    """Joined batch dimensions; where one operand has heads the other must be split alike."""
     result = []
     for a, b in zip(left[:-2], right[:-2], strict=True):
         if (a is None) != (b is None) and not is_free(a) and not is_free(b):
@@ -253,7 +255,7 @@ def _batch(flow: Flow, left: Labels, right: Labels) -> list[Indices | None]:
 
 
 def _see_heads(flow: Flow, batch: Sequence[Indices | None], left: Tensor, right: Tensor) -> None:
-    """Labelled batch dimensions of a product of two activations are heads of attention."""
+    """Labeled batch dimensions in a product of two activations are attention heads."""
     if not flow.state(left).weight and not flow.state(right).weight:
         flow.heads_seen += [label[label >= 0] for label in batch if label is not None]
 

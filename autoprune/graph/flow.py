@@ -1,9 +1,9 @@
-"""One run of the model with ids flowing beside its tensors.
+"""One run of the model with channel ids beside its tensors.
 
 Under the mode `Flow` every ATen call of the model runs as always; then the rule of that operator
 (it is handed a table of them, `rules.RULES`) says which ids the results carry. Parameters and
 buffers carry fresh ids on every dimension, so that a bias, a scale, or the two factors of a
-normalised weight need no rule of their own: whatever meets is united.
+normalized weight need no rule of their own: dimensions that meet are united.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ class RuleTable(Protocol):
 
     @property
     def unknown(self) -> Rule:
-        """The rule of what is not known."""
+        """The rule of unknown operators."""
 
     def rule_for(self, func: Any) -> Rule | None:
-        """The rule of an operator; None where nothing is known of it."""
+        """The rule of an operator, None for an unknown one."""
 
     def finish(self, flow: Flow, path: str, module: nn.Module) -> None:
-        """Say what is known of a layer that has run."""
+        """Apply what is known of a layer type after it has run."""
 
 
 def table(rule: Rule, names: str) -> dict[str, Rule]:
@@ -100,18 +100,18 @@ class Flow(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     @property
     def freed(self) -> dict[int, int]:
-        """The call after which each storage was gone; one that is not named lived to the end."""
+        """The call after which each storage was freed; storages not listed lived until the end."""
         return self._storages.freed
 
     @property
     def layer(self) -> str:
-        """The path of the module that runs."""
+        """The path of the running module."""
         return self._stack[-1]
 
     # --- what rules ask and say -------------------------------------------------------------
 
     def state(self, tensor: Tensor) -> State:
-        """What is known of a tensor; one that was never seen is a constant."""
+        """The state of a tensor; a tensor not seen before is a constant."""
         state: State | None = self._states.get(tensor)
         if state is None:
             name = self._held.get(id(tensor))
@@ -128,7 +128,7 @@ class Flow(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return self.state(tensor).labels
 
     def block(self, labels: Indices | None, reason: str) -> None:
-        """Ids that stay, with the place appended to the reason."""
+        """Mark ids as not prunable, with the layer appended to the reason."""
         self.ids.block(labels, self.place(reason))
 
     def join(self, left: Indices | None, right: Indices | None, reason: str = "") -> Indices | None:
@@ -136,7 +136,7 @@ class Flow(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return self.ids.join(left, right, self.place(reason or "meets a dimension of fixed size"))
 
     def place(self, reason: str) -> str:
-        """A reason with the layer in which it arose."""
+        """A reason with the layer in which it occurred."""
         return f"{reason} in {self.layer}" if self.layer else reason
 
     def choose(self, label: Indices, parts: Sequence[int]) -> int:
@@ -152,8 +152,8 @@ class Flow(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return place
 
     def rank(self, label: Indices) -> int:
-        """Of dimensions that are merged: first heads of attention, then what is larger; never
-        what stays anyway."""
+        """Priority of merged dimensions: attention heads first, then larger ones; never those that
+        are not prunable."""
         roots = set(self.ids.find(label[label >= 0]).tolist())
         if roots <= self.ids.reasons().keys():
             return 0
@@ -165,7 +165,7 @@ class Flow(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.averaged += labels
 
     def refuse_parts(self, labels: Indices | None) -> None:
-        """These ids cannot leave here: a split that made them may try another part next time."""
+        """These ids cannot be pruned here: their split may try another part in the next run."""
         if labels is None or not self.sites or not (held := labels[labels >= 0]).size:
             return
         roots = set(self.ids.find(held).tolist())
@@ -200,7 +200,7 @@ class Flow(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 self.notes.append(Note(path, name, (size,), True))
 
     def note_held(self, held: Held, label: Indices) -> None:
-        """An attribute gives a dimension its size; all that it gives one leave together."""
+        """An attribute sets the size of a dimension; all dimensions that it sets are tied."""
         if not holds(self.modules.get(held.module), held):
             return
         before = self._held_sizes.setdefault(held, label)
@@ -215,14 +215,14 @@ class Flow(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return self.owned[key]
 
     def known_labels(self, tensor: Tensor) -> Labels:
-        """The labels of a tensor, without any where the run has not met it."""
+        """The labels of a tensor; none for a tensor that the run has not seen."""
         state: State | None = self._states.get(tensor)
         return state.labels if state is not None else ()
 
     def note_sizes(self, labels: Labels, shape: Sequence[int], known: Container[int] = ()) -> None:
-        """Plain integers of the running module that equal a labelled size may hold it.
+        """Plain integers of the running module that equal a labeled size may hold that size.
 
-        They are guesses: the verification drops those that the smaller model can do without.
+        They are guesses: verification drops those that the smaller model does not need.
         """
         module = self.modules.get(self.layer)
         if self.caller in _SIZES_OF_ITS_OWN:
@@ -275,7 +275,7 @@ class Flow(TorchDispatchMode):  # type: ignore[no-untyped-call]
         args: Sequence[Any] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        """Run the call, then let its rule say what the results carry."""
+        """Run the call, then label its results by the operator's rule."""
         kwargs = dict(kwargs or {})
         self._calls += 1
         self._next_site = self._calls << 8
@@ -301,7 +301,7 @@ class Flow(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return func(*args, **kwargs)
 
     def _apply(self, rule: Rule, call: Call) -> None:
-        """Apply a rule; where it fails, whatever entered stays, with the failure as the reason."""
+        """Apply a rule; where it fails, its inputs are not prunable and the failure is the reason."""
         try:
             rule(self, call)
         except Exception as error:  # noqa: BLE001  whatever it is, it must not end the trace
@@ -339,7 +339,7 @@ class Flow(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self.records.append(Record(call.name, self.layer, inputs, made, names, call.macs))
 
     def _written(self, view: Tensor, labels: Labels) -> None:
-        """What was written into a part of a constant is what the whole of it holds."""
+        """A constant that was written to in part takes the state of what was written."""
         base = view._base
         state: State | None = self._states.get(base) if base is not None else None
         if base is None or state is None or not any(map(is_free, state.labels)):
@@ -368,7 +368,7 @@ class Flow(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return tuple(labels)
 
     def _is_scripted(self, name: str) -> bool:
-        """A parameter of a scripted part has to stay: sizes are constants of its program."""
+        """Whether a parameter is one of a scripted module, whose sizes are constants."""
         if not isinstance(self.modules.get(owner(name)), ScriptModule):
             return False
         self.scripted.add(name)

@@ -1,4 +1,4 @@
-"""Sizes that the model's own code gives to a call, and what has to follow them."""
+"""Sizes that the model's own code passes to a call, and the attributes that must follow them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _FRESH = frozenset("zeros ones full empty rand randn".split())  # noqa: SIM905
 
 
 def seen(flow: Flow, func: Any, args: Sequence[Any], result: Any) -> Any:
-    """What a question for a shape answers, as numbers that remember their dimension."""
+    """The shape of a tensor as integers that remember their dimension."""
     name = getattr(func, "__name__", "")
     if name not in ("__get__", "size") or not args or not isinstance(args[0], Tensor):
         return result
@@ -44,7 +44,7 @@ def _size(flow: Flow, value: int, label: Indices | None) -> int:
 
 
 def shape_given(flow: Flow, ndim: int) -> list[Any]:
-    """The sizes that the model's code gave for `ndim` dimensions of a result; None without one."""
+    """The sizes that the code passed for `ndim` dimensions of a result; None if it passed none."""
     name, (args, kwargs) = flow.caller, flow.arguments
     nothing: list[Any] = [None] * ndim
     if name in _SHAPES or name in _NEW:
@@ -65,7 +65,7 @@ def _flat(sizes: Sequence[Any]) -> list[Any]:
 
 
 def meet(flow: Flow, given: Sequence[Any], labels: Labels) -> set[int]:
-    """Dimensions with these labels have sizes that were given: what follows what is noted.
+    """Relate dimensions with these labels to the sizes passed for them, and note the attributes.
 
     Returns the dimensions whose size has a known source.
     """
@@ -83,7 +83,7 @@ def meet(flow: Flow, given: Sequence[Any], labels: Labels) -> set[int]:
 
 
 def _is_of(flow: Flow, source: Source | int) -> bool:
-    """Whether a number is of this run; code may keep one of another."""
+    """Whether a number comes from this run; code may keep one from an earlier run."""
     if isinstance(source, Seen):
         return source.run is flow
     if isinstance(source, Held):
@@ -92,14 +92,14 @@ def _is_of(flow: Flow, source: Source | int) -> bool:
 
 
 def meet_norm(flow: Flow, args: Sequence[Any], kwargs: Mapping[str, Any], labels: Labels) -> None:
-    """The shape over which a norm goes is that of the last dimensions."""
+    """The normalized shape of a norm is that of the last dimensions."""
     given = kwargs.get("normalized_shape", args[1] if len(args) > 1 else ())
     if isinstance(given, (tuple, list)) and len(given) <= len(labels):
         meet(flow, given, labels[len(labels) - len(given) :])
 
 
 def cut_given(flow: Flow, edge: int) -> Source | None:
-    """The source of an edge at which the model's code slices; None for one written out."""
+    """The source of a slice bound; None for a literal."""
     index = flow.arguments[0][1] if flow.caller == "__getitem__" else ()
     for part in index if isinstance(index, tuple) else (index,):
         for end in (part.start, part.stop) if isinstance(part, slice) else ():
@@ -121,7 +121,7 @@ def parts_given(flow: Flow, count: int) -> list[Size] | None:
 
 
 def made(flow: Flow, given: Sequence[Any], shape: Sequence[int]) -> Labels:
-    """Labels of a constant: what was given a dimension's size, or fits what it meets."""
+    """Labels of a constant: dimensions whose passed size has a source; the others are free."""
     labels: list[Indices | None] = []
     for size, known in zip(shape, given, strict=True):
         if not isinstance(known, Size) or size < 2:
@@ -141,7 +141,7 @@ def settle(
     size: int,
     around: Mapping[Held, Indices | None],
 ) -> None:
-    """A dimension of that label gets its size from `source`."""
+    """Note that a dimension with that label gets its size from `source`."""
     if label is not None and not bool((label >= 0).any()):
         label = None
     if isinstance(source, Seen):
@@ -186,7 +186,7 @@ def _divided(
 def _multiplied(
     flow: Flow, source: Made, label: Indices, around: Mapping[Held, Indices | None]
 ) -> None:
-    """`left * right` is this dimension: one of the two follows its ids, the other stays."""
+    """`left * right` is this dimension: one factor follows its ids, the other is not prunable."""
     roots = flow.ids.find(label)
     for one, other, outer in (
         (source.left, source.right, True),

@@ -1,4 +1,4 @@
-"""Ids of channels, and which of them leave together: a vectorised union-find."""
+"""Channel ids and the classes that are pruned together: a vectorized union-find."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ AFFINE, OUT, IN = 0, 1, 2
 
 
 def free(size: int) -> Indices:
-    """The labels of a dimension that fits whatever it meets."""
+    """Labels of a dimension that may take any size (broadcast, constants)."""
     return np.full(size, FREE, dtype=np.int64)
 
 
 def is_free(label: Indices | None) -> bool:
-    """Whether a dimension fits whatever it meets."""
+    """Whether a dimension may take any size."""
     return label is not None and bool((label == FREE).all())
 
 
 class Ids:
-    """Ids with unions, blocks (an id that must stay, with the first reason) and roles."""
+    """Union-find of channel ids, with roles and with the reason why an id cannot be pruned."""
 
     def __init__(self) -> None:
         self._parent = np.arange(1024, dtype=np.int64)
@@ -40,7 +40,7 @@ class Ids:
         return self._size
 
     def fresh(self, count: int) -> Indices:
-        """`count` new ids, each alone."""
+        """`count` new ids, each in a class of its own."""
         start, self._size = self._size, self._size + count
         if self._size > len(self._parent):
             room = max(self._size, 2 * len(self._parent))
@@ -65,7 +65,7 @@ class Ids:
         return root
 
     def union(self, left: Indices, right: Indices) -> None:
-        """Position by position, the ids of both leave together; all of them are ids."""
+        """Unite the classes of both arrays position by position; all entries must be ids."""
         while True:
             a, b = self.find(left), self.find(right)
             differ = a != b
@@ -75,18 +75,18 @@ class Ids:
             np.minimum.at(self._parent, np.maximum(a, b), np.minimum(a, b))
 
     def block(self, ids: Indices | None, reason: str) -> None:
-        """These ids stay, and with them whatever is or will be united with them."""
+        """Mark these ids, and all that are or will be united with them, as not prunable."""
         if ids is not None and (held := ids[ids >= 0]).size:
             self._blocks.append((held, reason))
 
     def mark(self, ids: Indices | None, role: int) -> None:
-        """Give a role to ids that have none yet."""
+        """Set the role of ids that have none yet."""
         if ids is not None:
             held = ids[ids >= 0]
             self._role[held] = np.where(self._role[held] == AFFINE, role, self._role[held])
 
     def join(self, left: Indices | None, right: Indices | None, reason: str) -> Indices | None:
-        """Unite two dimensions of one size; an id that meets a fixed position stays."""
+        """Unite two dimensions of equal size; an id that meets a fixed position is not prunable."""
         if left is None or right is None or left is right:
             only = left if left is not None else right
             if (left is None) != (right is None):
@@ -105,8 +105,8 @@ class Ids:
     def tie_columns(self, table: Indices, reason: str) -> Indices:
         """Unite each column of a `(rows, columns)` table; returns one id a column.
 
-        A column with a fixed position in it stays, for `reason`; without an id it is `FIXED`, or
-        `FREE` where it is free throughout.
+        A column that contains a fixed position is not prunable, for `reason`; without an id it is
+        `FIXED`, or `FREE` where all of it is free.
         """
         has = table >= 0
         held = np.asarray(table[has.argmax(0), np.arange(table.shape[1])], dtype=np.int64)
@@ -116,11 +116,11 @@ class Ids:
         return np.where(fixed & (held == FREE), FIXED, held)
 
     def classes(self, ids: Indices) -> int:
-        """How many classes there are among `ids`."""
+        """Number of classes among `ids`."""
         return len(np.unique(self.find(ids)))
 
     def trial(self) -> Ids:
-        """A copy in which unions can be tried."""
+        """A copy for unions that may be discarded."""
         other = Ids.__new__(Ids)
         other._parent, other._role = self._parent.copy(), self._role
         other._size, other._blocks = self._size, list(self._blocks)
@@ -135,7 +135,7 @@ class Ids:
         return self._role[: self._size]
 
     def reasons(self) -> dict[int, str]:
-        """The first reason for every class that stays, by its representative."""
+        """The first reason of every class that is not prunable, by its representative."""
         found: dict[int, str] = {}
         for ids, reason in self._blocks:
             for root in np.unique(self.find(ids)).tolist():

@@ -1,4 +1,4 @@
-"""Rows by index: tables of words, picked positions, packed sequences, and movement by replay."""
+"""Indexing: embeddings, gathers, packed sequences, and data movement replayed on the ids."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from autoprune.graph.types import Indices
 
 
 def embedding(flow: Flow, call: Call) -> None:
-    """Columns of the table are channels; its rows are words and stay."""
+    """Columns of the table are channels; its rows are not prunable."""
     weight, indices = call["weight"], call["indices"]
     rows, columns = flow.labels(weight)
     flow.block(rows, "are the words of an embedding")
@@ -39,7 +39,7 @@ def embedding_bag(flow: Flow, call: Call) -> None:
 
 
 def packed(flow: Flow, call: Call) -> None:
-    """Sequences one after the other, without what pads them: features pass."""
+    """Packed sequences (no padding): features pass through."""
     call.labels = [(None, *flow.labels(call["input"])[2:]), (None,)]
     call.zero = flow.state(call["input"]).zero
 
@@ -51,7 +51,7 @@ def padded(flow: Flow, call: Call) -> None:
 
 
 def indexed(flow: Flow, call: Call) -> None:
-    """Indexing by tensors: indexed dimensions stay whole, the others are moved with the data."""
+    """Indexing by tensors: indexed dimensions are not prunable, the others move with the data."""
     source = call["self"]
     labels = list(flow.labels(source))
     if call.name.startswith("index_select") or call.name.startswith("gather"):
@@ -67,7 +67,7 @@ def indexed(flow: Flow, call: Call) -> None:
 
 
 def placed(flow: Flow, call: Call) -> None:
-    """Values put or added at some places of dimensions, which stay whole; the others meet."""
+    """Scatter and index_put: the indexed dimensions are not prunable; the others are united."""
     target = call["self"]
     values = next(v for v in (call["source"], call["src"], call["values"]) if v is not None)
     labels, held = list(flow.labels(target)), flow.labels(values)
@@ -88,7 +88,7 @@ def placed(flow: Flow, call: Call) -> None:
 
 
 def moved(flow: Flow, call: Call) -> None:
-    """Any other movement: the same operation is applied to the ids."""
+    """Any other data movement: the same operation is applied to the ids."""
     _replay(flow, call, flow.labels(call["self"]))
 
 

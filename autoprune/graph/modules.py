@@ -1,4 +1,4 @@
-"""Layers of torch whose sizes must agree although no operator says so."""
+"""Layers of torch whose sizes must agree though no operator shows it."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def cell(flow: Flow, path: str, layer: nn.RNNCellBase) -> None:
 
 
 def heads(flow: Flow, path: str, layer: nn.MultiheadAttention) -> None:
-    """The width of the queries is the number of heads times the width of a head."""
+    """The width of the queries is heads times the width of a head."""
     query = "in_proj_weight" if layer._qkv_same_embed_dim else "q_proj_weight"
     width = flow.owner_of(path, query, 1)
     inside = flow.owner_of(path, "out_proj.weight", 1)
@@ -65,7 +65,7 @@ LAYERS: tuple[tuple[type[nn.Module], Callable[[Flow, str, Any], None]], ...] = (
 
 
 def finish(flow: Flow, path: str, module: nn.Module) -> None:
-    """Say what is known of a layer that has run."""
+    """Apply what is known of a layer type after it has run."""
     for kind, rule in LAYERS:
         if isinstance(module, kind):
             rule(flow, path, module)

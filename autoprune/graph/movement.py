@@ -1,4 +1,4 @@
-"""Data movement: what is moved takes its ids along."""
+"""Data movement: ids move with the data."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from autoprune.graph.types import Indices
 
 
 def cat(flow: Flow, call: Call) -> None:
-    """Labels end to end; where a part has none its positions are fixed."""
+    """Concatenated labels; positions of an unlabeled part are fixed."""
     out, parts = call.outs[0], [t for t in call["tensors"] if t.dim() == call.outs[0].dim()]
     dim = (call["dim"] or 0) % out.dim()
     labels: list[Indices | None] = []
@@ -42,7 +42,7 @@ def cat(flow: Flow, call: Call) -> None:
 
 
 def stack(flow: Flow, call: Call) -> None:
-    """A new dimension; the others meet."""
+    """A new dimension; the others are united."""
     parts = call["tensors"]
     dim = call["dim"] % call.outs[0].dim()
     held = list(flow.labels(parts[0]))
@@ -54,7 +54,7 @@ def stack(flow: Flow, call: Call) -> None:
 
 
 def pad(flow: Flow, call: Call) -> None:
-    """New positions are fixed; cut ones (negative padding) are held by hand and stay."""
+    """New positions are fixed; positions cut by negative padding are not prunable."""
     source, labels = call["self"], list(flow.labels(call["self"]))
     for pair, (low, high) in enumerate(zip(call["pad"][::2], call["pad"][1::2], strict=True)):
         dim = source.dim() - 1 - pair
@@ -71,7 +71,7 @@ def pad(flow: Flow, call: Call) -> None:
 
 
 def slice_(flow: Flow, call: Call) -> None:
-    """What lies before a cut made at a fixed place stays, so that the cut stays where it was."""
+    """Positions before a literal bound are not prunable, so that the bound stays valid."""
     source = call["self"]
     dim = (call["dim"] or 0) % source.dim()
     labels, size = list(flow.labels(source)), source.shape[dim]
@@ -95,7 +95,7 @@ def slice_(flow: Flow, call: Call) -> None:
 
 
 def split(flow: Flow, call: Call) -> None:
-    """Equal parts: equal places of all parts leave together. Unequal parts are held by hand."""
+    """Equal parts: the same position of every part is pruned together. Others: `_unequal`."""
     source = call["self"]
     dim = (call["dim"] or 0) % source.dim()
     labels = list(flow.labels(source))
@@ -117,7 +117,7 @@ def split(flow: Flow, call: Call) -> None:
 
 
 def _unequal(flow: Flow, label: Indices, sizes: Sequence[int]) -> None:
-    """Parts whose sizes the code takes from attributes or shapes follow; others stay."""
+    """Parts whose sizes come from attributes or shapes follow; others are not prunable."""
     given = parts_given(flow, len(sizes))
     edges = np.cumsum([0, *sizes])
     if given is not None:
@@ -129,7 +129,7 @@ def _unequal(flow: Flow, label: Indices, sizes: Sequence[int]) -> None:
 
 
 def take_one(flow: Flow, call: Call) -> None:
-    """One position of a dimension (`x[:, 0]`, `unbind`): the dimension stays if it is used."""
+    """One position of a dimension (`x[:, 0]`, `unbind`): if used, the dimension is not prunable."""
     source = call["self"]
     dim = (call["dim"] or 0) % source.dim()
     labels = flow.labels(source)
@@ -145,7 +145,7 @@ def take_one(flow: Flow, call: Call) -> None:
 
 
 def roll(flow: Flow, call: Call) -> None:
-    """A shift along other dimensions passes; one along channels is held by hand."""
+    """A shift along other dimensions passes; along channels it makes them not prunable."""
     source = call["self"]
     labels = flow.labels(source)
     dims = call["dims"] or range(source.dim())
@@ -156,7 +156,7 @@ def roll(flow: Flow, call: Call) -> None:
 
 
 def repeat(flow: Flow, call: Call) -> None:
-    """Copies end to end."""
+    """Repeated labels."""
     source, counts = call["self"], call["repeats"]
     front = len(counts) - source.dim()
     labels: list[Indices | None] = [None] * front
@@ -167,7 +167,7 @@ def repeat(flow: Flow, call: Call) -> None:
 
 
 def patches(flow: Flow, call: Call) -> None:
-    """Each channel becomes several, one after the other (`unfold`, `pixel_unshuffle`)."""
+    """Each channel becomes several neighboring ones (`unfold`, `pixel_unshuffle`)."""
     source = call["self"]
     labels = flow.labels(source)
     wide = None if labels[-3] is None else np.repeat(labels[-3], _positions(call))
@@ -177,7 +177,7 @@ def patches(flow: Flow, call: Call) -> None:
 
 
 def folded(flow: Flow, call: Call) -> None:
-    """Several neighbouring channels become one (`fold`, `pixel_shuffle`): they leave together."""
+    """Neighboring channels become one (`fold`, `pixel_shuffle`): they are pruned together."""
     source, dims = call["self"], call["self"].dim()
     front = dims - 2 if call.name == "col2im" else dims - 3
     label = flow.labels(source)[front]
@@ -194,7 +194,7 @@ def _positions(call: Call) -> int:
 
 
 def _or_fixed(label: Indices | None, size: int) -> Indices:
-    """The ids of a part; one that has none (or fits anything) has a size held by hand."""
+    """The ids of a part; a part without ids has a literal size."""
     if label is None or is_free(label):
         return np.full(size, FIXED, dtype=np.int64)
     return label

@@ -1,4 +1,4 @@
-"""Normalisations: their affine and running tensors ride along with the channels."""
+"""Normalization layers: affine and running tensors follow the channels."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from autoprune.graph.types import Indices
 
 
 def batch_norm(flow: Flow, call: Call) -> None:
-    """One channel at a time: dimension 1 meets weight, bias and running statistics."""
+    """Per channel: dimension 1 is united with weight, bias and running statistics."""
     source = call["input"]
     labels = list(flow.labels(source))
     names: list[str] = []
@@ -32,7 +32,7 @@ def batch_norm(flow: Flow, call: Call) -> None:
 
 
 def layer_norm(flow: Flow, call: Call) -> None:
-    """The last dimensions together; the masked model has to normalise over what is kept."""
+    """Over the last dimensions; the masked model must normalize over the kept channels only."""
     source, weight, bias = call["input"], call["weight"], call["bias"]
     count = len(call["normalized_shape"])
     labels = list(flow.labels(source))
@@ -56,7 +56,7 @@ def layer_norm(flow: Flow, call: Call) -> None:
 
 
 def group_norm(flow: Flow, call: Call) -> None:
-    """Equal places of all groups leave together, so that the number of groups stays."""
+    """The same channel of every group is pruned together; the number of groups does not change."""
     source, weight, bias, groups = call["input"], call["weight"], call["bias"], call["group"]
     labels = list(flow.labels(source))
     label, channels = labels[1], source.shape[1]
@@ -81,7 +81,7 @@ def group_norm(flow: Flow, call: Call) -> None:
 
 
 def weight_norm(flow: Flow, call: Call) -> None:
-    """A direction times a length: both carry the ids of the dimension that is kept apart."""
+    """Direction times magnitude: both carry the ids of the dimension that is not reduced."""
     labels = list(flow.labels(call["v"]))
     lengths = flow.labels(call["g"])
     dim = call["dim"]

@@ -1,4 +1,4 @@
-"""The tensors in whatever a model returns."""
+"""The tensors in the output of a model."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ _CACHE = re.compile(r"cache|past_key_values|\bpast\b|\bmems\b|encoder_last_hidde
 
 
 def answers_in(result: Any) -> list[Tensor]:
-    """The tensors in `result` that must keep their shape: all but those of a cache.
+    """The tensors in `result` whose shape must not change: all but those of a cache.
 
     A cache (a key or attribute with `cache` or `past_key_values` in its name, the state of an
-    encoder beside a decoder's answer) is read by the same model in its next step, and may lose what
-    the model loses.
+    encoder beside a decoder's output) is read by the same model in its next step, and may be
+    pruned with the model.
 
     >>> answers_in({"logits": Tensor([3.0]), "cache": [Tensor([4.0])]})
     [tensor([3.])]
@@ -36,11 +36,10 @@ def answers_in(result: Any) -> list[Tensor]:
 
 
 def tensors_in(result: Any, without: re.Pattern[str] | None = None) -> list[Tensor]:
-    """Every tensor in `result`, in order; one that is held in two places comes twice.
+    """Every tensor in `result`, in order; a tensor that occurs twice is listed twice.
 
-    Containers, what is registered as a pytree, and the attributes (also in slots) of any other
-    object are looked into; an object that leads back to itself is looked into once. What is named
-    like `without` is left out.
+    Searched are containers, registered pytrees, and the attributes (also slots) of any other
+    object; cycles are followed once. Entries whose name matches `without` are skipped.
 
     >>> from types import SimpleNamespace
     >>> tensors_in([SimpleNamespace(score=Tensor([3.0])), {"x": (Tensor([4.0]), "name")}])

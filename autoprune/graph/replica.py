@@ -1,4 +1,4 @@
-"""Copies of a model to look at: the given one stays as it is, parameters included."""
+"""Copies of a model for inspection: the original is not changed, parameters included."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ _OF_ANY_MODULE = frozenset(vars(nn.Module())) - {"_parameters", "_buffers"}
 def replica(model: nn.Module, *, shared: bool = False) -> nn.Module:
     """A deep copy, also of a model that holds results of a forward pass.
 
-    Tensors with a history (activations that were kept, weights that a hook computes) are copied
-    without it; `copy.deepcopy` refuses them. With `shared` the parameters and buffers are those of
+    Non-leaf tensors (stored activations, weights computed by hooks) are copied detached;
+    `copy.deepcopy` refuses them. With `shared` the parameters and buffers are those of
     the model: for a copy whose modules change, and no values.
 
     >>> net = nn.Linear(2, 2)
@@ -43,7 +43,7 @@ def replica(model: nn.Module, *, shared: bool = False) -> nn.Module:
 
 
 def plain(model: nn.Module) -> nn.Module:
-    """The module behind `torch.compile`. Raises GraphError for one that has no Python left."""
+    """The module behind `torch.compile`. Raises GraphError for a ScriptModule."""
     if isinstance(model, torch.jit.ScriptModule):
         raise GraphError(
             f"a model must be an nn.Module in Python, got a {type(model).__name__} · give the "
@@ -58,7 +58,7 @@ def _is_compiled(module: nn.Module) -> bool:
 
 @contextmanager
 def eager(model: nn.Module) -> Iterator[None]:
-    """Compiled parts of the model run as Python."""
+    """Run compiled parts of the model eagerly."""
     compiled = any(
         _is_compiled(module) or getattr(module, "_compiled_call_impl", None) is not None
         for module in model.modules()
@@ -71,6 +71,6 @@ def eager(model: nn.Module) -> Iterator[None]:
 
 
 def plain_tensor(tensor: Tensor) -> Tensor:
-    """The data of a tensor without its history and without the methods of a subclass."""
+    """The detached data of a tensor as a plain `torch.Tensor`."""
     found = tensor.detach()
     return found if type(found) is Tensor else found.as_subclass(Tensor)

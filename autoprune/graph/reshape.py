@@ -1,4 +1,4 @@
-"""How labels pass through a change of shape, and through any other pure movement of data."""
+"""Labels through a reshape and through any other data movement."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Choose = Callable[[Indices, Sequence[int]], int]
 """Given the ids of a dimension and the sizes it is split into: which of those parts carries ids."""
 
 Rank = Callable[[Indices], int]
-"""Given the ids of a dimension: how much it matters that they can leave."""
+"""Ids of a dimension → its priority to stay prunable."""
 
 _MERGED = "two channel dimensions are merged into one"
 
@@ -53,11 +53,10 @@ def reshape(
     choose: Choose,
     rank: Rank = len,
 ) -> Labels:
-    """Labels of a tensor of shape `before` seen as shape `after`.
+    """Labels of a tensor of shape `before` viewed as shape `after`.
 
-    Where a labelled dimension is split, each id has to keep a rectangle: the ids are tied so that
-    one of the parts (`choose`) carries them. Where labelled dimensions are merged, the one of the
-    highest `rank` keeps its ids.
+    Where a labeled dimension is split, the ids are tied so that one of the parts (`choose`)
+    carries them. Where labeled dimensions are merged, the one of highest `rank` keeps its ids.
     """
     result: list[Indices | None] = [None] * len(after)
     for source, target in blocks(before, after):
@@ -110,7 +109,7 @@ def line(table: Indices, place: int) -> Indices:
 
 
 def carrier(ids: Ids, table: Indices) -> int | None:
-    """The dimension along which alone the classes in `table` vary; None when there is none."""
+    """The only dimension along which the classes in `table` vary; None if there is none."""
     roots = ids.find(table.ravel()).reshape(table.shape)
     for place in reversed(range(table.ndim)):
         if table.shape[place] > 1:
@@ -121,15 +120,15 @@ def carrier(ids: Ids, table: Indices) -> int | None:
 
 
 def tie(ids: Ids, table: Indices, place: int) -> Indices:
-    """Unite all that share a position along `place`, so that this dimension carries the ids."""
+    """Unite ids that share a position along `place`, so that this dimension carries the ids."""
     columns = np.moveaxis(table, place, 0).reshape(table.shape[place], -1).T
     return ids.tie_columns(np.ascontiguousarray(columns), "meets a fixed position in a view")
 
 
 def settle(ids: Ids, table: Indices) -> tuple[int, Indices] | None:
-    """The dimension that carries the ids of an arbitrary arrangement, uniting as few as possible.
+    """The dimension that carries the ids of an arbitrary arrangement with the fewest unions.
 
-    None when nothing in it has an id.
+    None if there are no ids in it.
     """
     if not table.size or table.max() < 0:
         return None

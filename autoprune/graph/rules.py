@@ -1,4 +1,4 @@
-"""The visible table operator → how ids pass through it."""
+"""The table of operators: how channel ids pass through each."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from autoprune.graph.types import Indices
 
 
 def pointwise(flow: Flow, call: Call) -> None:
-    """Ids that meet at one position are united; an operand of size 1 couples nothing."""
+    """Unite ids that meet at a position; an operand of size 1 couples nothing."""
     for out in call.outs:
         labels: list[Indices | None] = [None] * out.dim()
         for dim in range(out.dim()):
@@ -34,7 +34,7 @@ def pointwise(flow: Flow, call: Call) -> None:
 
 
 def alike(flow: Flow, call: Call) -> None:
-    """Results that are laid out like the first argument (dropout, random fills, `zeros_like`)."""
+    """Results with the layout of the first argument (dropout, random fills, `zeros_like`)."""
     labels = flow.labels(call.tensors[0])
     call.labels = [labels if out.shape == call.tensors[0].shape else () for out in call.outs]
     call.labels = [
@@ -45,13 +45,13 @@ def alike(flow: Flow, call: Call) -> None:
 
 
 def constant(flow: Flow, call: Call) -> None:
-    """One value everywhere: it fits whatever it meets."""
+    """One value everywhere: its dimensions are free."""
     call.labels = [made(flow, shape_given(flow, out.dim()), out.shape) for out in call.outs]
     call.zero = "zeros" in call.name
 
 
 def numbers(flow: Flow, call: Call) -> None:
-    """Values that depend on the place: fixed everywhere."""
+    """Values that depend on the position: fixed dimensions."""
     call.labels = [(None,) * out.dim() for out in call.outs]
 
 
@@ -72,7 +72,7 @@ def leading(spatial: int) -> Rule:
 
 
 def reduction(flow: Flow, call: Call) -> None:
-    """Other dimensions keep their ids; over channels only a sum of zeros stays what it was."""
+    """Other dimensions keep their ids; over channels only sums of zeros survive pruning."""
     source = call.tensors[0]
     state = flow.state(source)
     gone = reduced(call, source.dim())
@@ -95,7 +95,7 @@ def reduction(flow: Flow, call: Call) -> None:
 
 
 def along(flow: Flow, call: Call) -> None:
-    """Softmax, sorting, running sums: the dimension they work along stays whole."""
+    """Softmax, sorting, cumulative sums: the dimension they work along is not prunable."""
     source = call.tensors[0]
     labels = flow.labels(source)
     dim = call["dim"] if call["dim"] is not None else -1
@@ -106,7 +106,7 @@ def along(flow: Flow, call: Call) -> None:
 
 
 def glu(flow: Flow, call: Call) -> None:
-    """Two halves of a dimension meet."""
+    """The two halves of a dimension are united."""
     labels = list(flow.labels(call["self"]))
     held = labels[call["dim"]]
     if held is not None:
@@ -117,7 +117,7 @@ def glu(flow: Flow, call: Call) -> None:
 
 
 def unknown(flow: Flow, call: Call) -> None:
-    """Whatever enters stays, and the operator's name is the reason."""
+    """All inputs are not prunable; the operator's name is the reason."""
     for tensor in call.tensors:
         for label in flow.labels(tensor):
             flow.block(label, f"{call.name} is not understood")
@@ -127,8 +127,8 @@ def unknown(flow: Flow, call: Call) -> None:
 def keeps_zero(flow: Flow, call: Call) -> bool:
     """Whether the result is zero wherever the arguments known to be zero are.
 
-    The operator is asked: it runs once on a single number for each operand, 0 where the operand
-    is known to be zero.
+    The operator runs once on one number for each operand, 0 where the operand is known to be
+    zero.
     """
     states = [flow.state(tensor) for tensor in call.tensors]
     if not any(state.zero for state in states):
@@ -168,7 +168,7 @@ def _probe(call: Call, zeros: Any) -> bool:
 
 
 def reduced(call: Call, ndim: int) -> set[int]:
-    """The dimensions over which a reduction goes."""
+    """The reduced dimensions."""
     dims = call["dim"]
     if dims is None or (isinstance(dims, Sequence) and not dims):
         return set(range(ndim))
@@ -270,7 +270,7 @@ class Rules:
 
     @staticmethod
     def rule_for(func: Any) -> Rule | None:
-        """The rule of an operator; None where nothing is known of it."""
+        """The rule of an operator, None for an unknown one."""
         name = str(func._schema.name).removeprefix("aten::")
         rule = BY_NAME.get(name) or BY_NAME.get(name.removesuffix("_"))
         if rule is not None and not _binary_extreme(name, func):

@@ -1,8 +1,8 @@
-"""Numbers that remember where they come from: a dimension that was asked for, or an attribute.
+"""Integers that remember their source: a dimension of a tensor, or an attribute of a module.
 
 While a model is traced, `x.shape` gives such numbers for dimensions that carry ids, and the
-integers that its modules hold are such numbers too. Where one of them, or what arithmetic makes of
-it, becomes the size of a dimension, it is known what has to follow when channels leave.
+integers that its modules hold are such numbers too. Where one of them, or a result of arithmetic
+with it, becomes the size of a dimension, the source is what must change when channels are pruned.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Seen:
 
 @dataclass(frozen=True, eq=False)
 class Made:
-    """What an operator (`*` or `//`) made of two numbers."""
+    """The result of an operator (`*` or `//`) on two numbers."""
 
     operator: str
     left: Source | int
@@ -120,7 +120,7 @@ def _source(value: int) -> Source | int:
 
 
 def mark(model: nn.Module) -> None:
-    """Let the integers that the modules of `model` hold remember where they are held.
+    """Replace the integers that the modules of `model` hold by ones that remember where.
 
     Also those in tuples, lists, and in objects and mappings without tensors (a configuration).
     """
@@ -149,7 +149,7 @@ def _marked(value: Any, held: Held, known: set[int]) -> Any:
 
 
 def holds(module: nn.Module | None, held: Held) -> bool:
-    """Whether a module holds this very number (one may be left over from another model)."""
+    """Whether a module holds this number (it may be left over from another model)."""
     value: Any = vars(module).get(held.name) if module is not None else None
     for key in held.keys:
         if isinstance(value, (tuple, list)):
@@ -164,7 +164,7 @@ def _inside(held: Held, key: str | int) -> Held:
 
 
 def entries_of(value: Any, known: set[int]) -> Iterator[tuple[str, Any, MutableMapping[str, Any]]]:
-    """What a configuration holds, each with the mapping that holds it; nothing for other values."""
+    """The entries of a configuration, each with its mapping; none for other values."""
     if id(value) in known:
         return
     entries = value if type(value) is dict else getattr(value, "__dict__", None)

@@ -1,9 +1,9 @@
-"""Means and variances over channels: those of a normalisation pass, any other use keeps them whole.
+"""Means and variances over channels: normalization is prunable, any other use of them is not.
 
-A mean over channels changes when channels leave. Where it only centres or scales what it is
-subtracted from or divides, that is what a normalisation wants: the smaller model takes it over what
-is kept. Where it is used as a value of its own, the channels stay. So they do where one of them is
-picked and used: code may pick one only to ask for the shape of the rest.
+A mean over channels changes when channels are pruned. Where it only centers or scales the tensor it
+was taken from, as a normalization does, the smaller model takes it over the kept channels. Where it
+is used as a value, or one of the channels is selected and used, the channels are not prunable (code
+may select one only for the shape of the rest).
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ _SAME = frozenset(
     transpose permute t sqrt pow square abs neg clamp clamp_min clamp_max maximum minimum add sub
     rsub mul div rsqrt reciprocal""".split()  # noqa: SIM905
 )
-"""What leaves a statistic a statistic, alone or with numbers and other statistics."""
+"""Operators that keep a statistic one, alone or with numbers and other statistics."""
 
 
 def follow(flow: Flow, call: Call) -> None:
-    """Carry the statistics that enter a call to its result, or keep their channels whole."""
+    """Pass the statistics that enter a call to its result, or mark their channels not prunable."""
     before = [flow.state(tensor) for tensor in call.tensors]
     held = [state.statistic for state in before if state.statistic is not None]
     if not held:
@@ -48,7 +48,7 @@ def follow(flow: Flow, call: Call) -> None:
 
 
 def refuse(flow: Flow, statistics: Sequence[Statistic | None]) -> None:
-    """Keep the channels whole that these were taken over."""
+    """Mark the channels of these statistics as not prunable."""
     for one in statistics:
         for label in one.labels if one is not None else ():
             flow.refuse_parts(label)

@@ -1,4 +1,4 @@
-"""`trace`: one run of the model, ids beside its tensors, and the graph that comes of it."""
+"""`trace`: runs the model once with channel ids beside its tensors and makes the pruning graph."""
 
 from __future__ import annotations
 
@@ -50,9 +50,9 @@ def trace(
 
     `example_inputs` is a tensor, a tuple or list of positional arguments, or a mapping of keyword
     arguments. The outputs of `ignored_layers` (module paths; a container stands for all layers in
-    it) stay whole, also those of layers that only pass channels on (a norm, an activation).
+    it) are not prunable, also those of layers that only pass channels on (norms, activations).
     `num_heads` maps an attention layer to its number of heads where that cannot be seen. The
-    model's mode, buffers, hooks and the random state are left as they were. Layers that only run in
+    model's mode, buffers, hooks and the random state are restored. Layers that only run in
     training mode are followed in a second run; those that neither run reaches are among the frozen.
 
     Raises GraphError when the model cannot run on these inputs or a name is unknown.
@@ -101,7 +101,7 @@ def _with_unreached(graph: PruningGraph, unreached: Sequence[Frozen]) -> Pruning
 @functools.cache  # once, however often a model is traced
 def _warn(layers: str) -> None:
     _log.warning(
-        "the example input does not reach %s · they stay whole, though what feeds them may be "
+        "the example input does not reach %s · they are not pruned, though what feeds them may be "
         "pruned: give an example that reaches them, or name in ignored_layers what comes before",
         layers,
     )
@@ -123,10 +123,10 @@ def as_call(example_inputs: Inputs) -> tuple[tuple[Any, ...], dict[str, Any]]:
 
 @contextmanager
 def untouched(model: nn.Module) -> Iterator[None]:
-    """Gives modes, buffers and the random state back as they were, whatever happens inside.
+    """Restore modes, buffers and the random state, also after an error.
 
-    A module whose buffers were replaced also gets its other attributes back, as one of them may
-    tell what the new buffers are for (a table that grew, and its length).
+    Where buffers of a module were replaced, its other attributes are restored too, since one of
+    them may describe the new buffers (a table that grew, and its length).
     """
     modes = [(module, module.training) for module in model.modules()]
     before = [
@@ -157,7 +157,7 @@ def untouched(model: nn.Module) -> Iterator[None]:
 
 
 def set_training(model: nn.Module) -> None:
-    """Training mode, in which a single example can pass: without statistics of a batch, dropout."""
+    """Training mode for a single example: without batch statistics and dropout."""
     model.train()
     for module in model.modules():
         if isinstance(module, _STILL):
@@ -196,7 +196,7 @@ def _follow(flow: Flow, model: nn.Module, example_inputs: Inputs) -> tuple[list[
 
 @contextmanager
 def without_mkldnn() -> Iterator[None]:
-    """Its layer for LSTMs would hide their parts; nothing else is dispatched differently.
+    """Without oneDNN's fused LSTM layer, which hides its operations; nothing else changes.
 
     `torch.backends.mkldnn.flags` would also set the precision, with a warning.
     """
@@ -229,7 +229,7 @@ def _close(flow: Flow, result: Any) -> list[Tensor]:
 
 
 def _unreached(flow: Flow, model: nn.Module) -> list[Frozen]:
-    """Layers, or single parameters of a layer that was reached, which no call has read."""
+    """Layers that no call has read, and unread parameters of layers that were reached."""
     touched = {name for name, _ in flow.owned} | flow.scripted
     reached = {owner(name) for name in touched} | {""}
     found: dict[str, Frozen] = {}

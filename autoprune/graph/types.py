@@ -1,4 +1,5 @@
-"""What a trace says about a model: groups of units that leave together, and every size in them."""
+"""The result of a trace: groups of units that are pruned together, and all sizes as functions of
+them."""
 
 from __future__ import annotations
 
@@ -22,11 +23,11 @@ Structure = Any  # a pytree: what a module returned, without its tensors
 
 @dataclass(frozen=True, eq=False)
 class Slice:
-    """What one tensor gives up: along `dim`, unit u of the group owns `indices[u]`.
+    """The part of a tensor that belongs to a group: unit u owns `indices[u]` along `dim`.
 
     `tensor` is a `state_dict` key; `indices` has the shape (units, k). `role` is `out` where the
     channel is produced (weight rows and their bias), `in` where it is consumed (the contracted
-    dimension of a weight), `affine` for everything that only rides along (norms, scales, buffers).
+    dimension of a weight), `affine` for per-channel tensors (norms, scales, buffers).
     """
 
     tensor: str
@@ -37,7 +38,7 @@ class Slice:
 
 @dataclass(frozen=True, eq=False)
 class Group:
-    """Units of one signature; each unit is a set of slices that can only leave together."""
+    """Prunable units of one kind; each unit is a set of slices that are removed together."""
 
     name: str
     kind: Kind
@@ -47,7 +48,7 @@ class Group:
 
 @dataclass(frozen=True)
 class Frozen:
-    """`size` output channels of the layer `name` that stay whole, and why."""
+    """`size` output channels of the layer `name` that are not prunable, and why."""
 
     name: str
     size: int
@@ -56,7 +57,7 @@ class Frozen:
 
 @dataclass(frozen=True)
 class Dim:
-    """A size that is linear in what is kept: `fixed + sum(per_unit[g] * kept[g])`.
+    """A size that is linear in the widths: `fixed + sum(per_unit[g] * kept[g])`.
 
     >>> Dim(8, {"conv1": 2}).size({"conv1": 3})
     14
@@ -70,7 +71,7 @@ class Dim:
         return hash((self.fixed, tuple(sorted(self.per_unit.items()))))
 
     def size(self, kept: Mapping[str, int]) -> int:
-        """The size with `kept[g]` units left; every group in `per_unit` must be in `kept`."""
+        """The size with `kept[g]` units; every group in `per_unit` must be in `kept`."""
         return self.fixed + sum(n * kept[group] for group, n in self.per_unit.items())
 
     def freeze(self, sizes: Mapping[str, int]) -> Dim:
@@ -127,12 +128,12 @@ class Attribute:
 
 @dataclass(frozen=True, eq=False)
 class Block:
-    """The branch of a residual addition: dropped, what is left of `x + f(x)` is `x`.
+    """The branch `f` of a residual addition `x + f(x)`; without it `x` remains.
 
     `addition` and `calls` (with it) index `PruningGraph.ops`; `left` is the tensor that remains of
-    the sum. `modules` are the outermost modules that belong to the branch as a whole, with the
-    structure of what each returns; `tensors` the parameters and buffers that go with it, of which
-    `loose` are held by modules that stay.
+    the sum. `modules` are the outermost modules entirely within the branch, with the structure of
+    what each returns; `tensors` its parameters and buffers, of which `loose` are held by modules
+    outside of it.
     """
 
     name: str
@@ -146,12 +147,12 @@ class Block:
 
     @property
     def column(self) -> str:
-        """What it is called beside groups: it has one unit, or none."""
+        """Its name among the groups, as one with a single unit."""
         return f"{BLOCK}{self.name}"
 
     @property
     def presence(self) -> Dim:
-        """1 where the block is there, 0 where it was dropped."""
+        """1 with the block, 0 without."""
         return Dim(0, {self.column: 1})
 
     def called(self, name: str) -> Block:
@@ -166,7 +167,7 @@ class Block:
 
 @dataclass(frozen=True, eq=False)
 class PruningGraph:
-    """The groups of a model, what stays whole, and the sizes of everything as functions of kept."""
+    """The groups of a model, what is not prunable, and all sizes as functions of the widths."""
 
     groups: tuple[Group, ...]
     frozen: tuple[Frozen, ...]
@@ -192,11 +193,11 @@ class PruningGraph:
         return {group.name: group.size for group in self.groups}
 
     def columns(self) -> dict[str, int]:
-        """What can be less: units of each group, and 1 for each block by its `column`."""
+        """All that can be pruned: units of each group, and 1 for each block under its `column`."""
         return {**self.sizes(), **{block.column: 1 for block in self.blocks}}
 
     def counts(self, architecture: Architecture) -> dict[str, int]:
-        """How much of each of `columns` an architecture has.
+        """The value of each of `columns` in an architecture.
 
         Raises GraphError for a group or block that does not exist, or a width above its size.
         """
@@ -227,7 +228,7 @@ class PruningGraph:
         return _named(self.blocks, name, "block")
 
     def lost(self, dropped: Iterable[str]) -> frozenset[str]:
-        """The groups of which nothing is left without these blocks."""
+        """The groups that lie entirely within these blocks."""
         gone = {tensor for name in dropped for tensor in self.block(name).tensors}
         return frozenset(
             group.name
@@ -236,7 +237,7 @@ class PruningGraph:
         )
 
     def without(self, dropped: Iterable[str]) -> PruningGraph:
-        """The graph of the model that has lost these blocks."""
+        """The graph of the model without these blocks."""
         blocks = [self.block(name) for name in dropped]
         if not blocks:
             return self
@@ -266,7 +267,7 @@ class PruningGraph:
         )
 
     def _read_around(self, call: int, blocks: Sequence[Block]) -> Op:
-        """A call that reads what is left of a sum where it read the sum; the last block first."""
+        """The call with the remaining operand in place of the sum; the last block first."""
         op = self.ops[call]
         inputs = op.inputs
         for block in blocks:
@@ -276,7 +277,7 @@ class PruningGraph:
         return op if inputs is op.inputs else replace(op, inputs=inputs)
 
     def checked(self, keep: Mapping[str, Sequence[int]]) -> dict[str, Indices]:
-        """`keep` as ascending arrays for every group; groups that are not named stay whole.
+        """`keep` as ascending arrays for every group; groups that are not named keep all units.
 
         Raises GraphError for an unknown group, an index out of range, or a group left empty.
         """
@@ -295,7 +296,7 @@ class PruningGraph:
         return result
 
     def removed(self, keep: Mapping[str, Sequence[int]]) -> dict[tuple[str, int], Indices]:
-        """The indices that leave as {(tensor, dim): ascending indices}; nothing empty is listed."""
+        """The removed indices as {(tensor, dim): ascending indices}, without empty entries."""
         gone: dict[tuple[str, int], list[Indices]] = {}
         for name, kept in self.checked(keep).items():
             group = self.group(name)
@@ -324,7 +325,7 @@ class PruningGraph:
         return replace(self, groups=tuple(shrunk(group) for group in self.groups))
 
     def freeze(self, reasons: Mapping[str, str]) -> PruningGraph:
-        """The same graph with the named groups left whole for the given reasons."""
+        """The same graph with the named groups not prunable, for the given reasons."""
         sizes = {name: self.group(name).size for name in reasons}
 
         def fixed(dims: tuple[Dim, ...]) -> tuple[Dim, ...]:
@@ -356,7 +357,7 @@ _Named = TypeVar("_Named", bound=_HasName)
 
 
 def _named(items: Sequence[_Named], name: str, what: str) -> _Named:
-    """The one of that name; GraphError with the nearest where there is none."""
+    """The item of that name. Raises GraphError with the nearest name where there is none."""
     for item in items:
         if item.name == name:
             return item

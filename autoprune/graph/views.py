@@ -1,4 +1,4 @@
-"""The same elements under another shape: reshapes, transposes, dimensions of size 1."""
+"""Views: reshapes, transposes, dimensions of size 1."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from autoprune.graph.given import made, meet, shape_given
 
 
 def view(flow: Flow, call: Call) -> None:
-    """Reshapes of every kind; a view as another type that keeps the shape passes as it is."""
+    """Reshapes of every kind; a view as another dtype of the same shape passes."""
     source, out = call["self"], call.outs[0]
     labels = flow.labels(source)
     if source.shape != out.shape:
@@ -23,7 +23,7 @@ def view(flow: Flow, call: Call) -> None:
 
 
 def strided(flow: Flow, call: Call) -> None:
-    """Other strides for the same shape pass; everything else made of raw strides does not."""
+    """Other strides of the same shape pass; any other use of raw strides does not."""
     source = call["self"]
     labels = flow.labels(source)
     if tuple(call["size"]) != tuple(source.shape):
@@ -35,7 +35,7 @@ def strided(flow: Flow, call: Call) -> None:
 
 
 def permute(flow: Flow, call: Call) -> None:
-    """Dimensions in another order."""
+    """Reordered dimensions."""
     source = call["self"]
     labels = flow.labels(source)
     order = list(range(source.dim()))
@@ -59,7 +59,7 @@ def unsqueeze(flow: Flow, call: Call) -> None:
 
 
 def squeeze(flow: Flow, call: Call) -> None:
-    """Dimensions of size 1 go."""
+    """Dimensions of size 1 are removed."""
     source = call["self"]
     given = call["dim"]
     dims = (
@@ -71,7 +71,7 @@ def squeeze(flow: Flow, call: Call) -> None:
 
 
 def expand(flow: Flow, call: Call) -> None:
-    """Dimensions of size 1 are repeated; new ones come in front."""
+    """Dimensions of size 1 are repeated; new ones are added in front."""
     source, out = call["self"], call.outs[0]
     labels = flow.labels(source)
     front = out.dim() - source.dim()
