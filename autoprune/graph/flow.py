@@ -301,7 +301,7 @@ class Flow(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return func(*args, **kwargs)
 
     def _apply(self, rule: Rule, call: Call) -> None:
-        """Apply a rule; where it fails, its inputs are not prunable and the failure is the reason."""
+        """Apply a rule; where it fails, its inputs are not prunable, for that failure."""
         try:
             rule(self, call)
         except Exception as error:  # noqa: BLE001  whatever it is, it must not end the trace
