@@ -21,9 +21,10 @@ class LatencyFeatures:
 
     Shared ones sum over the model, by kind of contraction: the multiply-accumulates, the same with
     channels rounded up to blocks of 8 and 32, the bytes in and out, the elements of the weights,
-    and work and traffic where the channels in or out are no multiple of 4 or 8; then the bytes
-    that all other operators move, and a constant. Own ones are the same per contraction. Those
-    that no candidate changes are left out, the constant stands for them. All are non-negative.
+    work and traffic where the channels in or out are no multiple of 4 or 8, and the number of
+    calls, which falls where blocks are dropped; then the bytes that all other operators move and
+    the number of their calls, and a constant. Own ones are the same per contraction. Those that no
+    candidate changes are left out, the constant stands for them. All are non-negative.
     """
 
     def __init__(
@@ -38,6 +39,7 @@ class LatencyFeatures:
         own = ["macs", "bytes in", "bytes out", "weights"]
         own += [f"macs in blocks of {block}" for block in blocks]
         own += [f"{what} off {step}" for step in steps for what in _OFF]
+        own += ["calls"]
         self.columns = graph.columns()
         self._sizes = Sizes(self.columns)
         present = graph.present()
@@ -118,6 +120,7 @@ class LatencyFeatures:
         for step in self._steps:
             off_in, off_out = into % step != 0, out_of % step != 0
             own += [macs * off_in, macs * off_out, (inward + outward) * (off_in | off_out)]
+        own += [np.ones_like(macs)]
         return np.stack(own, axis=1) * self._heavy_there.of(sizes)[:, None, :]
 
     def _raw(self, counts: NDArray[np.int64]) -> Floats:
@@ -125,9 +128,11 @@ class LatencyFeatures:
         n = len(counts)
         by_kind = [own[:, :, members].sum(axis=2) for _, members in self._kinds]
         sizes = self._sizes.of(counts)
-        moved = (self._tensors.of(sizes) @ self._rest.T) * self._moving_there.of(sizes)
-        rest = moved.sum(axis=1, keepdims=True)
-        return np.concatenate([own.reshape(n, -1), *by_kind, rest, np.ones((n, 1))], axis=1)
+        there = self._moving_there.of(sizes)
+        moved = ((self._tensors.of(sizes) @ self._rest.T) * there).sum(axis=1, keepdims=True)
+        calls = there.sum(axis=1, keepdims=True)
+        rest = [moved, calls, np.ones((n, 1))]
+        return np.concatenate([own.reshape(n, -1), *by_kind, *rest], axis=1)
 
 
 def _labels(heavy: list[Op]) -> list[str]:
@@ -144,7 +149,7 @@ def _labels(heavy: list[Op]) -> list[str]:
 def _names(labels: list[str], kinds: list[str], own: list[str]) -> list[str]:
     alone = [f"{label}: {what}" for what in own for label in labels]
     shared = [f"all {kind}: {what}" for kind in kinds for what in own]
-    return [*alone, *shared, "all other: bytes", "all constant"]
+    return [*alone, *shared, "all other: bytes", "all other: calls", "all constant"]
 
 
 def _kinds(heavy: list[Op], own: Floats) -> list[tuple[str, NDArray[np.int64]]]:

@@ -71,7 +71,7 @@ def test_the_parts_of_the_layers_are_the_prediction_less_the_rest(
     assert all(value >= 0.0 for value in parts.values())
     features = predictor.features
     row, names = features.of(features.row(counts))[0], np.array(features.names)
-    rest = np.isin(names, ["all other: bytes", "all constant"])
+    rest = np.isin(names, ["all other: bytes", "all other: calls", "all constant"])
     share = float(row[rest] @ predictor.coefficients[rest]) / float(row @ predictor.coefficients)
     assert sum(parts.values()) == pytest.approx(predictor.predict(counts) * (1.0 - share))
 

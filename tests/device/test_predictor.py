@@ -8,14 +8,17 @@ import json
 
 import numpy as np
 import pytest
+import torch
+from torch import nn
 
+from autoprune.architecture import Architecture
 from autoprune.budget import Device
 from autoprune.device import fitting
 from autoprune.device.features import LatencyFeatures
 from autoprune.device.predictor import LatencyPredictor
 from autoprune.device.sampling import Sample, random_architectures
 from autoprune.errors import DeviceError
-from autoprune.graph import Dim, Group, Op, PruningGraph, TensorInfo
+from autoprune.graph import Dim, Group, Op, PruningGraph, TensorInfo, trace
 
 DEVICE = Device("a machine", "torch", batch=2)
 
@@ -124,7 +127,7 @@ def test_profile_of_another_model_is_refused_with_what_differs(other, message):
     ).to_dict()
     with pytest.raises(DeviceError, match=message):
         LatencyPredictor.from_dict(data, chain(other))
-    with pytest.raises(DeviceError, match="must have format 5, got 7"):
+    with pytest.raises(DeviceError, match="must have format 6, got 7"):
         LatencyPredictor.from_dict({**data, "format": 7}, graph)
 
 
@@ -181,6 +184,42 @@ def test_kernels_that_dislike_odd_widths_are_learned():
     assert fitted.predict({"layer0": 63}) > 1.1 * whole
     assert fitted.predict({"layer0": 60}) < whole
     assert fitted.error < 0.02
+
+
+class _Stack(nn.Module):
+    """Six residual blocks."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.head = nn.Linear(8, 128), nn.Linear(128, 4)
+        self.blocks = nn.ModuleList(
+            nn.Sequential(nn.Linear(128, 96), nn.ReLU(), nn.Linear(96, 128)) for _ in range(6)
+        )
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.stem(x)
+        for block in self.blocks:
+            x = x + block(x)
+        return self.head(x)
+
+
+def test_the_overhead_of_each_call_goes_with_a_dropped_block() -> None:
+    """Latency that is the number of operations alone, as for small layers in eager mode."""
+    graph = trace(_Stack().eval(), torch.zeros(1, 8))
+
+    def law(counts) -> float:
+        return 3.0 + 4.0 * sum(counts[block.column] for block in graph.blocks)
+
+    drawn = random_architectures(graph, 60, seed=0)
+    dense = law(graph.columns())
+    samples = [
+        Sample(counts, law(counts) / dense, law(counts) / dense)
+        for counts in (graph.counts(each) for each in drawn)
+    ]
+    fitted = LatencyPredictor.from_samples(graph, samples, device=DEVICE, dense_ms=1.0)
+    assert fitted.error < 0.01
+    gone = graph.counts(Architecture(dropped=[block.name for block in graph.blocks[:3]]))
+    assert fitted.predict(gone) == pytest.approx(law(gone) / dense, rel=0.02)
 
 
 def test_farthest_rows_are_where_nothing_is_known_yet():

@@ -1,0 +1,126 @@
+"""Accuracy at equal cost after full training: what allocation, blocks and int8 each add.
+
+    AUTOPRUNE_DATA=... python -m scripts.benchmarks.equal_cost resnet8 --cost weight_bytes
+
+Each method chooses one architecture at a share of the dense float32 model's cost (latency in ONNX
+Runtime on one thread, or bytes of the weights). Everything else is equal: the importance of units,
+the repair, the recipe and its length, and the learning rates, of which each method keeps the one
+that is best on validation. int8 models simulate int8 in the last fifth of the training, and their
+accuracy is that of the quantized file in ONNX Runtime. Latency and file size are measured on what
+was trained. The test split is read once for each method and seed. Rows that are there are kept;
+`results/equal_cost/rows.csv`, table `README.md`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from autoprune.architecture import INT8, Architecture
+from autoprune.cost.latency import measure_together
+from autoprune.quantization import compared, twin_of
+from autoprune.store import QuantizationSettings
+from autoprune.training.recovery import RecoveryRun
+from scripts.benchmarks import harness
+from scripts.benchmarks.equal_cost.bench import METHODS, TASKS, Bench
+from scripts.benchmarks.equal_cost.table import KEY, OUT, write_page
+from scripts.benchmarks.harness import Rows
+
+
+def main() -> None:
+    parser = harness.parser(__doc__)
+    parser.add_argument("task", choices=TASKS)
+    parser.add_argument("--cost", choices=["latency_ms", "weight_bytes"], default="latency_ms")
+    parser.add_argument("--shares", nargs="+", type=float, default=[0.25, 0.12])
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
+    parser.add_argument("--epochs", type=float, default=10.0)
+    parser.add_argument("--rates", nargs="+", type=float, default=[0.02, 0.05])
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    given = parser.parse_args()
+    rows, where = Rows(OUT / "rows.csv", KEY), harness.circumstances()
+    bench = Bench(given.task, given.cost)
+    for seed in given.seeds:
+        for share in given.shares:
+            for method in given.methods:
+                key = {
+                    **{"task": given.task, "cost": given.cost, "share": share, "method": method},
+                    **{"epochs": given.epochs, "seed": seed},
+                }
+                if len(rows.find(**key)):
+                    continue
+                architecture = bench.architecture(method, share)
+                found = {
+                    **key,
+                    **described(bench, architecture),
+                    **trained(bench, architecture, given.epochs, given.rates, seed),
+                }
+                print({name: found[name] for name in found if name not in where}, flush=True)
+                rows.put({**found, **where})
+                write_page(rows.read())
+
+
+def described(bench: Bench, architecture: Architecture) -> dict[str, Any]:
+    """What the architecture is, and its predicted cost as a share of the dense float32 model's."""
+    cost, dense = bench.plan.price(architecture), bench.plan.dense
+    macs = bench.macs(architecture)
+    return {
+        "precision": architecture.precision,
+        "dropped": len(architecture.dropped),
+        "macs_share": macs,
+        "predicted_share": cost.get(bench.cost) / dense.get(bench.cost),
+    }
+
+
+def trained(
+    bench: Bench, architecture: Architecture, epochs: float, rates: list[float], seed: int
+) -> dict[str, Any]:
+    """The model of the best learning rate: its accuracy as deployed, and its measured cost."""
+    best: tuple[float, float, RecoveryRun] | None = None
+    for lr in rates:
+        run = bench.run(architecture, epochs, lr, seed)
+        while not run.finished:
+            run.advance(epochs)
+        accuracy = _validation(bench, architecture, run, seed)
+        if best is None or accuracy > best[0]:
+            best = accuracy, lr, run
+    assert best is not None
+    accuracy, lr, run = best
+    return {"lr": lr, "val_accuracy": accuracy, **_deployed(bench, architecture, run, seed)}
+
+
+def _validation(bench: Bench, architecture: Architecture, run: RecoveryRun, seed: int) -> float:
+    if architecture.precision != INT8:
+        return run.metrics["accuracy"]
+    settings = QuantizationSettings(seed=seed)
+    twin = twin_of(run.result().eval(), bench.task, settings, threads=1)
+    return compared(twin, bench.task, settings).int8.validation["accuracy"]
+
+
+def _deployed(
+    bench: Bench, architecture: Architecture, run: RecoveryRun, seed: int
+) -> dict[str, Any]:
+    """The chosen model's file in its precision: tested once, weighed, timed beside dense."""
+    model, settings = run.result().eval(), QuantizationSettings(seed=seed)
+    twin = twin_of(model, bench.task, settings, threads=1)
+    module: nn.Module = twin.float32
+    if architecture.precision == INT8:
+        report = compared(twin, bench.task, settings, test=True).int8
+        module, test, size = twin.int8, report.test["accuracy"], report.file_bytes
+    else:
+        test, size = run.evaluate("test")["accuracy"], len(twin.float32.written.data)
+    dense, small = measure_together([bench.dense, module], bench.example, "onnxruntime")
+    return {
+        "test_accuracy": test,
+        "file_bytes": size,
+        "file_share": size / bench.dense_file_bytes,
+        "measured_share": small.ratio,
+        "dense_ms": dense.median_ms,
+        "noisy": small.noisy,
+    }
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    main()

@@ -1,0 +1,143 @@
+"""A task with all that its methods share, and what each method chooses."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+
+import numpy as np
+
+from autoprune._search.allocator import Allocator, Item
+from autoprune._search.context import measure_sensitivity
+from autoprune._search.prepare import prepare
+from autoprune.architecture import BLOCK, IN_FLOAT, INT8, Architecture
+from autoprune.candidate import Candidate, Recovery, Selection
+from autoprune.config import RunConfig
+from autoprune.cost.model import CostModel
+from autoprune.cost.onnx_export import to_onnx
+from autoprune.pruning.calibration import calibrate
+from autoprune.tasks.load import load_task
+from autoprune.training import RecoveryRun, choose
+from autoprune.training.batches import sample
+from scripts.benchmarks.search.handmade import torch_pruned
+
+TASKS = {
+    "resnet8": "scripts/benchmarks/int8/networks.py:Resnet8",
+    "keywords": "scripts/benchmarks/int8/networks.py:Keywords",
+    "resnet20": "examples/cifar10.py:Cifar10ResNet20",
+    "resnet56": "examples/cifar10.py:Cifar10ResNet56",
+    "fashion_mnist": "examples/fashion_mnist.py:FashionMnist",
+    "spoken_digits": "examples/spoken_digits.py:SpokenDigits",
+}
+METHODS = {  # what may change beside widths
+    "uniform": frozenset[str](),
+    "global l2": frozenset[str](),
+    "channels": frozenset[str](),
+    "channels + blocks": frozenset({"blocks"}),
+    "uniform + int8": frozenset({"int8"}),
+    "channels + int8": frozenset({"int8"}),
+    "channels + blocks + int8": frozenset({"blocks", "int8"}),
+}
+MAX_RATIO = 0.95
+CALIBRATION = 1024  # training samples
+QUANTIZATION_AWARE = 0.2  # of the training, at its end
+_RATIOS = np.linspace(0.0, MAX_RATIO, 400)
+
+
+class Bench:
+    """Dense model, graph, costs, sensitivities and calibration of one task."""
+
+    def __init__(self, name: str, cost: str) -> None:
+        self.cost = cost
+        config = RunConfig.from_dict(
+            {
+                "task": TASKS[name],
+                "budget": {cost: "50%"},
+                "device": {"runtime": "onnxruntime", "threads": 1},
+                "train_on": "cpu",
+                "space": {
+                    "ratios": {"max": MAX_RATIO},
+                    "depth": {"max": 1.0},
+                    "precision": ["float32", "int8"],
+                    "schedule": {"kind": "one_shot"},
+                },
+            }
+        )
+        self.task = load_task(config.task)
+        ready = prepare(config, self.task, print)
+        self.plan = dataclasses.replace(ready.plan, margins={})  # costs are measured in the end
+        self.dense, self.graph = ready.dense, ready.graph
+        self.example = self.task.example_input()
+        self.calibration = calibrate(
+            self.dense, sample(self.task, 0, samples=CALIBRATION), forward=self.task.loss
+        )
+        self.table = measure_sensitivity(config, self.task, ready, self.calibration, print)
+        self.precision = choose(self.task, self.dense, "cpu")
+        self.dense_file_bytes = len(to_onnx(self.dense, self.example).data)
+        self._counted = CostModel(self.graph)
+
+    def macs(self, architecture: Architecture) -> float:
+        """Multiply-accumulates as a share of the dense model's."""
+        return self._counted.cost(architecture, ["macs"]).get("macs") / self._counted.dense.get(
+            "macs"
+        )
+
+    def architecture(self, method: str, share: float) -> Architecture:
+        """What a method chooses within a share of the dense float32 model's cost.
+
+        The smallest that it can make, where none is within it.
+        """
+        most, allowed = share / 0.5, METHODS[method]  # loads are relative to the budget of 50 %
+        if method.startswith("uniform"):
+            return self._first_within(self._uniform, "int8" in allowed, most)
+        if method == "global l2":
+            return self._first_within(self._global_l2, False, most)
+        items = [self._restricted(item, allowed) for item in self.plan.items]
+        allocator = Allocator(items, self.table.at, self.plan.loads)
+        return self.plan.space.architecture(allocator.at(most))
+
+    def _restricted(self, item: Item, allowed: frozenset[str]) -> Item:
+        if item.name == IN_FLOAT:
+            return dataclasses.replace(item, options=(0,) if "int8" in allowed else (1,))
+        if item.name.startswith(BLOCK) and "blocks" not in allowed:
+            return dataclasses.replace(item, options=(1,))
+        return item
+
+    def _first_within(
+        self, counts_at: Callable[[float], Mapping[str, float]], int8: bool, most: float
+    ) -> Architecture:
+        """The largest of widths that shrink with a ratio whose load is at most `most`."""
+        low, high = 0, len(_RATIOS) - 1  # the load falls with the ratio: halve the interval
+
+        def counts(place: int) -> dict[str, float]:
+            return {**counts_at(float(_RATIOS[place])), IN_FLOAT: float(not int8)}
+
+        while low < high:
+            middle = (low + high) // 2
+            if self.plan.load(counts(middle)) <= most:
+                high = middle
+            else:
+                low = middle + 1
+        return self.plan.space.architecture(counts(low))
+
+    def _uniform(self, ratio: float) -> dict[str, float]:
+        return {name: size * (1.0 - ratio) for name, size in self.graph.sizes().items()}
+
+    def _global_l2(self, ratio: float) -> dict[str, float]:
+        """Torch-Pruning's widths; which units, and their repair, are as in all methods."""
+        kept = torch_pruned(self.dense, self.graph, self.example, ratio)
+        return {name: float(len(units)) for name, units in kept.items()}
+
+    def run(self, architecture: Architecture, epochs: float, lr: float, seed: int) -> RecoveryRun:
+        """The training of an architecture from the repaired dense weights."""
+        return RecoveryRun(
+            self.task,
+            self.dense,
+            self.graph,
+            Candidate(architecture, Selection("obs"), recovery=Recovery(lr, distillation=0.5)),
+            epochs=epochs,
+            seed=seed,
+            calibration=self.calibration,
+            precision=self.precision,
+            quantization_aware=QUANTIZATION_AWARE if architecture.precision == INT8 else 0.0,
+        )

@@ -1,0 +1,85 @@
+"""The rows as a table: each method's test accuracy, and its paired lead over the best baseline."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from autoprune.store import write_text
+from scripts.benchmarks import harness
+from scripts.benchmarks.harness import RESULTS
+
+OUT = RESULTS / "equal_cost"
+KEY = ["task", "cost", "share", "method", "epochs", "seed"]
+BASELINES = ("uniform", "global l2", "channels")  # float32 and channels alone, repaired alike
+GROUP = ["task", "cost", "share", "epochs"]
+SHOWN = {
+    "task": ("task", ""),
+    "cost": ("cost", ""),
+    "share": ("wanted", ".0%"),
+    "epochs": ("epochs", "g"),
+    "method": ("method", ""),
+    "seeds": ("seeds", "d"),
+    "measured_share": ("latency measured", ".1%"),
+    "file_share": ("file", ".1%"),
+    "macs_share": ("MACs", ".1%"),
+    "dropped": ("blocks dropped", ".0f"),
+    "test": ("test", ""),
+    "lead": ("beside the best float32 baseline of channels", ""),
+}
+
+
+def summary(rows: pd.DataFrame) -> pd.DataFrame:
+    """One line for each method at each cost: means over seeds, and the paired difference."""
+    found = []
+    for values, group in rows.groupby(GROUP, sort=False):
+        best = _best_baseline(group)
+        for method, members in group.groupby("method", sort=False):
+            found.append(
+                {
+                    **dict(zip(GROUP, values, strict=True)),
+                    "method": method,
+                    "seeds": len(members),
+                    "test": _spread(members.test_accuracy),
+                    "lead": _lead(members, best) if method not in BASELINES else "",
+                    **members[["measured_share", "file_share", "macs_share", "dropped"]].mean(),
+                }
+            )
+    return pd.DataFrame(found)
+
+
+def _best_baseline(group: pd.DataFrame) -> pd.DataFrame:
+    """The baseline with the best mean on validation."""
+    means = group[group.method.isin(BASELINES)].groupby("method").val_accuracy.mean()
+    return group[group.method == means.idxmax()] if len(means) else group.iloc[:0]
+
+
+def _spread(values: pd.Series) -> str:
+    spread = f" ± {100 * values.std():.2f}" if len(values) > 1 else ""
+    return f"{100 * values.mean():.2f}{spread} %"
+
+
+def _lead(members: pd.DataFrame, baseline: pd.DataFrame) -> str:
+    """Mean of the differences seed by seed, with the 95 % interval of Student's t."""
+    both = members.merge(baseline, on="seed", suffixes=("", "_base"))
+    if both.empty:
+        return ""
+    points = 100 * (both.test_accuracy - both.test_accuracy_base).to_numpy()
+    if len(points) < 2:
+        return f"{points.mean():+.2f} pt"
+    half = stats.t.ppf(0.975, len(points) - 1) * points.std(ddof=1) / np.sqrt(len(points))
+    return f"{points.mean():+.2f} pt ({points.mean() - half:+.2f} to {points.mean() + half:+.2f})"
+
+
+def write_page(rows: pd.DataFrame) -> None:
+    """Write `README.md` from the rows."""
+    text = (
+        "# Accuracy at equal cost after full training\n\n"
+        "All methods: the same order of units and repair, the same training, the best of the same "
+        "learning rates by validation; test accuracy, mean ± standard deviation over seeds. The "
+        "last column: paired differences with their 95 % interval. int8 accuracies and all "
+        f"latencies are those of ONNX Runtime, one thread. {harness.stamp(rows)}\n\n"
+        f"{harness.table(summary(rows), SHOWN)}\n"
+    )
+    write_text(OUT / "README.md", text)
