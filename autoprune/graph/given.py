@@ -149,7 +149,7 @@ def settle(
             return  # a number that the model's code kept from another run
         if label is None:
             flow.block(source.label, "gives a dimension of fixed size its size")
-        else:
+        elif not _have_same_ids(flow, label, source.label):
             flow.join(label, source.label)
     elif isinstance(source, Held) and label is not None:
         flow.note_held(source, label)
@@ -157,6 +157,11 @@ def settle(
         _divided(flow, source, label, size, around)
     elif isinstance(source, Made) and label is not None:
         _multiplied(flow, source, label, around)
+
+
+def _have_same_ids(flow: Flow, label: Indices, other: Indices) -> bool:
+    """Whether one is the other in another order (a shuffle), and so has its size in any case."""
+    return np.array_equal(np.sort(flow.ids.find(label)), np.sort(flow.ids.find(other)))
 
 
 def _divided(

@@ -12,7 +12,11 @@ from autoprune.graph.types import Indices
 
 
 def recurrent(flow: Flow, path: str, layer: nn.RNNBase) -> None:
-    """One hidden size, and one projected size, for all layers and both directions."""
+    """One hidden size, and one projected size, for all layers and both directions.
+
+    Torch takes an LSTM whose two sizes are equal for one without projection: the hidden size stays
+    above the projected one, which alone is prunable then.
+    """
     hidden: Indices | None = None
     projected: Indices | None = None
     for name in (name for names in layer._all_weights for name in names):
@@ -25,6 +29,8 @@ def recurrent(flow: Flow, path: str, layer: nn.RNNBase) -> None:
         if name.startswith("weight_hr"):
             used = flow.owner_of(path, name, 1)
             hidden = flow.join(hidden, used) if hidden is not None else used
+    if layer.proj_size and hidden is not None:
+        flow.block(hidden, "must be larger than proj_size")
     first = flow.owner_of(path, "weight_ih_l0", 1)
     flow.note_layer(path, hidden_size=hidden, proj_size=projected, input_size=first)
 

@@ -1,0 +1,120 @@
+"""Contractions: convolutions of every kind, matrix products, attention."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from models.cutting import gap, random_keep
+from models.through import units_of
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from autoprune.graph import PruningGraph
+from autoprune.pruning.verification import prunable
+
+CONVOLUTIONS = {
+    "1d": (lambda i, o: nn.Conv1d(i, o, 3), (2, 3, 12)),
+    "2d": (lambda i, o: nn.Conv2d(i, o, 3), (2, 3, 8, 8)),
+    "3d": (lambda i, o: nn.Conv3d(i, o, 2), (2, 3, 5, 5, 5)),
+    "transposed": (lambda i, o: nn.ConvTranspose2d(i, o, 3, stride=2), (2, 3, 4, 4)),
+    "dilated": (lambda i, o: nn.Conv2d(i, o, 3, dilation=2), (2, 3, 12, 12)),
+}
+
+
+def checked(model: nn.Module, *inputs: Tensor) -> PruningGraph:
+    """The graph of a model, after comparing the pruned with the masked one."""
+    (x,) = inputs
+    graph = prunable(model.eval(), x)
+    assert graph.groups
+    assert gap(model, graph, random_keep(graph, 1), x, train=False) < 1e-9
+    return graph
+
+
+@pytest.mark.parametrize("kind", CONVOLUTIONS)
+def test_outputs_of_one_are_inputs_of_the_next(kind: str) -> None:
+    make, shape = CONVOLUTIONS[kind]
+    torch.manual_seed(0)
+    graph = checked(nn.Sequential(make(3, 8), nn.ReLU(), make(8, 4)), torch.randn(shape))
+    group = graph.group("0")
+    roles = {(piece.tensor, piece.role) for piece in group.slices}
+    assert roles == {("0.weight", "out"), ("0.bias", "out"), ("2.weight", "in")}
+
+
+@pytest.mark.parametrize(
+    ("groups", "units"), [(8, 8), (4, 4), (2, 4)], ids=["depthwise", "many", "two"]
+)
+def test_grouped_convolutions_stay_grouped(groups: int, units: int) -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(3, 8, 1), nn.Conv2d(8, 8, 3, groups=groups), nn.Conv2d(8, 4, 1))
+    assert units_of(checked(net, torch.randn(2, 3, 6, 6)), "0") == units
+
+
+class Bilinear(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.mix = nn.Linear(6, 8), nn.Linear(6, 10), nn.Bilinear(8, 10, 7)
+        self.head = nn.Linear(7, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.mix(self.a(x), self.b(x)))
+
+
+def test_both_inputs_and_the_output_of_a_bilinear_layer_are_prunable() -> None:
+    torch.manual_seed(0)
+    graph = checked(Bilinear(), torch.randn(4, 6))
+    assert graph.sizes() == {"a": 8, "b": 10, "mix": 7}
+
+
+class Attention(nn.Module):
+    """Queries, keys and values by own layers; `shared` query heads a key head."""
+
+    def __init__(self, heads: int = 4, shared: int = 1, *, fused: bool = True) -> None:
+        super().__init__()
+        self.heads, self.shared, self.fused, self.width = heads, shared, fused, 6
+        few = heads // shared * self.width
+        self.q = nn.Linear(8, heads * self.width)
+        self.k, self.v = nn.Linear(8, few), nn.Linear(8, few)
+        self.out = nn.Linear(heads * self.width, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = (
+            layer(x).unflatten(-1, (-1, self.width)).transpose(1, 2)
+            for layer in (self.q, self.k, self.v)
+        )
+        if self.fused:
+            y = F.scaled_dot_product_attention(q, k, v, enable_gqa=self.shared > 1)
+        else:
+            scores = (q @ k.transpose(-2, -1)) * self.width**-0.5
+            y = scores.softmax(-1) @ v
+        return self.out(y.transpose(1, 2).flatten(-2))
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_heads_are_the_units_of_attention(fused: bool) -> None:
+    torch.manual_seed(0)
+    graph = checked(Attention(fused=fused), torch.randn(2, 7, 8))
+    heads = [group for group in graph.groups if group.size == 4]
+    assert len(heads) == 1
+    tensors = {piece.tensor for piece in heads[0].slices}
+    assert {"q.weight", "k.weight", "v.weight", "out.weight"} <= tensors
+
+
+def test_query_heads_that_share_keys_are_pruned_together() -> None:
+    torch.manual_seed(0)
+    graph = checked(Attention(heads=4, shared=2), torch.randn(2, 7, 8))
+    assert sorted(group.size for group in graph.groups)[0] == 2
+
+
+def test_a_product_with_a_constant_matrix_fixes_what_it_contracts() -> None:
+    class Mixed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.head = nn.Linear(6, 8), nn.Linear(5, 9), nn.Linear(9, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(self.b(self.a(x) @ x.new_ones(8, 5)))
+
+    torch.manual_seed(0)
+    graph = checked(Mixed(), torch.randn(4, 6))
+    assert units_of(graph, "a") == 0
+    assert units_of(graph, "b") == 9

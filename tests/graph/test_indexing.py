@@ -1,0 +1,62 @@
+"""Indexing by tensors, embeddings, packed sequences."""
+
+from __future__ import annotations
+
+import torch
+from models.cutting import gap, random_keep
+from models.through import of_features, units_of
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+
+from autoprune.pruning.verification import prunable
+
+ORDER = torch.tensor([3, 1, 0])
+
+
+def test_rows_by_index_pass_channels_on() -> None:
+    assert units_of(of_features(lambda x: x[:, ORDER])) == 8
+    assert units_of(of_features(lambda x: x.index_select(1, ORDER))) == 8
+
+
+def test_channels_by_index_are_not_prunable() -> None:
+    assert units_of(of_features(lambda x: x[..., ORDER])) == 0
+    assert units_of(of_features(lambda x: x.index_select(-1, ORDER))) in (0, 5)
+
+
+def test_values_that_are_put_meet_what_they_replace() -> None:
+    def put(x: Tensor) -> Tensor:
+        y = x.clone()
+        y[:, ORDER] = x[:, :3].relu()
+        return y
+
+    assert units_of(of_features(put)) == 8
+
+
+def test_columns_of_an_embedding_are_channels() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Embedding(9, 8), nn.Linear(8, 5)).eval()
+    x = torch.randint(0, 9, (2, 6))
+    graph = prunable(model, x)
+    assert graph.sizes() == {"0": 8}
+    assert gap(model, graph, random_keep(graph, 0), x, train=False) < 1e-9
+
+
+class Packed(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.lstm = nn.Linear(6, 8), nn.LSTM(8, 7, batch_first=True)
+        self.head = nn.Linear(7, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        packed = pack_padded_sequence(self.a(x), torch.tensor([5, 3]), batch_first=True)
+        out, _ = pad_packed_sequence(self.lstm(packed)[0], batch_first=True)
+        return self.head(out)
+
+
+def test_packed_sequences_pass_features_on() -> None:
+    torch.manual_seed(0)
+    model, x = Packed().eval(), torch.randn(2, 5, 6)
+    graph = prunable(model, x)
+    assert units_of(graph, "a") == 8
+    assert 7 in graph.sizes().values()
+    assert gap(model, graph, random_keep(graph, 0), x, train=False) < 1e-9

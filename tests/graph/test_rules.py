@@ -1,0 +1,95 @@
+"""Elementwise operators, reductions, and what no rule knows."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from models.through import Function, of_features, of_images, reason_of, units_of
+from torch import Tensor
+from torch.nn import functional as F
+
+ELEMENTWISE: dict[str, Function] = {
+    "relu": F.relu,
+    "sigmoid keeps no zero": lambda x: torch.sigmoid(x) * x,
+    "itself": lambda x: x + x.tanh(),
+    "scalar": lambda x: 2.0 * x - 1.0,
+    "constant": lambda x: x * torch.full((1,), 3.0),
+    "clamp": lambda x: x.clamp(-1.0, 1.0),
+    "where": lambda x: torch.where(x > 0.0, x, 0.1 * x),
+    "maximum": lambda x: torch.maximum(x, -x),
+    "dropout": lambda x: F.dropout(x, 0.5, training=False),
+    "zeros like": lambda x: x + torch.zeros_like(x),
+}
+
+
+@pytest.mark.parametrize("name", ELEMENTWISE)
+def test_elementwise_operators_pass_channels_on(name: str) -> None:
+    assert units_of(of_features(ELEMENTWISE[name])) == 8
+    assert units_of(of_images(ELEMENTWISE[name])) == 8
+
+
+SPATIAL: dict[str, Function] = {
+    "max pool": lambda x: F.max_pool2d(x, 2),
+    "average pool": lambda x: F.avg_pool2d(x, 3, stride=1, padding=1),
+    "adaptive": lambda x: F.adaptive_avg_pool2d(x, 2),
+    "resize": lambda x: F.interpolate(x, scale_factor=2.0),
+    "mean over positions": lambda x: x.mean((2, 3)),
+    "largest position": lambda x: x.amax((2, 3)),
+    "sum over positions": lambda x: x.sum(3).sum(2),
+    "variance over positions": lambda x: x.var((2, 3)),
+    "softmax over positions": lambda x: x.softmax(3),
+    "running sum over positions": lambda x: x.cumsum(2),
+}
+
+
+@pytest.mark.parametrize("name", SPATIAL)
+def test_operators_on_positions_pass_channels_on(name: str) -> None:
+    assert units_of(of_images(SPATIAL[name])) == 8
+
+
+OVER_CHANNELS: dict[str, Function] = {
+    "softmax": lambda x: x.softmax(-1),
+    "sort": lambda x: x.sort(-1).values,
+    "running sum": lambda x: x.cumsum(-1),
+    "largest": lambda x: x * x.amax(-1, keepdim=True),
+    "mean as a value": lambda x: x * x.mean(-1, keepdim=True),
+    "argmax": lambda x: x + x.argmax(-1, keepdim=True),
+}
+
+
+@pytest.mark.parametrize("name", OVER_CHANNELS)
+def test_what_mixes_channels_is_not_prunable(name: str) -> None:
+    graph = of_features(OVER_CHANNELS[name])
+    assert units_of(graph) == 0
+    assert reason_of(graph)
+
+
+def test_a_sum_over_channels_is_prunable_where_pruned_ones_are_zero() -> None:
+    assert units_of(of_features(lambda x: x * x.sum(-1, keepdim=True))) == 8
+    shifted = of_features(lambda x: x * (x + 1.0).sum(-1, keepdim=True))
+    assert units_of(shifted) == 0
+
+
+def test_the_halves_of_a_gated_unit_are_pruned_together() -> None:
+    assert units_of(of_features(lambda x: F.glu(x, -1))) == 4
+    assert units_of(of_images(lambda x: F.glu(x, 1))) == 4
+
+
+def test_different_constants_at_different_places_are_not_prunable() -> None:
+    graph = of_features(lambda x: x * torch.arange(8.0))
+    assert units_of(graph) == 0
+    assert "fixed" in reason_of(graph)
+
+
+def test_a_broadcast_operand_couples_nothing() -> None:
+    assert units_of(of_features(lambda x: x * x.new_ones(1))) == 8
+    assert units_of(of_images(lambda x: x * x.new_full((6, 6), 2.0))) == 8
+
+
+def test_an_unknown_operator_is_the_reason() -> None:
+    def through_fft(x: Tensor) -> Tensor:
+        return torch.fft.rfft(x, dim=-1).abs()
+
+    graph = of_features(through_fft)
+    assert units_of(graph) == 0
+    assert "fft" in reason_of(graph)
