@@ -190,8 +190,9 @@ def retrain(
 ) -> RetrainResult:
     """Retrain a selected model from the dense weights, with its schedule, once for each seed.
 
-    `seeds` are the seeds, or how many (0, 1, ...). `lr` and `distillation` replace those of the
-    trial: what is best for short trials is often too cautious for a long training. An int8 model is
+    `seeds` are the seeds, or how many (0, 1, ...). `distillation` replaces that of the
+    trial, and `lr` its peak learning rate; without it SGD's grows with the square root of the
+    length (at most fourfold), since a long training wants a higher one. An int8 model is
     quantized at the end, and the last fifth of its training simulates int8 where its trial lost
     more than 1 % of the metric by that; `quantization_aware` says otherwise. The test split
     is read once for each finished model. Written to `retrained/<trial>/` in the run's folder:

@@ -20,7 +20,7 @@ from autoprune._search.target_devices import (
 )
 from autoprune.architecture import INT8
 from autoprune.budget import Cost
-from autoprune.candidate import Candidate
+from autoprune.candidate import AUTO, Candidate
 from autoprune.config import RunConfig
 from autoprune.errors import DeviceError, StoreError, UsageError
 from autoprune.pruning.build import KeptIndices
@@ -45,6 +45,7 @@ from autoprune.tasks.base import Task
 from autoprune.tasks.load import load_dense
 from autoprune.training import choose, training_device
 from autoprune.training.batches import sample
+from autoprune.training.optimizers import rate_for_length
 
 SIMULATED = 0.2  # of the steps, the last ones, where int8 costs too much quality
 _SETTINGS = QuantizationSettings()
@@ -65,7 +66,8 @@ def retrain_trial(
 ) -> RetrainingFolder:
     """Retrain one record of a run and write everything; returns the folder.
 
-    `recovery` replaces fields of the candidate's `Recovery`. An int8 candidate is quantized after
+    `recovery` replaces fields of the candidate's `Recovery`; without a learning rate in it, SGD's
+    grows with the length of the training (`rate_for_length`). An int8 candidate is quantized after
     training; where its trial lost more than 1 % of the metric by that (or as `quantization_aware`
     says), the last fifth of the steps simulates int8. A folder that holds this retraining is
     resumed (nothing is done when it is finished); one that holds another raises StoreError.
@@ -74,8 +76,9 @@ def retrain_trial(
     """
     if not (0.0 < epochs < math.inf):
         raise UsageError(f"epochs must be above 0 and finite, got {epochs:g}")
-    if recovery:
-        record = replace(record, candidate=_with_recovery(record.candidate, recovery))
+    record = replace(record, candidate=_with_recovery(record.candidate, recovery or {}))
+    if not recovery or "lr" not in recovery:
+        record = replace(record, candidate=_for_length(record.candidate, config, epochs))
     folder = run.retraining(record.number)
     plan = RetrainingPlan(record.candidate.key, float(epochs), tuple(seeds))
     _check_free(folder, plan)
@@ -142,6 +145,15 @@ def _with_recovery(candidate: Candidate, recovery: Mapping[str, Any]) -> Candida
         return replace(candidate, recovery=replace(candidate.recovery, **recovery))
     except ValueError as error:
         raise UsageError(str(error)) from None
+
+
+def _for_length(candidate: Candidate, config: RunConfig, epochs: float) -> Candidate:
+    """The candidate with a learning rate for so many epochs."""
+    recovery = candidate.recovery
+    if recovery.lr is None or recovery.optimizer == AUTO:
+        return candidate
+    lr = rate_for_length(recovery, config.search.epochs, epochs)
+    return replace(candidate, recovery=replace(recovery, lr=lr))
 
 
 def _check_free(folder: RetrainingFolder, plan: RetrainingPlan) -> None:

@@ -48,7 +48,10 @@ def retrain(
     epochs: Annotated[float, typer.Option(help="Epochs of training for each seed.")] = 20.0,
     seeds: Annotated[int, typer.Option(min=1, help="How many seeds.")] = 3,
     lr: Annotated[
-        float | None, typer.Option(help="Peak learning rate instead of the trial's.")
+        float | None,
+        typer.Option(
+            help="Peak learning rate. Default: the trial's, SGD's grown with the length."
+        ),
     ] = None,
     distillation: Annotated[
         float | None, typer.Option(help="Distillation weight instead of the trial's.")
@@ -86,6 +89,8 @@ def retrain(
     except KeyboardInterrupt as error:
         fail("stopped; checkpoints are saved · the same command resumes", code_of(error))
     say(terminal.retrained_table(read(run)))
+    recovery = done.summary.candidate.recovery
+    say(f"optimizer {recovery.optimizer}, peak learning rate {recovery.lr:.3g}")
     for line in _speeds(done.summary):
         say(line)
     say(f"wrote {done.path}")

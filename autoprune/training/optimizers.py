@@ -17,6 +17,7 @@ from autoprune.tasks.base import Task
 from autoprune.training.held_masks import HeldMasks
 
 MOMENTUM = 0.9
+_MOST_GROWTH, _HIGHEST_RATE = 4.0, 0.1
 
 
 def optimizer_for(task: Task, model: nn.Module, graph: PruningGraph) -> str:
@@ -55,6 +56,24 @@ def built_in(model: nn.Module, name: str, lr: float, weight_decay: float) -> Opt
     if name == "sgd":
         return SGD(groups, lr=lr, momentum=MOMENTUM, nesterov=True)
     return AdamW(groups, lr=lr)
+
+
+def rate_for_length(recovery: Recovery, before: float, now: float) -> float:
+    """The peak learning rate for `now` epochs, where that of `recovery` was found in `before`.
+
+    SGD's grows with the square root of the length, at most fourfold and to 0.1, and never shrinks
+    (`results/search/lr.md` has what the best rates are); other optimizers keep theirs. `recovery`
+    must be resolved.
+
+    >>> short = Recovery(lr=0.01, optimizer="sgd")
+    >>> rate_for_length(short, 1.0, 9.0), rate_for_length(short, 1.0, 100.0)
+    (0.03, 0.04)
+    """
+    assert recovery.lr is not None, "resolved"
+    if recovery.optimizer != "sgd":
+        return recovery.lr
+    grown = recovery.lr * min(_MOST_GROWTH, math.sqrt(now / before))
+    return max(recovery.lr, min(grown, _HIGHEST_RATE))
 
 
 def rate_share(step: int, total: int, warmup: float) -> float:

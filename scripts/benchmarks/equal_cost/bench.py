@@ -99,9 +99,10 @@ class Bench:
     def _restricted(self, item: Item, allowed: frozenset[str]) -> Item:
         if item.name == IN_FLOAT:
             return dataclasses.replace(item, options=(0,) if "int8" in allowed else (1,))
-        if item.name.startswith(BLOCK) and "blocks" not in allowed:
-            return dataclasses.replace(item, options=(1,))
-        return item
+        if "blocks" in allowed:
+            return item
+        options = (1,) if item.name.startswith(BLOCK) else item.options
+        return dataclasses.replace(item, options=options, block=None)
 
     def _first_within(
         self, counts_at: Callable[[float], Mapping[str, float]], int8: bool, most: float
