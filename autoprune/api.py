@@ -234,10 +234,11 @@ def export(
     test: bool = False,
     trust: bool = False,
 ) -> Exported:
-    """Write a saved model as `onnx` or `pt2`, load the file in its runtime and compare outputs.
+    """Write a saved model for a runtime, load the file there and compare outputs.
 
-    `path`, `pick` and `trust` as for `load`; `output` defaults to `model.<format>` in the model's
-    folder, `format` to what the ending of `output` says, or else `onnx`. The format `packed` is a
+    `format` is `onnx`, `pt2`, `openvino`, `ncnn` (extras) or `packed`; by default what the
+    ending of `output` says, or else `onnx`. `path`, `pick` and `trust` as for `load`; `output`
+    defaults to `model.<ending>` in the model's folder. The format `packed` is a
     compressed file without the zeros of sparse weights, for `load` and `export`; its size is the
     cost `file_bytes`, and it is read again and compared bit for bit.
 
@@ -248,7 +249,7 @@ def export(
     in `int8.json` in the model's folder. Raises ExportError where the written model does not agree,
     or cannot be quantized.
     """
-    from autoprune._export import export_int8, export_model, export_packed
+    from autoprune._export import FORMATS, export_int8, export_model, export_packed
 
     if precision not in get_args(Precision):
         raise UsageError(f"precision must be one of float32, int8, got {precision!r}")
@@ -263,7 +264,9 @@ def export(
         file = Path(output) if output is not None else inside / INT8_FILE
         threads = _threads(folder)
         return export_int8(model, file, found, inside, settings, threads=threads, test=test)
-    file = Path(output) if output is not None else inside / f"model.{format or 'onnx'}"
+    name = format or "onnx"
+    default = FORMATS[name].file if name in FORMATS else f"model.{name}"
+    file = Path(output) if output is not None else inside / default
     if (format or file.suffix.removeprefix(".")) == "packed":
         return export_packed(file, *saved(folder))
     return export_model(

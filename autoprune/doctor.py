@@ -14,7 +14,15 @@ from pathlib import Path
 from typing import Literal
 
 from autoprune.config import RunConfig
-from autoprune.cost.targets import INT8, RUNTIMES, cores, cpu_flags, device_name, find_target
+from autoprune.cost.targets import (
+    INT8,
+    PACKAGES,
+    RUNTIMES,
+    cores,
+    cpu_flags,
+    device_name,
+    find_target,
+)
 from autoprune.cost.targets.load import ExternalLoad
 from autoprune.errors import AutopruneError
 from autoprune.tasks.folders import cache_folder
@@ -22,7 +30,7 @@ from autoprune.tasks.load import load_task
 
 State = Literal["good", "warn", "bad", "info"]
 _PACKAGES = ("torch", "ray", "optuna", "onnx", "onnxruntime", "numpy", "scikit-learn")
-_EXTRAS = ("tensorboard", "mlflow", "mlflow-skinny")
+_EXTRAS = ("tensorboard", "mlflow", "mlflow-skinny", *PACKAGES)
 _FEATURES = ("avx2", "avx512f", "amx_bf16", *sorted(INT8))
 _LOOK_S = 1.0
 _BUSY = 0.1  # share of the cores: more disturbs latencies
@@ -53,7 +61,7 @@ def _versions() -> Iterator[Check]:
             yield Check(package, "good", version(package))
         except PackageNotFoundError:
             yield Check(package, "bad", "not installed", f"pip install {package}")
-    for package in _EXTRAS:
+    for package in (name for name in _EXTRAS if name not in _PACKAGES):
         try:
             yield Check(package, "good", f"{version(package)} (extra)")
         except PackageNotFoundError:

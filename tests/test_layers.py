@@ -68,6 +68,7 @@ FLOORS = {
 ONLY_IN = {"optuna": "_search", "ray": "_search"}
 NEVER = {"pickle", "dill", "cloudpickle", "shelve"}
 FLOOR_0_MAY_USE = {"numpy"}
+RUNTIME_EXTRAS = ("openvino", "ncnn")
 
 
 def room(file: Path) -> str:
@@ -241,15 +242,43 @@ def test_a_circle_is_found(back: str) -> None:
     assert circles({**sources, "cost.features": "import torch"}) == []
 
 
+def distributions(lines: Collection[str]) -> set[str]:
+    return {re.split(r"[\[>=<]", line)[0].lower() for line in lines}
+
+
+def at_import(tree: ast.AST) -> Iterator[tuple[int, str]]:
+    """The imports that run when the module is imported: not those inside of functions."""
+    for node in ast.iter_child_nodes(tree):
+        if not isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)):
+            yield from (
+                imports(ast.Module([node], []))
+                if isinstance(node, (ast.Import, ast.ImportFrom))
+                else at_import(node)
+            )
+
+
 def test_every_import_is_a_declared_dependency() -> None:
+    """Those of an extra only where they are used: inside of functions."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    declared = {re.split(r"[\[>=<]", line)[0].lower() for line in project["dependencies"]}
+    declared = distributions(project["dependencies"])
+    extras = distributions([line for group in RUNTIME_EXTRAS for line in extra(project, group)])
     names = {"yaml": "pyyaml", "sklearn": "scikit-learn", "PIL": "pillow"}  # import -> distribution
-    used = {
-        name.split(".")[0] for file in SOURCES for _, name in imports(ast.parse(file.read_text()))
-    }
-    theirs = used - sys.stdlib_module_names - {"autoprune"}
-    assert {names.get(name, name) for name in theirs} <= declared
+    trees = [ast.parse(file.read_text()) for file in SOURCES]
+    used, early = (
+        {
+            names.get(top, top)
+            for tree in trees
+            for _, name in found(tree)
+            if (top := name.split(".")[0]) not in sys.stdlib_module_names | {"autoprune"}
+        }
+        for found in (imports, at_import)
+    )
+    assert used <= declared | extras
+    assert early <= declared
+
+
+def extra(project: Mapping[str, Mapping[str, list[str]]], name: str) -> list[str]:
+    return project["optional-dependencies"][name]
 
 
 def test_every_package_is_in_the_wheel() -> None:

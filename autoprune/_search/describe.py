@@ -15,7 +15,7 @@ from autoprune._search.prepare import Prepared
 from autoprune.architecture import INT8
 from autoprune.budget import Cost
 from autoprune.config import RunConfig
-from autoprune.cost.targets import cores, device_name
+from autoprune.cost.targets import PACKAGES, cores, device_name
 from autoprune.cost_fields import field_at
 from autoprune.device.layers import SMALLEST, network
 from autoprune.pareto import ParetoFront
@@ -29,7 +29,7 @@ from autoprune.store import (
     SearchPlan,
 )
 
-_PACKAGES = ("autoprune", "torch", "ray", "optuna", "numpy", "onnx", "onnxruntime")
+_PACKAGES = ("autoprune", "torch", "ray", "optuna", "numpy", "onnx")
 
 
 def describe(store: RunFolder, ready: Prepared) -> None:
@@ -51,7 +51,7 @@ def describe(store: RunFolder, ready: Prepared) -> None:
 def environment(config: RunConfig) -> dict[str, Any]:
     """Machine and versions."""
     found: dict[str, Any] = {}
-    for package in _PACKAGES:
+    for package in (*_PACKAGES, *PACKAGES):
         try:
             found[package] = version(package)
         except PackageNotFoundError:

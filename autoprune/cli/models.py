@@ -102,10 +102,10 @@ def export(
     path: Annotated[Path, typer.Argument(metavar="RUN_OR_MODEL", help="A run or a saved model.")],
     format: Annotated[  # noqa: A002
         str | None,
-        typer.Option(help="onnx, pt2, packed; default: the ending of --output, or onnx."),
+        typer.Option(help="onnx, pt2, openvino, ncnn or packed. Default: by --output, or onnx."),
     ] = None,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Default: model.FORMAT beside the model.")
+        Path | None, typer.Option("--output", "-o", help="Default: model.ENDING beside the model.")
     ] = None,
     pick: PickOption = RECOMMENDED,
     dynamic_batch: Annotated[bool, typer.Option(help="Leave the batch size free.")] = False,
@@ -137,7 +137,8 @@ def export(
         trust=trust,
     )
     size = text.cost("weight_bytes", written.size_bytes)
-    say(f"wrote {written.path} ({size}, {written.exporter})")
+    files = f"{written.path} and {written.weights}" if written.weights else f"{written.path}"
+    say(f"wrote {files} ({size}, {written.exporter})")
     if written.format == "packed":
         say("read again: every weight is the same, bit for bit")
         return

@@ -62,7 +62,7 @@ def to_onnx(model: nn.Module, example_inputs: Inputs, *, dynamic_batch: bool = F
     if isinstance(model, WrittenModule):
         return model.written
     inputs = moved(example_inputs, "cpu")
-    flat = _Flat(frozen_copy(model), inputs).eval()
+    flat = FlatModule(frozen_copy(model), inputs).eval()
     names = _names(inputs)
     reasons = []
     for exporter in ("torchscript", "dynamo"):
@@ -88,7 +88,7 @@ def write_unfolded(model: nn.Module, example_inputs: Inputs) -> OnnxModel:
     """
     inputs = moved(example_inputs, "cpu")
     names, buffer = _names(inputs), io.BytesIO()
-    flat = _Flat(model, inputs).eval()
+    flat = FlatModule(model, inputs).eval()
     with _quiet(), torch.no_grad():
         torch.onnx.export(
             flat,
@@ -103,7 +103,7 @@ def write_unfolded(model: nn.Module, example_inputs: Inputs) -> OnnxModel:
     return OnnxModel(buffer.getvalue(), tuple(names), "torchscript")
 
 
-def _write(flat: _Flat, names: Sequence[str], exporter: str, dynamic_batch: bool) -> bytes:
+def _write(flat: FlatModule, names: Sequence[str], exporter: str, dynamic_batch: bool) -> bytes:
     buffer = io.BytesIO()
     call = tuple(flat.example)
     options: dict[str, Any] = {"input_names": list(names)}
@@ -122,7 +122,7 @@ def _write(flat: _Flat, names: Sequence[str], exporter: str, dynamic_batch: bool
     return buffer.getvalue()
 
 
-class _Flat(nn.Module):
+class FlatModule(nn.Module):
     """The model as a function of a flat list of tensors: what an ONNX graph is."""
 
     def __init__(self, model: nn.Module, example_inputs: Inputs) -> None:
@@ -132,6 +132,7 @@ class _Flat(nn.Module):
         self.example = tensors(self._leaves)
 
     def forward(self, *given: Tensor) -> tuple[Tensor, ...]:
+        """The tensors of the model's outputs for those of its inputs."""
         rest = iter(given)
         leaves = [next(rest) if isinstance(leaf, Tensor) else leaf for leaf in self._leaves]
         args, kwargs = pytree.tree_unflatten(leaves, self._spec)

@@ -16,7 +16,7 @@ from torch import nn
 from autoprune.budget import Device
 from autoprune.cost.inputs import Inputs
 from autoprune.cost.latency import measure_latency
-from autoprune.cost.targets import Ssh, is_remote
+from autoprune.cost.targets import RUNTIMES, Ssh, is_remote
 from autoprune.device.predictor import LatencyPredictor
 from autoprune.device.sampling import Until
 from autoprune.errors import DeviceError, DeviceLostError
@@ -25,7 +25,6 @@ from autoprune.pruning.verification import prunable
 from autoprune.store import write_text
 
 FORMAT = 1
-_PACKAGES = ("onnxruntime", "numpy")
 
 
 @dataclass(frozen=True, eq=False)
@@ -189,7 +188,7 @@ def _versions(runtime: str) -> dict[str, str]:
         with suppress(DeviceLostError):  # its measurements are complete
             found |= Ssh(runtime).versions()
         return found
-    for package in _PACKAGES:
+    for package in (*RUNTIMES[runtime].packages, "numpy"):
         try:
             found[package] = version(package)
         except PackageNotFoundError:

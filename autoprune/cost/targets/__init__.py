@@ -16,7 +16,9 @@ from autoprune.cost.targets.base import LocalTarget, Protocol, Target, Timings
 from autoprune.cost.targets.compiled import CompiledTorch
 from autoprune.cost.targets.cuda import CudaGraph, EagerCuda, OnnxRuntimeCuda
 from autoprune.cost.targets.local import EagerTorch, OnnxRuntime
+from autoprune.cost.targets.ncnn import Ncnn
 from autoprune.cost.targets.on_device import INT8, cores, cpu_flags, device_name, int8_instructions
+from autoprune.cost.targets.openvino import OpenVino
 from autoprune.cost.targets.ssh import Ssh
 from autoprune.errors import DeviceError
 
@@ -24,11 +26,16 @@ RUNTIMES: Mapping[str, LocalTarget] = {
     "torch": EagerTorch(),
     "onnxruntime": OnnxRuntime(),
     "torch-compile": CompiledTorch(),
+    "openvino": OpenVino(),
+    "ncnn": Ncnn(),
     "cuda": EagerCuda(),
     "cuda-graph": CudaGraph(),
     "onnxruntime-cuda": OnnxRuntimeCuda(),
 }
 """Name in the configuration → target."""
+
+PACKAGES = tuple(dict.fromkeys(name for target in RUNTIMES.values() for name in target.packages))
+"""The distributions of all runtimes."""
 
 
 def is_remote(runtime: str) -> bool:
@@ -64,14 +71,17 @@ def is_here(device: Device) -> bool:
 
 __all__ = [
     "INT8",
+    "PACKAGES",
     "RUNTIMES",
     "CompiledTorch",
     "CudaGraph",
     "EagerCuda",
     "EagerTorch",
     "LocalTarget",
+    "Ncnn",
     "OnnxRuntime",
     "OnnxRuntimeCuda",
+    "OpenVino",
     "Protocol",
     "Ssh",
     "SshAddress",

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.util
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import nn
 
@@ -73,7 +75,13 @@ class Target(ABC):
 
 
 class LocalTarget(Target):
-    """A runtime on this machine: three methods to write, `check`, `prepare` and `pinned`."""
+    """A runtime on this machine: three methods to write, `check`, `prepare` and `pinned`.
+
+    `packages` are the distributions that run the model there: their versions are recorded with
+    what was measured.
+    """
+
+    packages: ClassVar[tuple[str, ...]] = ()
 
     @abstractmethod
     def prepare(self, model: nn.Module, example_inputs: Inputs, threads: int) -> Call:
@@ -116,3 +124,16 @@ class LocalTarget(Target):
                 calls, protocol.warmup_s, protocol.repeats, protocol.precision, steal_s
             )
         return Timings(rounds, self.device_name(), load.share(), cores())
+
+
+def require(name: str, *modules: str) -> None:
+    """Raise DeviceError, with the command that installs them, where a module is missing.
+
+    `name` is a runtime that is also the name of the extra with its packages.
+    """
+    missing = [module for module in modules if importlib.util.find_spec(module) is None]
+    if missing:
+        raise DeviceError(
+            f"{name} needs {' and '.join(missing)}, not installed here · "
+            f"pip install 'autoprune[{name}]'"
+        )

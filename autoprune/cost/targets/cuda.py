@@ -113,6 +113,7 @@ class _Replay(EventClock):
 class OnnxRuntimeCuda(OnnxRuntime):
     """ONNX Runtime's CUDA provider; inputs and outputs stay on the GPU."""
 
+    packages = ("onnxruntime-gpu",)
     provider = "CUDAExecutionProvider"
 
     def check(self) -> None:

@@ -54,6 +54,7 @@ class EagerTorch(LocalTarget):
 class OnnxRuntime(LocalTarget):
     """ONNX Runtime's CPU provider with all graph optimizations."""
 
+    packages = ("onnxruntime",)
     provider = CPU
 
     def check(self) -> None:

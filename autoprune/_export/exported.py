@@ -1,0 +1,27 @@
+"""What an export gives back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from autoprune.store import QuantizationReport
+
+
+@dataclass(frozen=True, slots=True)
+class Exported:
+    """A written file that was loaded again and agrees with the model.
+
+    `weights` is the second file of a format that has two; `size_bytes` counts both. `difference` is
+    the largest absolute difference between the outputs of file and model over the random inputs
+    that were tried, relative to the largest output. Of an int8 file it is that on the example
+    inputs, and `quantization` says how it compares with the float32 file.
+    """
+
+    path: Path
+    format: str
+    exporter: str
+    difference: float
+    size_bytes: int
+    quantization: QuantizationReport | None = None
+    weights: Path | None = None

@@ -1,0 +1,79 @@
+"""The formats in which a model can be written."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import nn
+
+from autoprune._export import ncnn, onnx, openvino, pt2
+from autoprune._export.agreement import Runner
+from autoprune.cost.inputs import Inputs
+from autoprune.cost.targets import RUNTIMES
+from autoprune.errors import ConfigError
+
+Writer = Callable[[nn.Module, Path, Inputs, bool], tuple[str, Runner]]
+"""Writes a model in eval mode to a path (example inputs, dynamic batch).
+
+Gives back the exporter's name and the loaded file to run; raises ExportError.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Format:
+    """How a model is written in one format.
+
+    `file` is the default name. `weights` is the ending of a second file with the weights, which
+    lies beside the first. `runtime` is what loads it, where that is an extra.
+    """
+
+    write: Writer
+    file: str
+    weights: str | None = None
+    runtime: str | None = None
+
+    @property
+    def ending(self) -> str:
+        """The ending of the file."""
+        return Path(self.file).suffix
+
+    def check(self) -> None:
+        """Raise DeviceError, with the remedy, where what loads the file is not installed."""
+        if self.runtime is not None:
+            RUNTIMES[self.runtime].check()
+
+    def weights_of(self, path: Path) -> Path | None:
+        """Where the weights of a file are, if not inside it."""
+        return path.with_suffix(self.weights) if self.weights else None
+
+
+FORMATS: Mapping[str, Format] = {
+    "onnx": Format(onnx.write, "model.onnx"),
+    "pt2": Format(pt2.write, "model.pt2"),
+    "openvino": Format(openvino.write, "model.xml", weights=".bin", runtime="openvino"),
+    "ncnn": Format(ncnn.write, "model.ncnn.param", weights=".bin", runtime="ncnn"),
+}
+"""Name → format."""
+
+
+def format_of(path: Path, name: str | None = None) -> str:
+    """The name of a file's format: the given one, or what the path's ending says.
+
+    Raises ConfigError where it is unknown, or the ending is not that of a format with two files.
+    """
+    endings = {form.ending: known for known, form in FORMATS.items()}
+    name = name or endings.get(path.suffix, path.suffix.removeprefix("."))
+    if name not in FORMATS:
+        raise ConfigError(
+            f"format must be one of {', '.join(FORMATS)}, got {name!r} for {path} · or one of the "
+            f"endings {', '.join(endings)}"
+        )
+    form = FORMATS[name]
+    if form.weights and path.suffix != form.ending:
+        raise ConfigError(
+            f"a file of format {name} must end with {form.ending} (its weights lie beside it, as "
+            f"{form.weights}), got {path}"
+        )
+    return name

@@ -1,0 +1,73 @@
+"""Write a model, load the file again, and accept it where both agree."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+from torch import nn
+
+from autoprune._export.agreement import compare, resized, variants
+from autoprune._export.exported import Exported
+from autoprune._export.formats import FORMATS, Format, format_of
+from autoprune.cost.inputs import Inputs, batch_size, frozen_copy, moved
+from autoprune.graph.replica import plain
+
+
+def export_model(
+    model: nn.Module,
+    path: str | Path,
+    example_inputs: Inputs,
+    *,
+    format: str | None = None,  # noqa: A002
+    dynamic_batch: bool = False,
+    seed: int = 0,
+) -> Exported:
+    """Write the model in eval mode, load the file in its runtime, and compare outputs with eager.
+
+    `format` is a key of `FORMATS` (`onnx` runs in ONNX Runtime, `pt2` is `torch.export`'s archive);
+    by default the file's ending says it. Compared are the example inputs and random ones like them;
+    with `dynamic_batch` (first dimension free) at other batch sizes too. Only a file that agrees
+    is put at `path`, its weights beside it where the format keeps them in a second file; the model
+    is not changed.
+
+    Raises:
+        ConfigError: unknown format, or an ending that does not fit it.
+        DeviceError: the format's runtime is not installed.
+        ExportError: the model cannot be written, or the file's outputs differ.
+
+    >>> import tempfile, torch
+    >>> path = Path(tempfile.mkdtemp()) / "model.onnx"
+    >>> exported = export_model(nn.Linear(4, 2), path, torch.zeros(1, 4))
+    >>> exported.format, exported.difference < 1e-5, path.exists()
+    ('onnx', True, True)
+    """
+    path = Path(path)
+    name = format_of(path, format)
+    form = FORMATS[name]
+    form.check()
+    inputs = moved(example_inputs, "cpu")
+    if dynamic_batch and batch_size(inputs) < 2:
+        inputs = resized(inputs, 2)  # torch.export takes a size of 1 for a constant
+    reference = frozen_copy(plain(model))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".export-") as folder:
+        draft = Path(folder) / form.file
+        exporter, run = form.write(reference, draft, inputs, dynamic_batch)
+        difference = compare(reference, run, variants(inputs, dynamic_batch, seed), path.name)
+        weights = _publish(form, draft, path)
+    size = sum(file.stat().st_size for file in (path, weights) if file)
+    return Exported(path, name, exporter, difference, size, weights=weights)
+
+
+def _publish(form: Format, draft: Path, path: Path) -> Path | None:
+    """Move a checked file to its place; where its weights are, if they are not in it.
+
+    Two files cannot be replaced at once: the first is only there while the second is its own.
+    """
+    source, weights = form.weights_of(draft), form.weights_of(path)
+    if source and weights:
+        path.unlink(missing_ok=True)
+        source.replace(weights)
+    draft.replace(path)
+    return weights

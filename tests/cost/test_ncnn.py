@@ -1,0 +1,81 @@
+"""ncnn: conversion, precision, batches, and what it cannot run."""
+
+from __future__ import annotations
+
+import subprocess
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from autoprune.cost.targets.ncnn import Ncnn, NcnnNet, convert
+from autoprune.errors import DeviceError, ExportError
+
+pytest.importorskip("ncnn")
+pnnx = pytest.importorskip("pnnx")
+
+
+def model() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(2, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 16, 3)).eval()
+
+
+X = torch.randn(1, 2, 6, 6, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_net_computes_in_float32_on_these_threads(tmp_path, threads):
+    net = NcnnNet(convert(model(), X, tmp_path), threads)
+    assert net._net.opt.num_threads == threads
+    assert not net._net.opt.use_fp16_storage
+    (found,) = net(X)
+    torch.testing.assert_close(found, model()(X).detach(), atol=1e-5, rtol=1e-4)
+
+
+def test_a_call_runs_the_whole_batch():
+    x = torch.randn(5, 2, 6, 6)
+    (found,) = Ncnn().prepare(model(), x, 1)()
+    np.testing.assert_allclose(found.numpy(batch_index=0), model()(x).detach().numpy(), atol=1e-5)
+
+
+def test_outputs_keep_their_order_beyond_ten(tmp_path):
+    class Many(nn.Module):
+        def forward(self, x):
+            return [x + n for n in range(12)]
+
+    found = NcnnNet(convert(Many(), X, tmp_path), 1)(X)
+    for n, each in enumerate(found):
+        torch.testing.assert_close(each, X + n)
+    assert len(found) == 12
+
+
+def test_layers_that_it_does_not_have_are_named():
+    class Strided(nn.Module):
+        def forward(self, x):
+            return x[:, :, ::2]
+
+    with pytest.raises(ExportError, match=r"ncnn does not have Tensor\.slice · replace it"):
+        Ncnn().prepare(Strided(), X, 1)
+
+
+def test_other_types_of_inputs_are_refused():
+    with pytest.raises(ExportError, match="takes inputs of float32, int64, int32, got torch.bool"):
+        Ncnn().prepare(nn.Identity(), torch.ones(1, 3, dtype=torch.bool), 1)
+
+
+def test_a_failure_of_pnnx_is_one_line(monkeypatch):
+    done = SimpleNamespace(returncode=3, stderr="one\nno such operator", stdout="")
+    monkeypatch.setattr(subprocess, "run", lambda *args, **options: done)
+    with pytest.raises(ExportError, match=r"pnnx cannot convert .*\(code 3: no such operator\)"):
+        Ncnn().prepare(model(), X, 1)
+
+
+def test_what_does_not_run_is_one_line(monkeypatch):
+    def stop(self, given):
+        raise ExportError("ncnn stops with code -100")
+
+    monkeypatch.setattr(NcnnNet, "run", stop)
+    with pytest.raises(DeviceError, match="code -100 · measure it in another runtime"):
+        Ncnn().prepare(model(), X, 1)

@@ -1,0 +1,139 @@
+"""Formats that are extras: files that agree, their names, and what happens to older ones."""
+
+from __future__ import annotations
+
+import importlib.util
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from autoprune._export import FORMATS, Exported, export_model, format_of
+from autoprune.errors import ConfigError, DeviceError, ExportError
+
+NEEDS = {"openvino": ("openvino",), "ncnn": ("ncnn", "pnnx")}
+FORMAT = pytest.mark.parametrize("name", NEEDS)
+TWO_FILES = [name for name in NEEDS if FORMATS[name].weights]
+
+
+def export(name: str, tmp_path, model: nn.Module, x: torch.Tensor, **options: bool) -> Exported:
+    for module in NEEDS[name]:
+        pytest.importorskip(module)
+    return export_model(model, tmp_path / FORMATS[name].file, x, format=name, **options)
+
+
+def small() -> nn.Module:
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6), nn.ReLU(), nn.Flatten(), nn.Linear(6 * 36, 4)
+    )
+    model[1].running_mean.normal_()
+    return model
+
+
+X = torch.randn(1, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+
+
+@FORMAT
+def test_the_file_agrees_in_float32_and_the_size_counts_all_files(tmp_path, name):
+    model = small().train()
+    made = export(name, tmp_path, model, X)
+    assert made.format == name
+    assert made.difference < 1e-5  # float16 would differ by about 1e-3
+    files = [made.path, *([made.weights] if made.weights else [])]
+    assert sorted(tmp_path.iterdir()) == sorted(files)
+    assert made.size_bytes == sum(file.stat().st_size for file in files)
+    assert made.size_bytes > 4 * 6 * 36 * 4  # the weights of the linear layer alone
+    assert all(module.training for module in model.modules())
+
+
+@FORMAT
+def test_a_file_that_differs_is_refused(tmp_path, monkeypatch, name):
+    for module in NEEDS[name]:
+        pytest.importorskip(module)
+    monkeypatch.setattr("autoprune._export.agreement.difference", lambda expected, found: 0.5)
+    with pytest.raises(ExportError, match="must agree with the model within"):
+        export(name, tmp_path, small(), X)
+    assert list(tmp_path.iterdir()) == []
+
+
+@FORMAT
+def test_a_missing_package_is_said_before_anything_is_written(tmp_path, monkeypatch, name):
+    found = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda module: None if module in NEEDS[name] else found(module)
+    )
+    with pytest.raises(DeviceError, match=rf"pip install 'autoprune\[{name}\]'"):
+        export_model(small(), tmp_path / "new" / FORMATS[name].file, X)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_the_ending_tells_the_format(tmp_path, name):
+    assert format_of(tmp_path / FORMATS[name].file) == name
+
+
+@pytest.mark.parametrize("name", TWO_FILES)
+def test_a_format_of_two_files_needs_its_ending(tmp_path, name):
+    with pytest.raises(ConfigError, match=f"must end with {FORMATS[name].ending}"):
+        format_of(tmp_path / "model", name)
+
+
+@pytest.mark.parametrize("name", TWO_FILES)
+def test_the_first_file_is_there_only_with_its_own_weights(tmp_path, monkeypatch, name):
+    """An export that is killed between the two leaves weights, never a graph of others."""
+    first = export(name, tmp_path, small(), X)
+    replace = type(first.path).replace
+
+    def killed(self, target):
+        replace(self, target)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(type(first.path), "replace", killed)
+    with pytest.raises(KeyboardInterrupt):
+        export(name, tmp_path, nn.Sequential(nn.Flatten(), nn.Linear(3 * 64, 2)), X)
+    assert list(tmp_path.iterdir()) == [first.weights]
+
+
+def test_openvino_files_run_at_any_batch_in_openvino(tmp_path):
+    openvino = pytest.importorskip("openvino")
+    model = small()
+    made = export("openvino", tmp_path, model, X, dynamic_batch=True)
+    assert (made.path.name, made.weights.name) == ("model.xml", "model.bin")
+    x = torch.randn(5, 3, 8, 8)
+    (found,) = openvino.compile_model(made.path, "CPU")(x.numpy()).values()
+    np.testing.assert_allclose(found, model.eval()(x).detach().numpy(), atol=1e-4)
+
+
+def test_several_inputs_by_keyword_and_several_outputs_in_openvino(tmp_path):
+    pytest.importorskip("openvino")
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.embed, self.head = nn.Embedding(7, 4), nn.Linear(4, 3)
+
+        def forward(self, tokens, scale):
+            hidden = self.embed(tokens) * scale
+            return {"logits": self.head(hidden), "hidden": hidden}
+
+    inputs = {"scale": torch.rand(2, 1, 1), "tokens": torch.tensor([[0, 6, 2], [3, 1, 1]])}
+    assert export_model(Net(), tmp_path / "net.xml", inputs).difference < 1e-6
+
+
+def test_ncnn_files_run_at_any_batch(tmp_path):
+    ncnn = pytest.importorskip("ncnn")
+    model = small()
+    made = export("ncnn", tmp_path, model, X, dynamic_batch=True)
+    assert (made.path.name, made.weights.name) == ("model.ncnn.param", "model.ncnn.bin")
+    net = ncnn.Net()
+    for option in ("use_fp16_storage", "use_fp16_packed", "use_fp16_arithmetic"):
+        setattr(net.opt, option, False)
+    assert net.load_param(str(made.path)) == 0
+    assert net.load_model(str(made.weights)) == 0
+    x = torch.randn(5, 3, 8, 8)
+    extractor = net.create_extractor()
+    extractor.input("in0", ncnn.Mat(x.numpy(), batch_index=0))
+    found = extractor.extract("out0")[1].numpy(batch_index=0)
+    np.testing.assert_allclose(found, model.eval()(x).detach().numpy(), atol=1e-4)
