@@ -236,7 +236,7 @@ def export(
 ) -> Exported:
     """Write a saved model for a runtime, load the file there and compare outputs.
 
-    `format` is `onnx`, `pt2`, `openvino`, `ncnn` (extras) or `packed`; by default what the
+    `format` is `onnx`, `pt2`, `openvino`, `ncnn`, `executorch` (extras) or `packed`; by default what the
     ending of `output` says, or else `onnx`. `path`, `pick` and `trust` as for `load`; `output`
     defaults to `model.<ending>` in the model's folder. The format `packed` is a
     compressed file without the zeros of sparse weights, for `load` and `export`; its size is the

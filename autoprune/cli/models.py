@@ -102,7 +102,9 @@ def export(
     path: Annotated[Path, typer.Argument(metavar="RUN_OR_MODEL", help="A run or a saved model.")],
     format: Annotated[  # noqa: A002
         str | None,
-        typer.Option(help="onnx, pt2, openvino, ncnn or packed. Default: by --output, or onnx."),
+        typer.Option(
+            help="onnx, pt2, openvino, ncnn, executorch or packed. Default: by --output, or onnx."
+        ),
     ] = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Default: model.ENDING beside the model.")

@@ -15,8 +15,17 @@ from autoprune.cost.targets import PACKAGES, RUNTIMES, find_target, is_here
 from autoprune.cost.targets.on_device import device_name
 from autoprune.errors import DeviceError
 
-EXTRAS = {"openvino": ("openvino",), "ncnn": ("ncnn", "pnnx")}
+EXTRAS = {
+    "openvino": ("openvino",),
+    "ncnn": ("ncnn", "pnnx"),
+    "executorch": ("executorch",),
+}
+SLOW = {"executorch"}  # seconds a model
 RUNTIME = pytest.mark.parametrize("runtime", EXTRAS)
+RUNS = pytest.mark.parametrize(
+    "runtime",
+    [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in EXTRAS],
+)
 QUICK = {"warmup_s": 0.002, "repeats": 10}
 
 
@@ -64,7 +73,7 @@ def test_its_packages_are_recorded(runtime):
     assert RUNTIMES[runtime].packages
 
 
-@RUNTIME
+@RUNS
 def test_models_are_measured_and_a_smaller_one_is_faster(runtime):
     need(runtime)
     big, small = measure_together([network(64), network(8)], X, runtime, warmup_s=0.05, repeats=30)
@@ -74,7 +83,7 @@ def test_models_are_measured_and_a_smaller_one_is_faster(runtime):
     assert small.ratio < 0.7  # 64 times fewer multiplications
 
 
-@RUNTIME
+@RUNS
 def test_one_thread_uses_one_core(runtime):
     need(runtime)
     target = RUNTIMES[runtime]
@@ -88,7 +97,7 @@ def test_one_thread_uses_one_core(runtime):
     assert used <= 1.1 * wall
 
 
-@RUNTIME
+@RUNS
 def test_the_model_is_not_changed(runtime):
     need(runtime)
     model = network().train()
@@ -98,7 +107,7 @@ def test_the_model_is_not_changed(runtime):
     assert all(module.training for module in model.modules())
 
 
-@RUNTIME
+@RUNS
 def test_more_threads_than_cores_are_refused(runtime):
     need(runtime)
     with pytest.raises(DeviceError, match=r"threads must be from 1 to \d+"):

@@ -12,8 +12,16 @@ from torch import nn
 from autoprune._export import FORMATS, Exported, export_model, format_of
 from autoprune.errors import ConfigError, DeviceError, ExportError
 
-NEEDS = {"openvino": ("openvino",), "ncnn": ("ncnn", "pnnx")}
+NEEDS = {
+    "openvino": ("openvino",),
+    "ncnn": ("ncnn", "pnnx"),
+    "executorch": ("executorch",),
+}
+SLOW = {"executorch"}  # seconds a model
 FORMAT = pytest.mark.parametrize("name", NEEDS)
+WRITES = pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in NEEDS]
+)
 TWO_FILES = [name for name in NEEDS if FORMATS[name].weights]
 
 
@@ -35,7 +43,7 @@ def small() -> nn.Module:
 X = torch.randn(1, 3, 8, 8, generator=torch.Generator().manual_seed(1))
 
 
-@FORMAT
+@WRITES
 def test_the_file_agrees_in_float32_and_the_size_counts_all_files(tmp_path, name):
     model = small().train()
     made = export(name, tmp_path, model, X)
@@ -48,7 +56,7 @@ def test_the_file_agrees_in_float32_and_the_size_counts_all_files(tmp_path, name
     assert all(module.training for module in model.modules())
 
 
-@FORMAT
+@WRITES
 def test_a_file_that_differs_is_refused(tmp_path, monkeypatch, name):
     for module in NEEDS[name]:
         pytest.importorskip(module)
@@ -137,3 +145,16 @@ def test_ncnn_files_run_at_any_batch(tmp_path):
     extractor.input("in0", ncnn.Mat(x.numpy(), batch_index=0))
     found = extractor.extract("out0")[1].numpy(batch_index=0)
     np.testing.assert_allclose(found, model.eval()(x).detach().numpy(), atol=1e-4)
+
+
+@pytest.mark.slow  # seconds to convert
+def test_executorch_files_run_at_other_batches(tmp_path):
+    pytest.importorskip("executorch")
+    from autoprune.cost.targets.executorch import LoadedProgram
+
+    model = small()
+    made = export("executorch", tmp_path, model, X, dynamic_batch=True)
+    assert made.weights is None
+    x = torch.randn(5, 3, 8, 8)
+    (found,) = LoadedProgram(made.path).run([x])
+    torch.testing.assert_close(found, model.eval()(x).detach(), atol=1e-4, rtol=1e-4)

@@ -15,6 +15,7 @@ from autoprune.cost.targets.address import SCHEME, SshAddress
 from autoprune.cost.targets.base import LocalTarget, Protocol, Target, Timings
 from autoprune.cost.targets.compiled import CompiledTorch
 from autoprune.cost.targets.cuda import CudaGraph, EagerCuda, OnnxRuntimeCuda
+from autoprune.cost.targets.executorch import ExecuTorch
 from autoprune.cost.targets.local import EagerTorch, OnnxRuntime
 from autoprune.cost.targets.ncnn import Ncnn
 from autoprune.cost.targets.on_device import INT8, cores, cpu_flags, device_name, int8_instructions
@@ -28,6 +29,7 @@ RUNTIMES: Mapping[str, LocalTarget] = {
     "torch-compile": CompiledTorch(),
     "openvino": OpenVino(),
     "ncnn": Ncnn(),
+    "executorch": ExecuTorch(),
     "cuda": EagerCuda(),
     "cuda-graph": CudaGraph(),
     "onnxruntime-cuda": OnnxRuntimeCuda(),
@@ -77,6 +79,7 @@ __all__ = [
     "CudaGraph",
     "EagerCuda",
     "EagerTorch",
+    "ExecuTorch",
     "LocalTarget",
     "Ncnn",
     "OnnxRuntime",
