@@ -16,7 +16,8 @@ budget:
 
 # Where the latency counts.
 device:
-  runtime: onnxruntime         # torch | torch-compile | cuda | cuda-graph | onnxruntime-cuda
+  runtime: onnxruntime         # torch | torch-compile | openvino | ncnn | executorch
+                               # | cuda | cuda-graph | onnxruntime-cuda
                                # | ssh://user@host: measured over there
   threads: 1
   batch: 1
