@@ -107,6 +107,30 @@ def fit_device(
     )
 
 
+def move_device(
+    task: Task,
+    profile: DeviceProfile,
+    runtime: str,
+    *,
+    threads: int = 1,
+    samples: int = 10,
+) -> DeviceProfile:
+    """A profile of the same dense architecture in another runtime, from few measurements there.
+
+    At the batch of the given one. Raises DeviceError as `fit_device`, and where the profile is of
+    another model.
+    """
+    return profile.moved(
+        task.build_model().eval(),
+        batched(task.example_input(), profile.device.batch),
+        runtime=runtime,
+        threads=threads,
+        samples=samples,
+        ignored_layers=task.ignored_layers,
+        num_heads=task.num_heads,
+    )
+
+
 def layers_of(graph: PruningGraph) -> tuple[Layer, ...]:
     """The layers with parameters, in execution order; a parameter that is shared counts once."""
     sizes = graph.sizes()

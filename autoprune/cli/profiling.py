@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from autoprune.cli.application import app
 from autoprune.cli.terminal import say
 from autoprune.errors import UsageError
+
+if TYPE_CHECKING:
+    from autoprune.device.profile import DeviceProfile
 
 
 @app.command()
@@ -31,10 +34,21 @@ def profile(
     batch: Annotated[
         int | None, typer.Option(min=1, help="Inputs of one forward pass. Default: 1.")
     ] = None,
-    samples: Annotated[int, typer.Option(min=10, help="Most prunings to measure for -o.")] = 100,
+    samples: Annotated[
+        int | None,
+        typer.Option(
+            min=10, help="Most prunings to measure for -o. Default: 100; with --from, 10."
+        ),
+    ] = None,
     output: Annotated[
         Path | None,
         typer.Option("--output", "-o", help="Measure prunings too; write a device profile."),
+    ] = None,
+    source: Annotated[
+        Path | None,
+        typer.Option(
+            "--from", metavar="PROFILE", help="With -o: move this profile to --runtime, --threads."
+        ),
     ] = None,
 ) -> None:
     """Count and time the dense model, layer by layer; with -o, fit a latency predictor."""
@@ -52,6 +66,8 @@ def profile(
     chosen = tuple(runtime or known or ("torch", "onnxruntime"))
     threads = threads or _common("threads", [place.threads for place in places])
     batch = batch or _common("batch", [place.batch for place in places])
+    if output is None and source is not None:
+        raise UsageError("--from makes a device profile · name its file with -o")
     if output is None:
         say(
             render(
@@ -63,10 +79,20 @@ def profile(
         raise UsageError("a device profile is of one runtime · add e.g. --runtime onnxruntime")
     if output.exists():
         raise UsageError(f"{output} exists and is not overwritten · choose another name")
-    from autoprune.profile import fit_device
+    from autoprune.device.profile import DeviceProfile
+    from autoprune.profile import fit_device, move_device
 
-    made = fit_device(task, chosen[0], threads=threads, batch=batch, samples=samples)
+    if source is None:
+        made = fit_device(task, chosen[0], threads=threads, batch=batch, samples=samples or 100)
+    else:
+        made = move_device(
+            task, DeviceProfile.load(source), chosen[0], threads=threads, samples=samples or 10
+        )
     made.save(output)
+    _say_profile(made, target, output)
+
+
+def _say_profile(made: DeviceProfile, target: str, output: Path) -> None:
     fit = made.predictor
     say(f"measured {len(fit.samples)} prunings of {target}: {made.device}")
     say(

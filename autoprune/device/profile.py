@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -14,11 +14,11 @@ import torch
 from torch import nn
 
 from autoprune.budget import Device
-from autoprune.cost.inputs import Inputs
+from autoprune.cost.inputs import Inputs, batch_size, dtype_of
 from autoprune.cost.latency import measure_latency
 from autoprune.cost.targets import RUNTIMES, Ssh, is_remote
 from autoprune.device.predictor import LatencyPredictor
-from autoprune.device.sampling import Until
+from autoprune.device.sampling import Sampler, Until, random_architectures
 from autoprune.errors import DeviceError, DeviceLostError
 from autoprune.graph import Block, Dim, Group, Op, PruningGraph, TensorInfo
 from autoprune.pruning.verification import prunable
@@ -86,6 +86,35 @@ class DeviceProfile:
             ),
             graph,
         )
+
+    def moved(
+        self,
+        model: nn.Module,
+        example_inputs: Inputs,
+        *,
+        runtime: str,
+        threads: int = 1,
+        samples: int = 10,
+        seed: int = 0,
+        ignored_layers: Iterable[str] = (),
+        num_heads: Mapping[str, int] | None = None,
+    ) -> DeviceProfile:
+        """The model's profile in another runtime, on other threads or another device.
+
+        Only `samples` prunings are measured there; see `LatencyPredictor.moved`. The model is the
+        profile's, and the batch and dtype are the profile's too. Raises DeviceError where they are
+        not, and as `fit`; ValueError for fewer than 4 samples.
+        """
+        graph = prunable(
+            model, example_inputs, ignored_layers=tuple(ignored_layers), num_heads=num_heads
+        )
+        own = self.matched(graph, batch=batch_size(example_inputs), dtype=dtype_of(model))
+        measure_latency(model, example_inputs, runtime, threads=threads)  # raises on a busy machine
+        sampler = Sampler(model, graph, example_inputs, runtime=runtime, threads=threads, seed=seed)
+        found = sampler.measure_these(random_architectures(graph, samples, seed))
+        faster = found.dense_ms / own.predictor.dense_ms
+        checks = [replace(sample, ratio=sample.ratio * faster) for sample in found.samples]
+        return DeviceProfile.of(own.predictor.moved(checks, found.device), graph)
 
     @staticmethod
     def of(predictor: LatencyPredictor, graph: PruningGraph) -> DeviceProfile:
