@@ -4,19 +4,29 @@
 
 A profile of a MobileNetV2 in ONNX Runtime on one thread, from 48 random prunings, is moved to each
 other place by ten further ones that are measured there, and predicts 24 that no fit has seen.
-Beside it: the profile as it is, of which only the dense model's latency is replaced, and one that is
-fitted to the ten alone. Rows: `results/runtimes/moved.csv`; table: `moved.md`.
+Beside it: the profile as it is, of which only the dense model's latency is replaced, and one that
+is fitted to the ten alone. Rows: `results/runtimes/moved.csv`; table: `moved.md`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
 import torch
+from scipy.stats import spearmanr
 
 from autoprune.architecture import Architecture
-from autoprune.cost.targets import RUNTIMES
-from autoprune.device.sampling import Sampler, random_architectures
+from autoprune.budget import Device
+from autoprune.cost.sizes import Floats
+from autoprune.cost.targets import RUNTIMES, device_name
+from autoprune.device.predictor import LatencyPredictor
+from autoprune.device.sampling import Sample, Sampler, random_architectures
 from autoprune.graph import PruningGraph
 from autoprune.pruning.verification import prunable
+from autoprune.store import write_text
 from scripts.benchmarks import harness
 from scripts.benchmarks.harness import RESULTS, Rows
 from scripts.benchmarks.latency.families import FAMILIES
@@ -80,3 +90,70 @@ def prunings(graph: PruningGraph, kind: str) -> list[Architecture]:
     """The random prunings of a set: `fitted`, `checks` or `unseen`."""
     counts = {"fitted": FITTED, "checks": CHECKS, "unseen": UNSEEN}
     return random_architectures(graph, counts[kind], seed=list(counts).index(kind))
+
+
+def samples_of(rows: pd.DataFrame, graph: PruningGraph, kind: str) -> list[Sample]:
+    """The measured prunings of one set at one place; ratios are to the dense model there."""
+    found = rows[rows.set == kind].sort_values("number")
+    counts = [graph.counts(each) for each in prunings(graph, kind)]
+    return [
+        Sample(kept, ratio * dense_ms, ratio)
+        for kept, ratio, dense_ms in zip(counts, found.ratio, found.dense_ms, strict=True)
+    ]
+
+
+def row(rows: pd.DataFrame, graph: PruningGraph, runtime: str, threads: int) -> dict[str, object]:
+    """One place: the errors of the three predictors on the prunings that none has seen."""
+    here, there = (
+        rows[(rows.runtime == name) & (rows.threads == count)]
+        for name, count in (SOURCE, (runtime, threads))
+    )
+    fitted = samples_of(here, graph, "fitted")
+    checks, unseen = samples_of(there, graph, "checks"), samples_of(there, graph, "unseen")
+    ms, dense_ms = float(here.dense_ms.iloc[0]), float(there.dense_ms.iloc[0])
+    place = Device(device_name(), runtime, threads=threads)
+    source = LatencyPredictor.from_samples(graph, fitted, device=place, dense_ms=ms)
+    alone = LatencyPredictor.from_samples(graph, checks, device=place, dense_ms=dense_ms)
+    slower = [replace(sample, ratio=sample.ratio * dense_ms / ms) for sample in checks]
+    told = {
+        "moved": (source.moved(slower, place), dense_ms),
+        "unmoved": (source, ms),
+        "alone": (alone, dense_ms),
+    }
+    found: dict[str, object] = {"runtime": runtime, "threads": threads}
+    for name, (predictor, scale) in told.items():
+        counts = np.concatenate([predictor.features.row(sample.counts) for sample in unseen])
+        error, rank = judged(predictor.predict_many(counts) / scale, unseen)
+        found |= {f"{name}_error": error, f"{name}_rank": rank}
+    return found
+
+
+def judged(told: Floats, unseen: Sequence[Sample]) -> tuple[float, float]:
+    """Mean absolute relative error and rank correlation of ratios to the dense model."""
+    measured = np.array([sample.ratio for sample in unseen])
+    error = float(np.mean(np.abs(told / measured - 1.0)))
+    return error, float(spearmanr(told, measured).statistic)
+
+
+def main() -> None:
+    harness.parser(__doc__).parse_args()
+    torch.set_num_threads(1)
+    bench = Bench()
+    bench.measure(*SOURCE, "fitted")
+    for place in PLACES:
+        for kind in ("checks", "unseen"):
+            bench.measure(*place, kind)
+    rows = bench.file.read()
+    table = pd.DataFrame([row(rows, bench.graph, *place) for place in PLACES])
+    words = (
+        "# A profile moved to another runtime or number of threads\n\n"
+        f"{NETWORK}: from {FITTED} prunings in {SOURCE[0]} on {SOURCE[1]} thread, {CHECKS} at the "
+        f"new place; errors on {UNSEEN} others there, relative to the dense model.\n"
+        f"{harness.stamp(rows)}\n\n{harness.table(table, SHOWN)}\n"
+    )
+    write_text(RESULTS / "runtimes" / "moved.md", words)
+    print(words)
+
+
+if __name__ == "__main__":
+    main()
