@@ -10,6 +10,7 @@ from dataclasses import replace
 from io import StringIO
 from pathlib import Path
 
+import numpy as np
 import pytest
 from rich.console import Console
 
@@ -457,6 +458,26 @@ def test_profile_writes_a_device_profile_once(run, tmp_path: Path) -> None:
     assert code == 2
     assert f"{file} exists and is not overwritten" in err
     assert file.read_bytes() == before
+
+
+def test_a_device_profile_moves_to_another_runtime(run, tmp_path: Path) -> None:
+    file, other = tmp_path / "torch.json", tmp_path / "onnx.json"
+    code, _, err = run("profile", "digits", "--runtime", "onnxruntime", "--from", file)
+    assert code == 2
+    assert "--from makes a device profile · name its file with -o" in err
+    asked = ("profile", "digits", "--runtime", "onnxruntime", "--from", file, "-o", other)
+    code, _, err = run(*asked)
+    assert code == 2
+    assert f"{file} is not a file" in err
+    run("profile", "digits", "--runtime", "torch", "--samples", "10", "-o", file)
+    code, out, _ = run(*asked)
+    assert code == 0
+    assert "measured 10 prunings of digits" in out
+    source, made = DeviceProfile.load(file), DeviceProfile.load(other)
+    assert made.device.runtime == "onnxruntime"
+    assert made.versions["onnxruntime"]
+    assert np.array_equal(made.predictor.coefficients, source.predictor.coefficients)
+    assert made.predictor.samples != source.predictor.samples
 
 
 def test_a_device_profile_is_of_one_runtime(run, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -51,6 +52,35 @@ def profile(monkeypatch: pytest.MonkeyPatch) -> DeviceProfile:
     monkeypatch.setattr(device, "measure_latency", lambda m, *a, **k: None)
     torch.manual_seed(0)
     return DeviceProfile.fit(Net(), X, runtime="torch", samples=30)
+
+
+def test_a_few_measurements_move_it_to_another_runtime(
+    profile: DeviceProfile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here, measured = sampling.measure_together, []
+
+    def slower(models, example_inputs, runtime, **options):
+        measured.extend(models[1:])
+        found = here(models, example_inputs, runtime, **options)
+        return [replace(it, median_ms=3.0 * it.median_ms) for it in found]
+
+    monkeypatch.setattr(sampling, "measure_together", slower)
+    made = profile.moved(Net(), X, runtime="onnxruntime", threads=2, samples=8)
+    assert len(measured) == len(made.predictor.samples) == 8
+    assert (made.device.runtime, made.device.threads) == ("onnxruntime", 2)
+    assert "onnxruntime" in made.versions
+    for width in (6, 12, 24):
+        small = Net(width)
+        median, upper = made.predict(small)
+        assert median == pytest.approx(3.0 * profile.predict(small)[0], rel=0.06)
+        assert upper >= median
+
+
+def test_it_only_moves_to_the_same_model_and_batch(profile: DeviceProfile) -> None:
+    with pytest.raises(DeviceError, match="was made with batch 2, here it is 1"):
+        profile.moved(Net(), X[:1], runtime="onnxruntime")
+    with pytest.raises(DeviceError, match="is of another model"):
+        profile.moved(Net(16), X, runtime="onnxruntime")
 
 
 def lost_after(samples: int, monkeypatch: pytest.MonkeyPatch) -> None:
