@@ -43,7 +43,7 @@ search:
   # objectives: [accuracy, latency_ms]   # default: the task's metric and the first limit
   # levels: [35%, 25%]         # lower limits (of the first cost) to find good models for, too
   trials: 30                   # the search stops at the first of these three limits
-  # total_epochs: 60
+  # total_epochs: 60           # training epochs of all trials together
   # minutes: 30
   patience: 25                 # stop after so many trials without progress of the front; 0 = never
   epochs: 2                    # recovery epochs of one trial; may be a fraction
