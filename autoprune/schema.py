@@ -94,7 +94,7 @@ _MEANINGS = {  # of keys without a comment in the template, or where that one is
     "task": "built-in name, path/to/file.py:Class or package.module:Class",
     "budget": "upper limits on costs; all hold together",
     "params": "number of parameters",
-    "macs": "multiply-accumulates of one sample",
+    "macs": "multiply-accumulates of one forward pass of the example input",
     "weight_bytes": "bytes of the weights; one byte for each int8 element of a matrix or filter",
     "peak_memory_bytes": "weights, inputs and activations of one forward pass",
     "file_bytes": "size of the compressed file that export --format packed writes",

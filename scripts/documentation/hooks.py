@@ -7,20 +7,23 @@ Linked Markdown files become pages, other linked files are copied. A line
 
 from __future__ import annotations
 
+import importlib
 import os
 import posixpath
 import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import reference
 from mkdocs.structure.files import File
 
 if TYPE_CHECKING:
     from mkdocs.structure.files import Files
 
 ROOT = Path(__file__).parents[2]
+sys.path.insert(0, str(ROOT))  # the site is about this checkout, whatever is installed
+reference = importlib.import_module("reference")
 DOCS = ROOT / "docs"
 LINK = re.compile(r"(!?\[[^\]]*\]\()([^)\s#:]+)(#[^)\s]*)?(\))")
 MARK = re.compile(r"<!-- generated: (\w+) -->")
