@@ -426,8 +426,8 @@ def test_progress_in_a_pipe_is_one_line_for_each_step() -> None:
     watch.stop()
     lines = console.file.getvalue().splitlines()
     assert lines[0] == (
-        "searching · 6 of 20 trials (2 in progress, 5 complete, 1 stopped, 3 over budget) · front 1 · "
-        "1 min 15 s · about 30.0 s left · 7.5 epochs · hypervolume 0.25"
+        "searching · 6 of 20 trials (2 in progress, 5 complete, 1 stopped, 3 over budget) "
+        "· front 1 · 1 min 15 s · about 30.0 s left · 7.5 epochs · hypervolume 0.25"
     )
     assert len(lines) == 2
     assert lines[1].startswith("searching · 7 of 20 trials")
