@@ -18,6 +18,7 @@ import autoprune
 from autoprune import cli
 from autoprune.config import RunConfig
 from autoprune.schema import config_schema
+from autoprune.tasks.load import load_task
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -68,6 +69,20 @@ def test_configuration_is_understood(page: str, text: str) -> None:
     for name in named.get("devices", {}):
         named["devices"][name] = {"runtime": "torch"}  # the profiles lie with the reader
     assert RunConfig.from_dict({"task": "digits", **named}, place=page)
+
+
+def test_task_of_the_tutorial_works(tmp_path: Path) -> None:
+    text = (DOCS / "tutorial.md").read_text(encoding="utf-8")
+    files = dict(
+        re.findall(r'^```python title="(\w+\.py)"\n(.*?)^```', text, re.DOTALL | re.MULTILINE)
+    )
+    for name, body in files.items():
+        compile(body, name, "exec")
+        (tmp_path / name).write_text(body)
+    task = load_task(f"{tmp_path / 'my_task.py'}:Digits")
+    splits = (task.train_loader(0), task.val_loader(), task.test_loader())
+    assert sum(len(y) for split in splits for _, y in split) == 1797
+    assert set(task.evaluate(task.build_model(), "val")) == {"accuracy", "loss"}
 
 
 def test_every_exported_name_is_in_the_reference() -> None:
