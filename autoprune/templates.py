@@ -30,7 +30,7 @@ device:
 # What may vary: a preset (standard, int8, channels, channels_and_schedule, quick, unstructured), a
 # file, or keys.
 space: standard
-# keep: ["backbone.*", head]     # groups, layers, blocks that stay whole: see autoprune profile
+# keep: ["backbone.*", head]     # groups, layers, blocks that are not pruned: see autoprune profile
 # bounds: {{"layer4.*": {{max_ratio: 0.3}}}}   # other ratios (pruned fractions) than the space's
 
 # The recommended model is the cheapest within this loss, or within the limits on metrics.
