@@ -122,3 +122,14 @@ def test_site_builds_without_warnings(tmp_path: Path) -> None:
     for page in ("index.html", "tutorial/index.html", "reference/api/index.html"):
         assert (tmp_path / page).is_file()
     assert "--quantization-aware" in (tmp_path / "reference" / "cli" / "index.html").read_text()
+
+
+def test_reasons_why_a_layer_is_not_prunable_are_those_of_the_code() -> None:
+    text = (DOCS / "troubleshooting.md").read_text(encoding="utf-8")
+    table = text[text.index("| reason |") :].partition("\n\n")[0]
+    rows = [row.split("|")[1] for row in table.splitlines()[2:]]
+    reasons = [reason for row in rows for reason in re.findall(r"`([^`]+)`", row)]
+    sources = [*(ROOT / "autoprune" / "graph").glob("*.py"), ROOT / "autoprune" / "config.py"]
+    code = "".join(file.read_text(encoding="utf-8") for file in sources)
+    assert len(reasons) > 8
+    assert [reason for reason in reasons if reason.rstrip(" …") not in code] == []
