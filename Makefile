@@ -1,10 +1,11 @@
 # make demo    the main job on the embedded default: search, front, report, retrain, export
 # make test    the default test suite
 # make check   lint, format, types and layers (what `scripts/check` runs)
+# make docs    the documentation site, into site/; any warning is an error
 # Each sets up .venv first and uses it again later. PYTHON=/path/to/python picks the interpreter.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all check clean
+.PHONY: help setup demo test test-all check docs clean
 
 PYTHON ?=
 VENV   := .venv
@@ -44,5 +45,10 @@ test-all: $(STAMP)
 check: $(STAMP)
 	@PATH="$(CURDIR)/$(BIN):$$PATH" scripts/check
 
+docs: $(STAMP)
+	@$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[docs]"
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+	@echo "open site/index.html"
+
 clean:
-	rm -rf $(VENV) build dist *.egg-info
+	rm -rf $(VENV) build dist site *.egg-info

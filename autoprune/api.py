@@ -66,10 +66,14 @@ def search(
     """Search small models of `task` within a budget: of a `config`, or of its keys as `options`.
 
     `task` is a reference (`digits`, `path/to/file.py:MyTask`, `package.module:MyTask`) or a Task
-    object; it takes the place of the task that `config` names. `progress` is told every new state,
-    `callbacks` the start, every trial and the end.
-    Raises UsageError before any training where the arguments, the task, the model or the budget do
-    not fit.
+    object; it takes the place of the task that `config` names. `progress` gets every new state,
+    `callbacks` the start, every trial and the end. Writes `output`, by default
+    `results/<task>-<date-time>`.
+
+    Raises:
+        UsageError: before any training, where the arguments, the task, the model or the budget do
+            not fit (ConfigError, TaskError, GraphError, BudgetError, DeviceError).
+        WorkError: no trial was completed, or too many in a row failed in the same way.
     """
     given = task if isinstance(task, Task) else None
     reference = task if isinstance(task, str) else reference_of(task)
@@ -128,9 +132,10 @@ def verify(
     progress: Progress | None = None,
     trust: bool = False,
 ) -> Result:
-    """Measure the front of a finished search again; models over the budget leave it.
+    """Measure the front of a finished search again; models over the budget are left out of it.
 
-    `trust` as for `resume`.
+    `trust` as for `resume`. Raises StoreError where there is no front yet, DeviceError where no
+    device could be measured.
     """
     from autoprune._search.run import measure_again
 
@@ -198,8 +203,9 @@ def retrain(
     is read once for each finished model. Written to `retrained/<trial>/` in the run's folder:
     `seed-<n>/` and `summary.json` with the latency of the first seed's model, measured beside the
     dense one. An interrupted retraining is resumed when it is called again, a finished one is
-    returned. `on_entry(seed, entry)` is told each validation. `trust` as for `resume`. Raises
-    StoreError where the folder holds another retraining.
+    returned. `on_entry(seed, entry)` is called after each validation. `trust` as for `resume`.
+    Raises StoreError where the folder holds another retraining or nothing fits `pick`, UsageError
+    where an argument does not fit, TrainingError where the loss becomes NaN.
     """
     from autoprune._retraining.trial import retrain_trial
 
@@ -288,7 +294,8 @@ def quantize(
     All are measured in turns with the dense float32 model. The run's folder gets `dense.int8.onnx`
     and `dense.int8.json`, the folder of each member's model `model.int8.onnx` and `int8.json`.
     A member without a saved model, or one that cannot be quantized, is `skipped`. `trust` as for
-    `resume`.
+    `resume`. Static post-training quantization with a scale for each output channel (Jacob et al.
+    2018, arXiv:1712.05877).
     """
     from autoprune.quantization import quantize_front
 

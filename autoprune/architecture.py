@@ -78,7 +78,7 @@ class Architecture:
         return {name: 1.0 - width / sizes[name] for name, width in self.complete(sizes).items()}
 
     def removed(self, sizes: Mapping[str, int]) -> dict[str, float]:
-        """As `ratios`, where a search made this: groups that went with a block have no width.
+        """As `ratios`, where a search made this: groups inside a dropped block have no width.
 
         >>> Architecture({"conv1": 12}, ["layer2"]).removed({"conv1": 16, "layer2.conv1": 32})
         {'conv1': 0.25, 'layer2.conv1': 1.0}

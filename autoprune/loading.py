@@ -67,9 +67,10 @@ def load(
 
     `path` is a model's folder, its packed file, or a run's folder: then `pick` says which model,
     and its retrained version (of the first seed) is taken where there is one. The dense
-    architecture is built through the task, cut, and the weights are loaded strictly. With `model`,
-    the dense architecture as an object (its weights do not matter), no task is needed and no code
-    is imported. `trust` as for `resume`. Raises StoreError where the weights do not fit.
+    architecture is built through the task and pruned, and the weights are loaded strictly. With
+    `model`, the dense architecture as an object (its weights do not matter), no task is needed and
+    no code is imported. `trust` as for `resume`. Raises StoreError where nothing fits `pick` or the
+    weights do not fit, TaskError where the task's code may not run here.
     """
     if task is not None and model is not None:
         raise UsageError("load takes a task or a model, got both")

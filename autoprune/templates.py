@@ -31,7 +31,7 @@ device:
 # What may vary: a preset (standard, int8, channels, channels_and_schedule, quick, unstructured), a
 # file, or keys.
 space: standard
-# keep: ["backbone.*", head]     # groups, layers, blocks that stay whole: see autoprune profile
+# keep: ["backbone.*", head]     # groups, layers, blocks that are not pruned: see autoprune profile
 # bounds: {{"layer4.*": {{max_ratio: 0.3}}}}   # other ratios (pruned fractions) than the space's
 
 # The recommended model is the cheapest within this loss, or within the limits on metrics.
@@ -44,7 +44,7 @@ search:
   # objectives: [accuracy, latency_ms]   # default: the task's metric and the first limit
   # levels: [35%, 25%]         # lower limits (of the first cost) to find good models for, too
   trials: 30                   # the search stops at the first of these three limits
-  # total_epochs: 60
+  # total_epochs: 60           # training epochs of all trials together
   # minutes: 30
   patience: 25                 # stop after so many trials without progress of the front; 0 = never
   epochs: 2                    # recovery epochs of one trial; may be a fraction

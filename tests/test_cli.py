@@ -427,8 +427,8 @@ def test_progress_in_a_pipe_is_one_line_for_each_step() -> None:
     watch.stop()
     lines = console.file.getvalue().splitlines()
     assert lines[0] == (
-        "searching · 6 of 20 trials (2 running, 5 complete, 1 stopped, 3 infeasible) · front 1 · "
-        "1 min 15 s · about 30.0 s left · 7.5 epochs · hypervolume 0.25"
+        "searching · 6 of 20 trials (2 in progress, 5 complete, 1 stopped, 3 over budget) "
+        "· front 1 · 1 min 15 s · about 30.0 s left · 7.5 epochs · hypervolume 0.25"
     )
     assert len(lines) == 2
     assert lines[1].startswith("searching · 7 of 20 trials")
@@ -501,3 +501,21 @@ def test_profile_asks_what_the_configuration_says(run, tmp_path: Path) -> None:
     code, _, err = run("profile", tmp_path / "c.yaml")
     assert code == 2
     assert "the devices differ in batch · choose one: --batch 1" in err
+
+
+def test_profiler_of_torch_does_not_log_beside_the_commands(tmp_path: Path) -> None:
+    (tmp_path / "my_task.py").write_text(
+        "import torch\nfrom torch import nn\nimport autoprune\n"
+        "class Tiny(autoprune.Task):\n"
+        "    dense_epochs = 0\n"
+        "    def build_model(self): return nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 2))\n"
+        "    def train_loader(self, seed): return [(torch.zeros(2, 4), torch.zeros(2).long())]\n"
+        "    def val_loader(self): return self.train_loader(0)\n"
+        "    def test_loader(self): return self.train_loader(0)\n"
+    )
+    command = [sys.executable, "-m", "autoprune", "profile", "my_task.py:Tiny"]
+    done = subprocess.run(
+        [*command, "--runtime", "torch"], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    assert "peak memory" in done.stdout
+    assert done.stderr == ""

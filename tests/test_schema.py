@@ -95,3 +95,19 @@ def test_the_command_writes_it(tmp_path: Path, capsys) -> None:
     assert not end.value.code
     assert json.loads((tmp_path / "schema.json").read_text()) == config_schema()
     assert "yaml-language-server" in capsys.readouterr().out
+
+
+def test_every_key_is_described() -> None:
+    schema = config_schema()
+    top = schema["properties"]
+    space = top["space"]["anyOf"][-1]
+    parts = (space["properties"][name] for name in ("ratios", "schedule", "recovery"))
+    sections = (schema, top["budget"], space, *parts, *schema["$defs"].values())
+    keys = [item for section in sections for item in section["properties"].items()]
+    assert [key for key, value in keys if not value.get("description")] == []
+
+
+def test_a_description_is_the_comment_of_its_own_line() -> None:
+    search = config_schema()["$defs"]["SearchConfig"]["properties"]
+    assert search["patience"]["description"].startswith("stop after so many trials")
+    assert search["total_epochs"]["description"].startswith("training epochs of all trials")

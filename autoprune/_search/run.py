@@ -351,7 +351,7 @@ def _finish(
 
 def _stuck(store: RunFolder, reason: str, count: int) -> str:
     return (
-        f"stopped after {count} trials in a row failed alike: {reason} · mend it, then: autoprune "
+        f"stopped after {count} trials in a row failed alike: {reason} · fix it, then: autoprune "
         f"resume {store.path} (search.equal_failures says after how many)"
     )
 

@@ -49,9 +49,7 @@ def retrain(
     seeds: Annotated[int, typer.Option(min=1, help="How many seeds.")] = 3,
     lr: Annotated[
         float | None,
-        typer.Option(
-            help="Peak learning rate. Default: the trial's, SGD's grown with the length."
-        ),
+        typer.Option(help="Peak learning rate. Default: the trial's, SGD's grown with the length."),
     ] = None,
     distillation: Annotated[
         float | None, typer.Option(help="Distillation weight instead of the trial's.")

@@ -113,7 +113,8 @@ def _common(name: str, values: Sequence[int]) -> int:
 @app.command()
 def doctor(
     config: Annotated[
-        Path | None, typer.Argument(help="Also check what this configuration needs.")
+        Path | None,
+        typer.Argument(metavar="CONFIG", help="Also check what this configuration needs."),
     ] = None,
 ) -> None:
     """Check this machine: versions, threads, int8 instructions, folders, runtimes that load."""

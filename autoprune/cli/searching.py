@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 
 @app.command()
 def init(
-    config: Annotated[Path, typer.Argument(help="The file to write.")] = Path("budget.yaml"),
+    config: Annotated[Path, typer.Argument(metavar="CONFIG", help="The file to write.")] = Path(
+        "budget.yaml"
+    ),
     task: Annotated[str, typer.Option(help="The task it names.")] = "digits",
     task_file: Annotated[
         Path | None, typer.Option(help="Also write a task to fill in, and name it.")
@@ -45,7 +47,9 @@ def init(
 
 @app.command()
 def search(
-    config: Annotated[Path, typer.Argument(help="The configuration, a YAML file.")],
+    config: Annotated[
+        Path, typer.Argument(metavar="CONFIG", help="The configuration, a YAML file.")
+    ],
     overrides: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Replace a key, e.g. search.trials=5."),

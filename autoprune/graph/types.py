@@ -38,7 +38,14 @@ class Slice:
 
 @dataclass(frozen=True, eq=False)
 class Group:
-    """Prunable units of one kind; each unit is a set of slices that are removed together."""
+    """Units that are pruned in the same way; each is a set of slices that must be pruned together.
+
+    Attributes:
+        name: path of the first layer that produces the units.
+        kind: `channel` (or neuron), `head` of attention, or `ffn`: hidden unit between two layers.
+        size: how many units there are.
+        slices: for every tensor that holds a part of the units, which part.
+    """
 
     name: str
     kind: Kind

@@ -134,12 +134,12 @@ def newly_dropped(graph: PruningGraph, architecture: Architecture) -> list[str]:
 def narrowed(graph: PruningGraph, architecture: Architecture) -> dict[str, int]:
     """The widths that are smaller than the graph's; GraphError for what it does not have.
 
-    Groups that go with a dropped block have none.
+    Groups inside a dropped block have none, also where it was dropped before.
     """
-    lost = graph.lost(newly_dropped(graph, architecture))
+    lost, sizes = graph.lost(newly_dropped(graph, architecture)), graph.sizes()
     widths = {}
     for name, width in architecture.widths.items():
-        if name in lost:
+        if name in lost or (graph.dropped and name not in sizes):
             continue
         size = graph.group(name).size
         if width > size:

@@ -53,7 +53,9 @@ class Moment:
 class Calibration:
     """Second moments of the layers' inputs, by the weight's `state_dict` key.
 
-    `norms` has (mean, variance) of each batch normalization's input on the calibration data, by
+    A moment holds the `mean` (blocks, d) and the `covariance` (blocks, d, d) of a layer's d inputs,
+    float64 on the CPU; a grouped convolution has a block for each of its groups, any other layer
+    one. `norms` has (mean, variance), each (channels,), of each batch normalization's input, by
     module path. `skipped` says for the weights that have no moment why. `samples` is the number of
     calibration samples that were used.
     """

@@ -157,6 +157,8 @@ def _remove(model: nn.Module, block: Block) -> None:
         parent, _, leaf = path.rpartition(".")
         if path in modules:  # else an outer block was removed before
             modules[parent]._modules[leaf] = Removed(modules[path], structure)
+            if isinstance(modules[parent], nn.TransformerEncoderLayer):
+                modules[parent].activation_relu_or_gelu = 0  # its fused kernel needs all weights
     for tensor in block.loose:
         parent, _, leaf = tensor.rpartition(".")
         if parent not in modules:

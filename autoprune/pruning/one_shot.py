@@ -97,6 +97,11 @@ def groups(
 ) -> tuple[Group, ...]:
     """The groups of units that are pruned together, in the order in which the model produces them.
 
+    The model runs on `example_inputs` (a tensor, a tuple of positional or a mapping of keyword
+    arguments) and is not changed. Outputs of `ignored_layers` (module paths) are not pruned;
+    `num_heads` maps an attention layer to its number of heads where the model does not tell.
+    Raises GraphError where the model cannot be run, or a layer is not one of the model's.
+
     >>> import torch
     >>> net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
     >>> [(group.name, group.size) for group in groups(net, torch.zeros(1, 4))]

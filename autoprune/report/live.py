@@ -48,9 +48,11 @@ def line(snapshot: Snapshot) -> str:
 
 
 def counts(snapshot: Snapshot) -> str:
-    """How many trials ended in which way, and how many run."""
+    """How many trials ended in which way, and how many run or are paused."""
     names = ("running", "complete", "stopped", "infeasible", "failed")
-    states = ", ".join(f"{getattr(snapshot, n)} {n}" for n in names if getattr(snapshot, n))
+    words = {"running": "in progress", "infeasible": "over budget"}
+    counted = [(getattr(snapshot, name), words.get(name, name)) for name in names]
+    states = ", ".join(f"{count} {word}" for count, word in counted if count)
     return f"{snapshot.done} of {snapshot.trials} trials" + (f" ({states})" if states else "")
 
 

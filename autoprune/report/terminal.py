@@ -17,6 +17,7 @@ from autoprune.report.why import why
 from autoprune.store import RetrainingSummary
 
 _STYLES = {"complete": "green", "stopped": "yellow", "infeasible": "dim", "failed": "red"}
+_WORDS = {"infeasible": "over budget"}  # proposals that were not trained
 _COUNTS = ("params", "macs", "weight_bytes")
 _MARKS = {"uniform": " ▫", "random": " ?", "scratch": " 0"}
 _MS, _P95 = "latency_ms", "latency_p95_ms"
@@ -48,14 +49,17 @@ def summary(view: RunView) -> RenderableType:
     lines.append(f"budget  {budget or text.NONE}\n")
     lines.append(f"trials  {len(view.records)}: ")
     for index, (state, count) in enumerate(view.states.items()):
-        lines.append(", " if index else "").append(f"{count} {state}", _STYLES[state])
+        lines.append(", " if index else "").append(
+            f"{count} {_WORDS.get(state, state)}", _STYLES[state]
+        )
     ended = f", ended by {view.ended_by}" if view.ended_by else ""
     lines.append(f"  ·  {view.epochs:.4g} epochs, {text.seconds(view.wall_s)}{ended}\n")
     if view.front is None or not view.members:
         lines.append(f"front   {view.without_model}", "yellow")
         return lines
     knee, found = view.front.knee, view.recommendation
-    state = f"{len(view.members)} models" + ("" if view.finished else " so far")
+    count = len(view.members)
+    state = f"{count} model{'s' * (count != 1)}" + ("" if view.finished else " so far")
     if found is not None:
         lines.append(f"pick    trial {found.record.number}: {why(view)}\n", "bold")
     lines.append(f"front   {state}, knee trial {knee.number if knee else text.NONE}")

@@ -106,9 +106,10 @@ class Task(ABC):
         return call(model, self._pair(batch)[0])
 
     def importance(self, group: Group, weights: Any) -> Tensor:
-        """The score of each unit of a group, `(size,)`, less is pruned first: `importance: task`.
+        """The score of each unit of a group, `(size,)`; lowest first pruned: `importance: task`.
 
-        `weights` are those of `pruning.importance.Weights`.
+        `weights` are those of `pruning.importance.Weights`: parameters by `state_dict` name,
+        gradients and scales of norms. Raises TaskError unless it is overridden.
         """
         raise TaskError(
             f"importance 'task' needs {type(self).__name__}.importance(group, weights), which is "
@@ -120,8 +121,9 @@ class Task(ABC):
     ) -> None:
         """Change weights in place after an optimization step: `recovery.penalty: task`.
 
-        Called before removals, without gradients. `pruned_units` are the units by group that leave
-        next; the `share` of all calls until then adds up to `recovery.regularizer`.
+        Called before a removal, without gradients. `pruned_units` are the units, by group, that
+        are pruned next; the `share` of all calls until then adds up to `recovery.regularizer`.
+        Raises TaskError unless it is overridden.
         """
         raise TaskError(
             f"recovery.penalty 'task' needs {type(self).__name__}.regularize(model, pruned_units, "

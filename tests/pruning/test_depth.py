@@ -164,3 +164,40 @@ def test_a_gradual_candidate_drops_its_blocks_at_the_first_stage() -> None:
         assert current.dropped == {"1"}
     assert current.sizes()["0"] == 4
     assert model(x).shape == (3, 2)
+
+
+@pytest.mark.parametrize("block", ["linear1", "self_attn"])
+def test_an_encoder_layer_of_torch_runs_without_a_part_where_its_fused_kernel_would(
+    block: str,
+) -> None:
+    torch.manual_seed(0)
+    layer = nn.TransformerEncoderLayer(8, 2, 16, dropout=0.0, batch_first=True)
+    model = nn.Sequential(nn.Linear(4, 8), layer, nn.Linear(8, 2)).eval()
+    x = torch.randn(3, 5, 4)
+    drop(model, trace(model, x), [f"1.{block}"])
+    with torch.inference_mode():
+        fused = model(x)
+    assert torch.allclose(fused, model.train()(x), atol=1e-6)
+
+
+def test_later_stages_may_name_groups_inside_a_block_that_is_gone() -> None:
+    torch.manual_seed(0)
+
+    class Bottleneck(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 8))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.relu(x + self.body(x))
+
+    model = nn.Sequential(nn.Linear(4, 8), Bottleneck(), Bottleneck(), nn.Linear(8, 2)).eval()
+    graph = trace(model, torch.randn(3, 4))
+    last = Architecture({"0": 2, "2.body.0": 4}, ["1"])
+    stages = Candidate.planned(last, graph.sizes(), schedule=Schedule("linear", 0.0, 0.5, 3)).stages
+    assert [stage.architecture.widths["1.body.0"] for stage in stages[:2]] == [16, 16]
+    for stage in stages:
+        scores = importance.scores(model, graph, "l2")
+        built = shrink(model, graph, stage.architecture, scores=scores)
+        graph = built.graph
+    assert graph.sizes() == {"0": 2, "2.body.0": 4}

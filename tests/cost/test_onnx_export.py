@@ -1,0 +1,26 @@
+"""Models as ONNX: which exporter writes them."""
+
+from __future__ import annotations
+
+import onnxruntime
+import pytest
+import torch
+from torch import nn
+
+from autoprune.cost.onnx_export import to_onnx
+
+
+def test_an_encoder_of_torch_is_written_by_the_fast_exporter(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    torch.manual_seed(0)
+    layer = nn.TransformerEncoderLayer(8, 2, 16, dropout=0.0, batch_first=True)
+    model = nn.Sequential(nn.Linear(4, 8), nn.TransformerEncoder(layer, 2)).eval()
+    x = torch.randn(3, 5, 4)
+    written = to_onnx(model, x)
+    assert written.exporter == "torchscript"
+    assert capfd.readouterr() == ("", "")
+    assert torch.backends.mha.get_fastpath_enabled()
+    session = onnxruntime.InferenceSession(written.data, providers=["CPUExecutionProvider"])
+    (found,) = session.run(None, written.feed(x))
+    assert torch.allclose(torch.from_numpy(found), model(x), atol=1e-5)
