@@ -32,6 +32,7 @@ from .graph.types import Group as Group
 from .huggingface.files import SavedHF as SavedHF
 from .huggingface.files import load_hf as load_hf
 from .huggingface.files import save_hf as save_hf
+from .huggingface.task import wrap_hf as wrap_hf
 from .loading import load as load
 from .pareto import ParetoFront as ParetoFront
 from .pruning.calibration import Calibration as Calibration
