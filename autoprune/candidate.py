@@ -15,7 +15,8 @@ IMPORTANCES: tuple[str, ...] = (
     *("l1", "l2", "group", "bn_scale", "fpgm", "wanda", "taylor", "movement", "obs"),
     "task",  # the task's own `importance`
 )
-BY_ACTIVATIONS: frozenset[str] = frozenset({"obs", "wanda"})  # importances from a calibration
+OBS = "obs"
+BY_ACTIVATIONS: frozenset[str] = frozenset({OBS, "wanda"})  # importances from a calibration
 BY_GRADIENTS: frozenset[str] = frozenset({"taylor", "movement"})
 OPTIMIZERS: tuple[str, ...] = ("sgd", "adamw", "task")
 PENALTIES: tuple[str, ...] = ("group_lasso", "slimming", "task")  # the first is the default

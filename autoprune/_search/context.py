@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
-from torch import nn
+from torch import Tensor
 
-from autoprune._search.checks import needs_calibration
+from autoprune._search.checks import needs_calibration, values_of
 from autoprune._search.prepare import Prepared, Say
 from autoprune._search.score import STATISTICS, RepairScore, heads
 from autoprune._search.screening import Screening
 from autoprune._search.tuning import threads_for
 from autoprune._search.worker import WorkerContext
 from autoprune.architecture import IN_FLOAT
+from autoprune.candidate import OBS
 from autoprune.config import RunConfig
-from autoprune.graph import PruningGraph
 from autoprune.pruning import importance, sensitivity
 from autoprune.pruning.compensate import Calibration, calibrate
 from autoprune.pruning.sensitivity import Sensitivity
@@ -42,10 +42,14 @@ def make_context(
 
     `precision` is that of a resumed run: timed again, it might be another one.
     """
-    calibration = None
+    calibration = scores = None
     if needs_calibration(ready.plan.space.space):
         say("calibration statistics")
         calibration = _calibration(config, task, ready)
+    space = ready.plan.space
+    if calibration is not None and (space.per_group or OBS in values_of(space.space, "importance")):
+        say("importance of units")
+        scores = importance.scores(ready.dense, ready.graph, OBS, calibration=calibration)
     say("the arithmetic of training" if precision is None else "the workers' context")
     cpus = config.search.ray.resources_per_trial.get("cpu")
     threads = threads_for(config.search.concurrent) if cpus is None else max(1, int(cpus))
@@ -69,15 +73,22 @@ def make_context(
         precision=precision,
         precisions=ready.plan.space.space.precisions,
         sized=ready.file is not None,
+        scores=scores,
     )
 
 
 def measure_sensitivity(
-    config: RunConfig, task: Task, ready: Prepared, calibration: Calibration, say: Say
+    config: RunConfig,
+    task: Task,
+    ready: Prepared,
+    calibration: Calibration,
+    say: Say,
+    scores: Mapping[str, Tensor] | None = None,
 ) -> Sensitivity:
     """How far the outputs move when each group or block alone is pruned, after repair.
 
     On fewer samples where model and number of groups are large, so that it takes about the same.
+    `scores` are the importance `obs` of the dense model, where it is known.
     """
     space = ready.plan.space
     builds = len(space.widths) * len(sensitivity.RATIOS) + len(space.blocks)
@@ -97,6 +108,7 @@ def measure_sensitivity(
         ready.graph,
         calibration,
         score,
+        scores=scores,
         nearest=space.nearest,
         blocks=tuple(space.blocks) if space.most_dropped else (),
         statistics=heads(batches, STATISTICS),
@@ -114,13 +126,10 @@ def measure_sensitivity(
     return Sensitivity(found.dense, counts, increases)
 
 
-def relative_importance(
-    dense: nn.Module, graph: PruningGraph, calibration: Calibration
-) -> dict[str, list[float]]:
-    """Each unit's importance by the Optimal-Brain-Surgeon order, over its group's mean."""
-    found = importance.scores(dense, graph, "obs", calibration=calibration)
+def relative_importance(scores: Mapping[str, Tensor]) -> dict[str, list[float]]:
+    """Each unit's importance over its group's mean."""
     return {
-        name: (values / values.mean().clamp_min(1e-30)).tolist() for name, values in found.items()
+        name: (values / values.mean().clamp_min(1e-30)).tolist() for name, values in scores.items()
     }
 
 
@@ -141,6 +150,7 @@ def make_screening(
             ready.dense,
             ready.graph,
             context.calibration,
+            scores=context.scores,
             seed=config.search.seed,
             threads=context.threads,
             device=ready.training_device,

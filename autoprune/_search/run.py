@@ -132,7 +132,7 @@ def _run(
     describe(store, ready)
     context = _context(config, task, store, ready, say)
     sensitivity = _sensitivity(config, task, store, ready, context, say)
-    importance = _importance(ready, context) if sensitivity else None
+    importance = relative_importance(context.scores) if sensitivity and context.scores else None
     first = seeds(ready.plan, sensitivity, importance)
     if not resume:
         chosen = dict.fromkeys(proposal.candidate.architecture for proposal in first)
@@ -231,7 +231,7 @@ def _sensitivity(
     known = _known_sensitivity(store, ready.plan)
     if known is not None:
         return known.at
-    found = measure_sensitivity(config, task, ready, context.calibration, say)
+    found = measure_sensitivity(config, task, ready, context.calibration, say, context.scores)
     store.save_sensitivity(found.to_dict())
     return found.at
 
@@ -258,12 +258,6 @@ def _known_sensitivity(store: RunFolder, plan: Plan) -> Sensitivity | None:
         why = str(error)
     set_aside(store, store.path / SENSITIVITY, why)
     return None
-
-
-def _importance(ready: Prepared, context: WorkerContext) -> dict[str, list[float]] | None:
-    if context.calibration is None:
-        return None
-    return relative_importance(ready.dense, ready.graph, context.calibration)
 
 
 def _search(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol
 
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
-from autoprune.candidate import BY_GRADIENTS, Candidate
+from autoprune.candidate import BY_GRADIENTS, OBS, Candidate
 from autoprune.graph import PruningGraph
 from autoprune.graph.replica import replica
 from autoprune.pruning import importance, sensitivity
@@ -60,12 +60,16 @@ class RepairScore:
         graph: PruningGraph,
         calibration: Calibration | None,
         *,
+        scores: Mapping[str, Tensor] | None = None,
         seed: int = 0,
         threads: int = 1,
         device: torch.device | str = "cpu",
         precision: Precision | None = None,
     ) -> None:
-        """Read the samples and run the dense model on them."""
+        """Read the samples and run the dense model on them.
+
+        `scores` are the importance `obs` of the dense model, where it is known.
+        """
         self._task, self._graph, self._calibration = task, graph, calibration
         self._dense = replica(dense).to(device).eval()
         self._threads, self._device = threads, device
@@ -77,7 +81,9 @@ class RepairScore:
             slices = [self._precision.batch(batch, device) for batch in found]
             with threads_of(threads):
                 self._divergence = sensitivity.divergence(self._dense, slices, forward=task.outputs)
-        self._scores_by: dict[str, tuple[dict[str, Tensor], Choice]] = {}
+        self._scores_by: dict[str, tuple[Mapping[str, Tensor], Choice]] = {}
+        if scores is not None:
+            self._scores_by[OBS] = scores, Choice(method_for(OBS), None, calibration)
         self._has_batchnorm = any(
             isinstance(m, nn.modules.batchnorm._BatchNorm) for m in dense.modules()
         )
@@ -110,7 +116,7 @@ class RepairScore:
             raise ValueError(f"its outputs' divergence is {divergence}")
         return math.log(max(divergence, NO_DIVERGENCE))
 
-    def _importances(self, method: str) -> tuple[dict[str, Tensor], Choice]:
+    def _importances(self, method: str) -> tuple[Mapping[str, Tensor], Choice]:
         """The importance of every unit, and how single weights are chosen."""
         if method not in self._scores_by:
             gradients = None

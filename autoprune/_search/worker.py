@@ -36,7 +36,8 @@ class WorkerContext:
     are the epochs of the evaluations, the last one the end. Finished models are saved into the run
     folder `path`, in a cluster by `delivery`; `task_reference` and `task_args` go into their
     recipes. `precisions` are those in which a finished model is wanted. With `sized` the last entry
-    of its history has the size of its packed file.
+    of its history has the size of its packed file. `scores` are the importance `obs` of the dense
+    model by `calibration`.
     """
 
     task: Task
@@ -53,6 +54,7 @@ class WorkerContext:
     precisions: tuple[str, ...] = (FLOAT32,)
     delivery: Delivery | None = None
     sized: bool = False
+    scores: Mapping[str, torch.Tensor] | None = None
     dense: nn.Module | None = field(default=None, init=False)
 
     def prepare(self) -> None:
@@ -96,6 +98,7 @@ class RecoveryTrial:
             epochs=context.milestones[-1],
             seed=spec.seed,
             calibration=context.calibration,
+            scores=None if spec.scratch else context.scores,
             device=context.device,
             precision=context.precision,
         )

@@ -6,7 +6,7 @@ visible table, to which a method can be added. The numbers are compared inside a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -60,21 +60,22 @@ def scores(
     *,
     calibration: Calibration | None = None,
     gradients: Mapping[str, Tensor] | None = None,
+    groups: Collection[str] | None = None,
 ) -> dict[str, Tensor]:
     """The importance of every unit of every group: group name -> `(size,)` float64 on the CPU.
 
-    Larger is more important; only the order inside a group has a meaning. `method` is a function
-    from a group and the `Weights` to `(size,)`, or one of these names: `"l1"` and `"l2"` are norms
-    of the weights that produce the unit (Li et al. 2017, arXiv:1608.08710), `"group"` the l2 norm
-    over all slices that are pruned with it, each tensor divided by its mean (Fang et al. 2023,
-    arXiv:2301.12900), `"bn_scale"` the size of the normalization's scale (Liu et al. 2017,
-    arXiv:1708.06519; `"l2"` for a group without one), `"fpgm"` the sum of the distances to the
-    other units' weights (He et al. 2019, arXiv:1811.00250), `"wanda"` the sum of |weight x root
-    mean square of its input| where the unit is consumed (Sun et al. 2024, arXiv:2306.11695; needs
-    `calibration`), `"taylor"` the sum of |weight x gradient| over all slices (Molchanov et al.
-    2019, arXiv:1906.10771), `"movement"` that of -weight x gradient (Sanh et al. 2020,
-    arXiv:2005.07683; both need `gradients` from `accumulate_gradients`), `"obs"` the nested
-    Optimal-Brain-Surgeon order (needs `calibration`).
+    With `groups` only those are scored. Larger is more important; only the order inside a group has
+    a meaning. `method` is a function from a group and the `Weights` to `(size,)`, or one of these
+    names: `"l1"` and `"l2"` are norms of the weights that produce the unit (Li et al. 2017,
+    arXiv:1608.08710), `"group"` the l2 norm over all slices that are pruned with it, each tensor
+    divided by its mean (Fang et al. 2023, arXiv:2301.12900), `"bn_scale"` the size of the
+    normalization's scale (Liu et al. 2017, arXiv:1708.06519; `"l2"` for a group without one),
+    `"fpgm"` the sum of the distances to the other units' weights (He et al. 2019,
+    arXiv:1811.00250), `"wanda"` the sum of |weight x root mean square of its input| where the unit
+    is consumed (Sun et al. 2024, arXiv:2306.11695; needs `calibration`), `"taylor"` the sum of
+    |weight x gradient| over all slices (Molchanov et al. 2019, arXiv:1906.10771), `"movement"` that
+    of -weight x gradient (Sanh et al. 2020, arXiv:2005.07683; both need `gradients` from
+    `accumulate_gradients`), `"obs"` the nested Optimal-Brain-Surgeon order (needs `calibration`).
 
     Raises UsageError for an unknown method or a missing argument, TrainingError where a score is
     not finite.
@@ -82,11 +83,15 @@ def scores(
     if isinstance(method, str):
         _check_method(method, calibration, gradients)
     if method == "obs":
-        result = _obs(model, graph, calibration)
+        result = _obs(model, graph, calibration, groups)
     else:
         score = METHODS[method] if isinstance(method, str) else method
         weights = _weights(model, gradients or {}, calibration)
-        result = {group.name: _scored(score, group, weights) for group in graph.groups}
+        result = {
+            group.name: _scored(score, group, weights)
+            for group in graph.groups
+            if groups is None or group.name in groups
+        }
     for name, values in result.items():
         if not bool(torch.isfinite(values).all()):
             raise TrainingError(
@@ -288,7 +293,10 @@ def _total(group: Group, parts: Iterable[Tensor]) -> Tensor:
 
 
 def _obs(
-    model: nn.Module, graph: PruningGraph, calibration: Calibration | None
+    model: nn.Module,
+    graph: PruningGraph,
+    calibration: Calibration | None,
+    groups: Collection[str] | None,
 ) -> dict[str, Tensor]:
     if calibration is None:
         raise UsageError(
@@ -297,7 +305,7 @@ def _obs(
         )
     from autoprune.pruning import compensate
 
-    return compensate.obs_scores(model, graph, calibration)
+    return compensate.obs_scores(model, graph, calibration, groups=groups)
 
 
 METHODS: dict[str, Method] = {

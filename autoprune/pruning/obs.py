@@ -15,7 +15,7 @@ greedy removal of structures as in ZipLM, arXiv:2302.04089).
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import numpy as np
 import torch
@@ -30,7 +30,12 @@ _PENDING = 256  # columns that are removed before H is updated
 
 
 def obs_scores(
-    model: nn.Module, graph: PruningGraph, calibration: Calibration, *, ridge: float = RIDGE
+    model: nn.Module,
+    graph: PruningGraph,
+    calibration: Calibration,
+    *,
+    groups: Collection[str] | None = None,
+    ridge: float = RIDGE,
 ) -> dict[str, Tensor]:
     """The nested Optimal-Brain-Surgeon importance of every unit: group name -> `(size,)` float64.
 
@@ -39,7 +44,8 @@ def obs_scores(
     following batch normalization), summed over the consumers. So the scores of a group are strictly
     ascending in the order of removal, and keeping the largest ones is the same order at any ratio.
     Units of a group without any consumer in `calibration` are scored by the l2 norm of the weights
-    that produce them. `ridge` > 0 is λ over the mean of the inputs' variances.
+    that produce them. With `groups` only those are scored. `ridge` > 0 is λ over the mean of the
+    inputs' variances.
     """
     if not ridge > 0.0:
         raise UsageError(f"ridge must be above 0, got {ridge}")
@@ -47,7 +53,11 @@ def obs_scores(
     buffers = {name: b.detach().cpu() for name, b in model.named_buffers()}
     state = {**parameters, **buffers}
     with torch.no_grad():
-        return {g.name: _group_scores(g, state, calibration, ridge) for g in graph.groups}
+        return {
+            group.name: _group_scores(group, state, calibration, ridge)
+            for group in graph.groups
+            if groups is None or group.name in groups
+        }
 
 
 class _Consumer:

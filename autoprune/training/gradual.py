@@ -55,16 +55,22 @@ class GradualPruner:
         stage: Architecture,
         batches: Sequence[Batch],
         calibration: Calibration | None,
+        scores: Mapping[str, Tensor] | None = None,
     ) -> dict[str, tuple[int, ...]]:
-        """The present units that every group that is narrowed by `stage` keeps."""
+        """The present units that every group that is narrowed by `stage` keeps.
+
+        `scores` are the importance of the units, where it is known.
+        """
         name = self.selection.importance
-        scores = importance.scores(
-            self.model,
-            self.graph,
-            self.task.importance if name == "task" else name,
-            calibration=calibration,
-            gradients=self._gradients(batches),
-        )
+        if scores is None:
+            scores = importance.scores(
+                self.model,
+                self.graph,
+                self.task.importance if name == "task" else name,
+                calibration=calibration,
+                gradients=self._gradients(batches),
+                groups=narrowed(self.graph, stage),
+            )
         return units_of(self.graph, stage, scores)
 
     def remove(

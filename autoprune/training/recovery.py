@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from autoprune.architecture import Architecture
-from autoprune.candidate import BY_ACTIVATIONS, Candidate
+from autoprune.candidate import BY_ACTIVATIONS, OBS, Candidate
 from autoprune.errors import TrainingError
 from autoprune.graph import PruningGraph
 from autoprune.graph.replica import replica
@@ -90,11 +90,15 @@ class RecoveryRun:
         epochs: float,
         seed: int,
         calibration: Calibration | None = None,
+        scores: Mapping[str, Tensor] | None = None,
         device: torch.device | str = "cpu",
         precision: Precision | None = None,
         quantization_aware: float = 0.0,
     ) -> None:
-        """`quantization_aware` is the share of the steps, the last ones, in simulated int8."""
+        """`quantization_aware` is the share of the steps, the last ones, in simulated int8.
+
+        `scores` are the importance `obs` of the dense model by `calibration`, where it is known.
+        """
         if not 0.0 <= quantization_aware <= 1.0:
             raise ValueError(f"quantization_aware must lie in [0, 1], got {quantization_aware}")
         if not 0.0 <= epochs < math.inf:
@@ -106,7 +110,8 @@ class RecoveryRun:
         self.step = 0
         self.history: list[dict[str, float]] = []
         self.times = {"build_s": 0.0, "train_s": 0.0, "evaluate_s": 0.0}
-        self._dense, self._dense_graph, self._calibration = dense, graph, calibration
+        self._dense, self._dense_graph = dense, graph
+        self._calibration, self._scores = calibration, scores
         self._stream = BatchStream(task, seed)
         self.total_steps = round(epochs * self._stream.length) or (1 if epochs else 0)
         self._pruner = GradualPruner(task, dense, graph, candidate.selection)
@@ -289,7 +294,7 @@ class RecoveryRun:
         ahead = [at for at in self._milestones if at > self.step]
         if ahead and self.candidate.recovery.regularizer > 0.0:
             stage, batches = self._milestones[ahead[0]], self._samples()
-            keep = self._pruner.choose(stage, batches, self._moments(batches, repair=False))
+            keep = self._choose(stage, batches, self._moments(batches, repair=False))
             self._regularizer = self._make(self.step, ahead[0])
             self._regularizer.choose(self.model, self.graph, keep)
 
@@ -302,10 +307,17 @@ class RecoveryRun:
             return
         batches = self._samples()
         calibration = self._moments(batches, repair=self.candidate.selection.repair)
-        units = self._pruner.choose(stage, batches, calibration)
+        units = self._choose(stage, batches, calibration)
         optimizer = self._optimization.optimizer if self._optimization else None
         self._pruner.remove(stage, units, batches, calibration, optimizer=optimizer)
         self._arithmetic.place(self.model, self.device)
+
+    def _choose(
+        self, stage: Architecture, batches: list[Batch], calibration: Calibration | None
+    ) -> dict[str, tuple[int, ...]]:
+        is_shared = calibration is not None and calibration is self._calibration
+        known = self._scores if is_shared and self.candidate.selection.importance == OBS else None
+        return self._pruner.choose(stage, batches, calibration, known)
 
     def _moments(self, batches: list[Batch], *, repair: bool) -> Calibration | None:
         """The shared calibration while the model is the dense one, then one of its own."""
