@@ -70,7 +70,7 @@ def main() -> None:
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--trials", type=int, default=16)
     parser.add_argument("--retrain", type=float, default=0.0, help="epochs of the best model")
-    parser.add_argument("--keep", type=Path, help="folder for the runs (default: none is kept)")
+    parser.add_argument("--keep", type=Path, help="folder for the runs, resumed if there")
     options = parser.parse_args()
     rows = Rows(OUT / "text.csv", KEY)
     OUT.mkdir(parents=True, exist_ok=True)
@@ -94,26 +94,29 @@ def main() -> None:
 
 def searched(place: Path, share: float, seed: int, trials: int) -> dict[str, Any]:
     """One search; the shares are of the dense model's latency, measured beside it."""
-    watch, began = Watch(), time.monotonic()
-    result = autoprune.search(
-        Sst2Short(BATCH),
-        progress=watch,
-        budget={"latency_ms": f"{100 * share:g}%"},
-        device={"runtime": "onnxruntime", "threads": 1},
-        trials=trials,
-        epochs=STEPS / (PHRASES // BATCH),
-        rungs=0,
-        concurrent=1,
-        seed=seed,
-        output=place,
-    )
+    watch, began, is_resumed = Watch(), time.monotonic(), place.is_dir()
+    if is_resumed:
+        result = autoprune.resume(place, task=Sst2Short(BATCH), progress=watch)
+    else:
+        result = autoprune.search(
+            Sst2Short(BATCH),
+            progress=watch,
+            budget={"latency_ms": f"{100 * share:g}%"},
+            device={"runtime": "onnxruntime", "threads": 1},
+            trials=trials,
+            epochs=STEPS / (PHRASES // BATCH),
+            rungs=0,
+            concurrent=1,
+            seed=seed,
+            output=place,
+        )
     took = time.monotonic() - began
     members = result.front.members
     shares = {m.number: m.measured.confidence.ratio for m in members if m.measured}
     best = max(members, key=lambda m: m.metrics["accuracy"])
     return {
-        "preparing_min": (watch.prepared_s or took) / 60.0,
-        "search_min": took / 60.0,
+        "preparing_min": None if is_resumed else (watch.prepared_s or took) / 60.0,
+        "search_min": None if is_resumed else took / 60.0,
         "within": len(shares),
         "best_val": best.metrics["accuracy"],
         "dense_val": RunFolder.open(place).dense().metrics["accuracy"],
