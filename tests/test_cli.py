@@ -15,7 +15,8 @@ import pytest
 from rich.console import Console
 
 import autoprune
-from autoprune import cli
+from autoprune import api, cli
+from autoprune._export import Exported
 from autoprune._search.progress import Snapshot
 from autoprune.architecture import Architecture
 from autoprune.budget import Cost
@@ -478,6 +479,20 @@ def test_a_device_profile_moves_to_another_runtime(run, tmp_path: Path) -> None:
     assert made.versions["onnxruntime"]
     assert np.array_equal(made.predictor.coefficients, source.predictor.coefficients)
     assert made.predictor.samples != source.predictor.samples
+
+
+def test_export_names_both_files(run, monkeypatch, tmp_path: Path) -> None:
+    asked = {}
+
+    def export(path, **options):
+        asked.update(options)
+        return Exported(Path("m.xml"), "openvino", "by us", 1e-7, 1_500_000, None, Path("m.bin"))
+
+    monkeypatch.setattr(api, "export", export)
+    code, out, _ = run("export", tmp_path, "--format", "openvino", "--dynamic-batch")
+    assert code == 0
+    assert "wrote m.xml and m.bin (1.50 MB, by us)" in out
+    assert (asked["format"], asked["dynamic_batch"]) == ("openvino", True)
 
 
 def test_a_device_profile_is_of_one_runtime(run, tmp_path: Path) -> None:
