@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import pickle
@@ -14,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from safetensors.torch import save_file
 
 import autoprune
@@ -25,6 +27,7 @@ from examples.voice_commands import KeywordNet
 EXAMPLES = Path(__file__).parents[2] / "examples"
 TASKS = {
     "cifar10": ("Cifar10ResNet20", "Cifar10ResNet32", "Cifar10ResNet56", "Cifar10ResNet8"),
+    "detection": ("TrafficObjects", "BloodCells"),
     "fashion_mnist": ("FashionMnist",),
     "medical_images": ("BreastUltrasound", "ChestXray"),
     "spoken_digits": ("SpokenDigits",),
@@ -53,6 +56,18 @@ def write_data(folder: Path) -> Path:
     arrays = {f"{split}_{kind}": v for split in ("train", "val", "test") for kind, v in
               (("images", images), ("labels", labels % 2))}  # fmt: skip
     np.savez(folder / "pneumoniamnist.npz", **arrays)
+    Image.new("RGB", (96, 64)).save(buffer := io.BytesIO(), "JPEG")
+    encoded = np.frombuffer(buffer.getvalue(), np.uint8)
+    packed = {
+        "jpeg_bytes": np.tile(encoded, 9),
+        "jpeg_offsets": np.arange(10) * len(encoded),
+        "split": np.arange(9, dtype=np.uint8) % 3,
+        "boxes": np.tile(np.array([[8, 8, 40, 40]], np.float32), (9, 1)),
+        "box_labels": np.zeros(9, np.uint8),
+        "box_image": np.arange(9),
+    }
+    np.savez(folder / "traffic.npz", **packed, class_names=np.array(["vehicle"]))
+    np.savez(folder / "bccd.npz", **packed)
     parts = {"labels": labels[:60] % 3, "suggested_split": np.arange(60, dtype=np.uint8) // 3 % 3}
     pictures = RNG.integers(0, 256, (60, 128, 128), np.uint8)
     np.savez(folder / "busi_gray_128.npz", images=pictures, **parts)
@@ -110,7 +125,7 @@ def test_a_copied_file_alone_trains_and_is_pruned(
     assert sizes[1] < 0.5 * sizes[0]
     task.loss(small, next(iter(task.train_loader(0)))).backward()
     assert all(parameter.grad is not None for parameter in small.parameters())
-    assert {"accuracy", "loss", task.metric} <= set(task.evaluate(small, "test"))
+    assert {"loss", task.metric} <= set(task.evaluate(small, "test"))
 
 
 def test_every_task_reaches_another_process(data: Path, tmp_path: Path) -> None:

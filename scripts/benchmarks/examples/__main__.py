@@ -71,9 +71,9 @@ def searched(name: str, folder: Path) -> RunFolder:
 
 
 def as_published(config: RunConfig) -> str:
-    """The resolved configuration without folders of this machine; run it from the top."""
+    """The resolved configuration without folders of this machine, to be run where it lies."""
     values = {k: v for k, v in config.to_dict().items() if k not in OF_THIS_MACHINE}
-    values["task"] = values["task"].removeprefix(f"{ROOT}/")
+    values["task"] = f"../../../{Path(values["task"]).relative_to(ROOT)}"
     return yaml.safe_dump(values, sort_keys=False)
 
 
