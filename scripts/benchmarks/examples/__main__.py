@@ -73,7 +73,8 @@ def searched(name: str, folder: Path) -> RunFolder:
 def as_published(config: RunConfig) -> str:
     """The resolved configuration without folders of this machine, to be run where it lies."""
     values = {k: v for k, v in config.to_dict().items() if k not in OF_THIS_MACHINE}
-    values["task"] = f"../../../{Path(values["task"]).relative_to(ROOT)}"
+    task = Path(values["task"]).relative_to(ROOT)
+    values["task"] = f"../../../{task}"
     return yaml.safe_dump(values, sort_keys=False)
 
 
