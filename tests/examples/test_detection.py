@@ -122,9 +122,9 @@ def test_batches_are_mirrored_alike_under_one_seed(tmp_path):
 
 def test_each_box_is_found_by_places_near_its_middle_on_the_level_of_its_size():
     _, _, places, strides = flat(maps_of())
-    small, large = [96, 64, 112, 80, 0], [16, 16, 176, 176, 1]
+    small, large = [96, 64, 112, 80, 0], [32, 32, 192, 192, 1]
     which = assigned(boxes_of(small, large, [-1] * 5), places, strides)[0]
-    for box, stride, middle in ((0, 8, (104, 72)), (1, 32, (96, 96))):
+    for box, stride, middle in ((0, 8, (104, 72)), (1, 32, (112, 112))):
         there = places[which == box]
         assert (strides[which == box] == stride).all()
         assert len(there) == (4 if box == 0 else 9)

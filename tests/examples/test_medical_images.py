@@ -45,7 +45,6 @@ def write_ultrasound(folder, copies=1):
         for number in range(20 * copies):
             if number % copies == 0:
                 pixels = RNG.integers(0, 256, (150, 140, 3), np.uint8)
-                pixels[: 10 * (number // copies % 14)] //= 4
             Image.fromarray(pixels).save(place / f"{name} ({number}).png")
             Image.fromarray(pixels).save(place / f"{name} ({number})_mask.png")
 

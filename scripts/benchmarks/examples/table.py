@@ -53,11 +53,7 @@ def markdown(rows: pd.DataFrame) -> str:
 
 
 def spread(values: pd.Series) -> str:
-    """`0.913 ± 0.004`, or the one value.
-
-    >>> spread(pd.Series([0.5, 0.75])), spread(pd.Series([0.25]))
-    ('0.625 ± 0.177', '0.250')
-    """
+    """`0.913 ± 0.004`, or the one value."""
     if len(values) == 1:
         return f"{values.iloc[0]:.3f}"
     return f"{values.mean():.3f} ± {values.std():.3f}"
