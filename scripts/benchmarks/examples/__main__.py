@@ -45,25 +45,26 @@ def main() -> None:
     parser.add_argument("--epochs", type=float, default=20.0)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--lr", type=float, help="default: the recommended trial's")
+    parser.add_argument("--set", action="append", default=[], help="as of autoprune search")
     parser.add_argument("--only-table", action="store_true")
     given = parser.parse_args()
     torch.set_num_threads(1)
     folder = RESULTS / "examples" / given.name
     rows = Rows(folder / "rows.csv", ["recipe", "seed"])
     if not given.only_table:
-        run = searched(given.name, folder)
+        run = searched(given.name, folder, given.set)
         train_all(run, rows, given)
     write_page(given.name, folder, rows)
 
 
-def searched(name: str, folder: Path) -> RunFolder:
+def searched(name: str, folder: Path, overrides: list[str]) -> RunFolder:
     """The run of an example, searched or resumed; what is published of it is copied out."""
     run = folder / "run"
     if run.is_dir():
         autoprune.resume(run)
     else:
         file = ROOT / "examples" / f"{name}.yaml"
-        run_config(RunConfig.load(file, [f"output={run}"]))
+        run_config(RunConfig.load(file, [f"output={run}", *overrides]))
     shutil.copy(run / "trials.csv", folder / "trials.csv")
     write_text(folder / "config.yaml", as_published(RunFolder.open(run).config))
     (folder / "front.png").write_bytes(picture(read(run), None, (960, 550)))
