@@ -44,7 +44,7 @@ def main() -> None:
     parser.add_argument("name", help="of examples/<name>.yaml")
     parser.add_argument("--epochs", type=float, default=20.0)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--lr", type=float, help="default: the recommended trial's")
+    parser.add_argument("--lr", type=float, help="default: the retraining's own")
     parser.add_argument("--set", action="append", default=[], help="as of autoprune search")
     parser.add_argument("--only-table", action="store_true")
     given = parser.parse_args()
@@ -82,8 +82,6 @@ def as_published(config: RunConfig) -> str:
 def train_all(run: RunFolder, rows: Rows, given: Namespace) -> None:
     """The dense model, the recommended one by the product itself, then the recipes beside it."""
     bench, where = Bench(run), harness.circumstances()
-    chosen = bench.recommended(given.lr)
-    shared = {"epochs": given.epochs, "lr": chosen.recovery.lr}
     if rows.find(recipe="dense").empty:
         rows.put({"recipe": "dense", "seed": 0, "epochs": 0.0, **bench.dense_row(), **where})
     done = autoprune.retrain(
@@ -94,6 +92,8 @@ def train_all(run: RunFolder, rows: Rows, given: Namespace) -> None:
         quantization_aware=bench.simulates_int8,
         on_entry=say,
     )
+    chosen = done.summary.candidate  # at the rate that suits the length
+    shared = {"epochs": given.epochs, "lr": chosen.recovery.lr}
     for found in bench.retrained(done):
         rows.put({"recipe": "autoprune", **kind_of(chosen), **shared, **found, **where})
     for name, candidate in others(bench, chosen).items():

@@ -58,12 +58,6 @@ class Bench:
         """Whether all recipes end in simulated int8; None for float32, where there is no choice."""
         return True if self.precision == INT8 else None
 
-    def recommended(self, lr: float | None) -> Candidate:
-        """The recommended trial's candidate, at another learning rate if one is given."""
-        found = self.record.candidate
-        recovery = found.recovery if lr is None else dataclasses.replace(found.recovery, lr=lr)
-        return dataclasses.replace(found, recovery=recovery)
-
     def weight_bytes(self, architecture: Architecture) -> float:
         """What the budget counts, in the run's precision."""
         return self.costs.cost(architecture, ["weight_bytes"]).weight_bytes or 0
