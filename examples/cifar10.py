@@ -1,11 +1,11 @@
-"""CIFAR-10 with the residual networks of He et al. (2016) for it: 20, 32 or 56 layers.
+"""CIFAR-10 with the residual networks of He et al. (2016) for it, and MLPerf Tiny's ResNet-8.
 
     AUTOPRUNE_DATA=/data autoprune search budget.yaml   # task: examples/cifar10.py:Cifar10ResNet20
 
 The data folder (the configuration's `data`, or AUTOPRUNE_DATA) or its subfolder `cifar10` holds the
-images in one of the forms of `FORMATS`. Trained weights, `resnet20_cifar10.safetensors`, lie there
-or in its subfolder `checkpoints`; without them set `task_args: {dense_epochs: 40}`. All forms but
-the binary version need `pip install 'autoprune[examples]'`.
+images in one of the forms of `FORMATS`. Trained weights, `resnet20_cifar10.safetensors` and so on,
+lie there or in its subfolder `checkpoints`; without them set `task_args: {dense_epochs: 40}`. All
+forms but the binary version need `pip install 'autoprune[examples]'`.
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ CLASSES = (
     *("airplane", "automobile", "bird", "cat", "deer"),
     *("dog", "frog", "horse", "ship", "truck"),
 )
+_KERAS_EPS = 1e-3  # of the batch normalizations of Keras
 
 
 class Cifar10ResNet20(InMemoryTask):
@@ -49,6 +50,7 @@ class Cifar10ResNet20(InMemoryTask):
     """
 
     depth = 20
+    weights = "resnet20_cifar10.safetensors"
     dense_lr = 4e-3
     batch_size = 128
     augment = PadCropFlip(pad=4)
@@ -57,8 +59,7 @@ class Cifar10ResNet20(InMemoryTask):
     def __init__(self, data: str | Path | None = None, dense_epochs: int | None = None) -> None:
         self.data, self.dense_epochs = data, dense_epochs
         if dense_epochs is None:
-            weights = f"resnet{self.depth}_cifar10.safetensors"
-            self.checkpoint = find_file(data, "checkpoints", [weights])
+            self.checkpoint = find_file(data, "checkpoints", [self.weights])
 
     def build_model(self) -> nn.Module:
         """The ResNet; its state-dict names are those of the public checkpoints."""
@@ -73,12 +74,30 @@ class Cifar10ResNet32(Cifar10ResNet20):
     """The same with 32 layers."""
 
     depth = 32
+    weights = "resnet32_cifar10.safetensors"
 
 
 class Cifar10ResNet56(Cifar10ResNet20):
     """The same with 56 layers."""
 
     depth = 56
+    weights = "resnet56_cifar10.safetensors"
+
+
+class Cifar10ResNet8(Cifar10ResNet20):
+    """The network of MLPerf Tiny (Banbury et al., NeurIPS 2021) for a camera without a display.
+
+    Its reference weights are in the repository mlcommons/tiny as a Keras file; the checkpoint has
+    them under the names of `ResNet8`, filters as PyTorch orders them. They have seen the validation
+    split too.
+    """
+
+    weights = "resnet8_mlperf_tiny_cifar10.safetensors"
+    prepare = Normalize(mean=(0.0,) * 3, std=(1 / 255,) * 3)  # 0 to 255, as in its training
+
+    def build_model(self) -> nn.Module:
+        """Three stages of one residual block, 16, 32 and 64 channels."""
+        return ResNet8()
 
 
 class CifarResNet(nn.Module):
@@ -136,6 +155,39 @@ class _PaddedShortcut(nn.Module):
 def _stage(inputs: int, outputs: int, blocks: int, stride: int) -> nn.Sequential:
     rest = [_Block(outputs, outputs, 1) for _ in range(blocks - 1)]
     return nn.Sequential(_Block(inputs, outputs, stride), *rest)
+
+
+class ResNet8(nn.Module):
+    """A convolution, three residual blocks, global average, linear."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1, self.bn1 = nn.Conv2d(3, 16, 3, padding=1), nn.BatchNorm2d(16, _KERAS_EPS)
+        self.layer1 = _Residual(16, 16, 1)
+        self.layer2 = _Residual(16, 32, 2)
+        self.layer3 = _Residual(32, 64, 2)
+        self.linear = nn.Linear(64, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits `(B, 10)` of images `(B, 3, 32, 32)`."""
+        x = F.relu(self.bn1(self.conv1(x)))
+        x = self.layer3(self.layer2(self.layer1(x)))
+        return self.linear(x.mean((2, 3)))
+
+
+class _Residual(nn.Module):
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+        super().__init__()
+        self.pad = (0, 1, 0, 1) if stride == 2 else (1, 1, 1, 1)  # TensorFlow's "same"
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride)
+        self.bn1 = nn.BatchNorm2d(outputs, _KERAS_EPS)
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1)
+        self.bn2 = nn.BatchNorm2d(outputs, _KERAS_EPS)
+        self.shortcut = nn.Conv2d(inputs, outputs, 1, stride) if stride == 2 else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.relu(self.bn1(self.conv1(F.pad(x, self.pad))))
+        return F.relu(self.bn2(self.conv2(y)) + self.shortcut(x))
 
 
 @cache

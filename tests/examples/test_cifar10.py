@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 
 from autoprune.errors import TaskError
 from autoprune.tasks import load_dense, load_task
-from examples.cifar10 import CLASSES, Cifar10ResNet20, CifarResNet, read
+from examples.cifar10 import CLASSES, Cifar10ResNet20, CifarResNet, ResNet8, read
 
 DATA = os.environ.get("AUTOPRUNE_DATA")
 TASK = f"{Path(__file__).parents[2]}/examples/cifar10.py:Cifar10ResNet20"
@@ -222,6 +222,22 @@ def test_splits_are_disjoint_and_complete(tmp_path):
 )  # He et al. 2016 give 0.27, 0.46 and 0.85 M
 def test_the_networks_have_the_published_size(depth, parameters):
     assert sum(p.numel() for p in CifarResNet(depth).parameters()) == parameters
+
+
+def test_resnet8_has_the_published_size_and_pads_as_tensorflow_does():
+    network = ResNet8().eval()
+    assert sum(p.numel() for p in network.parameters()) == 78_186
+    x = torch.zeros(1, 3, 32, 32)
+    assert network(x).shape == (1, 10)
+    block = network.layer2
+    with torch.no_grad():
+        block.conv1.weight.fill_(1.0)
+        block.conv1.bias.zero_()
+    corner = torch.zeros(1, 16, 32, 32)
+    corner[0, 0, 0, 0] = 1.0  # nothing is padded above and on the left: one window holds it
+    seen = block.conv1(torch.nn.functional.pad(corner, block.pad))[0, 0]
+    assert seen.sum() == 1.0
+    assert seen[0, 0] == 1.0
 
 
 def test_the_shortcut_takes_every_second_pixel_and_pads_channels_evenly():

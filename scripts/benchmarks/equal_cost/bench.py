@@ -22,8 +22,8 @@ from autoprune.training.batches import sample
 from scripts.benchmarks.search.handmade import torch_pruned
 
 TASKS = {
-    "resnet8": "scripts/benchmarks/int8/networks.py:Resnet8",
-    "keywords": "scripts/benchmarks/int8/networks.py:Keywords",
+    "resnet8": "examples/cifar10.py:Cifar10ResNet8",
+    "keywords": "examples/voice_commands.py:VoiceCommands",
     "resnet20": "examples/cifar10.py:Cifar10ResNet20",
     "resnet56": "examples/cifar10.py:Cifar10ResNet56",
     "fashion_mnist": "examples/fashion_mnist.py:FashionMnist",

@@ -27,13 +27,14 @@ from autoprune.tasks import load_dense
 from autoprune.tasks.base import Task
 from autoprune.training.batches import sample
 from autoprune.training.recovery import RecoveryRun
+from examples.cifar10 import Cifar10ResNet8
+from examples.voice_commands import VoiceCommands
 from scripts.benchmarks import harness
 from scripts.benchmarks.harness import RESULTS, Rows
-from scripts.benchmarks.int8.networks import Keywords, Resnet8
 
 OUT = RESULTS / "int8"
 SEED = 0
-NETWORKS = {"DS-CNN": Keywords, "ResNet-8": Resnet8}
+NETWORKS = {"DS-CNN": VoiceCommands, "ResNet-8": Cifar10ResNet8}
 RECOVERY = {"DS-CNN": Recovery(lr=0.005, distillation=0.5), "ResNet-8": Recovery(lr=0.01)}
 METHODS = ("minmax", "entropy", "percentile")
 SHOWN = {

@@ -35,9 +35,9 @@ from autoprune.store import pack, recipe_of, write_text
 from autoprune.tasks import load_dense
 from autoprune.training import RecoveryRun
 from autoprune.training.batches import sample
+from examples.voice_commands import VoiceCommands
 from scripts.benchmarks import harness
 from scripts.benchmarks.harness import RESULTS, Rows
-from scripts.benchmarks.int8.networks import Keywords
 
 OUT = RESULTS / "patterns"
 KEY = ["pruned", "importance", "repair", "schedule", "epochs"]
@@ -92,7 +92,7 @@ class Bench:
     """Task, dense model, and what is computed once."""
 
     def __init__(self) -> None:
-        self.task = Keywords()
+        self.task = VoiceCommands()
         self.dense = load_dense(self.task).eval()
         self.graph: PruningGraph = trace(self.dense, self.task.example_input())
         batches = sample(self.task, SEED, samples=SAMPLES)
@@ -133,7 +133,7 @@ class Bench:
         if variant != Variant():  # the dense model is not trained further
             while not run.finished:
                 run.advance(epochs)
-        recipe = recipe_of(made, run.kept_indices, task="Keywords")
+        recipe = recipe_of(made, run.kept_indices, task="VoiceCommands")
         size = len(pack(recipe, run.result().state_dict()))
         predicted = self.costs.cost(made.architecture).file_bytes or 0
         return {

@@ -1,0 +1,35 @@
+import pandas as pd
+import yaml
+
+from autoprune.config import RunConfig
+from scripts.benchmarks.examples.__main__ import as_published
+from scripts.benchmarks.examples.table import markdown, spread
+from scripts.benchmarks.harness import ROOT
+
+
+def test_a_published_configuration_holds_no_folder_of_this_machine(tmp_path):
+    file = ROOT / "examples" / "voice_commands.yaml"
+    text = as_published(RunConfig.load(file, [f"output={tmp_path}"]))
+    assert str(ROOT) not in text
+    assert str(tmp_path) not in text
+    place = ROOT / "results" / "examples" / "voice_commands"
+    again = RunConfig.from_dict(yaml.safe_load(text), base=place)
+    assert again.task == f"{ROOT}/examples/voice_commands.py:VoiceCommands"
+    assert again.budget == RunConfig.load(file).budget
+
+
+def test_the_spread_over_seeds_is_the_sample_standard_deviation():
+    assert spread(pd.Series([0.5, 0.75])) == "0.625 ± 0.177"
+    assert spread(pd.Series([0.25])) == "0.250"
+
+
+def test_each_recipe_is_one_line_in_the_order_of_the_runs():
+    sizes = {"weight_bytes": 2000.0, "file_bytes": 3000, "peak_bytes": 4000}
+    rows = [
+        {"recipe": "dense", "schedule": None, "epochs": 0.0, "seed": 0, "test_accuracy": 0.9},
+        {"recipe": "usual", "schedule": "one_shot", "epochs": 5.0, "seed": 0, "test_accuracy": 0.5},
+        {"recipe": "usual", "schedule": "one_shot", "epochs": 5.0, "seed": 1, "test_accuracy": 0.6},
+    ]
+    lines = markdown(pd.DataFrame([{**sizes, **row} for row in rows])).splitlines()
+    assert lines[2] == "| dense |  | 0 | 1 | 2.0 | 3.0 | 4.0 | 0.900 |"
+    assert lines[3] == "| usual | one_shot | 5 | 2 | 2.0 | 3.0 | 4.0 | 0.550 ± 0.071 |"
