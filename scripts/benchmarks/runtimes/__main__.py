@@ -141,12 +141,14 @@ def page(rows: pd.DataFrame) -> str:
     names = list(dict.fromkeys(rows.runtime))
     ratios = rows[rows.number != HALF].pivot(index="number", columns="runtime", values="ratio")
     ratios = ratios[names]
+    missing = [name for name in ON_CPU if name not in names]
+    absent = f" Not measured: {', '.join(missing)}." if missing else ""
     speeds = pd.DataFrame([speed(rows[rows.runtime == name], name) for name in names])
     return (
         "# Chosen for one runtime, run in another\n\n"
         f"{NETWORK}, one input of 96 x 96, one thread, float32; {len(ratios)} random prunings with "
         f"{BAND[0]:.0%} to {BAND[1]:.0%} of the multiply-accumulates, beside the dense model. "
-        f"Speeds are relative to the dense model in the same runtime.\n\n{stamps(rows)}\n\n"
+        f"Speeds are relative to the dense model in the same runtime.{absent}\n\n{stamps(rows)}\n\n"
         f"{harness.table(speeds, SPEEDS)}\n\n"
         "Rank correlation of the prunings' latencies, which all have about the same number of "
         f"multiply-accumulates:\n\n{square(correlations(ratios), '.2f', 'runtime')}\n\n"
