@@ -15,6 +15,7 @@ Bools = NDArray[np.bool_]
 Penalty = tuple[float, float]  # on shared features, on those of single layers
 
 FOLDS = 5
+MOVED: tuple[Penalty, ...] = tuple(itertools.product((1e-4, 1e-2), (1e-3, 1e-1, 10.0)))
 PENALTIES: tuple[Penalty, ...] = tuple(itertools.product((1e-5, 1e-3, 1e-2), (1e-2, 1.0, 100.0)))
 
 
@@ -47,6 +48,33 @@ def left_out(x: Floats, y: Floats, shared: Bools, penalty: Penalty) -> Floats:
 def error_left_out(x: Floats, y: Floats, shared: Bools, penalty: Penalty) -> float:
     """The mean absolute relative error on rows left out."""
     return float(np.mean(np.abs(left_out(x, y, shared, penalty)[1:] / y[1:] - 1.0)))
+
+
+def moved(x: Floats, y: Floats, base: Floats, shared: Bools) -> tuple[Floats, Floats]:
+    """Coefficients for a few measurements at another place, and each predicted from the others.
+
+    They are the `base` coefficients times one factor, plus own coefficients of the shared features,
+    all non-negative: the factor is penalized for its distance from 1, the others for their size,
+    by amounts that leave-one-out chooses.
+    """
+    basis = np.concatenate([base[:, None], np.eye(len(base))[:, shared]], axis=1)
+    z = x @ basis
+    every = np.arange(len(y))
+    found = []
+    for penalty in MOVED:
+        fits = [_near(z[every != n], y[every != n], penalty) for n in every]
+        told = np.array([z[n] @ fit for n, fit in zip(every, fits, strict=True)])
+        found.append((float(np.mean(np.abs(told / y - 1.0))), penalty, told))
+    _, penalty, told = min(found, key=lambda each: each[0])
+    return basis @ _near(z, y, penalty), told
+
+
+def _near(z: Floats, y: Floats, penalty: Penalty) -> Floats:
+    """As `fit`, the first coefficient drawn to 1."""
+    weak = np.sqrt(np.array([penalty[0], *[penalty[1]] * (z.shape[1] - 1)]) * len(y))
+    rows = np.concatenate([z / y[:, None], np.diag(weak)])
+    target = np.concatenate([np.ones(len(y)), weak * (np.arange(z.shape[1]) == 0)])
+    return np.asarray(nnls(rows, target, maxiter=50 * len(rows))[0])
 
 
 def folds(n: int) -> list[Bools]:

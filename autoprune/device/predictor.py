@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import bdtr
-from scipy.stats import theilslopes
 from torch import nn
 
 from autoprune.budget import Device
@@ -184,27 +183,26 @@ class LatencyPredictor:
     def moved(self, checks: Sequence[Sample], device: Device) -> LatencyPredictor:
         """The same for another precision, runtime or machine, from a few measurements there.
 
-        Each `ratio` of `checks` is the time there over the dense model's here. Their logarithm is
-        fitted as a line of that of the predicted ratio (Theil 1950, Sen 1968); `held_out` are the
-        checks, each predicted from the others. Raises ValueError for fewer than 4 of them.
+        Each `ratio` of `checks` is the time there over the dense model's here. The coefficients are
+        scaled by one factor, and those of the features of the whole model get a part of their own
+        (`fitting.moved`); `held_out` are the checks, each predicted from the others. Raises
+        ValueError for fewer than 4 of them.
         """
         if len(checks) < _FEWEST_MOVED:
             raise ValueError(f"moving needs at least {_FEWEST_MOVED} checks, got {len(checks)}")
-        counts = np.concatenate([self.features.row(check.counts) for check in checks])
-        x = np.log(np.maximum((self.additive(counts) / self._dense_ratio) ** self.exponent, 1e-9))
-        y = np.log([check.ratio for check in checks])
-        slope, level = _line_through(x, y)
-        every = np.arange(len(x))
-        lines = [_line_through(x[every != n], y[every != n]) for n in every]
-        told = np.exp([b + a * at for (a, b), at in zip(lines, x, strict=True)])
-        measured = np.exp(y)
+        x = self.features.of(np.concatenate([self.features.row(each.counts) for each in checks]))
+        y = np.array([check.ratio for check in checks])
+        level = float(np.median(y / np.maximum(x @ self.coefficients, 1e-9)))
+        coefficients, told = fitting.moved(x, y / level, self.coefficients, self.features.shared)
+        dense = float(self.features.of(self.features.row({}))[0] @ coefficients)
         return dataclasses.replace(
             self,
             device=device,
-            dense_ms=self.dense_ms * float(np.exp(level)),
-            exponent=self.exponent * slope,
-            error=float(np.mean(np.abs(told / measured - 1.0))),
-            held_out=tuple(zip(measured.tolist(), told.tolist(), strict=True)),
+            coefficients=coefficients / dense,
+            dense_ms=self.dense_ms * level * dense,
+            exponent=1.0,
+            error=float(np.mean(np.abs(told * level / y - 1.0))),
+            held_out=tuple(zip(y.tolist(), (told * level).tolist(), strict=True)),
             samples=tuple(checks),
         )
 
@@ -262,13 +260,6 @@ class LatencyPredictor:
             samples=tuple(Sample.from_dict(sample) for sample in data["samples"]),
             exponent=data["exponent"],
         )
-
-
-def _line_through(x: Floats, y: Floats) -> tuple[float, float]:
-    """(slope, intercept) of the line through points, by medians; slope 1 where all x are equal."""
-    slope = float(theilslopes(y, x).slope) if np.ptp(x) > 0.0 else 1.0
-    slope = float(np.clip(slope, *_EXPONENTS))
-    return slope, float(np.median(y - slope * x))
 
 
 def _unlike(columns: Mapping[str, int], features: LatencyFeatures) -> str:

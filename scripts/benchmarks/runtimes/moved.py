@@ -114,7 +114,8 @@ def row(rows: pd.DataFrame, graph: PruningGraph, runtime: str, threads: int) -> 
     place = Device(device_name(), runtime, threads=threads)
     source = LatencyPredictor.from_samples(graph, fitted, device=place, dense_ms=ms)
     alone = LatencyPredictor.from_samples(graph, checks, device=place, dense_ms=dense_ms)
-    slower = [replace(sample, ratio=sample.ratio * dense_ms / ms) for sample in checks]
+    whole = Sample(graph.columns(), dense_ms, 1.0)  # the dense model is measured with them
+    slower = [replace(it, ratio=it.ratio * dense_ms / ms) for it in (*checks, whole)]
     told = {
         "moved": (source.moved(slower, place), dense_ms),
         "unmoved": (source, ms),
@@ -136,13 +137,18 @@ def judged(told: Floats, unseen: Sequence[Sample]) -> tuple[float, float]:
 
 
 def main() -> None:
-    harness.parser(__doc__).parse_args()
+    parser = harness.parser(__doc__)
+    parser.add_argument(
+        "--table", action="store_true", help="only the table, of rows that are there"
+    )
+    given = parser.parse_args()
     torch.set_num_threads(1)
     bench = Bench()
-    bench.measure(*SOURCE, "fitted")
-    for place in PLACES:
-        for kind in ("checks", "unseen"):
-            bench.measure(*place, kind)
+    if not given.table:
+        bench.measure(*SOURCE, "fitted")
+        for place in PLACES:
+            for kind in ("checks", "unseen"):
+                bench.measure(*place, kind)
     rows = bench.file.read()
     table = pd.DataFrame([row(rows, bench.graph, *place) for place in PLACES])
     words = (
