@@ -96,7 +96,7 @@ def searched(place: Path, share: float, seed: int, trials: int) -> dict[str, Any
     """One search; the shares are of the dense model's latency, measured beside it."""
     watch, began, is_resumed = Watch(), time.monotonic(), place.is_dir()
     if is_resumed:
-        result = autoprune.resume(place, task=Sst2Short(BATCH), progress=watch)
+        result = autoprune.resume(place, trials=trials, task=Sst2Short(BATCH), progress=watch)
     else:
         result = autoprune.search(
             Sst2Short(BATCH),
