@@ -164,7 +164,7 @@ def test_direction_is_that_of_the_plan_until_there_is_a_front(
     assert (view.finished, view.metric) == (False, Objective(metric, direction))
     assert [record.number for record in view.members] == [best]
     text = str(terminal.summary(view))
-    assert f"1 models so far, knee trial {best}" in text
+    assert f"1 model so far, knee trial {best}" in text
     better = "lower is better" in json.dumps(front_plot.fronts(view))
     assert better is (direction == "minimize")
 
