@@ -180,29 +180,35 @@ class LatencyPredictor:
             held_out=tuple(zip(measured.tolist(), fitted.tolist(), strict=True)),
         )
 
-    def moved(self, checks: Sequence[Sample], device: Device) -> LatencyPredictor:
+    def moved(
+        self, checks: Sequence[Sample], device: Device, dense: float | None = None
+    ) -> LatencyPredictor:
         """The same for another precision, runtime or machine, from a few measurements there.
 
-        Each `ratio` of `checks` is the time there over the dense model's here. The coefficients are
-        scaled by one factor, and those of the features of the whole model get a part of their own
-        (`fitting.moved`); `held_out` are the checks, each predicted from the others. Raises
-        ValueError for fewer than 4 of them.
+        Each `ratio` of `checks` is the time there over the dense model's here, and so is `dense`
+        the dense model's, where it was measured there. The coefficients are scaled by one factor,
+        and those of the features of the whole model get a part of their own (`fitting.moved`);
+        `held_out` are the checks, each predicted from the others. Raises ValueError for fewer than
+        4 of them.
         """
         if len(checks) < _FEWEST_MOVED:
             raise ValueError(f"moving needs at least {_FEWEST_MOVED} checks, got {len(checks)}")
-        x = self.features.of(np.concatenate([self.features.row(each.counts) for each in checks]))
-        y = np.array([check.ratio for check in checks])
+        known = [({}, dense)] if dense is not None else []
+        pairs = [*((check.counts, check.ratio) for check in checks), *known]
+        x = self.features.of(np.concatenate([self.features.row(counts) for counts, _ in pairs]))
+        y = np.array([ratio for _, ratio in pairs])
         level = float(np.median(y / np.maximum(x @ self.coefficients, 1e-9)))
         coefficients, told = fitting.moved(x, y / level, self.coefficients, self.features.shared)
-        dense = float(self.features.of(self.features.row({}))[0] @ coefficients)
+        whole = float(self.features.of(self.features.row({}))[0] @ coefficients)
+        told, y = told[: len(checks)] * level, y[: len(checks)]
         return dataclasses.replace(
             self,
             device=device,
-            coefficients=coefficients / dense,
-            dense_ms=self.dense_ms * level * dense,
+            coefficients=coefficients / whole,
+            dense_ms=self.dense_ms * level * whole,
             exponent=1.0,
-            error=float(np.mean(np.abs(told * level / y - 1.0))),
-            held_out=tuple(zip(y.tolist(), (told * level).tolist(), strict=True)),
+            error=float(np.mean(np.abs(told / y - 1.0))),
+            held_out=tuple(zip(y.tolist(), told.tolist(), strict=True)),
             samples=tuple(checks),
         )
 

@@ -18,7 +18,7 @@ from autoprune.cost.inputs import Inputs, batch_size, dtype_of
 from autoprune.cost.latency import measure_latency
 from autoprune.cost.targets import RUNTIMES, Ssh, is_remote
 from autoprune.device.predictor import LatencyPredictor
-from autoprune.device.sampling import Sample, Sampler, Until, random_architectures
+from autoprune.device.sampling import Sampler, Until, random_architectures
 from autoprune.errors import DeviceError, DeviceLostError
 from autoprune.graph import Block, Dim, Group, Op, PruningGraph, TensorInfo
 from autoprune.pruning.verification import prunable
@@ -114,8 +114,7 @@ class DeviceProfile:
         found = sampler.measure_these(random_architectures(graph, samples, seed))
         faster = found.dense_ms / own.predictor.dense_ms
         checks = [replace(sample, ratio=sample.ratio * faster) for sample in found.samples]
-        checks.append(Sample(graph.columns(), found.dense_ms, faster))
-        return DeviceProfile.of(own.predictor.moved(checks, found.device), graph)
+        return DeviceProfile.of(own.predictor.moved(checks, found.device, faster), graph)
 
     @staticmethod
     def of(predictor: LatencyPredictor, graph: PruningGraph) -> DeviceProfile:

@@ -114,10 +114,9 @@ def row(rows: pd.DataFrame, graph: PruningGraph, runtime: str, threads: int) -> 
     place = Device(device_name(), runtime, threads=threads)
     source = LatencyPredictor.from_samples(graph, fitted, device=place, dense_ms=ms)
     alone = LatencyPredictor.from_samples(graph, checks, device=place, dense_ms=dense_ms)
-    whole = Sample(graph.columns(), dense_ms, 1.0)  # the dense model is measured with them
-    slower = [replace(it, ratio=it.ratio * dense_ms / ms) for it in (*checks, whole)]
+    slower = [replace(sample, ratio=sample.ratio * dense_ms / ms) for sample in checks]
     told = {
-        "moved": (source.moved(slower, place), dense_ms),
+        "moved": (source.moved(slower, place, dense_ms / ms), dense_ms),
         "unmoved": (source, ms),
         "alone": (alone, dense_ms),
     }

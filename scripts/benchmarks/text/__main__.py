@@ -20,6 +20,7 @@ import pandas as pd
 import torch
 
 import autoprune
+from autoprune.cost.latency import measure_together
 from autoprune.store import RunFolder, write_text
 from scripts.benchmarks import harness
 from scripts.benchmarks.harness import RESULTS, Rows
@@ -70,8 +71,12 @@ def main() -> None:
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--trials", type=int, default=16)
     parser.add_argument("--retrain", type=float, default=0.0, help="epochs of the best model")
+    parser.add_argument("--models", type=Path, help="only measure what a stopped run has left")
     parser.add_argument("--keep", type=Path, help="folder for the runs, resumed if there")
     options = parser.parse_args()
+    if options.models is not None:
+        write_text(OUT / "models.md", models(options.models))
+        return
     rows = Rows(OUT / "text.csv", KEY)
     OUT.mkdir(parents=True, exist_ok=True)
     for share in options.shares:
@@ -123,6 +128,41 @@ def searched(place: Path, share: float, seed: int, trials: int) -> dict[str, Any
         "best_share": shares.get(best.number),
         "front_near": max(shares.values(), default=0.0) / share,
     }
+
+
+def models(place: Path) -> str:
+    """The trained models of a run beside the dense one: accuracy, and latency measured in turns."""
+    run, task = RunFolder.open(place), Sst2Short(BATCH)
+    records = [record for record in run.records() if record.artifact]
+    small = [autoprune.load(run.model_folder(record), task=task) for record in records]
+    dense = task.build_model().eval()
+    found = measure_together([dense, *small], task.example_input(), "onnxruntime")
+    before = run.dense()
+    table = pd.DataFrame(
+        {
+            "trial": record.number,
+            "origin": record.origin,
+            "accuracy": record.metrics["accuracy"],
+            "blocks": len(record.candidate.architecture.dropped),
+            "measured": latency.ratio,
+            "noisy": str(latency.noisy),
+        }
+        for record, latency in zip(records, found[1:], strict=True)
+    )
+    shown = {
+        "trial": ("trial", ""),
+        "origin": ("proposed by", ""),
+        "accuracy": ("validation", ".1%"),
+        "blocks": ("parts dropped", ""),
+        "measured": ("latency measured", ".1%"),
+        "noisy": ("noisy", ""),
+    }
+    where = harness.stamp(pd.DataFrame([harness.circumstances()]))
+    return (
+        "# Models of a search that was stopped\n\nMiniLM-L6 on SST-2, 50 steps of 32 phrases each; "
+        f"dense {before.metrics['accuracy']:.1%}, {found[0].median_ms:.2f} ms in ONNX Runtime on "
+        f"one thread. {where}\n\n{harness.table(table, shown)}\n"
+    )
 
 
 def retrained(place: Path, epochs: float, seed: int) -> dict[str, Any]:
