@@ -193,7 +193,7 @@ class LatencyPredictor:
         """
         if len(checks) < _FEWEST_MOVED:
             raise ValueError(f"moving needs at least {_FEWEST_MOVED} checks, got {len(checks)}")
-        known = [({}, dense)] if dense is not None else []
+        known: list[tuple[Mapping[str, int], float]] = [({}, dense)] if dense is not None else []
         pairs = [*((check.counts, check.ratio) for check in checks), *known]
         x = self.features.of(np.concatenate([self.features.row(counts) for counts, _ in pairs]))
         y = np.array([ratio for _, ratio in pairs])
