@@ -33,6 +33,7 @@ class Watchdog:
         self._searcher, self._ledger, self._clock = searcher, searcher.ledger, clock
         self._since: dict[tuple[str, str], float] = {}  # by trial and status
         self._reasons: dict[str, str] = {}
+        self._killed: dict[str, Any] = {}  # a trial's last worker that was killed
 
     def heard_of(self, trial_id: str) -> None:
         """A trial has reported: its time starts anew."""
@@ -51,8 +52,6 @@ class Watchdog:
             if trial.status not in (Trial.RUNNING, Trial.PENDING):
                 self.heard_of(trial.trial_id)
                 continue
-            if trial.trial_id in self._reasons:
-                continue
             waited = now - self._since.setdefault((trial.trial_id, trial.status), now)
             if over > GRACE_S:
                 self._searcher.cut(trial.trial_id)
@@ -66,6 +65,9 @@ class Watchdog:
         live = inner._actor_manager._live_actors_to_ray_actors_resources.get(actor)
         if live is None:  # its process is still to start: asked again at the next check
             return
+        if self._killed.get(trial.trial_id) is live[0]:
+            return  # Tune starts a trial again whose worker was killed while it started
+        self._killed[trial.trial_id] = live[0]
         _LOG.warning("a worker was killed: %s", reason)
         self._reasons[trial.trial_id] = reason
         ray.kill(live[0])
