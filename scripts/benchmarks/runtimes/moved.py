@@ -153,7 +153,8 @@ def main() -> None:
     words = (
         "# A profile moved to another runtime or number of threads\n\n"
         f"{NETWORK}: from {FITTED} prunings in {SOURCE[0]} on {SOURCE[1]} thread, {CHECKS} at the "
-        f"new place; errors on {UNSEEN} others there, relative to the dense model.\n"
+        f"new place; errors on {UNSEEN} others there, relative to the dense model. The fits are of "
+        f"commit {harness.commit()}, the measurements of:\n"
         f"{harness.stamp(rows)}\n\n{harness.table(table, SHOWN)}\n"
     )
     write_text(RESULTS / "runtimes" / "moved.md", words)
