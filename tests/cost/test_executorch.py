@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from models.keywords import INPUTS, TwoByName
 from torch import nn
 
 from autoprune.cost.targets import executorch
@@ -53,17 +54,8 @@ def test_calls_that_were_prepared_for_other_threads_are_refused(monkeypatch):
 def test_a_call_gives_the_outputs_of_the_model_by_keyword_inputs():
     pytest.importorskip("executorch")
 
-    class Net(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.embed, self.head = nn.Embedding(7, 4), nn.Linear(4, 3)
-
-        def forward(self, tokens, scale):
-            hidden = self.embed(tokens) * scale
-            return {"logits": self.head(hidden), "hidden": hidden}
-
-    model = Net().eval()
-    inputs = {"scale": torch.rand(2, 1, 1), "tokens": torch.tensor([[0, 6, 2], [3, 1, 1]])}
+    model = TwoByName().eval()
+    inputs = INPUTS
     for threads in (1, 2, 1):
         logits, hidden = ExecuTorch().prepare(model, inputs, threads)()
         expected = model(**inputs)

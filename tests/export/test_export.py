@@ -8,6 +8,7 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
+from models.keywords import INPUTS, TwoByName
 from torch import nn
 
 from autoprune._export import export_model
@@ -57,18 +58,9 @@ def test_file_computes_what_the_model_computes(tmp_path, name, dynamic):
 
 
 def test_several_inputs_by_keyword_and_several_outputs(tmp_path):
-    class Net(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.embed, self.head = nn.Embedding(7, 4), nn.Linear(4, 3)
-
-        def forward(self, tokens, scale):
-            hidden = self.embed(tokens) * scale
-            return {"logits": self.head(hidden), "hidden": hidden}
-
-    inputs = {"scale": torch.rand(2, 1, 1), "tokens": torch.tensor([[0, 6, 2], [3, 1, 1]])}
+    inputs = INPUTS
     for name in ("net.onnx", "net.pt2"):
-        assert export_model(Net(), tmp_path / name, inputs).difference < 1e-6
+        assert export_model(TwoByName(), tmp_path / name, inputs).difference < 1e-6
     names = {i.name for i in onnxruntime.InferenceSession(tmp_path / "net.onnx").get_inputs()}
     assert names == {"scale", "tokens"}
 

@@ -7,6 +7,7 @@ import importlib.util
 import numpy as np
 import pytest
 import torch
+from models.keywords import INPUTS, TwoByName
 from torch import nn
 
 from autoprune._export import FORMATS, Exported, export_model, format_of
@@ -118,17 +119,8 @@ def test_openvino_files_run_at_any_batch_in_openvino(tmp_path):
 def test_several_inputs_by_keyword_and_several_outputs_in_openvino(tmp_path):
     pytest.importorskip("openvino")
 
-    class Net(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.embed, self.head = nn.Embedding(7, 4), nn.Linear(4, 3)
-
-        def forward(self, tokens, scale):
-            hidden = self.embed(tokens) * scale
-            return {"logits": self.head(hidden), "hidden": hidden}
-
-    inputs = {"scale": torch.rand(2, 1, 1), "tokens": torch.tensor([[0, 6, 2], [3, 1, 1]])}
-    assert export_model(Net(), tmp_path / "net.xml", inputs).difference < 1e-6
+    inputs = INPUTS
+    assert export_model(TwoByName(), tmp_path / "net.xml", inputs).difference < 1e-6
 
 
 def test_ncnn_files_run_at_any_batch(tmp_path):

@@ -84,8 +84,5 @@ def test_parametrized_weights_carry_the_ids_of_their_factors(name: str) -> None:
     torch.manual_seed(0)
     model = nn.Sequential(layer, nn.Linear(8, 3)).eval()
     graph = trace(model, torch.randn(4, 6))
-    if name == "weight_norm":
-        assert units_of(graph, "0") == 8
-        assert gap(model, graph, random_keep(graph, 0), torch.randn(4, 6), train=False) < 1e-9
-    else:  # the largest singular value is of all units
-        assert units_of(graph, "0") in (0, 8)
+    assert units_of(graph, "0") == 8
+    assert gap(model, graph, random_keep(graph, 0), torch.randn(4, 6), train=False) < 1e-9
