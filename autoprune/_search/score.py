@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -19,6 +18,7 @@ from autoprune.pruning import importance, sensitivity
 from autoprune.pruning.build import build
 from autoprune.pruning.compensate import Calibration, reestimate_batchnorm
 from autoprune.pruning.sparsity import Choice
+from autoprune.pruning.threads import threads_of
 from autoprune.pruning.weight_importance import method_for
 from autoprune.tasks.base import Batch, Task
 from autoprune.training.batches import sample
@@ -171,14 +171,3 @@ def _validation(task: Task) -> list[Batch]:
     except TypeError:
         step = 1
     return list(itertools.islice(loader, 0, 8 * step, step))
-
-
-@contextmanager
-def threads_of(count: int) -> Iterator[None]:
-    """That many torch threads inside."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

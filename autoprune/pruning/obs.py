@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from autoprune.errors import UsageError
 from autoprune.graph import Group, PruningGraph
 from autoprune.pruning.calibration import Calibration, Moment
+from autoprune.pruning.threads import threads_of
 
 RIDGE = 1e-3  # λ over the mean of the inputs' variances
 _PENDING = 256  # columns that are removed before H is updated
@@ -52,7 +53,7 @@ def obs_scores(
     parameters = {name: p.detach().cpu() for name, p in model.named_parameters()}
     buffers = {name: b.detach().cpu() for name, b in model.named_buffers()}
     state = {**parameters, **buffers}
-    with torch.no_grad():
+    with torch.no_grad(), threads_of(1):  # many small steps: more threads wait for each other
         return {
             group.name: _group_scores(group, state, calibration, ridge)
             for group in graph.groups
