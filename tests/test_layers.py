@@ -287,3 +287,11 @@ def test_every_package_is_in_the_wheel() -> None:
         ".".join(file.parent.relative_to(ROOT).parts) for file in PACKAGE.rglob("__init__.py")
     }
     assert set(listed) == folders | {"autoprune.search_spaces"}
+
+
+def test_every_test_file_has_a_name_of_its_own() -> None:
+    """Pytest imports them by name alone: of two alike, the suite is not even collected."""
+    files = sorted(Path(__file__).parent.rglob("test_*.py"))
+    names = [file.name for file in files]
+    assert len(files) > 100
+    assert [name for name in names if names.count(name) > 1] == []
