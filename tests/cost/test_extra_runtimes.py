@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import time
+from importlib.machinery import ModuleSpec
 
 import pytest
 import torch
@@ -53,11 +54,15 @@ X = torch.zeros(1, 3, 32, 32)
 
 @RUNTIME
 def test_a_missing_package_is_one_line_with_the_remedy(monkeypatch, runtime):
+    *present, missing = EXTRAS[runtime]
     found = importlib.util.find_spec
-    missing = EXTRAS[runtime][-1]
-    monkeypatch.setattr(
-        importlib.util, "find_spec", lambda name: None if name == missing else found(name)
-    )
+
+    def find_spec(name: str) -> ModuleSpec | None:
+        if name == missing:
+            return None
+        return ModuleSpec(name, None) if name in present else found(name)
+
+    monkeypatch.setattr(importlib.util, "find_spec", find_spec)
     with pytest.raises(DeviceError) as error:
         find_target(runtime)
     text = str(error.value)
