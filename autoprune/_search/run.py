@@ -45,6 +45,7 @@ from autoprune.errors import DeviceError, StoreError, WorkError
 from autoprune.pruning.sensitivity import Sensitivity
 from autoprune.record import UNIFORM, TrialRecord
 from autoprune.store import (
+    DONE,
     SENSITIVITY,
     FrontReport,
     RunFolder,
@@ -107,7 +108,8 @@ class _Told:
 def _is_done(store: RunFolder) -> bool:
     """Whether nothing is left to do; what is damaged is to be made again."""
     try:
-        return (store.state() or RunState()).phase == "done" and store.front() is not None
+        store.check_whole()
+        return (store.state() or RunState()).phase == DONE and store.front() is not None
     except StoreError:
         return False
 
@@ -285,8 +287,8 @@ def _search(
         failure = _finish(store, ready, ledger)
         store.save_importances(importances(searcher.study, plan))
         if failure is None:
-            ledger.save_state("done")
-            ledger.show("done")
+            ledger.save_state(DONE)
+            ledger.show(DONE)
         else:
             ledger.show("verify", f"not measured: {failure}")
     finally:

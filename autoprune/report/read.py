@@ -9,6 +9,7 @@ from autoprune.pareto import ParetoFront
 from autoprune.record import TrialRecord
 from autoprune.report.data import RunView
 from autoprune.store import (
+    DONE,
     DenseReport,
     FrontReport,
     Groups,
@@ -22,6 +23,7 @@ from autoprune.store import (
 def read(run: RunFolder | str | Path) -> RunView:
     """Read a run, finished or not. Raises StoreError where a file is damaged."""
     folder = run if isinstance(run, RunFolder) else RunFolder.open(run)
+    folder.check_whole()
     config, records, plan = folder.config, folder.records(), folder.plan()
     stored, state, groups = folder.front(records), folder.state(), folder.groups() or Groups()
     known: dict[str, ProfileSummary] = folder.profile_summaries(config.targets)
@@ -32,7 +34,7 @@ def read(run: RunFolder | str | Path) -> RunView:
         devices={name: known.get(name) for name in config.targets},
         records=records,
         front=_front(stored, plan, records),
-        finished=stored is not None and (state or RunState("done")).phase == "done",
+        finished=stored is not None and (state or RunState(DONE)).phase == DONE,
         dense=folder.dense() or DenseReport(),
         groups=groups.sizes,
         frozen=groups.frozen,

@@ -43,6 +43,7 @@ from autoprune.store.records import rows as table_rows
 from autoprune.store.retraining import RetrainingFolder, read_metrics, write_metrics
 from autoprune.store.run import CONFIG, STUDY, RunFolder
 from autoprune.store.values import (
+    DONE,
     BlockInfo,
     DenseReport,
     DenseTest,
@@ -64,6 +65,7 @@ from autoprune.store.values import (
 
 __all__ = [
     "CONFIG",
+    "DONE",
     "FORMAT",
     "INT8_FILE",
     "INT8_REPORT",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,6 +15,7 @@ from autoprune.record import TrialRecord
 from autoprune.store import records as lines
 from autoprune.store.files import checked, first_line, plain, read, read_json, write_json
 from autoprune.store.values import (
+    DONE,
     DenseReport,
     FrontFile,
     FrontReport,
@@ -81,8 +83,27 @@ class RunContents:
         return self._read(STATE, RunState)
 
     def save_state(self, state: RunState) -> None:
-        """Write how far the search is."""
+        """Write how far the search is; at its end with the number of lines that records have."""
+        if state.phase == DONE:
+            state = replace(state, lines=lines.count(self.path / RECORDS))
         write_json(self.path / STATE, state)
+
+    def lost_lines(self) -> int:
+        """How many lines of the records are gone since the search ended."""
+        state = self.state() or RunState()
+        return max(0, state.lines - lines.count(self.path / RECORDS))
+
+    def check_whole(self) -> None:
+        """Raise StoreError where a search has ended and a file that it wrote is gone or shorter."""
+        if not (self.path / FRONT).exists():
+            return
+        again = f"go on with what is there: autoprune resume {self.path}"
+        for name in (GROUPS, PLAN, DENSE, STATE):
+            if not (self.path / name).exists():
+                raise StoreError(f"{self.path / name} is missing beside {FRONT} · {again}")
+        lost = self.lost_lines()
+        if lost:
+            raise StoreError(f"{self.path / RECORDS} lacks {lost} of its lines · {again}")
 
     def dense(self) -> DenseReport | None:
         """The dense model's metrics and costs."""
@@ -190,12 +211,12 @@ class RunContents:
 
     def _read(self, name: str, wanted: type[T]) -> T | None:
         file = self.path / name
-        return read(file, wanted) if file.is_file() else None
+        return read(file, wanted) if file.exists() else None
 
     def _parsed(self, name: str, parse: Callable[[Mapping[str, Any]], T]) -> T | None:
         """A file through a reader of another room; whatever it stumbles over is damage."""
         file = self.path / name
-        if not file.is_file():
+        if not file.exists():
             return None
         content = checked(read_json(file), dict[str, Any], str(file))
         try:

@@ -24,6 +24,7 @@ from autoprune.store.contents import (
     FRONT,
     GROUPS,
     IMPORTANCES,
+    LAYERS,
     PLAN,
     RECORDS,
     SENSITIVITY,
@@ -37,7 +38,7 @@ DAMAGED = "damaged"
 TUNE = "tune"  # Ray Tune's own folder while a search runs
 _WRITTEN = (
     *(CONFIG, ENVIRONMENT, TABLE, REPORT, RECORDS),
-    *(ARITHMETIC, DENSE, FRONT, GROUPS, IMPORTANCES, PLAN, SENSITIVITY, STATE),
+    *(ARITHMETIC, DENSE, FRONT, GROUPS, IMPORTANCES, LAYERS, PLAN, SENSITIVITY, STATE),
 )
 _log = logging.getLogger(__name__)
 
@@ -65,6 +66,7 @@ def mend(run: RunFolder, devices: Iterable[str]) -> None:
         DENSE: run.dense,
         ARITHMETIC: run.arithmetic,
         IMPORTANCES: run.importances,
+        LAYERS: run.network,
         SENSITIVITY: lambda: run.sensitivity(dict),
     }
     for device in devices:
@@ -74,6 +76,9 @@ def mend(run: RunFolder, devices: Iterable[str]) -> None:
     found = lines.read(run.path / RECORDS)
     _check(run, GROUPS, run.records)  # they do not fit each other: groups are found again
     _check(run, FRONT, lambda: run.front(found))
+    lost = run.lost_lines()
+    if lost:
+        _log.warning("%s lacks %d of its lines: those trials are lost", run.path / RECORDS, lost)
     _sweep(run)
     for record in found:
         if record.artifact is not None and not is_model(run.path / record.artifact):

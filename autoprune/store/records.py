@@ -85,6 +85,11 @@ def read(file: Path) -> tuple[TrialRecord, ...]:
     return tuple(found[number] for number in sorted(found))
 
 
+def count(file: Path) -> int:
+    """How many whole lines the file has; none where there is no file."""
+    return len(_whole_lines(file))
+
+
 def cut_half_line(file: Path) -> None:
     """Cut off a last line without its end: its writer was killed."""
     if not file.exists():

@@ -25,6 +25,7 @@ def _candidate(value: object) -> object:
         raise ValueError(" ".join(str(error).split())) from error
 
 
+DONE = "done"  # the phase of a search that has ended
 CandidateValue = Annotated[InstanceOf[Candidate], BeforeValidator(_candidate)]
 
 
@@ -112,12 +113,22 @@ class Network:
     """The layers in the order of execution, and their costs by model.
 
     Models are `dense`, the `smallest` of the space, and trials by their number. `latency` is the
-    name of the cost that `ms` is a part of.
+    name of the cost that `ms` is a part of. Raises ValueError where a model has other layers.
     """
 
     layers: tuple[LayerInfo, ...] = ()
     models: Mapping[str, LayerCosts] = field(default_factory=dict)
     latency: str = ""
+
+    def __post_init__(self) -> None:
+        count = len(self.layers)
+        for name, costs in self.models.items():
+            for what, values in (("widths", costs.widths), ("macs", costs.macs), ("ms", costs.ms)):
+                if len(values) != count and (what != "ms" or values):
+                    raise ValueError(
+                        f"{what} of {name} must have one value for each of {count} layers, "
+                        f"got {len(values)}"
+                    )
 
 
 @dataclass(frozen=True)
@@ -165,13 +176,14 @@ class RunState:
     """How far a search is: `phase` is `search`, `verify` or `done`.
 
     `screening` is what screening has cost so far; `ended_by` the limit that ended the search, in
-    words.
+    words; `lines` how many lines the records had when it ended.
     """
 
     phase: str = ""
     elapsed_s: float = 0.0
     screening: Mapping[str, float] = field(default_factory=dict)
     ended_by: str = ""
+    lines: int = 0
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ import io
 import json
 import os
 import pickle
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -28,6 +29,9 @@ from autoprune.store import (
     FrozenInfo,
     GroupInfo,
     Groups,
+    LayerCosts,
+    LayerInfo,
+    Network,
     Recipe,
     RunFolder,
     RunState,
@@ -210,6 +214,55 @@ def test_a_digit_that_changed_is_found(run: RunFolder, file: str) -> None:
         refusal = refused(run)
         assert refusal is not None
         assert file in refusal
+
+
+@pytest.mark.parametrize("name", ["plan.json", "state.json", "dense.json", "groups.json"])
+def test_what_is_gone_from_a_finished_run_is_missed(run: RunFolder, name: str) -> None:
+    (run.path / name).unlink()
+    with pytest.raises(StoreError) as error:
+        read(run)
+    assert str(error.value) == (
+        f"{run.path / name} is missing beside front.json · go on with what is there: "
+        f"autoprune resume {run.path}"
+    )
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir])
+@pytest.mark.parametrize("name", ["plan.json", "dense.json", "importances.json", "device.json"])
+def test_what_is_no_file_is_refused(
+    run: RunFolder, name: str, make: Callable[[Path], None]
+) -> None:
+    (run.path / name).unlink()
+    make(run.path / name)
+    with pytest.raises(StoreError, match=rf"{name} must be a regular file"):
+        read(run)
+
+
+def test_records_that_lack_a_line_are_missed(run: RunFolder) -> None:
+    for number in (4, 5):
+        run.append(replace(RECORD, number=number, artifact=None))
+    run.save_state(RunState("done"))
+    assert len(read(run).records) == 3
+    whole = (run.path / "records.jsonl").read_text().splitlines(keepends=True)
+    (run.path / "records.jsonl").write_text("".join(whole[:2]))
+    assert run.lost_lines() == 1
+    with pytest.raises(StoreError, match=r"records\.jsonl lacks 1 of its lines · go on with what"):
+        read(run)
+
+
+@pytest.mark.parametrize(
+    ("costs", "what"),
+    [
+        (LayerCosts((1,), (1, 2)), "widths of dense must have one value for each of 2 layers"),
+        (LayerCosts((1, 2), ()), "macs of dense must have"),
+        (LayerCosts((1, 2), (1, 2), (0.1,)), "ms of dense must have"),
+    ],
+)
+def test_layers_and_their_costs_are_as_many(costs: LayerCosts, what: str) -> None:
+    layers = (LayerInfo("a", "conv"), LayerInfo("b", "linear"))
+    Network(layers, {"dense": LayerCosts((1, 2), (3, 4))})
+    with pytest.raises(ValueError, match=what):
+        Network(layers, {"dense": costs})
 
 
 @pytest.mark.parametrize("key", ["number", "seed"])

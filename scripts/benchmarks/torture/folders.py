@@ -23,6 +23,7 @@ from autoprune.errors import AutopruneError
 from autoprune.report import html, terminal
 from autoprune.report.read import read
 from autoprune.store import RunFolder, mend
+from autoprune.store.files import CHECKSUM, with_checksum
 from scripts.benchmarks.torture.outcome import Outcome, clear
 from scripts.benchmarks.torture.processes import ended, prepare, start
 
@@ -39,6 +40,7 @@ JUNK: tuple[Any, ...] = (
     2**70,
 )
 UNCHECKED = ("config.yaml",)  # the user's to edit: no checksum
+FORGED = "forged"  # the damage that no reader can tell from what the search wrote
 MADE = ("trials.csv", "report.html", "study.db", ".lock", "task.py")  # not read here
 SLOWEST_S = 30
 Damage = Callable[[Path, random.Random], None]
@@ -79,7 +81,8 @@ def judged(copy: Path, file: Path, damage: str, expected: dict[str, str]) -> Out
         except Exception as error:  # noqa: BLE001 - that is what is looked for
             return Outcome("unclear", f"{what}, {step}: {type(error).__name__}: {error}"[:400])
         differs = [key for key, value in found.items() if value not in ("", expected[key])]
-        if differs and step == "read" and file.name not in UNCHECKED:
+        told = file.name not in UNCHECKED and damage != FORGED
+        if differs and step == "read" and told:
             return Outcome("wrong", f"{what}: another {differs[0]}")
     if not (copy / "records.jsonl").exists() and damage != "deleted":
         return Outcome("lost", f"{what}: the records are gone")
@@ -182,8 +185,17 @@ def folder_instead(file: Path, _: random.Random) -> None:
     file.mkdir()
 
 
-def junk(file: Path, rng: random.Random) -> None:
-    """A value of another kind at some key of a JSON file, without the checksum."""
+def edited(file: Path, rng: random.Random) -> None:
+    """A value of another kind at some key of a JSON file; the checksum is that of before."""
+    _with_junk(file, rng, lambda content: content)
+
+
+def forged(file: Path, rng: random.Random) -> None:
+    """The same with a checksum that fits: made by someone, not by accident."""
+    _with_junk(file, rng, lambda content: with_checksum(without_checksum(content)))
+
+
+def _with_junk(file: Path, rng: random.Random, finish: Callable[[Any], Any]) -> None:
     try:
         lines = file.read_text().splitlines() if file.suffix == ".jsonl" else [file.read_text()]
         at = rng.randrange(len(lines))
@@ -191,15 +203,20 @@ def junk(file: Path, rng: random.Random) -> None:
     except (ValueError, UnicodeDecodeError):
         noise(file, rng)
         return
-    content.pop("crc32", None)
-    found = places(content)
+    found = [each for each in places(content) if each[1] != CHECKSUM]
     if found:
         inner, key = rng.choice(found)
         inner[key] = rng.choice(JUNK)
+        content = finish(content)
     else:  # an empty object or list
         content = rng.choice(JUNK)
     lines[at] = json.dumps(content)
     file.write_text("\n".join(lines) + "\n")
+
+
+def without_checksum(content: Any) -> dict[str, Any]:
+    """A JSON object as it was before it was given its checksum."""
+    return {key: value for key, value in content.items() if key != CHECKSUM}
 
 
 def places(content: Any) -> list[tuple[Any, Any]]:
@@ -213,5 +230,18 @@ def places(content: Any) -> list[tuple[Any, Any]]:
 
 
 DAMAGES: tuple[Damage, ...] = (
-    *(flipped, flipped, cut, zeros, noise, deep, deleted, piped, folder_instead, junk, junk, junk),
+    *(
+        flipped,
+        flipped,
+        cut,
+        zeros,
+        noise,
+        deep,
+        deleted,
+        piped,
+        folder_instead,
+        edited,
+        forged,
+        forged,
+    ),
 )

@@ -89,7 +89,8 @@ def start(
 def ended(process: subprocess.Popen[str], seconds: float = LONGEST_S) -> tuple[int | None, str]:
     """(exit code, errors); None for the code where it had to be killed."""
     try:
-        return process.returncode, process.communicate(timeout=seconds)[1]
+        said = process.communicate(timeout=seconds)[1]
+        return process.returncode, said
     except subprocess.TimeoutExpired:
         os.killpg(process.pid, signal.SIGKILL)
         return None, process.communicate()[1]
