@@ -14,6 +14,7 @@ OUT = RESULTS / "equal_cost"
 KEY = ["task", "cost", "share", "method", "epochs", "seed"]
 BASELINES = ("uniform", "global l2", "channels")  # float32 and channels alone, repaired alike
 GROUP = ["task", "cost", "share", "epochs"]
+MEANS = ["measured_share", "file_share", "macs_share", "dropped"]
 SHOWN = {
     "task": ("task", ""),
     "cost": ("cost", ""),
@@ -43,7 +44,7 @@ def summary(rows: pd.DataFrame) -> pd.DataFrame:
                     "seeds": len(members),
                     "test": _spread(members.test_accuracy),
                     "lead": _lead(members, best) if method not in BASELINES else "",
-                    **members[["measured_share", "file_share", "macs_share", "dropped"]].mean(),
+                    **members.reindex(columns=MEANS).mean(),
                 }
             )
     return pd.DataFrame(found)
