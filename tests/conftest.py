@@ -9,13 +9,16 @@ import pytest
 import sshd
 
 from autoprune.cost import latency
+from autoprune.cost.latency import Effort
 
 
-@pytest.fixture(autouse=True)
-def any_machine_will_do(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No measurement is refused because something else runs where the tests do."""
-    monkeypatch.setattr(latency, "_MAX_HALF_WIDTH", float("inf"))
-    monkeypatch.setattr(latency, "_MIN_FREE", 0.0)
+@pytest.fixture(autouse=True, scope="session")
+def any_machine_will_do() -> Iterator[None]:
+    """Measurements are short, and none is refused because something else runs beside the tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        quick = Effort(None, repeats=15, tries=1, max_half_width=float("inf"), min_free=0.0)
+        patch.setattr(latency, "EFFORT", quick)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -21,13 +21,30 @@ from autoprune.errors import NoisyError
 _log = logging.getLogger(__name__)
 
 PRECISION = 0.02  # relative half-width of the confidence intervals to reach
-_REPEATS = 100
-_TRIES = 4
-_PAUSE_S = 3.0  # before the second try; twice as long before each further one
-_MAX_HALF_WIDTH = 0.25  # refused above: the model could not be distinguished from a 20 % faster one
-# Refused: with others on 88 % of two cores, one thread measured a model of 0.65 of the dense one's
-# time as 0.90 of it, and the interval was narrow all the same; on 76 % as 0.76; on 53 % as 0.65.
-_MIN_FREE = 0.35  # of a core for each thread
+
+
+@dataclass(frozen=True, slots=True)
+class Effort:
+    """What a measurement does for its precision, and when it is tried again and refused.
+
+    A first pass of `repeats` timed calls is followed by others until the intervals have a relative
+    half-width of `precision` (None: no others). It is refused after `tries`, with pauses of
+    `pause_s` and twice as long each time, where a half-width is above `max_half_width` (at 0.25 a
+    model could not be distinguished from a 20 % faster one), or where other processes leave less
+    than `min_free` of a core to each thread: with others on 88 % of two cores, one thread measured
+    a model of 0.65 of the dense one's time as 0.90 of it, and the interval was narrow all the same;
+    on 76 % as 0.76; on 53 % as 0.65.
+    """
+
+    precision: float | None = PRECISION
+    repeats: int = 100
+    tries: int = 4
+    pause_s: float = 3.0
+    max_half_width: float = 0.25
+    min_free: float = 0.35
+
+
+EFFORT = Effort()
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,17 +157,19 @@ def measure_together(
         raise ValueError("measure_together needs at least one model")
     if (repeats is not None and repeats < 1) or not warmup_s >= 0.0:
         raise ValueError(f"need repeats >= 1 and warmup_s >= 0, got {repeats} and {warmup_s}")
-    protocol = Protocol(threads, warmup_s, repeats or _REPEATS, None if repeats else PRECISION)
-    for attempt in range(_TRIES):
+    effort = EFFORT
+    more = None if repeats else effort.precision
+    protocol = Protocol(threads, warmup_s, repeats or effort.repeats, more)
+    for attempt in range(effort.tries):
         if attempt:
-            time.sleep(_PAUSE_S * 2 ** (attempt - 1))
+            time.sleep(effort.pause_s * 2 ** (attempt - 1))
         timed = target.time(models, example_inputs, protocol)
         found = _latencies(timed, models, example_inputs, runtime, threads)
-        reason = "" if repeats else _why_refused(timed, found)
+        reason = "" if repeats else _why_refused(timed, found, effort)
         if not reason:
             return found
     raise NoisyError(
-        f"the measurement is refused after {_TRIES} tries: {reason} · stop other processes there",
+        f"the measurement is refused after {effort.tries} tries: {reason} · stop other processes there",
         found,
     )
 
@@ -166,17 +185,18 @@ def measured_or_flagged(
         return list(error.latencies)
 
 
-def _why_refused(timed: Timings, latencies: Sequence[Latency]) -> str:
+def _why_refused(timed: Timings, latencies: Sequence[Latency], effort: Effort) -> str:
     """Why a measurement must be refused; empty where it is good enough."""
     half = latencies[0].confidence.half_width  # of a single model; of several, that of their ratios
     if len(latencies) > 1:
         half = max(half_width(it.ratio_ci) for it in latencies)
-    if half > _MAX_HALF_WIDTH:
+    if half > effort.max_half_width:
         return (
-            f"latencies are known to ±{half:.0%} only, at most ±{_MAX_HALF_WIDTH:.0%} is accepted"
+            f"latencies are known to ±{half:.0%} only, "
+            f"at most ±{effort.max_half_width:.0%} is accepted"
         )
     threads = latencies[0].device.threads
-    if timed.busy is not None and (1.0 - timed.busy) * timed.cores < _MIN_FREE * threads:
+    if timed.busy is not None and (1.0 - timed.busy) * timed.cores < effort.min_free * threads:
         return f"other processes took {timed.busy:.0%} of the cores"
     return ""
 

@@ -30,7 +30,6 @@ from autoprune.errors import DeviceError, NoisyError
 
 X = torch.zeros(2, 3, 8, 8)
 RUNTIMES = ("torch", "onnxruntime")  # the others have their tests in test_targets
-LIMITS = {"_MAX_HALF_WIDTH": 0.25, "_MIN_FREE": 0.35}
 QUICK = {"warmup_s": 0.002, "repeats": 12}
 
 
@@ -262,8 +261,7 @@ def busy(monkeypatch):
     """Puts a machine that is steady at the n-th try in place of every target."""
     pauses: list[float] = []
     monkeypatch.setattr(protocol.time, "sleep", pauses.append)
-    for name, value in LIMITS.items():
-        monkeypatch.setattr(protocol, name, value)
+    monkeypatch.setattr(protocol, "EFFORT", protocol.Effort())
 
     def put(steady: int, share: float = 0.8) -> tuple[Restless, list[float]]:
         machine = Restless(steady, share)

@@ -189,13 +189,13 @@ def hangs(place: Path, tries: int, seed: int) -> Iterator[Outcome]:
     for number in range(tries):
         folder = place / str(number)
         flag = folder / "hang"
-        prepare(folder, timeout=8.0, hang=str(flag))
+        prepare(folder, timeout=25.0, hang=str(flag))
         process = start(folder, "search", "config.yaml", "--quiet")
         wanted = rng.randrange(1, 6)
         while len(finished(folder)) < wanted and process.poll() is None:
             time.sleep(0.1)
         flag.write_text("")
-        code, said = ended(process, 240.0)
+        code, said = ended(process, 300.0)
         if code is None or process.returncode != 0:
             yield Outcome("lost", f"ended with {process.returncode}: {said[-300:]}")
             continue
