@@ -169,7 +169,8 @@ def measure_together(
         if not reason:
             return found
     raise NoisyError(
-        f"the measurement is refused after {effort.tries} tries: {reason} · stop other processes there",
+        f"the measurement is refused after {effort.tries} tries: {reason} · "
+        "stop other processes there",
         found,
     )
 

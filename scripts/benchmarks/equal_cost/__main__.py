@@ -6,9 +6,9 @@ Each method chooses one architecture at a share of the dense float32 model's cos
 Runtime on one thread, or bytes of the weights). Everything else is equal: the importance of units,
 the repair, the recipe and its length, and the learning rates, of which each method keeps the one
 that is best on validation. int8 models simulate int8 in the last fifth of the training, and their
-accuracy is that of the quantized file in ONNX Runtime. File sizes, and latencies where they are the cost,
-are measured on what was trained. The test split is read once for each method and seed. Rows that are there are kept;
-`results/equal_cost/rows.csv`, table `README.md`.
+accuracy is that of the quantized file in ONNX Runtime. File sizes, and latencies where they are the
+cost, are measured on what was trained. The test split is read once for each method and seed. Rows
+that are there are kept; `results/equal_cost/rows.csv`, table `README.md`.
 """
 
 from __future__ import annotations
