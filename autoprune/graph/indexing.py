@@ -148,8 +148,7 @@ RULES = {
     **table(indexed, "index index_select gather _unsafe_index"),
     **table(
         moved,
-        """flip rot90 channel_shuffle native_channel_shuffle
-        unfold diagonal tril triu""",
+        "flip rot90 unfold diagonal tril triu",
     ),
 }
 """Operator → rule."""

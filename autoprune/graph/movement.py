@@ -187,6 +187,16 @@ def folded(flow: Flow, call: Call) -> None:
     call.zero = flow.state(source).zero
 
 
+def shuffled(flow: Flow, call: Call) -> None:
+    """Groups of channels interleaved: those at one place of every group are pruned together."""
+    first, label, *rest = flow.labels(call["self"])
+    if label is not None:
+        bundles = shapes.tie(flow.ids, label.reshape(call["groups"], -1), 1)
+        label = np.repeat(bundles, call["groups"])
+    call.labels = [(first, label, *rest)]
+    call.zero = flow.state(call["self"]).zero
+
+
 def _positions(call: Call) -> int:
     if call["kernel_size"] is not None:
         return math.prod(call["kernel_size"])
@@ -214,5 +224,6 @@ RULES: dict[str, Rule] = {
     **table(repeat, "repeat"),
     **table(patches, "im2col pixel_unshuffle"),
     **table(folded, "col2im pixel_shuffle"),
+    **table(shuffled, "channel_shuffle native_channel_shuffle"),
 }
 """Operator → rule."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from models.through import Function, of_features, of_images, reason_of, units_of
+from torch import nn
 from torch.nn import functional as F
 
 WHOLE: dict[str, Function] = {
@@ -68,6 +69,25 @@ def test_the_shuffle_of_channels_keeps_groups_even() -> None:
         return x.view(n, 2, channels // 2, height, width).transpose(1, 2).reshape(x.shape)
 
     assert units_of(of_images(shuffled)) == 4
+
+
+@pytest.mark.parametrize("groups", [1, 2, 4])
+def test_a_channel_shuffle_takes_a_channel_of_every_group(groups: int) -> None:
+    assert units_of(of_images(lambda x: torch.channel_shuffle(x, groups))) == 8 // groups
+    assert units_of(of_images(nn.ChannelShuffle(groups))) == 8 // groups
+
+
+def test_a_channel_shuffle_with_a_group_for_each_channel_keeps_all() -> None:
+    graph = of_images(lambda x: torch.channel_shuffle(x, 8))
+    assert units_of(graph) == 0
+    assert reason_of(graph) == "its channels can only be pruned all together"
+
+
+def test_two_channel_shuffles_tie_what_both_tie() -> None:
+    def twice(x):
+        return F.channel_shuffle(F.channel_shuffle(x, 2).relu(), 2)
+
+    assert units_of(of_images(twice)) == 2
 
 
 def test_a_channel_axis_may_lie_anywhere() -> None:
