@@ -22,6 +22,8 @@ Methods:
     uniform      the same ratio everywhere
     global_l2    Torch-Pruning's global pruning chooses ratios and units
     fastnas      the largest drop that every group may cause alone
+                 (uniform_repaired, global_l2_repaired, fastnas_repaired: the same widths with
+                 autoprune's order of units and repair, its calibration counted)
     modelopt     the same by NVIDIA ModelOpt itself, where installed (pip install '.[test,bench]')
     ray_optuna   Ray Tune with OptunaSearch, every proposal trained as it comes; with --factor 10
                  also "ray_optuna x10"; variant: ray_optuna_recipe
@@ -61,6 +63,10 @@ Method = Callable[[Setup, int, float], list[Tried]]
 METHODS: dict[str, Method] = {
     "autoprune": searched.autoprune,
     **{name: functools.partial(handmade.run, rule=rule) for name, rule in handmade.RULES.items()},
+    **{
+        f"{name}_repaired": functools.partial(handmade.run, rule=rule, repaired=True)
+        for name, rule in handmade.RULES.items()
+    },
     "ray_optuna": searched.ray_optuna,
     "modelopt": functools.partial(handmade.run, rule=modelopt.modelopt),
     "autoprune_l2": functools.partial(searched.autoprune, importance="l2"),
@@ -74,7 +80,7 @@ METHODS: dict[str, Method] = {
     "autoprune_screen128": functools.partial(searched.autoprune, screen=128),
     "ray_optuna_recipe": functools.partial(searched.ray_optuna, recipe=True),
 }
-DEFAULT = ("autoprune", "uniform", "global_l2", "fastnas", "ray_optuna")
+DEFAULT = ("autoprune", "uniform_repaired", "uniform", "global_l2", "fastnas", "ray_optuna")
 DEFAULT += ("modelopt",) if modelopt.installed() else ()
 PACKAGES = ("autoprune", "torch", "ray", "optuna", "torch-pruning")
 PACKAGES += ("nvidia-modelopt",) if modelopt.installed() else ()

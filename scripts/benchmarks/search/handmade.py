@@ -9,22 +9,26 @@ import copy
 import functools
 import logging
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from itertools import islice
 
 import torch
 import torch_pruning
 from torch import nn
 
+from autoprune.candidate import Selection
 from autoprune.errors import TrainingError
 from autoprune.graph import PruningGraph
 from autoprune.pruning import importance, surgery
-from autoprune.pruning.compensate import reestimate_batchnorm
+from autoprune.pruning.calibration import calibrate
+from autoprune.pruning.compensate import Calibration, reestimate_batchnorm
 from autoprune.pruning.sensitivity import Sensitivity
 from autoprune.space import kept_units
 from autoprune.tasks.nested import device_of
 from autoprune.training.batches import sample
 from scripts.benchmarks.search.setup import (
     MAX_RATIO,
+    PLAIN,
     Clock,
     Keep,
     Setup,
@@ -38,6 +42,7 @@ from scripts.benchmarks.search.setup import (
 Rule = Callable[[float], tuple[Mapping[str, int], Keep | None]]
 
 CUTS = (0.25, 0.5, 0.65, 0.8, MAX_RATIO)  # where FastNAS's rule looks at each group
+CALIBRATION = 1024  # training samples of the moments that order and repair need
 SCORED = 1000  # validation samples of one look
 STATISTICS = 256  # training samples that re-estimate BatchNorm before one look
 
@@ -162,10 +167,18 @@ RULES: dict[str, MakeRule] = {
 }
 
 
-def run(setup: Setup, seed: int, budget: float, *, rule: MakeRule) -> list[Tried]:
-    """Trials at ever more cost levels, while the compute for another one is left."""
+def run(
+    setup: Setup, seed: int, budget: float, *, rule: MakeRule, repaired: bool = False
+) -> list[Tried]:
+    """Trials at ever more cost levels, while the compute for another one is left.
+
+    `repaired`: the rule's widths, with autoprune's order of units and repair instead of its own.
+    """
     clock = Clock()
     choose = rule(setup, seed)
+    if repaired:
+        batches = sample(setup.task, seed, samples=CALIBRATION)
+        ours = calibrate(setup.dense, batches, max_samples=CALIBRATION, forward=setup.task.loss)
     found: list[Tried] = []
     seen: set[tuple[int, ...]] = set()
     for level in levels():
@@ -174,22 +187,33 @@ def run(setup: Setup, seed: int, budget: float, *, rule: MakeRule) -> list[Tried
         kept, keep = choose(level)
         if tuple(kept.values()) not in seen:
             seen.add(tuple(kept.values()))
-            found.append(_tried(setup, level, seed, (kept, keep), len(found), clock))
+            how = Repaired(ours) if repaired else keep
+            found.append(_tried(setup, level, seed, (kept, how), len(found), clock))
     return found
+
+
+@dataclass(frozen=True)
+class Repaired:
+    """Units by autoprune's order, and its repair, from these statistics."""
+
+    calibration: Calibration
 
 
 def _tried(
     setup: Setup,
     level: float,
     seed: int,
-    choice: tuple[Mapping[str, int], Keep | None],
+    choice: tuple[Mapping[str, int], Keep | Repaired | None],
     number: int,
     clock: Clock,
 ) -> Tried:
-    kept, keep = choice
-    candidate = setup.candidate(kept)
+    kept, how = choice
+    keep = None if isinstance(how, Repaired) else how
+    calibration = how.calibration if isinstance(how, Repaired) else None
+    candidate = setup.candidate(kept, selection=Selection("obs") if calibration else PLAIN)
+    options = {"seed": seed, "keep": keep, "calibration": calibration}
     try:
-        run = recover(setup, candidate, epochs=setup.epochs, seed=seed, keep=keep)
+        run = recover(setup, candidate, epochs=setup.epochs, **options)
     except TrainingError:
         run = None
     return Tried(
