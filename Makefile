@@ -36,11 +36,14 @@ $(STAMP): pyproject.toml constraints.txt
 demo: $(STAMP)
 	@PATH="$(CURDIR)/$(BIN):$$PATH" scripts/demo
 
+# Two processes of one thread each; the tests of a file share a process.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+
 test: $(STAMP)
-	@$(BIN)/python -m pytest
+	@$(PYTEST)
 
 test-all: $(STAMP)
-	@$(BIN)/python -m pytest -m "not gpu"
+	@$(PYTEST) -m "not gpu"
 
 check: $(STAMP)
 	@PATH="$(CURDIR)/$(BIN):$$PATH" scripts/check

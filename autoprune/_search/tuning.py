@@ -160,9 +160,10 @@ def _join(address: str, cluster: RayConfig) -> None:
             runtime_env=cluster.runtime_env or None,
         )
     except (ConnectionError, ValueError, TimeoutError) as error:
+        token = "" if "RAY_AUTH_MODE" in os.environ else " · one with a token: RAY_AUTH_MODE=token"
         raise UsageError(
             f"no Ray cluster answers at {address}: {first_line(error)} · start one with ray start "
-            "--head, or leave search.ray.address and RAY_ADDRESS out"
+            f"--head, or leave search.ray.address and RAY_ADDRESS out{token}"
         ) from error
 
 

@@ -69,6 +69,26 @@ def test_the_address_is_the_configuration_s_or_the_environment_s(
     assert address_of(RayConfig(address="two:2")) == "two:2"
 
 
+@pytest.mark.parametrize("mode", [None, "token"])
+def test_a_cluster_that_does_not_answer_is_one_line_with_the_remedies(
+    monkeypatch: pytest.MonkeyPatch, mode: str | None
+) -> None:
+    def silent(**_: object) -> None:
+        raise ConnectionError("Failed to connect\nmore")
+
+    monkeypatch.delenv("RAY_AUTH_MODE", raising=False)
+    if mode:
+        monkeypatch.setenv("RAY_AUTH_MODE", mode)
+    monkeypatch.setattr(ray, "init", silent)
+    with pytest.raises(UsageError) as error:
+        tuning._join("one:1", RayConfig())
+    assert str(error.value) == (
+        "no Ray cluster answers at one:1: Failed to connect · start one with ray start --head, or "
+        "leave search.ray.address and RAY_ADDRESS out"
+        + ("" if mode else " · one with a token: RAY_AUTH_MODE=token")
+    )
+
+
 def test_resources_of_a_trial_are_those_asked_for() -> None:
     assert tuning._resources(RayConfig(), 0.5) == {"cpu": 1, "gpu": 0.5}
     own = RayConfig(resources_per_trial={"cpu": 4, "board": 1})

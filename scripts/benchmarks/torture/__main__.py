@@ -9,7 +9,8 @@ Each try makes one fault in a real run of a small task and looks at what is left
 - wrong: another result than without the fault, without a word (tables, models, the study's states)
 - unclear: a traceback, no message, a message of many lines, a hang
 
-Faults: kill (SIGKILL to the process group at a random moment, then resume), signal (SIGTERM or
+Faults: kill (SIGKILL to the process group at a random moment, then resume), resume (the same with
+one trial at a time, compared trial by trial with a run that was not killed), signal (SIGTERM or
 SIGHUP to the search), hang (a trial that sleeps for ever), folder (one file of a finished run
 damaged, then looked at and mended), config (one random change of a configuration), cluster (two Ray
 nodes, one of them killed).
@@ -30,6 +31,7 @@ from scripts.benchmarks.torture.outcome import BAD, Fault
 
 FAULTS: dict[str, Fault] = {
     "kill": processes.kills,
+    "resume": processes.resumes,
     "signal": processes.signals,
     "hang": processes.hangs,
     "folder": folders.damages,

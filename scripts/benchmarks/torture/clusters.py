@@ -17,6 +17,7 @@ from scripts.benchmarks.torture.outcome import Outcome, clear
 from scripts.benchmarks.torture.processes import TRIALS, compare, ended, finished, prepare, start
 
 RAY = Path(sys.executable).parent / "ray"
+AUTH = {"RAY_AUTH_MODE": "disabled"}  # all three processes are on this machine
 
 
 def lost_nodes(place: Path, tries: int, seed: int) -> Iterator[Outcome]:
@@ -33,7 +34,7 @@ def lost_nodes(place: Path, tries: int, seed: int) -> Iterator[Outcome]:
 
 
 def one(folder: Path, nodes: Nodes, rng: random.Random) -> Outcome:
-    address = {"RAY_ADDRESS": nodes.address}
+    address = {"RAY_ADDRESS": nodes.address, **AUTH}
     process = start(folder, "search", "config.yaml", "--quiet", environment=address)
     wanted = rng.randrange(1, 5)
     while len(finished(folder)) < wanted and process.poll() is None:
@@ -62,7 +63,7 @@ class Nodes:
         process = subprocess.Popen(
             [RAY, "start", *arguments, *own, "--num-cpus", "1", "--block", "--disable-usage-stats"],
             cwd=self._folder,
-            env={**os.environ, "RAY_worker_niceness": "0"},
+            env={**os.environ, "RAY_worker_niceness": "0", **AUTH},
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             start_new_session=True,

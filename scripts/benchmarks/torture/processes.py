@@ -56,17 +56,25 @@ task_args: {{hang: "{hang}", steps: 20}}
 budget: {{macs: 50%}}
 device: {{runtime: torch}}
 output: run
-search: {{trials: {trials}, epochs: 4, screen: 8, trial_timeout: {timeout}, keep_models: all}}
+search: {{trials: {trials}, epochs: 4, screen: 8, trial_timeout: {timeout}, keep_models: all,
+  concurrent: {concurrent}}}
 """
 TRIALS, LONGEST_S = 10, 600.0
 STATES = {"complete": "COMPLETE", "stopped": "PRUNED", "infeasible": "PRUNED", "failed": "FAIL"}
 
 
-def prepare(folder: Path, *, trials: int = TRIALS, timeout: float = 120.0, hang: str = "") -> None:
+def prepare(
+    folder: Path,
+    *,
+    trials: int = TRIALS,
+    timeout: float = 120.0,
+    hang: str = "",
+    concurrent: int = 2,
+) -> None:
     """A task and its configuration in an empty folder."""
     folder.mkdir(parents=True)
     (folder / "task.py").write_text(TASK)
-    text = CONFIG.format(trials=trials, timeout=timeout, hang=hang)
+    text = CONFIG.format(trials=trials, timeout=timeout, hang=hang, concurrent=concurrent)
     (folder / "config.yaml").write_text(text)
 
 
@@ -155,6 +163,42 @@ def kills(place: Path, tries: int, seed: int) -> Iterator[Outcome]:
         with_children(process, signal.SIGKILL)
         process.communicate()
         yield resumed(folder, finished(folder))
+
+
+def resumes(place: Path, tries: int, seed: int) -> Iterator[Outcome]:
+    """SIGKILL with one trial at a time, then resume: every trial is that of the run not killed."""
+    rng, whole = random.Random(seed), place / "whole"
+    prepare(whole, concurrent=1)
+    began, process = time.monotonic(), start(whole, "search", "config.yaml", "--quiet")
+    _, said = ended(process)
+    if process.returncode != 0:
+        raise RuntimeError(said)
+    usual, expected = time.monotonic() - began, contents(whole)
+    for number in range(tries):
+        folder = place / str(number)
+        prepare(folder, concurrent=1)
+        process = start(folder, "search", "config.yaml", "--quiet")
+        wanted = rng.randrange(1, TRIALS)
+        while len(finished(folder)) < wanted and process.poll() is None:
+            time.sleep(0.1)
+        time.sleep(rng.uniform(0.0, usual / TRIALS))
+        with_children(process, signal.SIGKILL)
+        process.communicate()
+        outcome = resumed(folder, finished(folder))
+        found = contents(folder)
+        if outcome.kind == "fine" and found != expected:
+            differ = [n for n in expected if found.get(n) != expected[n]]
+            outcome = Outcome("wrong", f"killed after {wanted}: other trials {differ}")
+        yield outcome
+
+
+def contents(folder: Path) -> dict[object, object]:
+    """What a search has decided and found, without what was measured in time."""
+    run = RunFolder.open(folder / "run")
+    trials = {r.number: (r.state, r.origin, r.candidate.key, r.metrics) for r in run.records()}
+    front = run.front()
+    members = tuple(record.number for record in front.front.members) if front else ()
+    return {**trials, "front": members, "arithmetic": run.arithmetic()}
 
 
 def with_children(process: subprocess.Popen[str], number: signal.Signals) -> None:
