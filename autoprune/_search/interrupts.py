@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
@@ -24,9 +24,9 @@ class Terminated(KeyboardInterrupt):
 class Interrupts:
     """Whether a signal has asked the search to end, and how long ago."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._signum: int | None = None
-        self._since = 0.0
+        self._clock, self._since = clock, 0.0
 
     @property
     def asked(self) -> bool:
@@ -35,14 +35,14 @@ class Interrupts:
 
     def check(self, *, idle: bool) -> None:
         """Raise Terminated once nothing runs any more (`idle`) or the grace time is over."""
-        if self._signum is not None and (idle or time.monotonic() - self._since > GRACE_S):
+        if self._signum is not None and (idle or self._clock() - self._since > GRACE_S):
             raise Terminated(self._signum)
 
     def ask(self, signum: int, _: FrameType | None = None) -> None:
         """Note the signal; a second one raises Terminated at once."""
         if self._signum is not None:
             raise Terminated(signum)
-        self._signum, self._since = signum, time.monotonic()
+        self._signum, self._since = signum, self._clock()
 
     @contextmanager
     def listening(self) -> Iterator[None]:

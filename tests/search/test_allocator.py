@@ -9,9 +9,7 @@ import numpy as np
 import pytest
 import toy
 
-from autoprune._search.allocation import Bounded, Problem
 from autoprune._search.allocator import Allocator, Item
-from autoprune._search.exchange import fill
 from autoprune.architecture import Architecture
 from autoprune.space import SearchSpace
 
@@ -197,38 +195,3 @@ def test_it_is_no_worse_than_a_start_within_the_limits() -> None:
 
 def test_equal_problems_have_equal_answers(instances: ModuleType) -> None:
     assert solve(instances.middle(3)) == solve(instances.middle(3))
-
-
-@pytest.mark.parametrize("options", [(), (2, 1), (1, 1)])
-def test_options_must_ascend(options: tuple[int, ...]) -> None:
-    with pytest.raises(ValueError, match="options of 'a' must be ascending"):
-        Item("a", options)
-
-
-@pytest.mark.parametrize(
-    ("items", "message"),
-    [
-        ([Item("a", (1, 2)), Item("a", (1, 2))], "must differ in their names"),
-        ([Item("a", (1, 2), "b")], "the block of 'a' must be an item with options"),
-        ([Item("a", (1, 2), "b"), Item("b", (1, 2))], "the block of 'a' must be an item"),
-    ],
-)
-def test_items_must_go_together(items: list[Item], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        Allocator(items, lambda name, option: 0.0, lambda chosen: chosen.sum(axis=1))
-
-
-def test_loads_that_are_rounded_otherwise_in_another_batch_end_no_search() -> None:
-    """A sum just at a limit may come out above it where it is computed for other rows at once."""
-    sizes: list[int] = []
-
-    def load(options):
-        sizes.append(len(options))
-        return options.sum(axis=1) / 10.0 + (1e-12 if len(options) == 2 else 0.0)
-
-    items = [Item("a", tuple(range(1, 10))), Item("b", (1,))]
-    problem = Problem(items, lambda name, option: 1.0 / option, load)
-    bounded = Bounded(problem, np.array([1.0]), np.array([True, True]))
-    row = fill(bounded, np.array([7, 0]))  # 8 + 1: one step up is just at the limit
-    assert row.tolist() == [8, 0]
-    assert 2 in sizes

@@ -10,7 +10,6 @@ import toy
 
 from autoprune._search.ledger import Ledger
 from autoprune._search.plan import Limits
-from autoprune._search.stagnation import Stagnation
 from autoprune.candidate import Candidate
 from autoprune.errors import UsageError
 from autoprune.extension import extend
@@ -24,29 +23,6 @@ def folder(tmp_path: Path) -> RunFolder:
     return RunFolder.create(tmp_path / "run", CONFIG, {})
 
 
-def test_growth_of_less_than_half_a_percent_is_none() -> None:
-    stagnation = Stagnation(2, start=100.0)
-    for volume in (100.0, 100.49):
-        stagnation.note(volume)
-    assert stagnation.reached
-    stagnation.note(100.6)  # 100.0 two trials ago
-    assert not stagnation.reached
-
-
-def test_it_waits_for_the_first_model() -> None:
-    stagnation = Stagnation(1, start=0.0)
-    for _ in range(5):
-        stagnation.note(0.0)
-    assert not stagnation.reached
-
-
-def test_zero_is_never() -> None:
-    stagnation = Stagnation(0, start=1.0)
-    for _ in range(50):
-        stagnation.note(1.0)
-    assert not stagnation.reached
-
-
 def flat(candidate: Candidate) -> float:
     """All models are equally bad but the first of each cost: hardly any growth."""
     del candidate
@@ -54,7 +30,7 @@ def flat(candidate: Candidate) -> float:
 
 
 def test_a_search_without_progress_ends_before_its_trials(folder: RunFolder) -> None:
-    plan = toy.make_plan(limits=Limits(trials=60, patience=5))
+    plan = toy.make_plan(limits=Limits(trials=60, patience=5), sampler="random")
     hand = toy.Hand(folder, plan, accuracy=flat)
     ended = 0
     while (suggested := hand.suggest()) is not None:
@@ -68,7 +44,7 @@ def test_a_search_without_progress_ends_before_its_trials(folder: RunFolder) -> 
 
 
 def test_more_trials_begin_the_patience_again(folder: RunFolder) -> None:
-    plan = toy.make_plan(limits=Limits(trials=60, patience=5))
+    plan = toy.make_plan(limits=Limits(trials=60, patience=5), sampler="random")
     hand = toy.Hand(folder, plan, accuracy=flat)
     while (suggested := hand.suggest()) is not None:
         hand.complete(suggested[0], flat(suggested[1]))
@@ -79,7 +55,7 @@ def test_more_trials_begin_the_patience_again(folder: RunFolder) -> None:
 
 
 def ended_run(folder: RunFolder, trials: int) -> None:
-    plan = toy.make_plan(limits=Limits(trials=trials))
+    plan = toy.make_plan(limits=Limits(trials=trials), sampler="random")
     hand = toy.Hand(folder, plan)
     hand.play(trials)
     hand.close()

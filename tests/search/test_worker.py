@@ -1,0 +1,154 @@
+"""What a worker holds, and one trial's way through it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from stripes import Stripes, dense
+from torch import nn
+
+from autoprune._search.trainable import Spec
+from autoprune._search.worker import RecoveryTrial, WorkerContext
+from autoprune.architecture import Architecture
+from autoprune.candidate import Candidate, Recovery
+from autoprune.store import RunFolder, pack, read_model
+
+HALF = Candidate(Architecture({"0": 8, "3": 8}), recovery=Recovery(lr=0.05, distillation=0.0))
+
+
+@pytest.fixture
+def path(folder: RunFolder) -> str:
+    return str(folder.path)
+
+
+def context(path: str, **more: Any) -> WorkerContext:
+    model, graph = dense()
+    values: dict[str, Any] = {
+        "task": Stripes(),
+        "weights": model.state_dict(),
+        "graph": graph,
+        "calibration": None,
+        "milestones": (0.5, 1.0),
+        "path": path,
+        "task_reference": "stripes.py:Stripes",
+        "task_args": {"data": "here"},
+        "threads": torch.get_num_threads(),
+    }
+    made = WorkerContext(**{**values, **more})
+    made.prepare()
+    return made
+
+
+def played(trial: RecoveryTrial) -> RecoveryTrial:
+    while not trial.finished:
+        trial.advance()
+    return trial
+
+
+def test_the_dense_model_is_built_from_its_weights(path: str) -> None:
+    made = context(path)
+    assert made.dense is not None
+    assert not made.dense.training
+    for name, value in made.dense.state_dict().items():
+        assert torch.equal(value, made.weights[name])
+
+
+def test_weights_of_another_model_are_refused(path: str) -> None:
+    with pytest.raises(RuntimeError, match="Missing key"):
+        context(path, weights={})
+
+
+def test_a_trial_needs_a_context_that_is_prepared(path: str) -> None:
+    with pytest.raises(AssertionError, match="prepare comes before start"):
+        replace(context(path)).start(Spec(0, HALF, 1))
+
+
+def test_random_weights_depend_on_the_seed_alone(path: str) -> None:
+    made = context(path)
+    state = torch.get_rng_state()
+    first, again, other = (made.untrained(seed) for seed in (1, 1, 2))
+    assert torch.equal(torch.get_rng_state(), state)
+    for name, value in first.named_parameters():
+        assert torch.equal(value, again.get_parameter(name))
+    assert not torch.equal(first[0].weight, other[0].weight)  # type: ignore[index]
+    assert not first.training
+
+
+class Pretrained(Stripes):
+    """`build_model` answers trained weights, as `dense_epochs = 0` allows."""
+
+    def build_model(self) -> nn.Module:
+        return dense()[0]
+
+
+def test_weights_that_the_task_builds_are_drawn_anew(path: str) -> None:
+    model = context(path, task=Pretrained()).untrained(0)
+    trained = dense()[0]
+    assert not torch.equal(model[0].weight, trained[0].weight)  # type: ignore[index]
+    assert torch.equal(model[1].weight, torch.ones(16))  # type: ignore[index]
+
+
+def test_a_trial_goes_from_milestone_to_milestone(path: str) -> None:
+    trial = context(path).start(Spec(4, HALF, 7))
+    before = trial.report()
+    assert (before.epochs, before.finished, before.artifact, before.history) == (
+        0.0,
+        False,
+        None,
+        (),
+    )
+    trial.advance()
+    half = trial.report()
+    assert (half.epochs, half.finished, half.artifact) == (0.5, False, None)
+    trial.advance()
+    done = trial.report()
+    assert (done.epochs, done.finished) == (1.0, True)
+    assert [entry["epoch"] for entry in done.history] == [0.5, 1.0]
+    assert done.metrics["accuracy"] == done.history[-1]["accuracy"]
+    assert "file_bytes" not in done.history[-1]
+    assert done.conversion is None
+    assert not trial.report("broke").finished
+    assert trial.report("broke").error == "broke"
+
+
+def test_the_saved_model_is_the_trained_one_with_its_recipe(path: str) -> None:
+    trial = played(context(path, milestones=(0.5,), sized=True).start(Spec(4, HALF, 7)))
+    report = trial.report()
+    assert report.artifact is not None
+    recipe, state = read_model(Path(path) / report.artifact)
+    assert recipe.candidate == HALF
+    assert (recipe.task, recipe.task_args) == ("stripes.py:Stripes", {"data": "here"})
+    assert {name: len(units) for name, units in recipe.kept_indices.items()} == {"0": 8, "3": 8}
+    assert tuple(state["3.weight"].shape) == (8, 8, 3, 3)
+    assert report.history[-1]["file_bytes"] == len(pack(recipe, state))
+
+
+def test_a_restored_trial_ends_as_the_uninterrupted_one(path: str, tmp_path: Path) -> None:
+    made = context(path)
+    whole = played(made.start(Spec(1, HALF, 7)))
+    first = made.start(Spec(2, HALF, 7))
+    first.advance()
+    (tmp_path / "state").mkdir()
+    first.save(str(tmp_path / "state"))
+    second = made.start(Spec(2, HALF, 7))
+    second.restore(str(tmp_path / "state"))
+    assert second.report().epochs == 0.5
+    ended = played(second).report()
+    assert ended.metrics == whole.report().metrics
+    assert ended.history == whole.report().history
+
+
+def test_a_baseline_from_scratch_begins_with_random_weights_and_is_not_converted(
+    path: str,
+) -> None:
+    made = context(path, milestones=(0.5,), precisions=("float32", "int8"))
+    trial = played(made.start(Spec(3, HALF, 7, scratch=True)))
+    report = trial.report()
+    assert report.finished
+    assert report.conversion is None
+    pruned = played(context(path, milestones=(0.5,)).start(Spec(4, HALF, 7))).report()
+    assert report.metrics != pruned.metrics
