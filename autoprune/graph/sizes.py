@@ -152,10 +152,13 @@ def holds(module: nn.Module | None, held: Held) -> bool:
     """Whether a module holds this number (it may be left over from another model)."""
     value: Any = vars(module).get(held.name) if module is not None else None
     for key in held.keys:
-        if isinstance(value, (tuple, list)):
-            value = value[int(key)]
-        else:
-            value = (value if isinstance(value, dict) else vars(value)).get(key)
+        try:
+            if isinstance(value, (tuple, list)):
+                value = value[int(key)]
+            else:
+                value = (value if isinstance(value, dict) else vars(value)).get(key)
+        except (IndexError, TypeError, ValueError):  # that model holds something else there
+            return False
     return isinstance(value, Size) and value.source is held
 
 

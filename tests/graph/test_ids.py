@@ -5,7 +5,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from autoprune.graph.ids import IN, OUT, Ids
-from autoprune.graph.reshape import blocks, carrier, tie
 
 PAIRS = st.lists(st.tuples(st.integers(0, 29), st.integers(0, 29)), max_size=40)
 
@@ -53,22 +52,3 @@ def test_ids_survive_growth() -> None:
     b = ids.fresh(5000)
     assert ids.find(a[999:]).tolist() == [0]
     assert ids.find(b[-1:]).tolist() == [5999]
-
-
-def test_a_split_carries_ids_on_one_part_only() -> None:
-    ids = Ids()
-    table = ids.fresh(6).reshape(2, 3)
-    assert carrier(ids, table) is None
-    assert tie(ids, table, 1).tolist() == [0, 1, 2]
-    assert carrier(ids, table) == 1
-    assert ids.find(np.arange(6)).tolist() == [0, 1, 2, 0, 1, 2]
-
-
-def test_blocks_of_a_reshape_with_ones_and_a_zero() -> None:
-    assert blocks((1, 6), (1, 2, 3)) == [(range(1), range(1)), (range(1, 2), range(1, 3))]
-    assert blocks((2, 6, 1), (2, 6)) == [
-        (range(1), range(1)),
-        (range(1, 2), range(1, 2)),
-        (range(2, 3), range(2, 2)),
-    ]
-    assert [list(target) for _, target in blocks((0, 4), (0, 2, 2))] == [[0], [1, 2]]

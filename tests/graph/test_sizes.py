@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from autoprune.graph import trace
-from autoprune.graph.sizes import Held, Made, Size
+from autoprune.graph.sizes import Held, Made, Size, holds, mark
 
 
 def test_products_and_quotients_remember_their_source() -> None:
@@ -54,6 +54,20 @@ def test_numbers_that_are_kept_from_another_run_mislead_nobody() -> None:
     assert first.sizes() == second.sizes() == {"q": 4}
     (held,) = {(a.name, a.dims[0].per_unit["q"]) for a in second.attributes if a.module == ""}
     assert held == ("heads", 1)
+
+
+@pytest.mark.parametrize("now", [(), (4,), 4, {}, "wide", None])
+def test_a_number_of_another_model_is_not_held_by_this_one(now: object) -> None:
+    net = nn.Module()
+    net.widths = (4, 8)
+    mark(net)
+    (held,) = {width.source for width in net.widths[1:]}
+    assert holds(net, held)
+    other = nn.Module()
+    other.widths = now
+    mark(other)
+    assert not holds(other, held)
+    assert not holds(None, held)
 
 
 def test_a_size_that_a_fixed_dimension_takes_stays() -> None:

@@ -22,7 +22,6 @@ from torch import nn
 from autoprune.architecture import Architecture
 from autoprune.errors import GraphError
 from autoprune.graph import Frozen, PruningGraph, trace
-from autoprune.graph.rules import BY_NAME
 from autoprune.pruning.build import build
 from autoprune.pruning.masks import masked
 from autoprune.pruning.verification import prunable
@@ -427,17 +426,6 @@ def test_the_coupled_channels_are_those_of_torch_pruning(name: str) -> None:
                     side = "in" if piece.role == "in" else "out"
                     ours |= {(path, side, int(index)) for index in piece.indices[unit]}
             assert ours == wanted, (group.name, unit)
-
-
-def test_a_rule_that_fails_keeps_what_entered_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(flow: object, call: object) -> None:
-        raise ValueError("no such thing")
-
-    monkeypatch.setitem(BY_NAME, "tanh", broken)
-    net = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 6), nn.ReLU(), nn.Linear(6, 2))
-    graph = trace(net, torch.zeros(1, 4))
-    assert graph.sizes() == {"2": 6}
-    assert Frozen("0", 8, "tanh is not understood (no such thing) in 1") in graph.frozen
 
 
 def test_a_model_that_cannot_be_followed_stays_whole() -> None:

@@ -1,0 +1,153 @@
+"""Sizes that code passes to calls: read from the call, and followed to their attribute."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from autoprune.graph import trace
+from autoprune.graph.given import cut_given, made, meet, parts_given, shape_given
+from autoprune.graph.ids import FREE, Ids
+from autoprune.graph.sizes import Made, Seen, Size
+
+X = torch.zeros(2, 3, 8)
+
+
+def called(name: str, *args: Any, **kwargs: Any) -> Any:
+    """A flow in the middle of a call."""
+    return SimpleNamespace(caller=name, arguments=(args, kwargs))
+
+
+@pytest.mark.parametrize(
+    ("flow", "ndim", "expected"),
+    [
+        (called("view", X, 2, 24), 2, [2, 24]),
+        (called("reshape", X, (2, 24)), 2, [2, 24]),
+        (called("reshape", X, shape=(6, 8)), 2, [6, 8]),
+        (called("expand", X, [2, 3, 8]), 3, [2, 3, 8]),
+        (called("new_zeros", X, (4, 5)), 2, [4, 5]),
+        (called("zeros", 4, 5), 2, [4, 5]),
+        (called("full", (4, 5), 1.0), 2, [4, 5]),
+        (called("ones", size=(4,)), 1, [4]),
+        (called("unflatten", X, 2, (4, 2)), 4, [None, None, 4, 2]),
+        (called("unflatten", X, -1, (4, 2)), 4, [None, None, 4, 2]),
+        (called("unflatten", X, 0, (1, 2)), 4, [1, 2, None, None]),
+        (called("flatten", X, 1), 2, [None, None]),
+        (called("view", X, 2), 3, [None, None, None]),  # fewer than dimensions: another call
+    ],
+)
+def test_the_sizes_that_a_call_was_given(flow: Any, ndim: int, expected: list[Any]) -> None:
+    assert shape_given(flow, ndim) == expected
+
+
+def size(value: int) -> Size:
+    return Size(value, Seen(torch.arange(value).numpy()))
+
+
+def test_the_parts_of_a_split_are_known_where_each_has_a_source() -> None:
+    whole = [size(3), size(5)]
+    assert parts_given(called("split", X, whole, 2), 2) == whole
+    assert parts_given(called("split_with_sizes", X, whole), 2) == whole
+    assert parts_given(called("split", X, split_size_or_sections=whole), 2) == whole
+    assert parts_given(called("split", X, [size(3), 5]), 2) is None
+    assert parts_given(called("split", X, whole), 3) is None
+    assert parts_given(called("split", X, 4), 2) is None
+    assert parts_given(called("chunk", X, whole), 2) is None
+
+
+def test_the_bound_of_a_slice_has_a_source_unless_it_is_a_literal() -> None:
+    bound = size(5)
+    assert cut_given(called("__getitem__", X, slice(None, bound)), 5) is bound.source
+    assert cut_given(called("__getitem__", X, (slice(None), slice(bound, None))), 5) is bound.source
+    assert cut_given(called("__getitem__", X, slice(None, 5)), 5) is None
+    assert cut_given(called("__getitem__", X, slice(None, bound)), 4) is None
+    assert cut_given(called("narrow", X, slice(None, bound)), 5) is None
+
+
+class Joins:
+    """A flow as far as sizes are met: notes what is tied and what is blocked."""
+
+    def __init__(self) -> None:
+        self.ids = Ids()
+        self.blocked: list[tuple[list[int], str]] = []
+        self.modules: dict[str, nn.Module] = {}
+
+    def block(self, label: Any, reason: str) -> None:
+        self.blocked.append((label.tolist(), reason))
+
+    def join(self, left: Any, right: Any) -> None:
+        self.ids.join(left, right, "")
+
+    def own_nothing(self, count: int) -> Any:
+        return self.ids.fresh(count)
+
+
+def test_a_dimension_has_the_ids_of_the_size_that_was_passed_for_it() -> None:
+    flow = Joins()
+    left, right = flow.ids.fresh(4), flow.ids.fresh(4)
+    given = [2, Size(4, Seen(left, flow))]
+    assert meet(flow, given, (None, right)) == {1}  # type: ignore[arg-type]
+    assert flow.ids.find(right).tolist() == left.tolist()
+    assert flow.blocked == []
+
+
+def test_a_size_for_a_fixed_dimension_is_fixed_too() -> None:
+    flow = Joins()
+    ids = flow.ids.fresh(4)
+    meet(flow, [Size(4, Seen(ids, flow))], (None,))  # type: ignore[arg-type]
+    assert flow.blocked == [(ids.tolist(), "gives a dimension of fixed size its size")]
+
+
+def test_a_size_of_another_run_says_nothing() -> None:
+    flow, other = Joins(), Joins()
+    ids, label = other.ids.fresh(4), flow.ids.fresh(4)
+    assert meet(flow, [Size(4, Seen(ids, other))], (label,)) == set()  # type: ignore[arg-type]
+    assert flow.ids.classes(label) == 4
+
+
+def test_a_product_ties_what_repeats_and_a_quotient_what_is_repeated() -> None:
+    flow = Joins()
+    ids = flow.ids.fresh(2)
+    seen = Seen(ids, flow)
+    wide = flow.ids.fresh(6)
+    for outer in range(2):
+        flow.ids.union(wide[3 * outer : 3 * outer + 3], wide[[3 * outer] * 3])
+    meet(flow, [Size(6, Made("*", seen, 3))], (wide,))  # type: ignore[arg-type]
+    assert flow.ids.find(wide).tolist() == [0, 0, 0, 1, 1, 1]
+    whole, half = flow.ids.fresh(4), flow.ids.fresh(2)
+    meet(flow, [Size(2, Made("//", Seen(whole, flow), 2))], (half,))  # type: ignore[arg-type]
+    assert flow.ids.find(whole).tolist() == flow.ids.find(half).tolist() * 2
+
+
+def test_a_constant_takes_the_ids_of_its_sizes_and_is_free_elsewhere() -> None:
+    flow = Joins()
+    ids = flow.ids.fresh(4)
+    first, second = made(flow, [3, Size(4, Seen(ids, flow))], (3, 4))  # type: ignore[arg-type]
+    assert first is not None
+    assert first.tolist() == [FREE] * 3
+    assert second is ids
+
+
+class Split(nn.Module):
+    """Two unequal parts, whose sizes are attributes or literals."""
+
+    def __init__(self, literal: bool) -> None:
+        super().__init__()
+        self.a, self.sizes, self.literal = nn.Linear(4, 12), (4, 8), literal
+        self.b, self.c = nn.Linear(4, 2), nn.Linear(8, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        left, right = self.a(x).split([4, 8] if self.literal else list(self.sizes), 1)
+        return self.b(left.relu()) + self.c(right.relu())
+
+
+def test_parts_of_sizes_that_are_held_are_prunable_with_the_attribute() -> None:
+    graph = trace(Split(literal=False), torch.zeros(1, 4))
+    assert sorted(graph.sizes().values()) == [4, 8]
+    held = {a.keys: a.dims[0].size(graph.sizes()) for a in graph.attributes if a.name == "sizes"}
+    assert held == {(0,): 4, (1,): 8}
+    assert trace(Split(literal=True), torch.zeros(1, 4)).sizes() == {}
