@@ -68,7 +68,7 @@ def test_what_is_inside_a_dropped_block_does_not_count() -> None:
     assert made.loads(rows).tolist() == [[38.0], [14.0], [2.0]]
 
 
-@settings(max_examples=40)
+@settings(max_examples=40, deadline=None)
 @given(st.integers(0, 600))
 def test_loads_of_many_choices_are_those_of_each(count: int) -> None:
     items = [Item("a", (3, 5)), Item("b", (1, 2, 4))]

@@ -22,7 +22,7 @@ def single_steps(bounded: Bounded, row: np.ndarray) -> np.ndarray:
     return np.array(rows, dtype=np.int64).reshape(-1, len(row))
 
 
-@settings(max_examples=40)
+@settings(max_examples=40, deadline=None)
 @given(additive(5))
 def test_filled_means_no_step_up_fits_that_lowers_the_total(bounded: Bounded) -> None:
     found = fill(bounded, smallest(bounded))
@@ -36,7 +36,7 @@ def test_filled_means_no_step_up_fits_that_lowers_the_total(bounded: Bounded) ->
         assert bounded.total(row) >= total - 1e-9
 
 
-@settings(max_examples=40)
+@settings(max_examples=40, deadline=None)
 @given(additive(2))
 def test_an_exchange_of_two_items_is_the_best_of_all_choices(bounded: Bounded) -> None:
     # with two items, whatever is better is a single step or an exchange
@@ -45,7 +45,7 @@ def test_an_exchange_of_two_items_is_the_best_of_all_choices(bounded: Bounded) -
     assert bounded.total(found) == pytest.approx(least_total(bounded), abs=1e-9)
 
 
-@settings(max_examples=40)
+@settings(max_examples=40, deadline=None)
 @given(additive(5))
 def test_an_exchange_is_never_worse_and_no_other_exchange_is_left(bounded: Bounded) -> None:
     start = fill(bounded, smallest(bounded))
@@ -59,7 +59,7 @@ def test_an_exchange_is_never_worse_and_no_other_exchange_is_left(bounded: Bound
             assert bounded.total(both) >= total - 1e-9
 
 
-@settings(max_examples=40)
+@settings(max_examples=40, deadline=None)
 @given(additive(4), st.integers(0, 3))
 def test_an_item_that_may_not_change_does_not(bounded: Bounded, place: int) -> None:
     free = bounded.free.copy()

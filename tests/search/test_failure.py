@@ -1,6 +1,6 @@
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from autoprune._search.failure import (
@@ -65,6 +65,7 @@ def test_an_endless_text_is_cut_in_the_line_and_in_the_traceback() -> None:
     assert "characters …" in trace
 
 
+@settings(deadline=None)
 @given(st.text("abc \n", max_size=200), st.integers(4, 60))
 def test_what_is_left_out_is_counted(text: str, most: int) -> None:
     found = bounded(text, most)

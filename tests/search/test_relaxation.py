@@ -8,7 +8,7 @@ from autoprune._search.allocation import Bounded, Item, Problem
 from autoprune._search.relaxation import relax
 
 
-@settings(max_examples=40)
+@settings(max_examples=40, deadline=None)
 @given(additive(4), st.booleans())
 def test_it_is_within_the_limits_and_never_worse_than_a_start_that_is(
     bounded: Bounded, far: bool
@@ -37,7 +37,7 @@ def priced(draw: st.DrawFn) -> tuple[Bounded, float]:
     return bounded, float(problem.total(best[None])[0])
 
 
-@settings(max_examples=40)
+@settings(max_examples=40, deadline=None)
 @given(priced())
 def test_what_some_price_makes_the_best_is_found(case: tuple[Bounded, float]) -> None:
     bounded, total = case

@@ -62,6 +62,7 @@ def test_the_median_of_a_posterior() -> None:
     assert Posterior.certain(-4.0).median == pytest.approx(-4.0)
 
 
+@settings(deadline=None)
 @given(st.floats(-1.0, 1.0), st.floats(-3.0, 1.0), st.floats(0.01, 2.0))
 def test_expected_improvements_lie_between_their_bounds(
     floor: float, excess: float, deviation: float
@@ -75,6 +76,7 @@ def test_expected_improvements_lie_between_their_bounds(
     assert (np.diff(found, 2) >= -1e-9).all()
 
 
+@settings(deadline=None)
 @given(st.floats(-1.0, 1.0), st.floats(-3.0, 1.0))
 def test_less_uncertainty_comes_near_to_none(floor: float, excess: float) -> None:
     heights = np.linspace(floor - 1.0, floor + 5.0, 31)
@@ -84,7 +86,7 @@ def test_less_uncertainty_comes_near_to_none(floor: float, excess: float) -> Non
     np.testing.assert_allclose(sharp, certain, atol=1e-5)
 
 
-@settings(max_examples=50)
+@settings(max_examples=50, deadline=None)
 @given(
     st.lists(st.tuples(*[st.integers(0, 12)] * 3), max_size=6), st.tuples(*[st.integers(0, 11)] * 3)
 )
