@@ -9,7 +9,7 @@ import pytest
 
 from autoprune.architecture import Architecture
 from autoprune.budget import Device
-from autoprune.cost.activations import PeakMemory, maximal
+from autoprune.cost.activations import PeakMemory
 from autoprune.cost.model import CostModel
 from autoprune.errors import GraphError
 from autoprune.graph import Dim, Group, Op, PruningGraph, TensorInfo
@@ -126,11 +126,6 @@ def test_skip_keeps_a_storage_live_and_the_rest_does_not_add_up():
         outputs=(4,),
     )
     assert CostModel(graph).dense.peak_memory_bytes == 400 * 4
-
-
-def test_contained_live_sets_are_left_out():
-    rows = np.array([[1, 0, 0], [1, 1, 0], [0, 1, 0], [0, 1, 1], [0, 1, 1], [0, 0, 1]], bool)
-    assert maximal(rows).tolist() == [[True, True, False], [False, True, True]]
 
 
 def test_each_named_device_has_its_own_prediction():

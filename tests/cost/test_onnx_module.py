@@ -11,7 +11,6 @@ from torch import nn
 from autoprune.cost.latency import measure_together
 from autoprune.cost.onnx_export import to_onnx
 from autoprune.cost.onnx_module import OnnxModule
-from autoprune.cost.targets import on_device
 from autoprune.errors import ExportError
 
 Pair = namedtuple("Pair", ["logits", "hidden"])
@@ -100,17 +99,3 @@ def test_latency_is_that_of_the_file_as_it_was_written() -> None:
     )
     assert found[1].median_ms < found[0].median_ms / 4
     assert found[1].device.dtype == "float32"
-
-
-@pytest.mark.parametrize(
-    ("cpuinfo", "known"),
-    [
-        ("model name: x\nflags\t\t: fpu avx2 avx_vnni\n", True),
-        ("flags\t\t: fpu avx2\n", False),
-        ("Features\t: fp asimd asimddp\n", True),
-        ("", None),
-    ],
-)
-def test_int8_instructions_are_read_from_the_system(monkeypatch, cpuinfo, known) -> None:
-    monkeypatch.setattr(on_device, "_text", {"/proc/cpuinfo": cpuinfo}.get)
-    assert on_device.int8_instructions() is known

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import asyncio
 import logging
 import platform
@@ -19,9 +18,8 @@ import torch
 from sshd import Proxy, Server, free_port
 from torch import nn
 
-from autoprune.cost import timing
 from autoprune.cost.latency import measure_latency, measure_together
-from autoprune.cost.targets import SshAddress, connection, find_target, load, on_device
+from autoprune.cost.targets import connection, find_target, load, on_device
 from autoprune.cost.targets.base import Protocol
 from autoprune.cost.targets.ssh import Ssh, _Job
 from autoprune.device import sampling
@@ -348,109 +346,3 @@ def test_a_profile_names_the_versions_of_the_device(server: Server) -> None:
     assert isinstance(found, Ssh)
     assert found.versions()["python"] == platform.python_version()
     assert set(found.versions()) == {"python", "numpy", "onnxruntime"}
-
-
-# Addresses
-
-
-@pytest.mark.parametrize(
-    ("address", "says"),
-    [
-        ("ssh://", "is no address of a device · write e.g. ssh://user@host:22"),
-        ("ssh://cam/folder", "is no address"),
-        ("ssh://cam:port", "cannot be read"),
-        ("ssh://cam:99999", "cannot be read"),
-        ("ssh://cam?pyton=3", "pyton is not an option · nearest: python"),
-        ("ssh://cam?python=", "python must not be empty"),
-        ("ssh://cam?timeout=soon", "timeout must be seconds above 0, got 'soon'"),
-        ("ssh://cam?timeout=nan", "timeout must be seconds above 0, got 'nan'"),
-        ("ssh://cam?timeout=-1", "timeout must be seconds above 0, got '-1'"),
-        ("ssh://cam?config=my/config", "config must be an absolute path, got 'my/config'"),
-        ("ssh://cam?config=/no/config", "the ssh configuration /no/config is not a file"),
-        ("shh://cam", "runtime must be one of .* another machine: ssh://user@host"),
-    ],
-)
-def test_wrong_addresses_are_refused_in_one_line(address: str, says: str) -> None:
-    with pytest.raises(DeviceError, match=says):
-        find_target(address)
-
-
-@pytest.mark.parametrize(
-    "address", ["ssh://pi:secret@cam", "ssh://pi:secret@cam:port?x", "ssh://:secret@["]
-)
-def test_a_password_is_refused_and_not_repeated(address: str) -> None:
-    with pytest.raises(DeviceError, match="must not hold a password") as refusal:
-        find_target(address)
-    assert "secret" not in str(refusal.value)
-
-
-def test_an_address_keeps_what_ssh_needs() -> None:
-    address = SshAddress.parse("ssh://pi@Cam.local?config=~/c&provider=XnnpackExecutionProvider")
-    assert (address.user, address.host, address.port) == ("pi", "Cam.local", None)
-    assert address.config == str(Path("~/c").expanduser())
-    assert (address.python, address.timeout_s) == ("python3", 60.0)
-    assert address.provider == "XnnpackExecutionProvider"
-    six = SshAddress.parse("ssh://[fe80::1]:22")
-    assert (six.host, six.port, str(six)) == ("fe80::1", 22, "ssh://[fe80::1]:22")
-
-
-# The files that run on the device
-
-ON_DEVICE = [Path(str(module.__file__)) for module in (timing, load, on_device)]
-
-
-@pytest.mark.parametrize("file", ON_DEVICE, ids=lambda file: file.name)
-def test_the_device_needs_python_3_8_numpy_and_onnxruntime(file: Path) -> None:
-    tree = ast.parse(file.read_text(), feature_version=(3, 8))
-    names = set()
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            names |= {alias.name for alias in node.names}
-        if isinstance(node, ast.ImportFrom):
-            names.add(node.module or "")
-    tops = {name.partition(".")[0] for name in names}
-    assert tops <= sys.stdlib_module_names | {"numpy", "onnxruntime"}
-    assert newer_than_3_8(tree) == []
-
-
-def newer_than_3_8(tree: ast.AST) -> list[str]:
-    """Uses of later versions that parse: `list[int]` when run, `a | b` of types, new arguments."""
-    run = RunOnly().visit(tree)
-    found = []
-    for node in ast.walk(run):
-        if isinstance(node, ast.Subscript) and isinstance(node.value, ast.Name):
-            generic = node.value.id in ("list", "dict", "tuple", "set", "type", "Callable")
-            found += [ast.unparse(node)] if generic else []
-        if isinstance(node, ast.Call):
-            new = {"removeprefix", "removesuffix", "is_relative_to", "pairwise", "bit_count"}
-            name = getattr(node.func, "attr", getattr(node.func, "id", ""))
-            strict = name == "zip" and any(word.arg == "strict" for word in node.keywords)
-            found += [ast.unparse(node)] if name in new or strict else []
-        if isinstance(node, (ast.With, ast.AsyncWith)) and len(node.items) > 1:
-            found.append("with several managers")
-    return found
-
-
-class RunOnly(ast.NodeTransformer):
-    """Leaves out what is only for the type checker: annotations, `if TYPE_CHECKING`."""
-
-    def visit_arg(self, node: ast.arg) -> ast.arg:
-        node.annotation = None
-        return node
-
-    def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.AST:
-        node.returns = None
-        return self.generic_visit(node)
-
-    def visit_AnnAssign(self, node: ast.AnnAssign) -> ast.AST | None:
-        return node.value
-
-    def visit_If(self, node: ast.If) -> ast.AST | None:
-        return None if ast.unparse(node.test) == "TYPE_CHECKING" else self.generic_visit(node)
-
-
-@pytest.mark.parametrize(
-    "source", ["Call = Callable[[], int]", "x = list[int]()", "zip(a, b, strict=True)"]
-)
-def test_what_is_newer_than_3_8_is_found(source: str) -> None:
-    assert len(newer_than_3_8(ast.parse(source))) == 1

@@ -9,7 +9,7 @@ import os
 import time
 from pathlib import Path
 
-_STAT = Path("/proc/stat")
+STAT = Path("/proc/stat")
 _BUSY = (0, 1, 2, 5, 6)  # user, nice, system, irq, softirq: all but idle, waiting and steal
 _STEAL = 7  # steal time: the host ran something else
 
@@ -22,8 +22,9 @@ class ExternalLoad:
     True
     """
 
-    def __init__(self) -> None:
-        self._before = _counted()
+    def __init__(self, stat: Path = STAT) -> None:
+        self._stat = stat
+        self._before = _counted(stat)
         self._own = time.process_time()
         self._since = time.monotonic()
 
@@ -32,7 +33,7 @@ class ExternalLoad:
 
         Steal time counts in full: some kernels include it in the process's own time as well.
         """
-        after = _counted()
+        after = _counted(self._stat)
         if self._before is None or after is None:
             return None
         busy, steal = (after[n] - self._before[n] for n in range(2))
@@ -41,16 +42,16 @@ class ExternalLoad:
         return min(1.0, max(0.0, used / whole)) if whole > 0.0 else 0.0
 
 
-def steal_s() -> float:
+def steal_s(stat: Path = STAT) -> float:
     """Steal time of our cores since the start, in seconds; 0 if unknown."""
-    counted = _counted()
+    counted = _counted(stat)
     return counted[1] if counted else 0.0
 
 
-def _counted() -> tuple[float, float, int] | None:
+def _counted(stat: Path) -> tuple[float, float, int] | None:
     """Busy seconds and steal time of our cores since the start, and their number."""
     try:
-        lines = [line.split() for line in _STAT.read_text(encoding="utf-8").splitlines()]
+        lines = [line.split() for line in stat.read_text(encoding="utf-8").splitlines()]
         ours = {f"cpu{number}" for number in os.sched_getaffinity(0)}
         ticks = [[int(value) for value in row[1:]] for row in lines if row and row[0] in ours]
         tick_s = 1.0 / os.sysconf("SC_CLK_TCK")

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
 CPU = "CPUExecutionProvider"
+CPUINFO = "/proc/cpuinfo"
 _NEEDED = ("numpy", "onnxruntime")
 INT8 = frozenset({"avx512_vnni", "avx_vnni", "amx_int8", "asimddp", "i8mm"})  # Linux's names
 
@@ -26,21 +27,21 @@ INT8 = frozenset({"avx512_vnni", "avx_vnni", "amx_int8", "asimddp", "i8mm"})  # 
 def device_name() -> str:
     """The name of the board or processor, e.g. `Raspberry Pi 5 Model B` or `AMD EPYC 7B13`."""
     board = _text("/proc/device-tree/model").strip("\0 \n")
-    lines = _text("/proc/cpuinfo").splitlines()
+    lines = _text(CPUINFO).splitlines()
     models = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
     found = board or next(models, "") or platform.processor() or platform.machine()
     return found or "unknown CPU"
 
 
-def int8_instructions() -> bool | None:
+def int8_instructions(cpuinfo: str = CPUINFO) -> bool | None:
     """Whether this processor has dot products of int8; None where the system does not tell."""
-    flags = cpu_flags()
+    flags = cpu_flags(cpuinfo)
     return bool(INT8 & flags) if flags else None
 
 
-def cpu_flags() -> frozenset[str]:
+def cpu_flags(cpuinfo: str = CPUINFO) -> frozenset[str]:
     """The instruction sets of this processor by Linux's names; empty where it does not tell."""
-    lines = _text("/proc/cpuinfo").splitlines()
+    lines = _text(cpuinfo).splitlines()
     listed = [line.partition(":")[2] for line in lines if line.startswith(("flags", "Features"))]
     return frozenset(listed[0].split()) if listed else frozenset()
 

@@ -1,0 +1,88 @@
+"""Which activations live at once, and what they take."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from autoprune.cost.activations import COUNTED, Activations, PeakMemory, live, maximal
+from autoprune.cost.sizes import Sizes
+from autoprune.graph import Dim, Group, Op, PruningGraph, TensorInfo
+
+
+def test_contained_live_sets_are_left_out():
+    rows = np.array([[1, 0, 0], [1, 1, 0], [0, 1, 0], [0, 1, 1], [0, 1, 1], [0, 0, 1]], bool)
+    assert maximal(rows).tolist() == [[True, True, False], [False, True, True]]
+
+
+@given(st.lists(st.lists(st.booleans(), min_size=4, max_size=4), min_size=1, max_size=8))
+@settings(deadline=None)
+def test_leaving_rows_out_changes_no_peak(rows: list[list[bool]]) -> None:
+    whole = np.array(rows, dtype=bool)
+    left = maximal(whole)
+    weights = np.random.default_rng(0).uniform(0.1, 1.0, (20, 4))
+    assert (weights @ left.T).max(1) == pytest.approx((weights @ whole.T).max(1))
+    for before, after in itertools.pairwise(left):
+        assert (before & ~after).any()
+        assert (after & ~before).any()
+
+
+def test_a_count_is_inputs_and_the_rest_and_a_runtime_weighs_the_rest() -> None:
+    peaks = np.array([[100.0, 10.0, 16.0], [0.0, 5.0, 8.0]])
+    assert COUNTED.of(peaks).tolist() == [110.0, 5.0]
+    assert PeakMemory(2.0, 0.5).of(peaks).tolist() == [100.0 + 20.0 + 8.0, 10.0 + 4.0]
+
+
+def chain(*, freed: dict[int, int] | None = None) -> PruningGraph:
+    """x (10) -> a (2 a unit) -> b (3) -> y = b + a; units of 4."""
+    dims = (Dim(10), Dim(0, {"a": 2}), Dim(3), Dim(1))
+    ops = [((0,), (1,)), ((1,), (2,)), ((2, 1), (3,))]
+    return PruningGraph(
+        groups=(Group("a", "channel", 4, ()),),
+        frozen=(),
+        ops=tuple(Op("op", "", *each, ()) for each in ops),
+        tensors=tuple(TensorInfo((dim,), 4, place) for place, dim in enumerate(dims)),
+        parameters={},
+        buffers={},
+        inputs=(0,),
+        outputs=(3,),
+        freed=freed,
+    )
+
+
+def peaks(graph: PruningGraph, *widths: int) -> list[list[float]]:
+    counts = np.array([[width] for width in widths])
+    return Activations(graph, Sizes(graph.sizes())).peaks(counts).tolist()
+
+
+def test_peaks_by_hand() -> None:
+    # the input stays; at the last call there are a (2 x 4), b (3) and y (1)
+    assert peaks(chain(), 4, 1) == [[40.0, 4.0 * 12, 4.0 * 12], [40.0, 4.0 * 6, 4.0 * 12]]
+
+
+def test_what_the_run_held_longer_lives_longer() -> None:
+    alive = live(chain(), [0, 1, 2, 3]).astype(int).tolist()
+    assert alive == [[1, 1, 0, 0], [1, 1, 1, 0], [1, 1, 1, 1]]
+    graph = chain(freed={1: 2, 2: 2})
+    assert live(graph, [0, 1, 2, 3]).astype(int).tolist() == alive
+    short = replace(chain(), ops=chain().ops[:2], outputs=(2,), tensors=chain().tensors[:3])
+    assert live(short, [0, 1, 2]).astype(int).tolist() == [[1, 1, 0], [1, 1, 1]]
+    # a storage that is not listed lived until the end
+    held = replace(short, freed={1: 0})
+    assert live(held, [0, 1, 2]).astype(int).tolist() == [[1, 1, 0], [1, 1, 1]]
+
+
+def test_views_are_one_storage() -> None:
+    graph = chain()
+    tensors = (*graph.tensors[:2], replace(graph.tensors[2], storage=1), graph.tensors[3])
+    assert peaks(replace(graph, tensors=tensors), 4) == [[40.0, 4.0 * 9, 4.0 * 9]]
+
+
+def test_a_graph_without_calls_holds_its_inputs() -> None:
+    graph = replace(chain(), ops=(), outputs=(0,), tensors=chain().tensors[:1])
+    assert peaks(graph, 4) == [[40.0, 0.0, 0.0]]
