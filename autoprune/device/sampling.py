@@ -122,15 +122,19 @@ class Sampler:
         threads: int,
         seed: int,
         convert: Convert | None = None,
+        room: float = _ROOM,
     ) -> None:
-        """`convert` makes of each pruning what is measured instead; the dense model stays as is."""
+        """`convert` makes of each pruning what is measured instead; the dense model stays as is.
+
+        The weights of one batch of models take at most `room` bytes, or are those of six.
+        """
         self._model, self._graph, self._inputs = model, graph, example_inputs
         self._convert = convert or (lambda model: model)
         self._runtime, self._threads, self._seed = runtime, threads, seed
         self._features = LatencyFeatures(graph)
         fewest, most = _TOGETHER
         bytes_ = sum(it.numel() * it.element_size() for it in model.state_dict().values())
-        self._together = int(np.clip(_ROOM / max(bytes_, 1), fewest, most))
+        self._together = int(np.clip(room / max(bytes_, 1), fewest, most))
         self._penalty: fitting.Penalty | None = None
         self._chosen_at = 0
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from autoprune.cost.activations import COUNTED, Activations, PeakMemory, live, maximal
 from autoprune.cost.sizes import Sizes
-from autoprune.graph import Dim, Group, Op, PruningGraph, TensorInfo
+from autoprune.graph import Block, Dim, Group, Op, PruningGraph, TensorInfo
 
 
 def test_contained_live_sets_are_left_out():
@@ -86,3 +86,20 @@ def test_views_are_one_storage() -> None:
 def test_a_graph_without_calls_holds_its_inputs() -> None:
     graph = replace(chain(), ops=(), outputs=(0,), tensors=chain().tensors[:1])
     assert peaks(graph, 4) == [[40.0, 0.0, 0.0]]
+
+
+def test_the_sum_stays_where_its_block_is_gone() -> None:
+    # x (10) -> f(x) (10) -> x + f(x) (10); the block is f with its addition
+    graph = PruningGraph(
+        groups=(),
+        frozen=(),
+        ops=(Op("f", "f", (0,), (1,), ()), Op("add", "", (0, 1), (2,), ())),
+        tensors=tuple(TensorInfo((Dim(10),), 4, place) for place in range(3)),
+        parameters={},
+        buffers={},
+        inputs=(0,),
+        outputs=(2,),
+        blocks=(Block("f", "residual", 1, frozenset({0, 1}), 0, (), ()),),
+    )
+    found = Activations(graph, Sizes(graph.columns())).peaks(np.array([[1], [0]])).tolist()
+    assert found == [[40.0, 80.0, 80.0], [40.0, 40.0, 40.0]]

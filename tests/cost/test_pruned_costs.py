@@ -165,30 +165,6 @@ def test_each_pruning_keeps_its_own_measurement(monkeypatch, caplog):
     assert "off by" in caplog.text
 
 
-def test_large_models_take_turns_with_few(monkeypatch):
-    model, x = Residual(), torch.zeros(2, 3, 16, 16)
-    weights = sum(it.numel() * it.element_size() for it in model.state_dict().values())
-    graph, together = trace(model, x), []
-
-    def read(models, example_inputs, runtime, **_):
-        together.append(len(models) - 1)
-        times = [float(sum(p.numel() for p in m.parameters())) / 100 for m in models]
-        device = Device("a clock", runtime, batch=2)
-        return [Latency(t, 2 * t, (t, t), device, t / times[0]) for t in times]
-
-    monkeypatch.setattr(sampling, "measure_together", read)
-    monkeypatch.setattr(sampling, "measure_latency", lambda m, *a, **k: read([m], *a, **k)[0])
-    for room, batches in ((7.5, [7, 7, 7, 3, 6]), (1.0, [6, 6, 6, 6, 6]), (99.0, [24, 6])):
-        monkeypatch.setattr(sampling, "_ROOM", room * weights)
-        together.clear()
-        LatencyPredictor.fit(model, graph, x, until=Until(30, error=0.0))
-        assert together[1:] == batches
-    sampler = sampling.Sampler(model, graph, x, runtime="torch", threads=1, seed=0)
-    together.clear()
-    sampler.measure_these(sampling.random_architectures(graph, 26, 0))
-    assert together[1:] == [13, 13]
-
-
 def test_measuring_ends_once_the_fit_is_good_and_goes_where_it_is_unsure(monkeypatch):
     """A clock that reads parameters: a law that the features hold exactly."""
     model, x = Residual(), torch.zeros(2, 3, 16, 16)

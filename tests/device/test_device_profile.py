@@ -109,17 +109,6 @@ def test_a_fit_goes_on_with_what_was_measured_before_the_device_was_lost(
     )
 
 
-def test_a_device_lost_with_fewer_than_twenty_measured_is_an_error(
-    profile: DeviceProfile, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(sampling, "_TOGETHER", (6, 6))
-    lost_after(18, monkeypatch)
-    with pytest.raises(
-        DeviceLostError, match=r"was lost · 18 of 30 prunings were measured, a fit needs 20$"
-    ):
-        DeviceProfile.fit(Net(), X, runtime="torch", samples=30)
-
-
 def smaller(share: float) -> nn.Module:
     model = Net()
     graph = trace(model, X)

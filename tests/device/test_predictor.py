@@ -3,41 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import json
 
 import numpy as np
 import pytest
 import torch
+from chains import chain
 from torch import nn
 
 from autoprune.architecture import Architecture
 from autoprune.budget import Device
-from autoprune.device import fitting
-from autoprune.device.features import LatencyFeatures
 from autoprune.device.predictor import LatencyPredictor
 from autoprune.device.sampling import Sample, random_architectures
 from autoprune.errors import DeviceError
-from autoprune.graph import Dim, Group, Op, PruningGraph, TensorInfo, trace
+from autoprune.graph import PruningGraph, trace
 
 DEVICE = Device("a machine", "torch", batch=2)
-
-
-def chain(widths: tuple[int, ...]) -> PruningGraph:
-    """Linear layers 32 → widths → 10, a relu and a view after each."""
-    dims = [Dim(32), *(Dim(0, {f"layer{n}": 1}) for n in range(len(widths))), Dim(10)]
-    tensors, ops = [TensorInfo((Dim(1), dims[0]), 4, 0)], []
-    for n, (source, target) in enumerate(itertools.pairwise(dims)):
-        place, shape = len(tensors), (Dim(1), target)
-        storages = (3 * n + 1, 3 * n + 2, 3 * n + 2)
-        tensors += [TensorInfo(shape, 4, storage) for storage in storages]
-        ops += [
-            Op("aten.addmm", f"layer{n}", (place - 1,), (place,), (), (Dim(1), source, target)),
-            Op("aten.relu", f"act{n}", (place,), (place + 1,), ()),
-            Op("aten.view", "", (place + 1,), (place + 2,), ()),
-        ]
-    groups = tuple(Group(f"layer{n}", "channel", width, ()) for n, width in enumerate(widths))
-    return PruningGraph(groups, (), tuple(ops), tuple(tensors), {}, {})
 
 
 def samples_of(graph: PruningGraph, law, number: int = 40, seed: int = 0) -> list[Sample]:
@@ -131,43 +112,6 @@ def test_profile_of_another_model_is_refused_with_what_differs(other, message):
         LatencyPredictor.from_dict({**data, "format": 7}, graph)
 
 
-def test_features_are_one_for_the_dense_model_and_count_work_by_hand():
-    graph = chain((16, 8))
-    features = LatencyFeatures(graph)
-    names = features.names
-    dense = dict(zip(names, features.of(features.row({}))[0], strict=True))
-    assert {name: value for name, value in dense.items() if " off " not in name} == {
-        name: 1.0 for name in names if " off " not in name
-    }
-    assert {value for name, value in dense.items() if " off " in name} == {0.0}
-    assert len(names) == len(set(names))
-    row = dict(zip(names, features.of(features.row({"layer0": 9}))[0], strict=True))
-    assert row["layer1: macs"] == pytest.approx(9 / 16)
-    assert row["layer1: macs in blocks of 8"] == pytest.approx(16 / 16)  # 9 channels fill two
-    assert row["layer1: weights"] == pytest.approx(9 / 16)
-    # the largest known is the layer with 15 and 7 channels; the 8 channels out are on every step
-    assert row["layer1: macs with channels in off 4"] == pytest.approx(9 * 8 / (15 * 7))
-    assert row["layer1: macs with channels out off 4"] == 0.0
-    assert row["layer0: macs with channels out off 8"] == pytest.approx(9 / 15)
-    assert row["layer1: bytes in"] == pytest.approx(9 / 16)
-    # what this group does not change: the last layer
-    assert row["layer2: macs"] == 1.0
-    # relu reads and writes, views move nothing: 2 x (9 + 8 + 10) of 2 x (16 + 8 + 10)
-    assert row["all other: bytes"] == pytest.approx(27 / 34)
-    assert "layer0: bytes in" not in names  # the image's size never changes
-
-
-def test_random_prunings_are_seeded_and_range_widely():
-    graph = chain((64, 48, 40))
-    found = random_architectures(graph, 40, seed=3)
-    assert found == random_architectures(graph, 40, seed=3)
-    assert found != random_architectures(graph, 40, seed=4)
-    shares = [architecture.widths["layer0"] / 64 for architecture in found]
-    assert min(shares) < 0.15
-    assert max(shares) > 0.9
-    assert not any(architecture.dropped for architecture in found)  # it has no blocks
-
-
 def test_kernels_that_dislike_odd_widths_are_learned():
     """Widths off 4 take half as long again: no smooth law of the work explains that."""
     graph = chain((64, 48, 40))
@@ -220,16 +164,6 @@ def test_the_overhead_of_each_call_goes_with_a_dropped_block() -> None:
     assert fitted.error < 0.01
     gone = graph.counts(Architecture(dropped=[block.name for block in graph.blocks[:3]]))
     assert fitted.predict(gone) == pytest.approx(law(gone) / dense, rel=0.02)
-
-
-def test_farthest_rows_are_where_nothing_is_known_yet():
-    x = np.array([[1.0, 0.0], [2.0, 0.0], [0.0, 1.0], [0.0, 0.9], [1.0, 0.1]])
-    assert fitting.farthest(x, [0, 1], [2, 3, 4], 1, np.full(2, 0.01)) == [2]
-    # once the second direction is known, the variance along it has all but gone
-    chosen = fitting.farthest(x, [0, 1], [2, 3, 4], 2, np.full(2, 0.01))
-    after = x[[0, 1, 2]].T @ x[[0, 1, 2]] + 0.01 * np.eye(2)
-    variance = {row: x[row] @ np.linalg.inv(after) @ x[row] for row in (3, 4)}
-    assert chosen == [2, max(variance, key=variance.__getitem__)]
 
 
 def test_a_correction_meets_later_measurements_and_leaves_the_dense_model() -> None:
