@@ -29,10 +29,12 @@ class Origin:
 
     def load(self) -> ModuleType:
         """Import it, or return it when it is there already. Raises TaskError."""
-        for folder in reversed(self.folders):
+        place = self._place() if self.file is not None else None
+        sent = [str(place.parent)] if place is not None and place != Path(self.file or "") else []
+        for folder in reversed([*sent, *self.folders]):
             if folder not in sys.path:
                 sys.path.insert(0, folder)  # as `python FILE` does: its siblings can be imported
-        module = _import_name(self.module) if self.file is None else _import_file(self._place())
+        module = _import_name(self.module) if place is None else _import_file(place)
         _ORIGINS[module.__name__] = self
         return module
 

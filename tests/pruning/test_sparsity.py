@@ -18,7 +18,6 @@ from autoprune.pruning.compensate import calibrate
 from autoprune.pruning.sparsity import Choice, choose, sparse_weights
 from autoprune.pruning.verification import prunable
 from autoprune.pruning.weight_importance import METHODS
-from autoprune.training.held_masks import HeldMasks
 
 
 class Net(nn.Module):
@@ -165,26 +164,6 @@ def test_a_weight_that_can_have_none_is_named(net: Net, inputs: Tensor, name: st
     graph = trace(net, inputs[:1])
     with pytest.raises(UsageError, match=f"patterns\\['{name}'\\]: only a weight that is"):
         build(net, graph, Architecture(patterns={name: "0.5"}))
-
-
-def test_held_weights_stay_zero_under_any_optimizer() -> None:
-    torch.manual_seed(0)
-    for kind in (torch.optim.AdamW, torch.optim.SGD, torch.optim.RMSprop):
-        layer = nn.Linear(8, 4)
-        optimizer = kind(layer.parameters(), lr=0.1, weight_decay=0.1)
-        layer(torch.randn(3, 8)).sum().backward()
-        optimizer.step()  # momentum of what is pruned next
-        mask = choose(layer.weight.detach().abs(), "0.5", 1)
-        held = HeldMasks(layer, {"weight": mask})
-        held.clear_weights()
-        for _ in range(5):
-            optimizer.zero_grad()
-            layer(torch.randn(3, 8)).square().sum().backward()
-            held.clear_gradients()
-            assert not layer.weight.grad[mask].any()
-            optimizer.step()
-            held.clear_weights()
-            assert torch.equal(layer.weight.detach() == 0.0, mask)
 
 
 def test_prune_model_takes_patterns_and_a_function(inputs: Tensor, net: Net) -> None:

@@ -9,7 +9,7 @@ from stripes import Stripes
 from torch import Tensor
 
 from autoprune.training.batches import BatchStream, sample
-from autoprune.training.rng import RandomState, derive, preserved, seed_all
+from autoprune.training.rng import seed_all
 
 
 class Noisy(Stripes):
@@ -59,22 +59,3 @@ def test_a_sample_holds_enough_items_and_batches() -> None:
     assert len(sample(Stripes(), 0, samples=1)) == 2
     assert len(sample(Stripes(), 0, samples=1, least=1)) == 1
     assert len(sample(Stripes(), 0, samples=10_000)) == 6  # the whole epoch
-
-
-def test_derived_seeds_differ_by_seed_and_purpose() -> None:
-    seeds = {derive(seed, what, n) for seed in range(9) for what in ("a", "b") for n in range(9)}
-    assert len(seeds) == 162
-    assert all(0 <= seed < 2**31 for seed in seeds)
-
-
-def test_random_states_are_put_back_after_an_error() -> None:
-    def fail() -> None:
-        with preserved():
-            seed_all(9)
-            raise ValueError("inside")
-
-    before = RandomState.now()
-    with pytest.raises(ValueError, match="inside"):
-        fail()
-    assert torch.equal(RandomState.now().torch, before.torch)
-    assert RandomState.now().python == before.python
