@@ -71,7 +71,7 @@ def test_rates_warm_up_and_fall_as_a_cosine() -> None:
         return model.w * batch.sum()  # a constant gradient
 
     # weight decay 0.01 takes lr * 0.01 * w besides
-    model = trained(10, lr=0.01, loss=noting, batches=lambda seed: [torch.ones(1)])
+    model = trained(5, lr=0.01, loss=noting, batches=lambda seed: [torch.ones(1)] * 2)
     values = [*rates, float(model.w.detach())]
     moves = [
         (before - after) / (1.0 + 0.01 * before) for before, after in itertools.pairwise(values)
