@@ -20,7 +20,7 @@ DIMS = st.builds(
 COUNTS = st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9), st.integers(0, 1)), min_size=1)
 
 
-@settings(deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(st.lists(st.lists(DIMS, max_size=4), max_size=5), COUNTS)
 def test_products_are_those_of_each_shape(shapes: list[list[Dim]], counts: list[tuple]) -> None:
     sizes = Sizes(COLUMNS)

@@ -39,7 +39,7 @@ def factored(draw: st.DrawFn) -> tuple[tuple[int, ...], tuple[int, ...]]:
     return joined(), joined()
 
 
-@settings(deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(factored())
 def test_runs_of_a_reshape_cover_all_dimensions_in_order_with_equal_sizes(
     shapes: tuple[tuple[int, ...], tuple[int, ...]],
@@ -62,7 +62,7 @@ def test_blocks_of_a_reshape_with_ones_and_a_zero() -> None:
     assert [list(target) for _, target in blocks((0, 4), (0, 2, 2))] == [[0], [1, 2]]
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(factored(), st.data())
 def test_the_ids_of_one_dimension_are_those_of_every_element(
     shapes: tuple[tuple[int, ...], tuple[int, ...]], data: st.DataObject

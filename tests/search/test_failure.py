@@ -65,7 +65,7 @@ def test_an_endless_text_is_cut_in_the_line_and_in_the_traceback() -> None:
     assert "characters …" in trace
 
 
-@settings(deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(st.text("abc \n", max_size=200), st.integers(4, 60))
 def test_what_is_left_out_is_counted(text: str, most: int) -> None:
     found = bounded(text, most)

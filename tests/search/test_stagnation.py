@@ -43,7 +43,7 @@ def test_exactly_half_a_percent_is_growth(volume: float, expected: bool) -> None
     assert GROWTH == 0.005
 
 
-@settings(deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(st.integers(1, 5), st.lists(st.floats(1e-3, 1e3), max_size=12))
 def test_a_resume_begins_the_count_anew(patience: int, volumes: list[float]) -> None:
     growing = [sum(volumes[: n + 1]) for n in range(len(volumes))]

@@ -62,7 +62,7 @@ def test_the_median_of_a_posterior() -> None:
     assert Posterior.certain(-4.0).median == pytest.approx(-4.0)
 
 
-@settings(deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(st.floats(-1.0, 1.0), st.floats(-3.0, 1.0), st.floats(0.01, 2.0))
 def test_expected_improvements_lie_between_their_bounds(
     floor: float, excess: float, deviation: float
@@ -76,7 +76,7 @@ def test_expected_improvements_lie_between_their_bounds(
     assert (np.diff(found, 2) >= -1e-9).all()
 
 
-@settings(deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(st.floats(-1.0, 1.0), st.floats(-3.0, 1.0))
 def test_less_uncertainty_comes_near_to_none(floor: float, excess: float) -> None:
     heights = np.linspace(floor - 1.0, floor + 5.0, 31)

@@ -37,7 +37,7 @@ def test_random_states_are_put_back_after_an_error() -> None:
     assert RandomState.now().python == before.python
 
 
-@settings(deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(st.integers(0, 2**40), st.lists(st.one_of(st.integers(), st.text("ab", max_size=3))))
 def test_a_derived_seed_is_what_every_generator_takes(seed: int, purpose: list) -> None:
     found = derive(seed, *purpose)
