@@ -59,8 +59,8 @@ class Recovery:
         if self.penalty not in PENALTIES:
             known = ", ".join(PENALTIES)
             raise ValueError(f"recovery.penalty must be one of {known}, got {self.penalty!r}")
-        if self.lr is not None and not self.lr > 0.0:
-            raise ValueError(f"recovery.lr must be above 0, got {self.lr}")
+        if self.lr is not None and not 0.0 < self.lr < math.inf:
+            raise ValueError(f"recovery.lr must be above 0 and finite, got {self.lr}")
         if not 0.0 <= self.distillation <= 1.0:
             raise ValueError(f"recovery.distillation must lie in [0, 1], got {self.distillation}")
         if not 0.0 <= self.warmup < 1.0:
@@ -72,8 +72,8 @@ class Recovery:
             value = getattr(self, name)
             if value is None and name == "weight_decay":
                 continue
-            if value is None or not value >= 0.0:
-                raise ValueError(f"recovery.{name} must be at least 0, got {value}")
+            if value is None or not 0.0 <= value < math.inf:
+                raise ValueError(f"recovery.{name} must be at least 0 and finite, got {value}")
 
     def resolved(self, auto: str) -> Recovery:
         """The same where `auto` names the optimizer, with its defaults for what is None.

@@ -132,9 +132,15 @@ class FittedPatterns:
             return next(iter(shares.values()))
         known = [(self.weights[n], share) for n, share in shares.items() if n in self.weights]
         wanted = sum(weight.elements * share for weight, share in known)
+        weights = [weight for weight, _ in known]  # those that are not there have no say
         low, high = 0, _GRID
-        while low < high:  # weights that are not there have no say
+        while low < high:
             middle = (low + high) // 2
-            zeros = sum(weight.elements * weight.at(middle / _GRID) for weight, _ in known)
-            low, high = (low, middle) if zeros >= wanted * (1.0 - 1e-4) else (middle + 1, high)
+            enough = _zeros(weights, middle / _GRID) >= wanted * (1.0 - 1e-9)
+            low, high = (low, middle) if enough else (middle + 1, high)
         return low / _GRID
+
+
+def _zeros(weights: Collection[WeightCurve], sparsity: float) -> float:
+    """The zeros in these weights at an overall sparsity, in the digits of their patterns."""
+    return sum(w.elements * float(unstructured(w.at(sparsity)) or 0.0) for w in weights)

@@ -14,6 +14,7 @@ CURVES: dict[str, Callable[[float], float]] = {
     "exponential": lambda t: (1.0 - math.exp(-5.0 * t)) / (1.0 - math.exp(-5.0)),
 }
 """Kind of schedule → the removed share at `t` of the way, from 0 to 1; a kind can be added."""
+MOST_STEPS = 100  # removals: each one builds a model
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +43,8 @@ class Schedule:
                 "schedule must hold 0 <= begin <= end < 1 (progress of training), "
                 f"got begin={self.begin}, end={self.end}"
             )
-        if self.steps < 1:
-            raise ValueError(f"schedule.steps must be at least 1, got {self.steps}")
+        if not 1 <= self.steps <= MOST_STEPS:
+            raise ValueError(f"schedule.steps must lie in [1, {MOST_STEPS}], got {self.steps}")
 
     def milestones(self) -> tuple[tuple[float, float], ...]:
         """The removals as (progress at which, share of the final ratio reached), both ascending.

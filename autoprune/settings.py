@@ -11,7 +11,7 @@ from typing import Any, Literal
 from autoprune.candidate import BY_OPTIMIZER, IMPORTANCES, OPTIMIZERS, PENALTIES
 from autoprune.errors import ConfigError
 from autoprune.printable import shown
-from autoprune.schedule import CURVES
+from autoprune.schedule import CURVES, MOST_STEPS
 
 AUTO = "auto"  # a `round_to` that is learned from the target; an optimizer that fits the model
 Value = bool | int | float | str
@@ -113,7 +113,7 @@ SETTINGS: dict[str, Setting] = {
     "schedule.kind": Setting("word", "one_shot", words=CURVES),
     "schedule.begin": Setting("number", 0.0, high=1.0, open_high=True),
     "schedule.end": Setting("number", 0.5, high=1.0, open_high=True),
-    "schedule.steps": Setting("integer", 4, low=1, high=100),
+    "schedule.steps": Setting("integer", 4, low=1, high=MOST_STEPS),
     "recovery.optimizer": Setting("word", AUTO, words=(AUTO, *OPTIMIZERS)),
     "recovery.lr": Setting("number", math.nan, high=100.0, open_low=True),
     "recovery.weight_decay": Setting("number", math.nan, high=10.0),

@@ -3,8 +3,6 @@ import pickle
 import pytest
 
 from autoprune.architecture import Architecture
-from autoprune.candidate import Candidate, Selection, Stage
-from autoprune.schedule import Schedule
 
 WHOLE = Architecture({"b": 4, "a": 8}, ["layer2", "layer1"], {"a.weight": "2:4"}, "int8")
 
@@ -57,29 +55,3 @@ def test_widths_are_completed_by_the_models_sizes() -> None:
         Architecture({"c": 3}).complete({"a": 8})
     with pytest.raises(ValueError, match="at most 8, got 9"):
         Architecture({"a": 9}).complete({"a": 8})
-
-
-def test_the_stages_of_a_candidate_end_at_its_architecture() -> None:
-    made = Candidate.planned(
-        Architecture({"a": 4, "b": 6}),
-        {"a": 16, "b": 6},
-        schedule=Schedule("linear", 0.0, 0.5, 3),
-    )
-    widths = [stage.architecture.widths for stage in made.removals]
-    assert widths == [{"a": 12, "b": 6}, {"a": 8, "b": 6}, {"a": 4, "b": 6}]
-    assert Candidate.from_dict(made.to_dict()) == made
-    assert pickle.loads(pickle.dumps(made)) == made
-
-
-def test_one_removal_needs_no_stages() -> None:
-    made = Candidate(Architecture({"a": 4}), schedule=Schedule("one_shot", 0.2, 0.2))
-    assert made.removals == (Stage(0.2, Architecture({"a": 4})),)
-
-
-def test_a_gradual_candidate_without_its_stages_is_refused() -> None:
-    gradual = Schedule("cubic", 0.0, 0.5, 2)
-    with pytest.raises(ValueError, match=r"2 removals needs 2 stages, got 0 .* Candidate.planned"):
-        Candidate(Architecture({"a": 4}), Selection(), gradual)
-    wrong = tuple(Stage(at, Architecture({"a": 5})) for at in (0.0, 0.5))
-    with pytest.raises(ValueError, match="last stage must be"):
-        Candidate(Architecture({"a": 4}), Selection(), gradual, stages=wrong)
