@@ -16,8 +16,8 @@ import torch
 from safetensors.torch import save_file
 
 import autoprune
-from autoprune import api, cli, loading, options
-from autoprune.config import RunConfig, SearchConfig
+from autoprune import api, cli, loading
+from autoprune.config import RunConfig
 from autoprune.cost import latency
 from autoprune.errors import StoreError, TaskError, UsageError
 from autoprune.quantization import twins
@@ -305,11 +305,6 @@ def test_retrain_command_prints_the_test_metrics(
     assert f"wrote {retrained.path}" in printed
     assert "times the speed" in printed
     assert f"{100 * retrained.summary.test['accuracy'].mean:.2f}" in printed
-
-
-def test_search_takes_every_key_of_the_configuration() -> None:
-    keys = {*RunConfig.model_fields, *SearchConfig.model_fields} - {"task", "search"}
-    assert set(options.SearchOptions.__annotations__) == keys
 
 
 def test_search_refuses_an_unknown_option_and_two_descriptions() -> None:

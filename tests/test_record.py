@@ -1,0 +1,77 @@
+"""What is known of a trial: which kind of trial it was, and its way through JSON."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from autoprune.architecture import Architecture
+from autoprune.budget import Confidence, Cost, Device, Timing
+from autoprune.candidate import Candidate
+from autoprune.record import State, TrialRecord
+
+
+def record(origin: str, state: State = "complete") -> TrialRecord:
+    return TrialRecord(0, Candidate(Architecture()), state, seed=0, origin=origin)
+
+
+@pytest.mark.parametrize(
+    ("origin", "baseline", "counted", "reused", "converted"),
+    [
+        ("tpe", "", True, False, False),
+        ("seed:least-0 projected", "", True, False, False),
+        ("seed:uniform-0", "uniform", True, False, False),
+        ("baseline:uniform-1", "uniform", False, False, False),
+        ("baseline:random-0", "random", False, False, False),
+        ("baseline:scratch-0", "scratch", False, False, False),
+        ("converted from trial 3", "", False, False, True),
+        ("from_run:7 tpe", "", False, True, False),
+        ("from_run:7 seed:uniform-0", "uniform", False, True, False),
+        ("from_run:7 baseline:random-0", "random", False, True, False),
+        ("", "", True, False, False),
+    ],
+)
+def test_the_origin_says_what_a_trial_counts_as(
+    origin: str, baseline: str, counted: bool, reused: bool, converted: bool
+) -> None:
+    found = record(origin)
+    assert found.baseline == baseline
+    assert (found.is_counted, found.is_reused, found.is_converted) == (counted, reused, converted)
+
+
+@pytest.mark.parametrize("state", ["stopped", "infeasible", "failed"])
+def test_a_baseline_that_was_not_finished_is_none(state: State) -> None:
+    assert record("baseline:uniform-0", state).baseline == ""
+
+
+PHONE = Timing("phone", 8.0, None, Device("arm"), Confidence((7.9, 8.1)))
+FULL = TrialRecord(
+    number=4,
+    candidate=Candidate(Architecture({"a": 3})),
+    state="complete",
+    seed=11,
+    epochs=1.5,
+    metrics={"accuracy": 0.75},
+    history=({"epoch": 1.0, "loss": 0.5}, {"epoch": 1.5, "loss": 0.25}),
+    predicted=Cost(macs=100),
+    measured=Cost(macs=100, source="measured", timings=(PHONE,)),
+    error="what went wrong\nand where",
+    times={"train_s": 2.0},
+    artifact="models/4",
+    origin="tpe",
+    optimizer="SGD",
+)
+
+
+@pytest.mark.parametrize("made", [FULL, record("tpe", "failed")])
+def test_it_is_read_back_from_json(made: TrialRecord) -> None:
+    again = TrialRecord.from_dict(json.loads(json.dumps(made.to_dict())))
+    assert again == made
+    assert again.to_dict() == made.to_dict()
+
+
+def test_a_record_from_before_optimizers_were_noted_is_read() -> None:
+    old = FULL.to_dict()
+    del old["optimizer"]
+    assert TrialRecord.from_dict(old).optimizer == ""
