@@ -72,9 +72,10 @@ Natural = Annotated[int, Field(ge=0), BeforeValidator(_whole)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False), BeforeValidator(_whole)]
 Ratio = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False), BeforeValidator(_whole)]
 Text = Annotated[str, AfterValidator(_plain_text)]
-_Trials = _at_most(1e6, "records are read as a whole")
+MOST_TRIALS, MOST_MINUTES = 1_000_000, 525_600
+_Trials = _at_most(MOST_TRIALS, "records are read as a whole")
 _Epochs = _at_most(1e5, "recovery is a short training")
-_Minutes = _at_most(525_600, "a year")
+_Minutes = _at_most(MOST_MINUTES, "a year")
 _Rungs = _at_most(20, "each is at half the epochs of the next")
 _Processes = _at_most(1024, "each is a process of its own")
 _Seed = _at_most(2**32 - 1, "32 bits")

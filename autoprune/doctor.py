@@ -48,9 +48,19 @@ class Check:
     remedy: str = ""
 
 
-def examine(config: Path | None = None) -> list[Check]:
-    """Every check of this machine, and of what a configuration needs."""
-    found = [*_versions(), *_processor(), *_folders(), *_runtimes()]
+def examine(
+    config: Path | None = None,
+    *,
+    look_s: float = _LOOK_S,
+    flags: frozenset[str] | None = None,
+) -> list[Check]:
+    """Every check of this machine, and of what a configuration needs.
+
+    What else runs is looked at for `look_s` seconds; `flags` are the processor's, by default those
+    of this machine.
+    """
+    known = cpu_flags() if flags is None else flags
+    found = [*_versions(), *_processor(known, look_s), *_folders(), *_runtimes()]
     return [*found, *(_configuration(config) if config is not None else ())]
 
 
@@ -68,9 +78,8 @@ def _versions() -> Iterator[Check]:
             continue
 
 
-def _processor() -> Iterator[Check]:
-    flags, count = cpu_flags(), cores()
-    yield Check("processor", "info", f"{device_name()}, {count} cores for this process")
+def _processor(flags: frozenset[str], look_s: float) -> Iterator[Check]:
+    yield Check("processor", "info", f"{device_name()}, {cores()} cores for this process")
     known = [name for name in _FEATURES if name in flags]
     if flags:
         yield Check("instructions", "info", ", ".join(known) or "none of those looked for")
@@ -81,7 +90,7 @@ def _processor() -> Iterator[Check]:
     words = f"OMP_NUM_THREADS={threads}" if threads else "OMP_NUM_THREADS is not set"
     yield Check("threads", "info", f"{words}; a search divides the cores among its trials")
     load = ExternalLoad()
-    time.sleep(_LOOK_S)
+    time.sleep(look_s)
     share = load.share()
     if share is not None:
         busy = share > _BUSY

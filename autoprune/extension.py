@@ -6,7 +6,7 @@ import math
 import re
 from dataclasses import replace
 
-from autoprune.config import RunConfig
+from autoprune.config import MOST_MINUTES, MOST_TRIALS, RunConfig
 from autoprune.errors import UsageError
 from autoprune.store import RunFolder, RunState
 
@@ -18,21 +18,22 @@ def extend(run: RunFolder, trials: Amount | None, minutes: Amount | None) -> Run
 
     `20` is the new total, `"+20"` that many more than there were. What is not said is no limit any
     more, but for the number of trials: more minutes alone allow twice as many trials as took place
-    in that time before. Raises UsageError where nothing is added.
+    in that time before. Raises UsageError where nothing is added, or
+    more than a configuration holds.
     """
     config, state = run.config, run.state() or RunState()
     done = [r for r in run.records() if r.is_counted and r.state != "infeasible"]
     search, spent = config.search, state.elapsed_s / 60.0
-    until = None if minutes is None else _raised(minutes, spent, "minutes")
+    until = None if minutes is None else _raised(minutes, spent, "minutes", MOST_MINUTES)
     if trials is not None:
-        total = _raised(trials, len(done), "trials")
+        total = _raised(trials, len(done), "trials", MOST_TRIALS)
         if total != int(total):
             raise UsageError(f"trials must be a whole number, got {trials!r}")
         wanted = int(total)
     else:
         pace = len(done) / spent if spent > 0.0 else 1.0
         more = math.ceil(2.0 * pace * ((until or spent) - spent))
-        wanted = max(search.trials, len(done) + max(1, more))
+        wanted = min(max(search.trials, len(done) + max(1, more)), MOST_TRIALS)
     epochs = search.total_epochs
     if epochs is not None:
         epochs = sum(r.epochs for r in done) + (wanted - len(done)) * search.epochs
@@ -44,7 +45,7 @@ def extend(run: RunFolder, trials: Amount | None, minutes: Amount | None) -> Run
     return extended
 
 
-def _raised(amount: Amount, before: float, what: str) -> float:
+def _raised(amount: Amount, before: float, what: str, most: int) -> float:
     text = str(amount).strip()
     if re.fullmatch(r"\+?[0-9]*\.?[0-9]+", text) is None:
         raise UsageError(f"{what} must be a number such as 50, or +20 for more, got {amount!r}")
@@ -54,4 +55,6 @@ def _raised(amount: Amount, before: float, what: str) -> float:
             f"{what} must be more than the {before:.4g} there were, got {amount!r} · write +20 for "
             "20 more"
         )
+    if total > most:
+        raise UsageError(f"{what} must be at most {most} in all, got {amount!r}")
     return total

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime
 import hashlib
-import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -19,9 +18,9 @@ import autoprune
 from autoprune import api, cli, loading
 from autoprune.config import RunConfig
 from autoprune.cost import latency
-from autoprune.errors import StoreError, TaskError, UsageError
+from autoprune.errors import StoreError, UsageError
 from autoprune.quantization import twins
-from autoprune.store import RECIPE, QuantizationSettings, RunFolder, read_quantization
+from autoprune.store import QuantizationSettings, RunFolder, read_quantization
 
 LR = 0.0625  # of the retraining
 
@@ -62,44 +61,11 @@ def test_front_is_within_the_budget_and_really_smaller(found: api.Result) -> Non
         assert autoprune.count_cost(small, torch.zeros(1, 13)).macs <= dense_macs() / 2
 
 
-def test_result_is_read_back_as_it_was(found: api.Result) -> None:
-    again = api.Result.read(found.path)
-    assert [r.number for r in again.front] == [r.number for r in found.front]
-    assert again.records == found.records
-
-
 def test_loaded_model_has_the_recorded_metric(found: api.Result) -> None:
     record = found.pick("best")
     model, task, _ = loading.load_with_task(found.path, pick="best")
     metrics = task.evaluate(model, "val")
     assert metrics["accuracy"] == pytest.approx(record.metrics["accuracy"], abs=1e-6)
-
-
-def test_a_model_is_loaded_without_its_task(found: api.Result, tmp_path: Path) -> None:
-    """In a folder of its own, as somebody else may get it: no code of the task is imported."""
-    record = found.pick("best")
-    alone = shutil.copytree(found.path / record.artifact, tmp_path / "alone")
-    dense = api.task_of(api.RunFolder.open(found.path).config).build_model()
-    small = autoprune.load(alone, model=dense)
-    expected = autoprune.load(found.path, pick="best")
-    x = torch.randn(3, 13)
-    assert torch.equal(small(x), expected(x))
-    with pytest.raises(autoprune.UsageError, match="a task or a model, got both"):
-        autoprune.load(alone, model=dense, task=found.task or api.task_of(run_config(found)))
-
-
-def run_config(found: api.Result) -> autoprune.RunConfig:
-    return api.RunFolder.open(found.path).config
-
-
-def test_model_of_another_architecture_is_refused(found: api.Result, tmp_path: Path) -> None:
-    class Other(type(loading.task_of(RunFolder.open(found.path).config))):
-        def build_model(self) -> torch.nn.Module:
-            layers = [torch.nn.BatchNorm1d(13), torch.nn.Linear(13, 64), torch.nn.ReLU()]
-            return torch.nn.Sequential(*layers, torch.nn.Linear(64, 4))
-
-    with pytest.raises(StoreError, match="do not fit Other"):
-        autoprune.load(found.path, task=Other())
 
 
 def test_export_is_loaded_again_and_agrees(found: api.Result, tmp_path: Path) -> None:
@@ -232,21 +198,6 @@ def test_finished_run_is_resumed_without_new_trials(found: api.Result) -> None:
     assert autoprune.resume(found.path).records == found.records
 
 
-def test_run_without_a_front_says_how_to_go_on(found: api.Result, tmp_path: Path) -> None:
-    (tmp_path / "config.yaml").write_text((found.path / "config.yaml").read_text())
-    with pytest.raises(StoreError, match="has no front yet · resume it with: autoprune resume"):
-        api.Result.read(tmp_path)
-
-
-def test_model_folder_needs_no_run(found: api.Result) -> None:
-    record = found.pick("knee")
-    folder = found.path / str(record.artifact)
-    assert loading.model_folder(folder) == folder
-    kept = json.loads((folder / RECIPE).read_text())["kept_indices"]
-    small = autoprune.load(folder)
-    assert small[1].out_features == len(kept["1"]) < 64
-
-
 @pytest.fixture(scope="module")
 def retrained(found: api.Result) -> api.RetrainResult:
     """The knee trained for two epochs with two seeds, at another rate than the trial's."""
@@ -323,56 +274,6 @@ def test_search_runs_the_given_configuration_for_the_given_task(monkeypatch) -> 
     autoprune.search("digits", budget=spec["budget"], trials=3, levels=("40%",))
     assert asked[0] == asked[1] == RunConfig.from_dict({"task": "digits", **spec})
     assert asked[0].levels == asked[1].levels
-
-
-def test_best_is_the_best_metric_within_the_limits(found: api.Result) -> None:
-    assert found.best() == found.pick("best")
-    costs = sorted(record.predicted.macs for record in found.front)
-    within = [record for record in found.front if record.predicted.macs <= costs[0]]
-    assert found.best(macs=costs[0]) == max(within, key=lambda r: r.metrics["accuracy"])
-    with pytest.raises(StoreError, match="no model on the front has macs <= 1 · lowest: macs"):
-        found.best(macs=1)
-
-
-def test_the_plan_is_what_was_asked_for(found: api.Result) -> None:
-    plan = found.plan
-    assert plan is not None
-    assert plan.limits == {"macs": dense_macs() / 2}
-    assert plan.objectives == found.front.objectives
-    assert plan.dense.macs == dense_macs()
-
-
-def test_a_trials_model_is_that_of_its_folder(found: api.Result) -> None:
-    record = found.front.members[-1]
-    state = autoprune.load(found.path, pick=f"trial={record.number}").state_dict()
-    for trial in (record, record.number):
-        model = found.model(trial)
-        assert not model.training
-        assert all(torch.equal(state[n], v) for n, v in model.state_dict().items())
-
-
-def test_the_trials_are_a_table_and_the_front_is_one_in_a_notebook(found: api.Result) -> None:
-    table = found.trials_dataframe()
-    assert list(table["number"]) == [record.number for record in found.records]
-    best = found.best()
-    row = table[table["number"] == best.number].iloc[0]
-    assert row["metric.accuracy"] == best.metrics["accuracy"]
-    assert row["predicted.macs"] == best.predicted.macs
-    page = found._repr_html_()
-    assert page.count("<tr>") == 1 + len(found.front)
-    knee = found.front.knee
-    chosen = found.recommendation.record
-    words = "recommended, knee" if chosen == knee else "knee"
-    assert f"{knee.number} ({words})" in page
-    assert page.count("<circle") == (len(found.front) if len(found.front) > 1 else 0)
-    assert f"{100 * best.metrics['accuracy']:.2f} %" in page
-
-
-def test_task_given_as_an_object_must_be_given_again(found: api.Result) -> None:
-    task = loading.task_of(RunFolder.open(found.path).config)
-    config = RunConfig.from_dict({"task": loading.reference_of(task), "budget": {"macs": 1}})
-    with pytest.raises(TaskError, match=r"made with a Task object \(Wine\)"):
-        loading.task_of(config)
 
 
 def test_run_name_holds_task_and_time() -> None:

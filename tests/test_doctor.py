@@ -12,13 +12,14 @@ from autoprune.cost.targets import on_device
 
 
 @pytest.fixture(autouse=True)
-def _soon(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(doctor, "_LOOK_S", 0.0)
+def _own_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("AUTOPRUNE_CACHE", str(tmp_path / "cache"))
 
 
-def by_name(config: Path | None = None) -> dict[str, doctor.Check]:
-    return {check.name: check for check in doctor.examine(config)}
+def by_name(
+    config: Path | None = None, flags: frozenset[str] | None = None
+) -> dict[str, doctor.Check]:
+    return {check.name: check for check in doctor.examine(config, look_s=0.0, flags=flags)}
 
 
 def test_this_machine_can_be_used() -> None:
@@ -39,9 +40,8 @@ def test_a_folder_that_cannot_be_written_says_which_variable(tmp_path: Path, mon
 @pytest.mark.parametrize(
     ("flags", "state"), [({"avx2", "avx512_vnni"}, "good"), ({"avx2"}, "info")]
 )
-def test_int8_instructions_are_told(monkeypatch, flags: set[str], state: str) -> None:
-    monkeypatch.setattr(doctor, "cpu_flags", lambda: frozenset(flags))
-    found = by_name()
+def test_int8_instructions_are_told(flags: set[str], state: str) -> None:
+    found = by_name(flags=frozenset(flags))
     assert found["int8"].state == state
     assert "avx2" in found["instructions"].text
 

@@ -88,6 +88,9 @@ def test_a_run_without_a_state_has_taken_no_time(tmp_path: Path) -> None:
         ("1e3", None, "trials must be a number such as 50, or +20 for more, got '1e3'"),
         (None, float("nan"), "minutes must be a number such as 50, or +20 for more, got nan"),
         (None, float("inf"), "minutes must be a number such as 50, or +20 for more, got inf"),
+        (2_000_000, None, "trials must be at most 1000000 in all, got 2000000"),
+        (None, "+600000", "minutes must be at most 525600 in all, got '+600000'"),
+        ("9" * 400, None, f"trials must be at most 1000000 in all, got '{'9' * 400}'"),
         (None, "", "minutes must be a number such as 50, or +20 for more, got ''"),
     ],
 )
@@ -100,6 +103,12 @@ def test_what_adds_nothing_is_refused_and_changes_nothing(
         extend(run, trials, minutes)
     assert str(caught.value) == says
     assert {file.name: file.read_bytes() for file in run.path.iterdir()} == before
+
+
+def test_a_fast_search_may_have_no_more_trials_than_a_configuration_holds(tmp_path: Path) -> None:
+    run = run_of(tmp_path, elapsed_s=0.06)
+    assert extend(run, None, 525_600).search.trials == 1_000_000
+    assert run.config.search.trials == 1_000_000  # it can be read again
 
 
 def test_a_run_that_is_being_written_is_left_alone(tmp_path: Path) -> None:
