@@ -75,17 +75,6 @@ def test_export_is_loaded_again_and_agrees(found: api.Result, tmp_path: Path) ->
     assert written.difference < 1e-4
 
 
-def test_show_report_and_export_commands(found: api.Result, capsys) -> None:
-    for arguments in (["show"], ["report"], ["export", "--pick", "fastest"]):
-        with pytest.raises(SystemExit) as end:
-            cli.main([arguments[0], str(found.path), *arguments[1:]])
-        assert not end.value.code, capsys.readouterr().err
-    printed = capsys.readouterr().out
-    assert "knee" in printed
-    assert (found.path / "report.html").stat().st_size > 1000
-    assert f"wrote {found.path}" in printed.replace("\n", "")
-
-
 @pytest.fixture
 def quick_timing(monkeypatch: pytest.MonkeyPatch) -> None:
     """Few repeats: what is measured does not matter here."""

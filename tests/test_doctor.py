@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 from autoprune import doctor
-from autoprune.cli import main
 from autoprune.cost.targets import on_device
 
 
@@ -53,15 +52,6 @@ def test_a_configuration_is_tried(tmp_path: Path) -> None:
     assert found["configuration"].state == "good"
     assert "none.py does not exist" in found["task"].text
     assert found["device"].state == "good"
-
-
-def test_the_command_ends_with_1_where_something_is_bad(tmp_path: Path, capsys) -> None:
-    with pytest.raises(SystemExit) as end:
-        main(["doctor", str(tmp_path / "none.yaml")])
-    assert end.value.code == 1
-    printed = capsys.readouterr().out
-    assert "none.yaml is not a file" in printed
-    assert "1 bad" in printed
 
 
 def test_flags_are_those_of_the_first_processor(monkeypatch) -> None:

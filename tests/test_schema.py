@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,6 @@ import pytest
 import yaml
 from jsonschema import Draft202012Validator
 
-from autoprune.cli import main
 from autoprune.config import RunConfig
 from autoprune.errors import UsageError
 from autoprune.presets import presets
@@ -87,14 +85,6 @@ def test_what_the_parser_refuses_is_not(validator, change: dict[str, Any]) -> No
 def test_keys_have_the_words_of_the_template() -> None:
     search = config_schema()["$defs"]["SearchConfig"]["properties"]
     assert search["sampler"]["description"] == "tpe | nsga2 | gp | random"
-
-
-def test_the_command_writes_it(tmp_path: Path, capsys) -> None:
-    with pytest.raises(SystemExit) as end:
-        main(["schema", "-o", str(tmp_path / "schema.json")])
-    assert not end.value.code
-    assert json.loads((tmp_path / "schema.json").read_text()) == config_schema()
-    assert "yaml-language-server" in capsys.readouterr().out
 
 
 def test_every_key_is_described() -> None:

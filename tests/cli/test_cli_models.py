@@ -1,0 +1,207 @@
+"""retrain, export and quantize."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import small_run
+
+from autoprune import api
+from autoprune._export import Exported
+from autoprune._retraining.seeds import OnEntry
+from autoprune._search.interrupts import Terminated
+from autoprune.architecture import Architecture
+from autoprune.budget import Confidence, Cost, Device, Timing
+from autoprune.candidate import Candidate, Recovery
+from autoprune.store import (
+    DenseTest,
+    FrontQuantization,
+    PrecisionReport,
+    QuantizationReport,
+    QuantizationSettings,
+    RetrainingSummary,
+    Spread,
+)
+
+
+def test_export_names_both_files(run, monkeypatch, tmp_path: Path) -> None:
+    asked = {}
+
+    def export(path, **options):
+        asked.update(options)
+        return Exported(Path("m.xml"), "openvino", "by us", 1e-7, 1_500_000, None, Path("m.bin"))
+
+    monkeypatch.setattr(api, "export", export)
+    code, out, _ = run("export", tmp_path, "--format", "openvino", "--dynamic-batch")
+    assert code == 0
+    assert "wrote m.xml and m.bin (1.50 MB, by us)" in out
+    assert (asked["format"], asked["dynamic_batch"]) == ("openvino", True)
+
+
+def exported(**more: Any) -> Exported:
+    return Exported(Path("m.onnx"), "onnx", "by us", 1e-7, 1500, **more)
+
+
+@pytest.mark.parametrize(
+    ("made", "last"),
+    [
+        (exported(), "reloaded: outputs agree within 1.0e-07 of the largest"),
+        (
+            Exported(Path("m.packed"), "packed", "autoprune", 0.0, 900),
+            "read again: every weight is the same, bit for bit",
+        ),
+    ],
+)
+def test_export_says_how_it_was_checked(run, monkeypatch, made: Exported, last: str) -> None:
+    monkeypatch.setattr(api, "export", lambda path, **options: made)
+    code, out, _ = run("export", "model")
+    assert (code, out.splitlines()[-1]) == (0, last)
+
+
+@pytest.mark.parametrize(
+    ("written", "settings", "test"),
+    [
+        ((), QuantizationSettings(), False),
+        (("--split", "test"), QuantizationSettings(), True),
+        (
+            ("--calibration-samples", 20, "--calibration", "minmax", "--weight-bits", 8),
+            QuantizationSettings("minmax", 20, weight_bits=8),
+            False,
+        ),
+    ],
+)
+def test_options_of_int8_become_settings(
+    run, monkeypatch, written: tuple[object, ...], settings: QuantizationSettings, test: bool
+) -> None:
+    asked: dict[str, Any] = {}
+
+    def export(path: Path, **options: Any) -> Exported:
+        asked.update(options)
+        return exported(quantization=INT8)
+
+    monkeypatch.setattr(api, "export", export)
+    code, out, _ = run("export", "model", "--precision", "int8", *written)
+    assert code == 0
+    assert (asked["precision"], asked["quantization"], asked["test"]) == ("int8", settings, test)
+    assert "float32  val accuracy 90.00 %" in out
+    assert "warning: accuracy is 11.1% worse as int8" in out
+    assert "warning" not in run("export", "m", "--precision", "int8", "--max-drop", 0.2)[1]
+
+
+def precision(accuracy: float) -> PrecisionReport:
+    return PrecisionReport({"accuracy": accuracy}, 4000)
+
+
+INT8 = QuantizationReport(
+    "f", "0", "accuracy", "maximize", QuantizationSettings(), precision(0.9), precision(0.8)
+)
+
+
+def test_quantize_warns_of_every_model_that_lost_too_much(
+    run, shown_run: Path, monkeypatch
+) -> None:
+    good = replace(INT8, int8=precision(0.9))
+    found = FrontQuantization(INT8, {3: good, 4: INT8}, {5: "no saved model"})
+    monkeypatch.setattr(api, "quantize", lambda path, **options: found)
+    code, out, _ = run("quantize", shown_run)
+    assert code == 0
+    starts = [line.partition(" is ")[0] for line in out.splitlines() if "warning" in line]
+    assert starts == ["warning: dense: accuracy", "warning: trial 4: accuracy"]
+
+
+def summary(measured: Cost | None, dense: Cost | None) -> RetrainingSummary:
+    return RetrainingSummary(
+        0,
+        Candidate(Architecture(), recovery=Recovery(0.05, optimizer="sgd")),
+        2.0,
+        (0,),
+        {"accuracy": Spread(0.9)},
+        dense=DenseTest({"accuracy": 0.91}, dense),
+        measured=measured,
+    )
+
+
+DEVICE = Device("a board", "torch")
+FAST, SLOW = Cost(latency_ms=2.0, device=DEVICE), Cost(latency_ms=5.0, device=DEVICE)
+SURE = replace(FAST, confidence=Confidence((1.9, 2.1), ratio=0.5, spread=0.3))
+
+
+def on_two(phone: float, server: float) -> Cost:
+    names = {"phone": phone, "server": server}
+    return Cost(timings=tuple(Timing(name, ms, None, DEVICE) for name, ms in names.items()))
+
+
+@pytest.mark.parametrize(
+    ("measured", "dense", "lines"),
+    [
+        (FAST, SLOW, [f"measured 2 ms, dense 5 ms: 2.50 times the speed ({DEVICE})"]),
+        (
+            SURE,  # in turns it was twice as fast
+            SLOW,
+            [f"measured 2 ms, dense 5 ms: 2.00 times the speed ({DEVICE}) · noisy: spread 30%"],
+        ),
+        (None, None, ["latency not measured: the target devices are other machines"]),
+        (FAST, None, ["latency not measured: the target devices are other machines"]),
+        (
+            on_two(2.0, 1.0),
+            on_two(3.0, 1.5),
+            [
+                f"measured 2 ms on phone, dense 3 ms: 1.50 times the speed ({DEVICE})",
+                f"measured 1 ms on server, dense 1.5 ms: 1.50 times the speed ({DEVICE})",
+            ],
+        ),
+    ],
+)
+def test_retrain_prints_the_speed_on_each_device(
+    run, shown_run: Path, monkeypatch, measured: Cost | None, dense: Cost | None, lines: list[str]
+) -> None:
+    found = summary(measured, dense)
+
+    def retrain(path: Path, *, on_entry: OnEntry, **options: Any) -> api.RetrainResult:
+        on_entry(1, {"epoch": 0.5, "lr": 0.1, "params": 3, "accuracy": 0.875, "loss": 0.25})
+        return api.RetrainResult(path / "retrained" / "0", found)
+
+    monkeypatch.setattr(api, "retrain", retrain)
+    code, out, _ = run("retrain", shown_run)
+    assert code == 0
+    said = out.splitlines()
+    assert said[0] == "seed 1 · epoch 0.5 · accuracy 87.50 %, loss 0.25"
+    place = said.index("optimizer sgd, peak learning rate 0.05")
+    assert said[place + 1 : place + 1 + len(lines)] == lines
+    assert said[-1] == f"next  autoprune export {shown_run}/retrained/0 --format onnx"
+
+
+def test_a_retraining_that_is_stopped_says_how_it_is_resumed(
+    run, shown_run: Path, monkeypatch
+) -> None:
+    def stopped(path: Path, **_: Any) -> None:
+        raise Terminated(15)
+
+    monkeypatch.setattr(api, "retrain", stopped)
+    says = "error: stopped; checkpoints are saved · the same command resumes\n"
+    assert run("retrain", shown_run) == (143, "", says)
+
+
+def test_quiet_is_passed_on(run, shown_run: Path, monkeypatch) -> None:
+    asked: dict[str, Any] = {}
+
+    def retrain(path: Path, **options: Any) -> api.RetrainResult:
+        asked.update(options)
+        return api.RetrainResult(path, summary(FAST, SLOW))
+
+    monkeypatch.setattr(api, "retrain", retrain)
+    run("retrain", shown_run, "--quiet", "--seeds", 2, "--lr", 0.1, "--quantization-aware")
+    assert asked["on_entry"] is None
+    assert (asked["seeds"], asked["lr"], asked["quantization_aware"]) == (2, 0.1, True)
+    assert (asked["epochs"], asked["distillation"], asked["trust"]) == (20.0, None, False)
+
+
+def test_a_real_model_is_exported_beside_itself(run, tmp_path: Path) -> None:
+    there = small_run.make(tmp_path).path
+    code, out, _ = run("export", there, "--pick", "trial=1")
+    assert code == 0
+    assert (there / "models" / "1" / "model.onnx").stat().st_size > 100
+    assert out.replace("\n", "").startswith(f"wrote {there / 'models' / '1' / 'model.onnx'} (")
