@@ -6,14 +6,13 @@ from dataclasses import replace
 
 import pytest
 from synthetic_run import DEVICE
-from test_run_view import measured, trial, view_of
+from views import measured, trial, view_of
 
 from autoprune.budget import Confidence, Cost
 from autoprune.candidate import Recovery
 from autoprune.fitted_space import FittedSpace
 from autoprune.pareto import Objective
 from autoprune.report.health import findings
-from autoprune.report.why import why
 from autoprune.space import SearchSpace
 from autoprune.store import (
     DenseReport,
@@ -173,12 +172,3 @@ def test_nothing_better_than_uniform() -> None:
     view = view_of(*base, *own)
     assert [r.number for r in view.members] == [1, 3, 2, 0]
     assert words(view) == ["No model of the front is better than uniform pruning at equal cost."]
-
-
-def test_why_says_how_many_there_were() -> None:
-    view = view_of(trial(0, 0.9, 6.0), trial(1, 0.895, 5.0), trial(2, 0.7, 4.0))
-    assert why(view) == (
-        "the lowest measured latency of the 2 models with accuracy within 1 % of dense (≥ 89.10 %)"
-    )
-    only = view_of(trial(0, 0.9, 6.0), trial(2, 0.7, 4.0))
-    assert why(only).startswith("the only model of the front with accuracy within 1 % of dense")

@@ -16,7 +16,7 @@ import pytest
 from synthetic_run import CONFIG, ENVIRONMENT, make_run
 
 from autoprune.errors import UsageError
-from autoprune.report import figures, front_axes, front_plot, html
+from autoprune.report import figures, front_plot, html
 from autoprune.report.read import read
 from autoprune.store import FrozenInfo, Groups, RunFolder
 
@@ -61,11 +61,6 @@ def figures_of(source: str) -> dict:
     return json.loads(gzip.decompress(base64.b64decode(found.group(1))))
 
 
-@pytest.fixture(scope="module")
-def page(view) -> str:
-    return html.page(view)
-
-
 def test_page_is_one_file_that_asks_for_nothing(finished_run) -> None:
     path = html.write(finished_run)
     assert path == finished_run.path / "report.html"
@@ -82,95 +77,12 @@ def test_page_is_one_file_that_asks_for_nothing(finished_run) -> None:
     assert "url(" not in html._asset("report.css")
 
 
-def test_every_member_and_baseline_has_a_row_with_its_verdict(view, page) -> None:
-    source = without_plotly(page)
-    for record in (*view.members, *view.uniform):
-        row = re.search(rf'<tr [^>]*id="trial-{record.number}">(.*?)</tr>', source).group(1)
-        cells = [re.sub("<[^>]*>", "", cell) for cell in re.findall(r"<td.*?</td>", row)]
-        assert cells[7:10] == [
-            f"{ms:.3f}" if ms < 1.0 else f"{ms:.2f}"
-            for ms in (
-                record.predicted.latency_ms,
-                record.measured.latency_ms,
-                record.measured.latency_p95_ms,
-            )
-        ]
-        assert cells[-1].replace("&gt;", ">") == view.verdict(record).text
-
-
-def test_front_plot_shows_every_trial_once_on_the_predicted_axis(view) -> None:
-    figure = front_plot.fronts(view)["predicted.latency_ms"]
-    shown = [text for trace in figure["data"] for text in trace.get("text", ()) if "trial" in text]
-    numbers = sorted(int(re.match(r"<b>trial (\d+)</b>", text).group(1)) for text in shown)
-    twice = [r.number for r in view.uniform if r in view.members]  # a square around the circle
-    assert numbers == sorted([*(record.number for record in view.records), *twice])
-    assert figure["legend"][-1] == "budget"
-    strip = {trace["name"] for trace in figure["data"] if trace.get("yaxis") == "y2"}
-    assert strip == {"over budget", "failed"}
-
-
-def test_measured_axis_shows_only_what_was_measured(view) -> None:
-    figure = front_plot.fronts(view)["measured.latency_ms"]
-    points = [x for trace in figure["data"] if trace.get("text") for x in trace["x"]]
-    known = [r.measured.latency_ms for r in view.records if r.measured]
-    assert sorted(points) == pytest.approx(sorted([*known, view.dense.measured.latency_ms]))
-    assert front_axes.default_axis(view, list(front_plot.fronts(view))) == "measured.latency_ms"
-
-
-def test_stairs_only_go_up_with_the_cost(view) -> None:
-    for figure in front_plot.fronts(view).values():
-        stairs = next(t for t in figure["data"] if t.get("line", {}).get("shape") == "hv")
-        assert stairs["x"] == sorted(stairs["x"])
-        assert stairs["y"] == sorted(set(stairs["y"]))
-
-
-def test_point_far_below_the_front_is_pinned_to_the_edge_and_says_its_value(view) -> None:
-    loser = next(r for r in view.records if r.state == "stopped")
-    records = tuple(
-        replace(r, metrics={"accuracy": 0.10}) if r is loser else r for r in view.records
-    )
-    figure = front_plot.fronts(replace(view, records=records))["macs"]
-    trace = next(t for t in figure["data"] if t["name"] == "stopped")
-    index = next(i for i, text in enumerate(trace["text"]) if f"trial {loser.number}<" in text)
-    low, high = figure["layout"]["yaxis"]["range"]
-    assert low > 20
-    assert low <= trace["y"][index] <= high
-    assert trace["marker"]["symbol"][index] == "triangle-down"
-    assert "accuracy 10.00 %" in trace["text"][index]
-    assert "outside" in figure["legend"]
-
-
 def test_front_can_be_drawn_alone_against_a_chosen_axis(view) -> None:
     source = html.front_page(view, "macs")
     assert list(figures_of(source)["front"]) == ["macs"]
     assert 'data-axis="macs"' in source
     with pytest.raises(UsageError, match="axis must be one of measured"):
         html.front_page(view, "flops")
-
-
-def test_heat_map_has_the_ratio_of_every_group_and_member(view) -> None:
-    trace = figures.ratios(view)["data"][0]
-    shown = {
-        (column, name): percent
-        for column, (name, percent) in zip(trace["x"], trace["customdata"], strict=True)
-    }
-    assert shown == {
-        (f"#{record.number}", name): pytest.approx(100 * ratio, abs=0.06)
-        for record in view.members
-        for name, ratio in record.candidate.architecture.ratios(view.groups).items()
-    }
-
-
-def test_schedule_ends_at_the_removed_share_of_all_units(view) -> None:
-    traces = figures.schedules(view)["data"]
-    for record, trace in zip(view.members, traces, strict=True):
-        units = sum(view.groups.values())
-        gone = sum(
-            view.groups[name] * ratio
-            for name, ratio in record.candidate.architecture.ratios(view.groups).items()
-        )
-        assert trace["y"][-1] == pytest.approx(100 * gone / units)
-        assert trace["x"] == sorted(trace["x"])
 
 
 def test_what_a_user_wrote_is_escaped_everywhere(tmp_path) -> None:

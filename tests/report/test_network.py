@@ -6,7 +6,7 @@ import re
 from dataclasses import replace
 
 import pytest
-from test_run_view import trial, view_of
+from views import trial, view_of
 
 from autoprune.report import network
 from autoprune.report.data import RunView

@@ -1,32 +1,18 @@
 from __future__ import annotations
 
-import io
-import re
 from dataclasses import replace
 
 import numpy as np
-import pytest
-from rich.console import Console
 from synthetic_run import CONFIG, ENVIRONMENT, make_run, record
+from views import line_of, text_of
 
 from autoprune._search.progress import Snapshot
 from autoprune.budget import Confidence
-from autoprune.errors import StoreError
 from autoprune.pareto import Objective
 from autoprune.report import html, live, summary, terminal, trial
 from autoprune.report.data import RunView
 from autoprune.report.read import read
 from autoprune.store import RunFolder, RunState
-
-
-def text_of(renderable, width: int = 140) -> str:
-    console = Console(width=width, record=True, file=io.StringIO())
-    console.print(renderable)
-    return console.export_text()
-
-
-def line_of(text: str, start: str) -> list[str]:
-    return next(line.split() for line in text.splitlines() if line.startswith(start))
 
 
 def test_front_table_keeps_predicted_and_measured_apart(view) -> None:
@@ -78,18 +64,6 @@ def test_a_noisy_measurement_is_flagged_with_its_figures(tmp_path) -> None:
     assert page.count("noisy: spread 39%") == 1
 
 
-def test_measured_peak_memory_stands_beside_the_analytic_one(tmp_path) -> None:
-    run = make_run(tmp_path / "run")
-    assert "Peak memory</h2>" not in html.page(read(run))  # nothing says that it was measured
-    record = read(run).members[0]
-    cost = replace(record.measured, peak_memory_bytes=2_000_000, confidence=Confidence((1.0, 1.0)))
-    believed = replace(record.predicted, peak_memory_bytes=1_900_000)
-    run.append(replace(record, predicted=believed, measured=cost))
-    page = html.page(read(run))
-    row = page[page.index("Peak memory</h2>") :].partition(f"trial {record.number}<")[2]
-    assert re.findall(r">([^<]+)</td>", row)[1:4] == ["1.90 MB", "2.00 MB", "95 %"]
-
-
 def test_summary_counts_every_state(view) -> None:
     text = text_of(terminal.summary(view))
     for state, count in view.states.items():
@@ -102,20 +76,6 @@ def test_show_says_why_a_trial_failed_and_what_was_retrained(view) -> None:
     text = text_of(terminal.show(view))
     assert "trial 11 failed: TrainingError: loss became nan in epoch 1" in text
     assert "91.12 ± 0.11 %" in text
-
-
-def test_trial_in_detail_lists_every_group_and_evaluation(view) -> None:
-    member = view.members[0]
-    text = text_of(trial.trial(view, member.number))
-    for name, ratio in member.candidate.architecture.ratios(view.groups).items():
-        assert line_of(text, name)[1] == f"{100 * ratio:.0f}"
-    assert f"{100 * member.metrics['accuracy']:.2f} %" in text
-    assert member.candidate.schedule.kind in text
-
-
-def test_unknown_trial_is_refused(view) -> None:
-    with pytest.raises(StoreError, match="demo has no trial 99 · trials: 0, 1, 2"):
-        trial.trial(view, 99)
 
 
 def test_runs_without_a_front_or_a_trial_can_be_shown(tmp_path) -> None:

@@ -1,0 +1,177 @@
+"""A run with what follows from it: limits, levels, verdicts, gains."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from synthetic_run import DEVICE
+from views import config, measured, on_two, trial, view_of
+
+from autoprune.budget import Confidence, Cost
+from autoprune.pareto import Objective, ParetoFront
+from autoprune.report import summary, tables, terminal
+from autoprune.store import DenseReport
+
+
+def test_each_level_has_the_best_member_within_it() -> None:
+    records = (trial(0, 0.88, 7.0), trial(1, 0.85, 4.9), trial(2, 0.70, 3.5))
+    view = view_of(*records)
+    assert view.levels == ()
+    levels = {"levels": ["50%", "4 ms", "1 ms"]}
+    view = replace(view, config=config({"latency_ms": "80%"}, search=levels))
+    found = [(value, best and best.number) for _, value, best in view.levels]
+    assert found == [(5.0, 1), (4.0, 2), (1.0, None)]
+    running = replace(view, front=None)
+    assert [best for *_, best in running.levels] == [None, None, None]
+    swapped = replace(view, front=replace(view.front, objectives=view.front.objectives[::-1]))
+    assert [best and best.number for *_, best in swapped.levels] == [1, 2, None]
+    words = str(terminal.summary(view))
+    assert "level   latency ≤ 5.00 ms (50 % of dense): trial 1, accuracy 85.00 %" in words
+    assert "level   latency ≤ 1.00 ms: no finished model" in words
+    page = summary.head(view)
+    assert "latency ≤ 4.00 ms · trial 2" in page
+    assert "1.00 ms" not in page
+
+
+def test_a_level_is_of_the_cost_that_the_front_knows() -> None:
+    member = trial(
+        0, 0.88, None, predicted=Cost(latency_ms=3.45, source="predicted", device=DEVICE)
+    )
+    dense = DenseReport({}, Cost(latency_ms=10.0, source="predicted", device=DEVICE), measured(9.5))
+    view = view_of(member, dense=dense)
+    view = replace(
+        view,
+        config=config({"latency_ms": "80%"}, search={"levels": ["35%"]}),
+        front=replace(view.front, source="predicted"),
+    )
+    assert [(value, best.number) for _, value, best in view.levels] == [(3.5, 0)]
+
+
+def test_a_level_of_no_objective_counts_models_beside_the_front() -> None:
+    small = trial(1, 0.80, 8.0, predicted=Cost(params=40, macs=100))
+    view = view_of(trial(0, 0.88, 7.0, predicted=Cost(params=60, macs=100)), small)
+    view = replace(view, config=config({"params": 100}, search={"levels": [50]}))
+    assert [record.number for record in view.members] == [0]
+    assert [best.number for *_, best in view.levels] == [1]
+
+
+@pytest.mark.parametrize(
+    ("latency", "words", "good"),
+    [
+        (5.0, "2.0× faster than dense, measured", True),
+        (7.9, "1.3× faster than dense, measured", True),
+        (8.2, "over the budget as measured: 8.20 ms > 8.00 ms", False),
+        (None, "latency not measured", None),
+    ],
+)
+def test_verdict_within_a_latency_budget(latency, words, good) -> None:
+    record = trial(0, 0.8, latency)
+    verdict = view_of(record).verdict(record)
+    assert (verdict.text, verdict.good) == (words, good)
+
+
+@pytest.mark.parametrize(
+    ("latency", "words", "good"),
+    [
+        (9.6, "1.04× faster than dense, measured", True),
+        (9.9, "as fast as dense, measured", False),
+        (15.0, "1.5× slower than dense, measured", False),
+    ],
+)
+def test_member_that_is_not_faster_is_called_so(latency, words, good) -> None:
+    record = trial(0, 0.8, latency)
+    verdict = view_of(record, budget={"macs": "50%"}).verdict(record)
+    assert (verdict.text, verdict.good) == (words, good)
+
+
+def test_share_of_dense_is_taken_of_the_dense_cost_by_source() -> None:
+    predicted = Cost(macs=200, latency_ms=12.0, source="predicted", device=DEVICE)
+    view = view_of(dense=DenseReport({"accuracy": 0.9}, predicted, measured(10.0)))
+    ((limit, value),) = view.limits
+    assert (value, view.bound(limit, "predicted")) == (pytest.approx(8.0), pytest.approx(9.6))
+
+
+def test_gain_over_uniform_is_read_between_the_two_nearest_baselines() -> None:
+    uniform = [trial(n, a, ms, origin="seed:uniform") for n, a, ms in ((0, 0.6, 2), (1, 0.8, 6))]
+    better, outside = trial(2, 0.75, 3.0, origin="tpe"), trial(3, 0.9, 7.0, origin="tpe")
+    view = view_of(*uniform, better, outside)
+    assert view.gain(better) == pytest.approx(0.75 - 0.65)
+    assert view.gain(outside) is None
+    assert view.gain(uniform[0]) is None
+    assert view_of(uniform[0], better).gain(better) is None
+
+
+def test_baselines_compare_by_prediction_unless_all_were_measured() -> None:
+    uniform = [trial(n, a, ms, origin="seed:uniform") for n, a, ms in ((0, 0.6, 2), (1, 0.8, 6))]
+    assert view_of(*uniform).gain_source == "measured"
+    assert view_of(*uniform, trial(2, 0.7, None, origin="seed:uniform")).gain_source == "predicted"
+
+
+def test_gain_is_positive_for_the_lower_loss_too() -> None:
+    uniform = [trial(n, 0, ms, origin="seed:uniform") for n, ms in ((0, 2), (1, 6))]
+    uniform = [replace(r, metrics={"loss": 1.0 - r.number * 0.4}) for r in uniform]
+    better = replace(trial(2, 0, 4.0), metrics={"loss": 0.7})
+    view = view_of(*uniform, better)
+    objectives = (Objective("loss"), Objective("latency_ms"))
+    view = replace(view, front=ParetoFront(objectives, view.records, source="measured"))
+    assert view.gain(better) == pytest.approx(0.1)
+
+
+def test_each_device_has_its_part_of_the_verdict() -> None:
+    record = trial(
+        0,
+        0.8,
+        None,
+        predicted=on_two(4.0, 3.0, "predicted"),
+        measured=on_two(None, 2.0, "measured"),
+    )
+    dense = DenseReport(
+        {"accuracy": 0.9}, on_two(8.0, 6.0, "predicted"), on_two(None, 3.0, "measured")
+    )
+    view = view_of(record, dense=dense)
+    devices = {"phone": {}, "server": {}}
+    view = replace(view, config=config({"latency_ms@server": "80%"}, devices=devices))
+    objectives = (Objective("accuracy", "maximize"), Objective("latency_ms@phone"))
+    front = ParetoFront(objectives, (record,), source="measured", predicted_only=("phone",))
+    view = replace(view, front=front, devices={"phone": None, "server": None})
+    assert view.latencies == ("latency_ms@phone", "latency_ms@server")
+    assert [view.is_predicted_only(field) for field in view.latencies] == [True, False]
+    assert view.speedup(record, "latency_ms@phone") is None
+    assert view.speedup(record, "latency_ms@server") == pytest.approx(1.5)
+    verdict = view.verdict(record)
+    assert verdict.text == (
+        "2.0× faster than dense on phone, predicted; 1.5× faster than dense on server, measured"
+    )
+    assert verdict.good is True
+    slow = replace(record, measured=on_two(None, 2.9, "measured"))
+    over = view.verdict(slow)
+    assert (over.text, over.good) == (
+        "over the budget as measured: 2.90 ms > 2.40 ms on server",
+        False,
+    )
+
+
+def test_ratio_and_noise_are_those_of_each_device() -> None:
+    sure = {
+        "phone": Confidence((3.9, 4.1), ratio=0.5),
+        "server": Confidence((1.8, 2.2), ratio=0.8, spread=0.2),
+    }
+    record = trial(0, 0.8, None, measured=on_two(4.0, 2.0, "measured", sure))
+    dense = DenseReport({"accuracy": 0.9}, None, on_two(9.0, 3.0, "measured"))
+    objectives = (Objective("accuracy", "maximize"), Objective("latency_ms@phone"))
+    view = replace(
+        view_of(record, dense=dense),
+        front=ParetoFront(objectives, (record,), source="measured"),
+        devices={"phone": None, "server": None},
+    )
+    assert view.speedup(record, "latency_ms@phone") == 2.0  # in turns; the medians say 2.25
+    assert view.speedup(record, "latency_ms@server") == 1.25
+    assert view.verdict(record).text == (
+        "2.0× faster than dense on phone, measured; 1.2× faster than dense on server, measured"
+    )
+    assert terminal._latencies(view, None, record.measured)[2] == "4.00\n~2.00"
+    page = tables.models(view)
+    assert "4.00<br>~2.00" in page
+    said = "Medians are known to ±2.5 to 10 % (95 % confidence). ~ marks noisy measurements, "
+    assert f"{said}the worst: server noisy: spread 20%." in page
