@@ -167,7 +167,9 @@ class RunContents:
         kinds = Counter(
             pattern if of_groups(pattern) else UNSTRUCTURED for pattern in found.values()
         )
-        words = ", ".join(f"{kind} in {count} weights" for kind, count in kinds.items())
+        words = ", ".join(
+            f"{kind} in {count} weight{'s' * (count != 1)}" for kind, count in kinds.items()
+        )
         of = (
             f" ({100 * overall(weights, found):.0f} % of all are zero)" if weights and found else ""
         )

@@ -41,7 +41,7 @@ def cost(name: str, value: float | None) -> str:
         return f"{three_digits(value)} ms"
     scales = _BYTES if name.endswith("bytes") else _COUNTS
     for scale, unit in scales:
-        if abs(value) >= scale:
+        if _rounded(value) >= scale:
             return f"{three_digits(value / scale)}{unit}"
     return f"{value:.0f}" + (" B" if name.endswith("bytes") else "")
 
@@ -54,9 +54,14 @@ def three_digits(value: float) -> str:
     """
     if value == 0.0:
         return "0"
-    size = abs(value)
+    size = _rounded(value)
     places = 0 if size >= 100 else 1 if size >= 10 else 2 if size >= 1 else 3 if size >= 0.1 else 4
     return f"{value:.{places}f}"
+
+
+def _rounded(value: float) -> float:
+    """The size of a value in three digits, by which its unit and its places are chosen."""
+    return abs(float(f"{value:.3g}"))
 
 
 def sure(cost: Cost | None, device: str = "") -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 from synthetic_run import make_run
-from views import trial, view_of
+from views import config, trial, view_of
 
 from autoprune.errors import UsageError
 from autoprune.pareto import Objective, ParetoFront
@@ -60,3 +60,53 @@ def test_what_cannot_be_compared_is_refused() -> None:
     other = replace(view, front=ParetoFront((Objective("loss"), Objective("macs")), ()))
     with pytest.raises(UsageError, match="has no front yet"):
         compare([view, other])
+
+
+def test_other_objectives_cannot_be_compared() -> None:
+    view = view_of(trial(0, 0.9, 5.0))
+    objectives = (Objective("accuracy", "maximize"), Objective("macs"))
+    other = replace(view, name="other", front=ParetoFront(objectives, view.records))
+    with pytest.raises(UsageError) as caught:
+        compare([view, other])
+    assert str(caught.value) == (
+        "other has the objectives accuracy, macs, run has accuracy, latency_ms: their fronts "
+        "cannot be compared"
+    )
+
+
+def test_metrics_are_compared_at_costs_between_the_ends() -> None:
+    one = view_of(trial(0, 0.5, 2.0), trial(1, 0.9, 12.0))
+    two = replace(view_of(trial(0, 0.6, 4.0), trial(1, 0.8, 7.0)), name="two")
+    lines = [line.split() for line in printed(compare([one, two])).splitlines()]
+    table = lines[lines.index(next(line for line in lines if "most" in line)) + 2 :][:6]
+    # from 2 to 12 ms in five steps; of the second also the difference to the first
+    assert [" ".join(line) for line in table] == [
+        "2.00 ms 50.00 % –",
+        "4.00 ms 50.00 % 60.00 % (+10.00 pt)",
+        "6.00 ms 50.00 % 60.00 % (+10.00 pt)",
+        "8.00 ms 50.00 % 80.00 % (+30.00 pt)",
+        "10.0 ms 50.00 % 80.00 % (+30.00 pt)",
+        "12.0 ms 90.00 % 80.00 % (−10.00 pt)",
+    ]
+
+
+def test_another_dense_model_is_warned_of() -> None:
+    view = view_of(trial(0, 0.9, 5.0))
+    other = replace(view, name="other", dense=replace(view.dense, metrics={"accuracy": 0.8}))
+    assert "other dense models than that of run: other" in printed(compare([view, other]))
+    assert "other dense models" not in printed(compare([view, view]))
+
+
+def test_runs_that_are_alike_say_so_and_where_they_lie_does_not_count() -> None:
+    view = view_of(trial(0, 0.9, 5.0))
+    moved = replace(view, config=config({"latency_ms": "80%"}, output="elsewhere", base="/x"))
+    assert "same configuration and environment" in printed(compare([view, moved]))
+    newer = replace(view, environment={"torch": "3", "note": ""})
+    text = printed(compare([replace(view, environment={"torch": "2"}), newer]))
+    rows = [line.split() for line in text.splitlines() if line.startswith("environment.")]
+    assert rows == [["environment.torch", "2", "3"], ["environment.note", "–", "–"]]
+
+
+def test_a_front_without_a_reference_has_no_hypervolume() -> None:
+    assert hypervolumes([front((5.0, 0.5)), front((5.0, 0.5), reference=None)]) == []
+    assert hypervolumes([front((20.0, 0.5))]) == [0.0]  # nothing within the reference

@@ -25,11 +25,12 @@ def measured(latency: float, **more) -> Cost:
 
 def trial(number: int, accuracy: float, latency: float | None, **more) -> TrialRecord:
     values = {
+        "state": "complete",
         "metrics": {"accuracy": accuracy},
         "predicted": Cost(macs=100, latency_ms=5.0, source="predicted", device=DEVICE),
         "measured": measured(latency) if latency is not None else None,
     }
-    return TrialRecord(number, Candidate(Architecture()), "complete", seed=0, **{**values, **more})
+    return TrialRecord(number, Candidate(Architecture()), seed=0, **{**values, **more})
 
 
 def config(budget: dict, **more: object) -> RunConfig:
