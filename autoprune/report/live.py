@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Group, RenderableType
+from rich.padding import Padding
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
@@ -31,7 +32,8 @@ def panel(snapshot: Snapshot) -> RenderableType:
     head.append(f"  {snapshot.note}" if snapshot.note else "", "not bold")
     parts: list[RenderableType] = [head]
     if snapshot.trials:
-        parts += [ProgressBar(snapshot.trials, snapshot.done, width=60), Text(counts(snapshot))]
+        bar = ProgressBar(snapshot.trials, snapshot.done, width=60)
+        parts += [Padding(bar, 0), Text(counts(snapshot))]  # a bar alone does not end its line
     parts.append(Text(clock(snapshot), "dim"))
     if snapshot.front:
         parts.append(_front(snapshot))

@@ -6,15 +6,13 @@ import re
 from dataclasses import replace
 
 from synthetic_run import DEVICE, make_run
-from views import on_two, trial, view_of
+from views import measured, on_two, trial, view_of
 
-from autoprune.budget import Confidence
+from autoprune.budget import Confidence, Cost
 from autoprune.pareto import Objective, ParetoFront
-from autoprune.report import (
-    html,
-    memory,
-)
+from autoprune.report import html, memory
 from autoprune.report.read import read
+from autoprune.store import DenseReport
 
 
 def test_peak_memory_of_several_devices_says_whose_it_is() -> None:
@@ -44,3 +42,22 @@ def test_measured_peak_memory_stands_beside_the_analytic_one(tmp_path) -> None:
     page = html.page(read(run))
     row = page[page.index("Peak memory</h2>") :].partition(f"trial {record.number}<")[2]
     assert re.findall(r">([^<]+)</td>", row)[1:4] == ["1.90 MB", "2.00 MB", "95 %"]
+
+
+def test_a_row_for_dense_and_each_member() -> None:
+    sure = Confidence((4.0, 4.0))
+    record = trial(
+        0,
+        0.9,
+        None,
+        predicted=Cost(macs=1, weight_bytes=1000, peak_memory_bytes=3000),
+        measured=measured(4.0, confidence=sure, peak_memory_bytes=4000),
+    )
+    dense = DenseReport({}, Cost(weight_bytes=8000), measured(9.0, confidence=sure))
+    page = memory.memory(view_of(record, dense=dense))
+    rows = [re.findall(r"<td[^>]*>(.*?)</td>", row) for row in re.findall(r"<tr>.*?</tr>", page)]
+    assert rows[1:] == [
+        ["dense", "8.00 kB", "–", "–", "–"],
+        ["trial 0", "1.00 kB", "3.00 kB", "4.00 kB", "75 %"],
+    ]
+    assert f" forward pass in {DEVICE.runtime}, at the batch" in page

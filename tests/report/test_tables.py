@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
+from synthetic_run import DEVICE
+from views import measured, on_two, trial, view_of
+
+from autoprune.budget import Confidence, Cost
+from autoprune.pareto import Objective, ParetoFront
 from autoprune.report import tables
+from autoprune.store import DenseReport, DenseTest, RetrainingSummary, Spread
 
 
 def test_every_member_and_baseline_has_a_row_with_its_verdict(view) -> None:
     source = tables.models(view)
     for record in (*view.members, *view.uniform):
         row = re.search(rf'<tr [^>]*id="trial-{record.number}">(.*?)</tr>', source).group(1)
-        cells = [re.sub("<[^>]*>", "", cell) for cell in re.findall(r"<td.*?</td>", row)]
-        assert cells[7:10] == [
+        shown = [re.sub("<[^>]*>", "", cell) for cell in re.findall(r"<td.*?</td>", row)]
+        assert shown[7:10] == [
             f"{ms:.3f}" if ms < 1.0 else f"{ms:.2f}"
             for ms in (
                 record.predicted.latency_ms,
@@ -20,4 +27,100 @@ def test_every_member_and_baseline_has_a_row_with_its_verdict(view) -> None:
                 record.measured.latency_p95_ms,
             )
         ]
-        assert cells[-1].replace("&gt;", ">") == view.verdict(record).text
+        assert shown[-1].replace("&gt;", ">") == view.verdict(record).text
+
+
+def cells(row: str) -> list[str]:
+    return [re.sub("(<[^>]*>)+", "|", c).strip("|") for c in re.findall(r"<td.*?</td>", row)]
+
+
+def rows(page: str) -> list[list[str]]:
+    body = page.partition("<tbody>")[2]
+    return [cells(row) for row in re.findall(r"<tr.*?</tr>", body)]
+
+
+COUNTS = {"params": 25, "macs": 100, "weight_bytes": 100}
+
+
+def test_a_member_stands_beside_dense_with_its_share_and_verdict() -> None:
+    predicted = Cost(**COUNTS, latency_ms=5.0, source="predicted", device=DEVICE)
+    whole = Cost(params=100, macs=200, weight_bytes=400, latency_ms=9.0, device=DEVICE)
+    record = trial(0, 0.89, 4.0, predicted=predicted)
+    view = view_of(record, dense=DenseReport({"accuracy": 0.9}, whole, measured(10.0)))
+    page = tables.models(view)
+    assert rows(page) == [
+        ["dense", "90.00 %", "", "", "100", "200", "400 B", "9.00", "10.0", "–", "1.00×", ""],
+        [
+            *("trial 0|recommended|knee", "89.00 %", "−1.00 pt", "", "25", "100", "100 B"),
+            *("5.00", "4.00", "–", "2.50×", "2.5× faster than dense, measured"),
+        ],
+    ]
+    assert 'title="25 %">25<' in page
+    assert 'title="50 %">100<' in page
+    assert 'class="l full verdict good"' in page
+
+
+def test_baselines_that_are_not_on_the_front_are_under_their_own_head() -> None:
+    records = (
+        trial(0, 0.9, 5.0),
+        trial(1, 0.6, 6.0, origin="baseline:uniform-0"),
+        trial(2, 0.5, 4.0, origin="baseline:random-0"),
+    )
+    page = tables.models(view_of(*records))
+    # the random one is on the front: it is cheaper
+    assert [row[0] for row in rows(page)][1:3] == ["trial 2|random", "trial 0|recommended|knee"]
+    assert rows(page)[3][0].startswith("Baselines with the same recovery")
+    assert [row[0] for row in rows(page)[4:]] == ["uniform, trial 1"]
+
+
+def test_the_difference_to_uniform_is_named_with_its_cost() -> None:
+    uniform = [
+        trial(n, accuracy, ms, origin=f"baseline:uniform-{n}")
+        for n, (accuracy, ms) in enumerate(((0.6, 2.0), (0.8, 6.0)))
+    ]
+    page = tables.models(view_of(*uniform, trial(2, 0.75, 4.0)))
+    # halfway between 0.6 and 0.8
+    row = next(row for row in rows(page) if row[0].startswith("trial 2"))
+    assert row[3] == "+5.00 pt"
+    assert "To uniform: the difference to uniform pruning at equal measured latency" in page
+    assert "To uniform" not in tables.models(view_of(trial(2, 0.75, 4.0)))
+
+
+def test_a_device_that_was_not_there_is_named_once() -> None:
+    costs = {
+        "predicted": on_two(4.0, 3.0, "predicted"),
+        "measured": on_two(None, 2.0, "measured"),
+    }
+    record = trial(0, 0.9, None, **costs)
+    objectives = (Objective("accuracy", "maximize"), Objective("latency_ms@phone"))
+    front = ParetoFront(objectives, (record,), source="measured", predicted_only=("phone",))
+    view = replace(view_of(record), front=front, devices={"phone": None, "server": None})
+    page = tables.models(view)
+    assert " phone is another machine than the one of the search: latency predicted only." in page
+    assert "phone|server" in [cell for row in rows(page) for cell in row]
+    assert 'class="cards several"' in page
+
+
+def test_a_retrained_model_has_its_spread_and_its_speed() -> None:
+    record = trial(7, 0.9, 4.0)
+    done = RetrainingSummary(
+        7,
+        record.candidate,
+        20.0,
+        (0, 2),
+        {"accuracy": Spread(0.91, 0.002), "f<1": Spread(0.5)},
+        dense=DenseTest({"accuracy": 0.92}, measured(10.0)),
+        measured=measured(4.0, confidence=Confidence((3.9, 4.1), ratio=0.5)),
+    )
+    view = replace(view_of(record), retrained=(done,))
+    assert rows(tables.retrained(view)) == [
+        [
+            *("trial 7", "20", "0, 2", "accuracy 91.00 ± 0.20 %|f&lt;1 0.5", "accuracy 92.00 %"),
+            *("−1.00 pt", "4.00 ms (2.00×) |±2.5 %"),
+        ]
+    ]
+    unknown = replace(done, test={}, dense=DenseTest(), measured=None)
+    assert rows(tables.retrained(replace(view, retrained=(unknown,)))) == [
+        ["trial 7", "20", "0, 2", "–", "–", "–", "–"]
+    ]
+    assert tables.retrained(view_of(record)) == ""
