@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 
 import pytest
 
@@ -75,3 +76,9 @@ def test_a_record_from_before_optimizers_were_noted_is_read() -> None:
     old = FULL.to_dict()
     del old["optimizer"]
     assert TrialRecord.from_dict(old).optimizer == ""
+
+
+def test_records_and_costs_travel_between_processes_as_they_are() -> None:
+    values = (FULL, FULL.candidate, FULL.measured, PHONE, PHONE.device, PHONE.confidence)
+    for value in values:
+        assert pickle.loads(pickle.dumps(value)) == value

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import os
-import pickle
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +14,7 @@ from rich.console import Console
 from torch import nn
 
 from autoprune.architecture import Architecture
-from autoprune.budget import Confidence, Cost, Device, Timing
+from autoprune.budget import Cost
 from autoprune.candidate import Candidate
 from autoprune.errors import StoreError
 from autoprune.fitted_space import FittedSpace
@@ -354,42 +353,3 @@ def test_records_of_another_model_than_the_groups_are_refused(run: RunFolder) ->
     says = r"trial 3 does not fit groups\.json: widths\['conv'\] must"
     with pytest.raises(StoreError, match=says):
         run.records()
-
-
-def test_weights_that_are_not_those_of_the_recipe_are_refused(run: RunFolder) -> None:
-    recipe = recipe_of(RECORD.candidate, {"conv": (0, 1)}, task="digits")
-    folder = run.path / run.save_model(3, nn.Linear(2, 2), recipe)
-    other = run.path / run.save_model(4, nn.Linear(2, 2), recipe)
-    (folder / "weights.safetensors").write_bytes((other / "weights.safetensors").read_bytes())
-    with pytest.raises(StoreError, match=r"weights\.safetensors is not what .* \(its sha256"):
-        read_model(folder)
-    assert read_model(other)[0].kept_indices == {"conv": (0, 1)}
-
-
-@pytest.mark.parametrize("key", ["task", "candidate", "kept_indices", "format"])
-def test_a_recipe_without_a_key_names_it(run: RunFolder, key: str) -> None:
-    recipe = recipe_of(RECORD.candidate, {"conv": (0, 1)}, task="digits")
-    folder = run.path / run.save_model(3, nn.Linear(2, 2), recipe)
-    content = json.loads((folder / "candidate.json").read_text())
-    del content[key]
-    (folder / "candidate.json").write_text(json.dumps(content))
-    with pytest.raises(StoreError, match=rf"candidate\.json .*{key}"):
-        read_model(folder)
-
-
-def test_a_recipe_that_ties_to_nothing_is_refused(run: RunFolder) -> None:
-    recipe = recipe_of(RECORD.candidate, {"conv": (0, 1)}, task="digits")
-    folder = run.path / run.save_model(3, nn.Linear(2, 2), recipe)
-    content = json.loads((folder / "candidate.json").read_text())
-    (folder / "candidate.json").write_text(json.dumps({**content, "tied": {"a": "b"}}))
-    with pytest.raises(StoreError, match=r"tied: weights\.safetensors holds no 'b'"):
-        read_model(folder)
-
-
-def test_records_and_costs_travel_between_processes_as_they_are() -> None:
-    sure = Confidence((0.9, 1.1))
-    timing = Timing("phone", 1.0, 1.2, Device("arm"), sure)
-    cost = Cost(macs=5, source="measured", timings=(timing,))
-    record = replace(RECORD, predicted=cost, measured=cost)
-    for value in (sure, timing, cost, record, RECORD.candidate):
-        assert pickle.loads(pickle.dumps(value)) == value
