@@ -8,7 +8,7 @@ from torch import nn
 
 from autoprune._export.exported import Exported
 from autoprune.errors import UsageError
-from autoprune.quantization import compared, saved, timed, twin_of
+from autoprune.quantization import Measure, compared, saved, timed, twin_of
 from autoprune.store import QuantizationSettings
 from autoprune.tasks.base import Task
 
@@ -22,16 +22,17 @@ def export_int8(
     *,
     threads: int = 1,
     test: bool = False,
+    measure: Measure | None = None,
 ) -> Exported:
     """Quantize the model, compare it with float32 in ONNX Runtime, and write the int8 file.
 
-    What was found is written as `int8.json` in `folder`, the model's. Raises ExportError where the
-    model cannot be written or quantized.
+    What was found is written as `int8.json` in `folder`, the model's. `measure` as for `timed`.
+    Raises ExportError where the model cannot be written or quantized.
     """
     if path.suffix != ".onnx":
         raise UsageError(f"an int8 model is written as .onnx, got {path}")
     twin = twin_of(model, task, settings, threads)
-    report = timed([twin], [compared(twin, task, settings, test=test)])[0]
+    report = timed([twin], [compared(twin, task, settings, test=test)], measure)[0]
     done = saved(twin, report, path, folder)
     size, exporter = done.int8.file_bytes, twin.quantized.int8.exporter
     return Exported(path, "onnx", exporter, twin.difference, size, done)

@@ -5,9 +5,10 @@ from __future__ import annotations
 from autoprune.quantization.front import quantize_front
 from autoprune.quantization.runtime import int8_for_timing
 from autoprune.quantization.static import Quantized, quantize
-from autoprune.quantization.twins import Twin, compared, saved, timed, twin_of
+from autoprune.quantization.twins import Measure, Twin, compared, saved, timed, twin_of
 
 __all__ = [
+    "Measure",
     "Quantized",
     "Twin",
     "compared",

@@ -8,7 +8,7 @@ from pathlib import Path
 from torch import nn
 
 from autoprune.errors import AutopruneError
-from autoprune.quantization.twins import Twin, compared, saved, timed, twin_of
+from autoprune.quantization.twins import Measure, Twin, compared, saved, timed, twin_of
 from autoprune.store import (
     INT8_FILE,
     INT8_REPORT,
@@ -32,11 +32,12 @@ def quantize_front(
     *,
     threads: int,
     test: bool = False,
+    measure: Measure | None = None,
 ) -> FrontQuantization:
     """Quantize the dense model and the members; `members` give each model and its folder.
 
-    The caller holds the run for writing. Raises where the dense model cannot be quantized; a member
-    that cannot is skipped, with the reason.
+    The caller holds the run for writing. `measure` as for `timed`. Raises where the dense model
+    cannot be quantized; a member that cannot is skipped, with the reason.
     """
 
     def made(model: nn.Module) -> tuple[Twin, QuantizationReport]:
@@ -53,7 +54,7 @@ def quantize_front(
             skipped[number] = str(error)
     twins, reports = zip(*found.values(), strict=True)
     done = {}
-    for number, twin, report in zip(found, twins, timed(twins, reports), strict=True):
+    for number, twin, report in zip(found, twins, timed(twins, reports, measure), strict=True):
         names = (DENSE_FILE, DENSE_REPORT) if number < 0 else (INT8_FILE, INT8_REPORT)
         file = folders[number] / names[0]
         done[number] = saved(twin, report, file, folders[number], names[1])

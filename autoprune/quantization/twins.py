@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 from autoprune.budget import Cost
-from autoprune.cost.inputs import as_call, tensors
-from autoprune.cost.latency import measured_or_flagged
+from autoprune.cost.inputs import Inputs, as_call, tensors
+from autoprune.cost.latency import Latency, measured_or_flagged
 from autoprune.cost.onnx_export import OnnxModel
 from autoprune.cost.onnx_module import OnnxModule
 from autoprune.cost.targets import int8_instructions
@@ -27,6 +27,9 @@ from autoprune.store import (
 )
 from autoprune.tasks.base import Task
 from autoprune.tasks.metrics import evaluated
+
+Measure = Callable[[Sequence[nn.Module], Inputs, str, int], Sequence[Latency]]
+"""Latencies of modules that take turns on these inputs, in a runtime with so many threads."""
 
 _TOGETHER = 4  # models in both precisions that take turns with the first one
 
@@ -88,22 +91,27 @@ def compared(
     )
 
 
-def timed(twins: Sequence[Twin], reports: Sequence[QuantizationReport]) -> list[QuantizationReport]:
+def timed(
+    twins: Sequence[Twin],
+    reports: Sequence[QuantizationReport],
+    measure: Measure | None = None,
+) -> list[QuantizationReport]:
     """The reports with latencies: all take turns with the first twin's float32 model, in groups."""
+    measure = measure or measured_or_flagged
     first, found = twins[0], [reports[0]]
     for start in range(0, max(1, len(twins) - 1), _TOGETHER):
         group = range(1 + start, min(1 + start + _TOGETHER, len(twins)))
-        costs = _costs([first, *(twins[n] for n in group)])
+        costs = _costs([first, *(twins[n] for n in group)], measure)
         found[0] = _with(reports[0], costs[0]) if start == 0 else found[0]
         found += [_with(reports[n], pair) for n, pair in zip(group, costs[1:], strict=True)]
     return found
 
 
-def _costs(twins: Sequence[Twin]) -> list[tuple[Cost, Cost]]:
+def _costs(twins: Sequence[Twin], measure: Measure) -> list[tuple[Cost, Cost]]:
     modules = [module for twin in twins for module in (twin.float32, twin.int8)]
     first = twins[0]
     inputs = first.quantized.example_inputs
-    latencies = measured_or_flagged(modules, inputs, "onnxruntime", first.threads)
+    latencies = measure(modules, inputs, "onnxruntime", first.threads)
     costs = [each.added_to(Cost()) for each in latencies]
     return list(zip(costs[::2], costs[1::2], strict=True))
 

@@ -12,7 +12,6 @@ from models.keywords import INPUTS, TwoByName
 from torch import nn
 
 from autoprune._export import export_model
-from autoprune._export.agreement import difference, variants
 from autoprune.cost import onnx_export
 from autoprune.errors import ConfigError, ExportError
 
@@ -78,17 +77,6 @@ def test_a_file_that_differs_is_refused_and_nothing_is_overwritten(tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_a_model_that_cannot_be_written_is_one_line_with_the_reasons(tmp_path):
-    class Spectral(nn.Module):
-        def forward(self, x):
-            return torch.from_numpy(np.sort(x.numpy())) if x.numpy().any() else x
-
-    with pytest.raises(ExportError) as caught:
-        export_model(Spectral(), tmp_path / "x.pt2", torch.ones(1, 3))
-    assert "cannot be written as pt2" in str(caught.value)
-    assert "\n" not in str(caught.value)
-
-
 def test_unknown_format_names_the_known(tmp_path):
     with pytest.raises(ConfigError, match=r"format must be one of onnx, pt2, .*, got 'engine'"):
         export_model(residual(), tmp_path / "m.engine", X)
@@ -124,25 +112,3 @@ def test_exporting_is_quiet_when_warnings_are_errors():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert onnx_export.to_onnx(residual(), X).exporter == "torchscript"
-
-
-@pytest.mark.parametrize(
-    ("expected", "found", "off"),
-    [
-        ([2.0, 4.0], [2.0, 3.0], 0.25),
-        ([0.0, 0.0], [0.0, 0.5], 0.5),
-        ([1.0, float("nan")], [1.0, float("nan")], 0.0),
-        ([1.0, float("nan")], [1.0, 1.0], float("inf")),
-        ([1.0, float("inf")], [1.0, float("-inf")], float("inf")),
-    ],
-)
-def test_difference_is_relative_and_knows_non_finite_values(expected, found, off):
-    assert difference(torch.tensor(expected), torch.tensor(found)) == off
-
-
-def test_random_inputs_stay_within_the_example(tmp_path):
-    tokens = torch.tensor([[2, 5, 3]])
-    for trial in variants({"t": tokens, "m": torch.tensor([True, False])}, False, 0):
-        assert trial["t"].dtype == torch.int64
-        assert 2 <= int(trial["t"].min()) <= int(trial["t"].max()) <= 5
-        assert trial["m"].dtype == torch.bool

@@ -1,0 +1,52 @@
+"""The archive of `torch.export`."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from models.keywords import INPUTS, TwoByName
+from torch import Tensor, nn
+
+from autoprune._export.pt2 import write
+from autoprune.errors import ExportError
+
+
+class Sorted(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.from_numpy(np.sort(x.numpy())) if x.numpy().any() else x
+
+
+def test_a_model_that_cannot_be_written_is_one_line_with_the_reason(tmp_path: Path) -> None:
+    with pytest.raises(ExportError) as caught:
+        write(Sorted(), tmp_path / "x.pt2", torch.ones(1, 3), False)
+    assert str(caught.value).startswith("the model cannot be written as pt2 (")
+    assert "\n" not in str(caught.value)
+
+
+def test_the_loaded_file_runs_on_tensors_tuples_and_keywords(tmp_path: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model = TwoByName().eval()
+        exporter, run = write(model, tmp_path / "x.pt2", INPUTS, False)
+    assert exporter == "torch.export"
+    with torch.no_grad():
+        expected = model(**INPUTS)
+    for found, name in zip(run(INPUTS), expected, strict=True):
+        torch.testing.assert_close(found, expected[name])
+    assert not any(tensor.requires_grad for tensor in run(INPUTS))
+
+
+@pytest.mark.parametrize("free", [False, True])
+def test_only_a_free_batch_takes_another_size(tmp_path: Path, free: bool) -> None:
+    model = nn.Linear(3, 2).eval()
+    _, run = write(model, tmp_path / "x.pt2", torch.zeros(2, 3), free)
+    x = torch.rand(5, 3)
+    if free:
+        torch.testing.assert_close(run(x)[0], model(x).detach())
+    else:
+        with pytest.raises((RuntimeError, AssertionError), match="2"):
+            run(x)
