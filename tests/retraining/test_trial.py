@@ -1,13 +1,22 @@
-"""A retraining's learning rate follows its length."""
+"""A retraining of a run's trial: what is refused, its learning rate, what is written."""
 
 from __future__ import annotations
 
-import pytest
+import math
+from pathlib import Path
+from typing import Any
 
-from autoprune._retraining.trial import _for_length
+import pytest
+import small_run
+from small_run import Pair
+
+from autoprune._retraining.trial import _for_length, retrain_trial
 from autoprune.architecture import Architecture
 from autoprune.candidate import Candidate, Recovery
 from autoprune.config import RunConfig
+from autoprune.errors import StoreError, UsageError
+from autoprune.loading import load
+from autoprune.store import RetrainingFolder, RetrainingPlan, RunFolder
 from autoprune.training.optimizers import rate_for_length
 
 SHORT = RunConfig.from_dict({"task": "digits", "budget": {"macs": "50%"}, "search": {"epochs": 2}})
@@ -36,3 +45,80 @@ def test_a_high_rate_does_not_grow_further() -> None:
 def test_other_optimizers_keep_their_rate(optimizer: str) -> None:
     before = candidate(lr=0.001, optimizer=optimizer)
     assert _for_length(before, SHORT, 20.0) == before
+
+
+OFFLINE = {  # nothing is measured: the only device is another machine
+    "device": {"name": "a phone", "runtime": "torch", "dtype": "float32", "batch": 1, "threads": 1}
+}
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> RunFolder:
+    made = small_run.make(tmp_path)
+    made.save_profile("", OFFLINE)
+    return made
+
+
+def retrained(run: RunFolder, number: int = 0, **options: Any) -> RetrainingFolder:
+    found = {"epochs": 1.0, "seeds": (3,), **options}
+    return retrain_trial(run, run.config, Pair(), run.records()[number], **found)
+
+
+def test_what_was_trained_is_written_and_done_once(run: RunFolder) -> None:
+    folder = retrained(run, recovery={"lr": 0.02, "distillation": 0.0})
+    summary = folder.summary()
+    assert (summary.number, summary.seeds, summary.epochs) == (0, (3,), 1.0)
+    assert (summary.candidate.recovery.lr, summary.candidate.recovery.distillation) == (0.02, 0.0)
+    small = summary.measured
+    assert small is not None
+    assert (small.params, small.macs, small.latency_ms) == (8 * 6 + 3, 7 * 6, None)
+    assert not folder.checkpoints.exists()
+    model = load(folder.path, task=Pair())
+    assert Pair().evaluate(model, "test")["accuracy"] == summary.test["accuracy"].mean
+    before = (folder.path / "summary.json").read_bytes()
+    assert retrained(run, recovery={"lr": 0.02, "distillation": 0.0}).summary() == summary
+    assert (folder.path / "summary.json").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"epochs": 0.0}, "epochs must be above 0 and finite, got 0"),
+        ({"epochs": math.nan}, "epochs must be above 0 and finite, got nan"),
+        ({"epochs": math.inf}, "epochs must be above 0 and finite, got inf"),
+        (
+            {"recovery": {"distillation": 2.0}},
+            "recovery.distillation must lie in [0, 1], got 2.0",
+        ),
+        ({"recovery": {"lr": math.inf}}, "recovery.lr must be above 0 and finite, got inf"),
+        (
+            {"quantization_aware": True},
+            "trial 0 is float32, and only int8 models are trained quantization-aware · pick an "
+            "int8 one",
+        ),
+    ],
+)
+def test_what_does_not_fit_is_refused_before_anything_is_written(
+    run: RunFolder, options: dict[str, Any], says: str
+) -> None:
+    with pytest.raises(UsageError) as caught:
+        retrained(run, **options)
+    assert str(caught.value) == says
+    assert not (run.path / "retrained").exists()
+
+
+def test_a_folder_with_something_else_is_left_alone(run: RunFolder) -> None:
+    folder = run.retraining(0)
+    for plan, what in (
+        (None, "other files"),
+        (RetrainingPlan("another", 2.0, (0, 1)), "epochs 2, seeds [0, 1], another recipe"),
+    ):
+        folder.path.mkdir(parents=True, exist_ok=True)
+        if plan:
+            folder.save_plan(plan)
+        with pytest.raises(StoreError) as caught:
+            retrained(run)
+        assert str(caught.value) == (
+            f"{folder.path} holds another retraining ({what}) · rename or remove that folder first"
+        )
+        assert not (folder.path / "summary.json").exists()
