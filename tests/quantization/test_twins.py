@@ -75,10 +75,10 @@ def test_all_take_turns_with_the_first_in_groups_of_four(
     found = timed(twins, [report] * count, clock)
     assert [len(models) // 2 for models in clock.asked] == groups
     assert clock.where == [("onnxruntime", 1)] * len(groups)
-    # of each group the first is measured with it; after that float32 and int8 of each member
+    # the first is that of the first group; the others are those of their place in their own
     pairs = [(r.float32.latency_ms, r.int8.latency_ms) for r in found]
-    places = [0, *(1 + k % 4 for k in range(count - 1))]
-    assert pairs == [(2.0 * place + 1, 2.0 * place + 2) for place in places]
+    starts = [1, *(100 * (k // 4) + 3 + 2 * (k % 4) for k in range(count - 1))]
+    assert pairs == [(start, start + 1) for start in starts]
 
 
 @pytest.mark.parametrize(("place", "named"), [("inside", "small.onnx"), ("elsewhere", None)])

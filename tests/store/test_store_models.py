@@ -172,13 +172,14 @@ def test_views_of_one_memory_are_written_apart_and_equal_ones_once() -> None:
         "all": whole,
         "same": whole,
         "part": whole[:3],
-        "turned": whole.view(2, 3).T,
+        "square": whole[:4].view(2, 2),
+        "turned": whole[:4].view(2, 2).T,
         "none": torch.empty(0),
         "nothing": torch.empty(0),
     }
     tensors, tied = untied(state)
     assert tied == {"same": "all"}
-    assert set(tensors) == {"all", "part", "turned", "none", "nothing"}
+    assert set(tensors) == {"all", "part", "square", "turned", "none", "nothing"}
     assert all(torch.equal(tensors[name], state[name]) for name in tensors)
     assert all(tensor.is_contiguous() for tensor in tensors.values())
 
