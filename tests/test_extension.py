@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -54,7 +53,7 @@ def test_limits_are_new_totals_or_more(
     extended = extend(run, trials, minutes)
     assert (extended.search.trials, extended.search.minutes) == wanted
     assert run.config == extended
-    assert run.state() == RunState("search", 120.0, {"proposals": 3.0}, "")
+    assert run.state() == RunState("search", 120.0, {"proposals": 3.0}, "", lines=6)
 
 
 def test_what_is_not_said_is_no_limit_any_more(tmp_path: Path) -> None:
@@ -115,4 +114,4 @@ def test_a_run_that_is_being_written_is_left_alone(tmp_path: Path) -> None:
     run = run_of(tmp_path)
     with run.writing(), pytest.raises(StoreError, match="being written by another process"):
         extend(RunFolder.open(run.path), "+2", None)
-    assert run.state() == replace(RunState("done", 120.0, {"proposals": 3.0}), ended_by="6 trials")
+    assert run.state() == RunState("done", 120.0, {"proposals": 3.0}, "6 trials", lines=6)

@@ -30,8 +30,8 @@ def test_help_names_every_command_and_loads_nothing_heavy() -> None:
     assert places == sorted(places)
 
 
-def test_version_is_printed(run) -> None:
-    assert run("--version") == (0, f"autoprune {autoprune.__version__}\n", "")
+def test_version_is_printed(command_line) -> None:
+    assert command_line("--version") == (0, f"autoprune {autoprune.__version__}\n", "")
 
 
 def test_verbose_shows_the_traceback_of_a_mistake() -> None:
@@ -45,8 +45,8 @@ def test_verbose_shows_the_traceback_of_a_mistake() -> None:
     assert loud.stderr.endswith(quiet.stderr)
 
 
-def test_unknown_option_is_refused(run) -> None:
-    code, _, err = run("show", "--pick", "knee", "run")
+def test_unknown_option_is_refused(command_line) -> None:
+    code, _, err = command_line("show", "--pick", "knee", "run")
     assert code == 2
     assert "No such option: --pick" in err
 
@@ -54,8 +54,8 @@ def test_unknown_option_is_refused(run) -> None:
 @pytest.mark.parametrize(
     ("arguments", "level"), [(["-v"], logging.DEBUG), ([], logging.NOTSET)], ids=str
 )
-def test_verbose_opens_the_log(run, arguments: list[str], level: int) -> None:
-    assert run(*arguments, "schema")[0] == 0
+def test_verbose_opens_the_log(command_line, arguments: list[str], level: int) -> None:
+    assert command_line(*arguments, "schema")[0] == 0
     try:
         assert logging.getLogger("autoprune").level == level
     finally:
@@ -63,15 +63,15 @@ def test_verbose_opens_the_log(run, arguments: list[str], level: int) -> None:
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_every_command_has_help_and_says_what_it_does(run, command: str) -> None:
-    code, out, _ = run(command, "--help")
+def test_every_command_has_help_and_says_what_it_does(command_line, command: str) -> None:
+    code, out, _ = command_line(command, "--help")
     assert code == 0
     usage, _, rest = out.partition("\n\n")
     assert f" {command} " in usage
     assert rest.strip()[0].isupper()
 
 
-def test_no_arguments_are_the_help(run) -> None:
-    code, out, err = run()
+def test_no_arguments_are_the_help(command_line) -> None:
+    code, out, err = command_line()
     assert code == 2
     assert all(f"  {command} " in out + err for command in COMMANDS)

@@ -27,7 +27,7 @@ from autoprune.store import (
 )
 
 
-def test_export_names_both_files(run, monkeypatch, tmp_path: Path) -> None:
+def test_export_names_both_files(command_line, monkeypatch, tmp_path: Path) -> None:
     asked = {}
 
     def export(path, **options):
@@ -35,7 +35,7 @@ def test_export_names_both_files(run, monkeypatch, tmp_path: Path) -> None:
         return Exported(Path("m.xml"), "openvino", "by us", 1e-7, 1_500_000, None, Path("m.bin"))
 
     monkeypatch.setattr(api, "export", export)
-    code, out, _ = run("export", tmp_path, "--format", "openvino", "--dynamic-batch")
+    code, out, _ = command_line("export", tmp_path, "--format", "openvino", "--dynamic-batch")
     assert code == 0
     assert "wrote m.xml and m.bin (1.50 MB, by us)" in out
     assert (asked["format"], asked["dynamic_batch"]) == ("openvino", True)
@@ -55,9 +55,11 @@ def exported(**more: Any) -> Exported:
         ),
     ],
 )
-def test_export_says_how_it_was_checked(run, monkeypatch, made: Exported, last: str) -> None:
+def test_export_says_how_it_was_checked(
+    command_line, monkeypatch, made: Exported, last: str
+) -> None:
     monkeypatch.setattr(api, "export", lambda path, **options: made)
-    code, out, _ = run("export", "model")
+    code, out, _ = command_line("export", "model")
     assert (code, out.splitlines()[-1]) == (0, last)
 
 
@@ -74,7 +76,11 @@ def test_export_says_how_it_was_checked(run, monkeypatch, made: Exported, last: 
     ],
 )
 def test_options_of_int8_become_settings(
-    run, monkeypatch, written: tuple[object, ...], settings: QuantizationSettings, test: bool
+    command_line,
+    monkeypatch,
+    written: tuple[object, ...],
+    settings: QuantizationSettings,
+    test: bool,
 ) -> None:
     asked: dict[str, Any] = {}
 
@@ -83,12 +89,12 @@ def test_options_of_int8_become_settings(
         return exported(quantization=INT8)
 
     monkeypatch.setattr(api, "export", export)
-    code, out, _ = run("export", "model", "--precision", "int8", *written)
+    code, out, _ = command_line("export", "model", "--precision", "int8", *written)
     assert code == 0
     assert (asked["precision"], asked["quantization"], asked["test"]) == ("int8", settings, test)
     assert "float32  val accuracy 90.00 %" in out
     assert "warning: accuracy is 11.1% worse as int8" in out
-    assert "warning" not in run("export", "m", "--precision", "int8", "--max-drop", 0.2)[1]
+    assert "warning" not in command_line("export", "m", "--precision", "int8", "--max-drop", 0.2)[1]
 
 
 def precision(accuracy: float) -> PrecisionReport:
@@ -101,12 +107,12 @@ INT8 = QuantizationReport(
 
 
 def test_quantize_warns_of_every_model_that_lost_too_much(
-    run, shown_run: Path, monkeypatch
+    command_line, shown_run: Path, monkeypatch
 ) -> None:
     good = replace(INT8, int8=precision(0.9))
     found = FrontQuantization(INT8, {3: good, 4: INT8}, {5: "no saved model"})
     monkeypatch.setattr(api, "quantize", lambda path, **options: found)
-    code, out, _ = run("quantize", shown_run)
+    code, out, _ = command_line("quantize", shown_run)
     assert code == 0
     starts = [line.partition(" is ")[0] for line in out.splitlines() if "warning" in line]
     assert starts == ["warning: dense: accuracy", "warning: trial 4: accuracy"]
@@ -156,7 +162,12 @@ def on_two(phone: float, server: float) -> Cost:
     ],
 )
 def test_retrain_prints_the_speed_on_each_device(
-    run, shown_run: Path, monkeypatch, measured: Cost | None, dense: Cost | None, lines: list[str]
+    command_line,
+    shown_run: Path,
+    monkeypatch,
+    measured: Cost | None,
+    dense: Cost | None,
+    lines: list[str],
 ) -> None:
     found = summary(measured, dense)
 
@@ -165,7 +176,7 @@ def test_retrain_prints_the_speed_on_each_device(
         return api.RetrainResult(path / "retrained" / "0", found)
 
     monkeypatch.setattr(api, "retrain", retrain)
-    code, out, _ = run("retrain", shown_run)
+    code, out, _ = command_line("retrain", shown_run)
     assert code == 0
     said = out.splitlines()
     assert said[0] == "seed 1 · epoch 0.5 · accuracy 87.50 %, loss 0.25"
@@ -175,17 +186,17 @@ def test_retrain_prints_the_speed_on_each_device(
 
 
 def test_a_retraining_that_is_stopped_says_how_it_is_resumed(
-    run, shown_run: Path, monkeypatch
+    command_line, shown_run: Path, monkeypatch
 ) -> None:
     def stopped(path: Path, **_: Any) -> None:
         raise Terminated(15)
 
     monkeypatch.setattr(api, "retrain", stopped)
     says = "error: stopped; checkpoints are saved · the same command resumes\n"
-    assert run("retrain", shown_run) == (143, "", says)
+    assert command_line("retrain", shown_run) == (143, "", says)
 
 
-def test_quiet_is_passed_on(run, shown_run: Path, monkeypatch) -> None:
+def test_quiet_is_passed_on(command_line, shown_run: Path, monkeypatch) -> None:
     asked: dict[str, Any] = {}
 
     def retrain(path: Path, **options: Any) -> api.RetrainResult:
@@ -193,15 +204,15 @@ def test_quiet_is_passed_on(run, shown_run: Path, monkeypatch) -> None:
         return api.RetrainResult(path, summary(FAST, SLOW))
 
     monkeypatch.setattr(api, "retrain", retrain)
-    run("retrain", shown_run, "--quiet", "--seeds", 2, "--lr", 0.1, "--quantization-aware")
+    command_line("retrain", shown_run, "--quiet", "--seeds", 2, "--lr", 0.1, "--quantization-aware")
     assert asked["on_entry"] is None
     assert (asked["seeds"], asked["lr"], asked["quantization_aware"]) == (2, 0.1, True)
     assert (asked["epochs"], asked["distillation"], asked["trust"]) == (20.0, None, False)
 
 
-def test_a_real_model_is_exported_beside_itself(run, tmp_path: Path) -> None:
+def test_a_real_model_is_exported_beside_itself(command_line, tmp_path: Path) -> None:
     there = small_run.make(tmp_path).path
-    code, out, _ = run("export", there, "--pick", "trial=1")
+    code, out, _ = command_line("export", there, "--pick", "trial=1")
     assert code == 0
     assert (there / "models" / "1" / "model.onnx").stat().st_size > 100
     assert out.replace("\n", "").startswith(f"wrote {there / 'models' / '1' / 'model.onnx'} (")

@@ -31,8 +31,8 @@ def test_a_terminal_that_knows_ascii_only_is_served(shown_run: Path) -> None:
     assert b" - a run is" in failed.stderr
 
 
-def test_control_characters_do_not_reach_the_terminal(run, tmp_path: Path) -> None:
-    code, _, err = run("show", tmp_path / "a\x1b[2Jb")
+def test_control_characters_do_not_reach_the_terminal(command_line, tmp_path: Path) -> None:
+    code, _, err = command_line("show", tmp_path / "a\x1b[2Jb")
     assert (code, "\x1b" in err) == (2, False)
 
 

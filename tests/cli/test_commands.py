@@ -86,13 +86,15 @@ BAD = {
 
 
 @pytest.mark.parametrize("case", BAD)
-def test_bad_input_is_one_line_and_exit_code_2(run, tmp_path: Path, monkeypatch, case: str) -> None:
+def test_bad_input_is_one_line_and_exit_code_2(
+    command_line, tmp_path: Path, monkeypatch, case: str
+) -> None:
     monkeypatch.chdir(tmp_path)
     arguments, config, message = BAD[case]
     if config is not None:
         Path("b.yaml").write_text(config)
     before = sorted(tmp_path.rglob("*"))
-    code, out, err = run(*arguments.split())
+    code, out, err = command_line(*arguments.split())
     assert code == 2
     assert message in err
     assert err.startswith("error: ")
@@ -101,20 +103,20 @@ def test_bad_input_is_one_line_and_exit_code_2(run, tmp_path: Path, monkeypatch,
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_failed_work_is_one_line_and_exit_code_1(run, monkeypatch) -> None:
+def test_failed_work_is_one_line_and_exit_code_1(command_line, monkeypatch) -> None:
     def fail(*_: object) -> None:
         raise ExportError("outputs differ by 0.5")
 
     monkeypatch.setattr(commands, "app", fail)
-    assert run() == (1, "", "error: outputs differ by 0.5\n")
+    assert command_line() == (1, "", "error: outputs differ by 0.5\n")
 
 
-def test_unexpected_error_says_where_its_traceback_is(run, monkeypatch) -> None:
+def test_unexpected_error_says_where_its_traceback_is(command_line, monkeypatch) -> None:
     def fail(*_: object) -> None:
         raise ZeroDivisionError("a\nb")
 
     monkeypatch.setattr(commands, "app", fail)
-    code, _, err = run()
+    code, _, err = command_line()
     assert code == 1
     line, _, file = err.strip().partition(" · traceback in ")
     assert line == "error: ZeroDivisionError: a b"
@@ -146,32 +148,32 @@ def test_a_closed_pipe_ends_the_command_quietly(shown_run: Path) -> None:
     ids=repr,
 )
 def test_every_error_has_its_exit_code_and_one_line(
-    run, monkeypatch, error: BaseException, code: int, line: str
+    command_line, monkeypatch, error: BaseException, code: int, line: str
 ) -> None:
     def fail(*_: object) -> None:
         raise error
 
     monkeypatch.setattr(commands, "app", fail)
-    assert run() == (code, "", f"error: {line}\n")
+    assert command_line() == (code, "", f"error: {line}\n")
 
 
 @pytest.mark.parametrize(
     "error", [OSError(28, "No space left on device", "/x"), OSError(5, "Input/output error")]
 )
 def test_a_file_that_nobody_could_have_named_otherwise_is_failed_work(
-    run, monkeypatch, tmp_path: Path, error: OSError
+    command_line, monkeypatch, tmp_path: Path, error: OSError
 ) -> None:
     def fail(*_: object) -> None:
         raise error
 
     monkeypatch.setattr(commands, "app", fail)
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    code, _, err = run()
+    code, _, err = command_line()
     assert (code, err.count("\n")) == (1, 1)
     assert err.startswith(f"error: {error} · traceback in {tmp_path}/autoprune-")
 
 
-def test_signals_are_handled_as_before_when_a_command_has_ended(run) -> None:
+def test_signals_are_handled_as_before_when_a_command_has_ended(command_line) -> None:
     before = signal.getsignal(signal.SIGTERM)
-    run("--version")
+    command_line("--version")
     assert signal.getsignal(signal.SIGTERM) is before

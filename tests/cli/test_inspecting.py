@@ -8,26 +8,26 @@ import pytest
 
 
 def test_a_report_can_be_written_elsewhere_and_where_it_cannot_is_one_line(
-    run, shown_run: Path, tmp_path: Path
+    command_line, shown_run: Path, tmp_path: Path
 ) -> None:
-    code, out, _ = run("report", shown_run, "-o", tmp_path / "page.html")
+    code, out, _ = command_line("report", shown_run, "-o", tmp_path / "page.html")
     assert (code, out) == (0, f"wrote {tmp_path / 'page.html'}\n")
     assert not (shown_run / "report.html").exists()
     assert (tmp_path / "page.html").read_text().startswith("<!doctype html>")
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / "inside").touch()
-    code, _, err = run("report", shown_run, "-o", tmp_path / "folder")
+    code, _, err = command_line("report", shown_run, "-o", tmp_path / "folder")
     assert (code, err) == (2, f"error: {tmp_path / 'folder'} cannot be written: Is a directory\n")
 
 
-def test_show_prints_the_front_or_one_trial(run, shown_run: Path) -> None:
-    code, out, _ = run("show", shown_run)
+def test_show_prints_the_front_or_one_trial(command_line, shown_run: Path) -> None:
+    code, out, _ = command_line("show", shown_run)
     assert code == 0
     assert "1 model, knee trial 0" in out
-    code, out, _ = run("show", shown_run, "--trial", 0)
+    code, out, _ = command_line("show", shown_run, "--trial", 0)
     assert code == 0
     assert "validation  accuracy 90.00 %" in out.replace("\n", " ")
-    assert run("show", shown_run, "--trial", 7) == (
+    assert command_line("show", shown_run, "--trial", 7) == (
         2,
         "",
         "error: run has no trial 7 · trials: 0\n",
@@ -37,30 +37,30 @@ def test_show_prints_the_front_or_one_trial(run, shown_run: Path) -> None:
 @pytest.mark.parametrize(
     ("format", "name"), [("html", "report.html"), ("md", "report.md"), ("csv", "front.csv")]
 )
-def test_a_report_lies_in_the_run(run, shown_run: Path, format: str, name: str) -> None:  # noqa: A002
-    code, out, _ = run("report", shown_run, "--format", format)
+def test_a_report_lies_in_the_run(command_line, shown_run: Path, format: str, name: str) -> None:  # noqa: A002
+    code, out, _ = command_line("report", shown_run, "--format", format)
     assert (code, out.replace("\n", "")) == (0, f"wrote {shown_run / name}")
     assert (shown_run / name).stat().st_size > 100
 
 
-def test_an_unknown_format_is_refused(run, shown_run: Path) -> None:
+def test_an_unknown_format_is_refused(command_line, shown_run: Path) -> None:
     says = "error: format must be one of html, md, csv, png, got 'pdf'\n"
-    assert run("report", shown_run, "--format", "pdf") == (2, "", says)
+    assert command_line("report", shown_run, "--format", "pdf") == (2, "", says)
 
 
-def test_the_report_is_opened_where_asked(run, shown_run: Path, monkeypatch) -> None:
+def test_the_report_is_opened_where_asked(command_line, shown_run: Path, monkeypatch) -> None:
     opened: list[str] = []
     monkeypatch.setattr("webbrowser.open", opened.append)
-    run("report", shown_run)
+    command_line("report", shown_run)
     assert opened == []
-    run("report", shown_run, "--open")
+    command_line("report", shown_run, "--open")
     assert opened == [(shown_run / "report.html").resolve().as_uri()]
 
 
-def test_runs_are_compared(run, shown_run: Path) -> None:
-    code, out, _ = run("compare", shown_run, shown_run)
+def test_runs_are_compared(command_line, shown_run: Path) -> None:
+    code, out, _ = command_line("compare", shown_run, shown_run)
     assert code == 0
     assert "accuracy at MACs of at most" in out
     assert "same configuration and environment" in out
     says = "error: compare needs at least two runs\n"
-    assert run("compare", shown_run) == (2, "", says)
+    assert command_line("compare", shown_run) == (2, "", says)

@@ -15,20 +15,22 @@ from autoprune.store import RunFolder
 
 
 @pytest.mark.parametrize("name", ["budget.yaml", "mine.py"])
-def test_init_overwrites_nothing(run, tmp_path: Path, name: str) -> None:
+def test_init_overwrites_nothing(command_line, tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_text("precious")
-    code, _, err = run("init", tmp_path / "budget.yaml", "--task-file", tmp_path / "mine.py")
+    code, _, err = command_line(
+        "init", tmp_path / "budget.yaml", "--task-file", tmp_path / "mine.py"
+    )
     assert code == 2
     assert err == f"error: {tmp_path / name} exists and is not overwritten · choose another name\n"
     assert (tmp_path / name).read_text() == "precious"
     assert len(list(tmp_path.iterdir())) == 1
 
 
-def test_a_folder_of_somebody_else_needs_trust(run, tmp_path: Path) -> None:
+def test_a_folder_of_somebody_else_needs_trust(command_line, tmp_path: Path) -> None:
     config = {"task": "theirs.py:Task", "budget": {"macs": "50%"}, "base": "."}
     sent = RunFolder.create(tmp_path / "sent", config, {}).path
     (sent / "theirs.py").write_text("raise SystemExit('it ran')")
-    code, _, err = run("resume", sent)
+    code, _, err = command_line("resume", sent)
     assert (code, err.count("\n")) == (2, 1)
     assert f"{sent / 'theirs.py'}, which was not named on this machine before" in err
     assert "add --trust" in err
@@ -107,7 +109,7 @@ UNFIT = {
 
 @pytest.mark.parametrize("case", UNFIT)
 def test_what_does_not_fit_is_said_before_anything_is_written(
-    run, tmp_path: Path, monkeypatch, case: str
+    command_line, tmp_path: Path, monkeypatch, case: str
 ) -> None:
     import torch
     from safetensors.torch import save_file
@@ -117,14 +119,14 @@ def test_what_does_not_fit_is_said_before_anything_is_written(
     Path("mine.py").write_text(TASK)
     save_file({"0.weight": torch.zeros(3, 3)}, "other.safetensors")
     Path("b.yaml").write_text(f"task: mine.py:{name}\nbudget: {{{budget}}}\noutput: run")
-    code, _, err = run("search", "b.yaml", "--quiet")
+    code, _, err = command_line("search", "b.yaml", "--quiet")
     assert (code, err.count("\n")) == (2, 1), err
     assert message in err
     assert not Path("run").exists()
 
 
 @pytest.mark.parametrize("begun", [True, False])
-def test_ctrl_c_says_how_to_go_on(run, tmp_path: Path, monkeypatch, begun: bool) -> None:
+def test_ctrl_c_says_how_to_go_on(command_line, tmp_path: Path, monkeypatch, begun: bool) -> None:
 
     def stopped(config: RunConfig, **_: object) -> None:
         if begun:
@@ -134,23 +136,23 @@ def test_ctrl_c_says_how_to_go_on(run, tmp_path: Path, monkeypatch, begun: bool)
 
     monkeypatch.setattr(api, "run_config", stopped)
     (tmp_path / "b.yaml").write_text("task: digits\nbudget: {macs: 50%}\noutput: run")
-    code, _, err = run("search", tmp_path / "b.yaml")
+    code, _, err = command_line("search", tmp_path / "b.yaml")
     assert code == 130
     assert (f"resume with: autoprune resume {tmp_path / 'run'}" in err) is begun
     assert err.count("\n") == 1
 
 
-def test_init_writes_a_configuration_and_says_how_to_go_on(run, tmp_path: Path) -> None:
+def test_init_writes_a_configuration_and_says_how_to_go_on(command_line, tmp_path: Path) -> None:
     file = tmp_path / "new" / "budget.yaml"
-    code, out, _ = run("init", file, "--task", "mine.py:Mine")
+    code, out, _ = command_line("init", file, "--task", "mine.py:Mine")
     assert code == 0
     assert out.replace("\n", "|") == f"wrote {file}|next: autoprune search {file}|"
     assert RunConfig.load(file).task == f"{file.parent}/mine.py:Mine"
 
 
-def test_init_writes_a_task_that_the_configuration_names(run, tmp_path: Path) -> None:
+def test_init_writes_a_task_that_the_configuration_names(command_line, tmp_path: Path) -> None:
     file = tmp_path / "job" / "b.yaml"
-    code, _, _ = run("init", file, "--task-file", tmp_path / "tasks" / "mine.py")
+    code, _, _ = command_line("init", file, "--task-file", tmp_path / "tasks" / "mine.py")
     assert code == 0
     assert "\ntask: ../tasks/mine.py:MyTask\n" in file.read_text()
     config = RunConfig.load(file)
@@ -158,15 +160,15 @@ def test_init_writes_a_task_that_the_configuration_names(run, tmp_path: Path) ->
     assert (tmp_path / "tasks" / "mine.py").read_text() == templates.TASK
 
 
-def test_a_task_file_is_python(run, tmp_path: Path) -> None:
-    code, _, err = run("init", tmp_path / "b.yaml", "--task-file", tmp_path / "mine.txt")
+def test_a_task_file_is_python(command_line, tmp_path: Path) -> None:
+    code, _, err = command_line("init", tmp_path / "b.yaml", "--task-file", tmp_path / "mine.txt")
     says = f"error: --task-file must end in .py, got {tmp_path / 'mine.txt'}\n"
     assert (code, err) == (2, says)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_search_goes_where_the_configuration_says_and_shows_the_result(
-    run, tmp_path: Path, monkeypatch
+    command_line, tmp_path: Path, monkeypatch
 ) -> None:
     done = small_run.make(tmp_path)
     asked: list[RunConfig] = []
@@ -177,7 +179,7 @@ def test_search_goes_where_the_configuration_says_and_shows_the_result(
 
     monkeypatch.setattr(api, "run_config", run_config)
     (tmp_path / "b.yaml").write_text("task: digits\nbudget: {macs: 50%}\noutput: there")
-    code, out, _ = run(
+    code, out, _ = command_line(
         *("search", tmp_path / "b.yaml", "--quiet", "--set", "search.trials=5"),
         *("--set", "budget.params=9", "--from-run", done.path),
     )
@@ -194,7 +196,7 @@ def test_search_goes_where_the_configuration_says_and_shows_the_result(
 
 
 def test_without_an_output_a_search_has_a_folder_of_its_own(
-    run, tmp_path: Path, monkeypatch
+    command_line, tmp_path: Path, monkeypatch
 ) -> None:
     done = small_run.make(tmp_path)
     asked: list[RunConfig] = []
@@ -205,13 +207,13 @@ def test_without_an_output_a_search_has_a_folder_of_its_own(
 
     monkeypatch.setattr(api, "run_config", run_config)
     (tmp_path / "b.yaml").write_text("task: digits\nbudget: {macs: 50%}")
-    run("search", tmp_path / "b.yaml", "--quiet")
+    command_line("search", tmp_path / "b.yaml", "--quiet")
     assert re.fullmatch(r"results/digits-\d{8}-\d{6}", asked[0].output or "")
 
 
 @pytest.mark.parametrize("verb", ["resume", "verify"])
 def test_resume_and_verify_pass_on_what_was_said(
-    run, tmp_path: Path, monkeypatch, verb: str
+    command_line, tmp_path: Path, monkeypatch, verb: str
 ) -> None:
     done = small_run.make(tmp_path).path
     asked: dict[str, object] = {}
@@ -222,7 +224,7 @@ def test_resume_and_verify_pass_on_what_was_said(
 
     monkeypatch.setattr(api, verb, call)
     more = ("--trials", "+20", "--minutes", "3") if verb == "resume" else ()
-    code, out, _ = run(verb, done, *more, "--trust", "--quiet")
+    code, out, _ = command_line(verb, done, *more, "--trust", "--quiet")
     assert code == 0
     assert f"next    autoprune report {done}" in out.splitlines()
     limits = {"trials": "+20", "minutes": "3"} if verb == "resume" else {}
