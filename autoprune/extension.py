@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from autoprune.config import MOST_MINUTES, MOST_TRIALS, RunConfig
 from autoprune.errors import UsageError
-from autoprune.store import RunFolder, RunState
+from autoprune.store import DONE, RunFolder, RunState
 
 Amount = int | float | str
 
@@ -18,15 +18,17 @@ def extend(run: RunFolder, trials: Amount | None, minutes: Amount | None) -> Run
 
     `20` is the new total, `"+20"` that many more than there were. What is not said is no limit any
     more, but for the number of trials: more minutes alone allow twice as many trials as took place
-    in that time before. Raises UsageError where nothing is added, or
-    more than a configuration holds.
+    in that time before. A search that was interrupted ends with as many trials as it has where that
+    is the new total. Raises UsageError where otherwise nothing is added, or more than a
+    configuration holds.
     """
     config, state = run.config, run.state() or RunState()
     done = [r for r in run.records() if r.is_counted and r.state != "infeasible"]
     search, spent = config.search, state.elapsed_s / 60.0
     until = None if minutes is None else _raised(minutes, spent, "minutes", MOST_MINUTES)
     if trials is not None:
-        total = _raised(trials, len(done), "trials", MOST_TRIALS)
+        least = len(done) if state.phase == DONE else len(done) - 1
+        total = _raised(trials, len(done), "trials", MOST_TRIALS, least)
         if total != int(total):
             raise UsageError(f"trials must be a whole number, got {trials!r}")
         wanted = int(total)
@@ -45,12 +47,15 @@ def extend(run: RunFolder, trials: Amount | None, minutes: Amount | None) -> Run
     return extended
 
 
-def _raised(amount: Amount, before: float, what: str, most: int) -> float:
+def _raised(
+    amount: Amount, before: float, what: str, most: int, least: float | None = None
+) -> float:
+    """The new total of a limit: more than `least`, by default more than `before`."""
     text = str(amount).strip()
     if re.fullmatch(r"\+?[0-9]*\.?[0-9]+", text) is None:
         raise UsageError(f"{what} must be a number such as 50, or +20 for more, got {amount!r}")
     total = before + float(text[1:]) if text.startswith("+") else float(text)
-    if total <= before:
+    if total <= (before if least is None else least):
         raise UsageError(
             f"{what} must be more than the {before:.4g} there were, got {amount!r} · write +20 for "
             "20 more"

@@ -56,6 +56,17 @@ def test_limits_are_new_totals_or_more(
     assert run.state() == RunState("search", 120.0, {"proposals": 3.0}, "", lines=6)
 
 
+def test_an_interrupted_search_may_end_with_the_trials_it_has(tmp_path: Path) -> None:
+    run = run_of(tmp_path)
+    with pytest.raises(UsageError, match="trials must be more than the 4 there were, got 4"):
+        extend(run, 4, None)
+    run.save_state(RunState("search", 120.0))
+    with pytest.raises(UsageError, match="trials must be more than the 4 there were, got 3"):
+        extend(run, 3, None)
+    assert extend(run, 4, None).search.trials == 4
+    assert len(run.records()) == 6
+
+
 def test_what_is_not_said_is_no_limit_any_more(tmp_path: Path) -> None:
     run = run_of(tmp_path, minutes=2.0)
     assert extend(run, "+1", None).search.minutes is None
