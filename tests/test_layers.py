@@ -295,3 +295,19 @@ def test_every_test_file_has_a_name_of_its_own() -> None:
     names = [file.name for file in files]
     assert len(files) > 100
     assert [name for name in names if names.count(name) > 1] == []
+
+
+PLAIN = {"exported"}  # a value without any behavior
+
+
+def test_every_module_has_a_test_file() -> None:
+    """`test_<module>.py`, or `test_<room>_<module>.py` where another has that name."""
+    there = {file.stem for file in (ROOT / "tests").rglob("test_*.py")}
+    lacking = [
+        str(file.relative_to(ROOT))
+        for file in (ROOT / "autoprune").rglob("*.py")
+        if (name := file.stem.lstrip("_")) not in PLAIN
+        and not file.stem.startswith("__")
+        and not {f"test_{name}", f"test_{file.parent.name.lstrip('_')}_{name}"} & there
+    ]
+    assert lacking == []
