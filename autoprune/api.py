@@ -242,8 +242,8 @@ def export(
 ) -> Exported:
     """Write a saved model for a runtime, load the file there and compare outputs.
 
-    `format` is `onnx`, `pt2`, `openvino`, `ncnn`, `executorch` (the last three are extras) or
-    `packed`; by default what the ending of `output` says, or else `onnx`. `path`, `pick` and
+    `format` is `onnx`, `pt2`, `openvino`, `ncnn`, `executorch`, `litert` (the last four are extras)
+    or `packed`; by default what the ending of `output` says, or else `onnx`. `path`, `pick` and
     `trust` as for `load`; `output` defaults to `model.<ending>` in the model's folder; some formats
     put the weights into a second file beside it. The format `packed` is a compressed file without
     the zeros of sparse weights, for `load` and `export`; its size is the cost `file_bytes`, and it

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from torch import nn
 
-from autoprune._export import executorch, ncnn, onnx, openvino, pt2
+from autoprune._export import executorch, litert, ncnn, onnx, openvino, pt2
 from autoprune._export.agreement import Runner
 from autoprune.cost.inputs import Inputs
 from autoprune.cost.targets import RUNTIMES
@@ -55,6 +55,7 @@ FORMATS: Mapping[str, Format] = {
     "openvino": Format(openvino.write, "model.xml", weights=".bin", runtime="openvino"),
     "ncnn": Format(ncnn.write, "model.ncnn.param", weights=".bin", runtime="ncnn"),
     "executorch": Format(executorch.write, "model.pte", runtime="executorch"),
+    "litert": Format(litert.write, "model.tflite", runtime="litert"),
 }
 """Name → format."""
 

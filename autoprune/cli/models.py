@@ -101,7 +101,8 @@ def export(
     format: Annotated[  # noqa: A002
         str | None,
         typer.Option(
-            help="onnx, pt2, openvino, ncnn, executorch or packed. Default: by --output, or onnx."
+            help="onnx, pt2, openvino, ncnn, executorch, litert or packed. "
+            "Default: by --output, or onnx."
         ),
     ] = None,
     output: Annotated[
