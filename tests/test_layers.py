@@ -68,7 +68,7 @@ FLOORS = {
 ONLY_IN = {"optuna": "_search", "ray": "_search"}
 NEVER = {"pickle", "dill", "cloudpickle", "shelve"}
 FLOOR_0_MAY_USE = {"numpy"}
-RUNTIME_EXTRAS = ("openvino", "ncnn", "executorch", "litert")
+RUNTIME_EXTRAS = ("openvino", "ncnn", "executorch", "litert", "coreml")
 ELSEWHERE = {"litert_torch"}  # imported by a script for a Python of its own
 
 

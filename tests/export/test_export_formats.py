@@ -18,6 +18,7 @@ NEEDS = {
     "ncnn": ("ncnn", "pnnx"),
     "executorch": ("executorch",),
     "litert": ("ai_edge_litert",),
+    "coreml": ("coremltools",),
 }
 SLOW = {"executorch", "litert"}  # seconds a model
 FORMAT = pytest.mark.parametrize("name", NEEDS)
@@ -61,6 +62,8 @@ def test_the_file_agrees_in_float32_and_the_size_counts_all_files(tmp_path, name
     assert made.difference < 1e-5  # float16 would differ by about 1e-3
     files = [made.path, *([made.weights] if made.weights else [])]
     assert sorted(tmp_path.iterdir()) == sorted(files)
+    if FORMATS[name].folder:
+        files = [file for file in made.path.rglob("*") if file.is_file()]
     assert made.size_bytes == sum(file.stat().st_size for file in files)
     assert made.size_bytes > 4 * 6 * 36 * 4  # the weights of the linear layer alone
     assert all(module.training for module in model.modules())
