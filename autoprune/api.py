@@ -242,19 +242,20 @@ def export(
 ) -> Exported:
     """Write a saved model for a runtime, load the file there and compare outputs.
 
-    `format` is `onnx`, `pt2`, `openvino`, `ncnn`, `executorch` (the last three are extras) or
-    `packed`; by default what the ending of `output` says, or else `onnx`. `path`, `pick` and
-    `trust` as for `load`; `output` defaults to `model.<ending>` in the model's folder; some formats
-    put the weights into a second file beside it. The format `packed` is a compressed file without
-    the zeros of sparse weights, for `load` and `export`; its size is the cost `file_bytes`, and it
-    is read again and compared bit for bit.
+    `format` is `onnx`, `pt2`, `openvino`, `ncnn`, `executorch`, `litert`, `coreml` (the last five
+    are extras) or `packed`; by default what the ending of `output` says, or else `onnx`. `path`,
+    `pick` and `trust` as for `load`; `output` defaults to `model.<ending>` in the model's folder;
+    some formats put the weights into a second file beside it. The format `packed` is a compressed
+    file without the zeros of sparse weights, for `load` and `export`; its size is the cost
+    `file_bytes`, and it is read again and compared bit for bit.
 
     With `precision="int8"` the model is quantized after training, calibrated on training samples as
     `quantization` says (see `QuantizationSettings`), and written as ONNX, by default to
     `model.int8.onnx`. Metrics of float32 and int8 on the validation split (with `test` on the test
     split too), sizes and latencies, measured in turns, are in the result's `quantization`, and
     in `int8.json` in the model's folder. Raises ExportError where the written model does not agree,
-    or cannot be quantized.
+    or cannot be quantized. A `coreml` package is not run, since that needs macOS: `ran` is False in
+    the result, and compared is the program that it was converted from.
     """
     from autoprune._export import FORMATS, export_int8, export_model, export_packed
 

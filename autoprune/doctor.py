@@ -30,7 +30,7 @@ from autoprune.tasks.load import load_task
 
 State = Literal["good", "warn", "bad", "info"]
 _PACKAGES = ("torch", "ray", "optuna", "onnx", "onnxruntime", "numpy", "scikit-learn")
-_EXTRAS = ("tensorboard", "mlflow", "mlflow-skinny", *PACKAGES)
+_EXTRAS = ("tensorboard", "mlflow", "mlflow-skinny", "coremltools", *PACKAGES)
 _FEATURES = ("avx2", "avx512f", "amx_bf16", *sorted(INT8))
 _LOOK_S = 1.0
 _BUSY = 0.1  # share of the cores: more disturbs latencies

@@ -17,7 +17,7 @@ budget:
 # Where the latency counts.
 device:
   runtime: onnxruntime         # torch | torch-compile | openvino | ncnn | executorch
-                               # | cuda | cuda-graph | onnxruntime-cuda
+                               # | litert | cuda | cuda-graph | onnxruntime-cuda
                                # | ssh://user@host: measured over there
   threads: 1
   batch: 1

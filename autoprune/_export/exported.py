@@ -12,10 +12,11 @@ from autoprune.store import QuantizationReport
 class Exported:
     """A written file that was loaded again and agrees with the model.
 
-    `weights` is the second file of a format that has two; `size_bytes` counts both. `difference` is
+    `weights` is the second file of a format that has two; `size_bytes` counts all. `difference` is
     the largest absolute difference between the outputs of file and model over the random inputs
     that were tried, relative to the largest output. Of an int8 file it is that on the example
-    inputs, and `quantization` says how it compares with the float32 file.
+    inputs, and `quantization` says how it compares with the float32 file. Where the file has not
+    `ran`, as Core ML's do on macOS and iOS only, it is that of the program that was converted.
     """
 
     path: Path
@@ -25,3 +26,4 @@ class Exported:
     size_bytes: int
     quantization: QuantizationReport | None = None
     weights: Path | None = None
+    ran: bool = True

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from torch import nn
 
-from autoprune._export import executorch, ncnn, onnx, openvino, pt2
+from autoprune._export import coreml, executorch, litert, ncnn, onnx, openvino, pt2
 from autoprune._export.agreement import Runner
 from autoprune.cost.inputs import Inputs
 from autoprune.cost.targets import RUNTIMES
@@ -26,13 +26,17 @@ class Format:
     """How a model is written in one format.
 
     `file` is the default name. `weights` is the ending of a second file with the weights, which
-    lies beside the first. `runtime` is what loads it, where that is an extra.
+    lies beside the first; a `folder` is one with files of its own. `needs` raises DeviceError, with
+    the remedy, where what writes and loads the file is not installed. `runs` is whether the file
+    is run here, or only what it was written from.
     """
 
     write: Writer
     file: str
     weights: str | None = None
-    runtime: str | None = None
+    folder: bool = False
+    needs: Callable[[], None] | None = None
+    runs: bool = True
 
     @property
     def ending(self) -> str:
@@ -41,8 +45,8 @@ class Format:
 
     def check(self) -> None:
         """Raise DeviceError, with the remedy, where what loads the file is not installed."""
-        if self.runtime is not None:
-            RUNTIMES[self.runtime].check()
+        if self.needs is not None:
+            self.needs()
 
     def weights_of(self, path: Path) -> Path | None:
         """Where the weights of a file are, if not inside it."""
@@ -52,9 +56,13 @@ class Format:
 FORMATS: Mapping[str, Format] = {
     "onnx": Format(onnx.write, "model.onnx"),
     "pt2": Format(pt2.write, "model.pt2"),
-    "openvino": Format(openvino.write, "model.xml", weights=".bin", runtime="openvino"),
-    "ncnn": Format(ncnn.write, "model.ncnn.param", weights=".bin", runtime="ncnn"),
-    "executorch": Format(executorch.write, "model.pte", runtime="executorch"),
+    "openvino": Format(
+        openvino.write, "model.xml", weights=".bin", needs=RUNTIMES["openvino"].check
+    ),
+    "ncnn": Format(ncnn.write, "model.ncnn.param", weights=".bin", needs=RUNTIMES["ncnn"].check),
+    "executorch": Format(executorch.write, "model.pte", needs=RUNTIMES["executorch"].check),
+    "litert": Format(litert.write, "model.tflite", needs=RUNTIMES["litert"].check),
+    "coreml": Format(coreml.write, "model.mlpackage", folder=True, needs=coreml.check, runs=False),
 }
 """Name → format."""
 
@@ -62,7 +70,8 @@ FORMATS: Mapping[str, Format] = {
 def format_of(path: Path, name: str | None = None) -> str:
     """The name of a file's format: the given one, or what the path's ending says.
 
-    Raises ConfigError where it is unknown, or the ending is not that of a format with two files.
+    Raises ConfigError where it is unknown, or the ending is not that of a format that has several
+    files.
     """
     endings = {form.ending: known for known, form in FORMATS.items()}
     name = name or endings.get(path.suffix, path.suffix.removeprefix("."))
@@ -77,4 +86,6 @@ def format_of(path: Path, name: str | None = None) -> str:
             f"a file of format {name} must end with {form.ending} (its weights lie beside it, as "
             f"{form.weights}), got {path}"
         )
+    if form.folder and path.suffix != form.ending:
+        raise ConfigError(f"a folder of format {name} must end with {form.ending}, got {path}")
     return name

@@ -11,6 +11,7 @@ from autoprune._export.agreement import compare, resized, variants
 from autoprune._export.exported import Exported
 from autoprune._export.formats import FORMATS, Format, format_of
 from autoprune.cost.inputs import Inputs, batch_size, frozen_copy, moved
+from autoprune.errors import ConfigError
 from autoprune.graph.replica import plain
 
 
@@ -32,7 +33,7 @@ def export_model(
     is not changed.
 
     Raises:
-        ConfigError: unknown format, or an ending that does not fit it.
+        ConfigError: unknown format, an ending that does not fit it, or a folder in the way.
         DeviceError: the format's runtime is not installed.
         ExportError: the model cannot be written, or the file's outputs differ.
 
@@ -45,6 +46,7 @@ def export_model(
     path = Path(path)
     name = format_of(path, format)
     form = FORMATS[name]
+    _check_place(form, path)
     form.check()
     inputs = moved(example_inputs, "cpu")
     if dynamic_batch and batch_size(inputs) < 2:
@@ -56,18 +58,36 @@ def export_model(
         exporter, run = form.write(reference, draft, inputs, dynamic_batch)
         difference = compare(reference, run, variants(inputs, dynamic_batch, seed), path.name)
         weights = _publish(form, draft, path)
-    size = sum(file.stat().st_size for file in (path, weights) if file)
-    return Exported(path, name, exporter, difference, size, weights=weights)
+    size = sum(_bytes(file) for file in (path, weights) if file)
+    return Exported(path, name, exporter, difference, size, weights=weights, ran=form.runs)
 
 
 def _publish(form: Format, draft: Path, path: Path) -> Path | None:
     """Move a checked file to its place; where its weights are, if they are not in it.
 
-    Two files cannot be replaced at once: the first is only there while the second is its own.
+    Two files cannot be replaced at once: the first is only there while the second is its own. Nor
+    can a folder: the one of before is gone first.
     """
+    if form.folder and path.is_dir():
+        path.replace(draft.parent / "before")
     source, weights = form.weights_of(draft), form.weights_of(path)
     if source and weights:
         path.unlink(missing_ok=True)
         source.replace(weights)
     draft.replace(path)
     return weights
+
+
+def _check_place(form: Format, path: Path) -> None:
+    """Raise ConfigError where something is in the way that would not be replaced by its like."""
+    if path.exists() and path.is_dir() != form.folder:
+        kind = "file" if form.folder else "folder"
+        raise ConfigError(f"{path} is a {kind} already · choose another name")
+    if form.folder and path.is_dir() and not (path / "Manifest.json").is_file():
+        raise ConfigError(f"{path} is a folder already, but no package · choose another name")
+
+
+def _bytes(file: Path) -> int:
+    """The size of a file, or of all files in a folder."""
+    files = [file] if file.is_file() else [one for one in file.rglob("*") if one.is_file()]
+    return sum(one.stat().st_size for one in files)

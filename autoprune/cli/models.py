@@ -14,6 +14,7 @@ from autoprune.errors import UsageError
 from autoprune.pick import RECOMMENDED
 
 if TYPE_CHECKING:
+    from autoprune._export import Exported
     from autoprune.store import QuantizationSettings, RetrainingSummary
 
 _MAX_DROP = 0.01
@@ -101,7 +102,8 @@ def export(
     format: Annotated[  # noqa: A002
         str | None,
         typer.Option(
-            help="onnx, pt2, openvino, ncnn, executorch or packed. Default: by --output, or onnx."
+            help="onnx, pt2, openvino, ncnn, executorch, litert, coreml or packed. "
+            "Default: by --output, or onnx."
         ),
     ] = None,
     output: Annotated[
@@ -143,7 +145,7 @@ def export(
         say("read again: every weight is the same, bit for bit")
         return
     if written.quantization is None:
-        say(f"reloaded: outputs agree within {written.difference:.1e} of the largest")
+        say(_compared(written))
         return
     from autoprune.report import int8
 
@@ -151,6 +153,17 @@ def export(
         say(line)
     for line in int8.warnings(written.quantization, _MAX_DROP if max_drop is None else max_drop):
         say(f"warning: {line}")
+
+
+def _compared(written: Exported) -> str:
+    """How the outputs of a file, or of what it was converted from, compare with the model's."""
+    within = f"within {written.difference:.1e} of the largest"
+    if written.ran:
+        return f"reloaded: outputs agree {within}"
+    return (
+        "not run here (Core ML runs on macOS and iOS only): the program it was converted from "
+        f"agrees {within}; inputs, outputs and types of weights were checked"
+    )
 
 
 @app.command()

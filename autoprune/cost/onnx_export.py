@@ -89,7 +89,7 @@ def write_unfolded(model: nn.Module, example_inputs: Inputs) -> OnnxModel:
     inputs = moved(example_inputs, "cpu")
     names, buffer = _names(inputs), io.BytesIO()
     flat = FlatModule(model, inputs).eval()
-    with _quiet(), _unfused(), torch.no_grad():
+    with _quiet(), unfused(), torch.no_grad():
         torch.onnx.export(
             flat,
             tuple(flat.example),
@@ -107,7 +107,7 @@ def _write(flat: FlatModule, names: Sequence[str], exporter: str, dynamic_batch:
     buffer = io.BytesIO()
     call = tuple(flat.example)
     options: dict[str, Any] = {"input_names": list(names)}
-    with _quiet(), _unfused(), torch.no_grad():
+    with _quiet(), unfused(), torch.no_grad():
         if exporter == "torchscript":
             if dynamic_batch:
                 options["dynamic_axes"] = {name: {0: "batch"} for name in names}
@@ -155,7 +155,7 @@ def _names(example_inputs: Inputs) -> list[str]:
 
 
 @contextmanager
-def _unfused() -> Iterator[None]:
+def unfused() -> Iterator[None]:
     """Encoder layers of torch as their parts: the exporters do not know the fused kernel."""
     fused = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)

@@ -41,6 +41,23 @@ def test_export_names_both_files(command_line, monkeypatch, tmp_path: Path) -> N
     assert (asked["format"], asked["dynamic_batch"]) == ("openvino", True)
 
 
+@pytest.mark.parametrize(
+    ("ran", "said"),
+    [
+        (True, "reloaded: outputs agree within 1.0e-07 of the largest"),
+        (False, "not run here (Core ML runs on macOS and iOS only): the program it was converted"),
+    ],
+)
+def test_export_says_whether_the_file_ran(
+    command_line, monkeypatch, tmp_path: Path, ran, said
+) -> None:
+    made = Exported(Path("m.mlpackage"), "coreml", "by us", 1e-7, 1_500_000, ran=ran)
+    monkeypatch.setattr(api, "export", lambda path, **options: made)
+    code, out, _ = command_line("export", tmp_path, "--format", "coreml")
+    assert code == 0
+    assert said in " ".join(out.split())
+
+
 def exported(**more: Any) -> Exported:
     return Exported(Path("m.onnx"), "onnx", "by us", 1e-7, 1500, **more)
 

@@ -20,8 +20,9 @@ EXTRAS = {
     "openvino": ("openvino",),
     "ncnn": ("ncnn", "pnnx"),
     "executorch": ("executorch",),
+    "litert": ("ai_edge_litert",),
 }
-SLOW = {"executorch"}  # seconds a model
+SLOW = {"executorch", "litert"}  # seconds a model
 RUNTIME = pytest.mark.parametrize("runtime", EXTRAS)
 RUNS = pytest.mark.parametrize(
     "runtime",
@@ -33,6 +34,10 @@ QUICK = {"warmup_s": 0.002, "repeats": 10}
 def need(runtime: str) -> None:
     for module in EXTRAS[runtime]:
         pytest.importorskip(module)
+    try:
+        RUNTIMES[runtime].check()
+    except DeviceError as error:  # what is no package of this environment
+        pytest.skip(str(error))
 
 
 def network(width: int = 32) -> nn.Module:

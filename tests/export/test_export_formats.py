@@ -17,8 +17,10 @@ NEEDS = {
     "openvino": ("openvino",),
     "ncnn": ("ncnn", "pnnx"),
     "executorch": ("executorch",),
+    "litert": ("ai_edge_litert",),
+    "coreml": ("coremltools",),
 }
-SLOW = {"executorch"}  # seconds a model
+SLOW = {"executorch", "litert"}  # seconds a model
 FORMAT = pytest.mark.parametrize("name", NEEDS)
 WRITES = pytest.mark.parametrize(
     "name", [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in NEEDS]
@@ -26,9 +28,17 @@ WRITES = pytest.mark.parametrize(
 TWO_FILES = [name for name in NEEDS if FORMATS[name].weights]
 
 
-def export(name: str, tmp_path, model: nn.Module, x: torch.Tensor, **options: bool) -> Exported:
+def need(name: str) -> None:
     for module in NEEDS[name]:
         pytest.importorskip(module)
+    try:
+        FORMATS[name].check()
+    except DeviceError as error:  # what is no package of this environment
+        pytest.skip(str(error))
+
+
+def export(name: str, tmp_path, model: nn.Module, x: torch.Tensor, **options: bool) -> Exported:
+    need(name)
     return export_model(model, tmp_path / FORMATS[name].file, x, format=name, **options)
 
 
@@ -52,6 +62,8 @@ def test_the_file_agrees_in_float32_and_the_size_counts_all_files(tmp_path, name
     assert made.difference < 1e-5  # float16 would differ by about 1e-3
     files = [made.path, *([made.weights] if made.weights else [])]
     assert sorted(tmp_path.iterdir()) == sorted(files)
+    if FORMATS[name].folder:
+        files = [file for file in made.path.rglob("*") if file.is_file()]
     assert made.size_bytes == sum(file.stat().st_size for file in files)
     assert made.size_bytes > 4 * 6 * 36 * 4  # the weights of the linear layer alone
     assert all(module.training for module in model.modules())
@@ -59,8 +71,7 @@ def test_the_file_agrees_in_float32_and_the_size_counts_all_files(tmp_path, name
 
 @WRITES
 def test_a_file_that_differs_is_refused(tmp_path, monkeypatch, name):
-    for module in NEEDS[name]:
-        pytest.importorskip(module)
+    need(name)
     monkeypatch.setattr("autoprune._export.agreement.difference", lambda expected, found: 0.5)
     with pytest.raises(ExportError, match="must agree with the model within"):
         export(name, tmp_path, small(), X)
@@ -151,3 +162,26 @@ def test_executorch_files_run_at_other_batches(tmp_path):
     x = torch.randn(5, 3, 8, 8)
     (found,) = LoadedProgram(made.path).run([x])
     torch.testing.assert_close(found, model.eval()(x).detach(), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.slow  # seconds to convert
+def test_litert_files_run_at_other_batches_without_autoprune(tmp_path):
+    """A model without reshapes to a known size; LiteRT takes the batch from its inputs."""
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(3, 6, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 4)
+    )
+    made = export("litert", tmp_path, model, X, dynamic_batch=True)
+    from ai_edge_litert.interpreter import Interpreter
+
+    x = torch.randn(5, 3, 8, 8)
+    run = Interpreter(str(made.path)).get_signature_runner()
+    found = run(args_0=x.numpy())["output_0"]
+    np.testing.assert_allclose(found, model.eval()(x).detach().numpy(), atol=1e-4)
+
+
+@pytest.mark.slow  # seconds to convert
+def test_a_litert_file_of_one_batch_is_said_to_be_so(tmp_path):
+    with pytest.raises(ExportError, match="reshapes are for a batch of 2 · export it without"):
+        export("litert", tmp_path, small(), X, dynamic_batch=True)
+    assert list(tmp_path.iterdir()) == []

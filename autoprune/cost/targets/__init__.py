@@ -16,6 +16,7 @@ from autoprune.cost.targets.base import LocalTarget, Protocol, Target, Timings
 from autoprune.cost.targets.compiled import CompiledTorch
 from autoprune.cost.targets.cuda import CudaGraph, EagerCuda, OnnxRuntimeCuda
 from autoprune.cost.targets.executorch import ExecuTorch
+from autoprune.cost.targets.litert import LiteRt
 from autoprune.cost.targets.local import EagerTorch, OnnxRuntime
 from autoprune.cost.targets.ncnn import Ncnn
 from autoprune.cost.targets.on_device import INT8, cores, cpu_flags, device_name, int8_instructions
@@ -30,6 +31,7 @@ RUNTIMES: Mapping[str, LocalTarget] = {
     "openvino": OpenVino(),
     "ncnn": Ncnn(),
     "executorch": ExecuTorch(),
+    "litert": LiteRt(),
     "cuda": EagerCuda(),
     "cuda-graph": CudaGraph(),
     "onnxruntime-cuda": OnnxRuntimeCuda(),
@@ -80,6 +82,7 @@ __all__ = [
     "EagerCuda",
     "EagerTorch",
     "ExecuTorch",
+    "LiteRt",
     "LocalTarget",
     "Ncnn",
     "OnnxRuntime",
