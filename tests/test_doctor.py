@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 from autoprune import doctor
-from autoprune.cost.targets import on_device
 
 
 @pytest.fixture(autouse=True)
@@ -52,9 +51,3 @@ def test_a_configuration_is_tried(tmp_path: Path) -> None:
     assert found["configuration"].state == "good"
     assert "none.py does not exist" in found["task"].text
     assert found["device"].state == "good"
-
-
-def test_flags_are_those_of_the_first_processor(monkeypatch) -> None:
-    monkeypatch.setattr(on_device, "_text", lambda path: "flags\t: avx2 avx_vnni\nflags\t: sse")
-    assert on_device.cpu_flags() == {"avx2", "avx_vnni"}
-    assert on_device.int8_instructions() is True

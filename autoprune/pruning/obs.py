@@ -27,7 +27,7 @@ from autoprune.pruning.calibration import Calibration, Moment
 from autoprune.pruning.threads import threads_of
 
 RIDGE = 1e-3  # λ over the mean of the inputs' variances
-_PENDING = 256  # columns that are removed before H is updated
+LAZY = 256  # columns
 
 
 def obs_scores(
@@ -37,6 +37,7 @@ def obs_scores(
     *,
     groups: Collection[str] | None = None,
     ridge: float = RIDGE,
+    lazy: int = LAZY,
 ) -> dict[str, Tensor]:
     """The nested Optimal-Brain-Surgeon importance of every unit: group name -> `(size,)` float64.
 
@@ -46,7 +47,8 @@ def obs_scores(
     ascending in the order of removal, and keeping the largest ones is the same order at any ratio.
     Units of a group without any consumer in `calibration` are scored by the l2 norm of the weights
     that produce them. With `groups` only those are scored. `ridge` > 0 is λ over the mean of the
-    inputs' variances.
+    inputs' variances; the Hessian is updated after each `lazy` removed columns, which changes the
+    time that it takes and no score.
     """
     if not ridge > 0.0:
         raise UsageError(f"ridge must be above 0, got {ridge}")
@@ -55,7 +57,7 @@ def obs_scores(
     state = {**parameters, **buffers}
     with torch.no_grad(), threads_of(1):  # many small steps: more threads wait for each other
         return {
-            group.name: _group_scores(group, state, calibration, ridge)
+            group.name: _group_scores(group, state, calibration, (ridge, lazy))
             for group in graph.groups
             if groups is None or group.name in groups
         }
@@ -65,17 +67,20 @@ class _Consumer:
     """One block of one weight: the error of removing each remaining unit.
 
     Inputs are sorted so that each unit's columns lie together. H is dense and large, so it is
-    updated only after `_PENDING` columns have been removed, by one matrix product, and then the
+    updated only after `lazy` columns have been removed, by one matrix product, and then the
     removed columns are dropped (lazy batches as in GPTQ, Frantar et al. 2023, arXiv:2210.17323);
     its diagonal blocks and the weight always are.
     """
 
-    def __init__(self, weight: Tensor, second: Tensor, columns: Tensor, ridge: float) -> None:
+    def __init__(
+        self, weight: Tensor, second: Tensor, columns: Tensor, ridge: float, lazy: int
+    ) -> None:
         """`weight` (rows, d) scaled, `second` (d, d), `columns` (units, b)."""
         scale = float(second.diagonal().mean())
         damping = ridge * scale if scale > 0.0 else 1.0
         self.total = float(((weight @ second) * weight).sum())
         units, self._taps = columns.shape
+        self._lazy = lazy
         own = columns.flatten()
         others = torch.ones(second.shape[0], dtype=torch.bool)
         others[own] = False
@@ -108,7 +113,7 @@ class _Consumer:
         self._diagonal -= parts[0].permute(1, 2, 0) @ parts[1].transpose(0, 1)
         self._remains[unit] = False
         self._pending.append((across, fitted))
-        if len(self._pending) * self._taps >= _PENDING:
+        if len(self._pending) * self._taps >= self._lazy:
             self._update()
 
     def _update(self) -> None:
@@ -138,9 +143,12 @@ def _inverse(second: Tensor, damping: float) -> Tensor:
 
 
 def _group_scores(
-    group: Group, state: Mapping[str, Tensor], calibration: Calibration, ridge: float
+    group: Group,
+    state: Mapping[str, Tensor],
+    calibration: Calibration,
+    options: tuple[float, int],
 ) -> Tensor:
-    consumers = _consumers(group, state, calibration, ridge)
+    consumers = _consumers(group, state, calibration, options)
     totals = {key: sum(c.total for c in parts) for key, parts in consumers.items()}
     active = [(c, totals[key]) for key, parts in consumers.items() for c in parts if totals[key]]
     if not active:
@@ -161,7 +169,10 @@ def _group_scores(
 
 
 def _consumers(
-    group: Group, state: Mapping[str, Tensor], calibration: Calibration, ridge: float
+    group: Group,
+    state: Mapping[str, Tensor],
+    calibration: Calibration,
+    options: tuple[float, int],
 ) -> dict[str, list[_Consumer]]:
     """The blocks of each weight with a moment that contracts the group's units."""
     indices: dict[str, list[np.ndarray]] = {}
@@ -182,7 +193,7 @@ def _consumers(
         columns = (units[:, :, None] * taps + torch.arange(taps)).flatten(1)
         blocks = weight.flatten(1).chunk(moment.covariance.shape[0])
         found[name] = [
-            _Consumer(block, second(moment, index), columns, ridge)
+            _Consumer(block, second(moment, index), columns, *options)
             for index, block in enumerate(blocks)
         ]
     return found

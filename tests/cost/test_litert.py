@@ -136,7 +136,7 @@ def test_what_cannot_be_converted_is_one_line(environment, theirs, hint):
         + f"answer |= {{'torch': '{theirs}+cpu', 'errors': {{'1': 'ValueError: no tfl.fft'}}}}"
     )
     with pytest.raises(ExportError) as error:
-        convert([model(), model()], X)
+        convert([model(), model()], X, limit_s=0.2)
     assert str(error.value) == (
         f"the model cannot be written for LiteRT (ValueError: no tfl.fft{hint}) · export it as onnx"
     )
@@ -156,11 +156,10 @@ def test_a_converter_that_ends_without_an_answer_is_one_line(environment, lines,
     assert "\n" not in str(error.value)
 
 
-def test_a_converter_that_does_not_end_is_stopped(environment, monkeypatch):
+def test_a_converter_that_does_not_end_is_stopped(environment):
     environment("import time; time.sleep(60)")
-    monkeypatch.setattr(litert, "_LIMIT_S", 0.2)
     with pytest.raises(ExportError, match=r"litert-torch took longer than 0\.4 s"):
-        convert([model(), model()], X)
+        convert([model(), model()], X, limit_s=0.2)
 
 
 def test_what_torch_cannot_export_is_not_sent(environment):

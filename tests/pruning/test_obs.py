@@ -8,14 +8,9 @@ from torch.nn import functional as F
 
 from autoprune.errors import UsageError
 from autoprune.graph import Group, PruningGraph, Slice
-from autoprune.pruning import obs
 from autoprune.pruning.compensate import calibrate, obs_scores
 
-
-@pytest.fixture(params=[1, 20, 256])
-def pending(request, monkeypatch):
-    """How many columns leave before the inverse is brought up to date."""
-    monkeypatch.setattr(obs, "_PENDING", request.param)
+LAZY = pytest.mark.parametrize("lazy", [1, 20, 256])
 
 
 def graph_of(*slices):
@@ -64,13 +59,13 @@ def order_of(scores):
     return scores.argsort().tolist()
 
 
-@pytest.mark.usefixtures("pending")
-def test_the_order_and_the_errors_are_those_of_greedy_removal_with_refitting():
+@LAZY
+def test_the_order_and_the_errors_are_those_of_greedy_removal_with_refitting(lazy):
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(5, 8), nn.ReLU(), nn.Linear(8, 3))
     x = torch.randn(400, 5)
     graph = graph_of(("0.weight", 0, each(8), "out"), ("2.weight", 1, each(8), "in"))
-    scores = obs_scores(model, graph, calibrate(model, [x]), ridge=1e-9)["g"]
+    scores = obs_scores(model, graph, calibrate(model, [x]), ridge=1e-9, lazy=lazy)["g"]
     with torch.no_grad():
         hidden, outputs = model[:2](x).double().numpy(), model(x).double().numpy()
     order, errors = greedy([(hidden, each(8), outputs)], 8)
@@ -96,8 +91,8 @@ class Fork(nn.Module):
         return self.conv(x).mean((2, 3)).sum() + self.head(x.flatten(1)).sum()
 
 
-@pytest.mark.usefixtures("pending")
-def test_blocks_of_columns_and_several_consumers_add_up():
+@LAZY
+def test_blocks_of_columns_and_several_consumers_add_up(lazy):
     torch.manual_seed(1)
     model = Fork()
     x = torch.randn(300, 2, 4, 4)
@@ -106,7 +101,7 @@ def test_blocks_of_columns_and_several_consumers_add_up():
         ("conv.weight", 1, each(5), "in"),
         ("head.weight", 1, np.arange(80).reshape(5, 16), "in"),
     )
-    scores = obs_scores(model, graph, calibrate(model, [x]), ridge=1e-9)["g"]
+    scores = obs_scores(model, graph, calibrate(model, [x]), ridge=1e-9, lazy=lazy)["g"]
     with torch.no_grad():
         hidden = model.hidden(x)
         patches = F.unfold(hidden, 3).transpose(1, 2).reshape(-1, 45)
@@ -121,14 +116,14 @@ def test_blocks_of_columns_and_several_consumers_add_up():
     np.testing.assert_allclose(scores[order], errors, rtol=2e-3, atol=1e-5)
 
 
-@pytest.mark.usefixtures("pending")
-def test_inputs_of_other_groups_stay_and_take_over():
+@LAZY
+def test_inputs_of_other_groups_stay_and_take_over(lazy):
     torch.manual_seed(3)
     model = nn.Sequential(nn.Linear(5, 9), nn.ReLU(), nn.Linear(9, 3))
     x = torch.randn(400, 5)
     mine = np.array([[7], [1], [4], [2]])  # the other inputs belong to nobody that leaves
     graph = graph_of(("0.weight", 0, mine, "out"), ("2.weight", 1, mine, "in"))
-    scores = obs_scores(model, graph, calibrate(model, [x]), ridge=1e-9)["g"]
+    scores = obs_scores(model, graph, calibrate(model, [x]), ridge=1e-9, lazy=lazy)["g"]
     with torch.no_grad():
         hidden, outputs = model[:2](x).double().numpy(), model(x).double().numpy()
     others = [0, 3, 5, 6, 8]

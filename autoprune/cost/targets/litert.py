@@ -28,7 +28,7 @@ from autoprune.errors import DeviceError, ExportError, first_line
 from autoprune.log_level import log_level
 
 PYTHON = "AUTOPRUNE_LITERT_PYTHON"
-_LIMIT_S = 900.0  # for one model
+LIMIT_S = 900.0
 _HAS_CONVERTER = "import importlib.util as u, sys; sys.exit(u.find_spec('litert_torch') is None)"
 
 
@@ -97,19 +97,22 @@ def converter() -> list[str]:
     return command
 
 
-def convert(models: Sequence[nn.Module], example_inputs: Inputs) -> Converted:
+def convert(
+    models: Sequence[nn.Module], example_inputs: Inputs, limit_s: float = LIMIT_S
+) -> Converted:
     """Convert models for the shapes of their example inputs, all by one process.
 
     They are sent as programs of `torch.export`. Their inputs are called `args_0`, `args_1`, their
     outputs `output_0`, in the order of the model's tensors; integers are of 32 bits. Raises
-    ExportError for the first that cannot be converted.
+    ExportError for the first that cannot be converted, and where they take longer than `limit_s`
+    seconds each.
     """
     with tempfile.TemporaryDirectory(prefix="autoprune-") as name:
         folder = Path(name)
         files = [folder / f"{place}.pt2" for place in range(len(models))]
         for model, file in zip(models, files, strict=True):
             _save(model, example_inputs, file)
-        answer = _answer(folder, _LIMIT_S * len(models))
+        answer = _answer(folder, limit_s * len(models))
         failed = [answer["errors"][file.stem] for file in files if file.stem in answer["errors"]]
         if failed:
             raise ExportError(
