@@ -42,6 +42,18 @@ def test_the_fastest_is_taken_where_it_clearly_pays(
     assert choose(Stripes(), dense()[0]) == expected
 
 
+def test_what_was_faster_once_is_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first option that is timed warms up the machine."""
+    cold = iter([3.0])
+    low = Precision(True)
+
+    def timed(task: object, model: object, batch: object, option: Precision, *_: object) -> float:
+        return next(cold, 1.0) if option == Precision() else 1.0 if option == low else 9.0
+
+    monkeypatch.setattr(precision, "_time", timed)
+    assert choose(Stripes(), dense()[0]) == Precision()
+
+
 def test_choosing_trains_copies_only_and_gives_a_value_that_travels() -> None:
     model, _ = dense()
     before = {name: value.clone() for name, value in model.state_dict().items()}
