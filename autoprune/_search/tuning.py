@@ -223,8 +223,12 @@ _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 
 
 def threads_for(concurrent: int) -> int:
-    """Each trial's share of the cores that this process may use, at least one."""
-    return max(1, cores() // concurrent)
+    """Each trial's share of the cores that this process may use, at least one.
+
+    No more than `OMP_NUM_THREADS` where that is set.
+    """
+    share, most = max(1, cores() // concurrent), os.environ.get("OMP_NUM_THREADS", "")
+    return min(share, int(most)) if most.isdecimal() and int(most) else share
 
 
 @contextmanager

@@ -35,10 +35,22 @@ def test_cores_are_those_of_the_process_or_else_of_the_machine(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2}, raising=False)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     assert (tuning.cores(), tuning.threads_for(2)) == (3, 1)
     monkeypatch.delattr(os, "sched_getaffinity")
     monkeypatch.setattr(os, "cpu_count", lambda: 8)
     assert (tuning.cores(), tuning.threads_for(2)) == (8, 4)
+
+
+@pytest.mark.parametrize(
+    ("most", "threads"), [("2", 2), ("16", 4), ("0", 4), ("", 4), ("many", 4), ("4,2", 4)]
+)
+def test_threads_are_no_more_than_the_environment_allows(
+    monkeypatch: pytest.MonkeyPatch, most: str, threads: int
+) -> None:
+    monkeypatch.setattr(tuning, "cores", lambda: 8)
+    monkeypatch.setenv("OMP_NUM_THREADS", most)
+    assert tuning.threads_for(2) == threads
 
 
 def test_a_long_folder_of_temporary_files_is_refused_at_once(
