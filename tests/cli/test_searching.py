@@ -167,10 +167,9 @@ def test_a_task_file_is_python(command_line, tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_search_goes_where_the_configuration_says_and_shows_the_result(
-    command_line, tmp_path: Path, monkeypatch
-) -> None:
-    done = small_run.make(tmp_path)
+def searched(folder: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[RunFolder, list[RunConfig]]:
+    """A finished run that every search gives, and the configurations of the searches."""
+    done = small_run.make(folder)
     asked: list[RunConfig] = []
 
     def run_config(config: RunConfig, **_: object) -> Result:
@@ -178,6 +177,13 @@ def test_search_goes_where_the_configuration_says_and_shows_the_result(
         return Result.read(done.path)
 
     monkeypatch.setattr(api, "run_config", run_config)
+    return done, asked
+
+
+def test_search_goes_where_the_configuration_says_and_shows_the_result(
+    command_line, tmp_path: Path, monkeypatch
+) -> None:
+    done, asked = searched(tmp_path, monkeypatch)
     (tmp_path / "b.yaml").write_text("task: digits\nbudget: {macs: 50%}\noutput: there")
     code, out, _ = command_line(
         *("search", tmp_path / "b.yaml", "--quiet", "--set", "search.trials=5"),
@@ -198,14 +204,7 @@ def test_search_goes_where_the_configuration_says_and_shows_the_result(
 def test_without_an_output_a_search_has_a_folder_of_its_own(
     command_line, tmp_path: Path, monkeypatch
 ) -> None:
-    done = small_run.make(tmp_path)
-    asked: list[RunConfig] = []
-
-    def run_config(config: RunConfig, **_: object) -> Result:
-        asked.append(config)
-        return Result.read(done.path)
-
-    monkeypatch.setattr(api, "run_config", run_config)
+    _, asked = searched(tmp_path, monkeypatch)
     (tmp_path / "b.yaml").write_text("task: digits\nbudget: {macs: 50%}")
     command_line("search", tmp_path / "b.yaml", "--quiet")
     assert re.fullmatch(r"results/digits-\d{8}-\d{6}", asked[0].output or "")

@@ -9,37 +9,15 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from small_records import folder as folder
+from small_records import record
 
 from autoprune.architecture import Architecture
 from autoprune.budget import Confidence, Cost, Device, Timing
 from autoprune.candidate import Candidate, Recovery
 from autoprune.errors import StoreError
-from autoprune.record import TrialRecord
 from autoprune.store import GroupInfo, Groups, RunFolder, records
 from autoprune.store.records import csv_text
-
-
-def record(number: int, **changes: object) -> TrialRecord:
-    blank = TrialRecord(
-        number,
-        Candidate(Architecture({"conv1": 8, "conv2": 24})),
-        "complete",
-        seed=0,
-        epochs=2.0,
-        metrics={"accuracy": 0.9},
-        predicted=Cost(params=10, macs=100),
-        times={"train_s": 1.5},
-        origin="tpe",
-    )
-    return replace(blank, **changes)  # type: ignore[arg-type]
-
-
-CONFIG = {"task": "digits", "budget": {"macs": "50%"}}
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> RunFolder:
-    return RunFolder.create(tmp_path / "run", CONFIG, {"torch": "2"})
 
 
 def test_records_come_back_equal_and_in_order(folder: RunFolder) -> None:

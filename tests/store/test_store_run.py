@@ -1,40 +1,16 @@
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from small_records import folder as folder
+from small_records import record
 from torch import nn
 
 from autoprune.architecture import Architecture
-from autoprune.budget import Cost
 from autoprune.candidate import Candidate
 from autoprune.errors import StoreError
-from autoprune.record import TrialRecord
 from autoprune.store import RunFolder, recipe_of
-
-
-def record(number: int, **changes: object) -> TrialRecord:
-    blank = TrialRecord(
-        number,
-        Candidate(Architecture({"conv1": 8, "conv2": 24})),
-        "complete",
-        seed=0,
-        epochs=2.0,
-        metrics={"accuracy": 0.9},
-        predicted=Cost(params=10, macs=100),
-        times={"train_s": 1.5},
-        origin="tpe",
-    )
-    return replace(blank, **changes)  # type: ignore[arg-type]
-
-
-CONFIG = {"task": "digits", "budget": {"macs": "50%"}}
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> RunFolder:
-    return RunFolder.create(tmp_path / "run", CONFIG, {"torch": "2"})
 
 
 def test_a_run_is_found_again(folder: RunFolder) -> None:
