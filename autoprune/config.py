@@ -179,6 +179,7 @@ class SearchConfig(_Section):
     ray: RayConfig = RayConfig()
 
 
+Arithmetic = Literal["auto", "float32", "bfloat16"]
 Patterns = tuple[Annotated[str, Field(min_length=1)], ...]
 
 
@@ -205,6 +206,7 @@ class RunConfig(_Section):
     device: DeviceConfig = DeviceConfig()
     devices: dict[str, DeviceConfig] = {}
     train_on: Literal["cpu", "cuda", "auto"] = "auto"
+    arithmetic: Arithmetic = "auto"
     space: Annotated[InstanceOf[SearchSpace], WithJsonSchema({})]
     keep: Patterns = ()
     bounds: dict[str, BoundConfig] = {}

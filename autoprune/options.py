@@ -34,6 +34,7 @@ class SearchOptions(TypedDict, total=False):
     device: _DeviceSpec
     devices: Mapping[str, _DeviceSpec]
     train_on: str
+    arithmetic: str
     task_args: Mapping[str, Any]
     data: str | Path | None
     output: str | Path | None

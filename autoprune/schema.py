@@ -103,6 +103,7 @@ _MEANINGS = {  # of keys without a comment in the template, or where that one is
     "device": "where the latency counts; or a device profile, or an address ssh://user@host",
     "devices": "several of these by name; their latencies are latency_ms@name",
     "train_on": "where candidates are trained",
+    "arithmetic": "of their training; auto times it, so equal seeds may differ between machines",
     "space": "what may vary: a preset, a file, or keys",
     "search": "sampler, limits of the search, and training of the trials",
     "profile": "a file of autoprune profile -o, which says runtime, threads and batch",

@@ -27,6 +27,7 @@ device:
 # budget: {{latency_ms: {{phone: 8 ms, server: 50%}}}}
 
 # train_on: auto               # cpu | cuda | auto: where candidates are trained
+# arithmetic: auto             # float32 | bfloat16 | auto: the faster of them, as timed here
 
 # What may vary: a preset (standard, int8, channels, channels_and_schedule, quick, unstructured), a
 # file, or keys.

@@ -43,7 +43,7 @@ from autoprune.store import (
 )
 from autoprune.tasks.base import Task
 from autoprune.tasks.load import load_dense
-from autoprune.training import choose, training_device
+from autoprune.training import training_device, training_precision
 from autoprune.training.batches import sample
 from autoprune.training.optimizers import rate_for_length
 
@@ -197,7 +197,7 @@ def _train(
         seeds=plan.seeds,
         calibration=_calibration(config, task, record, dense),
         device=device,
-        precision=choose(task, dense, device),
+        precision=training_precision(config.arithmetic, task, dense, device),
         checkpoints=folder.checkpoints,
         on_entry=on_entry,
         quantization_aware=SIMULATED if aware else 0.0,

@@ -23,7 +23,7 @@ from autoprune.pruning.sensitivity import Sensitivity
 from autoprune.quantization import twin_of
 from autoprune.store import QuantizationSettings
 from autoprune.tasks.base import Task
-from autoprune.training import Precision, choose
+from autoprune.training import Precision, training_precision
 from autoprune.training.batches import sample
 
 _SENSITIVITY_SAMPLES = 512
@@ -56,7 +56,9 @@ def make_context(
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        precision = precision or choose(task, ready.dense, ready.training_device)
+        precision = precision or training_precision(
+            config.arithmetic, task, ready.dense, ready.training_device
+        )
     finally:
         torch.set_num_threads(before)
     return WorkerContext(

@@ -1,6 +1,11 @@
 """Recovery: training a candidate while its units are pruned."""
 
-from autoprune.training.precision import Precision, choose, training_device
+from autoprune.training.precision import (
+    Precision,
+    choose,
+    training_device,
+    training_precision,
+)
 from autoprune.training.recovery import RecoveryRun
 
-__all__ = ["Precision", "RecoveryRun", "choose", "training_device"]
+__all__ = ["Precision", "RecoveryRun", "choose", "training_device", "training_precision"]

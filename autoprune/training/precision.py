@@ -13,6 +13,7 @@ import torch
 from torch import nn
 from torch.optim import SGD
 
+from autoprune.config import Arithmetic
 from autoprune.errors import DeviceError
 from autoprune.graph.replica import replica
 from autoprune.tasks.base import Batch, Task
@@ -157,6 +158,23 @@ def choose(
         return best
     holds = all(timed(best) * _SPEEDUP < timed(options[0]) for _ in range(_AGAIN))
     return best if holds else options[0]
+
+
+def training_precision(
+    arithmetic: Arithmetic, task: Task, model: nn.Module, device: torch.device | str = "cpu"
+) -> Precision:
+    """The arithmetic that a configuration asks for; `auto` times what is faster (`choose`).
+
+    The others are the same on every machine: `float32` or `bfloat16`, in torch's usual layout.
+    Raises DeviceError for `bfloat16` on a GPU without it.
+    """
+    if arithmetic == "auto":
+        return choose(task, model, device)
+    if arithmetic == "bfloat16" and not _has_bf16(device):
+        raise DeviceError(
+            "arithmetic: bfloat16, but this GPU has none · write arithmetic: float32 or auto"
+        )
+    return Precision(bf16=arithmetic == "bfloat16")
 
 
 def training_device(train_on: str) -> str:

@@ -83,3 +83,10 @@ def test_nothing_is_scored_where_nothing_needs_it(tmp_path: Path) -> None:
     _, context = made(importance="l2", repair=True, ratios={"per": "global"})
     assert context.calibration is not None
     assert context.scores is None
+
+
+def test_the_arithmetic_of_the_configuration_is_what_workers_train_in() -> None:
+    given, task = config().model_copy(update={"arithmetic": "bfloat16"}), Wider()
+    ready = prepare(given, task, lambda text: None)
+    context = make_context(given, task, ready, ".", lambda text: None)
+    assert context.precision == Precision(bf16=True)

@@ -11,9 +11,17 @@ import torch
 from stripes import Stripes, dense
 from torch import Tensor, nn
 
+from autoprune.config import Arithmetic
+from autoprune.errors import DeviceError
 from autoprune.tasks.wrap import wrap
 from autoprune.training import precision
-from autoprune.training.precision import Precision, as_float32, choose, watched
+from autoprune.training.precision import (
+    Precision,
+    as_float32,
+    choose,
+    training_precision,
+    watched,
+)
 
 CPU = torch.device("cpu")
 
@@ -52,6 +60,27 @@ def test_what_was_faster_once_is_not_taken(monkeypatch: pytest.MonkeyPatch) -> N
 
     monkeypatch.setattr(precision, "_time", timed)
     assert choose(Stripes(), dense()[0]) == Precision()
+
+
+@pytest.mark.parametrize(
+    ("arithmetic", "expected"),
+    [
+        ("auto", Precision(True, True)),
+        ("float32", Precision()),
+        ("bfloat16", Precision(bf16=True)),
+    ],
+)
+def test_only_auto_is_timed(
+    monkeypatch: pytest.MonkeyPatch, arithmetic: Arithmetic, expected: Precision
+) -> None:
+    clock(monkeypatch, {Precision(): 1.0, Precision(True, True): 0.5})
+    assert training_precision(arithmetic, Stripes(), dense()[0]) == expected
+
+
+def test_bfloat16_on_a_gpu_without_it_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: False)
+    with pytest.raises(DeviceError, match=r"arithmetic: bfloat16, but .* write arithmetic: float"):
+        training_precision("bfloat16", Stripes(), dense()[0], "cuda")
 
 
 def test_choosing_trains_copies_only_and_gives_a_value_that_travels() -> None:
