@@ -86,7 +86,7 @@ def autoprune(
     config = config.model_copy(update={"search": config.search.model_copy(update=changes)})
     # One arithmetic for all methods: what the search would time is timed once for the benchmark.
     with (
-        mock.patch.object(search_context, "choose", return_value=setup.precision),
+        mock.patch.object(search_context, "training_precision", return_value=setup.precision),
         contextlib.suppress(ScreeningCost),
     ):
         search_run(config, setup.task, folder, progress=watch)
