@@ -93,17 +93,24 @@ class TextBatches:
 
 
 class Sst2(Task):
-    """Sentiment of phrases and sentences; validation on the official development sentences."""
+    """Sentiment of phrases and sentences; validation on the official development sentences.
 
-    def __init__(self, batch_size: int = 32) -> None:
-        self.batch_size = batch_size
+    With `phrases` only the first ones are trained on; `weights` is the file of a trained encoder.
+    """
+
+    def __init__(
+        self, batch_size: int = 32, phrases: int | None = None, weights: Path | None = None
+    ) -> None:
+        self.batch_size, self.phrases = batch_size, phrases
+        self.checkpoint = None if weights is None else str(weights)
         self._splits: dict[str, tuple[list[list[int]], Tensor]] = {}
 
     def build_model(self) -> nn.Module:
         return SentimentClassifier()
 
     def train_loader(self, seed: int) -> TextBatches:
-        return TextBatches(*self._split("train"), self.batch_size, seed)
+        texts, labels = self._split("train")
+        return TextBatches(texts[: self.phrases], labels[: self.phrases], self.batch_size, seed)
 
     def val_loader(self) -> TextBatches:
         return TextBatches(*self._split("dev"), 64)
@@ -156,12 +163,24 @@ class Block(nn.Module):
 
 
 class FashionViT(FashionMnist):
-    """Fashion-MNIST with a small vision transformer."""
+    """Fashion-MNIST with a small vision transformer; `images` and `weights` as for `Sst2`."""
 
-    dense_lr, dense_epochs, batch_size = 2e-3, 4, 64
+    dense_lr, dense_epochs = 2e-3, 4
+
+    def __init__(
+        self, batch_size: int = 64, images: int | None = None, weights: Path | None = None
+    ) -> None:
+        super().__init__()
+        self.batch_size, self.images = batch_size, images
+        self.checkpoint = None if weights is None else str(weights)
 
     def build_model(self) -> nn.Module:
         return SmallViT()
+
+    def splits(self) -> dict[str, tuple[Tensor, Tensor, Tensor]]:
+        found = super().splits()
+        images, labels, rows = found["train"]
+        return {**found, "train": (images, labels, rows[: self.images])}
 
 
 def fine_tune(model: nn.Module, batches: TextBatches, *, steps: int, lr: float) -> None:
