@@ -6,7 +6,7 @@ place then. The rest is deleted as soon as it is dominated.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
@@ -15,6 +15,22 @@ from autoprune.pareto import non_dominated_rank
 from autoprune.record import TrialRecord
 
 RESERVE = 3  # times the models of the front
+
+
+def to_delete(
+    records: Iterable[TrialRecord], plan: Plan, size_of: Callable[[TrialRecord], int]
+) -> tuple[list[TrialRecord], bool]:
+    """(the models to delete under the plan's limits; whether those that stay are above the quota).
+
+    `size_of` is the size of a record's model in bytes, asked only where there is a quota.
+    """
+    limits, records = plan.limits, list(records)
+    gone = [] if limits.keep_all else dominated(records, plan)
+    if limits.disk_bytes is None:
+        return gone, False
+    sizes = {r.number: size_of(r) for r in records if r.artifact}
+    more, too_much = over_quota(records, plan, sizes, limits.disk_bytes)
+    return list({record.number: record for record in [*gone, *more]}.values()), too_much
 
 
 def dominated(records: Iterable[TrialRecord], plan: Plan) -> list[TrialRecord]:

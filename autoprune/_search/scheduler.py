@@ -13,7 +13,7 @@ from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
 from autoprune._search.failure import LONGEST
 from autoprune._search.interrupts import Interrupts
-from autoprune._search.ledger import REPORT
+from autoprune._search.messages import REPORT
 from autoprune._search.plan import Plan
 from autoprune._search.searcher import BudgetedOptunaSearch
 from autoprune._search.watchdog import Watchdog

@@ -18,7 +18,8 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from ray.tune.search import Searcher
 from ray.tune.search.optuna import OptunaSearch
 
-from autoprune._search.ledger import REPORT, Conversion, Ledger, Report
+from autoprune._search.ledger import Ledger
+from autoprune._search.messages import REPORT, Conversion, Report
 from autoprune._search.plan import Plan
 from autoprune._search.projection import project
 from autoprune._search.screening import PooledProposal, Screening

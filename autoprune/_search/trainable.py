@@ -8,7 +8,7 @@ from typing import Any, Protocol
 from ray import tune
 
 from autoprune._search.failure import reason, release_memory
-from autoprune._search.ledger import REPORT, Report
+from autoprune._search.messages import REPORT, Report
 from autoprune.candidate import Candidate
 
 SPEC = "trial"  # the key of a Tune configuration that holds the spec

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from autoprune._search.cluster import Delivery
-from autoprune._search.ledger import Conversion, Report
+from autoprune._search.messages import Conversion, Report
 from autoprune._search.trainable import Spec
 from autoprune.architecture import FLOAT32, INT8
 from autoprune.errors import AutopruneError

@@ -8,7 +8,8 @@ import pytest
 import toy
 
 from autoprune._search.keeping import dominated, over_quota
-from autoprune._search.ledger import Ledger, Report
+from autoprune._search.ledger import Ledger
+from autoprune._search.messages import Report
 from autoprune._search.plan import Limits
 from autoprune.record import TrialRecord
 from autoprune.store import RunFolder

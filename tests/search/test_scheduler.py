@@ -12,7 +12,7 @@ from ray.tune.schedulers import TrialScheduler
 
 from autoprune._search.failure import LONGEST
 from autoprune._search.interrupts import Interrupts, Terminated
-from autoprune._search.ledger import REPORT, Report
+from autoprune._search.messages import REPORT, Report
 from autoprune._search.scheduler import Rungs, RungScheduler, error_of, objective_end
 from autoprune.candidate import Candidate
 from autoprune.pareto import Objective

@@ -13,7 +13,7 @@ from ray.tune.search import Searcher
 from sqlalchemy.exc import OperationalError
 
 from autoprune._search import study
-from autoprune._search.ledger import REPORT, Report
+from autoprune._search.messages import REPORT, Report
 from autoprune._search.plan import Limits
 from autoprune._search.searcher import Proposal
 from autoprune._search.study import NAME, make_sampler

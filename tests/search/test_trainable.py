@@ -9,7 +9,7 @@ import torch
 from stripes import Stripes, dense
 from torch import Tensor, nn
 
-from autoprune._search.ledger import REPORT, Report
+from autoprune._search.messages import REPORT, Report
 from autoprune._search.trainable import SPEC, PruneTrial, Spec
 from autoprune._search.worker import WorkerContext
 from autoprune.architecture import Architecture

@@ -8,7 +8,8 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from autoprune._search.ledger import REPORT, Ledger, Report
+from autoprune._search.ledger import Ledger
+from autoprune._search.messages import REPORT, Report
 from autoprune._search.plan import Limits, Plan
 from autoprune._search.screening import Screening
 from autoprune._search.searcher import BudgetedOptunaSearch, Proposal

@@ -19,7 +19,8 @@ from pathlib import Path
 import optuna
 import torch
 
-from autoprune._search.ledger import REPORT, Ledger, Report
+from autoprune._search.ledger import Ledger
+from autoprune._search.messages import REPORT, Report
 from autoprune._search.plan import Limits, Plan
 from autoprune._search.screening import Screening
 from autoprune._search.searcher import BudgetedOptunaSearch
