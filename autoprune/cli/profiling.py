@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,83 +14,140 @@ from autoprune.cli.terminal import say
 from autoprune.errors import UsageError
 
 if TYPE_CHECKING:
+    from autoprune.config import RunConfig
     from autoprune.device.profile import DeviceProfile
+    from autoprune.tasks.base import Task
+
+TargetArgument = Annotated[str, typer.Argument(metavar="TASK_OR_CONFIG", help="What to look at.")]
+RuntimeOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--runtime",
+        "--target",
+        help="Runtime, or ssh://user@host; may be repeated. "
+        "Default: the configuration's, or torch and onnxruntime.",
+    ),
+]
+ThreadsOption = Annotated[
+    int | None, typer.Option(min=1, help="Threads of one forward pass. Default: 1.")
+]
+BatchOption = Annotated[
+    int | None, typer.Option(min=1, help="Inputs of one forward pass. Default: 1.")
+]
+SamplesOption = Annotated[
+    int | None,
+    typer.Option(min=10, help="Most prunings to measure for -o. Default: 100; with --from, 10."),
+]
+OutputOption = Annotated[
+    Path | None,
+    typer.Option("--output", "-o", help="Measure prunings too; write a device profile."),
+]
+SourceOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--from", metavar="PROFILE", help="With -o: move this profile to --runtime, --threads."
+    ),
+]
 
 
 @app.command()
 def profile(
-    target: Annotated[str, typer.Argument(metavar="TASK_OR_CONFIG", help="What to look at.")],
-    runtime: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--runtime",
-            "--target",
-            help="Runtime, or ssh://user@host; may be repeated. "
-            "Default: the configuration's, or torch and onnxruntime.",
-        ),
-    ] = None,
-    threads: Annotated[
-        int | None, typer.Option(min=1, help="Threads of one forward pass. Default: 1.")
-    ] = None,
-    batch: Annotated[
-        int | None, typer.Option(min=1, help="Inputs of one forward pass. Default: 1.")
-    ] = None,
-    samples: Annotated[
-        int | None,
-        typer.Option(
-            min=10, help="Most prunings to measure for -o. Default: 100; with --from, 10."
-        ),
-    ] = None,
-    output: Annotated[
-        Path | None,
-        typer.Option("--output", "-o", help="Measure prunings too; write a device profile."),
-    ] = None,
-    source: Annotated[
-        Path | None,
-        typer.Option(
-            "--from", metavar="PROFILE", help="With -o: move this profile to --runtime, --threads."
-        ),
-    ] = None,
+    target: TargetArgument,
+    runtime: RuntimeOption = None,
+    threads: ThreadsOption = None,
+    batch: BatchOption = None,
+    samples: SamplesOption = None,
+    output: OutputOption = None,
+    source: SourceOption = None,
 ) -> None:
     """Count and time the dense model, layer by layer; with -o, fit a latency predictor."""
+    config, task = _looked_at(target)
+    conditions = _Conditions.chosen(config, runtime, threads, batch)
+    if output is not None:
+        _check_output(conditions, output)
+        made = _device_profile(task, conditions, samples, source)
+        made.save(output)
+        _say_profile(made, target, output)
+    elif source is not None:
+        raise UsageError("--from makes a device profile · name its file with -o")
+    else:
+        _say_costs(target, task, conditions, config)
+
+
+@dataclass(frozen=True)
+class _Conditions:
+    """Where and how the model is run."""
+
+    runtimes: tuple[str, ...]
+    threads: int
+    batch: int
+
+    @staticmethod
+    def chosen(
+        config: RunConfig | None,
+        runtimes: Sequence[str] | None,
+        threads: int | None,
+        batch: int | None,
+    ) -> _Conditions:
+        """As the command says; what it leaves open is as in the configuration.
+
+        Raises UsageError where the devices of the configuration differ in that.
+        """
+        places = list(config.targets.values()) if config else []
+        known = dict.fromkeys(place.runtime for place in places)
+        return _Conditions(
+            tuple(runtimes or known or ("torch", "onnxruntime")),
+            threads or _common("threads", [place.threads for place in places]),
+            batch or _common("batch", [place.batch for place in places]),
+        )
+
+
+def _looked_at(target: str) -> tuple[RunConfig | None, Task]:
+    """The configuration, if the target is one, and the task."""
     from autoprune.config import RunConfig
 
     config = RunConfig.load(target) if target.endswith((".yaml", ".yml")) else None
     from autoprune.loading import task_of
-    from autoprune.profile import profile as measure
-    from autoprune.report.profile import render
     from autoprune.tasks.load import load_task
 
-    task = task_of(config) if config else load_task(target)
-    places = list(config.targets.values()) if config else []
-    known = dict.fromkeys(place.runtime for place in places)
-    chosen = tuple(runtime or known or ("torch", "onnxruntime"))
-    threads = threads or _common("threads", [place.threads for place in places])
-    batch = batch or _common("batch", [place.batch for place in places])
-    if output is None and source is not None:
-        raise UsageError("--from makes a device profile · name its file with -o")
-    if output is None:
-        say(
-            render(
-                target, measure(task, runtimes=chosen, threads=threads, batch=batch, config=config)
-            )
-        )
-        return
-    if len(chosen) != 1:
+    return config, task_of(config) if config else load_task(target)
+
+
+def _say_costs(target: str, task: Task, conditions: _Conditions, config: RunConfig | None) -> None:
+    from autoprune.profile import profile as measure
+    from autoprune.report.profile import render
+
+    found = measure(
+        task,
+        runtimes=conditions.runtimes,
+        threads=conditions.threads,
+        batch=conditions.batch,
+        config=config,
+    )
+    say(render(target, found))
+
+
+def _check_output(conditions: _Conditions, output: Path) -> None:
+    if len(conditions.runtimes) != 1:
         raise UsageError("a device profile is of one runtime · add e.g. --runtime onnxruntime")
     if output.exists():
         raise UsageError(f"{output} exists and is not overwritten · choose another name")
+
+
+def _device_profile(
+    task: Task, conditions: _Conditions, samples: int | None, source: Path | None
+) -> DeviceProfile:
+    """A device profile that is fitted, or moved from `source`."""
     from autoprune.device.profile import DeviceProfile
     from autoprune.profile import fit_device, move_device
 
+    [runtime], threads = conditions.runtimes, conditions.threads
     if source is None:
-        made = fit_device(task, chosen[0], threads=threads, batch=batch, samples=samples or 100)
-    else:
-        made = move_device(
-            task, DeviceProfile.load(source), chosen[0], threads=threads, samples=samples or 10
+        return fit_device(
+            task, runtime, threads=threads, batch=conditions.batch, samples=samples or 100
         )
-    made.save(output)
-    _say_profile(made, target, output)
+    known = DeviceProfile.load(source)
+    return move_device(task, known, runtime, threads=threads, samples=samples or 10)
 
 
 def _say_profile(made: DeviceProfile, target: str, output: Path) -> None:
