@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from autoprune.errors import GraphError
 from autoprune.graph.outputs import tensors_in
 
+_CONTAINERS = frozenset({dict, list, set, OrderedDict})
 _OF_ANY_MODULE = frozenset(vars(nn.Module())) - {"_parameters", "_buffers"}
 
 
@@ -33,6 +35,7 @@ def replica(model: nn.Module, *, shared: bool = False) -> nn.Module:
         memo.update((id(held), held) for held in (*model.parameters(), *model.buffers()))
     seen: dict[int, Any] = {}  # a configuration is held by many modules
     for module in model.modules():
+        memo.update(_empty_copies(module))
         for name, value in vars(module).items():
             if name in _OF_ANY_MODULE or seen.setdefault(id(value), module) is not module:
                 continue
@@ -54,6 +57,18 @@ def plain(model: nn.Module) -> nn.Module:
 
 def _is_compiled(module: nn.Module) -> bool:
     return type(module).__name__ == "OptimizedModule" and "_orig_mod" in module._modules
+
+
+def _empty_copies(module: nn.Module) -> dict[int, Any]:
+    """A new container for each empty one, such as hooks, by its id.
+
+    A module has a dozen of them: `copy.deepcopy` takes most of its time for them.
+    """
+    return {
+        id(value): type(value)()
+        for value in vars(module).values()
+        if type(value) in _CONTAINERS and not value
+    }
 
 
 @contextmanager

@@ -251,7 +251,7 @@ class PruningGraph:
         gone = {tensor for block in blocks for tensor in block.tensors}
         calls = frozenset[int]().union(*(block.calls for block in blocks))
         lost = self.lost(block.name for block in blocks)
-        paths = tuple(path for block in blocks for path, _ in block.modules)
+        inside = tuple(f"{path}." for block in blocks for path, _ in block.modules)
         stays = [call for call in range(len(self.ops)) if call not in calls]
         last_first = sorted(blocks, key=lambda block: -block.addition)
         return replace(
@@ -264,7 +264,7 @@ class PruningGraph:
             ops=tuple(self._read_around(call, last_first) for call in stays),
             parameters={n: dims for n, dims in self.parameters.items() if n not in gone},
             buffers={n: dims for n, dims in self.buffers.items() if n not in gone},
-            attributes=tuple(a for a in self.attributes if not _is_inside(a.module, paths)),
+            attributes=tuple(a for a in self.attributes if not f"{a.module}.".startswith(inside)),
             blocks=tuple(
                 block.moved({call: place for place, call in enumerate(stays)})
                 for block in self.blocks
@@ -349,10 +349,6 @@ class PruningGraph:
             buffers={name: fixed(dims) for name, dims in self.buffers.items()},
             attributes=tuple(replace(a, dims=fixed(a.dims)) for a in self.attributes),
         )
-
-
-def _is_inside(module: str, paths: Sequence[str]) -> bool:
-    return any(module == path or module.startswith(f"{path}.") for path in paths)
 
 
 class _HasName(Protocol):

@@ -152,21 +152,28 @@ def drop(
 
 
 def _remove(model: nn.Module, block: Block) -> None:
-    modules = dict(model.named_modules(remove_duplicate=False))
     for path, structure in block.modules:
         parent, _, leaf = path.rpartition(".")
-        if path in modules:  # else an outer block was removed before
-            modules[parent]._modules[leaf] = Removed(modules[path], structure)
-            if isinstance(modules[parent], nn.TransformerEncoderLayer):
-                modules[parent].activation_relu_or_gelu = 0  # its fused kernel needs all weights
+        home, module = _module_at(model, parent), _module_at(model, path)
+        if home is not None and module is not None:  # else an outer block was removed before
+            home._modules[leaf] = Removed(module, structure)
+            if isinstance(home, nn.TransformerEncoderLayer):
+                home.activation_relu_or_gelu = 0  # its fused kernel needs all weights
     for tensor in block.loose:
         parent, _, leaf = tensor.rpartition(".")
-        if parent not in modules:
-            continue
-        home = modules[parent]
-        for held in (home._parameters, home._buffers):
-            held.pop(leaf, None)
-        setattr(home, leaf, NOTHING)
+        home = _module_at(model, parent)
+        if home is not None:
+            for held in (home._parameters, home._buffers):
+                held.pop(leaf, None)
+            setattr(home, leaf, NOTHING)
+
+
+def _module_at(model: nn.Module, path: str) -> nn.Module | None:
+    found: nn.Module | None = model
+    for name in path.split(".") if path else ():
+        children = found._modules if found is not None else {}
+        found = children[name] if name in children else None  # noqa: SIM401  of torch.jit: no get
+    return found
 
 
 def _renumber(model: nn.Module) -> None:
@@ -190,9 +197,13 @@ def _renumber(model: nn.Module) -> None:
 def verify_blocks(model: nn.Module, graph: PruningGraph, example: Inputs) -> PruningGraph:
     """The graph with only those blocks that can be dropped with correct outputs.
 
-    Dropped together, then by halves where that fails, the outputs must be those of the dense model
-    with the same additions left out, and the model must still run in training mode if it did.
+    Dropped together, then kind by kind where that fails (see `faults`), the outputs must be those
+    of the dense model with the same additions left out, and the model must still run in training
+    mode if it did. The model itself is not changed.
     """
+    if not graph.blocks:
+        return graph
+    model = replica(model)
     trains = _runs_in_training(model, example)
     good: list[str] = []
 

@@ -38,7 +38,7 @@ def prunable(
     model = plain(model)
     graph = trace(model, example_inputs, ignored_layers=ignored_layers, num_heads=num_heads)
     graph = verify(model, graph, example_inputs)
-    return verify_blocks(replica(model), graph, example_inputs)
+    return verify_blocks(model, graph, example_inputs)
 
 
 def verify(model: nn.Module, graph: PruningGraph, example_inputs: Inputs) -> PruningGraph:
@@ -46,7 +46,7 @@ def verify(model: nn.Module, graph: PruningGraph, example_inputs: Inputs) -> Pru
 
     All groups are cut at once, each at a different ratio, and the smaller model has to run, also in
     training mode if the model itself does, and to agree with the masked one. Where it does not
-    (code that holds a size by hand), the groups at fault are found by bisection. Guessed attributes
+    (code that holds a size by hand), the groups at fault are found kind by kind. Guessed attributes
     without which it runs and agrees are left as they are.
     """
     tried = _Trials(_stirred(model), graph, example_inputs)

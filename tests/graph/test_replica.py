@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from collections import Counter
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -34,6 +36,23 @@ def test_a_model_that_keeps_activations_is_copied_with_their_values() -> None:
     assert not theirs.requires_grad
     assert trace(net, torch.randn(2, 8)).sizes() == {"a": 16}
     assert len(net.seen["hidden"]) == 1
+
+
+def test_empty_containers_are_copied_once_and_shared_as_before() -> None:
+    net = nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 2))
+    shared: list[int] = []
+    net[0].seen, net[1].seen, net[1].own = shared, shared, []
+    net[1].counts = Counter()
+    copied = replica(net)
+    assert copied[0].seen is copied[1].seen is not shared
+    copied[0].seen.append(1)
+    copied[0].register_forward_hook(lambda module, args, out: 2 * out)
+    assert (shared, net[1].own, copied[1].own) == ([], [], [])
+    assert type(copied[1].counts) is Counter
+    assert not net[0]._forward_hooks
+    assert not copied[1]._forward_hooks
+    x = torch.randn(3, 4)
+    assert torch.equal(copied[0](x), 2 * net[0](x))
 
 
 def test_a_weight_that_a_hook_computes_is_copied() -> None:

@@ -11,8 +11,8 @@ from autoprune.architecture import Architecture
 from autoprune.candidate import Candidate
 from autoprune.cost.analytic import count_cost
 from autoprune.cost.model import CostModel
-from autoprune.graph import trace
-from autoprune.pruning import importance
+from autoprune.graph import PruningGraph, trace
+from autoprune.pruning import depth, importance
 from autoprune.pruning.build import build, shrink
 from autoprune.pruning.depth import NOTHING, Removed, drop, verify_blocks
 from autoprune.schedule import Schedule
@@ -115,6 +115,50 @@ def test_a_block_whose_code_needs_its_result_is_no_block() -> None:
     graph = trace(model, x)
     assert [block.name for block in graph.blocks] == ["inner", "free"]
     assert [block.name for block in verify_blocks(model, graph, x).blocks] == ["free"]
+
+
+@pytest.mark.parametrize("layers", [(2, 3), (2, 4, 9, 3)])
+def test_equal_blocks_of_all_stages_are_tried_together(
+    layers: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(0)
+    stages = [nn.Sequential(*[AsksForItsSize() for _ in range(count)]) for count in layers]
+    model, x = nn.Sequential(*stages).eval(), torch.randn(3, 8)
+    tries: list[int] = []
+    is_right = depth._is_right
+
+    def counted(model: nn.Module, graph: PruningGraph, names: list[str], *args, **kwargs) -> bool:
+        tries.append(len(names))
+        return is_right(model, graph, names, *args, **kwargs)
+
+    monkeypatch.setattr(depth, "_is_right", counted)
+    graph = trace(model, x)
+    count = sum(layers)
+    assert len(graph.blocks) == 2 * count
+    found = {block.name for block in verify_blocks(model, graph, x).blocks}
+    assert found == {b.name for b in graph.blocks if b.name.endswith("free")}
+    assert tries == [2 * count, count, 1, 1, 1, 1, count]
+
+
+def test_dropping_an_outer_block_before_the_one_inside_is_dropping_the_outer_one() -> None:
+    class Nested(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.outer = nn.Sequential(nn.Linear(8, 8), Residual(8))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x + self.outer(x)
+
+    torch.manual_seed(0)
+    model, x = nn.Sequential(nn.Linear(4, 8), Nested(), nn.Linear(8, 2)).eval(), torch.randn(3, 4)
+    graph = trace(model, x)
+    names = [block.name for block in graph.blocks]
+    assert len(names) == 2
+    for order in (names, names[::-1]):
+        small = copy.deepcopy(model)
+        drop(small, graph, order)
+        assert torch.equal(small(x), model[2](model[0](x)))
+        assert len(list(small.parameters())) == 4
 
 
 def test_nothing_is_neutral_in_sums_and_absorbs_the_rest() -> None:
