@@ -51,8 +51,8 @@ class Nothing:
         name = getattr(func, "__name__", "")
         if name in _SUMS and len(args) == 2:
             return _sum(*args)
-        if name in _DIFFERENCES and isinstance(args[1], Nothing):
-            return args[0]
+        if name in _DIFFERENCES and len(args) == 2:
+            return _difference(*args)
         return NOTHING
 
     def __add__(self, other: Any) -> Any:
@@ -63,7 +63,11 @@ class Nothing:
 
     def __rsub__(self, other: Any) -> Any:
         """What nothing is subtracted from."""
-        return _sum(self, other)
+        return _difference(other, self)
+
+    def __sub__(self, other: Any) -> Any:
+        """The other operand with its sign changed; nothing where `__add__` gives nothing."""
+        return _difference(self, other)
 
     def _absorb(self, *args: Any, **kwargs: Any) -> Nothing:
         return self
@@ -99,8 +103,17 @@ NOTHING = Nothing()
 
 def _sum(one: Any, other: Any) -> Any:
     rest = other if isinstance(one, Nothing) else one
-    activation = isinstance(rest, Tensor) and not isinstance(rest, nn.Parameter)
-    return rest if activation else NOTHING
+    return rest if _is_activation(rest) else NOTHING
+
+
+def _difference(one: Any, other: Any) -> Any:
+    if isinstance(other, Nothing):
+        return one if _is_activation(one) else NOTHING
+    return -other if _is_activation(other) else NOTHING
+
+
+def _is_activation(value: Any) -> bool:
+    return isinstance(value, Tensor) and not isinstance(value, nn.Parameter)
 
 
 class Removed(nn.Module):

@@ -15,6 +15,7 @@ from autoprune.graph import PruningGraph, trace
 from autoprune.pruning import depth, importance
 from autoprune.pruning.build import build, shrink
 from autoprune.pruning.depth import NOTHING, Removed, drop, verify_blocks
+from autoprune.pruning.verification import prunable
 from autoprune.schedule import Schedule
 
 MODELS = {
@@ -161,11 +162,36 @@ def test_dropping_an_outer_block_before_the_one_inside_is_dropping_the_outer_one
         assert len(list(small.parameters())) == 4
 
 
+def test_a_branch_with_a_difference_inside_is_a_block() -> None:
+    class Mixer(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.mix, self.norm = nn.Linear(8, 8), nn.LayerNorm(8)
+            self.scale = nn.Parameter(torch.full((8,), 0.5))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x + self.scale * (self.mix(x) - self.norm(x))
+
+    torch.manual_seed(0)
+    model, x = nn.Sequential(nn.Linear(4, 8), Mixer(), nn.Linear(8, 2)).eval(), torch.randn(3, 4)
+    graph = prunable(model, x)
+    assert [block.name for block in graph.blocks] == ["1"]
+    drop(model, graph, ["1"])
+    assert torch.equal(model(x), model[2](model[0](x)))
+
+
 def test_nothing_is_neutral_in_sums_and_absorbs_the_rest() -> None:
     x = torch.randn(3)
     for found in (x + NOTHING, NOTHING + x, x - NOTHING, torch.add(x, NOTHING)):
         assert found is x
+    for negated in (NOTHING - x, torch.sub(NOTHING, x)):
+        assert torch.equal(negated, -x)
     for absorbed in (
+        NOTHING - NOTHING,
+        NOTHING - 1.0,
+        1.0 - NOTHING,
+        NOTHING - nn.Parameter(x),
+        nn.Parameter(x) - NOTHING,
         NOTHING * x,
         x * NOTHING,
         torch.relu(NOTHING),
