@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from autoprune.graph.calls import owner
@@ -50,15 +50,17 @@ def structure_of(result: Any) -> Structure | None:
 
 
 def find_blocks(
-    graph: PruningGraph, modules: Iterable[str], structures: Mapping[str, Structure | None]
+    graph: PruningGraph,
+    modules: Mapping[str, nn.Module],
+    structures: Mapping[str, Structure | None],
 ) -> tuple[Block, ...]:
     """The blocks of a traced model in execution order; each can be dropped alone or with others.
 
-    `modules` are the paths of the model's modules, `structures` the output structure of each.
+    `modules` are those of the model by path, `structures` the output structure of each.
     Branches without weights are left out, and those with outputs of unknown structure.
     """
     values = _Values(graph)
-    places = _calls_of(graph.ops, modules)
+    places = _calls_of(graph.ops, [path for path in modules if not _is_list(modules[path])])
     idle = values.idle()
     found = []
     for addition, op in enumerate(graph.ops):
@@ -190,6 +192,11 @@ def _calls_of(ops: Sequence[Op], modules: Iterable[str]) -> dict[str, set[int]]:
     return places
 
 
+def _is_list(module: nn.Module) -> bool:
+    """Whether the model's code goes through it instead of calling it: only what it holds can go."""
+    return getattr(type(module), "forward", None) is nn.Module.forward
+
+
 def _upwards(path: str) -> Iterator[str]:
     """A module's path and those of its parents, without the model itself."""
     while path:
@@ -207,7 +214,7 @@ def _block(
     inside = {
         path for path, calls in places.items() if calls - idle and calls - idle <= branch.calls
     }
-    whole = sorted(p for p in inside if p.rpartition(".")[0] not in inside)
+    whole = sorted(p for p in inside if inside.isdisjoint(_upwards(p.rpartition(".")[0])))
     if any(path in structures and structures[path] is None for path in whole):
         return None
     read = {n for call in branch.calls for n in graph.ops[call].parameters}

@@ -162,6 +162,33 @@ def test_dropping_an_outer_block_before_the_one_inside_is_dropping_the_outer_one
         assert len(list(small.parameters())) == 4
 
 
+class Branches(nn.Module):
+    """Convolutions side by side whose sum is a residual branch; the code goes through a list."""
+
+    def __init__(self, count: int) -> None:
+        super().__init__()
+        self.branches = nn.ModuleList(nn.Linear(8, 8) for _ in range(count))
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = 0
+        for branch in self.branches:
+            out = out + branch(x)
+        return torch.relu(x + out / len(self.branches))
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_a_branch_whose_code_goes_through_a_list_is_a_block(count: int) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 8), Branches(count), nn.Linear(8, 2)).eval()
+    x = torch.randn(3, 4)
+    graph = prunable(model, x)
+    paths = {f"1.branches.{n}" for n in range(count)}
+    (whole,) = (b for b in graph.blocks if {path for path, _ in b.modules} == paths)
+    drop(model, graph, [whole.name])
+    assert torch.equal(model(x), model[2](torch.relu(model[0](x))))
+    assert len(list(model.parameters())) == 4
+
+
 def test_a_branch_with_a_difference_inside_is_a_block() -> None:
     class Mixer(nn.Module):
         def __init__(self) -> None:
