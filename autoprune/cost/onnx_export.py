@@ -166,13 +166,25 @@ def unfused() -> Iterator[None]:
 
 
 @contextmanager
+def _no_graph_printed() -> Iterator[None]:
+    """torch 2.13 turns its log of graphs on in each export, whatever was set."""
+    log = torch._C._jit_onnx_log
+    torch._C._jit_onnx_log = lambda *_: None
+    try:
+        yield
+    finally:
+        torch._C._jit_onnx_log = log
+
+
+@contextmanager
 def _quiet() -> Iterator[None]:
     """Without the exporters' warnings about deprecation and sizes taken as constants.
 
-    Sizes are constants here on purpose; the caller compares the outputs.
+    Sizes are constants here on purpose; the caller compares the outputs. Nor does the exporter
+    print the whole graph where it fails.
     """
     loggers = ("torch.onnx", "onnxscript", "onnx_ir")
-    with log_level(*loggers, below=logging.ERROR), warnings.catch_warnings():
+    with log_level(*loggers, below=logging.ERROR), warnings.catch_warnings(), _no_graph_printed():
         warnings.filterwarnings("ignore", message="You are using the legacy TorchScript")
         warnings.filterwarnings("ignore", message="The feature will be removed")
         warnings.filterwarnings("ignore", category=TracerWarning)

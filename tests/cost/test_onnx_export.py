@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from autoprune.cost.onnx_export import to_onnx
+from autoprune.errors import ExportError
 
 
 def test_an_encoder_of_torch_is_written_by_the_fast_exporter(
@@ -24,3 +25,16 @@ def test_an_encoder_of_torch_is_written_by_the_fast_exporter(
     session = onnxruntime.InferenceSession(written.data, providers=["CPUExecutionProvider"])
     (found,) = session.run(None, written.feed(x))
     assert torch.allclose(torch.from_numpy(found), model(x), atol=1e-5)
+
+
+class Bessel(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.special.i0(x)
+
+
+def test_a_model_without_an_onnx_form_is_an_error_and_no_printed_graph(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(ExportError, match="cannot be written as ONNX"):
+        to_onnx(Bessel(), torch.rand(1, 2))
+    assert capfd.readouterr() == ("", "")
