@@ -51,9 +51,12 @@ def summary(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def _best_baseline(group: pd.DataFrame) -> pd.DataFrame:
-    """The baseline with the best mean on validation."""
-    means = group[group.method.isin(BASELINES)].groupby("method").val_accuracy.mean()
-    return group[group.method == means.idxmax()] if len(means) else group.iloc[:0]
+    """The baseline with the best mean on validation, of those with the most seeds."""
+    found = group[group.method.isin(BASELINES)].groupby("method").val_accuracy.agg(["size", "mean"])
+    if found.empty:
+        return group.iloc[:0]
+    means = found[found["size"] == found["size"].max()]["mean"]
+    return group[group.method == means.idxmax()]
 
 
 def _spread(values: pd.Series) -> str:
