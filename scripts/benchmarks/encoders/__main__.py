@@ -6,10 +6,10 @@
 `text` is MiniLM-L6 on SST-2, `images` a small vision transformer on Fashion-MNIST.
 `autoprune.search` with its default space on 8,000 samples, 50 steps a trial, limits on latency in
 ONNX Runtime (one thread). A row for each search: how long preparing took, the best model within the
-limit as measured, and how far it uses the limit up; with `--retrain` the same model trained for so
-many epochs of all samples, at the dense model's rate, and tested once. The dense model is trained
-at the first run, without anything of ours, and kept in AUTOPRUNE_CACHE. Rows:
-`results/encoders/encoders.csv`, table: `README.md`.
+limit as measured, how far it uses the limit up, and the run's uniform widths (repaired and trained
+alike); with `--retrain` both trained for so many epochs of all samples, at the dense model's rate,
+and tested once. The dense model is trained at the first run, without anything of ours, and kept in
+AUTOPRUNE_CACHE. Rows: `results/encoders/encoders.csv`, table: `README.md`.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ from scripts.benchmarks.optimizers.models import FashionViT, Sst2, fine_tune
 OUT = RESULTS / "encoders"
 KEY = ["task", "share", "seed", "epochs"]
 SAMPLES, STEPS, BATCH = 8000, 50, 32
+MINUTES = ["preparing_min", "search_min"]  # of the first run; a resumed one has none
 SHOWN = {
     "task": ("model", ""),
     "share": ("latency wanted", ".0%"),
@@ -48,10 +49,13 @@ SHOWN = {
     "dense_val": ("dense", ".1%"),
     "best_share": ("its latency measured", ".1%"),
     "front_near": ("best use of the limit", ".1%"),
+    "uniform_val": ("uniform widths, repaired alike", ".1%"),
     "epochs": ("retrained, epochs", "g"),
-    "test": ("test", ".1%"),
+    "best_test": ("test", ".1%"),
+    "best_retrained": ("latency measured", ".1%"),
+    "uniform_test": ("uniform", ".1%"),
+    "uniform_retrained": ("its latency", ".1%"),
     "dense_test": ("dense", ".1%"),
-    "retrained_share": ("latency measured", ".1%"),
 }
 
 
@@ -130,16 +134,21 @@ def main() -> None:
         for seed in options.seeds:
             with tempfile.TemporaryDirectory() as folder:
                 place = (options.keep or Path(folder)) / f"{options.case}-{share:g}-{seed}"
-                found = {
+                key = {
                     "task": case.title,
                     "share": share,
                     "seed": seed,
                     "epochs": options.retrain,
+                }
+                known = rows.find(**key)
+                found = {
+                    **(dict(known.iloc[0][MINUTES]) if len(known) else {}),
+                    **key,
                     "trials": options.trials,
                     **searched(case, place, share, seed, options.trials),
                 }
                 if options.retrain:
-                    found |= retrained(case, place, int(found["best"]), options.retrain, seed)
+                    found |= retrained(case, place, found, options.retrain, seed)
                 found |= harness.circumstances()
             print({name: found.get(name) for name in SHOWN}, flush=True)
             rows.put(found)
@@ -165,20 +174,36 @@ def searched(case: Case, place: Path, share: float, seed: int, trials: int) -> d
             output=place,
         )
     took = time.monotonic() - began
+    minutes = ((watch.prepared_s or took) / 60.0, took / 60.0)
     members = result.front.members
     shares = {m.number: m.measured.confidence.ratio for m in members if m.measured}
     within = [m for m in members if shares.get(m.number, 1.0) <= share] or members
     best = max(within, key=lambda m: m.metrics["accuracy"])
     return {
-        "preparing_min": None if is_resumed else (watch.prepared_s or took) / 60.0,
-        "search_min": None if is_resumed else took / 60.0,
+        **({} if is_resumed else dict(zip(MINUTES, minutes, strict=True))),
         "within": sum(found <= share for found in shares.values()),
         "best": best.number,
+        **uniform(place, share),
         "best_val": best.metrics["accuracy"],
         "dense_val": RunFolder.open(place).dense().metrics["accuracy"],
         "best_share": shares.get(best.number),
         "front_near": max(shares.values(), default=0.0) / share,
     }
+
+
+def uniform(place: Path, share: float) -> dict[str, Any]:
+    """The largest of the run's uniform models within the limit; their latency is predicted."""
+    run = RunFolder.open(place)
+    limit = share * run.dense().predicted.get("latency_ms")
+    within = [
+        record
+        for record in run.records()
+        if ":uniform" in record.origin
+        and record.state == "complete"
+        and record.predicted.get("latency_ms") <= limit
+    ]
+    largest = max(within, key=lambda record: record.predicted.get("latency_ms"))
+    return {"uniform": largest.number, "uniform_val": largest.metrics["accuracy"]}
 
 
 def models(case: Case, place: Path) -> str:
@@ -216,17 +241,27 @@ def models(case: Case, place: Path) -> str:
     )
 
 
-def retrained(case: Case, place: Path, trial: int, epochs: float, seed: int) -> dict[str, Any]:
-    """The trial's model trained on all phrases, at the rate of the dense one, and tested."""
-    done = autoprune.retrain(
-        place, pick=f"trial={trial}", epochs=epochs, seeds=[seed], lr=case.lr, task=case.task()
-    )
-    summary = done.summary
-    return {
-        "test": summary.test["accuracy"].mean,
-        "dense_test": summary.dense.test["accuracy"],
-        "retrained_share": summary.measured.confidence.ratio if summary.measured else None,
-    }
+def retrained(
+    case: Case, place: Path, found: dict[str, Any], epochs: float, seed: int
+) -> dict[str, Any]:
+    """The best model and the uniform one, both trained on all samples at the dense model's rate."""
+    columns: dict[str, Any] = {}
+    for name in ("best", "uniform"):
+        done = autoprune.retrain(
+            place,
+            pick=f"trial={found[name]}",
+            epochs=epochs,
+            seeds=[seed],
+            lr=case.lr,
+            task=case.task(),
+        )
+        summary = done.summary
+        columns |= {
+            f"{name}_test": summary.test["accuracy"].mean,
+            f"{name}_retrained": summary.measured.confidence.ratio if summary.measured else None,
+            "dense_test": summary.dense.test["accuracy"],
+        }
+    return columns
 
 
 def page(rows: pd.DataFrame) -> str:
