@@ -17,6 +17,7 @@ from autoprune._search.checks import (
     objectives_for,
 )
 from autoprune._search.plan import Limits, Plan
+from autoprune._search.reference import constant_metrics, reference_point
 from autoprune._search.study import distributions
 from autoprune._search.target_devices import (
     ProfiledModel,
@@ -27,14 +28,13 @@ from autoprune._search.target_devices import (
 )
 from autoprune._search.verify import MeasurementRig
 from autoprune.architecture import FLOAT32, INT8, Architecture
-from autoprune.budget import Cost
 from autoprune.config import RunConfig
 from autoprune.cost.activations import COUNTED, PeakMemory
 from autoprune.cost.file_size import MARGIN as FILE_MARGIN
 from autoprune.cost.file_size import FileSize
 from autoprune.cost.model import CostModel
 from autoprune.cost.precisions import PrecisionCosts
-from autoprune.cost_fields import FILE, MEMORY, field_at, is_cost, is_latency
+from autoprune.cost_fields import FILE, MEMORY, field_at, is_latency
 from autoprune.device.layers import largest_part
 from autoprune.device.widths import efficient_step
 from autoprune.errors import DeviceError, GraphError
@@ -128,6 +128,7 @@ def prepare(
     example = task.example_input()
     graph = prunable(dense, example, ignored_layers=task.ignored_layers, num_heads=task.num_heads)
     metrics = dense_metrics(task, dense.to(device))
+    constant = constant_metrics(task, dense)
     check_qualities(config.quality_limits, metrics, task.metric)
     dense = dense.to("cpu")
     if not graph.groups:
@@ -153,7 +154,9 @@ def prepare(
         _LOG.warning(
             "patterns lower file_bytes only, which is neither in the budget nor an objective"
         )
-    plan = _plan(config, space, graph, objectives, metrics, targets, memory, file, weights)
+    plan = _plan(
+        config, space, graph, objectives, metrics, constant, targets, memory, file, weights
+    )
     plan.check()
     distributions(plan)
     rig = MeasurementRig(dense, graph, example, targets)
@@ -188,6 +191,7 @@ def _plan(
     graph: PruningGraph,
     objectives: tuple[Objective, ...],
     metrics: Mapping[str, float],
+    constant: Mapping[str, float],
     targets: tuple[TargetDevice, ...],
     memory: tuple[PeakMemory, ...],
     file: FileSize | None,
@@ -213,7 +217,7 @@ def _plan(
         dense=costs.dense,
         budget=config.budget,
         objectives=objectives,
-        reference=_reference(objectives, metrics, costs.dense),
+        reference=reference_point(objectives, metrics, constant, costs.dense),
         limits=Limits(
             limits.trials,
             limits.total_epochs,
@@ -284,18 +288,3 @@ def _costs(
     if file is not None:
         margins[FILE] = FILE_MARGIN
     return PrecisionCosts(models), margins
-
-
-def _reference(
-    objectives: tuple[Objective, ...], metrics: Mapping[str, float], dense: Cost
-) -> tuple[float, ...]:
-    """The reference point: half of the dense metric (twice, where less is better), dense cost."""
-
-    def worst(objective: Objective) -> float:
-        if is_cost(objective.name):
-            return dense.get(objective.name)
-        value = metrics[objective.name]
-        better_up = objective.direction == "maximize"
-        return value - abs(value) / 2.0 if better_up else value + abs(value)
-
-    return tuple(worst(objective) for objective in objectives)
