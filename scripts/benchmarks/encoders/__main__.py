@@ -159,7 +159,7 @@ def searched(case: Case, place: Path, share: float, seed: int, trials: int) -> d
     """One search; the shares are of the dense model's latency, measured beside it."""
     watch, began, is_resumed = Watch(), time.monotonic(), place.is_dir()
     if is_resumed:
-        result = autoprune.resume(place, trials=trials, task=case.task(SAMPLES), progress=watch)
+        result = autoprune.resume(place, task=case.task(SAMPLES), progress=watch)
     else:
         result = autoprune.search(
             case.task(SAMPLES),
