@@ -89,7 +89,11 @@ class Rows:
 
     def read(self) -> pd.DataFrame:
         """All rows; none where there is no file yet."""
-        return pd.read_csv(self.path) if self.path.is_file() else pd.DataFrame(columns=self.key)
+        return (
+            pd.read_csv(self.path, dtype={"commit": str})
+            if self.path.is_file()
+            else pd.DataFrame(columns=self.key)
+        )
 
     def find(self, **values: object) -> pd.DataFrame:
         """The rows with these values."""
