@@ -45,6 +45,7 @@ SHOWN = {
     "preparing_min": ("preparing, min", ".1f"),
     "search_min": ("whole search, min", ".1f"),
     "within": ("within the limit as measured", ""),
+    "noisy": ("measured on a busy machine", ""),
     "best_val": ("best validation", ".1%"),
     "dense_val": ("dense", ".1%"),
     "best_share": ("its latency measured", ".1%"),
@@ -182,6 +183,7 @@ def searched(case: Case, place: Path, share: float, seed: int, trials: int) -> d
     return {
         **({} if is_resumed else dict(zip(MINUTES, minutes, strict=True))),
         "within": sum(found <= share for found in shares.values()),
+        "noisy": sum(bool(m.measured.confidence.note) for m in members if m.measured),
         "best": best.number,
         **uniform(place, share),
         "best_val": best.metrics["accuracy"],
