@@ -61,6 +61,7 @@ def profile(
     source: SourceOption = None,
 ) -> None:
     """Count and time the dense model, layer by layer; with -o, fit a latency predictor."""
+    _check_options(batch, samples, output, source)
     config, task = _looked_at(target)
     conditions = _Conditions.chosen(config, runtime, threads, batch)
     if output is not None:
@@ -68,8 +69,6 @@ def profile(
         made = _device_profile(task, conditions, samples, source)
         made.save(output)
         _say_profile(made, target, output)
-    elif source is not None:
-        raise UsageError("--from makes a device profile · name its file with -o")
     else:
         _say_costs(target, task, conditions, config)
 
@@ -125,6 +124,16 @@ def _say_costs(target: str, task: Task, conditions: _Conditions, config: RunConf
         config=config,
     )
     say(render(target, found))
+
+
+def _check_options(
+    batch: int | None, samples: int | None, output: Path | None, source: Path | None
+) -> None:
+    for name, given in (("--from", source), ("--samples", samples)):
+        if output is None and given is not None:
+            raise UsageError(f"{name} makes a device profile · name its file with -o")
+    if source is not None and batch is not None:
+        raise UsageError("--from keeps the batch of the profile · leave out --batch")
 
 
 def _check_output(conditions: _Conditions, output: Path) -> None:

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from autoprune import doctor
 from autoprune.device.profile import DeviceProfile
@@ -49,6 +50,24 @@ def test_a_device_profile_moves_to_another_runtime(command_line, tmp_path: Path)
     assert made.predictor.features.names == source.predictor.features.names
     assert not np.array_equal(made.predictor.coefficients, source.predictor.coefficients)
     assert made.predictor.samples != source.predictor.samples
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--samples", "20"], "--samples makes a device profile · name its file with -o"),
+        (
+            ["--from", "a.json", "--batch", "8", "-o", "b.json"],
+            "--from keeps the batch of the profile · leave out --batch",
+        ),
+    ],
+)
+def test_an_option_that_would_change_nothing_is_refused(
+    command_line, options: list[str], said: str
+) -> None:
+    code, _, err = command_line("profile", "digits", *options)
+    assert code
+    assert said in err
 
 
 def test_a_device_profile_is_of_one_runtime(command_line, tmp_path: Path) -> None:
