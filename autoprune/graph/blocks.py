@@ -28,7 +28,10 @@ Kind = Literal["residual", "attention", "ffn"]
 
 
 class Slot:
-    """Placeholder of a tensor in the structure of a module's output."""
+    """Placeholder of a tensor of `ndim` dimensions in the structure of a module's output."""
+
+    def __init__(self, ndim: int = 1) -> None:
+        self.ndim = ndim
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Slot)
@@ -42,7 +45,7 @@ def structure_of(result: Any) -> Structure | None:
     leaves, spec = pytree.tree_flatten(result)
     if not all(isinstance(leaf, (Tensor, *_PLAIN)) for leaf in leaves):
         return None
-    slots = [Slot() if isinstance(leaf, Tensor) else leaf for leaf in leaves]
+    slots = [Slot(leaf.dim()) if isinstance(leaf, Tensor) else leaf for leaf in leaves]
     try:
         return pytree.tree_unflatten(slots, spec)
     except Exception:  # noqa: BLE001  a class of its own may look into what it is given

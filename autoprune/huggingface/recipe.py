@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from autoprune.errors import ExportError, StoreError
 from autoprune.pruning.configuration import Keys, built, dense_config, integers, read, write
-from autoprune.pruning.depth import NOTHING, Nothing, Removed
+from autoprune.pruning.depth import Removed
+from autoprune.pruning.nothing import Nothing, nothing
 
 FORMAT = 1
 _PLAIN = (bool, int, float, str, type(None))
@@ -85,9 +86,10 @@ def rebuilt(recipe: HFRecipe, tensors: Mapping[str, Tensor], kind: Any, place: s
         modules[parent]._modules[leaf] = Removed(modules[path], _unpacked(packed))
     for name in recipe.gone:
         parent, _, leaf = name.rpartition(".")
+        ndim = getattr(modules[parent], leaf).dim()
         for held in (modules[parent]._parameters, modules[parent]._buffers):
             held.pop(leaf, None)
-        setattr(modules[parent], leaf, NOTHING)
+        setattr(modules[parent], leaf, nothing(ndim))
     for path, values in recipe.attributes.items():
         for name, value in values.items():
             setattr(modules[path], name, _unpacked(value))
@@ -136,7 +138,7 @@ def _written(value: Any) -> Any:
 def _packed(value: Any) -> Any:
     """Plain values and containers in JSON, tuples and nothing with their kind."""
     if isinstance(value, Nothing):
-        return {"nothing": True}
+        return {"nothing": value.ndim}
     if type(value) is tuple:
         return {"tuple": [_packed(item) for item in value]}
     if type(value) is list:
@@ -148,5 +150,7 @@ def _packed(value: Any) -> Any:
 
 def _unpacked(value: Any) -> Any:
     if isinstance(value, dict):
-        return tuple(map(_unpacked, value["tuple"])) if "tuple" in value else NOTHING
+        if "tuple" in value:
+            return tuple(map(_unpacked, value["tuple"]))
+        return nothing(int(value["nothing"]))  # of a recipe before 29 November: true
     return [_unpacked(item) for item in value] if isinstance(value, list) else value

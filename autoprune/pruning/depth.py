@@ -1,7 +1,7 @@
 """Dropping blocks from a model, in place.
 
 The modules of a dropped branch are replaced by `Removed`, which computes nothing and returns
-`NOTHING`: an object that is neutral in sums and absorbs every other operation. In the model's own
+`Nothing`: an object that is neutral in sums and absorbs every other operation. In the model's own
 code `x + branch(x)` is then just `x`: no zero is added, in PyTorch or in what is exported.
 """
 
@@ -26,94 +26,12 @@ from autoprune.graph.replica import replica
 from autoprune.graph.trace import Inputs, as_call, set_training, untouched, without_mkldnn
 from autoprune.graph.types import Block, Structure
 from autoprune.pruning.bisection import faults
+from autoprune.pruning.nothing import nothing
 
 TOLERANCE = 1e-4
 """How far outputs without a block may lie from those of the dense model around it, relative."""
 
 _PLAIN = (bool, int, float, str, type(None))
-_SUMS = frozenset("add add_ __add__ __radd__ __iadd__".split())  # noqa: SIM905
-_DIFFERENCES = frozenset("sub sub_ __sub__ __isub__".split())  # noqa: SIM905
-
-
-class Nothing:
-    """Null object returned by dropped branches: neutral in sums of activations, else absorbing."""
-
-    shape = torch.Size((1,))
-    ndim = 1
-    dtype = torch.float32
-    device = torch.device("cpu")
-
-    @classmethod
-    def __torch_function__(
-        cls, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None
-    ) -> Any:
-        """What a function of torch gives for a tensor and nothing."""
-        name = getattr(func, "__name__", "")
-        if name in _SUMS and len(args) == 2:
-            return _sum(*args)
-        if name in _DIFFERENCES and len(args) == 2:
-            return _difference(*args)
-        return NOTHING
-
-    def __add__(self, other: Any) -> Any:
-        """The other summand; nothing where that is a number or a parameter."""
-        return _sum(self, other)
-
-    __radd__ = __iadd__ = __add__
-
-    def __rsub__(self, other: Any) -> Any:
-        """What nothing is subtracted from."""
-        return _difference(other, self)
-
-    def __sub__(self, other: Any) -> Any:
-        """The other operand with its sign changed; nothing where `__add__` gives nothing."""
-        return _difference(self, other)
-
-    def _absorb(self, *args: Any, **kwargs: Any) -> Nothing:
-        return self
-
-    __mul__ = __rmul__ = __imul__ = __truediv__ = __matmul__ = __rmatmul__ = _absorb
-    __neg__ = __pow__ = __getitem__ = __call__ = _absorb
-
-    def __getattr__(self, name: str) -> Nothing:
-        """Methods and properties of a tensor."""
-        if name.startswith("__"):
-            raise AttributeError(name)
-        return self
-
-    def size(self, dim: int | None = None) -> Any:
-        """As a tensor of one element has it."""
-        return self.shape if dim is None else 1
-
-    def dim(self) -> int:
-        """As a tensor of one element has it."""
-        return self.ndim
-
-    def __deepcopy__(self, memo: Any) -> Nothing:
-        """There is one only."""
-        return self
-
-    def __reduce__(self) -> str:
-        """There is one only."""
-        return "NOTHING"
-
-
-NOTHING = Nothing()
-
-
-def _sum(one: Any, other: Any) -> Any:
-    rest = other if isinstance(one, Nothing) else one
-    return rest if _is_activation(rest) else NOTHING
-
-
-def _difference(one: Any, other: Any) -> Any:
-    if isinstance(other, Nothing):
-        return one if _is_activation(one) else NOTHING
-    return -other if _is_activation(other) else NOTHING
-
-
-def _is_activation(value: Any) -> bool:
-    return isinstance(value, Tensor) and not isinstance(value, nn.Parameter)
 
 
 class Removed(nn.Module):
@@ -130,7 +48,9 @@ class Removed(nn.Module):
                 setattr(self, name, value)
         for name in module._parameters:
             self.register_parameter(name, None)
-        self._result = pytree.tree_map(lambda x: NOTHING if isinstance(x, Slot) else x, structure)
+        self._result = pytree.tree_map(
+            lambda x: nothing(x.ndim) if isinstance(x, Slot) else x, structure
+        )
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Nothing, in the structure of what was returned before."""
@@ -176,9 +96,10 @@ def _remove(model: nn.Module, block: Block) -> None:
         parent, _, leaf = tensor.rpartition(".")
         home = _module_at(model, parent)
         if home is not None:
+            ndim = getattr(home, leaf).dim()
             for held in (home._parameters, home._buffers):
                 held.pop(leaf, None)
-            setattr(home, leaf, NOTHING)
+            setattr(home, leaf, nothing(ndim))
 
 
 def _module_at(model: nn.Module, path: str) -> nn.Module | None:

@@ -14,7 +14,8 @@ from autoprune.errors import ExportError, StoreError
 from autoprune.graph.blocks import Slot
 from autoprune.huggingface.recipe import HFRecipe, _packed, _unpacked, rebuilt, recipe_of
 from autoprune.pruning.configuration import remember
-from autoprune.pruning.depth import NOTHING, Removed
+from autoprune.pruning.depth import Removed
+from autoprune.pruning.nothing import nothing
 
 X = torch.randn(2, 4, generator=torch.Generator().manual_seed(0))
 
@@ -35,7 +36,7 @@ def narrow() -> Wide:
     for layer, width in zip(model.layers, (6, 3, 2, 5), strict=True):
         layer.body = nn.Sequential(nn.Linear(4, width), nn.Linear(width, 4)).eval()
     model.layers[1].layer_idx = 9
-    model.layers[3].body = Removed(model.layers[3].body, (Slot(), [None, 2]))
+    model.layers[3].body = Removed(model.layers[3].body, (Slot(2), [None, 2]))
     model.config.width = 3
     return model
 
@@ -53,7 +54,7 @@ def test_what_differs_is_in_the_recipe() -> None:
     assert recipe.attributes["layers.1.body.1"] == {"in_features": 3}
     assert "layers.0" not in recipe.attributes
     assert recipe.entries == (("", ("width",), 3),)
-    assert recipe.removed == {"layers.3.body": {"tuple": [{"nothing": True}, [None, 2]]}}
+    assert recipe.removed == {"layers.3.body": {"tuple": [{"nothing": 2}, [None, 2]]}}
     assert tensors["layers.2.body.0.weight"].shape == (2, 4)
 
 
@@ -64,7 +65,7 @@ def test_the_model_is_made_again_from_it() -> None:
     assert not again.training
     assert (again.config.width, again.layers[1].layer_idx) == (3, 9)
     assert again.layers[1].body[0].out_features == 3
-    assert again.layers[3].body._result == (NOTHING, [None, 2])
+    assert again.layers[3].body._result == (nothing(2), [None, 2])
     found = again.state_dict()
     assert found.keys() == model.state_dict().keys()
     assert all(torch.equal(found[name], t) for name, t in model.state_dict().items())
@@ -95,7 +96,8 @@ def test_what_does_not_fit_the_class_is_one_line() -> None:
 
 
 @pytest.mark.parametrize(
-    "value", [None, True, 3, 0.5, "a", (1, (2, None)), [1, (2,)], (), [], NOTHING, (NOTHING, [1])]
+    "value",
+    [None, True, 3, 0.5, "a", (1, (2, None)), [1, (2,)], (), [], nothing(3), (nothing(3), [1])],
 )
 def test_plain_values_come_back_with_their_kinds(value: object) -> None:
     again = _unpacked(json.loads(json.dumps(_packed(value))))
