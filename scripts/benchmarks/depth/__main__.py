@@ -176,8 +176,8 @@ def page(rows: pd.DataFrame) -> str:
     return (
         "# Channels, blocks, or both\n\nResNet-56 on CIFAR-10, latency in ONNX Runtime on one "
         f"thread; {rows.seed.nunique()} seed(s), means. {harness.stamp(rows)}\n\n"
-        "Where a kind cannot get as low as wanted, its row is its smallest model. Rows of different "
-        "runs may be different architectures: each run fits its own latency predictor, unless "
+        "Where a kind cannot get as low as wanted, its row is its smallest model. Rows of "
+        "different runs may be different architectures: each run fits its own predictor, unless "
         "`--profile` names one.\n\n"
         + harness.table(means, SHOWN)
         + "\n"
