@@ -22,6 +22,7 @@ from autoprune.pruning.compensate import Calibration
 from autoprune.quantization import compared, saved, twin_of
 from autoprune.store import INT8_FILE, QuantizationSettings, RunFolder, pack, recipe_of
 from autoprune.tasks.base import Task
+from autoprune.tasks.primitives import limit_kept_operations
 from autoprune.training import Precision, RecoveryRun
 from autoprune.training.rng import preserved, seed_all
 
@@ -61,6 +62,7 @@ class WorkerContext:
         """Set the number of threads and build the dense model."""
         torch.set_num_threads(self.threads)
         dense = self.task.build_model()
+        limit_kept_operations(dense)
         dense.load_state_dict(dict(self.weights), strict=True)
         self.dense = dense.to(self.device).eval()
 

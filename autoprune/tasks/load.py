@@ -21,6 +21,7 @@ from autoprune.tasks import checkpoints
 from autoprune.tasks.base import Task
 from autoprune.tasks.folders import DATA_VARIABLE, cache_folder, check_writable
 from autoprune.tasks.origin import Origin, origin_of
+from autoprune.tasks.primitives import limit_kept_operations
 
 BUILT_IN: dict[str, str] = {
     "digits": "autoprune.tasks.digits:Digits",
@@ -119,6 +120,7 @@ def load_dense(
         model = task.build_model()
         if not isinstance(model, nn.Module):
             raise TaskError(f"{name}.build_model must return an nn.Module, got {_described(model)}")
+        limit_kept_operations(model)
         model.to(device)
         if task.checkpoint is not None:
             checkpoints.load(model, _checkpoint_path(task), task=name)

@@ -178,9 +178,7 @@ def page(rows: pd.DataFrame) -> str:
         f"thread; {rows.seed.nunique()} seed(s), means. {harness.stamp(rows)}\n\n"
         "Where a kind cannot get as low as wanted, its row is its smallest model. Rows of "
         "different runs may be different architectures: each run fits its own predictor, unless "
-        "`--profile` names one.\n\n"
-        + harness.table(means, SHOWN)
-        + "\n"
+        "`--profile` names one.\n\n" + harness.table(means, SHOWN) + "\n"
     )
 
 
