@@ -20,8 +20,8 @@ class PeakMemory:
 
     The inputs, plus `plain` times the other live activations, plus `padded` times the same with
     channels rounded up to blocks of 8: most kernels work on such blocks, and copy to and from them.
-    1 and 0 is the count itself. `upper_factor` times a model's whole prediction was never
-    exceeded by the measurements behind it.
+    1 and 0 is the count itself. `upper_factor` times a model's whole prediction is above
+    four fifths of the measurements behind it.
     """
 
     plain: float = 1.0

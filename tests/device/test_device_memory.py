@@ -78,6 +78,29 @@ def test_a_runtime_that_works_in_blocks_of_channels_is_learned(monkeypatch):
     assert found.plain == pytest.approx(0.0, abs=0.1)
 
 
+def test_single_models_that_take_far_more_do_not_bend_the_fit(monkeypatch):
+    seen = []
+
+    def law(model):
+        seen.append(model)
+        usual = held(model) + 4 * X.numel() + widest(model)
+        return usual * 2 if len(seen) in (4, 9) else usual
+
+    found = fitted(monkeypatch, law)
+    assert (found.plain, found.padded) == pytest.approx((1.0, 0.0), abs=0.03)
+    assert found.upper_factor < 1.05
+    assert len(seen) == 13
+
+
+def test_the_bound_is_above_four_fifths_of_what_was_measured(monkeypatch):
+    factors = iter([1.0, *([0.9, 1.1] * 6)])
+    found = fitted(
+        monkeypatch,
+        lambda model: round(next(factors) * (held(model) + 4 * X.numel() + widest(model))),
+    )
+    assert 1.05 < found.upper_factor < 1.2
+
+
 def test_a_runtime_that_does_not_tell_is_counted(monkeypatch):
     assert fitted(monkeypatch, lambda model: None) == COUNTED
 

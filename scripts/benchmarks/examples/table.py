@@ -38,9 +38,10 @@ def write_page(name: str, folder: Path, rows: Rows) -> None:
 
 def markdown(rows: pd.DataFrame) -> str:
     """One line for each recipe, in the order in which they were run."""
-    tests = [name for name in rows if name.startswith(("val_", "test_"))]
+    metrics = [name.removeprefix("test_") for name in rows if name.startswith("test_")]
+    tests = [f"{split}_{metric}" for split in ("val", "test") for metric in metrics]
     titles = ["recipe", "schedule", "epochs", "seeds", *SIZES.values()]
-    lines = [[*titles, *(name.replace("_", " ", 1) for name in tests)]]
+    lines = [[*titles, *(name.replace("_", " ") for name in tests)]]
     lines.append(["---"] * len(lines[0]))
     for name in dict.fromkeys(rows.recipe):
         part = rows[rows.recipe == name]
