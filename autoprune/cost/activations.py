@@ -12,6 +12,8 @@ from autoprune.cost.sizes import Floats, Sizes
 from autoprune.graph import Dim, PruningGraph
 
 _BLOCK = 8  # channels that kernels keep together
+_ALIGNED = 4  # channels: what copies into blocks can take
+_BUFFER = 128 * 128 * 4.0  # bytes of a thread
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,17 +22,20 @@ class PeakMemory:
 
     The inputs, plus `plain` times the other live activations, plus `padded` times the same with
     channels rounded up to blocks of 8: most kernels work on such blocks, and copy to and from them.
-    1 and 0 is the count itself. `upper_factor` times a model's whole prediction is above
-    four fifths of the measurements behind it.
+    1 and 0 is the count itself. `buffer` times 64 KiB is added where a convolution cannot run on
+    blocks, since its input channels are 8 or more and no multiple of 4: ONNX Runtime then collects
+    its windows in a buffer (`nchwc_transformer.cc`, and MLAS's `convolve.cpp`). `upper_factor`
+    times a model's whole prediction is above four fifths of the measurements behind it.
     """
 
     plain: float = 1.0
     padded: float = 0.0
+    buffer: float = 0.0
     upper_factor: float = 1.0
 
     def of(self, peaks: Floats) -> Floats:
-        """`candidates x 3`, as `Activations.peaks` has them → bytes."""
-        return np.asarray(peaks @ np.array([1.0, self.plain, self.padded]))
+        """`candidates x 4`, as `Activations.peaks` has them → bytes."""
+        return np.asarray(peaks @ np.array([1.0, self.plain, self.padded, self.buffer]))
 
 
 COUNTED = PeakMemory()
@@ -57,17 +62,38 @@ class Activations:
         self._itemsizes = np.array([tensor.itemsize for tensor in tensors], float)
         self._live = maximal(live(graph, list(firsts))).astype(np.float64)
         self._is_input = np.array([storage in inputs for storage in firsts], np.bool_)
+        windows, factors = _windows(graph), graph.present()
+        self._channels = sizes.products((channels,) for _, channels in windows)
+        self._there = sizes.products(factors[call] for call, _ in windows)
 
     def peaks(self, counts: NDArray[np.int64]) -> Floats:
-        """Bytes, `candidates x 3`: inputs, the peak beside them, and that in blocks of channels."""
-        memories = self._bytes(self._sizes.of(counts))
+        """Bytes, `candidates x 4`.
+
+        Inputs, the peak beside them, that in blocks of channels, and the buffer of a convolution
+        that cannot run on blocks (0 without one).
+        """
+        sizes = self._sizes.of(counts)
+        memories = self._bytes(sizes)
         blocks = self._bytes(self._sizes.padded(counts, _BLOCK))
         inputs = memories[:, self._is_input].sum(axis=1)
         peaks = [(each @ self._live.T).max(axis=1, initial=0.0) for each in (memories, blocks)]
-        return np.stack([inputs, *(peak - inputs for peak in peaks)], axis=1)
+        channels = self._channels.of(sizes) * (self._there.of(sizes) > 0)
+        is_plain = ((channels >= _BLOCK) & (channels % _ALIGNED != 0)).any(axis=1)
+        return np.stack([inputs, *(peak - inputs for peak in peaks), _BUFFER * is_plain], axis=1)
 
     def _bytes(self, sizes: Floats) -> Floats:
         return np.asarray(self._memories.of(sizes) * self._itemsizes)
+
+
+def _windows(graph: PruningGraph) -> list[tuple[int, Dim]]:
+    """The calls of 2-d convolutions of more than one pixel, and their input channels."""
+    found = []
+    for call, op in enumerate(graph.ops):
+        for name in op.parameters if op.name.endswith("convolution") else ():
+            dims = graph.parameters.get(name, ())
+            if len(dims) == 4 and (dims[2].fixed, dims[3].fixed) != (1, 1):
+                found.append((call, dims[1]))
+    return found
 
 
 def _present(graph: PruningGraph, storages: list[int]) -> list[tuple[Dim, ...]]:

@@ -16,7 +16,7 @@ from autoprune.device.sampling import pruned, random_architectures
 from autoprune.graph import PruningGraph
 
 _PRUNINGS = 12
-_RIDGE = 1e-3  # stabilizes the fit where the two columns are collinear
+_RIDGE = 1e-3  # stabilizes the fit where columns are collinear or empty
 _USUAL = 0.03  # relative errors above count less: some widths make a runtime copy once more
 _COVERED = 0.8  # of the measurements lie below the upper bound
 
@@ -50,15 +50,15 @@ def fit_peak_memory(
         rows.append([held_bytes(small, ()) + inputs, *peaks])
         measured.append(found)
     x, y = np.array(rows), np.array(measured, dtype=np.float64)
-    relative = np.concatenate([x[:, 1:] / y[:, None], _RIDGE * np.eye(2)])
-    target_ratio = np.concatenate([1.0 - x[:, 0] / y, np.zeros(2)])
-    plain, padded = least_squares(
-        lambda factors: relative @ factors - target_ratio,
-        x0=[0.5, 0.5],
+    relative = np.concatenate([x[:, 1:] / y[:, None], _RIDGE * np.eye(3)])
+    target_ratio = np.concatenate([1.0 - x[:, 0] / y, np.zeros(3)])
+    plain, padded, buffer = least_squares(
+        lambda tried: relative @ tried - target_ratio,
+        x0=[0.5, 0.5, 0.5],
         bounds=(0.0, np.inf),
         loss="soft_l1",
         f_scale=_USUAL,
     ).x
-    predicted = x @ np.array([1.0, plain, padded])
+    predicted = x @ np.array([1.0, plain, padded, buffer])
     over = float(np.quantile(y / predicted, _COVERED))
-    return PeakMemory(float(plain), float(padded), max(1.0, over))
+    return PeakMemory(float(plain), float(padded), float(buffer), max(1.0, over))

@@ -7,12 +7,14 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
 
 from autoprune.cost.activations import COUNTED, Activations, PeakMemory, live, maximal
 from autoprune.cost.sizes import Sizes
-from autoprune.graph import Block, Dim, Group, Op, PruningGraph, TensorInfo
+from autoprune.graph import Block, Dim, Group, Op, PruningGraph, TensorInfo, trace
 
 
 def test_contained_live_sets_are_left_out():
@@ -33,9 +35,10 @@ def test_leaving_rows_out_changes_no_peak(rows: list[list[bool]]) -> None:
 
 
 def test_a_count_is_inputs_and_the_rest_and_a_runtime_weighs_the_rest() -> None:
-    peaks = np.array([[100.0, 10.0, 16.0], [0.0, 5.0, 8.0]])
+    peaks = np.array([[100.0, 10.0, 16.0, 64.0], [0.0, 5.0, 8.0, 0.0]])
     assert COUNTED.of(peaks).tolist() == [110.0, 5.0]
-    assert PeakMemory(2.0, 0.5).of(peaks).tolist() == [100.0 + 20.0 + 8.0, 10.0 + 4.0]
+    weighed = PeakMemory(2.0, 0.5, 0.25).of(peaks).tolist()
+    assert weighed == [100.0 + 20.0 + 8.0 + 16.0, 10.0 + 4.0]
 
 
 def chain(*, freed: dict[int, int] | None = None) -> PruningGraph:
@@ -62,7 +65,7 @@ def peaks(graph: PruningGraph, *widths: int) -> list[list[float]]:
 
 def test_peaks_by_hand() -> None:
     # the input stays; at the last call there are a (2 x 4), b (3) and y (1)
-    assert peaks(chain(), 4, 1) == [[40.0, 4.0 * 12, 4.0 * 12], [40.0, 4.0 * 6, 4.0 * 12]]
+    assert peaks(chain(), 4, 1) == [[40.0, 4.0 * 12, 4.0 * 12, 0.0], [40.0, 4.0 * 6, 4.0 * 12, 0.0]]
 
 
 def test_what_the_run_held_longer_lives_longer() -> None:
@@ -80,12 +83,12 @@ def test_what_the_run_held_longer_lives_longer() -> None:
 def test_views_are_one_storage() -> None:
     graph = chain()
     tensors = (*graph.tensors[:2], replace(graph.tensors[2], storage=1), graph.tensors[3])
-    assert peaks(replace(graph, tensors=tensors), 4) == [[40.0, 4.0 * 9, 4.0 * 9]]
+    assert peaks(replace(graph, tensors=tensors), 4) == [[40.0, 4.0 * 9, 4.0 * 9, 0.0]]
 
 
 def test_a_graph_without_calls_holds_its_inputs() -> None:
     graph = replace(chain(), ops=(), outputs=(0,), tensors=chain().tensors[:1])
-    assert peaks(graph, 4) == [[40.0, 0.0, 0.0]]
+    assert peaks(graph, 4) == [[40.0, 0.0, 0.0, 0.0]]
 
 
 def test_the_sum_stays_where_its_block_is_gone() -> None:
@@ -102,4 +105,40 @@ def test_the_sum_stays_where_its_block_is_gone() -> None:
         blocks=(Block("f", "residual", 1, frozenset({0, 1}), 0, (), ()),),
     )
     found = Activations(graph, Sizes(graph.columns())).peaks(np.array([[1], [0]])).tolist()
-    assert found == [[40.0, 80.0, 80.0], [40.0, 40.0, 40.0]]
+    assert found == [[40.0, 80.0, 80.0, 0.0], [40.0, 40.0, 40.0, 0.0]]
+
+
+@pytest.mark.parametrize(
+    ("widths", "kernel", "buffer"),
+    [
+        ((8, 12), 3, 0.0),
+        ((8, 10), 3, 65536.0),
+        ((9, 12), 3, 65536.0),
+        ((7, 6), 3, 0.0),  # fewer than a block: read as they are
+        ((9, 10), 1, 0.0),  # single pixels need no windows
+    ],
+)
+def test_a_convolution_of_channels_that_fit_no_blocks_has_a_buffer(
+    widths: tuple[int, int], kernel: int, buffer: float
+) -> None:
+    sizes = [(3, 16), (16, 16), (16, 4)]
+    model = nn.Sequential(*[nn.Conv2d(a, b, kernel, padding=kernel // 2) for a, b in sizes])
+    graph = trace(model, torch.zeros(1, 3, 6, 6))
+    found = Activations(graph, Sizes(graph.columns())).peaks(np.array([widths]))
+    assert found[0, 3] == buffer
+
+
+def test_the_buffer_goes_with_its_block() -> None:
+    class Residual(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inside = nn.Sequential(nn.Conv2d(4, 16, 1), nn.Conv2d(16, 4, 3, padding=1))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x + self.inside(x)
+
+    graph = trace(nn.Sequential(nn.Conv2d(3, 4, 1), Residual()), torch.zeros(1, 3, 6, 6))
+    assert list(graph.sizes()) == ["1.inside.0"]
+    counts = np.array([[10, 1], [10, 0], [12, 1]])
+    found = Activations(graph, Sizes(graph.columns())).peaks(counts)
+    assert found[:, 3].tolist() == [65536.0, 0.0, 0.0]

@@ -46,10 +46,10 @@ class Telling(targets.Target):
         return self.law(model)
 
 
-def fitted(monkeypatch, law):
+def fitted(monkeypatch, law, seed=0):
     monkeypatch.setattr(memory, "find_target", lambda runtime: Telling(law))
     model = net()
-    return fit_peak_memory(model, trace(model, X), X, runtime="told")
+    return fit_peak_memory(model, trace(model, X), X, runtime="told", seed=seed)
 
 
 def held(model: nn.Module) -> int:
@@ -99,6 +99,17 @@ def test_the_bound_is_above_four_fifths_of_what_was_measured(monkeypatch):
         lambda model: round(next(factors) * (held(model) + 4 * X.numel() + widest(model))),
     )
     assert 1.05 < found.upper_factor < 1.2
+
+
+def test_a_buffer_of_convolutions_that_do_not_fit_blocks_of_channels_is_learned(monkeypatch):
+    def law(model):
+        channels = [layer.in_channels for layer in model if isinstance(layer, nn.Conv2d)]
+        buffer = 65536 * any(n >= 8 and n % 4 for n in channels)
+        return held(model) + 4 * X.numel() + widest(model, 8) + buffer
+
+    found = fitted(monkeypatch, law, seed=3)
+    assert (found.padded, found.buffer) == pytest.approx((1.0, 1.0), abs=0.05)
+    assert found.upper_factor < 1.02
 
 
 def test_a_runtime_that_does_not_tell_is_counted(monkeypatch):
