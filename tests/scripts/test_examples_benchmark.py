@@ -27,6 +27,15 @@ def test_the_spread_over_seeds_is_the_sample_standard_deviation():
     assert spread(pd.Series([0.25])) == "0.250"
 
 
+def test_what_was_only_measured_in_training_has_no_column():
+    row = {"recipe": "a", "schedule": None, "epochs": 1.0, "seed": 0, "val_loss": 0.3}
+    sizes = {"weight_bytes": 2000.0, "file_bytes": 3000, "peak_bytes": 4000}
+    rows = pd.DataFrame([{**sizes, **row, "val_f1": 0.8, "test_f1": 0.7}])
+    lines = markdown(rows).splitlines()
+    assert lines[0].endswith("| peak, kB | val f1 | test f1 |")
+    assert lines[2].endswith("| 4.0 | 0.800 | 0.700 |")
+
+
 def test_each_recipe_is_one_line_in_the_order_of_the_runs():
     sizes = {"weight_bytes": 2000.0, "file_bytes": 3000, "peak_bytes": 4000}
     rows = [

@@ -39,7 +39,8 @@ def write_page(name: str, folder: Path, rows: Rows) -> None:
 def markdown(rows: pd.DataFrame) -> str:
     """One line for each recipe, in the order in which they were run."""
     metrics = [name.removeprefix("test_") for name in rows if name.startswith("test_")]
-    tests = [f"{split}_{metric}" for split in ("val", "test") for metric in metrics]
+    columns = [f"{split}_{metric}" for split in ("val", "test") for metric in metrics]
+    tests = [column for column in columns if column in rows]
     titles = ["recipe", "schedule", "epochs", "seeds", *SIZES.values()]
     lines = [[*titles, *(name.replace("_", " ") for name in tests)]]
     lines.append(["---"] * len(lines[0]))
