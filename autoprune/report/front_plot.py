@@ -14,6 +14,8 @@ from autoprune.report.front_axes import MOST, axes, cost_of, scale_of
 from autoprune.report.hover import hover
 from autoprune.report.style import Figure, axis, colors, layout, level
 
+_LABEL = 0.12  # of the width: nearer to the left edge a name on the left would cover the axis
+
 
 def fronts(view: RunView) -> dict[str, Figure]:
     """The front against each cost axis for which some finished model has a value."""
@@ -172,11 +174,14 @@ class _FrontPlot:
         for word, record in named:
             if record is not None and record in self.members:
                 picks.setdefault(record.number, (record, []))[1].append(word)
+        start, end = self.x_range
+        edge = start + _LABEL * (end - start)
         for place, (record, words) in enumerate(picks.values()):
+            is_left = place > 0 and (self.x(record) or 0.0) > edge
             notes.append(
                 {"x": self.x(record), "y": self.y(record), "text": ", ".join(words)}
-                | {"ax": -30 if place else 34, "ay": -28 if place else 30}
-                | {"xanchor": "right" if place else "left", "bgcolor": "--page"}
+                | {"ax": -30 if is_left else 34, "ay": -28 if place else 30}
+                | {"xanchor": "right" if is_left else "left", "bgcolor": "--page"}
                 | {"showarrow": True, "arrowhead": 0, "arrowwidth": 1, "arrowcolor": "--ink-2"}
                 | {"standoff": 8, "font": {"color": "--ink", "size": 12}}
             )

@@ -100,6 +100,15 @@ def test_ranges_and_marks_of_a_small_run_by_hand() -> None:
     assert figure["layout"]["annotations"][1]["x"] == 8.0  # the only one within 1 % of 90
 
 
+@pytest.mark.parametrize(("cost", "side"), [(0.4, "left"), (3.0, "right")])
+def test_a_name_near_the_axis_is_written_away_from_it(cost: float, side: str) -> None:
+    view = view_of(trial(0, 0.9, 8.0), trial(1, 0.88, cost), trial(2, 0.6, 0.2))
+    notes = plot_of(view, "measured.latency_ms")["layout"]["annotations"]
+    (knee,) = (note for note in notes if note["text"] == "knee")
+    assert (knee["x"], knee["xanchor"]) == (cost, side)
+    assert (knee["ax"] > 0) == (side == "left")
+
+
 def test_a_loss_is_better_the_lower_it_is() -> None:
     records = [
         replace(trial(n, 0, ms), metrics={"loss": loss})
