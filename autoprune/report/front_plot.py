@@ -180,7 +180,7 @@ class _FrontPlot:
             is_left = place > 0 and (self.x(record) or 0.0) > edge
             notes.append(
                 {"x": self.x(record), "y": self.y(record), "text": ", ".join(words)}
-                | {"ax": -30 if is_left else 34, "ay": -28 if place else 30}
+                | {"ax": -30 if is_left else 34, "ay": -28 if is_left else 30}
                 | {"xanchor": "right" if is_left else "left", "bgcolor": "--page"}
                 | {"showarrow": True, "arrowhead": 0, "arrowwidth": 1, "arrowcolor": "--ink-2"}
                 | {"standoff": 8, "font": {"color": "--ink", "size": 12}}
