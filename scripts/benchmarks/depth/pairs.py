@@ -47,8 +47,10 @@ correlations of -0.20 and -0.03), and measuring again after each is best. As the
 sensitivities such increases were tried on ResNet-56, no training (validation, each alone / greedy
 increments, at 50, 30 and 20 % of latency): blocks alone 54.6 / 69.5, 26.3 / 44.1, 20.7 / 21.8 %;
 blocks and widths 83.7 / 83.6 and 40.1 / 35.1 %. Beside them the widths, each still measured alone,
-look too cheap, and too few blocks go. So the search measures each alone, and its screening scores
-whole candidates."""
+look too cheap, and too few blocks go. On one scale with the widths (the single increases, sorted,
+given to the blocks in greedy order) blocks and widths have 46.9 % for 40.1 at 30 % of latency and
+35.2 for 22.1 at 20 %: that is the way to go. So far the search measures each alone, and its
+screening scores whole candidates."""
 SHOWN = {
     "model": ("model", ""),
     "blocks": ("blocks", ""),
