@@ -93,7 +93,8 @@ def measure_sensitivity(
     `scores` are the importance `obs` of the dense model, where it is known.
     """
     space = ready.plan.space
-    builds = len(space.widths) * len(sensitivity.RATIOS) + len(space.blocks)
+    builds = len(space.widths) * len(sensitivity.RATIOS)
+    builds += sensitivity.BUILDS_PER_BLOCK * len(space.blocks)
     samples = _SENSITIVITY_MACS / max(1, builds * (ready.plan.dense.macs or 1))
     samples = int(min(_SENSITIVITY_SAMPLES, max(_SENSITIVITY_SAMPLES / 8, samples)))
     batches = heads(sample(task, config.search.seed, samples=samples, least=1), samples)
@@ -103,7 +104,8 @@ def measure_sensitivity(
     def told(done: int, all_: int) -> None:
         left = (time.monotonic() - began) * (all_ - done) / max(done, 1)
         tail = f", about {left:.0f} s left" if done else ""
-        say(f"sensitivity of {all_} groups and blocks: {done} measured{tail}")
+        share = 100 * done // max(all_, 1)
+        say(f"sensitivities of groups and blocks: {share} % measured{tail}")
 
     found = sensitivity.measure(
         ready.dense,

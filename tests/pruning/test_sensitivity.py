@@ -16,7 +16,13 @@ from autoprune.fitted_space import FittedSpace
 from autoprune.graph import trace
 from autoprune.pruning import importance, surgery
 from autoprune.pruning.compensate import calibrate, repair
-from autoprune.pruning.sensitivity import Sensitivity, divergence, measure
+from autoprune.pruning.sensitivity import (
+    BUILDS_PER_BLOCK,
+    Sensitivity,
+    divergence,
+    drop_order,
+    measure,
+)
 from autoprune.space import SearchSpace
 
 
@@ -197,3 +203,68 @@ def test_bad_input_is_refused(case):
         Sensitivity(0.0, {"a": (1, 4)}, {"a": (0.1, 0.2)})
     with pytest.raises(ValueError, match="must be ascending"):
         Sensitivity(0.0, {"a": (4, 1)}, {"a": (0.1, 0.0)})
+
+
+def growing(weights):
+    """An increase that grows faster than the sum: the square of what is gone."""
+    asked = []
+
+    def rise(gone):
+        asked.append(tuple(gone))
+        return sum(weights[name] for name in gone) ** 2
+
+    return {name: value**2 for name, value in weights.items()}, rise, asked
+
+
+def test_the_block_that_adds_least_goes_next():
+    alone, rise, _asked = growing({"a": 3.0, "b": 1.0, "c": 2.0})
+    assert drop_order(alone, rise) == ["b", "c", "a"]
+
+
+def test_few_models_are_measured_and_never_more_than_three_again_for_each_block():
+    names = [f"{n:02d}" for n in range(20)]
+    alone, rise, asked = growing({name: 2.0**n for n, name in enumerate(names)})
+    assert drop_order(alone, rise) == names
+    assert len(asked) < 40
+    alone, flat, others = growing(dict.fromkeys(names, 1.0))  # all alike: every one is tried again
+    assert sorted(drop_order(alone, flat)) == names
+    assert len(others) == (BUILDS_PER_BLOCK - 1) * 20
+
+
+def test_of_two_blocks_that_stand_in_for_each_other_one_goes_last():
+    def rise(gone):  # either can go, not both
+        return 10.0 if {"a", "b"} <= set(gone) else 0.5 * len(gone)
+
+    order = drop_order({"a": 0.4, "b": 0.5, "c": 0.5}, rise)
+    assert order == ["a", "c", "b"]
+
+
+class Residual(nn.Module):
+    def __init__(self, scale):
+        super().__init__()
+        self.branch = nn.Linear(4, 4, bias=False)
+        with torch.no_grad():
+            self.branch.weight.copy_(scale * torch.eye(4))
+
+    def forward(self, x):
+        return x + self.branch(x)
+
+
+def test_blocks_in_the_order_of_dropping_get_the_sorted_increases_of_one_alone():
+    """The branches scale x by 1.8, 0.72 and 0.8: without the last, the second matters more."""
+    model = nn.Sequential(Residual(0.8), Residual(-0.28), Residual(-0.2)).eval()
+    x = torch.randn(64, 3, 4, generator=torch.Generator().manual_seed(0))
+    graph = trace(model, x)
+    score = divergence(model, [x])
+    table = measure(
+        model, graph, calibrate(model, [x]), score, scores={}, ratios=(), blocks=["0", "1", "2"]
+    )
+    alone = []
+    for place in range(3):
+        other = copy.deepcopy(model)
+        other[place] = nn.Identity()
+        alone.append(score(other))
+    assert alone[2] < alone[1] < alone[0]  # and they go as 2, 0, 1
+    found = [table.increases[f"block:{name}"] for name in ("2", "0", "1")]
+    assert found == [(pytest.approx(value), 0.0) for value in sorted(alone)]
+    assert all(table.counts[f"block:{name}"] == (0, 1) for name in ("2", "0", "1"))

@@ -11,6 +11,7 @@ model. The test split is read once for each finished model. Rows that are in
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -34,7 +35,7 @@ from autoprune.pruning.calibration import calibrate
 from autoprune.pruning.verification import prunable
 from autoprune.space import SearchSpace
 from autoprune.store import write_text
-from autoprune.tasks import load_dense
+from autoprune.tasks import Split, load_dense
 from autoprune.training import RecoveryRun, choose
 from autoprune.training.batches import sample
 from examples.cifar10 import Cifar10ResNet56
@@ -73,14 +74,16 @@ class Bench:
         self.costs = CostModel(self.graph, latency=self._predictor(profile))
         few = heads(sample(self.task, 0, samples=256), 256)
         space = FittedSpace.of(SearchSpace.parse(SPACES["both"]), self.graph.sizes())
+        self.score = sensitivity.divergence(self.dense, few, forward=self.task.outputs)
+        self.statistics = heads(batches, STATISTICS)
         self.table = sensitivity.measure(
             self.dense,
             self.graph,
             self.calibration,
-            sensitivity.divergence(self.dense, few, forward=self.task.outputs),
+            self.score,
             nearest=space.nearest,
             blocks=[block.name for block in self.graph.blocks],
-            statistics=heads(batches, STATISTICS),
+            statistics=self.statistics,
             forward=self.task.loss,
         )
         self.precision = choose(self.task, self.dense, "cpu")
@@ -114,8 +117,14 @@ class Bench:
         small = pruned(self.dense, self.graph, architecture)
         return measure_together([self.dense, small], self.example, "onnxruntime")[1].ratio
 
-    def recover(self, architecture: Architecture, epochs: float, seed: int) -> dict[str, float]:
-        """Validation and test accuracy after repair and `epochs` of training."""
+    def recover(
+        self,
+        architecture: Architecture,
+        epochs: float,
+        seed: int,
+        splits: Sequence[Split] = ("val", "test"),
+    ) -> dict[str, float]:
+        """The accuracy on `splits` after repair and `epochs` of training."""
         recovery = Recovery(lr=0.01 if epochs < 2 else 0.05, distillation=0.5)
         run = RecoveryRun(
             self.task,
@@ -130,7 +139,7 @@ class Bench:
         run.build()
         while not run.finished:
             run.advance(1.0)
-        return {f"{split}_accuracy": run.evaluate(split)["accuracy"] for split in ("val", "test")}
+        return {f"{split}_accuracy": run.evaluate(split)["accuracy"] for split in splits}
 
 
 def main() -> None:

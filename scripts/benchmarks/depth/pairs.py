@@ -43,14 +43,8 @@ MODELS: dict[str, tuple[Callable[[], Task], tuple[int, ...]]] = {
 }
 RANDOM = 12  # choices of each size
 READ = """Where half of the blocks go, what each does alone says nothing of many together (rank
-correlations of -0.20 and -0.03), and measuring again after each is best. As the allocator's
-sensitivities such increases were tried on ResNet-56, no training (validation, each alone / greedy
-increments, at 50, 30 and 20 % of latency): blocks alone 54.6 / 69.5, 26.3 / 44.1, 20.7 / 21.8 %;
-blocks and widths 83.7 / 83.6 and 40.1 / 35.1 %. Beside them the widths, each still measured alone,
-look too cheap, and too few blocks go. On one scale with the widths (the single increases, sorted,
-given to the blocks in greedy order) blocks and widths have 46.9 % for 40.1 at 30 % of latency and
-35.2 for 22.1 at 20 %. Both trials were patches that did not land: these figures, one seed, have no
-script here. So far the search measures each alone, and its screening scores whole candidates."""
+correlations of -0.20 and -0.03), and measuring again after each is best. So a search's
+sensitivities follow the order of dropping one after another: [order.md](order.md)."""
 SHOWN = {
     "model": ("model", ""),
     "blocks": ("blocks", ""),
