@@ -11,11 +11,11 @@ from __future__ import annotations
 
 import datetime
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Unpack, get_args
+from typing import TYPE_CHECKING, Any, Literal, Unpack, get_args
 
 from autoprune.callbacks import Callback, Callbacks, trackers
 from autoprune.config import RunConfig
@@ -34,6 +34,7 @@ from autoprune.options import SearchOptions, sections
 from autoprune.pick import RECOMMENDED
 from autoprune.record import TrialRecord
 from autoprune.result import Result
+from autoprune.settings import recovery_settings
 from autoprune.store import (
     INT8_FILE,
     FrontQuantization,
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from autoprune._export import Exported
+    from autoprune._retraining.rates import OnRate
     from autoprune._retraining.seeds import OnEntry
     from autoprune._search.progress import Progress
 
@@ -188,16 +190,23 @@ def retrain(
     seeds: int | Sequence[int] = 3,
     lr: float | None = None,
     distillation: float | None = None,
+    recovery: Mapping[str, Any] | None = None,
+    find_lr: bool = False,
     quantization_aware: bool | None = None,
     task: Task | None = None,
     on_entry: OnEntry | None = None,
+    on_rate: OnRate | None = None,
     trust: bool = False,
 ) -> RetrainResult:
     """Retrain a selected model from the dense weights, with its schedule, once for each seed.
 
     `seeds` are the seeds, or how many (0, 1, ...). `distillation` replaces that of the
     trial, and `lr` its peak learning rate; without it SGD's grows with the square root of the
-    length (at most fourfold), since a long training wants a higher one. An int8 model is
+    length (at most fourfold), since a long training wants a higher one. With `find_lr` half, one,
+    two and four times that rate are tried in short trainings on the first seed, judged on
+    validation data (half as long as one seed's training together; `on_rate(RateTrial)` is called
+    after each). `recovery` replaces other settings of the trial, as in the space's section of that
+    name, such as `{"ema": 0.99, "label_smoothing": 0.1}`. An int8 model is
     quantized at the end, and the last fifth of its training simulates int8 where its trial lost
     more than 1 % of the metric by that; `quantization_aware` says otherwise. The test split
     is read once for each finished model. Written to `retrained/<trial>/` in the run's folder:
@@ -212,7 +221,8 @@ def retrain(
     run = RunFolder.open(path)
     config = run.config
     numbers = tuple(range(seeds)) if isinstance(seeds, int) else tuple(seeds)
-    recovery = {"lr": lr, "distillation": distillation}
+    replaced = {"lr": lr, "distillation": distillation}
+    replaced = {name: value for name, value in replaced.items() if value is not None}
     folder = retrain_trial(
         run,
         config,
@@ -220,9 +230,11 @@ def retrain(
         picked(run, pick),
         epochs=epochs,
         seeds=numbers,
-        recovery={name: value for name, value in recovery.items() if value is not None},
+        recovery={**recovery_settings(recovery or {}), **replaced},
+        find_lr=find_lr,
         quantization_aware=quantization_aware,
         on_entry=on_entry,
+        on_rate=on_rate,
     )
     return RetrainResult(folder.path, folder.summary())
 

@@ -21,6 +21,10 @@ BY_GRADIENTS: frozenset[str] = frozenset({"taylor", "movement"})
 OPTIMIZERS: tuple[str, ...] = ("sgd", "adamw", "task")
 PENALTIES: tuple[str, ...] = ("group_lasso", "slimming", "task")  # the first is the default
 AUTO = "auto"  # the task's own optimizer, or else the usual one for the kind of model
+_LATER: Mapping[str, Any] = {  # without these, keys of candidates stay what they were
+    **{"penalty": PENALTIES[0], "rewarm": False},
+    **{"ema": 0.0, "label_smoothing": 0.0, "mixup": 0.0, "features": 0.0},
+}
 BY_OPTIMIZER: Mapping[str, Mapping[str, float]] = {  # defaults that depend on the optimizer
     "lr": {"sgd": 0.01, "adamw": 0.0003, "task": 0.001},
     "weight_decay": {"sgd": 5e-4, "adamw": 0.01, "task": 0.01},
@@ -44,6 +48,13 @@ class Recovery:
         weight_decay: of weights with two or more dimensions; None for the optimizer's default.
         grad_clip: the largest l2 norm of all gradients together; 0 turns clipping off.
         warmup: share of the steps over which the learning rate rises.
+        rewarm: whether it rises anew, over as many steps, after each removal during the training.
+        ema: the decay, in [0, 1), of an exponential moving average of the weights since the last
+            removal, which is then evaluated and kept; 0 turns it off.
+        label_smoothing: in [0, 1), the weight of equal probabilities in the targets.
+        mixup: alpha of the Beta distribution by which samples are blended; 0 turns it off.
+        features: the weight of the distance of attention maps from the dense model's; 0 turns it
+            off.
     """
 
     lr: float | None = None
@@ -54,6 +65,11 @@ class Recovery:
     grad_clip: float = 0.0
     warmup: float = 0.05
     penalty: str = PENALTIES[0]
+    rewarm: bool = False
+    ema: float = 0.0
+    label_smoothing: float = 0.0
+    mixup: float = 0.0
+    features: float = 0.0
 
     def __post_init__(self) -> None:
         if self.penalty not in PENALTIES:
@@ -63,12 +79,13 @@ class Recovery:
             raise ValueError(f"recovery.lr must be above 0 and finite, got {self.lr}")
         if not 0.0 <= self.distillation <= 1.0:
             raise ValueError(f"recovery.distillation must lie in [0, 1], got {self.distillation}")
-        if not 0.0 <= self.warmup < 1.0:
-            raise ValueError(f"recovery.warmup must lie in [0, 1), got {self.warmup}")
+        for name in ("warmup", "ema", "label_smoothing"):
+            if not 0.0 <= (share := getattr(self, name)) < 1.0:
+                raise ValueError(f"recovery.{name} must lie in [0, 1), got {share}")
         if self.optimizer not in (AUTO, *OPTIMIZERS):
             known = ", ".join((AUTO, *OPTIMIZERS))
             raise ValueError(f"recovery.optimizer must be one of {known}, got {self.optimizer!r}")
-        for name in ("regularizer", "weight_decay", "grad_clip"):
+        for name in ("regularizer", "weight_decay", "grad_clip", "mixup", "features"):
             value = getattr(self, name)
             if value is None and name == "weight_decay":
                 continue
@@ -91,11 +108,14 @@ class Recovery:
         return replace(self, optimizer=optimizer, **missing)
 
     def to_dict(self) -> dict[str, Any]:
-        """A JSON-ready form; `Recovery(**d)` reads it back. The default penalty is left out."""
+        """A JSON-ready form; `Recovery(**d)` reads it back. What is off may be left out."""
         found = asdict(self)
-        if self.penalty == PENALTIES[0]:  # keys of candidates stay what they were without it
-            del found["penalty"]
-        return found
+        return {k: v for k, v in found.items() if k not in _LATER or v != _LATER[k]}
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """What is in use of `rewarm`, `ema`, `label_smoothing`, `mixup` and `features`."""
+        return {k: v for k, v in self.to_dict().items() if k in _LATER and k != "penalty"}
 
 
 @dataclass(frozen=True, slots=True)

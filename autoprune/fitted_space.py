@@ -223,10 +223,10 @@ class FittedSpace:
     def candidate(self, params: Mapping[str, Value]) -> Candidate:
         """The candidate of sampled values; values that build and train alike give equal keys.
 
-        A one-shot schedule ends where it begins; an end before the beginning is moved to it. The
-        regularizer of a removal before any training is 0, and the penalty of a regularizer of 0 is
-        the default. With `optimizer: auto`, what depends on the optimizer is left to its default
-        (`SearchSpace.for_optimizer` says what it is).
+        A one-shot schedule ends where it begins; an end before the beginning is moved to it. Where
+        all is removed before any training, the regularizer is 0 and `rewarm` off; the penalty of a
+        regularizer of 0 is the default. With `optimizer: auto`, what depends on the optimizer is
+        left to its default (`SearchSpace.for_optimizer` says what it is).
         """
         values = {
             **self.space.fixed,
@@ -352,8 +352,10 @@ def _recovery(values: Mapping[str, Value], *, trained_before: bool) -> Recovery:
     found: dict[str, Any] = {}
     for name in Recovery.__dataclass_fields__:
         value = values.get(f"recovery.{name}", values.get(f"recovery.{name}.{optimizer}"))
-        found[name] = value if value is None or isinstance(value, str) else float(value)
-    if not trained_before or not found["regularizer"]:
+        found[name] = value if value is None or isinstance(value, str | bool) else float(value)
+    if not trained_before:
+        found |= {"regularizer": 0.0, "rewarm": False}
+    if not found["regularizer"]:
         found |= {"regularizer": 0.0, "penalty": PENALTIES[0]}  # which penalty does not count
     return Recovery(**found)
 
@@ -364,7 +366,11 @@ def _is_unused(name: str, candidate: Candidate) -> bool:
     one_shot = schedule.kind == "one_shot"
     return (
         (one_shot and name in ("schedule.end", "schedule.steps"))
-        or (one_shot and schedule.begin == 0.0 and name == "recovery.regularizer")
+        or (
+            one_shot
+            and schedule.begin == 0.0
+            and name in ("recovery.regularizer", "recovery.rewarm")
+        )
         or (name == "recovery.penalty" and candidate.recovery.regularizer == 0.0)
         or (name != without_optimizer(name) and not name.endswith(f".{optimizer}"))
     )

@@ -148,4 +148,9 @@ _MEANINGS = {  # of keys without a comment in the template, or where that one is
     "penalty": "which penalty that is",
     "grad_clip": "largest norm of the gradient; 0: no clipping",
     "warmup": "share of the steps in which the learning rate rises",
+    "rewarm": "the learning rate rises again after each removal",
+    "ema": "decay of the moving average of the weights that is kept; 0: none",
+    "label_smoothing": "weight of equal probabilities in the targets",
+    "mixup": "alpha of the blending of samples; 0: none",
+    "features": "weight of the distance of attention maps from the dense model's; 0: none",
 }

@@ -122,6 +122,11 @@ SETTINGS: dict[str, Setting] = {
     "recovery.penalty": Setting("word", PENALTIES[0], words=PENALTIES),
     "recovery.grad_clip": Setting("number", 0.0, high=1e9),
     "recovery.warmup": Setting("number", 0.05, high=1.0, open_high=True),
+    "recovery.rewarm": Setting("switch", False),
+    "recovery.ema": Setting("number", 0.0, high=1.0, open_high=True),
+    "recovery.label_smoothing": Setting("number", 0.0, high=1.0, open_high=True),
+    "recovery.mixup": Setting("number", 0.0, high=100.0),
+    "recovery.features": Setting("number", 0.0, high=1e6),
 }
 for _name, _defaults in BY_OPTIMIZER.items():  # `recovery.lr.sgd`: the value where that one is used
     for _optimizer, _default in _defaults.items():
@@ -149,6 +154,22 @@ def read_setting(name: str, value: Any, place: str) -> Value | Parameter:
     if not choices:
         raise ConfigError(f"{place} is an empty list · write at least one value")
     return choices[0] if len(choices) == 1 else Parameter(name, choices=choices)
+
+
+def recovery_settings(values: Mapping[str, Any]) -> dict[str, Value]:
+    """Constants of the section `recovery`, checked; ConfigError where one does not fit.
+
+    >>> recovery_settings({"ema": 0.99, "rewarm": True})
+    {'ema': 0.99, 'rewarm': True}
+    """
+    section = "recovery"
+    known = [name.split(".")[1] for name in SETTINGS if name.count(".") == 1]
+    names = [name for name in known if f"{section}.{name}" in SETTINGS]
+    check_keys(values, names, section)
+    return {
+        name: SETTINGS[f"{section}.{name}"].check(value, f"{section}.{name}")
+        for name, value in values.items()
+    }
 
 
 def _read_range(name: str, value: Mapping[str, Any], place: str) -> Value | Parameter:

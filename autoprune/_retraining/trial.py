@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 from torch import nn
 
+from autoprune._retraining.rates import OnRate, find_rate
 from autoprune._retraining.seeds import OnEntry, Retraining, retrain
 from autoprune._search.target_devices import (
     FinishedModel,
@@ -23,6 +24,7 @@ from autoprune.budget import Cost
 from autoprune.candidate import AUTO, Candidate
 from autoprune.config import RunConfig
 from autoprune.errors import DeviceError, StoreError, UsageError
+from autoprune.graph import PruningGraph
 from autoprune.pruning.build import KeptIndices
 from autoprune.pruning.compensate import Calibration, calibrate
 from autoprune.pruning.verification import traced
@@ -30,6 +32,7 @@ from autoprune.quantization import Twin, compared, saved, twin_of
 from autoprune.record import TrialRecord
 from autoprune.store import (
     INT8_FILE,
+    FoundRate,
     QuantizationSettings,
     Recipe,
     RetrainingFolder,
@@ -43,9 +46,9 @@ from autoprune.store import (
 )
 from autoprune.tasks.base import Task
 from autoprune.tasks.load import load_dense
-from autoprune.training import training_device, training_precision
+from autoprune.training import Precision, RecoveryRun, training_device, training_precision
 from autoprune.training.batches import sample
-from autoprune.training.optimizers import rate_for_length
+from autoprune.training.optimizers import optimizer_for, rate_for_length
 
 SIMULATED = 0.2  # of the steps, the last ones, where int8 costs too much quality
 _SETTINGS = QuantizationSettings()
@@ -60,19 +63,22 @@ def retrain_trial(
     *,
     epochs: float,
     seeds: Sequence[int],
-    recovery: Mapping[str, float] | None = None,
+    recovery: Mapping[str, Any] | None = None,
+    find_lr: bool = False,
     quantization_aware: bool | None = None,
     on_entry: OnEntry | None = None,
+    on_rate: OnRate | None = None,
 ) -> RetrainingFolder:
     """Retrain one record of a run and write everything; returns the folder.
 
     `recovery` replaces fields of the candidate's `Recovery`; without a learning rate in it, SGD's
-    grows with the length of the training (`rate_for_length`). An int8 candidate is quantized after
-    training; where its trial lost more than 1 % of the metric by that (or as `quantization_aware`
-    says), the last fifth of the steps simulates int8. A folder that holds this retraining is
-    resumed (nothing is done when it is finished); one that holds another raises StoreError.
-    DeviceError where the device cannot be asked, before the training or when it is to measure.
-    `config` says where to train and what to measure.
+    grows with the length of the training (`rate_for_length`), and with `find_lr` the best one
+    around that is looked for (`find_rate`). An int8 candidate is quantized after training; where
+    its trial lost more than 1 % of the metric by that (or as `quantization_aware` says), the last
+    fifth of the steps simulates int8. A folder that holds this retraining is resumed (nothing is
+    done when it is finished); one that holds another raises StoreError. DeviceError where the
+    device cannot be asked, before the training or when it is to measure. `config` says where to
+    train and what to measure.
     """
     if not (0.0 < epochs < math.inf):
         raise UsageError(f"epochs must be above 0 and finite, got {epochs:g}")
@@ -80,28 +86,41 @@ def retrain_trial(
     if not recovery or "lr" not in recovery:
         record = replace(record, candidate=_for_length(record.candidate, config, epochs))
     folder = run.retraining(record.number)
-    plan = RetrainingPlan(record.candidate.key, float(epochs), tuple(seeds))
+    plan = RetrainingPlan(record.candidate.key, float(epochs), tuple(seeds), find_lr)
     _check_free(folder, plan)
     if folder.is_finished:
         return folder
     targets = measurable_targets(config.targets, run.devices(config.targets))
     reach(targets)  # before hours of training
     with run.writing():
-        aware = _simulates_int8(run, record, quantization_aware)
-        done, dense = _train(folder, config, task, record, plan, on_entry, aware)
+        aware = SIMULATED if _simulates_int8(run, record, quantization_aware) else 0.0
+        folder.save_plan(plan)
+        ready = _prepare(config, task, record)
+        found = _found_rate(folder, ready, record.candidate, plan, on_rate) if find_lr else None
+        if found is not None:
+            record = replace(record, candidate=_with_recovery(record.candidate, {"lr": found.lr}))
+        done = _train(folder, ready, record.candidate, plan, on_entry, aware)
+        _save_models(folder, done, config, task, record)
         precision = record.candidate.architecture.precision
-        for one in done.runs:
-            place = folder.seed_folder(one.seed)
-            save_model(place, one.model, _recipe(record, one.kept_indices, config, task))
-            if precision == INT8:
-                twin = _twin(task, one.model)
-                saved(twin, compared(twin, task, _SETTINGS), place / INT8_FILE, place)
         small = FinishedModel(done.runs[0].model, precision)
-        beside, cost = _measure(task, [FinishedModel(dense), small], targets)
+        dense = FinishedModel(ready.dense.to("cpu").eval())
+        beside, cost = _measure(task, [dense, small], targets)
         if record.predicted is not None and record.predicted.file_bytes is not None:
             cost = with_file_bytes(cost, *read_model(folder.seed_folder(done.runs[0].seed)))
-        folder.save_summary(done.summary(record.number, measured=cost, dense_measured=beside))
+        summary = done.summary(record.number, measured=cost, dense_measured=beside)
+        folder.save_summary(replace(summary, found_rate=found))
     return folder
+
+
+def _save_models(
+    folder: RetrainingFolder, done: Retraining, config: RunConfig, task: Task, record: TrialRecord
+) -> None:
+    for one in done.runs:
+        place = folder.seed_folder(one.seed)
+        save_model(place, one.model, _recipe(record, one.kept_indices, config, task))
+        if record.candidate.architecture.precision == INT8:
+            twin = _twin(task, one.model)
+            saved(twin, compared(twin, task, _SETTINGS), place / INT8_FILE, place)
 
 
 def _simulates_int8(run: RunFolder, record: TrialRecord, asked: bool | None) -> bool:
@@ -170,15 +189,19 @@ def _check_free(folder: RetrainingFolder, plan: RetrainingPlan) -> None:
         )
 
 
-def _train(
-    folder: RetrainingFolder,
-    config: RunConfig,
-    task: Task,
-    record: TrialRecord,
-    plan: RetrainingPlan,
-    on_entry: OnEntry | None,
-    aware: bool,
-) -> tuple[Retraining, nn.Module]:
+@dataclass(frozen=True, eq=False)
+class _Ready:
+    """What every training of one candidate needs; `dense` is on `device`."""
+
+    task: Task
+    dense: nn.Module
+    graph: PruningGraph
+    calibration: Calibration | None
+    device: str
+    precision: Precision
+
+
+def _prepare(config: RunConfig, task: Task, record: TrialRecord) -> _Ready:
     device = training_device(config.train_on)
     dense = load_dense(task, device=device)
     graph = traced(
@@ -187,25 +210,74 @@ def _train(
         ignored_layers=task.ignored_layers,
         num_heads=task.num_heads,
     )
-    folder.save_plan(plan)
-    done = retrain(
+    return _Ready(
         task,
         dense.to(device),
         graph,
-        record.candidate,
+        _calibration(config, task, record, dense),
+        device,
+        training_precision(config.arithmetic, task, dense, device),
+    )
+
+
+def _found_rate(
+    folder: RetrainingFolder,
+    ready: _Ready,
+    candidate: Candidate,
+    plan: RetrainingPlan,
+    on_rate: OnRate | None,
+) -> FoundRate:
+    """The rate that an interrupted retraining has found, or else the one that is found now."""
+    known = folder.found_rate()
+    if known is not None:
+        return known
+    task, sign = ready.task, 1.0 if ready.task.direction == "maximize" else -1.0
+
+    def score(candidate: Candidate, epochs: float) -> float:
+        short = RecoveryRun(
+            task,
+            ready.dense,
+            ready.graph,
+            candidate,
+            epochs=epochs,
+            seed=plan.seeds[0],
+            calibration=ready.calibration,
+            device=ready.device,
+            precision=ready.precision,
+        )
+        short.advance(epochs)
+        return sign * short.metrics[task.metric]
+
+    auto = optimizer_for(task, ready.dense, ready.graph)
+    resolved = replace(candidate, recovery=candidate.recovery.resolved(auto))
+    found = find_rate(resolved, plan.epochs, score, on_rate)
+    folder.save_found_rate(found)
+    return found
+
+
+def _train(
+    folder: RetrainingFolder,
+    ready: _Ready,
+    candidate: Candidate,
+    plan: RetrainingPlan,
+    on_entry: OnEntry | None,
+    aware: float,
+) -> Retraining:
+    return retrain(
+        ready.task,
+        ready.dense,
+        ready.graph,
+        candidate,
         epochs=plan.epochs,
         seeds=plan.seeds,
-        calibration=_calibration(config, task, record, dense),
-        device=device,
-        precision=training_precision(config.arithmetic, task, dense, device),
+        calibration=ready.calibration,
+        device=ready.device,
+        precision=ready.precision,
         checkpoints=folder.checkpoints,
         on_entry=on_entry,
-        quantization_aware=SIMULATED if aware else 0.0,
-        convert=partial(_in_int8, task)
-        if record.candidate.architecture.precision == INT8
-        else None,
+        quantization_aware=aware,
+        convert=partial(_in_int8, ready.task) if candidate.architecture.precision == INT8 else None,
     )
-    return done, dense.to("cpu").eval()
 
 
 def _calibration(

@@ -288,7 +288,7 @@ class BudgetedOptunaSearch(OptunaSearch):
         plain = Candidate(
             best.architecture,
             Selection("l2", repair=False),
-            recovery=replace(best.recovery, distillation=0.0, regularizer=0.0),
+            recovery=replace(best.recovery, distillation=0.0, features=0.0, regularizer=0.0),
         )
         return Proposal(plain, SCRATCH)
 

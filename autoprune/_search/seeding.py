@@ -33,6 +33,8 @@ _PREFERRED: dict[str, Value] = {
     "recovery.distillation": 0.5,
     "recovery.regularizer": 0.0,
     "recovery.warmup": 0.05,
+    "recovery.rewarm": False,
+    **{f"recovery.{name}": 0.0 for name in ("ema", "label_smoothing", "mixup", "features")},
     **{
         f"recovery.{name}.{optimizer}": value
         for name, values in BY_OPTIMIZER.items()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
@@ -12,10 +12,12 @@ from autoprune.cli.application import PickOption, Quiet, RunArgument, Trust, app
 from autoprune.cli.terminal import code_of, fail, say
 from autoprune.errors import UsageError
 from autoprune.pick import RECOMMENDED
+from autoprune.settings import as_mapping, check_keys
+from autoprune.yaml_file import set_key
 
 if TYPE_CHECKING:
     from autoprune._export import Exported
-    from autoprune.store import QuantizationSettings, RetrainingSummary
+    from autoprune.store import QuantizationSettings, RateTrial, RetrainingSummary
 
 _MAX_DROP = 0.01
 CalibrationSamples = Annotated[
@@ -55,6 +57,20 @@ def retrain(
     distillation: Annotated[
         float | None, typer.Option(help="Distillation weight instead of the trial's.")
     ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="Replace another setting of the trial's training, e.g. recovery.ema=0.99.",
+        ),
+    ] = None,
+    find_lr: Annotated[
+        bool,
+        typer.Option(
+            "--find-lr", help="Try four rates in short trainings first (half as long as one seed)."
+        ),
+    ] = False,
     quantization_aware: Annotated[
         bool | None,
         typer.Option(
@@ -81,8 +97,11 @@ def retrain(
             seeds=seeds,
             lr=lr,
             distillation=distillation,
+            recovery=_recovery(settings or []),
+            find_lr=find_lr,
             quantization_aware=quantization_aware,
             on_entry=None if quiet else _say_entry,
+            on_rate=None if quiet else _say_rate,
             trust=trust,
         )
     except KeyboardInterrupt as error:
@@ -232,6 +251,20 @@ def _speeds(summary: RetrainingSummary) -> Iterator[str]:
             f"measured {ours:.3g} ms{on}, dense {theirs:.3g} ms: {gain:.2f} times the speed "
             f"({small.device_of(name)})" + (f" · {note}" if note else "")
         )
+
+
+def _recovery(settings: Sequence[str]) -> dict[str, Any]:
+    """What `--set recovery.KEY=VALUE` replaces."""
+    data: dict[str, Any] = {}
+    for setting in settings:
+        set_key(data, setting)
+    check_keys(data, ("recovery",), "--set")
+    return dict(as_mapping(data.get("recovery", {}), "--set recovery"))
+
+
+def _say_rate(tried: RateTrial) -> None:
+    score = "diverged" if tried.score is None else f"validation {tried.score:.4g}"
+    say(f"learning rate x {tried.factor:g} · {tried.epochs:.3g} epochs at {tried.lr:.3g} · {score}")
 
 
 def _say_entry(seed: int, entry: Mapping[str, float]) -> None:

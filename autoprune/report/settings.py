@@ -23,6 +23,7 @@ def settings(view: RunView) -> str:
         "lr",
         "distillation",
         "regularizer",
+        "options",
         "epochs",
         "origin",
     )
@@ -44,6 +45,7 @@ def settings(view: RunView) -> str:
             text.rate(recovery.lr),
             f"{recovery.distillation:.2g}",
             f"{recovery.regularizer:.2g}",
+            text.options(recovery) or "none",
             f"{record.epochs:g}",
             record.origin,
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from autoprune.budget import Cost, Limit
+from autoprune.candidate import Recovery
 from autoprune.cost_fields import split_field
 
 NONE = "–"
@@ -150,6 +151,17 @@ def rate(value: float | None) -> str:
     ('0.003', 'default')
     """
     return "default" if value is None else f"{value:.3g}"
+
+
+def options(recovery: Recovery, *, start: str = "") -> str:
+    """What a recovery uses of its options, after `start`; empty for none.
+
+    >>> options(Recovery(ema=0.99, rewarm=True))
+    'rewarm, ema 0.99'
+    """
+    found = (k if v is True else f"{k} {v:.3g}" for k, v in recovery.options.items())
+    text = ", ".join(found).replace("_", " ")
+    return start + text if text else ""
 
 
 def seconds(value: float | None) -> str:

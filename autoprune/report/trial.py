@@ -47,7 +47,7 @@ def _facts(view: RunView, record: TrialRecord) -> Table:
         "importance": selection.importance + (", repair" if selection.repair else ""),
         "recovery": f"{record.optimizer or recovery.optimizer}, lr {text.rate(recovery.lr)}, "
         f"distillation {recovery.distillation:.2g}, "
-        f"regularizer {recovery.regularizer:.2g}",
+        f"regularizer {recovery.regularizer:.2g}" + text.options(recovery, start=", "),
         "training": f"{record.epochs:g} epochs, {text.seconds(record.times.get('wall_s'))}",
         "model": record.artifact or "",
         "int8": _quantized(view, record),

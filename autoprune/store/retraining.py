@@ -8,9 +8,10 @@ from pathlib import Path
 
 from autoprune.errors import StoreError
 from autoprune.store.files import read, write_json
-from autoprune.store.values import RetrainingPlan, RetrainingSummary
+from autoprune.store.values import FoundRate, RetrainingPlan, RetrainingSummary
 
 SUMMARY, PLAN, TEST, CHECKPOINTS = "summary.json", "plan.json", "test.json", "checkpoints"
+RATE = "rate.json"
 
 
 class RetrainingFolder:
@@ -45,6 +46,15 @@ class RetrainingFolder:
     def save_plan(self, plan: RetrainingPlan) -> None:
         """Write what is retrained here, before it begins."""
         write_json(self.path / PLAN, plan)
+
+    def found_rate(self) -> FoundRate | None:
+        """The learning rate that was found for this plan; None where there is none yet."""
+        file = self.path / RATE
+        return read(file, FoundRate) if file.is_file() else None
+
+    def save_found_rate(self, found: FoundRate) -> None:
+        """Write the learning rate, so that an interrupted retraining goes on with it."""
+        write_json(self.path / RATE, found)
 
     @property
     def checkpoints(self) -> Path:

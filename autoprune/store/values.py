@@ -236,11 +236,34 @@ class ProfileSummary:
 
 @dataclass(frozen=True)
 class RetrainingPlan:
-    """What a retraining does: `candidate` is the candidate's key."""
+    """What a retraining does: `candidate` is the candidate's key, before a rate is found."""
 
     candidate: str
     epochs: float
     seeds: tuple[int, ...]
+    find_lr: bool = False
+
+
+@dataclass(frozen=True)
+class RateTrial:
+    """A short training by which the rate of the long one is chosen.
+
+    `factor` multiplies the rate that the length suggests, `lr` is the rate of this training, and
+    `score` the task's metric on validation, more being better; None where it diverged.
+    """
+
+    factor: float
+    lr: float
+    epochs: float
+    score: float | None
+
+
+@dataclass(frozen=True)
+class FoundRate:
+    """The peak learning rate of a long training, and the short ones by which it was chosen."""
+
+    lr: float
+    tried: tuple[RateTrial, ...]
 
 
 @dataclass(frozen=True)
@@ -275,7 +298,7 @@ class RetrainingSummary:
     """A trial retrained with its whole schedule: metrics over the seeds, costs beside dense.
 
     `validation` are the metrics at the end of training; `measured` is the cost of the first seed's
-    model.
+    model; `found_rate` is None where no rate was looked for.
     """
 
     number: int
@@ -287,6 +310,7 @@ class RetrainingSummary:
     dense: DenseTest = field(default_factory=DenseTest)
     measured: Cost | None = None
     runs: tuple[SeedReport, ...] = ()
+    found_rate: FoundRate | None = None
 
     @property
     def devices(self) -> tuple[str, ...]:

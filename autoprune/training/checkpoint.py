@@ -18,6 +18,7 @@ from torch.optim import Optimizer
 from autoprune.errors import StoreError, TrainingError
 
 _STATE, _WEIGHTS = "state.json", "weights.safetensors"
+_AVERAGE = "average.safetensors"
 _OPTIMIZER, _OPTIMIZER_TENSORS = "optimizer.json", "optimizer.safetensors"
 
 
@@ -27,17 +28,20 @@ def write(
     state: Mapping[str, Any],
     model: nn.Module,
     optimizer: Optimizer,
+    *,
+    average: nn.Module | None = None,
 ) -> None:
     """Write a checkpoint; `state.json` comes last, so that a half-written one is not read.
 
-    Raises TrainingError where the optimizer's state holds anything but tensors and numbers.
+    `average` is the model with averaged weights, where there is one. Raises TrainingError where the
+    optimizer's state holds anything but tensors and numbers.
     """
     tensors, options = _packed(optimizer)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / _STATE).unlink(missing_ok=True)
-    # copies: tied weights may not share memory in the file, and layouts are not kept there
-    weights = {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
-    save_file({name: tensor.contiguous() for name, tensor in weights.items()}, folder / _WEIGHTS)
+    _save(model, folder / _WEIGHTS)
+    if average is not None:
+        _save(average, folder / _AVERAGE)
     save_file(tensors, folder / _OPTIMIZER_TENSORS)
     (folder / _OPTIMIZER).write_text(json.dumps(options))
     fresh = folder / f"{_STATE}.part"
@@ -68,10 +72,14 @@ def read(folder: Path, identity: Mapping[str, Any]) -> dict[str, Any]:
     return state
 
 
-def load(folder: Path, model: nn.Module, optimizer: Optimizer) -> None:
-    """Fill a model of the checkpoint's shapes, and an optimizer made for it in the same way."""
+def load(
+    folder: Path, model: nn.Module, optimizer: Optimizer, *, average: nn.Module | None = None
+) -> None:
+    """Fill models of the checkpoint's shapes, and an optimizer made for them in the same way."""
     try:
         model.load_state_dict(load_file(folder / _WEIGHTS), strict=True)
+        if average is not None:
+            average.load_state_dict(load_file(folder / _AVERAGE), strict=True)
         tensors = load_file(folder / _OPTIMIZER_TENSORS)
         options = json.loads((folder / _OPTIMIZER).read_text())
         if options["class"] != type(optimizer).__name__:
@@ -97,6 +105,12 @@ def unpacked_masks(packed: Mapping[str, Any]) -> dict[str, Tensor]:
         mask = torch.from_numpy(bits[: math.prod(shape)].astype(bool))
         found[name] = mask.reshape(shape)
     return found
+
+
+def _save(model: nn.Module, path: Path) -> None:
+    # copies: tied weights may not share memory in the file, and layouts are not kept there
+    weights = {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
+    save_file({name: tensor.contiguous() for name, tensor in weights.items()}, path)
 
 
 def _packed(optimizer: Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -24,24 +25,29 @@ class Teacher:
         device: torch.device,
     ) -> None:
         self._task, self._precision, self._device = task, precision, device
-        self._model = precision.place(replica(dense), device).eval()
-        self._model.requires_grad_(False)
+        self.model = precision.place(replica(dense), device).eval()
+        self.model.requires_grad_(False)
 
-    def distance(self, calls: Sequence[Call]) -> Tensor:
-        """The task's distillation loss between the student's outputs and the teacher's.
+    def answers(self, calls: Sequence[Call]) -> list[Any]:
+        """The teacher's output for the inputs of each call that `task.loss` made.
 
-        The mean over the calls that `task.loss` made. Raises TrainingError when it made none.
+        Raises TrainingError when it made none.
         """
         if not calls:
             raise TrainingError(
                 f"{type(self._task).__name__}.loss(model, batch) must call model(...) for "
                 "distillation · set recovery.distillation to 0"
             )
-        losses = [self._task.distillation_loss(call.output, self._answer(call)) for call in calls]
-        return torch.stack(losses).mean()
+        with torch.no_grad(), self._precision.autocast(self._device):
+            return [as_float32(self.model(*call.args, **call.kwargs)) for call in calls]
 
-    @torch.no_grad()
-    def _answer(self, call: Call) -> object:
-        with self._precision.autocast(self._device):
-            output = self._model(*call.args, **call.kwargs)
-        return as_float32(output)
+    def distance(self, calls: Sequence[Call], answers: Sequence[Any]) -> Tensor:
+        """The task's distillation loss between the student's outputs and the teacher's answers.
+
+        The mean over the calls.
+        """
+        losses = [
+            self._task.distillation_loss(call.output, answer)
+            for call, answer in zip(calls, answers, strict=True)
+        ]
+        return torch.stack(losses).mean()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Sequence
 
 from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
@@ -70,10 +71,17 @@ def rate_for_length(recovery: Recovery, before: float, now: float) -> float:
     (0.03, 0.04)
     """
     assert recovery.lr is not None, "resolved"
-    if recovery.optimizer != "sgd":
-        return recovery.lr
-    grown = recovery.lr * min(_MOST_GROWTH, math.sqrt(now / before))
-    return max(recovery.lr, min(grown, _HIGHEST_RATE))
+    grown = recovery.lr * growth(recovery.optimizer, now / before)
+    return max(recovery.lr, min(grown, _HIGHEST_RATE)) if grown != recovery.lr else recovery.lr
+
+
+def growth(optimizer: str, ratio: float) -> float:
+    """By what the best learning rate grows where a training is `ratio` times as long.
+
+    >>> growth("sgd", 4.0), growth("sgd", 100.0), growth("adamw", 4.0)
+    (2.0, 4.0, 1.0)
+    """
+    return min(_MOST_GROWTH, math.sqrt(ratio)) if optimizer == "sgd" else 1.0
 
 
 def rate_share(step: int, total: int, warmup: float) -> float:
@@ -90,21 +98,40 @@ def rate_share(step: int, total: int, warmup: float) -> float:
     return 0.5 * (1.0 + math.cos(math.pi * (step + 1 - warm) / max(1, total + 1 - warm)))
 
 
+def rewarmed(step: int, removals: Sequence[int], warm: int) -> float:
+    """The share of the rate that the schedule gives at `step`: it rises anew after each removal.
+
+    >>> [rewarmed(step, (0, 10), 4) for step in (9, 10, 11, 13, 14)]
+    [1.0, 0.25, 0.5, 1.0, 1.0]
+    """
+    since = step - max((at for at in removals if 0 < at <= step), default=-warm)
+    return min(1.0, (since + 1) / warm)
+
+
 class Optimization:
     """The optimizer of one run with its schedule over `steps` steps and its gradient clipping.
 
-    `recovery` must be resolved (`Recovery.resolved`). Raises TaskError where what the task
-    configures does not fit.
+    `recovery` must be resolved (`Recovery.resolved`); `removals` are the steps before which the
+    model gets smaller. Raises TaskError where what the task configures does not fit.
     """
 
-    def __init__(self, task: Task, model: nn.Module, recovery: Recovery, steps: int) -> None:
+    def __init__(
+        self,
+        task: Task,
+        model: nn.Module,
+        recovery: Recovery,
+        steps: int,
+        *,
+        removals: Sequence[int] = (),
+    ) -> None:
         assert recovery.lr is not None, "resolved"
         assert recovery.weight_decay is not None, "resolved"
         self.peak = recovery.lr
         self.optimizer = _optimizer(
             task, model, recovery.optimizer, self.peak, recovery.weight_decay
         )
-        self._schedule = _schedule(task, self.optimizer, steps, recovery.warmup)
+        anew = removals if recovery.rewarm else ()
+        self._schedule = _schedule(task, self.optimizer, steps, recovery.warmup, anew)
         self._grad_clip = recovery.grad_clip
 
     @property
@@ -161,10 +188,22 @@ def _optimizer(
     return optimizer
 
 
-def _schedule(task: Task, optimizer: Optimizer, steps: int, warmup: float) -> LRScheduler:
+def _schedule(
+    task: Task, optimizer: Optimizer, steps: int, warmup: float, removals: Sequence[int]
+) -> LRScheduler:
     schedule = task.configure_schedule(optimizer, steps, warmup)
     if schedule is None:
-        return LambdaLR(optimizer, lambda step: rate_share(step, steps, warmup))
+        warm = max(1, round(warmup * steps))
+
+        def share(step: int) -> float:
+            return rate_share(step, steps, warmup) * rewarmed(step, removals, warm)
+
+        return LambdaLR(optimizer, share)
+    if removals:
+        raise TaskError(
+            f"recovery.rewarm needs the built-in schedule, and {type(task).__name__} configures "
+            "one of its own · set it to false"
+        )
     if not isinstance(schedule, LRScheduler) or isinstance(schedule, ReduceLROnPlateau):
         raise TaskError(
             f"{type(task).__name__}.configure_schedule must return a torch LRScheduler that is "

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -23,13 +23,15 @@ from autoprune.pruning.compensate import Calibration
 from autoprune.tasks.base import Batch, Split, Task
 from autoprune.tasks.metrics import evaluated
 from autoprune.training import checkpoint
+from autoprune.training.averaging import MovingAverage
 from autoprune.training.batches import BatchStream, sample
 from autoprune.training.distillation import Teacher
-from autoprune.training.fake_quantization import fake_quantization
+from autoprune.training.features import feature_layers
 from autoprune.training.gradual import GradualPruner
 from autoprune.training.held_masks import HeldMasks
+from autoprune.training.objective import Objective
 from autoprune.training.optimizers import Optimization, optimizer_for
-from autoprune.training.precision import Precision, watched
+from autoprune.training.precision import Precision
 from autoprune.training.regularizer import Regularizer, make
 from autoprune.training.rng import derive, preserved, seed_all
 
@@ -118,13 +120,14 @@ class RecoveryRun:
         self._milestones = self._milestone_steps()
         self._int8_from = round((1.0 - quantization_aware) * self.total_steps)
         self._optimization: Optimization | None = None
-        self._teacher: Teacher | None = None
+        self._objective: Objective | None = None
+        self._average: MovingAverage | None = None
         self._regularizer: Regularizer | None = None
 
     @property
     def model(self) -> nn.Module:
-        """The model as it is now, on the run's device."""
-        return self._pruner.model
+        """The model as it is now, on the run's device; with `recovery.ema` the averaged one."""
+        return self._average.model if self._average else self._pruner.model
 
     @property
     def graph(self) -> PruningGraph:
@@ -227,8 +230,15 @@ class RecoveryRun:
             "times": self.times,
             "regularizer": self._regularizer.to_dict() if self._regularizer else None,
         }
-        optimizer = self._optimization.optimizer
-        checkpoint.write(Path(folder), self._identity(), state, self.model, optimizer)
+        state["averaged"] = self._average.updates if self._average else None
+        checkpoint.write(
+            Path(folder),
+            self._identity(),
+            state,
+            self._pruner.model,
+            self._optimization.optimizer,
+            average=self._average.model if self._average else None,
+        )
 
     def restore(self, folder: str | Path) -> None:
         """Resume a saved run of the same candidate, epochs and seed, as if never interrupted.
@@ -246,11 +256,18 @@ class RecoveryRun:
         self._pruner.hold(state["patterns"], checkpoint.unpacked_masks(state["masks"]))
         self._optimization = self._prepare()
         self._optimization.seek(state["step"])
-        checkpoint.load(Path(folder), self.model, self._optimization.optimizer)
+        if state["averaged"] is not None:
+            self._average = self._make_average(state["averaged"])
+        checkpoint.load(
+            Path(folder),
+            self._pruner.model,
+            self._optimization.optimizer,
+            average=self._average.model if self._average else None,
+        )
         self.step, self.history, self.times = state["step"], state["history"], state["times"]
         saved = state["regularizer"]
         if saved:
-            self._regularizer = self._make(0, 1).resume(saved, self.model, self.graph)
+            self._regularizer = self._make(0, 1).resume(saved, self._pruner.model, self.graph)
         else:
             self._regularizer = None
         self._stream.seek(self.step)
@@ -258,7 +275,7 @@ class RecoveryRun:
     @property
     def _arithmetic(self) -> Precision:
         """What the model as it is now can be trained with."""
-        return self.precision.suited(self.model, self.device)
+        return self.precision.suited(self._pruner.model, self.device)
 
     def _identity(self) -> dict[str, Any]:
         return {
@@ -278,25 +295,48 @@ class RecoveryRun:
         }
 
     def _prepare(self) -> Optimization:
-        self._arithmetic.place(self.model, self.device)
-        if self.candidate.recovery.distillation > 0.0 and self._teacher is None:
-            self._teacher = Teacher(self.task, self._dense, self.precision, self.device)
+        self._arithmetic.place(self._pruner.model, self.device)
+        self._objective = self._objective or self._make_objective()
         auto = optimizer_for(self.task, self._dense, self._dense_graph)
-        recovery = self.candidate.recovery.resolved(auto)
-        return Optimization(self.task, self.model, recovery, self.total_steps)
+        return Optimization(
+            self.task,
+            self._pruner.model,
+            self.candidate.recovery.resolved(auto),
+            self.total_steps,
+            removals=tuple(self._milestones),
+        )
+
+    def _make_objective(self) -> Objective:
+        recovery, teacher = self.candidate.recovery, None
+        if recovery.distillation or recovery.features:
+            teacher = Teacher(self.task, self._dense, self.precision, self.device)
+        return Objective(
+            self.task,
+            recovery,
+            self.precision,
+            self.device,
+            teacher=teacher,
+            layers=feature_layers(self._dense_graph),
+        )
+
+    def _make_average(self, updates: int = 0) -> MovingAverage | None:
+        decay = self.candidate.recovery.ema
+        return MovingAverage(self._pruner.model, decay, updates) if decay else None
 
     def _pass_milestone(self) -> None:
         """Prune what is due before the present step, and choose what is pruned next."""
         seed_all(derive(self.seed, "milestone", self.step))
         if self.step in self._milestones:
+            self._average = None  # of other shapes, or before the repair
             self._remove(self._milestones[self.step])
+            self._average = self._make_average()
         self._regularizer = None
         ahead = [at for at in self._milestones if at > self.step]
         if ahead and self.candidate.recovery.regularizer > 0.0:
             stage, batches = self._milestones[ahead[0]], self._samples()
             keep = self._choose(stage, batches, self._moments(batches, repair=False))
             self._regularizer = self._make(self.step, ahead[0])
-            self._regularizer.choose(self.model, self.graph, keep)
+            self._regularizer.choose(self._pruner.model, self.graph, keep)
 
     def _make(self, begin: int, end: int) -> Regularizer:
         recovery = self.candidate.recovery
@@ -310,7 +350,7 @@ class RecoveryRun:
         units = self._choose(stage, batches, calibration)
         optimizer = self._optimization.optimizer if self._optimization else None
         self._pruner.remove(stage, units, batches, calibration, optimizer=optimizer)
-        self._arithmetic.place(self.model, self.device)
+        self._arithmetic.place(self._pruner.model, self.device)
 
     def _choose(
         self, stage: Architecture, batches: list[Batch], calibration: Calibration | None
@@ -325,7 +365,7 @@ class RecoveryRun:
             return None
         if self.step == 0 and self._pruner.is_dense and self._calibration is not None:
             return self._calibration
-        return compensate.calibrate(self.model, batches, forward=self.task.loss)
+        return compensate.calibrate(self._pruner.model, batches, forward=self.task.loss)
 
     def _samples(self) -> list[Batch]:
         found = sample(self.task, derive(self.seed, "samples", self.step), samples=_SAMPLES)
@@ -348,38 +388,28 @@ class RecoveryRun:
     def _train_stretch(self, end: int, losses: list[float]) -> float:
         """Train to step `end` with one set of sizes; appends to `losses`."""
         assert self._optimization is not None
-        self.model.train()
-        arithmetic, held = self._arithmetic, HeldMasks(self.model, self._pruner.masks)
+        assert self._objective is not None
+        model = self._pruner.model.train()
+        arithmetic, held = self._arithmetic, HeldMasks(model, self._pruner.masks)
         waiting: list[Tensor] = []
         rate = 0.0
         while self.step < end:
             rate = self._optimization.rate
             batch = arithmetic.batch(next(self._stream), self.device)
             seed_all(derive(self.seed, "step", self.step))
-            loss = self._loss(batch)
+            loss = self._objective.loss(model, batch, int8=self.step >= self._int8_from)
             self._optimization.step(loss, held)
             waiting.append(loss.detach())
             if self._regularizer is not None:
                 self._regularizer.shrink(self.step)
                 held.clear_weights()
+            if self._average is not None:
+                self._average.update(model)
             self.step += 1
             if len(waiting) == _LOOK or self.step == end:
                 losses += self._read(waiting)
                 waiting.clear()
         return rate
-
-    def _loss(self, batch: Batch) -> Tensor:
-        """The task's loss of the present model, mixed with the distance to the teacher's."""
-        weight = self.candidate.recovery.distillation
-        simulated = self.step >= self._int8_from
-        with (
-            fake_quantization(self.model) if simulated else nullcontext(),
-            watched(self.model, self.precision, self.device) as calls,
-        ):
-            loss = self.task.loss(self.model, batch)
-        if self._teacher is not None:
-            loss = (1.0 - weight) * loss + weight * self._teacher.distance(calls)
-        return loss
 
     def _read(self, waiting: list[Tensor]) -> list[float]:
         """The losses of the last steps as numbers; raises TrainingError at the first bad one."""

@@ -22,6 +22,7 @@ from autoprune.store import (
     PrecisionReport,
     QuantizationReport,
     QuantizationSettings,
+    RateTrial,
     RetrainingSummary,
     Spread,
 )
@@ -225,6 +226,45 @@ def test_quiet_is_passed_on(command_line, shown_run: Path, monkeypatch) -> None:
     assert asked["on_entry"] is None
     assert (asked["seeds"], asked["lr"], asked["quantization_aware"]) == (2, 0.1, True)
     assert (asked["epochs"], asked["distillation"], asked["trust"]) == (20.0, None, False)
+
+
+def test_settings_of_the_training_are_passed_on(command_line, shown_run: Path, monkeypatch) -> None:
+    asked: dict[str, Any] = {}
+
+    def retrain(path: Path, **options: Any) -> api.RetrainResult:
+        asked.update(options)
+        asked["on_rate"](RateTrial(2.0, 0.01, 1.25, 0.875))
+        asked["on_rate"](RateTrial(4.0, 0.02, 1.25, None))
+        return api.RetrainResult(path, summary(FAST, SLOW))
+
+    monkeypatch.setattr(api, "retrain", retrain)
+    settings = ("--set", "recovery.ema=0.99", "--set", "recovery.rewarm=true")
+    _, out, _ = command_line("retrain", shown_run, "--find-lr", *settings)
+    assert asked["recovery"] == {"ema": 0.99, "rewarm": True}
+    assert asked["find_lr"]
+    assert out.splitlines()[:2] == [
+        "learning rate x 2 · 1.25 epochs at 0.01 · validation 0.875",
+        "learning rate x 4 · 1.25 epochs at 0.02 · diverged",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("setting", "says"),
+    [
+        ("search.trials=5", "--set.search is not a key · known: recovery"),
+        ("recovery=5", "--set recovery must be a mapping"),
+        ("recovery.emma=0.9", "recovery.emma is not a key · did you mean 'ema'?"),
+        ("recovery.ema=1", "recovery.ema must lie in [0, 1), got 1"),
+        ("recovery.ema", "--set recovery.ema must have the form key=value"),
+    ],
+)
+def test_settings_that_do_not_fit_are_one_line(
+    command_line, tmp_path: Path, setting: str, says: str
+) -> None:
+    there = small_run.make(tmp_path).path
+    code, _, err = command_line("retrain", there, "--set", setting, "--trust")
+    assert code == 2
+    assert says in " ".join(err.split())
 
 
 def test_a_real_model_is_exported_beside_itself(command_line, tmp_path: Path) -> None:

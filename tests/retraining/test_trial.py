@@ -16,7 +16,7 @@ from autoprune.candidate import Candidate, Recovery
 from autoprune.config import RunConfig
 from autoprune.errors import StoreError, UsageError
 from autoprune.loading import load
-from autoprune.store import RetrainingFolder, RetrainingPlan, RunFolder
+from autoprune.store import RateTrial, RetrainingFolder, RetrainingPlan, RunFolder
 from autoprune.training.optimizers import rate_for_length
 
 SHORT = RunConfig.from_dict({"task": "digits", "budget": {"macs": "50%"}, "search": {"epochs": 2}})
@@ -78,6 +78,30 @@ def test_what_was_trained_is_written_and_done_once(run: RunFolder) -> None:
     before = (folder.path / "summary.json").read_bytes()
     assert retrained(run, recovery={"lr": 0.02, "distillation": 0.0}).summary() == summary
     assert (folder.path / "summary.json").read_bytes() == before
+
+
+def test_a_rate_is_found_once_and_written(run: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[RateTrial] = []
+
+    def interrupted(*args: Any, **options: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as broken:
+        broken.setattr("autoprune._retraining.trial.retrain", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            retrained(run, epochs=16.0, find_lr=True, on_rate=told.append)
+    assert len(told) == 6
+    with pytest.raises(StoreError, match="holds another retraining"):
+        retrained(run, epochs=16.0)
+    summary = retrained(run, epochs=16.0, find_lr=True, on_rate=told.append).summary()
+    assert len(told) == 6  # the interrupted one had found it
+    found = summary.found_rate
+    assert found is not None
+    assert found.tried == tuple(told)
+    best = max(told[4:], key=lambda tried: tried.score)
+    assert found.lr == summary.candidate.recovery.lr
+    assert found.lr == pytest.approx(best.factor * told[1].lr * 4.0)  # SGD: 16 times as long
+    assert retrained(run, number=1).summary().found_rate is None
 
 
 @pytest.mark.parametrize(

@@ -68,7 +68,7 @@ def test_the_teacher_sees_the_students_batch_and_answers_as_the_dense_model_in_e
     student = task.build_model()
     with watched(student, Precision(), CPU) as calls:
         task.loss(student, batch)
-    teacher.distance(calls)
+    teacher.distance(calls, teacher.answers(calls))
     model.eval()
     assert torch.equal(seen[0][1], model(batch[0]))
     assert seen[0][0].requires_grad

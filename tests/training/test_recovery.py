@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -143,6 +144,61 @@ def test_resumed_equals_uninterrupted(tmp_path: Path, importance: str, stop_at: 
     expected, found = weights(whole), weights(second)
     assert expected.keys() == found.keys()
     assert all(torch.equal(expected[name], found[name]) for name in expected)
+
+
+OPTIONS = Recovery(
+    **{"lr": 0.05, "distillation": 0.4, "rewarm": True, "ema": 0.5},
+    **{"label_smoothing": 0.1, "mixup": 0.2, "features": 0.5},
+)
+
+
+@pytest.mark.parametrize("stop_at", [4, 8])
+def test_resumed_equals_uninterrupted_with_all_options(tmp_path: Path, stop_at: int) -> None:
+    chosen = candidate(schedule=GRADUAL, recovery=OPTIONS)
+    whole, first, second = run_of(chosen), run_of(chosen), run_of(chosen)
+    entries = [whole.advance(stop_at / 6), whole.advance(2)]
+    first.advance(stop_at / 6)
+    first.save(tmp_path)
+    second.restore(tmp_path)
+    second.advance(2)
+    assert second.history == entries
+    expected, found = weights(whole), weights(second)
+    assert all(torch.equal(expected[name], found[name]) for name in expected)
+
+
+@pytest.mark.parametrize("name", ["rewarm", "ema", "label_smoothing", "mixup", "features"])
+def test_each_option_changes_what_comes_out(name: str) -> None:
+    plain = Recovery(lr=0.05, distillation=0.0, warmup=0.25)
+    changed = replace(plain, **{name: True if name == "rewarm" else 0.5})
+    one, other = (run_of(candidate(schedule=GRADUAL, recovery=r)) for r in (plain, changed))
+    one.advance(2)
+    other.advance(2)
+    assert not torch.equal(one.model[3].weight, other.model[3].weight)
+
+
+def test_the_average_is_what_is_evaluated_and_kept_and_begins_anew_after_a_removal() -> None:
+    run = run_of(candidate(schedule=GRADUAL, recovery=Recovery(lr=0.05, ema=0.9)))
+    run.advance(4 / 6)
+    averaged, trained = run.model, run._pruner.model
+    assert averaged is not trained
+    assert averaged[0].weight.shape == trained[0].weight.shape
+    assert run._average.updates == 1  # the last removal came before the fourth step
+    run.advance(4 / 6)
+    assert not torch.equal(run.model[0].weight, run._pruner.model[0].weight)
+    assert torch.equal(run.result()[0].weight, run.model[0].weight)
+    assert run.evaluate("val") == Stripes().evaluate(run.model, "val")
+    assert run.evaluate("val") != Stripes().evaluate(run._pruner.model, "val")
+
+
+def test_the_rate_rises_anew_after_each_removal() -> None:
+    plain = Recovery(lr=0.05, distillation=0.0, warmup=0.25)
+    runs = [
+        run_of(candidate(schedule=GRADUAL, recovery=r))
+        for r in (plain, replace(plain, rewarm=True))
+    ]
+    usual, anew = ([run.advance(1 / 6)["lr"] for _ in range(12)] for run in runs)
+    share = [b / a for a, b in zip(usual, anew, strict=True)]  # removals before steps 0, 3 and 6
+    assert share == pytest.approx([1, 1, 1, 1 / 3, 2 / 3, 1, 1 / 3, 2 / 3, 1, 1, 1, 1])
 
 
 def test_a_milestone_between_two_steps_is_passed_once() -> None:

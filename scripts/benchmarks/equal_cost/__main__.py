@@ -38,7 +38,9 @@ def main() -> None:
     parser.add_argument("--epochs", type=float, default=10.0)
     parser.add_argument("--rates", nargs="+", type=float, default=[0.02, 0.05])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--threads", type=int, default=1, help="of training; latencies have one")
     given = parser.parse_args()
+    torch.set_num_threads(given.threads)
     rows, where = Rows(OUT / "rows.csv", KEY), harness.circumstances()
     bench = Bench(given.task, given.cost)
     for seed in given.seeds:
@@ -131,5 +133,4 @@ def _timed(bench: Bench, module: nn.Module) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(1)
     main()
