@@ -96,10 +96,12 @@ class RecoveryRun:
         device: torch.device | str = "cpu",
         precision: Precision | None = None,
         quantization_aware: float = 0.0,
+        teacher: nn.Module | None = None,
     ) -> None:
         """`quantization_aware` is the share of the steps, the last ones, in simulated int8.
 
-        `scores` are the importance `obs` of the dense model by `calibration`, where it is known.
+        `teacher` is what is distilled from, by default `dense`. `scores` are the importance `obs`
+        of the dense model by `calibration`, where it is known.
         """
         if not 0.0 <= quantization_aware <= 1.0:
             raise ValueError(f"quantization_aware must lie in [0, 1], got {quantization_aware}")
@@ -113,6 +115,7 @@ class RecoveryRun:
         self.history: list[dict[str, float]] = []
         self.times = {"build_s": 0.0, "train_s": 0.0, "evaluate_s": 0.0}
         self._dense, self._dense_graph = dense, graph
+        self._taught_by = teacher or dense
         self._calibration, self._scores = calibration, scores
         self._stream = BatchStream(task, seed)
         self.total_steps = round(epochs * self._stream.length) or (1 if epochs else 0)
@@ -309,7 +312,7 @@ class RecoveryRun:
     def _make_objective(self) -> Objective:
         recovery, teacher = self.candidate.recovery, None
         if recovery.distillation or recovery.features:
-            teacher = Teacher(self.task, self._dense, self.precision, self.device)
+            teacher = Teacher(self.task, self._taught_by, self.precision, self.device)
         return Objective(
             self.task,
             recovery,

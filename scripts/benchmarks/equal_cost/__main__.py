@@ -3,16 +3,19 @@
     AUTOPRUNE_DATA=... python -m scripts.benchmarks.equal_cost resnet8 --cost weight_bytes
 
 Each method chooses one architecture at a share of the dense float32 model's cost (latency in ONNX
-Runtime on one thread, or bytes of the weights). Everything else is equal: the importance of units,
-the repair, the recipe and its length, and the learning rates, of which each method keeps the one
-that is best on validation. int8 models simulate int8 in the last fifth of the training, and their
-accuracy is that of the quantized file in ONNX Runtime. File sizes, and latencies where they are the
-cost, are measured on what was trained. The test split is read once for each method and seed. Rows
-that are there are kept; `results/equal_cost/rows.csv`, table `README.md`.
+Runtime on one thread, or bytes of the weights). `smaller dense model` is another dense model of the
+family, narrowed uniformly as far as needed, and distilled from the same teacher. Everything else is
+equal: the importance of units, the repair, the recipe and its length, and the learning rates, of
+which each method keeps the one that is best on validation. int8 models simulate int8 in the last
+fifth of the training, and their accuracy is that of the quantized file in ONNX Runtime. File sizes,
+and latencies where they are the cost, are measured on what was trained. The test split is read once
+for each method and seed. Rows that are there are kept; `results/equal_cost/rows.csv`, table
+`README.md`.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -24,7 +27,7 @@ from autoprune.quantization import compared, twin_of
 from autoprune.store import QuantizationSettings
 from autoprune.training.recovery import RecoveryRun
 from scripts.benchmarks import harness
-from scripts.benchmarks.equal_cost.bench import METHODS, TASKS, Bench
+from scripts.benchmarks.equal_cost.bench import METHODS, SMALLER, SMALLER_DENSE, TASKS, Bench
 from scripts.benchmarks.equal_cost.table import KEY, OUT, write_page
 from scripts.benchmarks.harness import Rows
 
@@ -43,6 +46,7 @@ def main() -> None:
     torch.set_num_threads(given.threads)
     rows, where = Rows(OUT / "rows.csv", KEY), harness.circumstances()
     bench = Bench(given.task, given.cost)
+    smaller: Bench | None = None  # of a smaller dense model, with the same teacher
     for seed in given.seeds:
         for share in given.shares:
             same: dict[str, dict[str, Any]] = {}  # methods may choose one architecture
@@ -53,45 +57,73 @@ def main() -> None:
                 }
                 if len(rows.find(**key)):
                     continue
-                architecture = bench.architecture(method, share)
-                if architecture.key not in same:
-                    same[architecture.key] = {
-                        **described(bench, architecture),
-                        **trained(bench, architecture, given.epochs, given.rates, seed),
+                used = bench
+                if method == SMALLER_DENSE:
+                    if given.task not in SMALLER:
+                        continue
+                    smaller = smaller or Bench(SMALLER[given.task], given.cost, bench.dense)
+                    used = smaller
+                architecture = used.architecture(method, share * bench.dense_cost / used.dense_cost)
+                model = (
+                    f"{architecture.key} of {method if used is not bench else 'the dense model'}"
+                )
+                if model not in same:
+                    run = trained(used, architecture, given.epochs, given.rates, seed)
+                    same[model] = {
+                        **described(bench, used, architecture),
+                        **run.facts,
+                        **deployed(bench, run, seed),
                     }
-                found = {**key, **same[architecture.key]}
+                found = {**key, **same[model]}
                 print({name: found[name] for name in found if name not in where}, flush=True)
                 rows.put({**found, **where})
                 write_page(rows.read())
 
 
-def described(bench: Bench, architecture: Architecture) -> dict[str, Any]:
-    """What the architecture is, and its predicted cost as a share of the dense float32 model's."""
-    cost, dense = bench.plan.price(architecture), bench.plan.dense
-    macs = bench.macs(architecture)
+def described(bench: Bench, used: Bench, architecture: Architecture) -> dict[str, Any]:
+    """What the architecture is, and its predicted cost as a share of the dense float32 model's.
+
+    `used` is the bench of the model that it prunes.
+    """
+    cost = used.plan.price(architecture)
     return {
         "precision": architecture.precision,
         "dropped": len(architecture.dropped),
-        "macs_share": macs,
-        "predicted_share": cost.get(bench.cost) / dense.get(bench.cost),
+        "macs_share": used.macs(architecture) / bench.dense_macs,
+        "predicted_share": cost.get(bench.cost) / bench.dense_cost,
     }
+
+
+@dataclass(frozen=True)
+class Trained:
+    """The model of the best learning rate."""
+
+    bench: Bench
+    architecture: Architecture
+    run: RecoveryRun
+    lr: float
+    accuracy: float
+
+    @property
+    def facts(self) -> dict[str, float]:
+        """Its columns in a row."""
+        return {"lr": self.lr, "val_accuracy": self.accuracy}
 
 
 def trained(
     bench: Bench, architecture: Architecture, epochs: float, rates: list[float], seed: int
-) -> dict[str, Any]:
-    """The model of the best learning rate: its accuracy as deployed, and its measured cost."""
-    best: tuple[float, float, RecoveryRun] | None = None
+) -> Trained:
+    """The model of the learning rate that is best on validation, as deployed."""
+    best: Trained | None = None
     for lr in rates:
         run = bench.run(architecture, epochs, lr, seed)
         while not run.finished:
             run.advance(epochs)
         accuracy = _validation(bench, architecture, run, seed)
-        if best is None or accuracy > best[0]:
-            best = accuracy, lr, run
+        if best is None or accuracy > best.accuracy:
+            best = Trained(bench, architecture, run, lr, accuracy)
     assert best is not None
-    accuracy, lr, run = best
-    return {"lr": lr, "val_accuracy": accuracy, **_deployed(bench, architecture, run, seed)}
+    return best
 
 
 def _validation(bench: Bench, architecture: Architecture, run: RecoveryRun, seed: int) -> float:
@@ -102,18 +134,16 @@ def _validation(bench: Bench, architecture: Architecture, run: RecoveryRun, seed
     return compared(twin, bench.task, settings).int8.validation["accuracy"]
 
 
-def _deployed(
-    bench: Bench, architecture: Architecture, run: RecoveryRun, seed: int
-) -> dict[str, Any]:
-    """The chosen model's file in its precision: tested once, weighed, timed beside dense."""
-    model, settings = run.result().eval(), QuantizationSettings(seed=seed)
-    twin = twin_of(model, bench.task, settings, threads=1)
+def deployed(bench: Bench, made: Trained, seed: int) -> dict[str, Any]:
+    """The model's file in its precision: tested once, weighed, timed beside the dense model."""
+    task, settings = made.bench.task, QuantizationSettings(seed=seed)
+    twin = twin_of(made.run.result().eval(), task, settings, threads=1)
     module: nn.Module = twin.float32
-    if architecture.precision == INT8:
-        report = compared(twin, bench.task, settings, test=True).int8
+    if made.architecture.precision == INT8:
+        report = compared(twin, task, settings, test=True).int8
         module, test, size = twin.int8, report.test["accuracy"], report.file_bytes
     else:
-        test, size = run.evaluate("test")["accuracy"], len(twin.float32.written.data)
+        test, size = made.run.evaluate("test")["accuracy"], len(twin.float32.written.data)
     return {
         "test_accuracy": test,
         "file_bytes": size,

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Callable, Mapping
 
 import numpy as np
+from torch import nn
 
 from autoprune._search.allocator import Allocator, Item
 from autoprune._search.context import measure_sensitivity
@@ -29,9 +30,12 @@ TASKS = {
     "fashion_mnist": "examples/fashion_mnist.py:FashionMnist",
     "spoken_digits": "examples/spoken_digits.py:SpokenDigits",
 }
+SMALLER = {"resnet56": "resnet20"}  # a smaller dense model of the family, with the same data
+SMALLER_DENSE = "smaller dense model"
 METHODS = {  # what may change beside widths
     "uniform": frozenset[str](),
     "global l2": frozenset[str](),
+    SMALLER_DENSE: frozenset[str](),
     "channels": frozenset[str](),
     "channels + blocks": frozenset({"blocks"}),
     "uniform + int8": frozenset({"int8"}),
@@ -47,8 +51,9 @@ _RATIOS = np.linspace(0.0, MAX_RATIO, 400)
 class Bench:
     """Dense model, graph, costs, sensitivities and calibration of one task."""
 
-    def __init__(self, name: str, cost: str) -> None:
-        self.cost = cost
+    def __init__(self, name: str, cost: str, teacher: nn.Module | None = None) -> None:
+        """`teacher` is what is distilled from, by default the dense model."""
+        self.name, self.cost, self._teacher = name, cost, teacher
         config = RunConfig.from_dict(
             {
                 "task": TASKS[name],
@@ -77,10 +82,18 @@ class Bench:
         self._counted = CostModel(self.graph)
 
     def macs(self, architecture: Architecture) -> float:
-        """Multiply-accumulates as a share of the dense model's."""
-        return self._counted.cost(architecture, ["macs"]).get("macs") / self._counted.dense.get(
-            "macs"
-        )
+        """Multiply-accumulates."""
+        return self._counted.cost(architecture, ["macs"]).get("macs")
+
+    @property
+    def dense_macs(self) -> float:
+        """Those of the dense model."""
+        return self._counted.dense.get("macs")
+
+    @property
+    def dense_cost(self) -> float:
+        """The dense model's cost, as predicted."""
+        return self.plan.dense.get(self.cost)
 
     def architecture(self, method: str, share: float) -> Architecture:
         """What a method chooses within a share of the dense float32 model's cost.
@@ -88,7 +101,7 @@ class Bench:
         The smallest that it can make, where none is within it.
         """
         most, allowed = share / 0.5, METHODS[method]  # loads are relative to the budget of 50 %
-        if method.startswith("uniform"):
+        if method in ("uniform", "uniform + int8", SMALLER_DENSE):
             return self._first_within(self._uniform, "int8" in allowed, most)
         if method == "global l2":
             return self._first_within(self._global_l2, False, most)
@@ -141,4 +154,5 @@ class Bench:
             calibration=self.calibration,
             precision=self.precision,
             quantization_aware=QUANTIZATION_AWARE if architecture.precision == INT8 else 0.0,
+            teacher=self._teacher,
         )
