@@ -11,12 +11,16 @@ from torch import nn
 from autoprune._search.allocator import Allocator, Item
 from autoprune._search.context import measure_sensitivity
 from autoprune._search.prepare import prepare
+from autoprune._search.score import heads
 from autoprune.architecture import BLOCK, IN_FLOAT, INT8, Architecture
 from autoprune.candidate import Candidate, Recovery, Selection
 from autoprune.config import RunConfig
 from autoprune.cost.model import CostModel
 from autoprune.cost.onnx_export import to_onnx
+from autoprune.pruning.build import build
 from autoprune.pruning.calibration import calibrate
+from autoprune.pruning.compensate import obs_scores
+from autoprune.pruning.sensitivity import divergence
 from autoprune.tasks.load import load_task
 from autoprune.training import RecoveryRun, choose
 from autoprune.training.batches import sample
@@ -31,10 +35,12 @@ TASKS = {
     "spoken_digits": "examples/spoken_digits.py:SpokenDigits",
 }
 SMALLER = {"resnet56": "resnet20"}  # a smaller dense model of the family, with the same data
+RANDOM = "random, best of 8"
 SMALLER_DENSE = "smaller dense model"
 METHODS = {  # what may change beside widths
     "uniform": frozenset[str](),
     "global l2": frozenset[str](),
+    RANDOM: frozenset[str](),
     SMALLER_DENSE: frozenset[str](),
     "channels": frozenset[str](),
     "channels + blocks": frozenset({"blocks"}),
@@ -44,6 +50,7 @@ METHODS = {  # what may change beside widths
 }
 MAX_RATIO = 0.95
 CALIBRATION = 1024  # training samples
+SCORED = 256  # of these, by which random allocations are compared
 QUANTIZATION_AWARE = 0.2  # of the training, at its end
 _RATIOS = np.linspace(0.0, MAX_RATIO, 400)
 
@@ -77,6 +84,7 @@ class Bench:
             self.dense, sample(self.task, 0, samples=CALIBRATION), forward=self.task.loss
         )
         self.table = measure_sensitivity(config, self.task, ready, self.calibration, print)
+        self._scores = obs_scores(self.dense, self.graph, self.calibration)
         self.precision = choose(self.task, self.dense, "cpu")
         self.dense_file_bytes = len(to_onnx(self.dense, self.example).data)
         self._counted = CostModel(self.graph)
@@ -105,6 +113,8 @@ class Bench:
             return self._first_within(self._uniform, "int8" in allowed, most)
         if method == "global l2":
             return self._first_within(self._global_l2, False, most)
+        if method == RANDOM:
+            return self._random(most)
         items = [self._restricted(item, allowed) for item in self.plan.items]
         allocator = Allocator(items, self.table.at, self.plan.loads)
         return self.plan.space.architecture(allocator.at(most))
@@ -141,6 +151,36 @@ class Bench:
         """Torch-Pruning's widths; which units, and their repair, are as in all methods."""
         kept = torch_pruned(self.dense, self.graph, self.example, ratio)
         return {name: float(len(units)) for name, units in kept.items()}
+
+    def _random(self, most: float) -> Architecture:
+        """Of eight random allocations the one whose outputs move least after repair."""
+
+        def allocation(seed: int) -> Architecture:
+            rng = np.random.default_rng(seed)
+            strength = {name: rng.uniform(0.0, 2.0) for name in self.graph.sizes()}
+
+            def counts_at(ratio: float) -> dict[str, float]:
+                return {
+                    name: size * (1.0 - min(MAX_RATIO, ratio * strength[name]))
+                    for name, size in self.graph.sizes().items()
+                }
+
+            return self._first_within(counts_at, False, most)
+
+        batches = heads(sample(self.task, 0, samples=SCORED), SCORED)
+        score = divergence(self.dense, batches, forward=self.task.outputs)
+
+        def moved(architecture: Architecture) -> float:
+            small = build(
+                self.dense,
+                self.graph,
+                architecture,
+                scores=self._scores,
+                calibration=self.calibration,
+            ).model
+            return score(small)
+
+        return min(map(allocation, range(8)), key=moved)
 
     def run(self, architecture: Architecture, epochs: float, lr: float, seed: int) -> RecoveryRun:
         """The training of an architecture from the repaired dense weights."""
