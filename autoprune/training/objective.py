@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from autoprune.candidate import Recovery
 from autoprune.errors import TaskError
 from autoprune.tasks.base import Batch, Task
-from autoprune.tasks.batch_forms import logits_of
+from autoprune.tasks.batch_forms import LABELS, logits_of
 from autoprune.training.distillation import Teacher
 from autoprune.training.fake_quantization import fake_quantization
 from autoprune.training.features import attention_distance, recorded
@@ -85,13 +85,21 @@ class Objective:
 
     def _uniform(self, calls: Sequence[Call]) -> Tensor:
         """The cross-entropy of equal probabilities for all classes, a mean over the calls."""
-        found = [logits_of(call.output) for call in calls]
-        if not found or not all(
-            isinstance(x, Tensor) and x.is_floating_point() and x.dim() > 1 and x.shape[1] > 1
-            for x in found
-        ):
+        found = [logits for call in calls if (logits := _class_logits(call)) is not None]
+        if not found or len(found) < len(calls):
             raise TaskError(
                 f"recovery.label_smoothing needs (N, C, ...) logits of classes, the model of "
                 f"{type(self._task).__name__} gives others · set it to 0"
             )
         return torch.stack([-F.log_softmax(x, dim=1).mean() for x in found]).mean()
+
+
+def _class_logits(call: Call) -> Tensor | None:
+    """The (N, C, ...) logits of a call; None where they are none.
+
+    A model that was given labels may hold the classes of each token last, (N, T, C).
+    """
+    x = logits_of(call.output)
+    if not isinstance(x, Tensor) or not x.is_floating_point() or x.dim() < 2 or x.shape[1] < 2:
+        return None
+    return None if LABELS in call.kwargs and x.dim() > 2 else x

@@ -128,6 +128,26 @@ def test_smoothing_without_classes_is_one_error(model):
         loss(nn.Sequential(nn.Flatten(), nn.Linear(36, 1)), task=Regression(), label_smoothing=0.1)
 
 
+class Tokens(nn.Module):
+    """Logits as a language model has them, (N, T, C), with its own loss."""
+
+    def __init__(self):
+        super().__init__()
+        self.head = nn.Linear(6, 5)
+
+    def forward(self, x, labels=None):
+        logits = self.head(x)
+        return {"loss": F.cross_entropy(logits.flatten(0, 1), labels.flatten()), "logits": logits}
+
+
+def test_classes_that_may_come_last_are_no_classes():
+    batch = {"x": torch.randn(2, 4, 6), "labels": torch.zeros(2, 4, dtype=torch.long)}
+    recovery = Recovery(distillation=0.0, label_smoothing=0.1)
+    objective = Objective(Images(), recovery, Precision(), CPU)
+    with pytest.raises(TaskError, match="needs"):
+        objective.loss(Tokens(), batch)
+
+
 def test_a_teacher_is_needed(model):
     with pytest.raises(ValueError, match="needs a teacher"):
         loss(model, features=1.0)

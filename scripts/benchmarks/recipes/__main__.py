@@ -39,10 +39,12 @@ RECIPES: dict[str, dict[str, Any]] = {
     "mixup 0.2": {"mixup": 0.2},
     "features 1": {"features": 1.0},
     "features 10": {"features": 10.0},
+    "features 50": {"features": 50.0},
     "no distillation": {"distillation": 0.0},
     "distillation 0.9": {"distillation": 0.9},
     "in steps": {},
     "in steps, rewarm": {"rewarm": True},
+    "in steps, features 10": {"features": 10.0},
     **{f"lr x {factor:g}": {} for factor in FACTORS if factor != 1.0},
     "find_lr": {},
 }
