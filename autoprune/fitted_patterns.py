@@ -72,6 +72,11 @@ class FittedPatterns:
                     found[parameter.name] = parameter.clip(self._sparsity(there))
         return found
 
+    def allows(self, patterns: Mapping[str, str]) -> bool:
+        """Whether each pattern is of a kind that the space has, of one of its weights."""
+        kinds = {UNSTRUCTURED if of_groups(p) is None else p for p in patterns.values()}
+        return kinds <= set(self.space.kinds) and set(patterns) <= set(self.weights)
+
     def sparser(self, params: Mapping[str, Value], share: float) -> dict[str, Value]:
         """The same with every sparsity moved by a share of the way to the highest."""
         rest = {n: float(v) for n, v in params.items() if n.partition(".")[0] == SPARSITY}

@@ -31,6 +31,15 @@ def test_one_sparsity_is_spread_by_the_curves_and_its_mean_is_exact() -> None:
     assert patterns.overall(WEIGHTS, found) == pytest.approx(0.5, abs=1e-3)
 
 
+def test_patterns_of_other_kinds_or_weights_are_not_allowed() -> None:
+    fitted = FittedPatterns(ALL, WEIGHTS)
+    assert fitted.allows({"a": "0.4", "b": "2:4"})
+    assert fitted.allows({})
+    assert not fitted.allows({"a": "1:4"})
+    assert not fitted.allows({"c": "0.4"})
+    assert not FittedPatterns(PatternSpace(), {}).allows({"a": "0.4"})
+
+
 def test_dropped_weights_and_too_few_inputs_have_none() -> None:
     fitted = FittedPatterns(ALL, WEIGHTS)
     assert fitted.patterns({"pattern": "unstructured", "sparsity": 0.5}, ["body"]) == {"a": "0.4"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ from autoprune.tasks.base import Task
 from autoprune.tasks.metrics import evaluated
 from autoprune.training import Precision, RecoveryRun, checkpoint
 
+_LOG = logging.getLogger(__name__)
 OnEntry = Callable[[int, Mapping[str, float]], None]
 Convert = Callable[[nn.Module], nn.Module]
 
@@ -127,6 +129,7 @@ def retrain(
         folder = checkpoints / f"{candidate.key}-{epochs:g}-{seed}" if checkpoints else None
         _train(run, folder, on_entry)
         finished.append(_finish(run, folder, convert))
+    _warn_of_equals(task, finished)
     dense_test = evaluated(task, dense, "test")
     return Retraining(candidate, epochs, tuple(finished), dense_test)
 
@@ -144,6 +147,20 @@ def spread(metrics: Sequence[Mapping[str, float]]) -> dict[str, Spread]:
         )
         for name, column in columns.items()
     }
+
+
+def _warn_of_equals(task: Task, finished: Sequence[SeedResult]) -> None:
+    """Say that seeds change nothing, where two models are equal."""
+    if len(finished) < 2:
+        return
+    one, other = (found.model.state_dict() for found in finished[:2])
+    if all(torch.equal(value, other[name]) for name, value in one.items()):
+        _LOG.warning(
+            "seeds %d and %d gave equal models, so that spreads over seeds say nothing · "
+            "%s.train_loader(seed) must give another order or augmentation for each seed",
+            *(found.seed for found in finished[:2]),
+            type(task).__name__,
+        )
 
 
 def _train(run: RecoveryRun, folder: Path | None, on_entry: OnEntry | None) -> None:

@@ -92,6 +92,7 @@ def retrain_trial(
         return folder
     targets = measurable_targets(config.targets, run.devices(config.targets))
     reach(targets)  # before hours of training
+    task.test_loader()
     with run.writing():
         aware = SIMULATED if _simulates_int8(run, record, quantization_aware) else 0.0
         folder.save_plan(plan)

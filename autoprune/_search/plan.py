@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+import math
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Protocol
@@ -14,7 +15,8 @@ from autoprune._search.allocation import Item
 from autoprune.architecture import BLOCK, IN_FLOAT, Architecture
 from autoprune.budget import Budget, Cost, Limit
 from autoprune.candidate import Candidate
-from autoprune.cost_fields import FILE
+from autoprune.cost.precisions import Prices
+from autoprune.cost_fields import FILE, MEMORY
 from autoprune.errors import BudgetError
 from autoprune.fitted_space import FittedSpace
 from autoprune.pareto import Objective
@@ -45,10 +47,6 @@ class Variables(Protocol):
 
     def params(self, candidate: Candidate) -> dict[str, Value]:
         """Values that stand for a candidate: exactly, or nearly."""
-
-
-Prices = Callable[[NDArray[np.int64], Collection[str]], Mapping[str, NDArray[np.float64]]]
-"""Costs by field of `candidates x items` (see `FittedSpace.items`): arrays over the candidates."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,15 +237,38 @@ class Plan:
         """
         return self.price(self.smallest_architecture)
 
-    @property
+    @cached_property
     def smallest_architecture(self) -> Architecture:
-        """The smallest widths, without the costliest blocks, likewise."""
+        """The smallest widths, without the costliest blocks, likewise.
+
+        Where peak memory is limited, the widths that use the least of the budget: fewer channels
+        may need more memory, if a kernel has no blocks of their number.
+        """
         space = self.space
-        least = {name: space.choices(name)[0] for name in space.widths}
+        least: dict[str, float] = {name: space.choices(name)[0] for name in space.widths}
+        if MEMORY in self.budget.fields:
+            least = self._descended(least)
         gone = {f"{BLOCK}{name}": 0 for name in self.costliest[: space.most_dropped]}
         wanted = [space.architecture({**least, **gone, IN_FLOAT: n}) for n in (0, 1)]
         sparse = [replace(it, patterns=space.patterns.sparsest(it.dropped)) for it in wanted]
         return min(dict.fromkeys(sparse), key=self._load)
+
+    def _descended(self, widths: Mapping[str, float]) -> dict[str, float]:
+        """Widths that no change of a single one makes cheaper, in float32 and with all blocks."""
+        found, groups, best = dict(widths), list(self.space.widths), math.inf
+        while (load := self._least_of(found, groups)) < best - 1e-12:
+            best = load
+        return found
+
+    def _least_of(self, found: dict[str, float], groups: Sequence[str]) -> float:
+        """Set each width in `found` to its cheapest, one after another; the load then."""
+        load = math.inf
+        for name in groups:
+            choices = self.space.choices(name)
+            rows = [[{**found, name: n}.get(item, 1) for item in self.space.items] for n in choices]
+            loads = self.loads(np.array(rows, dtype=np.int64)).max(axis=1)
+            found[name], load = choices[int(loads.argmin())], float(loads.min())
+        return load
 
     @cached_property
     def costliest(self) -> tuple[str, ...]:

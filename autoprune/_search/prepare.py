@@ -199,21 +199,22 @@ def _plan(
 ) -> Plan:
     costs, margins = _costs(graph, targets, memory, space.precisions, file)
     limits, restricted = config.search, restricted_by(config, graph, space)
+    fitted = FittedSpace.of(
+        space,
+        graph.sizes(),
+        efficient_step(graph, [it.profile.predictor for it in targets if it.profile]),
+        {
+            block.name: tuple(graph.lost([block.name]))
+            for block in graph.blocks
+            if block.name not in restricted.blocks
+        },
+        weights,
+        restricted.ranges,
+    )
     return Plan(
-        space=FittedSpace.of(
-            space,
-            graph.sizes(),
-            efficient_step(graph, [it.profile.predictor for it in targets if it.profile]),
-            {
-                block.name: tuple(graph.lost([block.name]))
-                for block in graph.blocks
-                if block.name not in restricted.blocks
-            },
-            weights,
-            restricted.ranges,
-        ),
+        space=fitted,
         price=costs.cost,
-        prices=costs.prices,
+        prices=costs.prices_of(fitted.items),
         dense=costs.dense,
         budget=config.budget,
         objectives=objectives,

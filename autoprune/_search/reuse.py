@@ -52,17 +52,9 @@ class EarlierRun:
 
     def check(self, graph: PruningGraph, metrics: Mapping[str, float]) -> None:
         """Raise UsageError unless it was of this very dense model."""
-        groups, dense = self.folder.groups(), self.folder.dense()
-        if groups is None or dense is None:
+        if self.folder.groups() is None or self.folder.dense() is None:
             raise StoreError(f"from_run: {self.folder.path} has not got as far as its first trial")
-        if groups.sizes != graph.sizes():
-            raise UsageError(f"from_run: the model of {self.folder.path} has other groups")
-        for name, value in dense.metrics.items():
-            if name in metrics and not math.isclose(value, metrics[name], rel_tol=_SAME):
-                raise UsageError(
-                    f"from_run: the dense model of {self.folder.path} has {name} {value:.4g}, this "
-                    f"one {metrics[name]:.4g} · its trials say nothing of another dense model"
-                )
+        check_same_model(self.folder, graph, metrics, "from_run")
 
     def sensitivity(self, plan: Plan) -> Sensitivity | None:
         """Its sensitivities, where they know all items of the space."""
@@ -112,16 +104,42 @@ class EarlierRun:
         )
 
 
+def check_same_model(
+    folder: RunFolder, graph: PruningGraph, metrics: Mapping[str, float], what: str
+) -> None:
+    """Raise UsageError where a run, as far as it got, was of another dense model than this.
+
+    `what` begins the error. Compared are the groups, and the metrics on the validation split.
+    """
+    groups, dense = folder.groups(), folder.dense()
+    if groups is not None and groups.sizes != graph.sizes():
+        raise UsageError(
+            f"{what}: the model of {folder.path} has other groups than this one · its trials say "
+            "nothing of another dense model"
+        )
+    for name, value in (dense.metrics if dense is not None else {}).items():
+        if name in metrics and not math.isclose(value, metrics[name], rel_tol=_SAME):
+            raise UsageError(
+                f"{what}: the dense model of {folder.path} has {name} {value:.4g}, this one "
+                f"{metrics[name]:.4g} · its trials say nothing of another dense model"
+            )
+
+
 def _place(targets: Mapping[str, object], name: str) -> tuple[object, ...]:
     device = targets[name]
     return tuple(getattr(device, key) for key in ("runtime", "threads", "batch"))
 
 
 def _is_expressible(record: TrialRecord, plan: Plan) -> bool:
-    """Whether the space has the record's settings."""
+    """Whether the space has the record's settings, blocks, precision and patterns."""
+    architecture, space = record.candidate.architecture, plan.space
     try:
-        plan.space.params(record.candidate)
-        record.candidate.architecture.complete(plan.space.sizes)
+        space.params(record.candidate)
+        architecture.complete(space.sizes)
     except ValueError:
         return False
-    return all(name in plan.space.blocks for name in record.candidate.architecture.dropped)
+    return (
+        all(name in space.blocks for name in architecture.dropped)
+        and architecture.precision in space.space.precisions
+        and space.patterns.allows(architecture.patterns)
+    )

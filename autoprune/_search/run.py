@@ -26,7 +26,7 @@ from autoprune._search.ledger import Ledger, OnTrial
 from autoprune._search.plan import Plan
 from autoprune._search.prepare import Prepared, Say, correct, prepare
 from autoprune._search.progress import NullProgress, Progress, Snapshot
-from autoprune._search.reuse import EarlierRun
+from autoprune._search.reuse import EarlierRun, check_same_model
 from autoprune._search.screening import Screening
 from autoprune._search.searcher import BudgetedOptunaSearch, Proposal
 from autoprune._search.seeding import seeds
@@ -170,6 +170,8 @@ def _prepare(
     ready = prepare(config, task, say, profiles=profiles, is_resumed=resume)
     if earlier is not None:
         earlier.check(ready.graph, ready.metrics)
+    if resume:
+        check_same_model(RunFolder(place), ready.graph, ready.metrics, "resume")
     return ready
 
 

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from autoprune.architecture import FLOAT32, INT8, Architecture
+from autoprune.architecture import FLOAT32, IN_FLOAT, INT8, Architecture
 from autoprune.budget import Cost
 from autoprune.cost.analytic import count_cost
 from autoprune.cost.inputs import Inputs
 from autoprune.cost.model import SCALE_BYTES, CostModel
+
+Prices = Callable[[NDArray[np.int64], Collection[str]], Mapping[str, NDArray[np.float64]]]
+"""Costs by field of `candidates x items` (see `FittedSpace.items`): arrays over the candidates."""
 
 
 class PrecisionCosts:
@@ -45,6 +48,26 @@ class PrecisionCosts:
                 for name, values in found.items():
                     values[rows] = prices[name]
         return found
+
+    def prices_of(self, items: Sequence[str]) -> Prices:
+        """`prices` of counts that have these columns alone: all groups, and some of the blocks.
+
+        Of the others, which are kept, the count is 1.
+        """
+        columns = [*self.models[FLOAT32].graph.columns()]
+        whole = [*columns, IN_FLOAT] if INT8 in self.models else columns
+        if whole == list(items):
+            return self.prices
+        places = [whole.index(name) for name in items]
+
+        def prices(
+            counts: NDArray[np.int64], fields: Collection[str]
+        ) -> dict[str, NDArray[np.float64]]:
+            every = np.ones((len(counts), len(whole)), dtype=np.int64)
+            every[:, places] = counts
+            return self.prices(every, fields)
+
+        return prices
 
 
 def int8_cost(model: nn.Module, example_inputs: Inputs) -> Cost:

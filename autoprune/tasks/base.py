@@ -91,7 +91,10 @@ class Task(ABC):
 
     @abstractmethod
     def train_loader(self, seed: int) -> Iterable[Batch]:
-        """Training batches, with `len`; another order and augmentation for each seed."""
+        """Training batches, with `len`; another order and augmentation for each seed.
+
+        A list of batches is read in an order drawn from the seed.
+        """
 
     @abstractmethod
     def val_loader(self) -> Iterable[Batch]:

@@ -41,10 +41,10 @@ def wrap(
         model: the trained dense model.
         train_loader: batches `(inputs, targets)`, or mappings with `labels`, with `len`; or a
             function of a seed that gives them. A loader's shuffling and augmentation follow the
-            seed where they draw from torch.
+            seed where they draw from torch; a list of batches is read in an order drawn from it.
         val_loader: by which the search selects.
         loss: `loss(outputs, targets)`; by default cross-entropy.
-        test_loader: read once per finished model; without one there are no test metrics.
+        test_loader: read once per finished model; `retrain` needs one, a search does not.
         evaluate: `evaluate(model, loader)`, a number or a mapping that holds `metric`; by default
             accuracy. It is called under inference mode with the model in eval mode.
         metric: the name of the metric that the search optimizes.
@@ -126,6 +126,8 @@ class WrappedTask(Task):
     def train_loader(self, seed: int) -> Iterable[Batch]:
         """The given loader read under `seed`, or what the given function returns for it."""
         given: Any = self._train
+        if isinstance(given, list | tuple) and self.steps_per_epoch is None:
+            return given  # its order is drawn from the seed
         loader = given(seed) if _is_function(given) else _Seeded(given, seed)
         return loader if self.steps_per_epoch is None else _Steps(loader, self.steps_per_epoch)
 

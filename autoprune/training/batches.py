@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import random
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from typing import Any
 
@@ -18,7 +19,8 @@ class BatchStream:
 
     Epoch e reads `task.train_loader(derive(seed, "epoch", e))`, with the global generators seeded
     likewise, and keeps their state apart from the caller's, so that neither the model's
-    randomness nor an interruption changes which batch comes next.
+    randomness nor an interruption changes which batch comes next. A plain list of batches is read
+    in an order drawn from that seed.
     """
 
     def __init__(self, task: Task, seed: int) -> None:
@@ -46,7 +48,7 @@ class BatchStream:
             if self._batches is None:
                 seed = derive(self._seed, "epoch", self._epoch)
                 seed_all(seed)
-                self._batches = iter(self._task.train_loader(seed))
+                self._batches = iter(_shuffled(self._task.train_loader(seed), seed))
             elif self._state is not None:
                 self._state.put_back()
             batch = next(self._batches, None)
@@ -72,6 +74,14 @@ def sample(task: Task, seed: int, *, samples: int, least: int = 2) -> list[Batch
             if found >= samples and len(batches) >= least:
                 break
     return batches
+
+
+def _shuffled(loader: Iterable[Batch], seed: int) -> Iterable[Batch]:
+    """A list in another order; other loaders shuffle themselves."""
+    if type(loader) in (list, tuple):
+        batches: list[Batch] = list(loader)
+        return random.Random(seed).sample(batches, len(batches))
+    return loader
 
 
 def _length(task: Task, seed: int) -> int:

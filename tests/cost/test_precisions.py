@@ -3,7 +3,7 @@ import pytest
 import torch
 from torch import nn
 
-from autoprune.architecture import FLOAT32, INT8, Architecture
+from autoprune.architecture import BLOCK, FLOAT32, IN_FLOAT, INT8, Architecture
 from autoprune.cost.model import CostModel
 from autoprune.cost.precisions import PrecisionCosts, int8_cost
 from autoprune.graph import trace
@@ -37,6 +37,34 @@ def test_predicted_bytes_of_int8_are_those_of_the_pruned_model(model: nn.Module)
     assert predicted.weight_bytes == int8_cost(small, X).weight_bytes
     assert predicted.macs == int8_cost(small, X).macs
     assert predicted.peak_memory_bytes is None
+
+
+class Residual(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.branch = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 4))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + self.branch(x)
+
+
+@pytest.mark.parametrize("precisions", [(FLOAT32,), (FLOAT32, INT8)])
+def test_blocks_that_are_no_items_are_there(precisions: tuple[str, ...]) -> None:
+    graph = trace(nn.Sequential(Residual(), Residual(), nn.Linear(4, 2)).eval(), torch.zeros(1, 4))
+    models = {each: CostModel(graph, precision=each) for each in precisions}
+    costs = PrecisionCosts(models)
+    extra = [IN_FLOAT] if INT8 in models else []
+    whole = [*graph.columns(), *extra]
+    assert costs.prices_of(whole) == costs.prices
+    blocks = [name for name in whole if name.startswith(BLOCK)]
+    assert len(blocks) == 2
+    items = [name for name in whole if name != blocks[0]]
+    dense = list(graph.columns().values()) + [1] * len(extra)
+    row = dict(zip(whole, dense, strict=True))
+    row[blocks[1]] = 0
+    found = costs.prices_of(items)(np.array([[row[name] for name in items]]), ("macs",))
+    wanted = costs.prices(np.array([list(row.values())]), ("macs",))
+    assert found["macs"].tolist() == wanted["macs"].tolist() == [2 * 4 * 8 + 4 * 2]
 
 
 def test_many_prices_are_those_of_each_candidate_in_its_precision(model: nn.Module) -> None:

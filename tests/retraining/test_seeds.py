@@ -3,9 +3,11 @@ from __future__ import annotations
 import statistics
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from small_run import Pair
 from stripes import Stripes, dense
 from torch import nn
 
@@ -13,6 +15,7 @@ from autoprune._retraining.seeds import Retraining, retrain
 from autoprune.architecture import Architecture
 from autoprune.candidate import Candidate, Recovery
 from autoprune.errors import TaskError, UsageError
+from autoprune.graph import trace
 from autoprune.schedule import Schedule
 from autoprune.store import RetrainingFolder
 
@@ -38,6 +41,26 @@ class Counted(Stripes):
 def train(task: Stripes, **options: object) -> Retraining:
     model, graph = dense()
     return retrain(task, model, graph, CHOSEN, **{"epochs": 2, "seeds": [0, 1, 2], **options})
+
+
+class Fixed(Pair):
+    """One batch, the same for every seed."""
+
+    def train_loader(self, seed: int) -> Any:
+        return super().train_loader(0)
+
+
+def test_seeds_that_change_nothing_are_said(caplog: pytest.LogCaptureFixture) -> None:
+    def trained(task: Pair) -> None:
+        model = task.build_model().eval()
+        graph = trace(model, task.example_input())
+        retrain(task, model, graph, Candidate(Architecture({"0": 4})), epochs=1, seeds=[4, 5])
+
+    trained(Pair())
+    assert not caplog.text
+    trained(Fixed())
+    assert "seeds 4 and 5 gave equal models" in caplog.text
+    assert "Fixed.train_loader(seed) must give another order" in caplog.text
 
 
 def test_every_seed_gives_a_small_model_that_was_tested_once() -> None:

@@ -14,7 +14,7 @@ from autoprune._retraining.trial import _for_length, retrain_trial
 from autoprune.architecture import Architecture
 from autoprune.candidate import Candidate, Recovery
 from autoprune.config import RunConfig
-from autoprune.errors import StoreError, UsageError
+from autoprune.errors import StoreError, TaskError, UsageError
 from autoprune.loading import load
 from autoprune.store import RateTrial, RetrainingFolder, RetrainingPlan, RunFolder
 from autoprune.training.optimizers import rate_for_length
@@ -128,6 +128,16 @@ def test_what_does_not_fit_is_refused_before_anything_is_written(
     with pytest.raises(UsageError) as caught:
         retrained(run, **options)
     assert str(caught.value) == says
+    assert not (run.path / "retrained").exists()
+
+
+def test_without_a_test_split_nothing_is_written(run: RunFolder) -> None:
+    class Untested(Pair):
+        def test_loader(self) -> Any:
+            raise TaskError("this task has no test split")
+
+    with pytest.raises(TaskError, match="no test split"):
+        retrain_trial(run, run.config, Untested(), run.records()[0], epochs=1.0, seeds=(0,))
     assert not (run.path / "retrained").exists()
 
 

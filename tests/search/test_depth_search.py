@@ -7,6 +7,7 @@ from deep_task import Deep
 
 import autoprune
 from autoprune.cost.analytic import count_cost
+from autoprune.graph import trace
 from autoprune.report.read import read
 
 TASK = Path(__file__).parents[1] / "deep_task.py"
@@ -46,6 +47,27 @@ def test_what_was_dropped_is_reported_and_exported(found: autoprune.Result, tmp_
     assert view.dropped(best) == f"{', '.join(dropped)} ({len(dropped)} of 4)"
     done = autoprune.export(found.path, pick="best", output=tmp_path / "m.onnx")
     assert done.path.is_file()
+
+
+def test_a_block_can_be_kept(tmp_path: Path) -> None:
+    first = next(iter(trace(Deep().build_model(), Deep().example_input()).blocks)).name
+    found = autoprune.search(
+        f"{TASK}:Deep",
+        budget={"macs": "60%"},
+        space={"ratios": {"max": 0.7}},
+        keep=[first],
+        trials=3,
+        epochs=0.25,
+        rungs=0,
+        concurrent=1,
+        screen=4,
+        calibration_samples=64,
+        output=tmp_path / "run",
+    )
+    complete = [record for record in found.records if record.state == "complete"]
+    assert sum(record.is_counted for record in complete) == 3
+    assert not any(first in record.candidate.architecture.dropped for record in complete)
+    assert any(record.candidate.architecture.dropped for record in complete)
 
 
 def test_a_model_with_blocks_is_searched_for_channels_alone(tmp_path: Path) -> None:

@@ -1,3 +1,5 @@
+from collections.abc import Collection
+
 import pytest
 import toy
 
@@ -13,6 +15,24 @@ def test_a_trial_is_evaluated_at_halves_and_at_its_end() -> None:
 
 def test_the_smallest_model_keeps_the_least_of_every_group() -> None:
     assert toy.make_plan().smallest() == toy.price(Architecture({"a": 4, "b": 6, "c": 12}))
+
+
+def test_the_smallest_model_for_memory_may_have_more_channels() -> None:
+    def price(architecture: Architecture, fields: Collection[str] | None = None) -> Cost:
+        widths = architecture.complete(toy.SIZES)
+        buffer = 100 * sum(width % 4 > 0 for width in widths.values())
+        return Cost(macs=sum(widths.values()), peak_memory_bytes=sum(widths.values()) + buffer)
+
+    sizes = sum(toy.SIZES.values())
+    plan = toy.make_plan(
+        price=price, dense=price(Architecture()), budget=Budget.parse({"peak_memory_bytes": sizes})
+    )
+    assert plan.smallest_architecture.widths == {"a": 4, "b": 8, "c": 12}
+    assert plan.smallest().peak_memory_bytes == 24
+    plan.check()
+    tight = Budget.parse({"peak_memory_bytes": 20})
+    with pytest.raises(BudgetError, match=r"peak_memory_bytes must be at least 24 .* got 20"):
+        toy.make_plan(price=price, dense=price(Architecture()), budget=tight).check()
 
 
 def test_each_latency_has_its_own_margin() -> None:

@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from deep_task import Wider
+import toy
+from deep_task import Deep, Wider
 
 import autoprune
+from autoprune._search.reuse import _is_expressible
+from autoprune.architecture import Architecture
+from autoprune.candidate import Candidate
 from autoprune.errors import UsageError
+from autoprune.record import TrialRecord
 from autoprune.report.read import read
+from autoprune.space import SearchSpace
 from autoprune.store import RunFolder
 
 TASK = Path(__file__).parents[1] / "deep_task.py"
@@ -165,6 +172,39 @@ def test_what_does_not_fit_is_refused_or_left_out(
     found = autoprune.search(task, output=tmp_path / "run", from_run=first.path, **options)
     assert not [r for r in found.records if r.is_reused]
     assert "had 0.5 epochs, those of this search have 1" in caplog.text
+
+
+class Retrained(Wider):
+    """The same architecture with other weights."""
+
+    dense_epochs = 0
+
+
+@pytest.mark.parametrize(
+    ("other", "says"),
+    [(Deep, "other groups than this one"), (Retrained, r"has \w+ .* this one")],
+)
+def test_another_dense_model_does_not_continue_a_run(
+    first: autoprune.Result, other: type[Deep], says: str
+) -> None:
+    before = (first.path / "dense.json").read_bytes()
+    with pytest.raises(UsageError, match=f"resume: .*{says}"):
+        autoprune.resume(first.path, trials="+1", task=other())
+    assert (first.path / "dense.json").read_bytes() == before
+    assert len(RunFolder.open(first.path).records()) == len(first.records)
+
+
+def test_trials_that_the_new_space_has_not_are_left_out() -> None:
+    space = SearchSpace.parse({"ratios": {"max": 0.8}})
+    plan = toy.make_plan(space=space)
+    record = TrialRecord(0, Candidate(Architecture({"a": 8})), "complete", seed=0, origin="tpe")
+    assert _is_expressible(record, plan)
+    for architecture in (
+        Architecture({"a": 8}, precision="int8"),
+        Architecture({"a": 8}, patterns={"a.weight": "0.5"}),
+        Architecture({"a": 8}, dropped=["block"]),
+    ):
+        assert not _is_expressible(replace(record, candidate=Candidate(architecture)), plan)
 
 
 def test_the_front_is_measured_again(first: autoprune.Result) -> None:

@@ -45,6 +45,27 @@ def test_a_stream_can_be_entered_anywhere(step: int) -> None:
     assert torch.equal(next(entered), batches[step + 1])
 
 
+class Listed(Stripes):
+    """Five batches in a list, whatever the seed is."""
+
+    def train_loader(self, seed: int) -> list[Tensor]:
+        return [torch.full((1,), float(n)) for n in range(5)]
+
+
+def test_a_list_is_read_in_an_order_of_the_seed() -> None:
+    def orders(seed: int) -> list[tuple[float, ...]]:
+        stream = BatchStream(Listed(), seed)
+        return [tuple(next(stream).item() for _ in range(5)) for _ in range(3)]
+
+    found = orders(0)
+    assert all(sorted(order) == [0.0, 1.0, 2.0, 3.0, 4.0] for order in found)
+    assert len({*found, *orders(1)}) > 3
+    assert orders(0) == found
+    late = BatchStream(Listed(), 0)
+    late.seek(7)
+    assert next(late).item() == found[1][2]
+
+
 def test_the_callers_generators_go_on_as_if_nothing_had_been_drawn() -> None:
     seed_all(1)
     expected = (torch.rand(()), np.random.rand(), random.random())  # noqa: NPY002
