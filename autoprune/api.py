@@ -34,7 +34,7 @@ from autoprune.options import SearchOptions, sections
 from autoprune.pick import RECOMMENDED
 from autoprune.record import TrialRecord
 from autoprune.result import Result
-from autoprune.settings import recovery_settings
+from autoprune.settings import constants
 from autoprune.store import (
     INT8_FILE,
     FrontQuantization,
@@ -191,6 +191,7 @@ def retrain(
     lr: float | None = None,
     distillation: float | None = None,
     recovery: Mapping[str, Any] | None = None,
+    schedule: Mapping[str, Any] | None = None,
     find_lr: bool = False,
     quantization_aware: bool | None = None,
     task: Task | None = None,
@@ -206,7 +207,8 @@ def retrain(
     two and four times that rate are tried in short trainings on the first seed, judged on
     validation data (half as long as one seed's training together; `on_rate(RateTrial)` is called
     after each). `recovery` replaces other settings of the trial, as in the space's section of that
-    name, such as `{"ema": 0.99, "label_smoothing": 0.1}`. An int8 model is
+    name, such as `{"ema": 0.99, "label_smoothing": 0.1}`, and `schedule` when units are removed,
+    such as `{"kind": "cubic"}`: in 4 steps in the first half of the training. An int8 model is
     quantized at the end, and the last fifth of its training simulates int8 where its trial lost
     more than 1 % of the metric by that; `quantization_aware` says otherwise. The test split
     is read once for each finished model. Written to `retrained/<trial>/` in the run's folder:
@@ -230,7 +232,8 @@ def retrain(
         picked(run, pick),
         epochs=epochs,
         seeds=numbers,
-        recovery={**recovery_settings(recovery or {}), **replaced},
+        recovery={**constants("recovery", recovery or {}), **replaced},
+        schedule=constants("schedule", schedule or {}),
         find_lr=find_lr,
         quantization_aware=quantization_aware,
         on_entry=on_entry,

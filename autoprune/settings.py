@@ -156,16 +156,14 @@ def read_setting(name: str, value: Any, place: str) -> Value | Parameter:
     return choices[0] if len(choices) == 1 else Parameter(name, choices=choices)
 
 
-def recovery_settings(values: Mapping[str, Any]) -> dict[str, Value]:
-    """Constants of the section `recovery`, checked; ConfigError where one does not fit.
+def constants(section: str, values: Mapping[str, Any]) -> dict[str, Value]:
+    """Constants of a section, `recovery` or `schedule`, checked; ConfigError where one is wrong.
 
-    >>> recovery_settings({"ema": 0.99, "rewarm": True})
+    >>> constants("recovery", {"ema": 0.99, "rewarm": True})
     {'ema': 0.99, 'rewarm': True}
     """
-    section = "recovery"
-    known = [name.split(".")[1] for name in SETTINGS if name.count(".") == 1]
-    names = [name for name in known if f"{section}.{name}" in SETTINGS]
-    check_keys(values, names, section)
+    known = [name.split(".") for name in SETTINGS]
+    check_keys(values, [parts[1] for parts in known if parts[0] == section == parts[-2]], section)
     return {
         name: SETTINGS[f"{section}.{name}"].check(value, f"{section}.{name}")
         for name, value in values.items()

@@ -30,6 +30,7 @@ from autoprune.pruning.compensate import Calibration, calibrate
 from autoprune.pruning.verification import traced
 from autoprune.quantization import Twin, compared, saved, twin_of
 from autoprune.record import TrialRecord
+from autoprune.schedule import Schedule
 from autoprune.store import (
     INT8_FILE,
     FoundRate,
@@ -52,6 +53,7 @@ from autoprune.training.optimizers import optimizer_for, rate_for_length
 
 SIMULATED = 0.2  # of the steps, the last ones, where int8 costs too much quality
 _SETTINGS = QuantizationSettings()
+_IN_STEPS = Schedule("cubic", 0.0, 0.5, 4)
 MOST_LOST = 0.01  # of the metric, relative to float32
 
 
@@ -64,6 +66,7 @@ def retrain_trial(
     epochs: float,
     seeds: Sequence[int],
     recovery: Mapping[str, Any] | None = None,
+    schedule: Mapping[str, Any] | None = None,
     find_lr: bool = False,
     quantization_aware: bool | None = None,
     on_entry: OnEntry | None = None,
@@ -71,18 +74,21 @@ def retrain_trial(
 ) -> RetrainingFolder:
     """Retrain one record of a run and write everything; returns the folder.
 
-    `recovery` replaces fields of the candidate's `Recovery`; without a learning rate in it, SGD's
-    grows with the length of the training (`rate_for_length`), and with `find_lr` the best one
-    around that is looked for (`find_rate`). An int8 candidate is quantized after training; where
-    its trial lost more than 1 % of the metric by that (or as `quantization_aware` says), the last
-    fifth of the steps simulates int8. A folder that holds this retraining is resumed (nothing is
-    done when it is finished); one that holds another raises StoreError. DeviceError where the
-    device cannot be asked, before the training or when it is to measure. `config` says where to
-    train and what to measure.
+    `recovery` replaces fields of the candidate's `Recovery`, `schedule` its schedule (keys that are
+    missing are the trial's; for one that pruned at once: cubic, 4 steps, 0 to 0.5). Without a
+    learning rate SGD's grows with the length of the training (`rate_for_length`), and with
+    `find_lr` the best one around that is looked for (`find_rate`). An int8 candidate is quantized
+    after training; where its trial lost more than 1 % of the metric by that (or as
+    `quantization_aware` says), the last fifth of the steps simulates int8. A folder that holds this
+    retraining is resumed (nothing is done when it is finished); one that holds another raises
+    StoreError. DeviceError where the device cannot be asked, before the training or when it is to
+    measure. `config` says where to train and what to measure.
     """
     if not (0.0 < epochs < math.inf):
         raise UsageError(f"epochs must be above 0 and finite, got {epochs:g}")
     record = replace(record, candidate=_with_recovery(record.candidate, recovery or {}))
+    if schedule:
+        record = replace(record, candidate=_rescheduled(record.candidate, schedule, run))
     if not recovery or "lr" not in recovery:
         record = replace(record, candidate=_for_length(record.candidate, config, epochs))
     folder = run.retraining(record.number)
@@ -165,6 +171,28 @@ def _with_recovery(candidate: Candidate, recovery: Mapping[str, Any]) -> Candida
         return replace(candidate, recovery=replace(candidate.recovery, **recovery))
     except ValueError as error:
         raise UsageError(str(error)) from None
+
+
+def _rescheduled(candidate: Candidate, schedule: Mapping[str, Any], run: RunFolder) -> Candidate:
+    groups = run.groups()
+    if groups is None:
+        raise StoreError(f"{run.path} has no groups.json · resume the run, which writes it again")
+    there = candidate.schedule if candidate.schedule.steps > 1 else _IN_STEPS
+    values = {**there.to_dict(), **schedule}
+    if values["kind"] == "one_shot":
+        values |= {"begin": schedule.get("begin", 0.0), "steps": 1}
+        values["end"] = values["begin"]
+    try:
+        planned = Schedule(**values)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+    return Candidate.planned(
+        candidate.architecture,
+        groups.sizes,
+        selection=candidate.selection,
+        schedule=planned,
+        recovery=candidate.recovery,
+    )
 
 
 def _for_length(candidate: Candidate, config: RunConfig, epochs: float) -> Candidate:

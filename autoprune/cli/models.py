@@ -62,7 +62,7 @@ def retrain(
         typer.Option(
             "--set",
             metavar="KEY=VALUE",
-            help="Replace another setting of the trial's training, e.g. recovery.ema=0.99.",
+            help="Replace a setting of recovery or schedule, e.g. recovery.ema=0.99.",
         ),
     ] = None,
     find_lr: Annotated[
@@ -89,6 +89,7 @@ def retrain(
     from autoprune.report import terminal
     from autoprune.report.read import read
 
+    replaced = _sections(settings or [])
     try:
         done = api.retrain(
             run,
@@ -97,7 +98,8 @@ def retrain(
             seeds=seeds,
             lr=lr,
             distillation=distillation,
-            recovery=_recovery(settings or []),
+            recovery=replaced.get("recovery"),
+            schedule=replaced.get("schedule"),
             find_lr=find_lr,
             quantization_aware=quantization_aware,
             on_entry=None if quiet else _say_entry,
@@ -253,13 +255,13 @@ def _speeds(summary: RetrainingSummary) -> Iterator[str]:
         )
 
 
-def _recovery(settings: Sequence[str]) -> dict[str, Any]:
-    """What `--set recovery.KEY=VALUE` replaces."""
+def _sections(settings: Sequence[str]) -> dict[str, Mapping[str, Any]]:
+    """What `--set recovery.KEY=VALUE` and `--set schedule.KEY=VALUE` replace, by section."""
     data: dict[str, Any] = {}
     for setting in settings:
         set_key(data, setting)
-    check_keys(data, ("recovery",), "--set")
-    return dict(as_mapping(data.get("recovery", {}), "--set recovery"))
+    check_keys(data, ("recovery", "schedule"), "--set")
+    return {name: as_mapping(values, f"--set {name}") for name, values in data.items()}
 
 
 def _say_rate(tried: RateTrial) -> None:

@@ -16,6 +16,7 @@ from autoprune.candidate import Candidate, Recovery
 from autoprune.config import RunConfig
 from autoprune.errors import StoreError, TaskError, UsageError
 from autoprune.loading import load
+from autoprune.schedule import Schedule
 from autoprune.store import RateTrial, RetrainingFolder, RetrainingPlan, RunFolder
 from autoprune.training.optimizers import rate_for_length
 
@@ -128,6 +129,36 @@ def test_what_does_not_fit_is_refused_before_anything_is_written(
     with pytest.raises(UsageError) as caught:
         retrained(run, **options)
     assert str(caught.value) == says
+    assert not (run.path / "retrained").exists()
+
+
+@pytest.mark.parametrize(
+    ("schedule", "wanted"),
+    [
+        ({"kind": "cubic"}, Schedule("cubic", 0.0, 0.5, 4)),
+        ({"steps": 2}, Schedule("cubic", 0.0, 0.5, 2)),
+        (
+            {"kind": "linear", "begin": 0.25, "end": 0.75, "steps": 3},
+            Schedule("linear", 0.25, 0.75, 3),
+        ),
+        ({"kind": "one_shot"}, Schedule("one_shot", 0.0, 0.0, 1)),
+    ],
+)
+def test_a_model_that_was_pruned_at_once_is_retrained_in_steps(
+    run: RunFolder, schedule: dict[str, Any], wanted: Schedule
+) -> None:
+    summary = retrained(run, schedule=schedule, epochs=4.0).summary()
+    before = run.records()[0].candidate
+    assert summary.candidate.schedule == wanted
+    assert summary.candidate.architecture == before.architecture
+    assert len(summary.candidate.stages) == (wanted.steps if wanted.steps > 1 else 0)
+    params = [entry["params"] for entry in summary.runs[0].history]
+    assert params[-1] == 8 * 6 + 3
+
+
+def test_a_schedule_that_cannot_be_is_one_line(run: RunFolder) -> None:
+    with pytest.raises(UsageError, match="schedule must hold 0 <= begin <= end < 1"):
+        retrained(run, schedule={"begin": 0.75})
     assert not (run.path / "retrained").exists()
 
 
