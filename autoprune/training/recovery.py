@@ -259,8 +259,8 @@ class RecoveryRun:
         self._pruner.hold(state["patterns"], checkpoint.unpacked_masks(state["masks"]))
         self._optimization = self._prepare()
         self._optimization.seek(state["step"])
-        if state["averaged"] is not None:
-            self._average = self._make_average(state["averaged"])
+        updates = state.get("averaged")
+        self._average = None if updates is None else self._make_average(updates)
         checkpoint.load(
             Path(folder),
             self._pruner.model,
