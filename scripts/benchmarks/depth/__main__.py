@@ -187,7 +187,8 @@ def page(rows: pd.DataFrame) -> str:
         f"thread; {rows.seed.nunique()} seed(s), means. {harness.stamp(rows)}\n\n"
         "Where a kind cannot get as low as wanted, its row is its smallest model. Rows of "
         "different runs may be different architectures: each run fits its own predictor, unless "
-        "`--profile` names one.\n\n" + harness.table(means, SHOWN) + "\n"
+        "`--profile` names one. Rows of commits before 8258156 chose blocks by what each does "
+        "alone ([order.md](order.md)).\n\n" + harness.table(means, SHOWN) + "\n"
     )
 
 
