@@ -10,7 +10,7 @@ from typing import Any
 
 from autoprune.architecture import INT8
 from autoprune.config import RunConfig
-from autoprune.cost_fields import field_at, is_cost
+from autoprune.cost_fields import FILE, field_at, is_cost
 from autoprune.pareto import Objective, ParetoFront
 from autoprune.patterns import UNSTRUCTURED, of_groups, overall, sparsity_of
 from autoprune.record import TrialRecord
@@ -29,6 +29,7 @@ NO_FASTER = (
     "Zeros inside of weights make the file smaller (file_bytes), not the model faster: the "
     "runtimes that are measured here compute with them as with any other number."
 )
+_COUNTS = ("params", "macs", "weight_bytes")
 STATES = ("complete", "stopped", "infeasible", "failed")
 
 
@@ -106,6 +107,18 @@ class RunContents:
     def latencies(self) -> tuple[str, ...]:
         """The median latency of each device by its name: `latency_ms@phone`, ..."""
         return tuple(field_at("latency_ms", name) for name in self.devices or ("",))
+
+    @cached_property
+    def goals(self) -> frozenset[str]:
+        """What the search was for: names of limits and objectives."""
+        objectives = self.front.objectives if self.front else ()
+        limits = self.config.budget.limits
+        return frozenset((*(limit.field for limit in limits), *(o.name for o in objectives)))
+
+    @cached_property
+    def counts(self) -> tuple[str, ...]:
+        """The counts that tables show: the bytes of the file where they are among the goals."""
+        return (*_COUNTS, FILE) if FILE in self.goals else _COUNTS
 
     @cached_property
     def members(self) -> tuple[TrialRecord, ...]:
