@@ -38,9 +38,9 @@ class RunContents:
     """Everything that a report needs, read once.
 
     `not_measured` says why the device could not measure the front of a search that has ended;
-    `over` by how much models are over each limit as measured; `quantized` what quantizing a
-    trial's model gave, by the trial's number; `ended_by` the limit that ended the search, in words;
-    `folder` where the run lies, from the working directory.
+    `over` by how much models are over each limit as measured; `quantized` what quantizing models of
+    a trial gave, by its number and the model's name; `ended_by` the limit that ended the search, in
+    words; `folder` where the run lies, from the working directory.
     """
 
     name: str
@@ -60,7 +60,7 @@ class RunContents:
     over: Mapping[int, Mapping[str, float]] = field(default_factory=dict)
     plan: SearchPlan | None = None
     blocks: tuple[str, ...] = ()
-    quantized: Mapping[int, QuantizationReport] = field(default_factory=dict)
+    quantized: Mapping[int, Mapping[str, QuantizationReport]] = field(default_factory=dict)
     network: Network | None = None
     ended_by: str = ""
     folder: str = ""
