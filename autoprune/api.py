@@ -307,11 +307,12 @@ def quantize(
 ) -> FrontQuantization:
     """Quantize the dense model of a run and every member of its front, as `export` does.
 
-    All are measured in turns with the dense float32 model. The run's folder gets `dense.int8.onnx`
-    and `dense.int8.json`, the folder of each member's model `model.int8.onnx` and `int8.json`.
-    A member without a saved model, or one that cannot be quantized, is `skipped`. `trust` as for
-    `resume`. Static post-training quantization with a scale for each output channel (Jacob et al.
-    2018, arXiv:1712.05877).
+    Of a member that was retrained, it is the retrained model of the first seed. All are measured in
+    turns with the dense float32 model. The run's folder gets `dense.int8.onnx` and
+    `dense.int8.json`, the folder of each member's model `model.int8.onnx` and `int8.json`. A member
+    without a saved model, or one that cannot be quantized, is `skipped`. `trust` as for `resume`.
+    Static post-training quantization with a scale for each output channel (Jacob et al. 2018,
+    arXiv:1712.05877).
     """
     from autoprune.quantization import quantize_front
 

@@ -248,7 +248,8 @@ class RunConfig(_Section):
     ) -> RunConfig:
         """Check a mapping of the YAML's shape; `place` begins every error, `base` anchors paths.
 
-        What a run holds is `resolved`: profiles of its devices need not be where they were.
+        What a run holds is `resolved`: profiles of its devices, and its `base`, need not be where
+        they were.
         Raises ConfigError, or BudgetError for a limit that cannot be read.
         """
         folder = (base or Path.cwd()).resolve()
@@ -273,6 +274,11 @@ class RunConfig(_Section):
                 "base": anchored(config.base, folder) or str(folder),
             }
         )
+        if not (resolved or Path(config.base or folder).is_dir()):
+            raise ConfigError(
+                f"{place}: base must be a folder, {config.base} is none · leave it out for the "
+                "folder of the configuration"
+            )
         config._written = {"budget": limits, "space": space}
         if config.search.max_disk is not None:
             size_in_bytes(config.search.max_disk, f"{place}: search.max_disk")

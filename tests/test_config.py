@@ -248,6 +248,21 @@ def test_exponents_are_numbers(write, text: str, value: float) -> None:
     assert read_yaml(write(f"a: {text}")) == {"a": value}
 
 
+def test_a_base_that_is_no_folder_is_refused_except_in_a_run(
+    tmp_path: Path,
+) -> None:
+    data = {"task": "digits", "budget": {"macs": "50%"}, "base": "lost"}
+    with pytest.raises(ConfigError) as caught:
+        RunConfig.from_dict(data, place="a.yaml", base=tmp_path)
+    assert str(caught.value) == (
+        f"a.yaml: base must be a folder, {tmp_path / 'lost'} is none · leave it out for the folder "
+        "of the configuration"
+    )
+    assert RunConfig.from_dict(data, base=tmp_path, resolved=True).base == str(tmp_path / "lost")
+    (tmp_path / "lost").mkdir()
+    assert RunConfig.from_dict(data, base=tmp_path).base == str(tmp_path / "lost")
+
+
 def test_a_device_profile_says_runtime_threads_and_batch(tmp_path: Path) -> None:
     there = {"device": {"name": "a phone", "runtime": "torch", "threads": 2, "batch": 4}}
     (tmp_path / "device.json").write_text(json.dumps(there))

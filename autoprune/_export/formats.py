@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from torch import nn
@@ -11,6 +12,7 @@ from torch import nn
 from autoprune._export import coreml, executorch, litert, ncnn, onnx, openvino, pt2
 from autoprune._export.agreement import Runner
 from autoprune.cost.inputs import Inputs
+from autoprune.cost.onnx_export import EXPORTERS
 from autoprune.cost.targets import RUNTIMES
 from autoprune.errors import ConfigError
 
@@ -28,7 +30,8 @@ class Format:
     `file` is the default name. `weights` is the ending of a second file with the weights, which
     lies beside the first; a `folder` is one with files of its own. `needs` raises DeviceError, with
     the remedy, where what writes and loads the file is not installed. `runs` is whether the file
-    is run here, or only what it was written from.
+    is run here, or only what it was written from. `otherwise` is another way to write, slower, for
+    where the file of `write` does not agree with the model.
     """
 
     write: Writer
@@ -37,6 +40,7 @@ class Format:
     folder: bool = False
     needs: Callable[[], None] | None = None
     runs: bool = True
+    otherwise: Writer | None = None
 
     @property
     def ending(self) -> str:
@@ -53,11 +57,16 @@ class Format:
         return path.with_suffix(self.weights) if self.weights else None
 
 
+_SLOWER = EXPORTERS[1:]  # it follows sizes of the batch that the first takes for constants
 FORMATS: Mapping[str, Format] = {
-    "onnx": Format(onnx.write, "model.onnx"),
+    "onnx": Format(onnx.write, "model.onnx", otherwise=partial(onnx.write, exporters=_SLOWER)),
     "pt2": Format(pt2.write, "model.pt2"),
     "openvino": Format(
-        openvino.write, "model.xml", weights=".bin", needs=RUNTIMES["openvino"].check
+        openvino.write,
+        "model.xml",
+        weights=".bin",
+        needs=RUNTIMES["openvino"].check,
+        otherwise=partial(openvino.write, exporters=_SLOWER),
     ),
     "ncnn": Format(ncnn.write, "model.ncnn.param", weights=".bin", needs=RUNTIMES["ncnn"].check),
     "executorch": Format(executorch.write, "model.pte", needs=RUNTIMES["executorch"].check),

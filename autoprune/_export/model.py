@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from torch import nn
@@ -11,7 +12,7 @@ from autoprune._export.agreement import compare, resized, variants
 from autoprune._export.exported import Exported
 from autoprune._export.formats import FORMATS, Format, format_of
 from autoprune.cost.inputs import Inputs, batch_size, frozen_copy, moved
-from autoprune.errors import ConfigError
+from autoprune.errors import ConfigError, ExportError
 from autoprune.graph.replica import plain
 
 
@@ -28,9 +29,10 @@ def export_model(
 
     `format` is a key of `FORMATS` (`onnx` runs in ONNX Runtime, `pt2` is `torch.export`'s archive);
     by default the file's ending says it. Compared are the example inputs and random ones like them;
-    with `dynamic_batch` (first dimension free) at other batch sizes too. Only a file that agrees
-    is put at `path`, its weights beside it where the format keeps them in a second file; the model
-    is not changed.
+    with `dynamic_batch` (first dimension free) at other batch sizes too. ONNX is written by the
+    TorchScript-based exporter, and by the dynamo-based one where that file differs or does not run.
+    Only a file that agrees is put at `path`, its weights beside it where the format keeps them in a
+    second file; the model is not changed.
 
     Raises:
         ConfigError: unknown format, an ending that does not fit it, or a folder in the way.
@@ -54,12 +56,42 @@ def export_model(
     reference = frozen_copy(plain(model))
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".export-") as folder:
-        draft = Path(folder) / form.file
-        exporter, run = form.write(reference, draft, inputs, dynamic_batch)
-        difference = compare(reference, run, variants(inputs, dynamic_batch, seed), path.name)
+        trials = variants(inputs, dynamic_batch, seed)
+        draft, exporter, difference = _written(
+            form, reference, Path(folder), trials, dynamic_batch=dynamic_batch, name=path.name
+        )
         weights = _publish(form, draft, path)
     size = sum(_bytes(file) for file in (path, weights) if file)
     return Exported(path, name, exporter, difference, size, weights=weights, ran=form.runs)
+
+
+def _written(
+    form: Format,
+    model: nn.Module,
+    folder: Path,
+    trials: Sequence[Inputs],
+    *,
+    dynamic_batch: bool,
+    name: str,
+) -> tuple[Path, str, float]:
+    """A file that agrees with the model on all `trials`, its exporter, and the difference.
+
+    The format's other way to write is tried where the first file differs or does not run.
+    """
+    draft, second = folder / form.file, folder / "second" / form.file
+    exporter, run = form.write(model, draft, trials[0], dynamic_batch)
+    try:
+        return draft, exporter, compare(model, run, trials, name)
+    except ExportError as error:
+        if form.otherwise is None:
+            raise
+        refused = error
+    second.parent.mkdir()  # apart: what was loaded from the first may still be read
+    try:
+        exporter, run = form.otherwise(model, second, trials[0], dynamic_batch)
+        return second, exporter, compare(model, run, trials, name)
+    except ExportError as error:
+        raise ExportError(f"{refused} · by another exporter: {error}") from error
 
 
 def _publish(form: Format, draft: Path, path: Path) -> Path | None:

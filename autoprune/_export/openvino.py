@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -9,16 +10,21 @@ from torch import Tensor, nn
 
 from autoprune._export.agreement import Runner
 from autoprune.cost.inputs import Inputs
-from autoprune.cost.onnx_export import to_onnx
+from autoprune.cost.onnx_export import EXPORTERS, to_onnx
 from autoprune.cost.targets.openvino import compiled_for, read_graph, save_graph
 from autoprune.errors import ExportError, first_line
 
 
 def write(
-    model: nn.Module, path: Path, example_inputs: Inputs, dynamic_batch: bool
+    model: nn.Module,
+    path: Path,
+    example_inputs: Inputs,
+    dynamic_batch: bool,
+    *,
+    exporters: Sequence[str] = EXPORTERS,
 ) -> tuple[str, Runner]:
     """Write both files from ONNX, with float32 weights."""
-    written = to_onnx(model, example_inputs, dynamic_batch=dynamic_batch)
+    written = to_onnx(model, example_inputs, dynamic_batch=dynamic_batch, exporters=exporters)
     try:
         save_graph(read_graph(written.data), path)
         request = compiled_for(read_graph(path), threads=1).create_infer_request()

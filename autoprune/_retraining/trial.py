@@ -47,6 +47,7 @@ from autoprune.store import (
 )
 from autoprune.tasks.base import Task
 from autoprune.tasks.load import load_dense
+from autoprune.tasks.on_batches import loss_of
 from autoprune.training import Precision, RecoveryRun, training_device, training_precision
 from autoprune.training.batches import sample
 from autoprune.training.optimizers import optimizer_for, rate_for_length
@@ -317,7 +318,7 @@ def _calibration(
         return None
     samples, seed = config.search.calibration_samples, config.search.seed
     batches = sample(task, seed, samples=samples)
-    return calibrate(dense, batches, max_samples=samples, seed=seed, forward=task.loss)
+    return calibrate(dense, batches, max_samples=samples, seed=seed, forward=partial(loss_of, task))
 
 
 def _measure(

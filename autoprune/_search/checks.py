@@ -16,7 +16,7 @@ from autoprune._search.verify import objectives_of
 from autoprune.candidate import BY_ACTIVATIONS
 from autoprune.config import RunConfig
 from autoprune.cost_fields import FILE, MEMORY, cost_fields
-from autoprune.errors import AutopruneError, ConfigError, TaskError
+from autoprune.errors import ConfigError, TaskError
 from autoprune.pareto import Objective
 from autoprune.settings import Value
 from autoprune.space import SearchSpace
@@ -61,16 +61,7 @@ def check_precisions(
 
 def dense_metrics(task: Task, dense: nn.Module) -> dict[str, float]:
     """The dense model's validation metrics; TaskError where they cannot be found, or not used."""
-    try:
-        metrics = evaluated(task, dense, "val")
-    except AutopruneError:
-        raise
-    except Exception as error:
-        text = " ".join(str(error).split())
-        raise TaskError(
-            f"{type(task).__name__}.evaluate failed for the dense model on val: "
-            f"{type(error).__name__}: {text}"
-        ) from error
+    metrics = evaluated(task, dense, "val")
     value = metrics.get(task.metric)
     if value is None or not math.isfinite(value):
         raise TaskError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -23,6 +24,7 @@ from autoprune.pruning.sensitivity import Sensitivity
 from autoprune.quantization import twin_of
 from autoprune.store import QuantizationSettings
 from autoprune.tasks.base import Task
+from autoprune.tasks.on_batches import loss_of, outputs_of
 from autoprune.training import Precision, training_precision
 from autoprune.training.batches import sample
 
@@ -98,7 +100,7 @@ def measure_sensitivity(
     samples = _SENSITIVITY_MACS / max(1, builds * (ready.plan.dense.macs or 1))
     samples = int(min(_SENSITIVITY_SAMPLES, max(_SENSITIVITY_SAMPLES / 8, samples)))
     batches = heads(sample(task, config.search.seed, samples=samples, least=1), samples)
-    score = sensitivity.divergence(ready.dense, batches, forward=task.outputs)
+    score = sensitivity.divergence(ready.dense, batches, forward=partial(outputs_of, task))
     began = time.monotonic()
 
     def told(done: int, all_: int) -> None:
@@ -116,7 +118,7 @@ def measure_sensitivity(
         nearest=space.nearest,
         blocks=tuple(space.blocks) if space.most_dropped else (),
         statistics=heads(batches, STATISTICS),
-        forward=task.loss,
+        forward=partial(loss_of, task),
         progress=told,
     )
     fixed = {item: space.choices(item) for item in space.items if item not in found.counts}
@@ -172,5 +174,5 @@ def _calibration(config: RunConfig, task: Task, ready: Prepared) -> Calibration:
         batches,
         max_samples=samples,
         seed=config.search.seed,
-        forward=task.loss,
+        forward=partial(loss_of, task),
     )

@@ -7,6 +7,8 @@ import traceback
 
 import torch
 
+from autoprune.errors import TaskError
+
 LONGEST, LONGEST_LINE = 20_000, 500  # characters of a reason and of its first line
 
 
@@ -34,7 +36,9 @@ def bounded(text: str, most: int = LONGEST) -> str:
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Whether torch or Python ran out of memory."""
+    """Whether torch or Python ran out of memory, perhaps in the code of a task."""
+    if isinstance(error, TaskError) and isinstance(error.__cause__, Exception):
+        error = error.__cause__
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
     words = ("out of memory", "can't allocate memory", "not enough memory")

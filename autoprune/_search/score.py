@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, Protocol
 
 import torch
@@ -21,6 +22,7 @@ from autoprune.pruning.sparsity import Choice
 from autoprune.pruning.threads import threads_of
 from autoprune.pruning.weight_importance import method_for
 from autoprune.tasks.base import Batch, Task
+from autoprune.tasks.on_batches import loss_of, outputs_of
 from autoprune.training.batches import sample
 from autoprune.training.precision import Precision, watched
 from autoprune.training.rng import derive, preserved
@@ -80,7 +82,9 @@ class RepairScore:
             found = heads(_validation(task), SLICE)
             slices = [self._precision.batch(batch, device) for batch in found]
             with threads_of(threads):
-                self._divergence = sensitivity.divergence(self._dense, slices, forward=task.outputs)
+                self._divergence = sensitivity.divergence(
+                    self._dense, slices, forward=partial(outputs_of, task)
+                )
         self._scores_by: dict[str, tuple[Mapping[str, Tensor], Choice]] = {}
         if scores is not None:
             self._scores_by[OBS] = scores, Choice(method_for(OBS), None, calibration)
@@ -109,7 +113,9 @@ class RepairScore:
             estimated = self._has_batchnorm and (dropped or not repaired)
             with watched(small, self._precision, self._device):
                 if estimated:
-                    reestimate_batchnorm(small, self._statistics, forward=self._task.loss)
+                    reestimate_batchnorm(
+                        small, self._statistics, forward=partial(loss_of, self._task)
+                    )
                 divergence = self._divergence(small)
         self.samples = self._scored + estimated * sum(map(_size, self._statistics))
         if not math.isfinite(divergence):
@@ -122,7 +128,7 @@ class RepairScore:
             gradients = None
             if method in BY_GRADIENTS:
                 gradients = importance.accumulate_gradients(
-                    self._dense, self._task.loss, self._statistics
+                    self._dense, partial(loss_of, self._task), self._statistics
                 )
                 self.dense_samples += 3.0 * sum(map(_size, self._statistics))
             scores = importance.scores(

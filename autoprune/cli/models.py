@@ -197,7 +197,10 @@ def quantize(
     split: Split = None,
     trust: Trust = False,
 ) -> None:
-    """Write int8 files of the dense model and of every model of the front, and compare them."""
+    """Write int8 files of the dense model and of every model of the front, and compare them.
+
+    Of a model that was retrained, it is the retrained one.
+    """
     from autoprune.store import RunFolder
 
     RunFolder.open(run)  # before torch is loaded: a wrong folder is reported at once
@@ -213,7 +216,7 @@ def quantize(
         say(f"warning: dense: {line}")
     for number, report in found.members.items():
         for line in int8.warnings(report, limit):
-            say(f"warning: trial {number}: {line}")
+            say(f"warning: {found.name(number)}: {line}")
 
 
 def _settings(

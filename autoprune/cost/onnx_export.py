@@ -6,7 +6,7 @@ import io
 import logging
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +22,7 @@ from autoprune.log_level import log_level
 
 _log = logging.getLogger(__name__)
 _OPSET = 18
+EXPORTERS = ("torchscript", "dynamo")
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,16 +49,22 @@ class WrittenModule(nn.Module):
     written: OnnxModel
 
 
-def to_onnx(model: nn.Module, example_inputs: Inputs, *, dynamic_batch: bool = False) -> OnnxModel:
+def to_onnx(
+    model: nn.Module,
+    example_inputs: Inputs,
+    *,
+    dynamic_batch: bool = False,
+    exporters: Sequence[str] = EXPORTERS,
+) -> OnnxModel:
     """Write a copy of the model, in eval mode, for the shapes of its example inputs.
 
     The TorchScript-based exporter is tried first (0.1 s for a ResNet-20); where it is gone or does
-    not know an operator, the dynamo-based one (seconds). With `dynamic_batch` the first dimension
-    of every input is free. Whether the result agrees with the model is for the caller to compare.
-    A `WrittenModule` is given back as it was written.
+    not know an operator, the dynamo-based one (seconds); or those of `exporters`, in turn. With
+    `dynamic_batch` the first dimension of every input is free. Whether the result agrees with the
+    model is for the caller to compare. A `WrittenModule` is given back as it was written.
 
     Raises:
-        ExportError: neither exporter can write the model; both reasons are given.
+        ExportError: no exporter can write the model; all reasons are given.
     """
     if isinstance(model, WrittenModule):
         return model.written
@@ -65,7 +72,7 @@ def to_onnx(model: nn.Module, example_inputs: Inputs, *, dynamic_batch: bool = F
     flat = FlatModule(frozen_copy(model), inputs).eval()
     names = _names(inputs)
     reasons = []
-    for exporter in ("torchscript", "dynamo"):
+    for exporter in exporters:
         try:
             data = _write(flat, names, exporter, dynamic_batch)
         except Exception as error:  # noqa: BLE001 (exporters raise whatever they meet; chained below)
@@ -167,11 +174,15 @@ def unfused() -> Iterator[None]:
 
 @contextmanager
 def _no_graph_printed() -> Iterator[None]:
-    """torch 2.13 turns its log of graphs on in each export, whatever was set."""
+    """torch 2.13 turns its log of graphs on in each export, whatever was set.
+
+    `torch.export` prints to stderr how far it came.
+    """
     log = torch._C._jit_onnx_log
     torch._C._jit_onnx_log = lambda *_: None
     try:
-        yield
+        with redirect_stderr(io.StringIO()):
+            yield
     finally:
         torch._C._jit_onnx_log = log
 
@@ -183,7 +194,7 @@ def _quiet() -> Iterator[None]:
     Sizes are constants here on purpose; the caller compares the outputs. Nor does the exporter
     print the whole graph where it fails.
     """
-    loggers = ("torch.onnx", "onnxscript", "onnx_ir")
+    loggers = ("torch.onnx", "torch.fx", "onnxscript", "onnx_ir")
     with log_level(*loggers, below=logging.ERROR), warnings.catch_warnings(), _no_graph_printed():
         warnings.filterwarnings("ignore", message="You are using the legacy TorchScript")
         warnings.filterwarnings("ignore", message="The feature will be removed")

@@ -58,4 +58,6 @@ def quantize_front(
         names = (DENSE_FILE, DENSE_REPORT) if number < 0 else (INT8_FILE, INT8_REPORT)
         file = folders[number] / names[0]
         done[number] = saved(twin, report, file, folders[number], names[1])
-    return FrontQuantization(done.pop(-1), done, skipped)
+    seeds = {number: run.retraining(number).seed_at(folders[number]) for number in done}
+    retrained = {number: seed for number, seed in seeds.items() if seed is not None}
+    return FrontQuantization(done.pop(-1), done, skipped, retrained)

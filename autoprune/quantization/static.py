@@ -27,6 +27,7 @@ from autoprune.log_level import log_level
 from autoprune.quantization.compact import compact
 from autoprune.store import QuantizationSettings
 from autoprune.tasks.base import Task
+from autoprune.tasks.on_batches import outputs_of
 from autoprune.training.batches import sample
 
 _METHODS = {"minmax": "MinMax", "entropy": "Entropy", "percentile": "Percentile"}
@@ -92,7 +93,7 @@ def calibration_feeds(
     seen = _Inputs(model)
     with torch.no_grad():
         for each in sample(task, settings.seed, samples=settings.samples, least=1):
-            task.outputs(seen, each)
+            outputs_of(task, seen, each)
     feeds, left = [], settings.samples
     for call in seen.calls:
         rows = call[0].shape[0] if call and call[0].ndim else 0

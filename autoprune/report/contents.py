@@ -10,7 +10,7 @@ from typing import Any
 
 from autoprune.architecture import INT8
 from autoprune.config import RunConfig
-from autoprune.cost_fields import field_at, is_cost
+from autoprune.cost_fields import FILE, field_at, is_cost
 from autoprune.pareto import Objective, ParetoFront
 from autoprune.patterns import UNSTRUCTURED, of_groups, overall, sparsity_of
 from autoprune.record import TrialRecord
@@ -29,6 +29,7 @@ NO_FASTER = (
     "Zeros inside of weights make the file smaller (file_bytes), not the model faster: the "
     "runtimes that are measured here compute with them as with any other number."
 )
+_COUNTS = ("params", "macs", "weight_bytes")
 STATES = ("complete", "stopped", "infeasible", "failed")
 
 
@@ -37,9 +38,9 @@ class RunContents:
     """Everything that a report needs, read once.
 
     `not_measured` says why the device could not measure the front of a search that has ended;
-    `over` by how much models are over each limit as measured; `quantized` what quantizing a
-    trial's model gave, by the trial's number; `ended_by` the limit that ended the search, in words;
-    `folder` where the run lies, from the working directory.
+    `over` by how much models are over each limit as measured; `quantized` what quantizing models of
+    a trial gave, by its number and the model's name; `ended_by` the limit that ended the search, in
+    words; `folder` where the run lies, from the working directory.
     """
 
     name: str
@@ -59,7 +60,7 @@ class RunContents:
     over: Mapping[int, Mapping[str, float]] = field(default_factory=dict)
     plan: SearchPlan | None = None
     blocks: tuple[str, ...] = ()
-    quantized: Mapping[int, QuantizationReport] = field(default_factory=dict)
+    quantized: Mapping[int, Mapping[str, QuantizationReport]] = field(default_factory=dict)
     network: Network | None = None
     ended_by: str = ""
     folder: str = ""
@@ -106,6 +107,18 @@ class RunContents:
     def latencies(self) -> tuple[str, ...]:
         """The median latency of each device by its name: `latency_ms@phone`, ..."""
         return tuple(field_at("latency_ms", name) for name in self.devices or ("",))
+
+    @cached_property
+    def goals(self) -> frozenset[str]:
+        """What the search was for: names of limits and objectives."""
+        objectives = self.front.objectives if self.front else ()
+        limits = self.config.budget.limits
+        return frozenset((*(limit.field for limit in limits), *(o.name for o in objectives)))
+
+    @cached_property
+    def counts(self) -> tuple[str, ...]:
+        """The counts that tables show: the bytes of the file where they are among the goals."""
+        return (*_COUNTS, FILE) if FILE in self.goals else _COUNTS
 
     @cached_property
     def members(self) -> tuple[TrialRecord, ...]:

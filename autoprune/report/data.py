@@ -12,13 +12,14 @@ from functools import cached_property
 import numpy as np
 
 from autoprune.budget import Cost, Limit
-from autoprune.cost_fields import split_field
+from autoprune.cost_fields import FILE, split_field
 from autoprune.errors import BudgetError
 from autoprune.pareto import CostSource
 from autoprune.recommendation import Recommendation, recommend
 from autoprune.record import TrialRecord
 from autoprune.report import text
 from autoprune.report.contents import RunContents
+from autoprune.store import DenseReport
 
 
 @dataclass(frozen=True)
@@ -97,6 +98,19 @@ class RunView(RunContents):
     def source_of(self, field: str) -> CostSource:
         """Which latency the front was made with: measured, or predicted."""
         return self.front.source_of(field) if self.front else "predicted"
+
+    def count(self, model: TrialRecord | DenseReport, field: str) -> float | None:
+        """A count as predicted, which is exact; of the file, by the source of the front."""
+        if field == FILE:
+            cost: Cost | None = getattr(model, self.source_of(field))
+        else:
+            cost = model.predicted or model.measured
+        return cost.value(field) if cost else None
+
+    @property
+    def file_note(self) -> str:
+        """Whether the bytes of the file are measured or predicted; empty where none are shown."""
+        return f"file: compressed, as {self.source_of(FILE)}" if FILE in self.counts else ""
 
     @cached_property
     def gain_source(self) -> CostSource:

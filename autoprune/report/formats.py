@@ -11,13 +11,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from autoprune.errors import UsageError, WorkError
+from autoprune.record import TrialRecord
 from autoprune.report import html, text
 from autoprune.report.data import RunView
 from autoprune.report.health import findings
 from autoprune.report.read import read
 from autoprune.report.why import why
-from autoprune.store import RunFolder, table_rows, write_bytes
+from autoprune.store import DenseReport, RunFolder, table_rows, write_bytes
 
+_HEADS = {"params": "params", "macs": "MACs", "weight_bytes": "weights"}
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome", "msedge")
 _LIGHT = '<html lang="en" data-theme="light">'
 _TIGHT = "<style>main { padding: 16px 20px !important; max-width: none !important; }</style></head>"
@@ -53,35 +55,31 @@ def markdown(view: RunView) -> str:
 def _table(view: RunView) -> Iterator[str]:
     name = view.metric.name if view.metric else "metric"
     latencies = [f"{text.label(field)}, ms" for field in view.latencies]
-    columns = ["model", f"val {name}", "to dense", "params", "MACs", "weights", *latencies]
+    counts = [_HEADS.get(field) or f"file, {view.source_of(field)}" for field in view.counts]
+    columns = ["model", f"val {name}", "to dense", *counts, *latencies]
     yield f"| {' | '.join(columns)} |"
     yield f"|---|{'---:|' * (len(columns) - 1)}"
     dense = view.dense
-    rows = [("dense", dense.metrics.get(name), dense.predicted, dense.measured)]
+    rows: list[tuple[str, float | None, DenseReport | TrialRecord]]
+    rows = [("dense", dense.metrics.get(name), dense)]
     for record in (*view.members, *(r for r in view.baselines if r not in view.members)):
         words = [f"trial {record.number}", *_words(view, record.number)]
         words += [record.baseline] if record.baseline else []
         value = view.metric_of(record)
-        rows.append((", ".join(words), value, record.predicted, record.measured))
-    for who, value, predicted, measured in rows:
+        rows.append((", ".join(words), value, record))
+    for who, value, model in rows:
         change = "" if who == "dense" else text.change(name, view.change(value))
-        counts = [
-            text.cost(field, predicted.value(field) if predicted else None)
-            for field in ("params", "macs", "weight_bytes")
-        ]
+        counts = [text.cost(field, view.count(model, field)) for field in view.counts]
         times = [
-            f"{text.three_digits(found)}" if (found := _time(measured, predicted, field)) else ""
+            text.three_digits(found) if (found := _time(model, field)) else ""
             for field in view.latencies
         ]
         yield f"| {' | '.join([who, text.metric(name, value), change, *counts, *times])} |"
 
 
-def _time(measured: object, predicted: object, field: str) -> float | None:
-    for cost in (measured, predicted):
-        value = getattr(cost, "value", lambda _: None)(field)
-        if value is not None:
-            return float(value)
-    return None
+def _time(model: DenseReport | TrialRecord, field: str) -> float | None:
+    found = (cost.value(field) for cost in (model.measured, model.predicted) if cost)
+    return next((value for value in found if value is not None), None)
 
 
 def _words(view: RunView, number: int) -> list[str]:

@@ -23,7 +23,7 @@ def hover(view: RunView, record: TrialRecord) -> str:
         known = [(f, cost.value(f)) for f in view.latencies] if cost is not None else []
         lines += [f"{text.label(f)} {source} {text.cost(f, v)}" for f, v in known if v is not None]
     if record.predicted is not None:
-        counts = [(f, record.predicted.value(f)) for f in ("macs", "params", "weight_bytes")]
+        counts = [(f, view.count(record, f)) for f in ("macs", "params", *view.counts[2:])]
         lines.append(", ".join(f"{text.label(f)} {text.cost(f, v)}" for f, v in counts))
     made = record.candidate
     lines.append(

@@ -46,7 +46,7 @@ def warnings(report: QuantizationReport, max_drop: float) -> Iterator[str]:
 def front_table(found: FrontQuantization) -> RenderableType:
     """The dense model and every member, each as float32 and as int8."""
     metric = found.dense.metric
-    table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False, collapse_padding=True)
     for column in ("model", "precision"):
         table.add_column(column, no_wrap=True)
     has_test = bool(found.dense.int8.test)
@@ -54,11 +54,11 @@ def front_table(found: FrontQuantization) -> RenderableType:
     for column in (f"val\n{metric}", *tests, "file", "ms", "speed-up\nto dense"):
         table.add_column(Text(column), justify="right", no_wrap=True)
     dense_ms = found.dense.float32.latency_ms
-    models = {"dense": found.dense, **{f"trial {n}": r for n, r in found.members.items()}}
+    models = {"dense": found.dense, **{found.name(n): r for n, r in found.members.items()}}
     for name, report in models.items():
         for precision, each in (("float32", report.float32), ("int8", report.int8)):
             last = precision == "int8"
-            first = "" if last else name
+            first = "" if last else name.replace(", ", ",\n")
             cells = _cells(report, each, has_test, dense_ms)
             table.add_row(first, precision, *cells, end_section=last and name == "dense")
     notes = [f"trial {number} skipped: {why}" for number, why in found.skipped.items()]

@@ -48,7 +48,7 @@ def read(run: RunFolder | str | Path) -> RunView:
         network=folder.network(),
         ended_by=state.ended_by if state else "",
         folder=_relative(folder.path),
-        quantized={r.number: found for r in records if (found := folder.quantization(r))},
+        quantized={r.number: found for r in records if (found := folder.quantizations(r))},
     )
 
 

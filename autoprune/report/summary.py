@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from autoprune.budget import Cost
-from autoprune.cost_fields import is_latency, split_field
+from autoprune.cost_fields import FILE, is_latency, split_field
 from autoprune.record import TrialRecord
 from autoprune.report import text
 from autoprune.report.data import RunView
 from autoprune.report.health import findings
 from autoprune.report.markup import escape
 from autoprune.report.why import why
+from autoprune.store import DenseReport
 
 
 def head(view: RunView) -> str:
@@ -101,7 +101,7 @@ def _tiles(view: RunView) -> str:
             "Dense",
             text.metric(name, dense.metrics.get(name)),
             "",
-            _cost_words(view, dense.measured, dense.predicted),
+            _cost_words(view, dense),
         )
     ]
     found = view.recommendation
@@ -122,10 +122,7 @@ def _pick(view: RunView, kind: str, word: str, record: TrialRecord) -> str:
     value = view.metric_of(record)
     verdict = view.verdict(record)
     tone = {True: "good", False: "bad", None: "dim"}[verdict.good]
-    more = (
-        f"{_cost_words(view, record.measured, record.predicted)}"
-        f'<div class="{tone}">{escape(verdict.text)}</div>'
-    )
+    more = f'{_cost_words(view, record)}<div class="{tone}">{escape(verdict.text)}</div>'
     title = f"{word} · trial {record.number}"
     return _tile(kind, title, text.metric(name, value), text.change(name, view.change(value)), more)
 
@@ -145,7 +142,8 @@ def _tile(kind: str, who: str, value: str, change: str, more: str) -> str:
     )
 
 
-def _cost_words(view: RunView, measured: Cost | None, predicted: Cost | None) -> str:
+def _cost_words(view: RunView, model: DenseReport | TrialRecord) -> str:
+    measured, predicted = model.measured, model.predicted
     parts = []
     for field in view.latencies:
         device = split_field(field)[1]
@@ -159,4 +157,6 @@ def _cost_words(view: RunView, measured: Cost | None, predicted: Cost | None) ->
         parts.append(f"{text.cost('macs', known.macs)} MACs")
     if known and known.weight_bytes is not None:
         parts.append(text.cost("weight_bytes", known.weight_bytes))
+    if (size := view.count(model, FILE)) is not None and FILE in view.counts:
+        parts.append(f"{text.cost(FILE, size)} file")
     return " · ".join(f'<span class="one">{escape(part)}</span>' for part in parts)

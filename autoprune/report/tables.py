@@ -15,9 +15,9 @@ from autoprune.report.data import RunView, speedup
 from autoprune.report.markup import cell, escape, heads, section
 from autoprune.report.style import colors
 from autoprune.report.terminal import device_line
-from autoprune.store import RetrainingSummary
+from autoprune.store import DenseReport, RetrainingSummary
 
-_COUNTS = ("params", "macs", "weight_bytes")
+_HEADS = {"params": "params", "macs": "MACs", "weight_bytes": "weights", "file_bytes": "file"}
 
 
 def models(view: RunView) -> str:
@@ -36,7 +36,7 @@ def models(view: RunView) -> str:
     others = [record for record in view.baselines if record not in view.members]
     if others:
         rows.append(
-            f'<tr class="head"><td colspan="{12 + (len(view.latencies) > 1)}" class="full">'
+            f'<tr class="head"><td colspan="{_width(view)}" class="full">'
             "Baselines with the same recovery: uniform pruning (one ratio for every group), random "
             "widths, from scratch (random weights)</td></tr>"
         )
@@ -54,7 +54,7 @@ def models(view: RunView) -> str:
         "one forward pass; the speed-up is the ratio to the dense model, measured interleaved."
         f"{escape(_sureness(view))} Predicted is the predictor's estimate; measured is the "
         "finished model, alone on the machine."
-        f"{_predicted_only_note(view)}{_uniform_note(view)}</p>",
+        f"{_predicted_only_note(view)}{_file_note(view)}{_uniform_note(view)}</p>",
     )
 
 
@@ -106,6 +106,15 @@ def _sureness(view: RunView) -> str:
     return found
 
 
+def _width(view: RunView) -> int:
+    """How many columns the table of models has."""
+    return 9 + len(view.counts) + (len(view.latencies) > 1)
+
+
+def _file_note(view: RunView) -> str:
+    return f" {view.file_note.capitalize()}." if view.file_note else ""
+
+
 def _uniform_note(view: RunView) -> str:
     if view.cost is None or all(view.gain(record) is None for record in view.members):
         return ""
@@ -127,11 +136,13 @@ def _model_head(view: RunView, name: str) -> str:
     device = '<th class="l">device</th>' if len(view.latencies) > 1 else ""
     above = '<th class="span"></th>' if device else ""
     groups = (
-        '<tr><th class="l span" colspan="4"></th><th class="span" colspan="3"></th>'
+        '<tr><th class="l span" colspan="4"></th>'
+        f'<th class="span" colspan="{len(view.counts)}"></th>'
         f'{above}<th class="span predicted">predicted</th>'
         '<th class="span measured" colspan="3">measured</th><th class="span"></th></tr>'
     )
-    plain = (f"val {name}", "to dense", "to uniform", "params", "MACs", "weights")
+    counts = [_HEADS[field] for field in view.counts]
+    plain = (f"val {name}", "to dense", "to uniform", *counts)
     return (
         f'{groups}<tr><th class="l">model</th>{heads(plain, left=False)}{device}'
         '<th class="predicted">ms</th><th class="measured">ms</th><th>p95 ms</th>'
@@ -140,13 +151,13 @@ def _model_head(view: RunView, name: str) -> str:
 
 
 def _dense_row(view: RunView, name: str) -> str:
-    counts, measured = view.dense.predicted or view.dense.measured, view.dense.measured
+    measured = view.dense.measured
     speed = "<br>".join(
         "1.00×" if measured and measured.value(field) else text.NONE for field in view.latencies
     )
     value = text.metric(name, view.dense.metrics.get(name))
     who = '<span class="dot diamond"></span>dense'
-    cells = _cells(name, who, (value, "", ""), counts, None)
+    cells = _cells(view, who, (value, "", ""), view.dense)
     cells += _latencies(view, view.dense.predicted, measured)
     last = cell("", "", "l full empty")
     return f'<tr class="dense">{cells}{cell(speed, "speed-up")}{last}</tr>'
@@ -160,15 +171,14 @@ def _row(view: RunView, record: TrialRecord, name: str, who: str, kind: str) -> 
     speed = "<br>".join(f"{ratio:.2f}×" if ratio else text.NONE for ratio in ratios)
     gain = view.gain(record) if record not in view.uniform else None
     cells = _cells(
-        name,
+        view,
         who,
         (
             text.metric(name, value),
             text.change(name, view.change(value)),
             text.change(name, gain) if gain is not None else "",
         ),
-        record.predicted,
-        view.dense.predicted,
+        record,
     )
     cells += _latencies(view, record.predicted, record.measured)
     return (
@@ -178,22 +188,20 @@ def _row(view: RunView, record: TrialRecord, name: str, who: str, kind: str) -> 
 
 
 def _cells(
-    name: str,
-    who: str,
-    values: tuple[str, str, str],
-    counts: Cost | None,
-    dense: Cost | None,
+    view: RunView, who: str, values: tuple[str, str, str], model: TrialRecord | DenseReport
 ) -> str:
+    """Who it is, its metric, and its counts, each of which says its share of dense."""
+    name = view.metric.name if view.metric else "metric"
     names = (f"val {name}", "to dense", "to uniform")
     parts = [cell(who, "", "l full")]
     parts += [
         cell(escape(value), label, "" if value else "empty")
         for value, label in zip(values, names, strict=True)
     ]
-    labels = ("params", "MACs", "weights")
-    for field, label in zip(_COUNTS, labels, strict=True):
-        amount = getattr(counts, field, None)
-        of = text.share(amount, getattr(dense, field, None)) if dense else ""
+    for field in view.counts:
+        amount, whole = view.count(model, field), view.count(view.dense, field)
+        of = text.share(amount, whole) if model is not view.dense else ""
+        label = _HEADS[field]
         parts.append(f'<td data-label="{label}" title="{of}">{text.cost(field, amount)}</td>')
     return "".join(parts)
 

@@ -8,7 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from autoprune.budget import Cost
-from autoprune.cost_fields import field_at, split_field
+from autoprune.cost_fields import FILE, field_at, split_field
 from autoprune.record import TrialRecord
 from autoprune.report import text
 from autoprune.report.data import RunView
@@ -17,8 +17,7 @@ from autoprune.report.why import why
 from autoprune.store import RetrainingSummary
 
 _STYLES = {"complete": "green", "stopped": "yellow", "infeasible": "dim", "failed": "red"}
-_WORDS = {"infeasible": "over budget"}  # proposals that were not trained
-_COUNTS = ("params", "macs", "weight_bytes")
+_WORDS = {"infeasible": "over budget as predicted"}  # proposals that were not trained
 _MARKS = {"uniform": " ▫", "random": " ?", "scratch": " 0"}
 _MS, _P95 = "latency_ms", "latency_p95_ms"
 
@@ -52,6 +51,8 @@ def summary(view: RunView) -> RenderableType:
         lines.append(", " if index else "").append(
             f"{count} {_WORDS.get(state, state)}", _STYLES[state]
         )
+        if state == "complete" and view.over:
+            lines.append(f" ({len(view.over)} over budget as measured)")
     ended = f", ended by {view.ended_by}" if view.ended_by else ""
     lines.append(f"  ·  {view.epochs:.4g} epochs, {text.seconds(view.wall_s)}{ended}\n")
     if view.front is None or not view.members:
@@ -84,7 +85,8 @@ def front_table(view: RunView) -> RenderableType:
     """The dense model and every member of the front; predicted and measured latency apart.
 
     With several devices, each model has a line for each of them, and no number of parameters:
-    the bytes say the same, and a terminal is narrow.
+    the bytes say the same, and a terminal is narrow. So do the bytes of the file where they are a
+    limit or an objective: then parameters and weights are shown only where they are, too.
     """
     name = view.metric.name if view.metric else "metric"
     table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=0)
@@ -116,7 +118,8 @@ def front_table(view: RunView) -> RenderableType:
     marks += " · 0 from scratch" if "scratch" in kinds else ""
     shown = (view.dense.measured, *(record.measured for record in view.records))
     marks += " · ~ noisy measurement" if any(map(text.noise, shown)) else ""
-    return Group(table, Text("\n".join((marks, *device_lines(view))), "dim"))
+    notes = [view.file_note.capitalize()] if view.file_note else []
+    return Group(table, Text("\n".join((marks, *notes, *device_lines(view))), "dim"))
 
 
 def device_line(view: RunView) -> str:
@@ -159,13 +162,13 @@ def retrained_table(view: RunView) -> Table:
 
 
 def _dense_cells(view: RunView, name: str) -> list[str]:
-    counts, measured = view.dense.predicted, view.dense.measured
+    measured = view.dense.measured
     return [
         "dense",
         text.metric(name, view.dense.metrics.get(name)),
         "",
-        *(text.cost(field, counts.value(field) if counts else None) for field in _counts(view)),
-        *_latencies(view, counts, measured),
+        *(text.cost(field, view.count(view.dense, field)) for field in _counts(view)),
+        *_latencies(view, view.dense.predicted, measured),
         "\n".join(
             "1.00×" if measured and measured.value(field) else text.NONE for field in view.latencies
         ),
@@ -180,17 +183,16 @@ def _cells(view: RunView, record: TrialRecord, name: str) -> list[str | Text]:
     return [
         text.metric(name, value),
         text.change(name, view.change(value)),
-        *(
-            text.cost(field, record.predicted.value(field) if record.predicted else None)
-            for field in _counts(view)
-        ),
+        *(text.cost(field, view.count(record, field)) for field in _counts(view)),
         *_latencies(view, record.predicted, record.measured),
         Text("\n".join(speeds), style),
     ]
 
 
 def _counts(view: RunView) -> tuple[str, ...]:
-    return _COUNTS[1:] if len(view.latencies) > 1 else _COUNTS
+    if FILE in view.counts:
+        return tuple(field for field in view.counts if field == "macs" or field in view.goals)
+    return view.counts[1:] if len(view.latencies) > 1 else view.counts
 
 
 def _latencies(view: RunView, predicted: Cost | None, measured: Cost | None) -> list[str]:

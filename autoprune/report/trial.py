@@ -65,12 +65,13 @@ def _patterns(view: RunView, record: TrialRecord) -> str:
 
 
 def _quantized(view: RunView, record: TrialRecord) -> str:
-    report = view.quantized.get(record.number)
-    if report is None:
-        return ""
-    settings = report.settings
-    how = f"{settings.method} of {settings.samples} samples, {settings.weight_bits}-bit weights"
-    return "\n".join((*lines(report), f"{how}; {report.file}, sha256 {report.sha256[:12]}…"))
+    """Both precisions of the trial's model, then of its retrained one; each says which it is."""
+    shown: list[str] = []
+    for name, report in view.quantized.get(record.number, {}).items():
+        settings = report.settings
+        how = f"{settings.method} of {settings.samples} samples, {settings.weight_bits}-bit weights"
+        shown += [name, *lines(report), f"{how}; {report.file}, sha256 {report.sha256[:12]}…"]
+    return "\n".join(shown)
 
 
 def _ratios(view: RunView, record: TrialRecord) -> Table:

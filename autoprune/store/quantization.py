@@ -96,12 +96,27 @@ class QuantizationReport:
 class FrontQuantization:
     """A run's dense model and the members of its front, by number, as float32 and int8.
 
-    All latencies are relative to the dense float32 model. `skipped` says why a member is missing.
+    All latencies are relative to the dense float32 model. `skipped` says why a member is missing,
+    `retrained` of which seed's retraining a member's model is.
     """
 
     dense: QuantizationReport
     members: Mapping[int, QuantizationReport]
     skipped: Mapping[int, str] = field(default_factory=dict)
+    retrained: Mapping[int, int] = field(default_factory=dict)
+
+    def name(self, number: int) -> str:
+        """Which model a member's report is of."""
+        return model_name(number, self.retrained.get(number))
+
+
+def model_name(number: int, seed: int | None = None) -> str:
+    """What the model of a trial is called, or the one of its retraining with a seed.
+
+    >>> model_name(3), model_name(3, 0)
+    ('trial 3', 'trial 3, retrained seed 0')
+    """
+    return f"trial {number}" + ("" if seed is None else f", retrained seed {seed}")
 
 
 def read_quantization(folder: str | Path, name: str = INT8_REPORT) -> QuantizationReport | None:

@@ -65,6 +65,11 @@ class RetrainingFolder:
         """Where one seed's model is saved."""
         return self.path / f"seed-{seed}"
 
+    def seed_at(self, folder: Path) -> int | None:
+        """Which seed's model lies in a folder; None where that is none of this retraining."""
+        seeds = self.summary().seeds if self.is_finished else ()
+        return next((seed for seed in seeds if self.seed_folder(seed) == folder), None)
+
     @property
     def first_model(self) -> Path:
         """The folder of the first seed's model."""

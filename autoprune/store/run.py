@@ -21,7 +21,7 @@ from autoprune.store import records as lines
 from autoprune.store.contents import RECORDS, RunContents
 from autoprune.store.files import check_regular, write_json, write_text
 from autoprune.store.models import Recipe, save_model
-from autoprune.store.quantization import QuantizationReport, read_quantization
+from autoprune.store.quantization import QuantizationReport, model_name, read_quantization
 from autoprune.store.retraining import RetrainingFolder
 from autoprune.store.values import RetrainingSummary
 
@@ -214,11 +214,16 @@ class RunFolder(RunContents):
         retrained = self.retraining(record.number)
         return retrained.first_model if retrained.is_finished else self.model_folder(record)
 
-    def quantization(self, record: TrialRecord) -> QuantizationReport | None:
-        """What quantizing a trial's newest model gave; None where that was not done."""
-        if record.artifact is None and not self.retraining(record.number).is_finished:
-            return None
-        return read_quantization(self.newest_model(record))
+    def quantizations(self, record: TrialRecord) -> dict[str, QuantizationReport]:
+        """What quantizing a trial's model gave, and its retrained one, each by `model_name`."""
+        folders = [self.model_folder(record)] if record.artifact else []
+        retrained = self.retraining(record.number)
+        folders += [retrained.first_model] if retrained.is_finished else []
+        return {
+            model_name(record.number, retrained.seed_at(folder)): report
+            for folder in folders
+            if (report := read_quantization(folder)) is not None
+        }
 
     def drop_model(self, record: TrialRecord) -> TrialRecord:
         """Remove a record's saved model; the record that says so is appended and returned."""

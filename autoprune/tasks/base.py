@@ -17,6 +17,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from autoprune.errors import TaskError
 from autoprune.tasks.batch_forms import call, inputs_and_targets, logits_of, part, takes_labels
 from autoprune.tasks.dense import train_from_scratch
+from autoprune.tasks.failures import named
 from autoprune.tasks.nested import attributes, device_of, first_sample, to_device, without_workers
 from autoprune.tasks.origin import origin_of, revive
 
@@ -84,7 +85,8 @@ class Task(ABC):
         By default the first input of the first validation batch. Raises TaskError when there is
         none.
         """
-        batch = next(iter(self.val_loader()), None)
+        with named(f"{type(self).__name__}.val_loader"):
+            batch = next(iter(self.val_loader()), None)
         if batch is None:
             raise TaskError(f"{type(self).__name__}: val_loader must hold at least one batch")
         return first_sample(self._pair(batch)[0])

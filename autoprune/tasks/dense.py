@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from autoprune.errors import TaskError, TrainingError
+from autoprune.tasks.failures import named, read
 from autoprune.tasks.nested import device_of, to_device
 
 Batches = Callable[[int], Iterable[Any]]  # seed -> one epoch's batches
@@ -42,15 +43,17 @@ def train_from_scratch(
     optimizer = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=_WEIGHT_DECAY)
     model.train()
     for epoch in range(epochs):
-        loader = batches(seed * 1000 + epoch)
+        with named(f"{name}.train_loader"):
+            loader = batches(seed * 1000 + epoch)
         count = len(loader)  # type: ignore[arg-type]  # the Task contract promises it
         if count == 0:
             raise TaskError(f"{name}: train_loader must hold at least one batch")
         total = 0.0
-        for step, batch in enumerate(loader):
+        for step, batch in enumerate(read(loader, f"{name}.train_loader")):
             for group in optimizer.param_groups:
                 group["lr"] = lr * _share((epoch + step / count) / epochs)
-            total += _step(model, loss(model, to_device(batch, device)), optimizer, name)
+            with named(f"{name}: training the dense model", "on a batch of train_loader"):
+                total += _step(model, loss(model, to_device(batch, device)), optimizer, name)
         log.info("dense model, epoch %d of %d: loss %.4f", epoch + 1, epochs, total / count)
     model.eval()
 

@@ -19,6 +19,7 @@ from torch import nn
 from autoprune.errors import TaskError
 from autoprune.tasks import checkpoints
 from autoprune.tasks.base import Task
+from autoprune.tasks.failures import named
 from autoprune.tasks.folders import DATA_VARIABLE, cache_folder, check_writable
 from autoprune.tasks.origin import Origin, origin_of
 from autoprune.tasks.primitives import limit_kept_operations
@@ -144,7 +145,8 @@ def _cached_or_trained(task: Task, model: nn.Module, cache: Path) -> None:
         return
     check_writable(path.parent)
     log.info("%s has no checkpoint: its dense model is trained once and kept in %s", name, path)
-    task.train_dense(model, seed=_DENSE_SEED)
+    with named(f"{name}.train_dense"):
+        task.train_dense(model, seed=_DENSE_SEED)
     checkpoints.save(model, path)
 
 

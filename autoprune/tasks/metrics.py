@@ -6,6 +6,7 @@ from torch import nn
 
 from autoprune.errors import TaskError
 from autoprune.tasks.base import Split, Task
+from autoprune.tasks.failures import named
 
 _TAKEN = ("epoch", "params", "lr")  # other keys of a training history
 
@@ -13,13 +14,16 @@ _TAKEN = ("epoch", "params", "lr")  # other keys of a training history
 def evaluated(task: Task, model: nn.Module, split: Split) -> dict[str, float]:
     """`task.evaluate(model, split)`; tensors and NumPy's numbers become floats.
 
-    Raises TaskError where a value is no number, or the task's metric has a name that is taken.
+    Raises TaskError where it fails, a value is no number, or the task's metric has a name that is
+    taken.
     """
     name = type(task).__name__
     if task.metric in _TAKEN:
         raise TaskError(f"{name}.metric must not be called {task.metric!r} · choose another name")
+    with named(f"{name}.evaluate", f"on {split}"):
+        answer = dict(task.evaluate(model, split))
     found = {}
-    for key, value in dict(task.evaluate(model, split)).items():
+    for key, value in answer.items():
         try:
             found[key] = float(value)
         except (TypeError, ValueError, RuntimeError) as error:

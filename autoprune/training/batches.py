@@ -11,6 +11,7 @@ from torch import Tensor
 
 from autoprune.errors import TaskError, TrainingError
 from autoprune.tasks.base import Batch, Task
+from autoprune.tasks.failures import named
 from autoprune.training.rng import RandomState, derive, preserved, seed_all
 
 
@@ -44,7 +45,7 @@ class BatchStream:
         """
         if self._position == self.length:
             self._epoch, self._position, self._batches = self._epoch + 1, 0, None
-        with preserved():
+        with preserved(), named(f"{type(self._task).__name__}.train_loader"):
             if self._batches is None:
                 seed = derive(self._seed, "epoch", self._epoch)
                 seed_all(seed)
@@ -64,7 +65,7 @@ class BatchStream:
 
 def sample(task: Task, seed: int, *, samples: int, least: int = 2) -> list[Batch]:
     """The first batches of `train_loader(seed)`: at least `least`, and at least `samples` items."""
-    with preserved():
+    with preserved(), named(f"{type(task).__name__}.train_loader"):
         seed_all(seed)
         batches: list[Batch] = []
         found = 0
@@ -85,7 +86,7 @@ def _shuffled(loader: Iterable[Batch], seed: int) -> Iterable[Batch]:
 
 
 def _length(task: Task, seed: int) -> int:
-    with preserved():
+    with preserved(), named(f"{type(task).__name__}.train_loader"):
         loader = task.train_loader(derive(seed, "epoch", 0))
     try:
         length = len(loader)  # type: ignore[arg-type]

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from autoprune.errors import TrainingError
 from autoprune.graph.replica import replica
 from autoprune.tasks.base import Task
+from autoprune.tasks.failures import named
 from autoprune.training.precision import Call, Precision, as_float32
 
 
@@ -46,8 +47,9 @@ class Teacher:
 
         The mean over the calls.
         """
-        losses = [
-            self._task.distillation_loss(call.output, answer)
-            for call, answer in zip(calls, answers, strict=True)
-        ]
+        with named(f"{type(self._task).__name__}.distillation_loss"):
+            losses = [
+                self._task.distillation_loss(call.output, answer)
+                for call, answer in zip(calls, answers, strict=True)
+            ]
         return torch.stack(losses).mean()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +19,7 @@ from autoprune.pruning.compensate import Calibration
 from autoprune.pruning.sparsity import Choice, Masks
 from autoprune.pruning.weight_importance import method_for
 from autoprune.tasks.base import Batch, Task
+from autoprune.tasks.on_batches import loss_of
 
 
 class GradualPruner:
@@ -96,7 +98,9 @@ class GradualPruner:
         )
         if any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in self.model.modules()):
             with torch.no_grad():
-                compensate.reestimate_batchnorm(self.model, batches, forward=self.task.loss)
+                compensate.reestimate_batchnorm(
+                    self.model, batches, forward=partial(loss_of, self.task)
+                )
 
     def cut(
         self,
@@ -132,4 +136,4 @@ class GradualPruner:
         if self.selection.importance not in BY_GRADIENTS:
             return None
         self.model.eval()
-        return importance.accumulate_gradients(self.model, self.task.loss, batches)
+        return importance.accumulate_gradients(self.model, partial(loss_of, self.task), batches)

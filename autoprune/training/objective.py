@@ -13,6 +13,7 @@ from autoprune.candidate import Recovery
 from autoprune.errors import TaskError
 from autoprune.tasks.base import Batch, Task
 from autoprune.tasks.batch_forms import LABELS, logits_of
+from autoprune.tasks.on_batches import loss_of
 from autoprune.training.distillation import Teacher
 from autoprune.training.fake_quantization import fake_quantization
 from autoprune.training.features import attention_distance, recorded
@@ -74,12 +75,12 @@ class Objective:
 
     def _of_task(self, model: nn.Module, batch: Batch, calls: list[Call]) -> Tensor:
         if not self._recovery.mixup:
-            return self._task.loss(model, batch)
+            return loss_of(self._task, model, batch)
         blend = mixed(batch, self._recovery.mixup, type(self._task).__name__)
-        first = self._task.loss(model, blend.first)
+        first = loss_of(self._task, model, blend.first)
         made = len(calls)
         with repeated(model, calls[:made]):
-            second = self._task.loss(model, blend.second)
+            second = loss_of(self._task, model, blend.second)
         del calls[made:]  # the same outputs again
         return blend.share * first + (1.0 - blend.share) * second
 

@@ -18,6 +18,7 @@ from autoprune.errors import DeviceError
 from autoprune.graph.replica import replica
 from autoprune.tasks.base import Batch, Task
 from autoprune.tasks.nested import mapped, to_device
+from autoprune.tasks.on_batches import loss_of
 from autoprune.training.batches import sample
 from autoprune.training.rng import preserved, seed_all
 
@@ -206,7 +207,7 @@ def _time(
         for step in range(steps + 1):
             start = time.perf_counter()
             with watched(trained, option, device):
-                loss = task.loss(trained, moved)
+                loss = loss_of(task, trained, moved)
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             optimizer.zero_grad()

@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -22,6 +23,7 @@ from autoprune.pruning import compensate
 from autoprune.pruning.compensate import Calibration
 from autoprune.tasks.base import Batch, Split, Task
 from autoprune.tasks.metrics import evaluated
+from autoprune.tasks.on_batches import loss_of
 from autoprune.training import checkpoint
 from autoprune.training.averaging import MovingAverage
 from autoprune.training.batches import BatchStream, sample
@@ -368,7 +370,9 @@ class RecoveryRun:
             return None
         if self.step == 0 and self._pruner.is_dense and self._calibration is not None:
             return self._calibration
-        return compensate.calibrate(self._pruner.model, batches, forward=self.task.loss)
+        return compensate.calibrate(
+            self._pruner.model, batches, forward=partial(loss_of, self.task)
+        )
 
     def _samples(self) -> list[Batch]:
         found = sample(self.task, derive(self.seed, "samples", self.step), samples=_SAMPLES)

@@ -128,12 +128,12 @@ def test_quantize_warns_of_every_model_that_lost_too_much(
     command_line, shown_run: Path, monkeypatch
 ) -> None:
     good = replace(INT8, int8=precision(0.9))
-    found = FrontQuantization(INT8, {3: good, 4: INT8}, {5: "no saved model"})
+    found = FrontQuantization(INT8, {3: good, 4: INT8}, {5: "no saved model"}, {4: 0})
     monkeypatch.setattr(api, "quantize", lambda path, **options: found)
     code, out, _ = command_line("quantize", shown_run)
     assert code == 0
     starts = [line.partition(" is ")[0] for line in out.splitlines() if "warning" in line]
-    assert starts == ["warning: dense: accuracy", "warning: trial 4: accuracy"]
+    assert starts == ["warning: dense: accuracy", "warning: trial 4, retrained seed 0: accuracy"]
 
 
 def summary(measured: Cost | None, dense: Cost | None) -> RetrainingSummary:

@@ -88,7 +88,7 @@ class Misfit(Good):
 UNFIT = {
     "budget below the smallest model": ("Good", "macs: 3", "budget.macs must be at least"),
     "metric is NaN": ("NaN", "macs: 50%", "must give a finite 'accuracy' for the dense model"),
-    "evaluate fails": ("Breaks", "macs: 50%", "evaluate failed for the dense model on val: Zero"),
+    "evaluate fails": ("Breaks", "macs: 50%", "Breaks.evaluate failed on val: ZeroDivision"),
     "model cannot run": ("Refuses", "macs: 50%", "mat1 and mat2 shapes"),
     "checkpoint is missing": ("Lost", "macs: 50%", "lost.safetensors does not exist"),
     "checkpoint does not fit": ("Misfit", "macs: 50%", "other.safetensors"),

@@ -51,6 +51,30 @@ def test_outputs_keep_their_order_beyond_ten(tmp_path):
     assert len(found) == 12
 
 
+class WithToken(nn.Module):
+    """A token before the others, as in a ViT."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.token = nn.Conv2d(2, 8, 3), nn.Parameter(torch.ones(1, 1, 8))
+
+    def forward(self, x):
+        x = self.conv(x).flatten(2).transpose(1, 2)
+        return torch.cat([2 * self.token.expand(x.shape[0], -1, -1), x], 1)
+
+
+def test_a_constant_is_not_concatenated_in_a_batch(tmp_path):
+    # ncnn writes beyond the result: "pool allocator destroyed too early", or a crash later
+    says = r"ncnn cannot concatenate a constant in a batch of 2 \(cat_0\) · use example inputs of b"
+    with pytest.raises(DeviceError, match=says):
+        Ncnn().prepare(WithToken().eval(), torch.cat([X, X]), 1)
+    model = WithToken().eval()
+    net = NcnnNet(convert(model, X, tmp_path), 1)
+    torch.testing.assert_close(net(X)[0], model(X).detach(), atol=1e-5, rtol=1e-4)
+    with pytest.raises(ExportError, match=says):
+        net(torch.cat([X, X]))
+
+
 def test_layers_that_it_does_not_have_are_named():
     class Strided(nn.Module):
         def forward(self, x):

@@ -66,8 +66,11 @@ def test_several_inputs_by_keyword_and_several_outputs(tmp_path):
 
 def test_a_file_that_differs_is_refused_and_nothing_is_overwritten(tmp_path):
     class Moody(nn.Module):
+        calls = 0
+
         def forward(self, x):
-            return x + int((x > 0).sum())  # a constant in the traced file
+            self.calls += 1
+            return x + self.calls  # a constant in every file
 
     path = tmp_path / "moody.onnx"
     path.write_bytes(b"the older file")
@@ -75,6 +78,45 @@ def test_a_file_that_differs_is_refused_and_nothing_is_overwritten(tmp_path):
         export_model(Moody(), path, torch.randn(4, 9))
     assert path.read_bytes() == b"the older file"
     assert list(tmp_path.iterdir()) == [path]
+
+
+class WithToken(nn.Module):
+    """A token before the others, as in a ViT; `len` is a constant for the TorchScript exporter."""
+
+    def __init__(self):
+        super().__init__()
+        self.token, self.head = nn.Parameter(torch.ones(1, 1, 4)), nn.Linear(4, 3)
+
+    def forward(self, x):
+        return self.head(torch.cat([self.token.expand(len(x), -1, -1), x], 1)).mean(1)
+
+
+def test_a_free_batch_that_one_exporter_takes_for_a_constant_is_left_to_the_other(tmp_path, capfd):
+    model = WithToken().eval()
+    exported = export_model(model, tmp_path / "m.onnx", torch.randn(1, 5, 4), dynamic_batch=True)
+    assert exported.exporter == "dynamo"
+    assert capfd.readouterr() == ("", "")
+    session = onnxruntime.InferenceSession(exported.path)
+    for batch in (1, 2, 5):
+        x = torch.randn(batch, 5, 4)
+        found = session.run(None, {session.get_inputs()[0].name: x.numpy()})[0]
+        np.testing.assert_allclose(found, model(x).detach().numpy(), atol=1e-5)
+    assert list(tmp_path.iterdir()) == [exported.path]
+
+
+def test_where_both_exporters_files_are_refused_both_reasons_are_given(tmp_path, monkeypatch):
+    write = onnx_export._write
+
+    def only_torchscript(flat, names, exporter, dynamic_batch):
+        if exporter == "dynamo":
+            raise RuntimeError("tired")
+        return write(flat, names, exporter, dynamic_batch)
+
+    monkeypatch.setattr(onnx_export, "_write", only_torchscript)
+    reasons = r"m.onnx was written but does not run .* · by another exporter: .*dynamo: .*tired"
+    with pytest.raises(ExportError, match=reasons):
+        export_model(WithToken(), tmp_path / "m.onnx", torch.randn(2, 5, 4), dynamic_batch=True)
+    assert not list(tmp_path.iterdir())
 
 
 def test_unknown_format_names_the_known(tmp_path):

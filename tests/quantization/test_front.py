@@ -13,7 +13,13 @@ from torch import Tensor, nn
 from autoprune.errors import StoreError, TrainingError, UsageError
 from autoprune.quantization import quantize_front
 from autoprune.quantization.front import Loader
-from autoprune.store import QuantizationSettings, RunFolder, read_quantization
+from autoprune.store import (
+    QuantizationSettings,
+    RetrainingSummary,
+    RunFolder,
+    Spread,
+    read_quantization,
+)
 
 SETTINGS = QuantizationSettings("minmax", samples=12)
 
@@ -47,6 +53,17 @@ def test_dense_and_members_are_measured_together_and_written(run: RunFolder) -> 
         folder = run.path / "models" / str(number)
         assert read_quantization(folder) == report
         assert (folder / report.file).stat().st_size == report.int8.file_bytes
+
+
+def test_a_retrained_member_is_named_by_its_seed(run: RunFolder) -> None:
+    retrained = run.retraining(1)
+    candidate = run.records()[1].candidate
+    retrained.save_summary(RetrainingSummary(1, candidate, 2.0, (4,), {"accuracy": Spread(0.9)}))
+    retrained.seed_folder(4).mkdir()
+    members = {0: member(run, 0), 1: lambda: (model_of(1), retrained.seed_folder(4))}
+    found = quantize_front(run, members, Pair(), SETTINGS, threads=1, measure=Clock())
+    assert found.retrained == {1: 4}
+    assert [found.name(number) for number in (0, 1)] == ["trial 0", "trial 1, retrained seed 4"]
 
 
 class Empty(Pair):

@@ -99,7 +99,7 @@ def test_another_dense_model_is_warned_of() -> None:
 
 def test_runs_that_are_alike_say_so_and_where_they_lie_does_not_count() -> None:
     view = view_of(trial(0, 0.9, 5.0))
-    moved = replace(view, config=config({"latency_ms": "80%"}, output="elsewhere", base="/x"))
+    moved = replace(view, config=config({"latency_ms": "80%"}, output="elsewhere", base="/"))
     assert "same configuration and environment" in printed(compare([view, moved]))
     newer = replace(view, environment={"torch": "3", "note": ""})
     text = printed(compare([replace(view, environment={"torch": "2"}), newer]))

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import csv
 import shutil
+from dataclasses import replace
 
 import pytest
+from synthetic_run import make_run
 
 from autoprune.errors import UsageError
 from autoprune.report import formats
@@ -22,6 +24,15 @@ def test_markdown_has_the_recommendation_and_every_member(finished_run) -> None:
         assert f"| trial {record.number}" in text
     table = [line for line in text.splitlines() if line.startswith("|")]
     assert {line.count("|") for line in table} == {8}
+
+
+def test_markdown_has_the_bytes_of_the_file_where_they_are_limited(tmp_path) -> None:
+    run = make_run(tmp_path / "run", budget={"file_bytes": 200_000})
+    member = read(run).members[0]
+    run.append(replace(member, measured=replace(member.measured, file_bytes=45_600)))
+    table = [line for line in formats.markdown(read(run)).splitlines() if line.startswith("|")]
+    assert "| weights | file, measured | latency, ms |" in table[0]
+    assert table[3].split("|")[-3].strip() == "45.6 kB"
 
 
 def test_csv_has_the_front_and_the_baselines(finished_run) -> None:

@@ -70,3 +70,19 @@ def test_table_tells_pruned_and_quantized_apart() -> None:
     assert ["trial", "7", "float32", "88.00", "%", "2.00", "kB", "1.00", "2.00×"] in rows
     assert ["int8", "84.00", "%", "700", "B", "0.800", "2.50×"] in rows
     assert ["trial", "9", "skipped:", "no", "saved", "model"] in rows
+
+
+def test_table_says_which_members_were_retrained() -> None:
+    found = FrontQuantization(DENSE, {7: SMALL, 8: SMALL}, retrained={8: 2})
+    console = Console(width=80)
+    with console.capture() as capture:
+        console.print(front_table(found))
+    rows = [line.split() for line in capture.get().splitlines() if line.strip()]
+    first = next(k for k, row in enumerate(rows) if row[:2] == ["trial", "7"])
+    assert [" ".join(row[:3]) for row in rows[first : first + 5]] == [
+        "trial 7 float32",
+        "int8 84.00 %",
+        "trial 8, float32",
+        "retrained seed 2",
+        "int8 84.00 %",
+    ]

@@ -118,9 +118,16 @@ def test_an_int8_model_has_both_precisions() -> None:
         PrecisionReport({"accuracy": 0.84}, 1500),
     )
     record = trial(0, 0.85, 5.0)
-    shown = text_of(trials.trial(view_of(record, quantized={0: report}), 0))
+    shown = text_of(trials.trial(view_of(record, quantized={0: {"trial 0": report}}), 0))
     assert "int8     val accuracy 84.00 %" in shown
     assert "minmax of 64 samples, 7-bit weights; model.int8.onnx, sha256 abababababab…" in shown
+    better = replace(report, int8=PrecisionReport({"accuracy": 0.89}, 1500))
+    found = {"trial 0": report, "trial 0, retrained seed 4": better}
+    shown = text_of(trials.trial(view_of(record, quantized={0: found}), 0))
+    words = [" ".join(line.split()) for line in shown.splitlines()]
+    own, retrained = words.index("int8 trial 0"), words.index("trial 0, retrained seed 4")
+    assert words[own + 2].startswith("int8 val accuracy 84.00 %")
+    assert words[retrained + 2].startswith("int8 val accuracy 89.00 %")
 
 
 def test_of_several_devices_each_has_its_latency_and_its_conditions() -> None:

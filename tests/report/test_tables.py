@@ -6,7 +6,7 @@ import re
 from dataclasses import replace
 
 from synthetic_run import DEVICE
-from views import measured, on_two, trial, view_of
+from views import config, measured, on_two, trial, view_of
 
 from autoprune.budget import Confidence, Cost
 from autoprune.pareto import Objective, ParetoFront
@@ -58,6 +58,36 @@ def test_a_member_stands_beside_dense_with_its_share_and_verdict() -> None:
     assert 'title="25 %">25<' in page
     assert 'title="50 %">100<' in page
     assert 'class="l full verdict good"' in page
+
+
+def test_bytes_of_the_file_have_a_column_where_they_are_a_limit_or_an_objective() -> None:
+    predicted = Cost(**COUNTS, latency_ms=5.0, source="predicted", device=DEVICE, file_bytes=70)
+    records = (
+        trial(0, 0.89, 4.0, predicted=predicted),
+        trial(1, 0.8, 3.0, predicted=predicted, origin="baseline:uniform-0"),
+    )
+    records = tuple(
+        replace(r, measured=replace(r.measured, file_bytes=80 - 20 * r.number)) for r in records
+    )
+    whole = DenseReport({"accuracy": 0.9}, Cost(**COUNTS), measured(10.0, file_bytes=160))
+    view = view_of(*records, dense=whole, budget={"file_bytes": "50%"})
+    page = tables.models(view)
+    # as measured, like the front, where the prediction is 70 for both
+    assert {row[0].partition("|")[0]: row[7] for row in rows(page)} == {
+        "dense": "160 B",
+        "trial 1": "60 B",
+        "trial 0": "80 B",
+    }
+    assert 'title="50 %">80 B' in page
+    assert "File: compressed, as measured." in page
+    assert ">file</th>" not in tables.models(view_of(*records, dense=whole))
+    objectives = (Objective("accuracy", "maximize"), Objective("file_bytes"))
+    searched = replace(view, config=config({"latency_ms": "80%"}))
+    assert ">file</th>" not in tables.models(searched)
+    front = ParetoFront(objectives, records, source="predicted")
+    page = tables.models(replace(searched, front=front))
+    assert rows(page)[1][7] == "70 B"
+    assert "File: compressed, as predicted." in page
 
 
 def test_baselines_that_are_not_on_the_front_are_under_their_own_head() -> None:

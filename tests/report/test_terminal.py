@@ -72,6 +72,26 @@ def test_summary_counts_every_state(view) -> None:
     assert f"{len(view.members)} models, knee trial {view.front.knee.number}" in text
 
 
+def test_models_over_budget_as_measured_are_counted_apart(view) -> None:
+    text = text_of(terminal.summary(replace(view, over={1: {"macs": 0.1}})), width=200)
+    complete, refused = view.states["complete"], view.states["infeasible"]
+    assert f"{complete} complete (1 over budget as measured), " in text
+    assert f"{refused} over budget as predicted, " in text
+    assert "as measured" not in text_of(terminal.summary(view))
+
+
+def test_bytes_of_the_file_have_a_column_where_they_are_limited(tmp_path) -> None:
+    run = make_run(tmp_path / "run", budget={"file_bytes": 200_000, "macs": "50%"})
+    member = read(run).members[0]
+    run.append(replace(member, measured=replace(member.measured, file_bytes=45_600)))
+    text = text_of(terminal.front_table(read(run)), width=80)
+    assert "…" not in text
+    assert line_of(text, f"{member.number} ")[-6:-4] == ["45.6", "kB"]
+    assert line_of(text, "dense")[-5] == "–"  # it has not been determined
+    assert "File: compressed, as measured" in text
+    assert "file" not in text_of(terminal.front_table(read(make_run(tmp_path / "other"))))
+
+
 def test_show_says_why_a_trial_failed_and_what_was_retrained(view) -> None:
     text = text_of(terminal.show(view))
     assert "trial 11 failed: TrainingError: loss became nan in epoch 1" in text

@@ -155,8 +155,7 @@ def test_the_dense_models_metrics_are_plain_numbers() -> None:
         ),
         (
             RuntimeError("mat1 and mat2\n  shapes differ"),
-            "Judged.evaluate failed for the dense model on val: RuntimeError: "
-            "mat1 and mat2 shapes differ",
+            "Judged.evaluate failed on val: RuntimeError: mat1 and mat2 shapes differ",
         ),
         (TaskError("as the task says"), "as the task says"),
     ],

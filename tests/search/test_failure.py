@@ -10,6 +10,8 @@ from autoprune._search.failure import (
     is_out_of_memory,
     reason,
 )
+from autoprune.errors import TaskError
+from autoprune.tasks.failures import named
 
 
 def raised(error: Exception) -> Exception:
@@ -54,6 +56,23 @@ def test_no_memory_is_called_so(error: Exception, is_memory: bool) -> None:
     assert is_out_of_memory(error) is is_memory
     first = reason(error).splitlines()[0]
     assert first.startswith("out of memory" if is_memory else type(error).__name__)
+
+
+def test_of_an_error_in_the_code_of_a_task_the_cause_counts() -> None:
+    def failed(cause: Exception) -> TaskError:
+        try:
+            with named("Mine.loss"):
+                raise cause
+        except TaskError as error:
+            return error
+        raise AssertionError
+
+    memory = reason(failed(torch.OutOfMemoryError("CUDA out of memory")))
+    assert memory.startswith("out of memory: Mine.loss failed: OutOfMemoryError: CUDA out of ")
+    other = reason(failed(IndexError("Target 5 is out of bounds.")))
+    first, _, trace = other.partition("\n")
+    assert first == "TaskError: Mine.loss failed: IndexError: Target 5 is out of bounds."
+    assert "raise cause" in trace  # where it happened
 
 
 def test_an_endless_text_is_cut_in_the_line_and_in_the_traceback() -> None:

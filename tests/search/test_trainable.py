@@ -101,7 +101,10 @@ def why(report: Report) -> list[str]:
 def test_an_exception_of_the_task_is_told_with_its_traceback(folder):
     (failed,) = reports(folder, Fails())
     lines = why(failed)
-    assert lines[0] == "ValueError: the labels are off"
+    assert lines[0] == (
+        "TaskError: Fails.loss failed on a batch of train_loader (16x1x8x8 float32, 16 int64): "
+        "ValueError: the labels are off second line"
+    )
     assert lines[1].startswith("Traceback")
     assert any("in loss" in line for line in lines)
 
@@ -165,6 +168,8 @@ def test_what_was_evaluated_before_the_failure_is_still_reported(folder):
             return super().loss(model, batch)
 
     *_, failed = reports(folder, Later(), milestones=(1.0, 2.0))
-    assert why(failed)[0] == "RuntimeError: the disk is gone"
+    first = why(failed)[0]
+    assert first.startswith("TaskError: Later.loss failed on a batch of train_loader (")
+    assert first.endswith(": RuntimeError: the disk is gone")
     assert [entry["epoch"] for entry in failed.history] == [1.0]
     assert failed.epochs == 1.5

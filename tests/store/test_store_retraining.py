@@ -65,6 +65,8 @@ def test_with_the_summary_it_is_finished_and_the_checkpoints_are_gone(
     assert folder.summary() == SUMMARY
     assert not folder.checkpoints.exists()
     assert folder.first_model == folder.seed_folder(4) == folder.path / "seed-4"
+    names = ("seed-2", "seed-4", "seed-3", "checkpoints")
+    assert [folder.seed_at(folder.path / name) for name in names] == [2, 4, None, None]
 
 
 def test_a_summary_without_a_seed_is_damage(folder: RetrainingFolder) -> None:

@@ -1,16 +1,24 @@
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from small_records import folder as folder
 from small_records import record
+from test_quantization import REPORT
 from torch import nn
 
 from autoprune.architecture import Architecture
 from autoprune.candidate import Candidate
 from autoprune.errors import StoreError
-from autoprune.store import RunFolder, recipe_of
+from autoprune.store import (
+    RetrainingSummary,
+    RunFolder,
+    Spread,
+    recipe_of,
+    write_quantization,
+)
 
 
 def test_a_run_is_found_again(folder: RunFolder) -> None:
@@ -76,3 +84,21 @@ def test_a_dropped_model_is_gone_and_the_record_says_so(folder: RunFolder) -> No
     folder.drop_model(kept)
     assert folder.records()[0].artifact is None
     assert not (folder.path / "models" / "0").exists()
+
+
+def test_what_was_quantized_is_told_apart_by_model(folder: RunFolder) -> None:
+    kept = record(0, artifact="models/0")
+    retrained = folder.retraining(0)
+    for place in (folder.path / "models" / "0", retrained.seed_folder(4)):
+        place.mkdir(parents=True)
+    assert folder.quantizations(kept) == {}
+    write_quantization(folder.path / "models" / "0", REPORT)
+    write_quantization(retrained.seed_folder(4), replace(REPORT, sha256="cd"))
+    assert folder.quantizations(kept) == {"trial 0": REPORT}  # the retraining has not ended
+    summary = RetrainingSummary(0, kept.candidate, 2.0, (4,), {"accuracy": Spread(0.9)})
+    retrained.save_summary(summary)
+    assert {name: report.sha256 for name, report in folder.quantizations(kept).items()} == {
+        "trial 0": REPORT.sha256,
+        "trial 0, retrained seed 4": "cd",
+    }
+    assert list(folder.quantizations(replace(kept, artifact=None))) == ["trial 0, retrained seed 4"]

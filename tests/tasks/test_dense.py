@@ -140,3 +140,21 @@ def test_each_epochs_mean_loss_is_logged(caplog: pytest.LogCaptureFixture) -> No
         "dense model, epoch 1 of 2: loss 2.5000",
         "dense model, epoch 2 of 2: loss 2.5000",
     ]
+
+
+@pytest.mark.parametrize(
+    ("batches", "loss", "says"),
+    [
+        (
+            lambda seed: X.split(2),
+            lambda model, batch: [][5],
+            "Mine: training the dense model failed on a batch of train_loader: IndexError: list "
+            "index out of range",
+        ),
+        (lambda seed: {}["train"], squared, "Mine.train_loader failed: KeyError: 'train'"),
+    ],
+)
+def test_what_the_task_raises_is_named(batches: Any, loss: Any, says: str) -> None:
+    with pytest.raises(TaskError) as caught:
+        trained(1, loss=loss, batches=batches)
+    assert str(caught.value) == says

@@ -52,3 +52,14 @@ def test_what_is_no_number_is_named(value: Any, shown: str) -> None:
     with pytest.raises(TaskError) as caught:
         evaluated(Answers({"accuracy": 1.0, "bad": value}), nn.Identity(), "val")
     assert str(caught.value) == (f"Answers.evaluate must answer numbers, got 'bad': {shown} on val")
+
+
+class Unread(Stripes):
+    def val_loader(self) -> Any:
+        raise OSError("no images in /data")
+
+
+def test_a_split_that_cannot_be_read_is_named() -> None:
+    says = r"^Unread\.evaluate failed on val: OSError: no images in /data$"
+    with pytest.raises(TaskError, match=says):
+        evaluated(Unread(), nn.Linear(4, 3), "val")

@@ -464,3 +464,19 @@ def test_a_run_without_a_block_goes_on_as_if_never_interrupted(tmp_path: Path) -
     assert not any(name.startswith("2.") for name in again.model.state_dict())
     for name, tensor in whole.result().state_dict().items():
         assert torch.equal(tensor, again.result().state_dict()[name]), name
+
+
+class Mislabelled(Stripes):
+    """Labels of more classes than the model has."""
+
+    def train_loader(self, seed: int) -> list[tuple[Tensor, Tensor]]:
+        return [(x, y + 5) for x, y in super().train_loader(seed)]
+
+
+@pytest.mark.parametrize("repair", [False, True])  # with it, calibration meets them first
+def test_batches_that_do_not_fit_the_model_are_named(repair: bool) -> None:
+    says = (
+        r"^Mislabelled\.loss failed on a batch of train_loader \(.*\): IndexError: Target \d is out"
+    )
+    with pytest.raises(TaskError, match=says):
+        run_of(candidate(repair=repair), Mislabelled()).advance(1)

@@ -39,8 +39,8 @@ class Ncnn(LocalTarget):
         """A loaded net; each call is an extractor of its own, as ncnn is used."""
         with tempfile.TemporaryDirectory(prefix="autoprune-") as folder:
             net = NcnnNet(convert(model, example_inputs, Path(folder)), threads)
-        given = net.inputs(example_inputs)
         try:
+            given = net.inputs(example_inputs)
             net.run(given)
         except ExportError as error:
             raise DeviceError(f"runtime 'ncnn': {error} · measure it in another runtime") from error
@@ -89,7 +89,7 @@ class NcnnNet:
     def __init__(self, files: NcnnFiles, threads: int) -> None:
         import ncnn
 
-        self._files = files
+        self._files, self._unbatched = files, _constants_concatenated(files.graph)
         self._net = ncnn.Net()
         self._net.opt.num_threads = threads
         for option in _FLOAT16:
@@ -98,11 +98,21 @@ class NcnnNet:
             raise ExportError(f"ncnn cannot load {files.graph.name}")
 
     def inputs(self, example_inputs: Inputs) -> list[Any]:
-        """The inputs as ncnn's matrices."""
+        """The inputs as ncnn's matrices.
+
+        Raises ExportError for a batch above 1 where the model concatenates a constant: ncnn writes
+        beyond the end of the result then, and the process crashes, perhaps much later.
+        """
         import ncnn
 
         arrays = [_array(tensor) for tensor in tensors(as_call(example_inputs))]
         axes = self._files.input_axes
+        sizes = [a.shape[k] for a, k in zip(arrays, axes, strict=True) if k < a.ndim]
+        if self._unbatched and (batch := max(sizes, default=1)) > 1:
+            raise ExportError(
+                f"ncnn cannot concatenate a constant in a batch of {batch} ({self._unbatched[0]}) "
+                "· use example inputs of batch 1, without a dynamic batch"
+            )
         return [ncnn.Mat(a, batch_index=axis).clone() for a, axis in zip(arrays, axes, strict=True)]
 
     def run(self, given: Sequence[Any]) -> list[Any]:
@@ -177,6 +187,24 @@ def _axes(script: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
 
 def _in_order(pairs: Sequence[tuple[str, str]]) -> tuple[int, ...]:
     return tuple(axis for _, axis in sorted((int(number), int(axis)) for number, axis in pairs))
+
+
+def _constants_concatenated(graph: Path) -> list[str]:
+    """The concatenations in a graph that take a constant, such as a token before all others.
+
+    A line is type, name, numbers of inputs and outputs, their names, and parameters.
+    """
+    found: list[str] = []
+    constant: set[str] = set()
+    for line in graph.read_text(encoding="utf-8").splitlines()[2:]:
+        kind, name, inputs, outputs, *rest = line.split()
+        taken, given = rest[: int(inputs)], rest[int(inputs) : int(inputs) + int(outputs)]
+        are_constant = [each in constant for each in taken]
+        if kind == "MemoryData" or (taken and all(are_constant)):
+            constant.update(given)
+        elif kind == "Concat" and any(are_constant):
+            found.append(name)
+    return found
 
 
 def _unknown(graph: Path) -> list[str]:

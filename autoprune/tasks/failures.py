@@ -1,0 +1,53 @@
+"""What a task's own code raises, with the task and the place in one line."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from autoprune.errors import AutopruneError, TaskError
+
+_LONGEST = 300  # characters of a cause
+_END = object()
+
+
+@contextmanager
+def named(what: str, where: str = "") -> Iterator[None]:
+    """Foreign errors inside the block become a TaskError that begins with `what`.
+
+    Those of autoprune pass through; the error itself is the cause, with its traceback.
+
+    >>> with named("Mine.loss", "on a batch of train_loader"):
+    ...     [][5]
+    Traceback (most recent call last):
+    autoprune.errors.TaskError: Mine.loss failed on a batch of train_loader: IndexError: list index out of range
+    """  # noqa: E501
+    try:
+        yield
+    except AutopruneError:
+        raise
+    except Exception as error:
+        place = f" {where}" if where else ""
+        raise TaskError(f"{what} failed{place}: {_cause(error)}") from error
+
+
+def read(batches: Iterable[Any], what: str) -> Iterator[Any]:
+    """The batches of a loader that is called `what`; what it raises is named."""
+    with named(what):
+        found = iter(batches)
+    while True:
+        with named(what):
+            batch = next(found, _END)
+        if batch is _END:
+            return
+        yield batch
+
+
+def _cause(error: Exception) -> str:
+    """The kind and the text in one line; of what a DataLoader's worker raised, the last line."""
+    lines = str(error).strip().splitlines()
+    if lines and "worker process" in lines[0]:
+        return lines[-1][:_LONGEST]
+    text = " ".join(str(error).split())[:_LONGEST]
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
