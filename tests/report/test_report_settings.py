@@ -25,7 +25,7 @@ def test_a_row_has_what_was_chosen_and_which_optimizer_it_was() -> None:
         {"a": 8},
         selection=Selection("taylor", repair=False),
         schedule=Schedule("cubic", 0.1, 0.5, 3),
-        recovery=Recovery(0.05, 0.25, 1.5, "task"),
+        recovery=Recovery(0.05, 0.25, 1.5, "task", ema=0.99, rewarm=True),
     )
     record = replace(
         trial(7, 0.8, 4.0, epochs=1.5, origin="tpe <projected>", optimizer="AdamW"), candidate=made
@@ -44,6 +44,7 @@ def test_a_row_has_what_was_chosen_and_which_optimizer_it_was() -> None:
         "lr": "0.05",
         "distillation": "0.25",
         "regularizer": "1.5",
+        "options": "rewarm, ema 0.99",
         "epochs": "1.5",
         "origin": "tpe &lt;projected&gt;",
     }
