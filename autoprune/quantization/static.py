@@ -24,6 +24,7 @@ from autoprune.cost.onnx_module import Array, pieces_of
 from autoprune.errors import ExportError, UsageError, first_line
 from autoprune.graph.replica import plain
 from autoprune.log_level import log_level
+from autoprune.quantization.attention_masks import feeds_in_range, in_range, masks_of, put_back
 from autoprune.quantization.compact import compact
 from autoprune.store import QuantizationSettings
 from autoprune.tasks.base import Task
@@ -48,7 +49,8 @@ def quantize(model: nn.Module, task: Task, settings: QuantizationSettings) -> Qu
 
     Weights of convolutions and matrix products become int8, symmetric, with a scale for each output
     channel; activations become uint8 with one scale a tensor, found on training samples alone.
-    Batch normalizations that cannot be folded into a layer stay float.
+    Batch normalizations that cannot be folded into a layer stay float, and so do softmaxes behind a
+    mask.
 
     Raises:
         ExportError: the model cannot be written, or not be quantized.
@@ -122,45 +124,54 @@ class _Inputs(nn.Module):
 
 
 def _quantized(data: bytes, feeds: list[dict[str, Array]], settings: QuantizationSettings) -> bytes:
-    from onnxruntime.quantization import (
-        CalibrationMethod,
-        QuantFormat,
-        QuantType,
-        quant_pre_process,
-        quantize_static,
-    )
+    from onnxruntime.quantization import quant_pre_process, quantize_static
 
     with tempfile.TemporaryDirectory() as folder, _quiet():
         plain_file, ready, made = (Path(folder) / f"{n}.onnx" for n in ("plain", "ready", "int8"))
-        plain_file.write_bytes(data)
-        quant_pre_process(plain_file, ready)
+        shaped = onnx.shape_inference.infer_shapes(onnx.load_from_string(data), data_prop=True)
+        onnx.save(shaped, plain_file)
+        # ONNX Runtime's own inference of symbolic shapes fails for encoder layers of torch.
+        quant_pre_process(plain_file, ready, skip_symbolic_shape=True)
+        model = onnx.load(ready)
+        masks = masks_of(model.graph, feeds)
+        before = in_range(model.graph, masks)
+        onnx.save(model, ready)
         quantize_static(
             ready,
             made,
-            _Reader(feeds),
-            quant_format=QuantFormat.QDQ,
-            per_channel=True,
-            reduce_range=settings.weight_bits == 7,
-            activation_type=QuantType.QUInt8,
-            weight_type=QuantType.QInt8,
-            nodes_to_exclude=_float_nodes(ready),
-            calibrate_method=getattr(CalibrationMethod, _METHODS[settings.method]),
-            extra_options={
-                "WeightSymmetric": True,
-                "ActivationSymmetric": False,
-                "QuantizeBias": False,  # ONNX Runtime does it when it loads: no scales in the file
-            },
+            _Reader(feeds_in_range(feeds, masks)),
+            nodes_to_exclude=[*_float_nodes(model.graph), *masks.nodes],
+            **_options(settings),
         )
-        return compact(made.read_bytes())
+        model = onnx.load(made)
+        put_back(model.graph, before)
+        return compact(model.SerializeToString())
 
 
-def _float_nodes(file: Path) -> list[str]:
+def _options(settings: QuantizationSettings) -> dict[str, Any]:
+    from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType
+
+    return {
+        "quant_format": QuantFormat.QDQ,
+        "per_channel": True,
+        "reduce_range": settings.weight_bits == 7,
+        "activation_type": QuantType.QUInt8,
+        "weight_type": QuantType.QInt8,
+        "calibrate_method": getattr(CalibrationMethod, _METHODS[settings.method]),
+        "extra_options": {
+            "WeightSymmetric": True,
+            "ActivationSymmetric": False,
+            "QuantizeBias": False,  # ONNX Runtime does it when it loads: no scales in the file
+        },
+    }
+
+
+def _float_nodes(graph: onnx.GraphProto) -> list[str]:
     """Batch normalizations that were not folded into a layer stay float.
 
     They bring inputs of very different ranges together, which one scale cannot hold: the README's
     network loses 41 points of accuracy where they are quantized, and none where they are not.
     """
-    graph = onnx.load(file).graph
     return [node.name for node in graph.node if node.op_type == "BatchNormalization"]
 
 

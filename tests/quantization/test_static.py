@@ -170,6 +170,42 @@ def test_inputs_of_very_different_ranges_reach_a_normalization_in_float() -> Non
     assert np.abs(found - expected).max() < 0.03 * np.abs(expected).max()
 
 
+class Sequences(Images):
+    """Sequences of several lengths for an encoder of torch, or of one length."""
+
+    def __init__(self, lengths: tuple[int, ...]) -> None:
+        self.lengths = lengths
+
+    def build_model(self) -> nn.Module:
+        torch.manual_seed(0)
+        layer = nn.TransformerEncoderLayer(8, 2, 16, dropout=0.0, batch_first=True)
+        return nn.Sequential(nn.TransformerEncoder(layer, 1), nn.Linear(8, 2)).eval()
+
+    def example_input(self) -> torch.Tensor:
+        return torch.zeros(1, self.lengths[0], 8)
+
+    def train_loader(self, seed: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        generator = torch.Generator().manual_seed(seed)
+        found = [torch.randn(8, length, 8, generator=generator) for length in self.lengths]
+        return [(x, torch.zeros(8, dtype=torch.int64)) for x in found]
+
+
+@pytest.mark.parametrize("method", ["minmax", "percentile", "entropy"])
+@pytest.mark.parametrize("lengths", [(4,)])
+def test_an_encoder_of_torch_is_quantized(lengths: tuple[int, ...], method: str) -> None:
+    task = Sequences(lengths)
+    model = task.build_model()
+    made = quantize(model, task, QuantizationSettings(method, samples=24))
+    session = onnxruntime.InferenceSession(made.int8.data)
+    for x, _ in task.train_loader(0):
+        with torch.no_grad():
+            expected = model(x[:1]).numpy()
+        (found,) = session.run(None, {"input": x[:1].numpy()})
+        assert np.abs(found - expected).max() < 0.06 * np.abs(expected).max()
+    free = [each for each in session.get_inputs()[0].shape if isinstance(each, str)]
+    assert len(free) == (len(lengths) > 1)
+
+
 def test_model_stays_as_it_is() -> None:
     task = Images()
     model = task.build_model().train()
