@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import logging
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -22,6 +22,9 @@ from autoprune.log_level import log_level
 
 _log = logging.getLogger(__name__)
 _OPSET = 18
+
+Axes = Sequence[Mapping[int, str]]
+"""For each input tensor its dimensions of any size, with a name for each size."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,13 +51,21 @@ class WrittenModule(nn.Module):
     written: OnnxModel
 
 
-def to_onnx(model: nn.Module, example_inputs: Inputs, *, dynamic_batch: bool = False) -> OnnxModel:
+def to_onnx(
+    model: nn.Module,
+    example_inputs: Inputs,
+    *,
+    dynamic_batch: bool = False,
+    free: Axes | None = None,
+    check: Callable[[OnnxModel], None] | None = None,
+) -> OnnxModel:
     """Write a copy of the model, in eval mode, for the shapes of its example inputs.
 
     The TorchScript-based exporter is tried first (0.1 s for a ResNet-20); where it is gone or does
     not know an operator, the dynamo-based one (seconds). With `dynamic_batch` the first dimension
-    of every input is free. Whether the result agrees with the model is for the caller to compare.
-    A `WrittenModule` is given back as it was written.
+    of every input is free, and with `free` those that it names for each tensor. Whether the result
+    agrees with the model is for the caller to compare, perhaps in `check`: what that raises counts
+    as a failure of the exporter. A `WrittenModule` is given back as it was written.
 
     Raises:
         ExportError: neither exporter can write the model; both reasons are given.
@@ -64,16 +75,20 @@ def to_onnx(model: nn.Module, example_inputs: Inputs, *, dynamic_batch: bool = F
     inputs = moved(example_inputs, "cpu")
     flat = FlatModule(frozen_copy(model), inputs).eval()
     names = _names(inputs)
+    first = {0: "batch"} if dynamic_batch else {}
+    axes = [{**first, **more} for more in free or [{} for _ in names]]
     reasons = []
     for exporter in ("torchscript", "dynamo"):
         try:
-            data = _write(flat, names, exporter, dynamic_batch)
+            written = OnnxModel(_write(flat, names, exporter, axes), tuple(names), exporter)
+            if check is not None:
+                check(written)
         except Exception as error:  # noqa: BLE001 (exporters raise whatever they meet; chained below)
             reasons.append(f"{exporter}: {type(error).__name__}: {first_line(error)}")
             _log.debug("ONNX exporter %s failed", exporter, exc_info=error)
             last = error
         else:
-            return OnnxModel(data, tuple(names), exporter)
+            return written
     raise ExportError(
         f"the model cannot be written as ONNX ({' · '.join(reasons)}) "
         "· export it as pt2, or replace the operator that is named"
@@ -103,19 +118,19 @@ def write_unfolded(model: nn.Module, example_inputs: Inputs) -> OnnxModel:
     return OnnxModel(buffer.getvalue(), tuple(names), "torchscript")
 
 
-def _write(flat: FlatModule, names: Sequence[str], exporter: str, dynamic_batch: bool) -> bytes:
+def _write(flat: FlatModule, names: Sequence[str], exporter: str, axes: Axes) -> bytes:
     buffer = io.BytesIO()
     call = tuple(flat.example)
     options: dict[str, Any] = {"input_names": list(names)}
     with _quiet(), unfused(), torch.no_grad():
         if exporter == "torchscript":
-            if dynamic_batch:
-                options["dynamic_axes"] = {name: {0: "batch"} for name in names}
+            if any(axes):
+                options["dynamic_axes"] = dict(zip(names, axes, strict=True))
             options |= {"dynamo": False, "opset_version": _OPSET}
             torch.onnx.export(flat, call, buffer, **options)  # type: ignore[arg-type]
         else:
-            if dynamic_batch:
-                options["dynamic_shapes"] = (tuple({0: "batch"} for _ in names),)
+            if any(axes):
+                options["dynamic_shapes"] = (tuple(axes),)
             program = torch.onnx.export(flat, call, dynamo=True, verbose=False, **options)
             assert program is not None
             buffer.write(program.model_proto.SerializeToString())
