@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import logging
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
 from typing import Any
@@ -23,6 +23,9 @@ from autoprune.log_level import log_level
 _log = logging.getLogger(__name__)
 _OPSET = 18
 EXPORTERS = ("torchscript", "dynamo")
+
+Axes = Sequence[Mapping[int, str]]
+"""For each input tensor its dimensions of any size, with a name for each size."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,13 +58,17 @@ def to_onnx(
     *,
     dynamic_batch: bool = False,
     exporters: Sequence[str] = EXPORTERS,
+    free: Axes | None = None,
+    check: Callable[[OnnxModel], None] | None = None,
 ) -> OnnxModel:
     """Write a copy of the model, in eval mode, for the shapes of its example inputs.
 
     The TorchScript-based exporter is tried first (0.1 s for a ResNet-20); where it is gone or does
     not know an operator, the dynamo-based one (seconds); or those of `exporters`, in turn. With
-    `dynamic_batch` the first dimension of every input is free. Whether the result agrees with the
-    model is for the caller to compare. A `WrittenModule` is given back as it was written.
+    `dynamic_batch` the first dimension of every input is free, and with `free` those that it names
+    for each tensor. Whether the result agrees with the model is for the caller to compare, perhaps
+    in `check`: what that raises counts as a failure of the exporter. A `WrittenModule` is given
+    back as it was written.
 
     Raises:
         ExportError: no exporter can write the model; all reasons are given.
@@ -71,16 +78,20 @@ def to_onnx(
     inputs = moved(example_inputs, "cpu")
     flat = FlatModule(frozen_copy(model), inputs).eval()
     names = _names(inputs)
+    first = {0: "batch"} if dynamic_batch else {}
+    axes = [{**first, **more} for more in free or [{} for _ in names]]
     reasons = []
     for exporter in exporters:
         try:
-            data = _write(flat, names, exporter, dynamic_batch)
+            written = OnnxModel(_write(flat, names, exporter, axes), tuple(names), exporter)
+            if check is not None:
+                check(written)
         except Exception as error:  # noqa: BLE001 (exporters raise whatever they meet; chained below)
             reasons.append(f"{exporter}: {type(error).__name__}: {first_line(error)}")
             _log.debug("ONNX exporter %s failed", exporter, exc_info=error)
             last = error
         else:
-            return OnnxModel(data, tuple(names), exporter)
+            return written
     raise ExportError(
         f"the model cannot be written as ONNX ({' · '.join(reasons)}) "
         "· export it as pt2, or replace the operator that is named"
@@ -110,19 +121,19 @@ def write_unfolded(model: nn.Module, example_inputs: Inputs) -> OnnxModel:
     return OnnxModel(buffer.getvalue(), tuple(names), "torchscript")
 
 
-def _write(flat: FlatModule, names: Sequence[str], exporter: str, dynamic_batch: bool) -> bytes:
+def _write(flat: FlatModule, names: Sequence[str], exporter: str, axes: Axes) -> bytes:
     buffer = io.BytesIO()
     call = tuple(flat.example)
     options: dict[str, Any] = {"input_names": list(names)}
     with _quiet(), unfused(), torch.no_grad():
         if exporter == "torchscript":
-            if dynamic_batch:
-                options["dynamic_axes"] = {name: {0: "batch"} for name in names}
+            if any(axes):
+                options["dynamic_axes"] = dict(zip(names, axes, strict=True))
             options |= {"dynamo": False, "opset_version": _OPSET}
             torch.onnx.export(flat, call, buffer, **options)  # type: ignore[arg-type]
         else:
-            if dynamic_batch:
-                options["dynamic_shapes"] = (tuple({0: "batch"} for _ in names),)
+            if any(axes):
+                options["dynamic_shapes"] = (tuple(axes),)
             program = torch.onnx.export(flat, call, dynamo=True, verbose=False, **options)
             assert program is not None
             buffer.write(program.model_proto.SerializeToString())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -22,8 +23,9 @@ class OnnxModule(WrittenModule):
 
     `original` is the module that `written` was exported from; it is called once with the example
     inputs, to see in which structure (a tensor, a tuple, a mapping, an output class) it answers. A
-    file with a fixed batch size is fed in pieces of that size, the last one filled up. There are no
-    parameters, and no gradients.
+    file with a fixed batch size is fed in pieces of that size, the last one filled up. Where a call
+    has other sizes than the file elsewhere, `rewrite` is called with its arrays, and may `reopen`
+    the module with another file. There are no parameters, and no gradients.
 
     Raises ExportError where a call does not fit the file.
     """
@@ -32,18 +34,26 @@ class OnnxModule(WrittenModule):
         self, written: OnnxModel, original: nn.Module, example_inputs: Inputs, threads: int = 1
     ) -> None:
         super().__init__()
-        self.written = written
         args, kwargs = as_call(moved(example_inputs, "cpu"))
         with torch.no_grad():
             self._answer = pytree.tree_flatten(original(*args, **kwargs))
-        self._keywords = tuple(kwargs)
-        self._session = open_session(written.data, threads, CPU)
-        size = self._session.get_inputs()[0].shape[:1]
+        self._keywords, self._threads = tuple(kwargs), threads
+        self.rewrite: Callable[[list[Array]], None] | None = None
+        self.reopen(written)
+
+    def reopen(self, written: OnnxModel) -> None:
+        """Answer from another file of the same model from now on."""
+        self.written = written
+        self._session = open_session(written.data, self._threads, CPU)
+        self._shapes = [each.shape for each in self._session.get_inputs()]
+        size = self._shapes[0][:1]
         self._batch = size[0] if size and isinstance(size[0], int) else None
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """The answer to a call that has the form of the example's."""
         given = self._arrays(args, kwargs)
+        if self.rewrite is not None and not self._fits(given):
+            self.rewrite(given)
         rows = given[0].shape[0] if given and given[0].ndim else 0
         if self._batch is None or rows == self._batch:
             found = self._run(given)
@@ -53,6 +63,15 @@ class OnnxModule(WrittenModule):
         leaves, structure = self._answer
         filled = [next(parts) if isinstance(leaf, Tensor) else leaf for leaf in leaves]
         return pytree.tree_unflatten(filled, structure)
+
+    def _fits(self, given: list[Array]) -> bool:
+        """Whether the sizes are the file's, but for the first dimension."""
+        sizes = [
+            pair
+            for shape, array in zip(self._shapes, given, strict=True)
+            for pair in zip(shape[1:], array.shape[1:], strict=False)
+        ]
+        return all(size == found for size, found in sizes if isinstance(size, int))
 
     def _arrays(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Array]:
         known = [kwargs[name] for name in self._keywords if name in kwargs]

@@ -7,9 +7,10 @@ import io
 import logging
 import tempfile
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +19,14 @@ import onnx
 import torch
 from torch import nn
 
-from autoprune.cost.inputs import Inputs, batch_size, batched, frozen_copy, moved, tensors
-from autoprune.cost.onnx_export import OnnxModel, to_onnx
+from autoprune.cost.inputs import Inputs, as_call, batch_size, batched, frozen_copy, moved, tensors
+from autoprune.cost.onnx_export import OnnxModel
 from autoprune.cost.onnx_module import Array, pieces_of
 from autoprune.errors import ExportError, UsageError, first_line
 from autoprune.graph.replica import plain
 from autoprune.log_level import log_level
+from autoprune.quantization.attention_masks import feeds_in_range, in_range, masks_of, put_back
+from autoprune.quantization.call_sizes import Call, by_sizes, written_for
 from autoprune.quantization.compact import compact
 from autoprune.store import QuantizationSettings
 from autoprune.tasks.base import Task
@@ -44,12 +47,16 @@ class Quantized:
     int8: OnnxModel
 
 
-def quantize(model: nn.Module, task: Task, settings: QuantizationSettings) -> Quantized:
+def quantize(
+    model: nn.Module, task: Task, settings: QuantizationSettings, also: Sequence[Call] = ()
+) -> Quantized:
     """Write a model in eval mode as float32 and int8 ONNX; the model is not changed.
 
     Weights of convolutions and matrix products become int8, symmetric, with a scale for each output
     channel; activations become uint8 with one scale a tensor, found on training samples alone.
-    Batch normalizations that cannot be folded into a layer stay float.
+    Batch normalizations that cannot be folded into a layer stay float, and so do softmaxes behind a
+    mask. Sizes are those of the example input; a dimension that has others in training samples, or
+    in the calls of `also`, is free.
 
     Raises:
         ExportError: the model cannot be written, or not be quantized.
@@ -59,9 +66,14 @@ def quantize(model: nn.Module, task: Task, settings: QuantizationSettings) -> Qu
     if settings.dynamic_batch and batch_size(inputs) < 2:
         traced = batched(inputs, 2)  # the exporter takes a size of 1 for a constant
     original = frozen_copy(plain(model))
-    written = to_onnx(original, traced, dynamic_batch=settings.dynamic_batch)
+    calls = calibration_calls(original, task, settings)
+    written = written_for(original, traced, [*calls, *also], dynamic_batch=settings.dynamic_batch)
     batch = _PIECE if settings.dynamic_batch else batch_size(inputs)
-    feeds = calibration_feeds(original, task, written.inputs, settings, batch)
+    feeds = [
+        dict(zip(written.inputs, piece, strict=True))
+        for call in calls
+        for piece in pieces_of(call, batch)
+    ]
     data = quantized_file(written.data, feeds, settings)
     return Quantized(original, inputs, written, replace(written, data=data, dtype="int8"))
 
@@ -79,97 +91,109 @@ def quantized_file(
         ) from error
 
 
-def calibration_feeds(
-    model: nn.Module,
-    task: Task,
-    names: tuple[str, ...],
-    settings: QuantizationSettings,
-    batch: int,
-) -> list[dict[str, Array]]:
-    """What the task feeds the model on `settings.samples` training samples, `batch` at a time.
+def calibration_calls(model: nn.Module, task: Task, settings: QuantizationSettings) -> list[Call]:
+    """What the task calls the model with on `settings.samples` training samples.
 
     Inputs are seen where `task.outputs` calls the model, so that any form of batch will do.
     """
-    seen = _Inputs(model)
+    seen = _Inputs(model, tuple(as_call(task.example_input())[1]))
     with torch.no_grad():
         for each in sample(task, settings.seed, samples=settings.samples, least=1):
             outputs_of(task, seen, each)
-    feeds, left = [], settings.samples
+    calls, left = [], settings.samples
     for call in seen.calls:
         rows = call[0].shape[0] if call and call[0].ndim else 0
         taken = min(rows, left)
         left -= taken
         if taken:
-            cut = [array[:taken] if array.ndim else array for array in call]
-            feeds += [dict(zip(names, piece, strict=True)) for piece in pieces_of(cut, batch)]
-    if not feeds:
+            calls.append([array[:taken] if array.ndim else array for array in call])
+    if not calls:
         raise UsageError(
             f"calibration needs training samples, {type(task).__name__}.train_loader gave none"
         )
-    return feeds
+    return calls
 
 
 class _Inputs(nn.Module):
-    """The model, and the tensors that every call gave it."""
+    """The model, and the tensors that every call gave it; keywords in the order of `first`."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, first: tuple[str, ...]) -> None:
         super().__init__()
-        self.model = model
-        self.calls: list[list[Array]] = []
+        self.model, self.first = model, first
+        self.calls: list[Call] = []
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        self.calls.append([t.detach().cpu().numpy() for t in tensors((args, kwargs))])
+        ordered = {name: kwargs[name] for name in self.first if name in kwargs} | kwargs
+        self.calls.append([t.detach().cpu().numpy() for t in tensors((args, ordered))])
         return self.model(*args, **kwargs)
 
 
 def _quantized(data: bytes, feeds: list[dict[str, Array]], settings: QuantizationSettings) -> bytes:
-    from onnxruntime.quantization import (
-        CalibrationMethod,
-        QuantFormat,
-        QuantType,
-        quant_pre_process,
-        quantize_static,
-    )
+    from onnxruntime.quantization import quant_pre_process, quantize_static
 
     with tempfile.TemporaryDirectory() as folder, _quiet():
         plain_file, ready, made = (Path(folder) / f"{n}.onnx" for n in ("plain", "ready", "int8"))
-        plain_file.write_bytes(data)
-        quant_pre_process(plain_file, ready)
+        shaped = onnx.shape_inference.infer_shapes(onnx.load_from_string(data), data_prop=True)
+        onnx.save(shaped, plain_file)
+        # ONNX Runtime's own inference of symbolic shapes fails for encoder layers of torch.
+        quant_pre_process(plain_file, ready, skip_symbolic_shape=True)
+        model = onnx.load(ready)
+        masks = masks_of(model.graph, feeds)
+        before = in_range(model.graph, masks)
+        onnx.save(model, ready)
         quantize_static(
             ready,
             made,
-            _Reader(feeds),
-            quant_format=QuantFormat.QDQ,
-            per_channel=True,
-            reduce_range=settings.weight_bits == 7,
-            activation_type=QuantType.QUInt8,
-            weight_type=QuantType.QInt8,
-            nodes_to_exclude=_float_nodes(ready),
-            calibrate_method=getattr(CalibrationMethod, _METHODS[settings.method]),
-            extra_options={
-                "WeightSymmetric": True,
-                "ActivationSymmetric": False,
-                "QuantizeBias": False,  # ONNX Runtime does it when it loads: no scales in the file
-            },
+            _Reader(by_sizes(feeds_in_range(feeds, masks))),
+            nodes_to_exclude=[*_float_nodes(model.graph), *masks.nodes],
+            **_options(settings),
         )
-        return compact(made.read_bytes())
+        model = onnx.load(made)
+        put_back(model.graph, before)
+        return compact(model.SerializeToString())
 
 
-def _float_nodes(file: Path) -> list[str]:
+def _options(settings: QuantizationSettings) -> dict[str, Any]:
+    from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType
+
+    return {
+        "quant_format": QuantFormat.QDQ,
+        "per_channel": True,
+        "reduce_range": settings.weight_bits == 7,
+        "activation_type": QuantType.QUInt8,
+        "weight_type": QuantType.QInt8,
+        "calibrate_method": getattr(CalibrationMethod, _METHODS[settings.method]),
+        "extra_options": {
+            "WeightSymmetric": True,
+            "ActivationSymmetric": False,
+            "QuantizeBias": False,  # ONNX Runtime does it when it loads: no scales in the file
+            "CalibStridedMinMax": 1,  # for any method: one group of the reader after the other
+        },
+    }
+
+
+def _float_nodes(graph: onnx.GraphProto) -> list[str]:
     """Batch normalizations that were not folded into a layer stay float.
 
     They bring inputs of very different ranges together, which one scale cannot hold: the README's
     network loses 41 points of accuracy where they are quantized, and none where they are not.
     """
-    graph = onnx.load(file).graph
     return [node.name for node in graph.node if node.op_type == "BatchNormalization"]
 
 
 class _Reader:
-    """The feeds one by one, as the quantizer asks for them."""
+    """The feeds one by one, as the quantizer asks for them: group after group."""
 
-    def __init__(self, feeds: list[dict[str, Array]]) -> None:
-        self._rest = iter(feeds)
+    def __init__(self, groups: Sequence[Sequence[dict[str, Array]]]) -> None:
+        self._groups = groups
+        self._rest: Iterator[dict[str, Array]] = iter(())
+
+    def __len__(self) -> int:
+        return len(self._groups)
+
+    def set_range(self, start_index: int, end_index: int) -> None:
+        """The quantizer puts together what it reads of one range, so that shapes must be equal."""
+        self._rest = chain.from_iterable(self._groups[start_index:end_index])
 
     def get_next(self) -> Mapping[str, np.ndarray[Any, Any]] | None:
         return next(self._rest, None)

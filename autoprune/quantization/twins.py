@@ -13,10 +13,10 @@ from torch import nn
 from autoprune.budget import Cost
 from autoprune.cost.inputs import Inputs, as_call, tensors
 from autoprune.cost.latency import Latency, measured_or_flagged
-from autoprune.cost.onnx_export import OnnxModel
 from autoprune.cost.onnx_module import OnnxModule
 from autoprune.cost.targets import int8_instructions
-from autoprune.quantization.static import Quantized, quantize
+from autoprune.quantization.call_sizes import Call
+from autoprune.quantization.static import quantize
 from autoprune.store import (
     INT8_REPORT,
     PrecisionReport,
@@ -38,7 +38,8 @@ _TOGETHER = 4  # models in both precisions that take turns with the first one
 class Twin:
     """One model in both precisions, as modules that run in ONNX Runtime with `threads` threads."""
 
-    quantized: Quantized
+    original: nn.Module
+    example_inputs: Inputs
     float32: OnnxModule
     int8: OnnxModule
     threads: int
@@ -49,22 +50,34 @@ class Twin:
 
         On the example inputs.
         """
-        args, kwargs = as_call(self.quantized.example_inputs)
+        args, kwargs = as_call(self.example_inputs)
         with torch.no_grad():
-            expected = tensors(self.quantized.original(*args, **kwargs))
+            expected = tensors(self.original(*args, **kwargs))
             found = tensors(self.int8(*args, **kwargs))
         pairs = [(a.double(), b.double()) for a, b in zip(expected, found, strict=True)]
         return max(float((a - b).abs().max() / a.abs().max().clamp_min(1e-12)) for a, b in pairs)
 
 
 def twin_of(model: nn.Module, task: Task, settings: QuantizationSettings, threads: int) -> Twin:
-    """Write the model in both precisions and open both; raises what `quantize` raises."""
-    made = quantize(model, task, settings)
+    """Write the model in both precisions and open both; raises what `quantize` raises.
 
-    def opened(written: OnnxModel) -> OnnxModule:
-        return OnnxModule(written, made.original, made.example_inputs, threads)
+    Where one is called with sizes that neither the example input nor the training samples have,
+    both are written again, so that they take those too.
+    """
+    made, also = quantize(model, task, settings), list[Call]()
+    original, inputs = made.original, made.example_inputs
+    float32, int8 = (
+        OnnxModule(each, original, inputs, threads) for each in (made.float32, made.int8)
+    )
 
-    return Twin(made, opened(made.float32), opened(made.int8), threads)
+    def rewrite(call: Call) -> None:
+        also.append(call)
+        wider = quantize(model, task, settings, also)
+        float32.reopen(wider.float32)
+        int8.reopen(wider.int8)
+
+    float32.rewrite = int8.rewrite = rewrite
+    return Twin(original, inputs, float32, int8, threads)
 
 
 def compared(
@@ -110,7 +123,7 @@ def timed(
 def _costs(twins: Sequence[Twin], measure: Measure) -> list[tuple[Cost, Cost]]:
     modules = [module for twin in twins for module in (twin.float32, twin.int8)]
     first = twins[0]
-    inputs = first.quantized.example_inputs
+    inputs = first.example_inputs
     latencies = measure(modules, inputs, "onnxruntime", first.threads)
     costs = [each.added_to(Cost()) for each in latencies]
     return list(zip(costs[::2], costs[1::2], strict=True))

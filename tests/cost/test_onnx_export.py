@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from autoprune.cost.onnx_export import to_onnx
+from autoprune.cost.onnx_export import OnnxModel, to_onnx
 from autoprune.errors import ExportError
 
 
@@ -25,6 +25,25 @@ def test_an_encoder_of_torch_is_written_by_the_fast_exporter(
     session = onnxruntime.InferenceSession(written.data, providers=["CPUExecutionProvider"])
     (found,) = session.run(None, written.feed(x))
     assert torch.allclose(torch.from_numpy(found), model(x), atol=1e-5)
+
+
+@pytest.mark.parametrize("exporter", ["torchscript", "dynamo"])
+def test_named_dimensions_are_free_and_a_failed_check_tries_the_next_exporter(
+    exporter: str,
+) -> None:
+    class Scaled(nn.Module):
+        def forward(self, x: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+            return x * scale
+
+    def check(written: OnnxModel) -> None:
+        if written.exporter != exporter:
+            raise ValueError("not this one")
+
+    example = (torch.ones(1, 3, 4), torch.ones(1, 1, 4))
+    written = to_onnx(Scaled(), example, free=[{1: "length"}, {}], check=check)
+    assert written.exporter == exporter
+    first, second = onnxruntime.InferenceSession(written.data).get_inputs()
+    assert (first.shape, second.shape) == ([1, "length", 4], [1, 1, 4])
 
 
 class Bessel(nn.Module):

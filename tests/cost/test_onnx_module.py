@@ -79,6 +79,23 @@ def test_call_that_does_not_fit_is_one_line() -> None:
         module(tokens=torch.zeros(2, 9, dtype=torch.int64), scale=torch.ones(2, 1, 1))
 
 
+def test_other_sizes_ask_for_another_file_first() -> None:
+    model = Net(FORMS["tensor"]).eval()
+    module, asked = opened(model, inputs(2)), []
+    longer = {"tokens": torch.ones(3, 9, dtype=torch.int64), "scale": torch.ones(3, 1, 1)}
+
+    def rewrite(call) -> None:
+        asked.append([array.shape for array in call])
+        module.reopen(to_onnx(model, longer))
+
+    module.rewrite = rewrite
+    module(**inputs(3))
+    assert asked == []
+    for _ in range(2):
+        assert torch.allclose(module(**longer), model(**longer), atol=1e-5)
+    assert asked == [[(3, 9), (3, 1, 1)]]
+
+
 def test_output_without_a_batch_needs_a_free_one() -> None:
     class Total(nn.Module):
         def forward(self, x):

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 import autoprune
-from autoprune import TaskError
+from autoprune import QuantizationSettings, TaskError
+from autoprune.quantization import twin_of
 
 transformers = pytest.importorskip("transformers")
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -144,6 +145,17 @@ def test_what_does_not_fit_is_said(bert: Any, tokenizer: Any) -> None:
         autoprune.wrap_hf(bert, {"train": ROWS, "val": [{"text": "good"}]}, tokenizer)
     with pytest.raises(TaskError, match="takes none of the columns x, label"):
         autoprune.wrap_hf(bert, {"train": ROWS, "val": [{"x": [1.0], "label": 0}]})
+
+
+@pytest.mark.parametrize("method", ["percentile", "minmax", "entropy"])
+def test_int8_takes_padded_batches_of_any_length(bert: Any, tokenizer: Any, method: str) -> None:
+    task = autoprune.wrap_hf(bert, DATA, tokenizer, batch_size=6)
+    shapes = {tuple(batch["input_ids"].shape) for batch in task.val_loader()}
+    assert len(shapes) > 1
+    twin = twin_of(bert, task, QuantizationSettings(method, samples=32), threads=1)
+    expected = task.evaluate(bert, "val")
+    assert task.evaluate(twin.float32, "val") == pytest.approx(expected, abs=1e-5)
+    assert task.evaluate(twin.int8, "val") == pytest.approx(expected, abs=0.01)
 
 
 def test_it_is_searched_in_other_processes(bert: Any, tokenizer: Any, tmp_path: Any) -> None:

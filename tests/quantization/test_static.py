@@ -12,7 +12,7 @@ from torch import nn
 
 from autoprune.errors import ExportError, UsageError
 from autoprune.quantization import quantize
-from autoprune.quantization.static import calibration_feeds
+from autoprune.quantization.static import calibration_calls
 from autoprune.store import QuantizationSettings
 from autoprune.tasks.base import Task
 
@@ -107,10 +107,26 @@ def test_calibration_reads_training_samples_only_and_as_many_as_asked() -> None:
     task = Images()
     quantize(task.build_model(), task, MINMAX)
     assert task.reads == {"train": 1, "val": 0, "test": 0}
-    feeds = calibration_feeds(task.build_model(), task, ("input",), MINMAX, 1)
-    assert len(feeds) == 20
+    calls = calibration_calls(task.build_model(), task, MINMAX)
+    assert [call[0].shape[0] for call in calls] == [16, 4]
     first = torch.randn(16, 3, 6, 6, generator=torch.Generator().manual_seed(0))
-    np.testing.assert_array_equal(feeds[5]["input"], first[5:6].numpy())
+    np.testing.assert_array_equal(calls[0][0], first.numpy())
+
+
+def test_arguments_are_in_the_order_of_the_example() -> None:
+    class Named(Images):
+        def example_input(self) -> dict[str, torch.Tensor]:
+            return {"x": torch.zeros(1, 2), "y": torch.zeros(1, 3)}
+
+        def outputs(self, model: nn.Module, batch: object) -> object:
+            return model(y=torch.ones(4, 3), x=torch.ones(4, 2))
+
+    class Sum(nn.Module):
+        def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+            return x.sum(1) + y.sum(1)
+
+    (call,) = calibration_calls(Sum(), Named(), QuantizationSettings("minmax", samples=4))
+    assert [array.shape for array in call] == [(4, 2), (4, 3)]
 
 
 def test_seed_decides_the_samples() -> None:
@@ -168,6 +184,42 @@ def test_inputs_of_very_different_ranges_reach_a_normalization_in_float() -> Non
         expected = model(x).numpy()
     found = session.run(None, {"input": x.numpy()})[0]
     assert np.abs(found - expected).max() < 0.03 * np.abs(expected).max()
+
+
+class Sequences(Images):
+    """Sequences of several lengths for an encoder of torch, or of one length."""
+
+    def __init__(self, lengths: tuple[int, ...]) -> None:
+        self.lengths = lengths
+
+    def build_model(self) -> nn.Module:
+        torch.manual_seed(0)
+        layer = nn.TransformerEncoderLayer(8, 2, 16, dropout=0.0, batch_first=True)
+        return nn.Sequential(nn.TransformerEncoder(layer, 1), nn.Linear(8, 2)).eval()
+
+    def example_input(self) -> torch.Tensor:
+        return torch.zeros(1, self.lengths[0], 8)
+
+    def train_loader(self, seed: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        generator = torch.Generator().manual_seed(seed)
+        found = [torch.randn(8, length, 8, generator=generator) for length in self.lengths]
+        return [(x, torch.zeros(8, dtype=torch.int64)) for x in found]
+
+
+@pytest.mark.parametrize("method", ["minmax", "percentile", "entropy"])
+@pytest.mark.parametrize("lengths", [(4,), (4, 6, 3)])
+def test_an_encoder_of_torch_is_quantized(lengths: tuple[int, ...], method: str) -> None:
+    task = Sequences(lengths)
+    model = task.build_model()
+    made = quantize(model, task, QuantizationSettings(method, samples=24))
+    session = onnxruntime.InferenceSession(made.int8.data)
+    for x, _ in task.train_loader(0):
+        with torch.no_grad():
+            expected = model(x[:1]).numpy()
+        (found,) = session.run(None, {"input": x[:1].numpy()})
+        assert np.abs(found - expected).max() < 0.06 * np.abs(expected).max()
+    free = [each for each in session.get_inputs()[0].shape if isinstance(each, str)]
+    assert len(free) == (len(lengths) > 1)
 
 
 def test_model_stays_as_it_is() -> None:

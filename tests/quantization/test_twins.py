@@ -49,6 +49,33 @@ def test_both_files_compute_what_the_model_does(twin: Twin) -> None:
     assert 0.0 < twin.difference < 0.1
 
 
+def test_sizes_of_validation_that_training_did_not_have_are_taken_too() -> None:
+    class Texts(Known):
+        def build_model(self) -> nn.Module:
+            torch.manual_seed(0)
+            return nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 2)).eval()
+
+        def example_input(self) -> torch.Tensor:
+            return torch.zeros(1, 6, 4)
+
+        def train_loader(self, seed: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
+            x = torch.randn(8, 6, 4, generator=torch.Generator().manual_seed(seed))
+            return [(x, torch.zeros(8, dtype=torch.int64))]
+
+    task = Texts()
+    model = task.build_model()
+    made = twin_of(model, task, SETTINGS, threads=1)
+    fixed = made.int8.written.data
+    made.int8(torch.zeros(3, 6, 4))
+    assert made.int8.written.data == fixed
+    for length in (5, 6, 9):
+        x = torch.randn(3, length, 4, generator=torch.Generator().manual_seed(length))
+        expected = model(x).detach()
+        assert torch.allclose(made.float32(x), expected, atol=1e-5)
+        assert float((made.int8(x) - expected).abs().mean()) < 0.03 * float(expected.abs().max())
+    assert made.int8.written.data != fixed
+
+
 def test_the_test_split_is_read_only_if_asked(twin: Twin) -> None:
     task = Known()
     found = compared(twin, task, SETTINGS)
