@@ -10,7 +10,7 @@ from typing import Any
 
 from autoprune.architecture import INT8
 from autoprune.config import RunConfig
-from autoprune.cost_fields import FILE, field_at, is_cost
+from autoprune.cost_fields import FILE, MEMORY, field_at, is_cost
 from autoprune.pareto import Objective, ParetoFront
 from autoprune.patterns import UNSTRUCTURED, of_groups, overall, sparsity_of
 from autoprune.record import TrialRecord
@@ -30,6 +30,7 @@ NO_FASTER = (
     "runtimes that are measured here compute with them as with any other number."
 )
 _COUNTS = ("params", "macs", "weight_bytes")
+BY_GOAL = (FILE, MEMORY)  # shown where they are a limit or an objective
 STATES = ("complete", "stopped", "infeasible", "failed")
 
 
@@ -117,8 +118,8 @@ class RunContents:
 
     @cached_property
     def counts(self) -> tuple[str, ...]:
-        """The counts that tables show: the bytes of the file where they are among the goals."""
-        return (*_COUNTS, FILE) if FILE in self.goals else _COUNTS
+        """The counts that tables show: those of `BY_GOAL` where they are among the goals."""
+        return (*_COUNTS, *(field for field in BY_GOAL if field in self.goals))
 
     @cached_property
     def members(self) -> tuple[TrialRecord, ...]:

@@ -12,13 +12,13 @@ from functools import cached_property
 import numpy as np
 
 from autoprune.budget import Cost, Limit
-from autoprune.cost_fields import FILE, split_field
+from autoprune.cost_fields import FILE, MEMORY, split_field
 from autoprune.errors import BudgetError
 from autoprune.pareto import CostSource
 from autoprune.recommendation import Recommendation, recommend
 from autoprune.record import TrialRecord
 from autoprune.report import text
-from autoprune.report.contents import RunContents
+from autoprune.report.contents import BY_GOAL, RunContents
 from autoprune.store import DenseReport
 
 
@@ -100,17 +100,18 @@ class RunView(RunContents):
         return self.front.source_of(field) if self.front else "predicted"
 
     def count(self, model: TrialRecord | DenseReport, field: str) -> float | None:
-        """A count as predicted, which is exact; of the file, by the source of the front."""
-        if field == FILE:
+        """A count as predicted, which is exact; of `BY_GOAL`, by the source of the front."""
+        if field in BY_GOAL:
             cost: Cost | None = getattr(model, self.source_of(field))
         else:
             cost = model.predicted or model.measured
         return cost.value(field) if cost else None
 
     @property
-    def file_note(self) -> str:
-        """Whether the bytes of the file are measured or predicted; empty where none are shown."""
-        return f"file: compressed, as {self.source_of(FILE)}" if FILE in self.counts else ""
+    def goal_notes(self) -> tuple[str, ...]:
+        """Whether the counts of `BY_GOAL` that are shown are measured or predicted."""
+        words = {FILE: "file: compressed, as", MEMORY: "peak memory: as"}
+        return tuple(f"{words[f]} {self.source_of(f)}" for f in BY_GOAL if f in self.counts)
 
     @cached_property
     def gain_source(self) -> CostSource:

@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from autoprune.cost_fields import FILE, MEMORY
 from autoprune.errors import UsageError, WorkError
 from autoprune.record import TrialRecord
 from autoprune.report import html, text
@@ -55,7 +56,8 @@ def markdown(view: RunView) -> str:
 def _table(view: RunView) -> Iterator[str]:
     name = view.metric.name if view.metric else "metric"
     latencies = [f"{text.label(field)}, ms" for field in view.latencies]
-    counts = [_HEADS.get(field) or f"file, {view.source_of(field)}" for field in view.counts]
+    names = {FILE: "file", MEMORY: "peak memory"}
+    counts = [_HEADS.get(f) or f"{names[f]}, {view.source_of(f)}" for f in view.counts]
     columns = ["model", f"val {name}", "to dense", *counts, *latencies]
     yield f"| {' | '.join(columns)} |"
     yield f"|---|{'---:|' * (len(columns) - 1)}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from autoprune.cost_fields import FILE, is_latency, split_field
+from autoprune.cost_fields import FILE, MEMORY, is_latency, split_field
 from autoprune.record import TrialRecord
 from autoprune.report import text
 from autoprune.report.data import RunView
@@ -157,6 +157,7 @@ def _cost_words(view: RunView, model: DenseReport | TrialRecord) -> str:
         parts.append(f"{text.cost('macs', known.macs)} MACs")
     if known and known.weight_bytes is not None:
         parts.append(text.cost("weight_bytes", known.weight_bytes))
-    if (size := view.count(model, FILE)) is not None and FILE in view.counts:
-        parts.append(f"{text.cost(FILE, size)} file")
+    for field, word in ((FILE, "file"), (MEMORY, "peak memory")):
+        if (size := view.count(model, field)) is not None and field in view.counts:
+            parts.append(f"{text.cost(field, size)} {word}")
     return " · ".join(f'<span class="one">{escape(part)}</span>' for part in parts)

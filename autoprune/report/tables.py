@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from autoprune.budget import Cost
-from autoprune.cost_fields import field_at, split_field
+from autoprune.cost_fields import FILE, MEMORY, field_at, split_field
 from autoprune.record import TrialRecord
 from autoprune.report import text
 from autoprune.report.data import RunView, speedup
@@ -17,7 +17,10 @@ from autoprune.report.style import colors
 from autoprune.report.terminal import device_line
 from autoprune.store import DenseReport, RetrainingSummary
 
-_HEADS = {"params": "params", "macs": "MACs", "weight_bytes": "weights", "file_bytes": "file"}
+_HEADS = {
+    **{"params": "params", "macs": "MACs", "weight_bytes": "weights"},
+    **{FILE: "file", MEMORY: "peak memory"},
+}
 
 
 def models(view: RunView) -> str:
@@ -54,7 +57,7 @@ def models(view: RunView) -> str:
         "one forward pass; the speed-up is the ratio to the dense model, measured interleaved."
         f"{escape(_sureness(view))} Predicted is the predictor's estimate; measured is the "
         "finished model, alone on the machine."
-        f"{_predicted_only_note(view)}{_file_note(view)}{_uniform_note(view)}</p>",
+        f"{_predicted_only_note(view)}{_goal_notes(view)}{_uniform_note(view)}</p>",
     )
 
 
@@ -111,8 +114,8 @@ def _width(view: RunView) -> int:
     return 9 + len(view.counts) + (len(view.latencies) > 1)
 
 
-def _file_note(view: RunView) -> str:
-    return f" {view.file_note.capitalize()}." if view.file_note else ""
+def _goal_notes(view: RunView) -> str:
+    return "".join(f" {note.capitalize()}." for note in view.goal_notes)
 
 
 def _uniform_note(view: RunView) -> str:

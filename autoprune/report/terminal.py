@@ -8,9 +8,10 @@ from rich.table import Table
 from rich.text import Text
 
 from autoprune.budget import Cost
-from autoprune.cost_fields import FILE, field_at, split_field
+from autoprune.cost_fields import field_at, split_field
 from autoprune.record import TrialRecord
 from autoprune.report import text
+from autoprune.report.contents import BY_GOAL
 from autoprune.report.data import RunView
 from autoprune.report.health import findings
 from autoprune.report.why import why
@@ -85,8 +86,8 @@ def front_table(view: RunView) -> RenderableType:
     """The dense model and every member of the front; predicted and measured latency apart.
 
     With several devices, each model has a line for each of them, and no number of parameters:
-    the bytes say the same, and a terminal is narrow. So do the bytes of the file where they are a
-    limit or an objective: then parameters and weights are shown only where they are, too.
+    the bytes say the same, and a terminal is narrow. Where the bytes of the file or peak memory are
+    a limit or an objective, parameters and weights are shown only where they are, too.
     """
     name = view.metric.name if view.metric else "metric"
     table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=0)
@@ -118,7 +119,7 @@ def front_table(view: RunView) -> RenderableType:
     marks += " · 0 from scratch" if "scratch" in kinds else ""
     shown = (view.dense.measured, *(record.measured for record in view.records))
     marks += " · ~ noisy measurement" if any(map(text.noise, shown)) else ""
-    notes = [view.file_note.capitalize()] if view.file_note else []
+    notes = [note.capitalize() for note in view.goal_notes]
     return Group(table, Text("\n".join((marks, *notes, *device_lines(view))), "dim"))
 
 
@@ -190,7 +191,7 @@ def _cells(view: RunView, record: TrialRecord, name: str) -> list[str | Text]:
 
 
 def _counts(view: RunView) -> tuple[str, ...]:
-    if FILE in view.counts:
+    if set(BY_GOAL) & set(view.counts):
         return tuple(field for field in view.counts if field == "macs" or field in view.goals)
     return view.counts[1:] if len(view.latencies) > 1 else view.counts
 

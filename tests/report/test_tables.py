@@ -90,6 +90,20 @@ def test_bytes_of_the_file_have_a_column_where_they_are_a_limit_or_an_objective(
     assert "File: compressed, as predicted." in page
 
 
+def test_peak_memory_has_a_column_likewise() -> None:
+    predicted = Cost(**COUNTS, latency_ms=5.0, source="predicted", device=DEVICE)
+    predicted = replace(predicted, peak_memory_bytes=70)
+    record = trial(0, 0.89, 4.0, predicted=predicted)
+    record = replace(record, measured=replace(record.measured, peak_memory_bytes=80))
+    whole = DenseReport({"accuracy": 0.9}, Cost(**COUNTS), measured(10.0))
+    view = view_of(record, dense=whole, budget={"peak_memory_bytes": 100})
+    page = tables.models(view)
+    assert ">peak memory</th>" in page
+    assert rows(page)[1][7] == "80 B"
+    assert "Peak memory: as measured." in page
+    assert ">peak memory</th>" not in tables.models(view_of(record, dense=whole))
+
+
 def test_baselines_that_are_not_on_the_front_are_under_their_own_head() -> None:
     records = (
         trial(0, 0.9, 5.0),
