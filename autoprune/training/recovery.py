@@ -6,7 +6,6 @@ import math
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -14,19 +13,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from autoprune.architecture import Architecture
-from autoprune.candidate import BY_ACTIVATIONS, OBS, Candidate
+from autoprune.candidate import Candidate
 from autoprune.errors import TrainingError
 from autoprune.graph import PruningGraph
 from autoprune.graph.replica import replica
-from autoprune.pruning import compensate
 from autoprune.pruning.compensate import Calibration
-from autoprune.tasks.base import Batch, Split, Task
+from autoprune.tasks.base import Split, Task
 from autoprune.tasks.metrics import evaluated
-from autoprune.tasks.on_batches import loss_of
 from autoprune.training import checkpoint
 from autoprune.training.averaging import MovingAverage
-from autoprune.training.batches import BatchStream, sample
+from autoprune.training.batches import BatchStream
 from autoprune.training.distillation import Teacher
 from autoprune.training.features import feature_layers
 from autoprune.training.gradual import GradualPruner
@@ -34,10 +30,10 @@ from autoprune.training.held_masks import HeldMasks
 from autoprune.training.objective import Objective
 from autoprune.training.optimizers import Optimization, optimizer_for
 from autoprune.training.precision import Precision
-from autoprune.training.regularizer import Regularizer, make
+from autoprune.training.regularizer import Regularizer
+from autoprune.training.removals import Removals
 from autoprune.training.rng import derive, preserved, seed_all
 
-_SAMPLES = 512  # training images for statistics in the middle of a run
 _OF_TRAINING = (
     "epoch",
     "params",
@@ -118,11 +114,20 @@ class RecoveryRun:
         self.times = {"build_s": 0.0, "train_s": 0.0, "evaluate_s": 0.0}
         self._dense, self._dense_graph = dense, graph
         self._taught_by = teacher or dense
-        self._calibration, self._scores = calibration, scores
         self._stream = BatchStream(task, seed)
         self.total_steps = round(epochs * self._stream.length) or (1 if epochs else 0)
-        self._pruner = GradualPruner(task, dense, graph, candidate.selection)
-        self._milestones = self._milestone_steps()
+        self._removals = Removals(
+            task,
+            dense,
+            graph,
+            candidate,
+            steps=self.total_steps,
+            seed=seed,
+            precision=self.precision,
+            device=self.device,
+            calibration=calibration,
+            scores=scores,
+        )
         self._int8_from = round((1.0 - quantization_aware) * self.total_steps)
         self._optimization: Optimization | None = None
         self._objective: Objective | None = None
@@ -251,14 +256,12 @@ class RecoveryRun:
         Raises StoreError when the folder is missing, damaged, or another run's.
         """
         state = checkpoint.read(Path(folder), self._identity())
-        self._pruner = GradualPruner(
-            self.task, self._dense, self._dense_graph, self.candidate.selection
+        self._removals.restore(
+            state["kept_indices"],
+            state["dropped"],
+            state["patterns"],
+            checkpoint.unpacked_masks(state["masks"]),
         )
-        kept = state["kept_indices"]
-        widths = {name: len(units) for name, units in kept.items()}
-        there = Architecture(widths, state["dropped"])
-        self._pruner.cut(there, kept)
-        self._pruner.hold(state["patterns"], checkpoint.unpacked_masks(state["masks"]))
         self._optimization = self._prepare()
         self._optimization.seek(state["step"])
         updates = state.get("averaged")
@@ -270,17 +273,12 @@ class RecoveryRun:
             average=self._average.model if self._average else None,
         )
         self.step, self.history, self.times = state["step"], state["history"], state["times"]
-        saved = state["regularizer"]
-        if saved:
-            self._regularizer = self._make(0, 1).resume(saved, self._pruner.model, self.graph)
-        else:
-            self._regularizer = None
+        self._regularizer = self._removals.restored_penalty(state["regularizer"])
         self._stream.seek(self.step)
 
     @property
-    def _arithmetic(self) -> Precision:
-        """What the model as it is now can be trained with."""
-        return self.precision.suited(self._pruner.model, self.device)
+    def _pruner(self) -> GradualPruner:
+        return self._removals.pruner
 
     def _identity(self) -> dict[str, Any]:
         return {
@@ -291,16 +289,8 @@ class RecoveryRun:
             "int8_from": self._int8_from,
         }
 
-    def _milestone_steps(self) -> dict[int, Architecture]:
-        """Optimization step -> the structure that is reached before it; ascending."""
-        last = max(self.total_steps - 1, 0)
-        return {
-            min(round(stage.progress * self.total_steps), last): stage.architecture
-            for stage in self.candidate.removals
-        }
-
     def _prepare(self) -> Optimization:
-        self._arithmetic.place(self._pruner.model, self.device)
+        self._removals.place()
         self._objective = self._objective or self._make_objective()
         auto = optimizer_for(self.task, self._dense, self._dense_graph)
         return Optimization(
@@ -308,7 +298,7 @@ class RecoveryRun:
             self._pruner.model,
             self.candidate.recovery.resolved(auto),
             self.total_steps,
-            removals=tuple(self._milestones),
+            removals=tuple(self._removals.milestones),
         )
 
     def _make_objective(self) -> Objective:
@@ -331,52 +321,12 @@ class RecoveryRun:
     def _pass_milestone(self) -> None:
         """Prune what is due before the present step, and choose what is pruned next."""
         seed_all(derive(self.seed, "milestone", self.step))
-        if self.step in self._milestones:
+        if self.step in self._removals.milestones:
             self._average = None  # of other shapes, or before the repair
-            self._remove(self._milestones[self.step])
+            optimizer = self._optimization.optimizer if self._optimization else None
+            self._removals.remove(self.step, optimizer)
             self._average = self._make_average()
-        self._regularizer = None
-        ahead = [at for at in self._milestones if at > self.step]
-        if ahead and self.candidate.recovery.regularizer > 0.0:
-            stage, batches = self._milestones[ahead[0]], self._samples()
-            keep = self._choose(stage, batches, self._moments(batches, repair=False))
-            self._regularizer = self._make(self.step, ahead[0])
-            self._regularizer.choose(self._pruner.model, self.graph, keep)
-
-    def _make(self, begin: int, end: int) -> Regularizer:
-        recovery = self.candidate.recovery
-        return make(recovery.penalty, recovery.regularizer, begin, end, self.task)
-
-    def _remove(self, stage: Architecture) -> None:
-        if not self._pruner.removes(stage):
-            return
-        batches = self._samples()
-        calibration = self._moments(batches, repair=self.candidate.selection.repair)
-        units = self._choose(stage, batches, calibration)
-        optimizer = self._optimization.optimizer if self._optimization else None
-        self._pruner.remove(stage, units, batches, calibration, optimizer=optimizer)
-        self._arithmetic.place(self._pruner.model, self.device)
-
-    def _choose(
-        self, stage: Architecture, batches: list[Batch], calibration: Calibration | None
-    ) -> dict[str, tuple[int, ...]]:
-        is_shared = calibration is not None and calibration is self._calibration
-        known = self._scores if is_shared and self.candidate.selection.importance == OBS else None
-        return self._pruner.choose(stage, batches, calibration, known)
-
-    def _moments(self, batches: list[Batch], *, repair: bool) -> Calibration | None:
-        """The shared calibration while the model is the dense one, then one of its own."""
-        if not repair and self.candidate.selection.importance not in BY_ACTIVATIONS:
-            return None
-        if self.step == 0 and self._pruner.is_dense and self._calibration is not None:
-            return self._calibration
-        return compensate.calibrate(
-            self._pruner.model, batches, forward=partial(loss_of, self.task)
-        )
-
-    def _samples(self) -> list[Batch]:
-        found = sample(self.task, derive(self.seed, "samples", self.step), samples=_SAMPLES)
-        return [self._arithmetic.batch(batch, self.device) for batch in found]
+        self._regularizer = self._removals.penalty(self.step)
 
     def _train_until(self, stop: int) -> tuple[list[float], float]:
         """Train to step `stop`, through its milestones; the losses and the last learning rate."""
@@ -384,10 +334,10 @@ class RecoveryRun:
         rate = 0.0
         with preserved():
             while self.step < stop:
-                end = min([stop, *(at for at in self._milestones if at > self.step)])
+                end = min([stop, *self._removals.ahead(self.step)])
                 with self._timed("train_s"):
                     rate = self._train_stretch(end, losses)
-                if self.step in self._milestones:
+                if self.step in self._removals.milestones:
                     with self._timed("build_s"):
                         self._pass_milestone()
         return losses, rate
@@ -397,7 +347,7 @@ class RecoveryRun:
         assert self._optimization is not None
         assert self._objective is not None
         model = self._pruner.model.train()
-        arithmetic, held = self._arithmetic, HeldMasks(model, self._pruner.masks)
+        arithmetic, held = self._removals.arithmetic, HeldMasks(model, self._pruner.masks)
         waiting: list[Tensor] = []
         rate = 0.0
         while self.step < end:
