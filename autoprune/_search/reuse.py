@@ -18,6 +18,7 @@ from autoprune.pruning.sensitivity import Sensitivity
 from autoprune.record import REUSED, TrialRecord
 from autoprune.store import RunFolder
 
+_ROUNDED = 1.5  # samples by which a share of them may differ
 _SAME = 1e-3  # relative difference of the dense model's metrics: rounding, not another model
 _LOG = logging.getLogger(__name__)
 
@@ -50,11 +51,11 @@ class EarlierRun:
         parse = DeviceProfile.from_dict
         return {each: self.folder.profiles(same, parse, each) for each in PRECISIONS}
 
-    def check(self, graph: PruningGraph, metrics: Mapping[str, float]) -> None:
-        """Raise UsageError unless it was of this very dense model."""
+    def check(self, graph: PruningGraph, metrics: Mapping[str, float], samples: int | None) -> None:
+        """Raise UsageError unless it was of this very dense model (see `check_same_model`)."""
         if self.folder.groups() is None or self.folder.dense() is None:
             raise StoreError(f"from_run: {self.folder.path} has not got as far as its first trial")
-        check_same_model(self.folder, graph, metrics, "from_run")
+        check_same_model(self.folder, graph, metrics, samples, "from_run")
 
     def sensitivity(self, plan: Plan) -> Sensitivity | None:
         """Its sensitivities, where they know all items of the space."""
@@ -105,12 +106,18 @@ class EarlierRun:
 
 
 def check_same_model(
-    folder: RunFolder, graph: PruningGraph, metrics: Mapping[str, float], what: str
+    folder: RunFolder,
+    graph: PruningGraph,
+    metrics: Mapping[str, float],
+    samples: int | None,
+    what: str,
 ) -> None:
     """Raise UsageError where a run, as far as it got, was of another dense model than this.
 
-    `what` begins the error. Compared are the groups, and the metrics on the validation split.
+    `what` begins the error. Compared are the groups, and the metrics on the validation split of
+    `samples`: on another machine, rounding may change what one of them is taken for.
     """
+    tolerance = _ROUNDED / samples if samples else 0.0
     groups, dense = folder.groups(), folder.dense()
     if groups is not None and groups.sizes != graph.sizes():
         raise UsageError(
@@ -118,10 +125,11 @@ def check_same_model(
             "nothing of another dense model"
         )
     for name, value in (dense.metrics if dense is not None else {}).items():
-        if name in metrics and not math.isclose(value, metrics[name], rel_tol=_SAME):
+        now = metrics.get(name, value)
+        if not math.isclose(value, now, rel_tol=_SAME, abs_tol=tolerance):
             raise UsageError(
                 f"{what}: the dense model of {folder.path} has {name} {value:.4g}, this one "
-                f"{metrics[name]:.4g} · its trials say nothing of another dense model"
+                f"{now:.4g} · its trials say nothing of another dense model"
             )
 
 

@@ -169,9 +169,9 @@ def _prepare(
         profiles = earlier.profiles()
     ready = prepare(config, task, say, profiles=profiles, is_resumed=resume)
     if earlier is not None:
-        earlier.check(ready.graph, ready.metrics)
+        earlier.check(ready.graph, ready.metrics, ready.samples)
     if resume:
-        check_same_model(RunFolder(place), ready.graph, ready.metrics, "resume")
+        check_same_model(RunFolder(place), ready.graph, ready.metrics, ready.samples, "resume")
     return ready
 
 
