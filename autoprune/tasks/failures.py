@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -13,10 +13,11 @@ _END = object()
 
 
 @contextmanager
-def named(what: str, where: str = "") -> Iterator[None]:
+def named(what: str, where: str | Callable[[], str] = "") -> Iterator[None]:
     """Foreign errors inside the block become a TaskError that begins with `what`.
 
-    Those of autoprune pass through; the error itself is the cause, with its traceback.
+    Those of autoprune pass through; the error itself is the cause, with its traceback. `where` may
+    be a function, which is called for an error only.
 
     >>> with named("Mine.loss", "on a batch of train_loader"):
     ...     [][5]
@@ -28,8 +29,9 @@ def named(what: str, where: str = "") -> Iterator[None]:
     except AutopruneError:
         raise
     except Exception as error:
-        place = f" {where}" if where else ""
-        raise TaskError(f"{what} failed{place}: {_cause(error)}") from error
+        place = where() if callable(where) else where
+        said = f"{what} failed {place}".rstrip()
+        raise TaskError(f"{said}: {_cause(error)}") from error
 
 
 def read(batches: Iterable[Any], what: str) -> Iterator[Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
@@ -15,13 +16,13 @@ _TENSORS = 4  # of a batch that are described
 
 def loss_of(task: Task, model: nn.Module, batch: Batch) -> Tensor:
     """`task.loss` for a batch of `train_loader`. Raises TaskError where it fails."""
-    with named(f"{type(task).__name__}.loss", _on(batch)):
+    with named(f"{type(task).__name__}.loss", partial(_on, batch)):
         return task.loss(model, batch)
 
 
 def outputs_of(task: Task, model: nn.Module, batch: Batch) -> Any:
     """`task.outputs` for a batch of `train_loader`. Raises TaskError where it fails."""
-    with named(f"{type(task).__name__}.outputs", _on(batch)):
+    with named(f"{type(task).__name__}.outputs", partial(_on, batch)):
         return task.outputs(model, batch)
 
 
