@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from autoprune.candidate import Candidate
-from autoprune.errors import TrainingError
+from autoprune.errors import TrainingError, first_line
 from autoprune.store import FoundRate, RateTrial
 from autoprune.training.optimizers import growth
 
@@ -37,6 +37,7 @@ def find_rate(
     assert recovery.lr is not None, "resolved"
     tried: list[RateTrial] = []
     left: Sequence[float] = FACTORS
+    cause = TrainingError()
     for share, going_on in ROUNDS:
         short = share * epochs
         grown = growth(recovery.optimizer, epochs / short)
@@ -45,16 +46,17 @@ def find_rate(
             lr = factor * recovery.lr / grown
             try:
                 score = train(replace(candidate, recovery=replace(recovery, lr=lr)), short)
-            except TrainingError:
-                score = -math.inf
+            except TrainingError as error:
+                score, cause = -math.inf, error
             scores[factor] = score
             tried.append(RateTrial(factor, lr, short, score if math.isfinite(score) else None))
             if on_rate is not None:
                 on_rate(tried[-1])
         left = sorted(scores, key=lambda f: -scores[f])[:going_on]
         if scores[left[0]] == -math.inf:
+            rates = ", ".join(f"{each.lr:.3g}" for each in tried)
             raise TrainingError(
-                f"training diverges at each of the rates {', '.join(f'{t.lr:.3g}' for t in tried)}"
-                " · give a lower one: --lr"
-            )
+                f"training fails at each of the rates {rates} · give a lower one: --lr · the last "
+                f"one: {first_line(cause)}"
+            ) from cause
     return FoundRate(left[0] * recovery.lr, tuple(tried))

@@ -214,6 +214,8 @@ def _check_free(folder: RetrainingFolder, plan: RetrainingPlan) -> None:
         if there:
             what = f"epochs {there.epochs:g}, seeds {list(there.seeds)}"
             what += ", another recipe" if there.candidate != plan.candidate else ""
+            if there.find_lr != plan.find_lr:
+                what += ", with a rate that was looked for" if there.find_lr else ", a given rate"
         raise StoreError(
             f"{folder.path} holds another retraining ({what}) · rename or remove that folder first"
         )

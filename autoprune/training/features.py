@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from autoprune.errors import TrainingError
+from autoprune.errors import TaskError
 from autoprune.graph import PruningGraph
 
 Features = Mapping[str, Sequence[Tensor]]  # module path -> its output at each call
@@ -62,7 +62,7 @@ def attention_distance(student: Features, teacher: Features) -> Tensor:
 
     The map of an output is the sum of its squares over the channels: the dimension whose size
     differs, or the first after the batch. Outputs with fewer than three dimensions, or of another
-    shape beyond that, are left out. Raises TrainingError where nothing is left.
+    shape beyond that, are left out. Raises TaskError where nothing is left.
 
     >>> x = torch.rand(2, 3, 4, 4)
     >>> attention_distance({"conv": [x[:, :2]]}, {"conv": [x[:, :2] * 5]}).item() < 1e-6
@@ -75,7 +75,7 @@ def attention_distance(student: Features, teacher: Features) -> Tensor:
         if (distance := _distance(one, other)) is not None
     ]
     if not found:
-        raise TrainingError(
+        raise TaskError(
             "recovery.features needs layers whose outputs have positions (three dimensions and "
             "more), and there are none · set it to 0"
         )

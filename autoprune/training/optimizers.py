@@ -72,7 +72,7 @@ def rate_for_length(recovery: Recovery, before: float, now: float) -> float:
     """
     assert recovery.lr is not None, "resolved"
     grown = recovery.lr * growth(recovery.optimizer, now / before)
-    return max(recovery.lr, min(grown, _HIGHEST_RATE)) if grown != recovery.lr else recovery.lr
+    return max(recovery.lr, min(grown, _HIGHEST_RATE))
 
 
 def growth(optimizer: str, ratio: float) -> float:

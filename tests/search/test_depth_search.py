@@ -11,6 +11,7 @@ from autoprune.graph import trace
 from autoprune.report.read import read
 
 TASK = Path(__file__).parents[1] / "deep_task.py"
+QUICK = {"rungs": 0, "concurrent": 1, "screen": 4, "calibration_samples": 64}
 
 
 @pytest.fixture(scope="module")
@@ -21,10 +22,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> autoprune.Result:
         space={"ratios": {"max": 0.25}, "depth": {"max": 0.9}},
         trials=5,
         epochs=0.5,
-        rungs=0,
-        concurrent=1,
-        screen=4,
-        calibration_samples=64,
+        **QUICK,
         output=tmp_path_factory.mktemp("deep") / "run",
     )
 
@@ -58,10 +56,7 @@ def test_a_block_can_be_kept(tmp_path: Path) -> None:
         keep=[first],
         trials=3,
         epochs=0.25,
-        rungs=0,
-        concurrent=1,
-        screen=4,
-        calibration_samples=64,
+        **QUICK,
         output=tmp_path / "run",
     )
     complete = [record for record in found.records if record.state == "complete"]
@@ -77,10 +72,7 @@ def test_a_model_with_blocks_is_searched_for_channels_alone(tmp_path: Path) -> N
         space={"ratios": {"max": 0.7}, "depth": False},
         trials=2,
         epochs=0.25,
-        rungs=0,
-        concurrent=1,
-        screen=4,
-        calibration_samples=64,
+        **QUICK,
         output=tmp_path / "run",
     )
     complete = [record for record in found.records if record.state == "complete"]

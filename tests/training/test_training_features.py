@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from autoprune.errors import TrainingError
+from autoprune.errors import TaskError
 from autoprune.graph import trace
 from autoprune.training.features import attention_distance, feature_layers, recorded
 
@@ -68,5 +68,5 @@ def test_the_distance_has_gradients_for_the_student():
 
 @pytest.mark.parametrize("shape", [(2, 3), (2, 3, 5), (3, 4, 4), (2, 3, 4, 4)])
 def test_outputs_that_do_not_fit_are_left_out(shape):
-    with pytest.raises(TrainingError, match=r"recovery.features needs layers .* set it to 0"):
+    with pytest.raises(TaskError, match=r"recovery.features needs layers .* set it to 0"):
         attention_distance({"a": [torch.zeros(shape)]}, {"a": [torch.zeros(2, 4, 4)]})
