@@ -33,6 +33,7 @@ from .huggingface.files import SavedHF as SavedHF
 from .huggingface.files import load_hf as load_hf
 from .huggingface.files import save_hf as save_hf
 from .huggingface.task import wrap_hf as wrap_hf
+from .joint import JointFront as JointFront
 from .loading import load as load
 from .pareto import ParetoFront as ParetoFront
 from .pruning.calibration import Calibration as Calibration
@@ -43,6 +44,8 @@ from .record import TrialRecord as TrialRecord
 from .result import Result as Result
 from .schedule import Schedule as Schedule
 from .space import SearchSpace as SearchSpace
+from .starting_models import resume_starting_models as resume_starting_models
+from .starting_models import search_starting_models as search_starting_models
 from .store.quantization import QuantizationReport as QuantizationReport
 from .store.quantization import QuantizationSettings as QuantizationSettings
 from .tasks.base import Task as Task

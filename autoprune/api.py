@@ -96,9 +96,11 @@ def run_config(
     callbacks: Sequence[Callback] = (),
 ) -> Result:
     """Search as `config` says, into its `output` or `results/<task>-<date-time>`."""
+    if config.starting_models:
+        raise UsageError("starting_models need search_starting_models (in Python), or the command")
     note(config)  # named by the user: `resume` and `load` may import it again
     folder = Path(config.output) if config.output else Path("results") / run_name(config.task)
-    return _run(config, folder, task, progress, callbacks, resumed=False)
+    return search_into(folder, config, task, progress, callbacks, resumed=False)
 
 
 def resume(
@@ -119,11 +121,12 @@ def resume(
     (see docs/security.md); without it they raise TaskError.
     """
     run = RunFolder.open(path)
+    run.check_single()
     job = _task_of_run(run, task, trust)
     config = run.config
     if trials is not None or minutes is not None:
         config = extend(run, trials, minutes)
-    _run(config, Path(path), job, progress, callbacks, resumed=True)
+    search_into(Path(path), config, job, progress, callbacks, resumed=True)
     return Result.read(path, task)
 
 
@@ -142,20 +145,22 @@ def verify(
     from autoprune._search.run import measure_again
 
     run = RunFolder.open(path)
+    run.check_single()
     job = _task_of_run(run, task, trust)
     measure_again(run.config, job, Path(path), progress=progress)
     return Result.read(path, task)
 
 
-def _run(
-    config: RunConfig,
+def search_into(
     folder: Path,
+    config: RunConfig,
     task: Task | None,
     progress: Progress | None,
     callbacks: Sequence[Callback],
     *,
     resumed: bool,
 ) -> Result:
+    """Search as `config` says, or resume the search, in a folder; the task may be an object."""
     told = Callbacks([*callbacks, *trackers(config.track)])
     job = task or task_of(config)
     from autoprune._search.run import run
@@ -220,7 +225,7 @@ def retrain(
     """
     from autoprune._retraining.trial import retrain_trial
 
-    run = RunFolder.open(path)
+    run, record = picked(RunFolder.open(path), pick)
     config = run.config
     numbers = tuple(range(seeds)) if isinstance(seeds, int) else tuple(seeds)
     replaced = {"lr": lr, "distillation": distillation}
@@ -229,7 +234,7 @@ def retrain(
         run,
         config,
         _task_of_run(run, task, trust),
-        picked(run, pick),
+        record,
         epochs=epochs,
         seeds=numbers,
         recovery={**constants("recovery", recovery or {}), **replaced},

@@ -28,7 +28,7 @@ from pydantic import (
 )
 
 from autoprune.budget import Budget, size_in_bytes
-from autoprune.cost_fields import on_device
+from autoprune.cost_fields import DEVICE_NAME, on_device
 from autoprune.device_sections import check_device_names, limits_by_name, resolved_devices
 from autoprune.errors import BudgetError, ConfigError
 from autoprune.limited_yaml import read_yaml
@@ -65,6 +65,16 @@ def _plain_text(value: str) -> str:
     if not value.strip() or "\0" in value:
         raise ValueError("must not be empty, nor hold a null byte")
     return value
+
+
+def _starting_models(found: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Two or more, each by a name that a folder can have."""
+    odd = [name for name in found if not DEVICE_NAME.fullmatch(name)]
+    if odd:
+        raise ValueError(f"a name may hold letters, digits, _ and -, not {shown(odd[0])}")
+    if len(found) == 1:
+        raise ValueError("must name two or more · for a single one: task_args")
+    return found
 
 
 Count = Annotated[int, Field(ge=1), BeforeValidator(_whole)]
@@ -190,9 +200,11 @@ class RunConfig(_Section):
     them as they were written. `keep` are patterns of groups and blocks that are not pruned,
     `bounds` ratios of other groups (see `pruning.restrictions`). `quality` are limits on metrics;
     the recommended model is the cheapest that is within them and, where they do not limit the
-    task's metric, within `recommend`. `from_run` is a run whose profiles, sensitivities and trials
-    are used again; `track` names packages that follow the search. `base` is the folder in which
-    modules and checkpoints of the task are looked up too: that of the configuration.
+    task's metric, within `recommend`. `starting_models` are dense models to start from by name,
+    each with what the task gets instead of, or on top of, `task_args`. `from_run` is a run whose
+    profiles, sensitivities and trials are used again; `track` names packages that follow the
+    search. `base` is the folder in which modules and checkpoints of the task are looked up too:
+    that of the configuration.
 
     >>> config = RunConfig.from_dict({"task": "digits", "budget": {"macs": "50%"}})
     >>> config.search.trials, str(config.budget)
@@ -213,6 +225,7 @@ class RunConfig(_Section):
     quality: dict[str, str | list[str]] = {}
     recommend: str = "drop <= 1 %"
     search: SearchConfig = SearchConfig()
+    starting_models: Annotated[dict[str, dict[str, Any]], AfterValidator(_starting_models)] = {}
     from_run: Text | None = None
     track: tuple[Literal["tensorboard", "mlflow"], ...] = ()
     output: Text | None = None
@@ -278,6 +291,11 @@ class RunConfig(_Section):
             raise ConfigError(
                 f"{place}: base must be a folder, {config.base} is none · leave it out for the "
                 "folder of the configuration"
+            )
+        if config.starting_models and config.from_run:
+            raise ConfigError(
+                f"{place}: from_run and starting_models exclude each other · an earlier run has "
+                "one dense model"
             )
         config._written = {"budget": limits, "space": space}
         if config.search.max_disk is not None:

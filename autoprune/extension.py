@@ -25,10 +25,10 @@ def extend(run: RunFolder, trials: Amount | None, minutes: Amount | None) -> Run
     config, state = run.config, run.state() or RunState()
     done = [r for r in run.records() if r.is_counted and r.state != "infeasible"]
     search, spent = config.search, state.elapsed_s / 60.0
-    until = None if minutes is None else _raised(minutes, spent, "minutes", MOST_MINUTES)
+    until = None if minutes is None else raised(minutes, spent, "minutes", MOST_MINUTES)
     if trials is not None:
         least = len(done) if state.phase == DONE else len(done) - 1
-        total = _raised(trials, len(done), "trials", MOST_TRIALS, least)
+        total = raised(trials, len(done), "trials", MOST_TRIALS, least)
         if total != int(total):
             raise UsageError(f"trials must be a whole number, got {trials!r}")
         wanted = int(total)
@@ -47,7 +47,7 @@ def extend(run: RunFolder, trials: Amount | None, minutes: Amount | None) -> Run
     return extended
 
 
-def _raised(
+def raised(
     amount: Amount, before: float, what: str, most: int, least: float | None = None
 ) -> float:
     """The new total of a limit: more than `least`, by default more than `before`."""

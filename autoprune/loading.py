@@ -13,6 +13,7 @@ from autoprune.architecture import Architecture
 from autoprune.config import RunConfig
 from autoprune.cost_fields import is_cost
 from autoprune.errors import StoreError, TaskError, UsageError
+from autoprune.joint import JointFront
 from autoprune.pareto import ParetoFront
 from autoprune.pick import RECOMMENDED
 from autoprune.pick import pick as pick_record
@@ -27,11 +28,12 @@ if TYPE_CHECKING:
     from torch import nn
 
 _DEEPEST = 3  # a saved model lies in retrained/<trial>/seed-<n> of a run
-_OBJECT = "python:"  # the reference of a task that was given as an object
+OBJECT = "python:"  # the reference of a task that was given as an object
 
 
 def front_of(run: RunFolder, records: Sequence[TrialRecord]) -> ParetoFront:
     """The front of a run. Raises StoreError where it has none yet."""
+    run.check_single()
     found = run.front(records)
     if found is None:
         raise StoreError(
@@ -47,12 +49,17 @@ def recommended(run: RunFolder, front: ParetoFront) -> Recommendation | None:
     return recommend(front, dense.metrics if dense else {}, run.config.recommended_within(metric))
 
 
-def picked(run: RunFolder, text: str) -> TrialRecord:
-    """The trial of a run that `recommended`, `knee`, `trial=7`, `latency_ms<=3` ... names."""
+def picked(run: RunFolder, text: str) -> tuple[RunFolder, TrialRecord]:
+    """The trial of a run that `recommended`, `knee`, `trial=7`, `latency_ms<=3` ... names.
+
+    With the run's folder, which for the joint front of several runs is one of them.
+    """
+    if run.config.starting_models:
+        return JointFront.read(run).pick(text)
     records = run.records()
     front = front_of(run, records)
     found = recommended(run, front) if text.strip() == RECOMMENDED else None
-    return pick_record(front, text, records, found.record if found else None)
+    return run, pick_record(front, text, records, found.record if found else None)
 
 
 def load(
@@ -172,8 +179,8 @@ def model_folder(path: str | Path, pick: str = RECOMMENDED) -> Path:
     retrained = RetrainingFolder(folder)
     if retrained.is_finished:
         return retrained.first_model
-    run = RunFolder.open(folder)
-    return run.newest_model(picked(run, pick))
+    run, record = picked(RunFolder.open(folder), pick)
+    return run.newest_model(record)
 
 
 def task_of(config: RunConfig) -> Task:
@@ -183,7 +190,7 @@ def task_of(config: RunConfig) -> Task:
 
 def reference_of(task: Task) -> str:
     """What stands for a task that was given as an object: it cannot be found by name again."""
-    return f"{_OBJECT}{type(task).__name__}"
+    return f"{OBJECT}{type(task).__name__}"
 
 
 def config_around(folder: Path) -> RunConfig | None:
@@ -208,9 +215,9 @@ def _task(
     data: str | None = None,
     base: str | None = None,
 ) -> Task:
-    if reference.startswith(_OBJECT):
+    if reference.startswith(OBJECT):
         raise TaskError(
-            f"this run was made with a Task object ({reference.removeprefix(_OBJECT)}) · call it "
+            f"this run was made with a Task object ({reference.removeprefix(OBJECT)}) · call it "
             "from Python with task=..."
         )
     return load_task(reference, base=Path(base) if base else None, data=data, args=args)

@@ -36,6 +36,7 @@ class SearchOptions(TypedDict, total=False):
     train_on: str
     arithmetic: str
     task_args: Mapping[str, Any]
+    starting_models: Mapping[str, Mapping[str, Any]]
     data: str | Path | None
     output: str | Path | None
     base: str | Path | None

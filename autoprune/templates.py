@@ -62,6 +62,7 @@ search:
   screen: 32                   # proposals scored before training for each one trained; 0 = none
   baselines: {{uniform: 3, random: 1, scratch: false}}  # to compare with, on top of the trials
 
+# starting_models: {{large: {{depth: 56}}, small: {{depth: 20}}}}   # dense models to start from
 # from_run: results/earlier    # use profiles, sensitivities and trials of an earlier run again
 # track: [tensorboard]         # tensorboard | mlflow: follow the search there, too
 # output: results/my-run       # default: results/<task>-<date-time>

@@ -64,17 +64,19 @@ def model_of(number: int) -> nn.Module:
     return build(dense, graph, Architecture({"0": len(kept)}), kept_indices={"0": kept}).model
 
 
-def make(folder: Path) -> RunFolder:
+def make(
+    folder: Path, place: Path | None = None, accuracies: tuple[float, float] = (0.805, 0.5)
+) -> RunFolder:
     """Trial 0 is the better one, trial 1 the smaller one and the knee's equal."""
     config = {"task": "small_run:Pair", "budget": {"macs": "80%"}, "base": str(folder)}
-    run = RunFolder.create(folder / "run", config, {"torch": torch.__version__})
+    run = RunFolder.create(place or folder / "run", config, {"torch": torch.__version__})
     space = FittedSpace.of(run.config.space, {"0": 8})
     dense = Cost(params=67, macs=DENSE_MACS, weight_bytes=268)
     budgets = (run.config.budget,)
     run.save_plan(SearchPlan.of(OBJECTIVES, (0.1, float(DENSE_MACS)), budgets, space, dense))
     run.save_dense(DenseReport({"accuracy": 0.81}, dense))
     run.save_groups(Groups((GroupInfo("0", "channel", 8),)))
-    records = tuple(_record(run, number, accuracy) for number, accuracy in ((0, 0.805), (1, 0.5)))
+    records = tuple(_record(run, number, accuracy) for number, accuracy in enumerate(accuracies))
     for record in records:
         run.append(record)
     run.save_front(FrontReport(ParetoFront(OBJECTIVES, records, (0.1, float(DENSE_MACS)))))

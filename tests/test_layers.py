@@ -23,6 +23,8 @@ FLOORS = {
     "schema": 6,
     "extension": 6,
     "loading": 6,
+    "joint": 6,
+    "starting_models": 6,
     "options": 6,
     "result": 6,
     "report": 6,

@@ -29,6 +29,7 @@ class EarlierRun:
     def __init__(self, config: RunConfig) -> None:
         """That of `config.from_run`. Raises StoreError, or UsageError if it is of another task."""
         self.folder = RunFolder.open(config.from_run or "")
+        self.folder.check_single()
         self._before, self._now = self.folder.config, config
         for key in ("task", "task_args"):
             theirs, ours = getattr(self._before, key), getattr(config, key)

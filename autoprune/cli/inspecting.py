@@ -21,8 +21,16 @@ def show(
     from autoprune.report import terminal
     from autoprune.report import trial as trials
     from autoprune.report.read import read
+    from autoprune.store import RunFolder
 
-    view = read(run)
+    folder = RunFolder.open(run)
+    if folder.config.starting_models and trial is None:
+        from autoprune.joint import JointFront
+        from autoprune.report import joint
+
+        say(joint.show(JointFront.read(folder)))
+        return
+    view = read(folder)
     say(terminal.show(view) if trial is None else trials.trial(view, trial))
 
 
@@ -38,10 +46,16 @@ def report(
     show_it: Annotated[bool, typer.Option("--open", help="Open it in the browser.")] = False,
 ) -> None:
     """Write the run's report: one HTML file that needs nothing else, a table or a picture."""
-    from autoprune.report.formats import write
+    from autoprune.report import formats, joint
     from autoprune.store import RunFolder
 
-    file = write(RunFolder.open(run), format, output)
+    folder = RunFolder.open(run)
+    if folder.config.starting_models:
+        file = joint.write(folder, format, output)
+        for single in joint.single_reports(folder) if format == "html" else ():
+            say(f"wrote {single}")
+    else:
+        file = formats.write(folder, format, output)
     say(f"wrote {file}")
     if show_it:
         webbrowser.open(file.resolve().as_uri())

@@ -108,7 +108,7 @@ def retrain(
         )
     except KeyboardInterrupt as error:
         fail("stopped; checkpoints are saved · the same command resumes", code_of(error))
-    say(terminal.retrained_table(read(run)))
+    say(terminal.retrained_table(read(done.path.parents[1])))
     recovery = done.summary.candidate.recovery
     say(f"optimizer {recovery.optimizer}, peak learning rate {recovery.lr:.3g}")
     for line in _speeds(done.summary):

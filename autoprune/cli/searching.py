@@ -13,6 +13,7 @@ from autoprune.cli.terminal import say, watching
 from autoprune.errors import UsageError
 
 if TYPE_CHECKING:
+    from autoprune.joint import JointFront
     from autoprune.result import Result
 
 
@@ -71,6 +72,13 @@ def search(
 
     folder = Path(loaded.output or Path("results") / run_name(loaded.task))
     placed = loaded.model_copy(update={"output": str(folder)})
+    if placed.starting_models:
+        from autoprune.starting_models import search_starts
+
+        with watching(folder, quiet) as progress:
+            joint = search_starts(placed, progress=progress)
+        _finish_joint(joint)
+        return
     with watching(folder, quiet) as progress:
         result = run_config(placed, progress=progress)
     _finish(result)
@@ -92,9 +100,18 @@ def resume(
     """Resume an interrupted search, or continue a finished one."""
     from autoprune.store import RunFolder
 
-    RunFolder.open(run)  # before torch is loaded: a wrong folder is reported at once
+    has_several = bool(RunFolder.open(run).config.starting_models)  # before torch is loaded
     from autoprune import api
 
+    if has_several:
+        from autoprune.starting_models import resume_starting_models
+
+        if minutes is not None:
+            raise UsageError("--minutes is for one run · give --trials, or name one in starts/")
+        with watching(run, quiet) as progress:
+            found = resume_starting_models(run, trials=trials, progress=progress, trust=trust)
+        _finish_joint(found)
+        return
     with watching(run, quiet) as progress:
         result = api.resume(run, trials=trials, minutes=minutes, progress=progress, trust=trust)
     _finish(result)
@@ -111,6 +128,15 @@ def verify(run: RunArgument, quiet: Quiet = False, trust: Trust = False) -> None
     with watching(run, quiet) as progress:
         result = api.verify(run, progress=progress, trust=trust)
     _finish(result)
+
+
+def _finish_joint(found: JointFront) -> None:
+    from autoprune.report import joint
+
+    say(joint.show(found))
+    say(f"run     {found.run.path}, one for each starting model in its folder starts")
+    say(f"next    autoprune report {found.run.path}")
+    say(f"        autoprune retrain {found.run.path} --epochs 20")
 
 
 def _finish(result: Result) -> None:

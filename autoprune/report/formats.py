@@ -129,7 +129,11 @@ def picture(view: RunView, axis: str | None = None, size: tuple[int, int] = (960
 
     `axis` is the cost, as `front_axes.axes` names it. Raises UsageError without a browser.
     """
-    page = html.front_page(view, axis)
+    return draw_light(html.front_page(view, axis), size)
+
+
+def draw_light(page: str, size: tuple[int, int] = (960, 550)) -> bytes:
+    """A page of one plot as a PNG in the light theme, likewise."""
     return draw(page.replace('<html lang="en">', _LIGHT, 1).replace("</head>", _TIGHT, 1), size)
 
 

@@ -23,6 +23,7 @@ from autoprune.store import (
 def read(run: RunFolder | str | Path) -> RunView:
     """Read a run, finished or not. Raises StoreError where a file is damaged."""
     folder = run if isinstance(run, RunFolder) else RunFolder.open(run)
+    folder.check_single()
     folder.check_whole()
     config, records, plan = folder.config, folder.records(), folder.plan()
     stored, state, groups = folder.front(records), folder.state(), folder.groups() or Groups()
@@ -47,13 +48,13 @@ def read(run: RunFolder | str | Path) -> RunView:
         blocks=tuple(block.name for block in groups.blocks),
         network=folder.network(),
         ended_by=state.ended_by if state else "",
-        folder=_relative(folder.path),
+        folder=relative(folder.path),
         quantized={r.number: found for r in records if (found := folder.quantizations(r))},
     )
 
 
-def _relative(path: Path) -> str:
-    """From the working directory; only the name where there is no way from there."""
+def relative(path: Path) -> str:
+    """A path from the working directory; only the name where there is no way from there."""
     try:
         return Path(os.path.relpath(path)).as_posix()
     except ValueError:  # another drive

@@ -47,18 +47,21 @@ def _commands(view: RunView) -> str:
     """What to run next, to copy."""
     if not view.members:
         return ""
-    run = view.place
-    retrained = [result.number for result in view.retrained]
+    words = "Another model, or the file for its runtime:"
+    if not view.retrained:
+        words = "Train the recommended model in full, then write it for its runtime:"
+    return commands(view.place, words, "--pick trial=N")
+
+
+def commands(run: str, words: str, *picks: str) -> str:
+    """The commands after `words`; `picks` are examples beside the usual ones."""
     lines = [f"autoprune retrain {run} --epochs 20 --seeds 3"]
     lines += [f"autoprune export {run} --format onnx"]
-    if not retrained:
-        words = "Train the recommended model in full, then write it for its runtime:"
-    else:
-        words = "Another model, or the file for its runtime:"
     code = escape("\n".join(lines))
+    shown = [f"<code>{escape(pick)}</code>" for pick in ("--pick knee", *picks)]
     return (
-        f'<div class="commands"><p>{words} <span class="dim">other models with <code>--pick knee'
-        '</code>, <code>--pick trial=N</code> or <code>--pick "latency_ms&lt;=3"</code></span>'
+        f'<div class="commands"><p>{words} <span class="dim">other models with '
+        f'{", ".join(shown)} or <code>--pick "latency_ms&lt;=3"</code></span>'
         f'</p><pre><code>{code}</code></pre><button type="button" class="copy">Copy</button></div>'
     )
 

@@ -63,6 +63,7 @@ from autoprune.store.values import (
     SearchPlan,
     SeedReport,
     Spread,
+    StartingState,
 )
 
 __all__ = [
@@ -103,6 +104,7 @@ __all__ = [
     "SearchPlan",
     "SeedReport",
     "Spread",
+    "StartingState",
     "device_file",
     "is_model",
     "is_packed",

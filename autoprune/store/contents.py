@@ -24,9 +24,11 @@ from autoprune.store.values import (
     ProfileSummary,
     RunState,
     SearchPlan,
+    StartingState,
 )
 
 LAYERS = "layers.json"
+STARTING = "starting.json"
 RECORDS, PLAN, STATE, DENSE, GROUPS, FRONT, IMPORTANCES, SENSITIVITY, ARITHMETIC = (
     "records.jsonl",
     "plan.json",
@@ -88,6 +90,14 @@ class RunContents:
             state = replace(state, lines=lines.count(self.path / RECORDS))
         write_json(self.path / STATE, state)
 
+    def starting(self) -> StartingState | None:
+        """How a search from several starting models has divided its trials."""
+        return self._read(STARTING, StartingState)
+
+    def save_starting(self, state: StartingState) -> None:
+        """Write how the trials are divided."""
+        write_json(self.path / STARTING, state)
+
     def lost_lines(self) -> int:
         """How many lines of the records are gone since the search ended."""
         state = self.state() or RunState()
@@ -95,7 +105,7 @@ class RunContents:
 
     def check_whole(self) -> None:
         """Raise StoreError where a search has ended and a file that it wrote is gone or shorter."""
-        if not (self.path / FRONT).exists():
+        if not self.has_front:
             return
         again = f"go on with what is there: autoprune resume {self.path}"
         for name in (GROUPS, PLAN, DENSE, STATE):
@@ -148,6 +158,11 @@ class RunContents:
     def save_importances(self, importances: Mapping[str, Mapping[str, float]]) -> None:
         """Write the importance of each search variable."""
         write_json(self.path / IMPORTANCES, importances)
+
+    @property
+    def has_front(self) -> bool:
+        """Whether a search here has ended with a front."""
+        return (self.path / FRONT).exists()
 
     def front(self, records: Iterable[TrialRecord] | None = None) -> FrontReport | None:
         """The front of the search that has ended; `records` where they were read already."""

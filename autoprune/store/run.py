@@ -18,7 +18,7 @@ from autoprune.limited_yaml import read_yaml
 from autoprune.printable import printable
 from autoprune.record import TrialRecord
 from autoprune.store import records as lines
-from autoprune.store.contents import RECORDS, RunContents
+from autoprune.store.contents import RECORDS, STARTING, RunContents
 from autoprune.store.files import check_regular, write_json, write_text
 from autoprune.store.models import Recipe, save_model
 from autoprune.store.quantization import QuantizationReport, model_name, read_quantization
@@ -34,7 +34,7 @@ CONFIG, ENVIRONMENT, TABLE, REPORT = (
     "trials.csv",
     "report.html",
 )
-RETRAINED, LOCK, STUDY = "retrained", ".lock", "study.db"
+RETRAINED, LOCK, STUDY, STARTS = "retrained", ".lock", "study.db", "starts"
 
 
 class RunFolder(RunContents):
@@ -143,12 +143,24 @@ class RunFolder(RunContents):
 
     def _check_own(self) -> None:
         """Raise StoreError where what is written in place is a link, or no file."""
-        for name in (LOCK, RECORDS, STUDY, lines.MODELS, RETRAINED):
+        for name in (LOCK, RECORDS, STUDY, lines.MODELS, RETRAINED, STARTS):
             file = self.path / name
             if file.is_symlink():
                 raise StoreError(f"{file} must not be a link: what is written would go elsewhere")
-            if name not in (lines.MODELS, RETRAINED):
+            if name not in (lines.MODELS, RETRAINED, STARTS):
                 check_regular(file)
+
+    def check_single(self) -> None:
+        """Raise StoreError where the folder holds runs from several starting models."""
+        names = self.config.starting_models
+        if names:
+            places = ", ".join(str(self.starting_model(name).path) for name in names)
+            raise StoreError(f"{self.path} holds several runs · name one of {places}")
+
+    def discard(self) -> None:
+        """Remove what says that this is a run: none has begun in it."""
+        for name in (CONFIG, ENVIRONMENT, STARTING):
+            (self.path / name).unlink(missing_ok=True)
 
     @property
     def config(self) -> RunConfig:
@@ -234,6 +246,10 @@ class RunFolder(RunContents):
         self.append(without)
         shutil.rmtree(folder, ignore_errors=True)
         return without
+
+    def starting_model(self, name: str) -> RunFolder:
+        """The run from one starting model, in the folder of a search from several."""
+        return RunFolder(self.path / STARTS / name)
 
     def retraining(self, number: int) -> RetrainingFolder:
         """The folder in which a trial is retrained."""

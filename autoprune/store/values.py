@@ -187,6 +187,22 @@ class RunState:
 
 
 @dataclass(frozen=True)
+class StartingState:
+    """How a search from several starting models has divided its trials.
+
+    `rounds` gives each starting model's trials in each round, `left_out` says which ones have no
+    model within the budget, and why.
+    """
+
+    rounds: tuple[Mapping[str, int], ...] = ()
+    left_out: Mapping[str, str] = field(default_factory=dict)
+
+    def trials(self, name: str) -> int:
+        """All trials of a starting model so far."""
+        return sum(found.get(name, 0) for found in self.rounds)
+
+
+@dataclass(frozen=True)
 class FrontReport:
     """The front at the end of a search.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import joint_run
 import pytest
 
 
@@ -64,3 +65,16 @@ def test_runs_are_compared(command_line, shown_run: Path) -> None:
     assert "same configuration and environment" in out
     says = "error: compare needs at least two runs\n"
     assert command_line("compare", shown_run) == (2, "", says)
+
+
+def test_a_search_from_several_models_is_shown_and_reported(command_line, tmp_path: Path) -> None:
+    whole = joint_run.make(tmp_path, large=(0.9, 0.4), small=(0.8, 0.5)).path
+    code, out, _ = command_line("show", whole)
+    assert code == 0
+    assert "recommended is large, trial 0" in out
+    code, out, _ = command_line("report", whole, "--format", "csv", "-o", tmp_path / "front.csv")
+    assert (code, out) == (0, f"wrote {tmp_path / 'front.csv'}\n")
+    code, out, _ = command_line("report", whole)
+    assert out.count("wrote ") == 3
+    code, _, err = command_line("show", whole, "--trial", 1)
+    assert (code, "name one of" in err) == (2, True)

@@ -228,3 +228,32 @@ def test_resume_and_verify_pass_on_what_was_said(
     assert f"next    autoprune report {done}" in out.splitlines()
     limits = {"trials": "+20", "minutes": "3"} if verb == "resume" else {}
     assert asked == {"path": done, "progress": None, "trust": True, **limits}
+
+
+def test_several_starting_models_are_searched_and_resumed(
+    command_line, tmp_path: Path, monkeypatch
+) -> None:
+    seen = []
+
+    def searched(folder: Path, config: RunConfig, *_: object, resumed: bool) -> None:
+        seen.append((folder.name, config.search.trials, resumed))
+        if not resumed:
+            small_run.make(tmp_path, folder).save_config(config)
+
+    monkeypatch.setattr(api, "search_into", searched)
+    monkeypatch.syspath_prepend(Path(small_run.__file__).parent)
+    starts = "starting_models: {large: {}, small: {sizes: 1}}"
+    (tmp_path / "b.yaml").write_text(
+        f"task: wide_stripes:WideStripes\nbudget: {{macs: 80%}}\noutput: run\nsearch: "
+        f"{{trials: 8}}\n{starts.replace('sizes', 'width')}"
+    )
+    code, out, _ = command_line("search", tmp_path / "b.yaml", "--quiet")
+    assert code == 0
+    assert "2 models from 2 starting models" in out
+    assert f"autoprune retrain {tmp_path / 'run'} --epochs 20" in out.replace("\n", "")
+    assert seen[:2] == [("large", 2, False), ("small", 2, False)]
+    code, out, err = command_line("resume", tmp_path / "run", "--trials", "+2", "--quiet")
+    assert (code, err) == (0, "")
+    assert sum(trials for _, trials, _ in seen[-2:]) == 10
+    code, _, err = command_line("resume", tmp_path / "run", "--minutes", 3)
+    assert (code, "--minutes is for one run" in err) == (2, True)

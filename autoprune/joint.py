@@ -1,0 +1,135 @@
+"""The joint front of a search from several starting models: which run has which member."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+
+from autoprune.cost_fields import is_cost
+from autoprune.errors import StoreError, UsageError
+from autoprune.pareto import CostSource, Objective, ParetoFront
+from autoprune.pick import RECOMMENDED
+from autoprune.pick import pick as pick_record
+from autoprune.recommendation import Recommendation, recommend
+from autoprune.record import TrialRecord
+from autoprune.store import DenseReport, RunFolder, StartingState
+
+
+@dataclass(frozen=True)
+class JointFront:
+    """What a search from several starting models found.
+
+    `run` is the folder of the whole search, `runs` those of the starting models that have a front,
+    in the order of the configuration; `left_out` says why others have none. `front` holds what no
+    model of any run dominates. Numbers of trials are those of their own runs.
+    """
+
+    run: RunFolder
+    runs: Mapping[str, RunFolder]
+    fronts: Mapping[str, ParetoFront]
+    left_out: Mapping[str, str]
+    front: ParetoFront
+    _starts: Mapping[int, str] = field(repr=False, compare=False)
+
+    @staticmethod
+    def read(run: RunFolder) -> JointFront:
+        """Of the runs in a folder so far. Raises StoreError where none has a front yet."""
+        runs, fronts = {}, {}
+        for name in run.config.starting_models:
+            folder = run.starting_model(name)
+            found = folder.front() if RunFolder.is_run(folder.path) else None
+            if found is not None:
+                runs[name], fronts[name] = folder, found.front
+        if not fronts:
+            raise StoreError(
+                f"{run.path} has no front yet · resume it with: autoprune resume {run.path}"
+            )
+        state = run.starting() or StartingState()
+        starts = {id(record): name for name, front in fronts.items() for record in front.records}
+        return JointFront(run, runs, fronts, state.left_out, joined(fronts), starts)
+
+    def start_of(self, record: TrialRecord) -> str:
+        """The starting model of a member, by its name in the configuration."""
+        return self._starts[id(record)]
+
+    def named(self, record: TrialRecord) -> str:
+        """A member as tables name it: `large, trial 7`."""
+        return f"{self.start_of(record)}, trial {record.number}"
+
+    def dense(self, name: str) -> DenseReport:
+        """The dense model of one of the `runs`."""
+        return self.runs[name].dense() or DenseReport()
+
+    @property
+    def reference(self) -> DenseReport:
+        """The dense model to which limits in percent are relative: the first starting model."""
+        return self.dense(next(iter(self.runs)))
+
+    @cached_property
+    def recommendation(self) -> Recommendation | None:
+        """The cheapest member whose quality is good enough beside the first dense model."""
+        metric = next((o.name for o in self.front.objectives if not is_cost(o.name)), "")
+        limits = self.run.config.recommended_within(metric)
+        return recommend(self.front, self.reference.metrics, limits)
+
+    def pick(self, text: str) -> tuple[RunFolder, TrialRecord]:
+        """The run and the member that `recommended`, `knee`, `latency_ms<=3` ... names.
+
+        Raises UsageError for `trial=7`, which is a number in one of the runs; StoreError where
+        nothing fits.
+        """
+        if re.fullmatch(r"\s*trial\s*=.*", text):
+            places = ", ".join(str(run.path) for run in self.runs.values())
+            raise UsageError(f"pick: trials are numbered in each run · name one of {places}")
+        found = self.recommendation if text.strip() == RECOMMENDED else None
+        record = pick_record(self.front, text, (), found.record if found else None)
+        return self.runs[self.start_of(record)], record
+
+    def contributions(self) -> dict[str, float]:
+        """The hypervolume of the joint front that would be lost without each run."""
+        whole = self.front.hypervolume
+        found = {}
+        for name in self.fronts:
+            others = {other: front for other, front in self.fronts.items() if other != name}
+            left = joined(others, self.front.reference).hypervolume if others else 0.0
+            found[name] = max(0.0, whole - left)
+        return found
+
+
+def joined(
+    fronts: Mapping[str, ParetoFront], reference: tuple[float, ...] | None = None
+) -> ParetoFront:
+    """The front of several fronts' members, up to the worst of their reference points.
+
+    Latencies are measured where they are in all of them. Raises StoreError for other objectives.
+    """
+    first = next(iter(fronts.values()))
+    for front in fronts.values():
+        if front.objectives != first.objectives:
+            raise StoreError("runs of one search must have the same objectives")
+    source: CostSource = "measured"
+    if any(front.source != "measured" for front in fronts.values()):
+        source = "predicted"
+    unmeasured = tuple({name: None for f in fronts.values() for name in f.predicted_only})
+    members = tuple(record for front in fronts.values() for record in front.members)
+    return ParetoFront(
+        first.objectives,
+        members,
+        reference or _worst(first.objectives, [f.reference for f in fronts.values()]),
+        source,
+        unmeasured,
+    )
+
+
+def _worst(
+    objectives: tuple[Objective, ...], references: list[tuple[float, ...] | None]
+) -> tuple[float, ...] | None:
+    known = [reference for reference in references if reference is not None]
+    if len(known) < len(references):
+        return None
+    return tuple(
+        objective.sign * max(objective.sign * value for value in values)
+        for objective, values in zip(objectives, zip(*known, strict=True), strict=True)
+    )
