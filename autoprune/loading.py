@@ -21,6 +21,7 @@ from autoprune.recommendation import Recommendation, recommend
 from autoprune.record import TrialRecord
 from autoprune.store import Recipe, RetrainingFolder, RunFolder, is_model, read_model, read_packed
 from autoprune.tasks.base import Task
+from autoprune.tasks.failures import name_of
 from autoprune.tasks.load import load_task
 from autoprune.trust import check_task
 
@@ -144,7 +145,7 @@ def rebuild(
     unknown = [name for name in architecture.widths if name not in graph.sizes()]
     if unknown:
         raise StoreError(
-            f"{place}: {type(task).__name__} has no group {unknown[0]!r} · it was saved from "
+            f"{place}: {name_of(task)} has no group {unknown[0]!r} · it was saved from "
             "another architecture"
         )
     try:
@@ -156,9 +157,7 @@ def rebuild(
         model.load_state_dict(_versioned(state, model), strict=True)
     except RuntimeError as error:
         first = " ".join(str(error).split(":", 1)[-1].split())[:200]
-        raise StoreError(
-            f"{place}: the weights do not fit {type(task).__name__}: {first}"
-        ) from error
+        raise StoreError(f"{place}: the weights do not fit {name_of(task)}: {first}") from error
     return model.eval()
 
 
@@ -190,7 +189,7 @@ def task_of(config: RunConfig) -> Task:
 
 def reference_of(task: Task) -> str:
     """What stands for a task that was given as an object: it cannot be found by name again."""
-    return f"{OBJECT}{type(task).__name__}"
+    return f"{OBJECT}{name_of(task)}"
 
 
 def config_around(folder: Path) -> RunConfig | None:

@@ -25,6 +25,7 @@ from autoprune.store import (
     write_metrics,
 )
 from autoprune.tasks.base import Task
+from autoprune.tasks.failures import name_of
 from autoprune.tasks.metrics import evaluated
 from autoprune.training import Precision, RecoveryRun, checkpoint
 
@@ -159,7 +160,7 @@ def _warn_of_equals(task: Task, finished: Sequence[SeedResult]) -> None:
             "seeds %d and %d gave equal models, so that spreads over seeds say nothing · "
             "%s.train_loader(seed) must give another order or augmentation for each seed",
             *(found.seed for found in finished[:2]),
-            type(task).__name__,
+            name_of(task),
         )
 
 

@@ -21,6 +21,7 @@ from autoprune.pareto import Objective
 from autoprune.settings import Value
 from autoprune.space import SearchSpace
 from autoprune.tasks.base import Task
+from autoprune.tasks.failures import name_of
 from autoprune.tasks.metrics import evaluated
 
 
@@ -65,7 +66,7 @@ def dense_metrics(task: Task, dense: nn.Module) -> dict[str, float]:
     value = metrics.get(task.metric)
     if value is None or not math.isfinite(value):
         raise TaskError(
-            f"{type(task).__name__}.evaluate must give a finite {task.metric!r} for the dense "
+            f"{name_of(task)}.evaluate must give a finite {task.metric!r} for the dense "
             f"model, got {value if value is not None else sorted(metrics)} on val"
         )
     return metrics
@@ -77,7 +78,7 @@ def check_methods(space: SearchSpace, task: Task) -> None:
         own = getattr(type(task), method) is not getattr(Task, method)
         if "task" in values_of(space, setting) and not own:
             raise TaskError(
-                f"{setting} 'task' needs {type(task).__name__}.{method}, which is not defined "
+                f"{setting} 'task' needs {name_of(task)}.{method}, which is not defined "
                 "· define it, or use another one"
             )
 

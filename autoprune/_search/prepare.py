@@ -49,6 +49,7 @@ from autoprune.pruning.weight_importance import curves
 from autoprune.quality import check_qualities
 from autoprune.space import SearchSpace
 from autoprune.tasks.base import Task
+from autoprune.tasks.failures import name_of
 from autoprune.tasks.load import load_dense
 from autoprune.tasks.loaders import split_size
 from autoprune.training import training_device
@@ -133,7 +134,7 @@ def prepare(
     dense = dense.to("cpu")
     if not graph.groups:
         why = "; ".join(f"{frozen.name}: {frozen.reason}" for frozen in graph.frozen[:3])
-        raise GraphError(f"the model of {type(task).__name__} has no prunable groups · {why}")
+        raise GraphError(f"the model of {name_of(task)} has no prunable groups · {why}")
     names = [*config.budget.fields, *(objective.name for objective in objectives)]
     seed, model = config.search.seed, ProfiledModel(dense, graph, example)
     targets = tuple(

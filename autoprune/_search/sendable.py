@@ -9,6 +9,7 @@ from typing import Any
 from ray import cloudpickle
 
 from autoprune.errors import TaskError, first_line
+from autoprune.tasks.failures import name_of
 
 _DEEPEST = 6
 
@@ -30,7 +31,7 @@ def check_sendable(task: object) -> None:
         return
     path, value, why = _culprit(task, "", task, why, 0)
     raise TaskError(
-        f"{type(task).__name__}{path} cannot be sent to worker processes: a "
+        f"{name_of(task)}{path} cannot be sent to worker processes: a "
         f"{type(value).__name__} cannot be pickled ({why}) · make it where it is used, or leave it "
         "out in __getstate__"
     )

@@ -30,6 +30,7 @@ from autoprune.quantization.call_sizes import Call, by_sizes, written_for
 from autoprune.quantization.compact import compact
 from autoprune.store import QuantizationSettings
 from autoprune.tasks.base import Task
+from autoprune.tasks.failures import name_of
 from autoprune.tasks.on_batches import outputs_of
 from autoprune.training.batches import sample
 
@@ -109,7 +110,7 @@ def calibration_calls(model: nn.Module, task: Task, settings: QuantizationSettin
             calls.append([array[:taken] if array.ndim else array for array in call])
     if not calls:
         raise UsageError(
-            f"calibration needs training samples, {type(task).__name__}.train_loader gave none"
+            f"calibration needs training samples, {name_of(task)}.train_loader gave none"
         )
     return calls
 

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from autoprune.budget import Cost
 from autoprune.cost_fields import FILE, MEMORY, field_at, split_field
+from autoprune.pareto import Objective
 from autoprune.record import TrialRecord
 from autoprune.report import text
 from autoprune.report.data import RunView, speedup
@@ -80,8 +81,31 @@ def retrained(view: RunView) -> str:
         f'<div class="scroll"><table class="cards"><thead><tr>{heads(columns)}</tr></thead>'
         f"<tbody>{rows}</tbody></table></div>"
         '<p class="note">The test split was evaluated once per finished model and never used for '
-        "selection. ± is the sample standard deviation over the seeds.</p>",
+        f"selection. ± is the sample standard deviation over the seeds.{_rates(view)}</p>",
     )
+
+
+def _rates(view: RunView) -> str:
+    """The learning rates that were tried before a retraining, each with its validation metric."""
+    metric = view.metric
+    parts = []
+    for result in view.retrained:
+        if result.found_rate is None or metric is None:
+            continue
+        tried = ", ".join(
+            f"{trial.lr:.3g} for {trial.epochs:.3g} epochs: {_score(metric, trial.score)}"
+            for trial in result.found_rate.tried
+        )
+        parts.append(
+            f" Learning rates tried for trial {result.number}, with {metric.name} on validation: "
+            f"{tried}; taken was {result.found_rate.lr:.3g}."
+        )
+    return escape("".join(parts))
+
+
+def _score(metric: Objective, score: float | None) -> str:
+    """A validation score, of which more is better, as the metric."""
+    return "diverged" if score is None else text.metric(metric.name, -metric.sign * score)
 
 
 def _tags(view: RunView, record: TrialRecord) -> list[str]:

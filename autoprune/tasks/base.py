@@ -17,7 +17,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from autoprune.errors import TaskError
 from autoprune.tasks.batch_forms import call, inputs_and_targets, logits_of, part, takes_labels
 from autoprune.tasks.dense import train_from_scratch
-from autoprune.tasks.failures import named
+from autoprune.tasks.failures import name_of, named
 from autoprune.tasks.nested import attributes, device_of, first_sample, to_device, without_workers
 from autoprune.tasks.origin import origin_of, revive
 
@@ -85,10 +85,10 @@ class Task(ABC):
         By default the first input of the first validation batch. Raises TaskError when there is
         none.
         """
-        with named(f"{type(self).__name__}.val_loader"):
+        with named(f"{name_of(self)}.val_loader"):
             batch = next(iter(self.val_loader()), None)
         if batch is None:
-            raise TaskError(f"{type(self).__name__}: val_loader must hold at least one batch")
+            raise TaskError(f"{name_of(self)}: val_loader must hold at least one batch")
         return first_sample(self._pair(batch)[0])
 
     @abstractmethod
@@ -117,7 +117,7 @@ class Task(ABC):
         gradients and scales of norms. Raises TaskError unless it is overridden.
         """
         raise TaskError(
-            f"importance 'task' needs {type(self).__name__}.importance(group, weights), which is "
+            f"importance 'task' needs {name_of(self)}.importance(group, weights), which is "
             "not defined · define it, or use another importance"
         )
 
@@ -131,7 +131,7 @@ class Task(ABC):
         Raises TaskError unless it is overridden.
         """
         raise TaskError(
-            f"recovery.penalty 'task' needs {type(self).__name__}.regularize(model, pruned_units, "
+            f"recovery.penalty 'task' needs {name_of(self)}.regularize(model, pruned_units, "
             "share), which is not defined · define it, or use another penalty"
         )
 
@@ -150,7 +150,7 @@ class Task(ABC):
         logits, targets = logits_of(output), self._pair(batch)[1]
         if not isinstance(logits, Tensor) or not isinstance(targets, Tensor):
             raise TaskError(
-                f"{type(self).__name__}: the default loss needs logits and targets, got "
+                f"{name_of(self)}: the default loss needs logits and targets, got "
                 f"{_shape(logits)} and {_shape(targets)} · override loss(model, batch)"
             )
         return F.cross_entropy(logits, targets)
@@ -191,7 +191,7 @@ class Task(ABC):
         found = [_distance(student, teacher) for student, teacher in common]
         if not found:
             raise TaskError(
-                f"{type(self).__name__}: outputs in training and those of the dense model have "
+                f"{name_of(self)}: outputs in training and those of the dense model have "
                 "nothing in common · override distillation_loss, or set recovery.distillation to 0"
             )
         return torch.stack(found).mean()
@@ -231,7 +231,7 @@ class Task(ABC):
             epochs=self.dense_epochs or 0,
             lr=self.dense_lr,
             seed=seed,
-            name=type(self).__name__,
+            name=name_of(self),
         )
 
     def __reduce_ex__(self, protocol: SupportsIndex) -> Any:
@@ -249,7 +249,7 @@ class Task(ABC):
         return revive, (origin, cls.__qualname__), *reduced[2:]
 
     def _pair(self, batch: Batch) -> tuple[Any, Any]:
-        return inputs_and_targets(type(self).__name__, batch)
+        return inputs_and_targets(name_of(self), batch)
 
     def _accuracy(
         self, model: nn.Module, loader: Iterable[Batch], device: torch.device
@@ -260,7 +260,7 @@ class Task(ABC):
             logits, target = logits_of(self.outputs(model, moved)), self._pair(moved)[1]
             if not _is_classified(logits, target):
                 raise TaskError(
-                    f"{type(self).__name__}: the default evaluate needs (N, C, ...) logits and "
+                    f"{name_of(self)}: the default evaluate needs (N, C, ...) logits and "
                     f"(N, ...) class targets, got {_shape(logits)} and {_shape(target)} · override "
                     "evaluate(model, split)"
                 )
@@ -268,7 +268,7 @@ class Task(ABC):
             loss += float(F.cross_entropy(logits.float(), target)) * len(target)
             items, samples = items + target.numel(), samples + len(target)
         if samples == 0:
-            raise TaskError(f"{type(self).__name__}: a split must hold at least one batch, got 0")
+            raise TaskError(f"{name_of(self)}: a split must hold at least one batch, got 0")
         return {"accuracy": right / items, "loss": loss / samples}
 
 

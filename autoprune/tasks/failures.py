@@ -12,6 +12,11 @@ _LONGEST = 300  # characters of a cause
 _END = object()
 
 
+def name_of(task: object) -> str:
+    """What a task is called in messages: its class, or that of the model that `wrap` was given."""
+    return str(getattr(task, "shown_name", "") or type(task).__name__)
+
+
 @contextmanager
 def named(what: str, where: str | Callable[[], str] = "") -> Iterator[None]:
     """Foreign errors inside the block become a TaskError that begins with `what`.

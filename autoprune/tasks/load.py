@@ -19,7 +19,7 @@ from torch import nn
 from autoprune.errors import TaskError
 from autoprune.tasks import checkpoints
 from autoprune.tasks.base import Task
-from autoprune.tasks.failures import named
+from autoprune.tasks.failures import name_of, named
 from autoprune.tasks.folders import DATA_VARIABLE, cache_folder, check_writable
 from autoprune.tasks.origin import Origin, origin_of
 from autoprune.tasks.primitives import limit_kept_operations
@@ -115,7 +115,7 @@ def load_dense(
     caller's random state is left alone. Raises TaskError when the weights do not fit, or when the
     task has neither a checkpoint nor `dense_epochs`.
     """
-    name = type(task).__name__
+    name = name_of(task)
     with torch.random.fork_rng():
         torch.manual_seed(_DENSE_SEED)
         model = task.build_model()
@@ -131,7 +131,7 @@ def load_dense(
 
 
 def _cached_or_trained(task: Task, model: nn.Module, cache: Path) -> None:
-    name = type(task).__name__
+    name = name_of(task)
     if task.dense_epochs is None and type(task).train_dense is Task.train_dense:
         raise TaskError(
             f"{name} must name its trained weights: set checkpoint = 'file.safetensors' · or "
@@ -183,7 +183,7 @@ def _checkpoint_path(task: Task) -> Path:
         if path.is_file():
             return path
     raise TaskError(
-        f"{type(task).__name__}: checkpoint {tried[0]} does not exist · give an absolute path, or "
+        f"{name_of(task)}: checkpoint {tried[0]} does not exist · give an absolute path, or "
         "one relative to the task's file"
     )
 

@@ -6,7 +6,7 @@ from torch import nn
 
 from autoprune.errors import TaskError
 from autoprune.tasks.base import Split, Task
-from autoprune.tasks.failures import named
+from autoprune.tasks.failures import name_of, named
 
 _TAKEN = ("epoch", "params", "lr")  # other keys of a training history
 
@@ -17,7 +17,7 @@ def evaluated(task: Task, model: nn.Module, split: Split) -> dict[str, float]:
     Raises TaskError where it fails, a value is no number, or the task's metric has a name that is
     taken.
     """
-    name = type(task).__name__
+    name = name_of(task)
     if task.metric in _TAKEN:
         raise TaskError(f"{name}.metric must not be called {task.metric!r} · choose another name")
     with named(f"{name}.evaluate", f"on {split}"):

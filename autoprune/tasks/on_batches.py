@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from autoprune.tasks.base import Batch, Task
-from autoprune.tasks.failures import named
+from autoprune.tasks.failures import name_of, named
 from autoprune.tasks.nested import mapped
 
 _TENSORS = 4  # of a batch that are described
@@ -16,13 +16,13 @@ _TENSORS = 4  # of a batch that are described
 
 def loss_of(task: Task, model: nn.Module, batch: Batch) -> Tensor:
     """`task.loss` for a batch of `train_loader`. Raises TaskError where it fails."""
-    with named(f"{type(task).__name__}.loss", partial(_on, batch)):
+    with named(f"{name_of(task)}.loss", partial(_on, batch)):
         return task.loss(model, batch)
 
 
 def outputs_of(task: Task, model: nn.Module, batch: Batch) -> Any:
     """`task.outputs` for a batch of `train_loader`. Raises TaskError where it fails."""
-    with named(f"{type(task).__name__}.outputs", partial(_on, batch)):
+    with named(f"{name_of(task)}.outputs", partial(_on, batch)):
         return task.outputs(model, batch)
 
 

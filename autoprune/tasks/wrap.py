@@ -111,6 +111,11 @@ class WrappedTask(Task):
         self._example: Any = None
         self.steps_per_epoch: int | None = None
 
+    @property
+    def shown_name(self) -> str:
+        """The model's class, by which messages and reports call the task."""
+        return type(self._model).__name__
+
     def build_model(self) -> nn.Module:
         """A copy of the given model with its trained weights."""
         return replica(self._model)

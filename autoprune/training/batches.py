@@ -11,7 +11,7 @@ from torch import Tensor
 
 from autoprune.errors import TaskError, TrainingError
 from autoprune.tasks.base import Batch, Task
-from autoprune.tasks.failures import named
+from autoprune.tasks.failures import name_of, named
 from autoprune.training.rng import RandomState, derive, preserved, seed_all
 
 
@@ -65,7 +65,7 @@ class BatchStream:
 
 def sample(task: Task, seed: int, *, samples: int, least: int = 2) -> list[Batch]:
     """The first batches of `train_loader(seed)`: at least `least`, and at least `samples` items."""
-    with preserved(), named(f"{type(task).__name__}.train_loader"):
+    with preserved(), named(f"{name_of(task)}.train_loader"):
         seed_all(seed)
         batches: list[Batch] = []
         found = 0
@@ -86,17 +86,17 @@ def _shuffled(loader: Iterable[Batch], seed: int) -> Iterable[Batch]:
 
 
 def _length(task: Task, seed: int) -> int:
-    with preserved(), named(f"{type(task).__name__}.train_loader"):
+    with preserved(), named(f"{name_of(task)}.train_loader"):
         loader = task.train_loader(derive(seed, "epoch", 0))
     try:
         length = len(loader)  # type: ignore[arg-type]
     except TypeError as error:
         raise TaskError(
-            f"{type(task).__name__}.train_loader(seed) must have a length, got "
+            f"{name_of(task)}.train_loader(seed) must have a length, got "
             f"{type(loader).__name__} · give it a __len__"
         ) from error
     if length < 1:
-        raise TaskError(f"{type(task).__name__}.train_loader(seed) must hold a batch, got none")
+        raise TaskError(f"{name_of(task)}.train_loader(seed) must hold a batch, got none")
     return length
 
 

@@ -15,6 +15,7 @@ from autoprune.candidate import Recovery
 from autoprune.errors import TaskError
 from autoprune.graph import PruningGraph
 from autoprune.tasks.base import Task
+from autoprune.tasks.failures import name_of
 from autoprune.training.held_masks import HeldMasks
 
 MOMENTUM = 0.9
@@ -172,7 +173,7 @@ def _optimizer(
     if name != "task":
         return built_in(model, name, lr, weight_decay)
     optimizer = task.configure_optimizers(model, lr, weight_decay)
-    place = f"{type(task).__name__}.configure_optimizers"
+    place = f"{name_of(task)}.configure_optimizers"
     if not isinstance(optimizer, Optimizer):
         raise TaskError(
             f"{place} must return a torch optimizer for recovery.optimizer: task, "
@@ -201,12 +202,12 @@ def _schedule(
         return LambdaLR(optimizer, share)
     if removals:
         raise TaskError(
-            f"recovery.rewarm needs the built-in schedule, and {type(task).__name__} configures "
+            f"recovery.rewarm needs the built-in schedule, and {name_of(task)} configures "
             "one of its own · set it to false"
         )
     if not isinstance(schedule, LRScheduler) or isinstance(schedule, ReduceLROnPlateau):
         raise TaskError(
-            f"{type(task).__name__}.configure_schedule must return a torch LRScheduler that is "
+            f"{name_of(task)}.configure_schedule must return a torch LRScheduler that is "
             f"stepped without a metric, got {type(schedule).__name__}"
         )
     return schedule

@@ -11,6 +11,7 @@ import argparse
 import functools
 import os
 import platform
+import shlex
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -54,7 +55,7 @@ def circumstances(packages: Sequence[str] = PACKAGES) -> dict[str, object]:
 def command() -> str:
     """How this benchmark was started, with its arguments."""
     module = ".".join(Path(sys.argv[0]).resolve().relative_to(ROOT).with_suffix("").parts)
-    return " ".join(["python -m", module.removesuffix(".__main__"), *sys.argv[1:]])
+    return f"python -m {module.removesuffix('.__main__')} {shlex.join(sys.argv[1:])}".rstrip()
 
 
 @functools.cache

@@ -11,7 +11,14 @@ from views import config, measured, on_two, trial, view_of
 from autoprune.budget import Confidence, Cost
 from autoprune.pareto import Objective, ParetoFront
 from autoprune.report import tables
-from autoprune.store import DenseReport, DenseTest, RetrainingSummary, Spread
+from autoprune.store import (
+    DenseReport,
+    DenseTest,
+    FoundRate,
+    RateTrial,
+    RetrainingSummary,
+    Spread,
+)
 
 
 def test_every_member_and_baseline_has_a_row_with_its_verdict(view) -> None:
@@ -168,3 +175,17 @@ def test_a_retrained_model_has_its_spread_and_its_speed() -> None:
         ["trial 7", "20", "0, 2", "–", "–", "–", "–"]
     ]
     assert tables.retrained(view_of(record)) == ""
+
+
+def test_rates_that_were_tried_are_said() -> None:
+    record = trial(7, 0.9, 4.0)
+    tried = (RateTrial(0.5, 0.01, 2.0, 0.85), RateTrial(2.0, 0.04, 2.0, None))
+    done = RetrainingSummary(7, record.candidate, 20.0, (0,), {}, found_rate=FoundRate(0.01, tried))
+    page = tables.retrained(replace(view_of(record), retrained=(done,)))
+    assert (
+        "Learning rates tried for trial 7, with accuracy on validation: 0.01 for 2 epochs: "
+        "85.00 %, 0.04 for 2 epochs: diverged; taken was 0.01."
+    ) in page
+    assert "Learning rates tried" not in tables.retrained(
+        replace(view_of(record), retrained=(replace(done, found_rate=None),))
+    )

@@ -80,3 +80,10 @@ def test_no_committed_report_is_over_one_megabyte() -> None:
     reports = list((ROOT / "results").glob("cifar10-resnet20/*.html"))
     assert reports
     assert [file.name for file in reports if file.stat().st_size > 1_000_000] == []
+
+
+def test_a_command_can_be_copied(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = ROOT / "scripts" / "benchmarks" / "equal_cost" / "__main__.py"
+    monkeypatch.setattr("sys.argv", [str(module), "resnet8", "--methods", "random, best of 8"])
+    wanted = "python -m scripts.benchmarks.equal_cost resnet8 --methods 'random, best of 8'"
+    assert harness.command() == wanted

@@ -8,6 +8,7 @@ from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 from autoprune.cost.latency import measure_latency
 from autoprune.errors import TaskError
 from autoprune.tasks import load_dense
+from autoprune.tasks.failures import name_of
 from autoprune.tasks.wrap import wrap
 
 X = torch.arange(12.0).view(12, 1) - 5.5
@@ -40,6 +41,12 @@ def test_one_call_makes_a_task_of_what_a_notebook_holds():
     assert task.evaluate(dense, "test")["accuracy"] == 1.0
     assert task.example_input().tolist() == [[-5.5]]
     assert len(task.train_loader(0)) == 3
+
+
+def test_it_is_called_by_its_model() -> None:
+    assert name_of(wrap(model(), loader(), loader())) == "Linear"
+    with pytest.raises(TaskError, match=r"^Linear.val_loader failed|^Linear: val_loader"):
+        wrap(model(), loader(), [])
 
 
 def test_the_given_model_is_copied():
