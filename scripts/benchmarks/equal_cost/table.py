@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 from scipy import stats
 
 from autoprune.store import write_text
@@ -71,11 +72,20 @@ def _lead(members: pd.DataFrame, baseline: pd.DataFrame) -> str:
     both = members.merge(baseline, on="seed", suffixes=("", "_base"))
     if both.empty:
         return ""
-    points = 100 * (both.test_accuracy - both.test_accuracy_base).to_numpy()
-    if len(points) < 2:
-        return f"{points.mean():+.2f} pt"
-    half = stats.t.ppf(0.975, len(points) - 1) * points.std(ddof=1) / np.sqrt(len(points))
-    return f"{points.mean():+.2f} pt ({points.mean() - half:+.2f} to {points.mean() + half:+.2f})"
+    return paired(100 * (both.test_accuracy - both.test_accuracy_base).to_numpy(), " pt")
+
+
+def paired(differences: NDArray[np.float64], unit: str = "") -> str:
+    """The mean of differences seed by seed, with the 95 % interval of Student's t.
+
+    >>> paired(np.array([1.0, 2.0, 3.0])), paired(np.array([1.0]), " pt")
+    ('+2.00 (-0.48 to +4.48)', '+1.00 pt')
+    """
+    mean, count = differences.mean(), len(differences)
+    if count < 2:
+        return f"{mean:+.2f}{unit}"
+    half = stats.t.ppf(0.975, count - 1) * differences.std(ddof=1) / np.sqrt(count)
+    return f"{mean:+.2f}{unit} ({mean - half:+.2f} to {mean + half:+.2f})"
 
 
 def write_page(rows: pd.DataFrame) -> None:

@@ -1,0 +1,146 @@
+"""What each part of autoprune brings, from the rows of the other benchmarks: one table.
+
+    python -m scripts.benchmarks.ablation
+
+Nothing is trained or measured here. Each line compares two methods that differ in one part, seed by
+seed, on test data: the hypervolume after a short recovery (`search`), or the accuracy after a long
+one (`equal_cost`, `recipes`). `results/ablation/README.md`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import pandas as pd
+
+from autoprune.store import write_text
+from scripts.benchmarks import harness
+from scripts.benchmarks.equal_cost.table import paired
+from scripts.benchmarks.harness import RESULTS
+from scripts.benchmarks.search.table import points_of, volume
+
+OUT = RESULTS / "ablation" / "README.md"
+SHOWN = {
+    "part": ("part", ""),
+    "task": ("task", ""),
+    "what": ("measure", ""),
+    "without": ("without", ""),
+    "with": ("with", ""),
+    "seeds": ("seeds", "d"),
+    "difference": ("difference (95 % interval)", ""),
+}
+HEAD = """# What each part brings
+
+Paired differences, seed by seed, on test data, of methods that differ in one part. The rows are
+those of [search](../search/README.md) (hypervolume over multiply-accumulates, times 100, after a
+few epochs), [equal cost](../equal_cost/README.md) and [recipes](../recipes/README.md) (accuracy in
+% at a share of the dense model's cost, after the epochs that are named). One seed has no interval.
+Rows of `search` are of earlier engines ([which](../search/README.md)).
+Made by `python -m scripts.benchmarks.ablation`.
+"""
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part of autoprune, and the methods with and without it."""
+
+    name: str
+    without: str
+    other: str
+
+
+SEARCH = (
+    Part("order and repair", "uniform", "uniform_repaired"),
+    Part("order alone", "autoprune_l2", "autoprune"),
+    Part("search of widths", "uniform_repaired", "autoprune"),
+    Part("costs told to the search", "autoprune", "autoprune_levels"),
+    Part("rate and distillation searched", "autoprune", "autoprune_recipe"),
+    Part("search by the allocator's variables", "autoprune", "autoprune_allocation"),
+)
+EQUAL_COST = (
+    Part("allocation of widths", "uniform", "channels"),
+    Part("allocation of widths", "random, best of 8", "channels"),
+    Part("dropped blocks", "channels", "channels + blocks"),
+    Part("a larger model to start from", "smaller dense model", "channels + blocks"),
+    Part("int8", "uniform", "uniform + int8"),
+    Part("int8", "channels", "channels + int8"),
+)
+RECIPES = tuple(
+    Part(name, "plain", recipe)
+    for name, recipe in (
+        ("distillation", "no distillation"),
+        ("removal in steps", "in steps"),
+        ("attention maps", "features 10"),
+        ("removal in steps, attention maps", "in steps, features 10"),
+        ("rate found for the length", "find_lr"),
+        ("averaged weights", "ema 0.99"),
+        ("mixup", "mixup 0.2"),
+        ("label smoothing", "label smoothing 0.1"),
+    )
+)
+
+
+def main() -> None:
+    """Write the table anew, and print it."""
+    harness.parser(__doc__).parse_args()
+    lines = pd.DataFrame([*searches(), *equal_costs(), *recipes()])
+    text = f"{HEAD}\n{harness.table(lines, SHOWN)}\n"
+    write_text(OUT, text)
+    print(text)
+
+
+def searches() -> Iterator[dict[str, object]]:
+    """Hypervolume on test after the short recovery."""
+    trials = pd.read_csv(RESULTS / "search" / "trials.csv")
+    volumes = pd.DataFrame(
+        {"task": task, "method": method, "seed": seed, "value": 100 * volume(points)}
+        for (task, method, seed), run in trials.groupby(["task", "method", "seed"])
+        if (points := points_of(run, "test_accuracy"))
+    )
+    for part in SEARCH:
+        for task, rows in volumes.groupby("task"):
+            yield from line(part, str(task), "hypervolume, short", rows)
+
+
+def equal_costs() -> Iterator[dict[str, object]]:
+    """Test accuracy after full training, at equal bytes or latency."""
+    rows = pd.read_csv(RESULTS / "equal_cost" / "rows.csv").assign(
+        value=lambda found: 100 * found.test_accuracy
+    )
+    for (task, cost, share, epochs), group in rows.groupby(["task", "cost", "share", "epochs"]):
+        named = {"weight_bytes": "bytes", "latency_ms": "latency"}[str(cost)]
+        for part in EQUAL_COST:
+            what = f"accuracy at {share:.0%} of {named}, {epochs:g} epochs"
+            yield from line(part, str(task), what, group)
+
+
+def recipes() -> Iterator[dict[str, object]]:
+    """Test accuracy of one architecture after other trainings."""
+    rows = pd.read_csv(RESULTS / "recipes" / "rows.csv").rename(columns={"recipe": "method"})
+    rows = rows.assign(value=100 * rows.test_accuracy)
+    for (task, share, epochs), group in rows.groupby(["task", "share", "epochs"]):
+        for part in RECIPES:
+            what = f"accuracy at {share:.0%} of bytes, {epochs:g} epochs"
+            yield from line(part, str(task), what, group)
+
+
+def line(part: Part, task: str, what: str, rows: pd.DataFrame) -> Iterator[dict[str, object]]:
+    """The paired comparison of a part, where a seed has both methods."""
+    without, other = (rows[rows.method == name] for name in (part.without, part.other))
+    both = other.merge(without, on="seed", suffixes=("", "_without"))
+    if both.empty:
+        return
+    yield {
+        "part": part.name,
+        "task": task,
+        "what": what,
+        "without": f"{both.value_without.mean():.1f} ({part.without})",
+        "with": f"{both.value.mean():.1f} ({part.other})",
+        "seeds": len(both),
+        "difference": paired((both.value - both.value_without).to_numpy()),
+    }
+
+
+if __name__ == "__main__":
+    main()
