@@ -50,20 +50,23 @@ def written_for(
     """Write the model for the sizes of `traced`, and free where those of a call are others.
 
     A file with free sizes must agree with the model on the smallest call, on the largest, and on
-    one of twice its sizes where the model takes that. Raises ExportError where no exporter can
-    write such a file.
+    one of twice its sizes where the model takes that; one with a free batch on batches of one and
+    of three samples. Raises ExportError where no exporter can write such a file.
     """
     example = [tensor.detach().numpy() for tensor in tensors(traced)]
     free = free_dimensions([example, *calls])
-    if not any(free):
-        return to_onnx(model, traced, dynamic_batch=dynamic_batch)
+    if not (any(free) or dynamic_batch):
+        return to_onnx(model, traced)
     ordered = sorted(calls, key=lambda call: sum(array[:1].size for array in call))
-    small, large = (pieces_of(call, batch_size(traced))[0] for call in (ordered[0], ordered[-1]))
-    answered = _answered(FlatModule(model, traced).eval(), [small, large, _doubled(large, free)])
-    check = _agreement(answered)
+    batches = (1, 3) if dynamic_batch else (batch_size(traced),)
+    trials = [pieces_of(call, size)[0] for call in (ordered[0], ordered[-1]) for size in batches]
+    trials += [_doubled(trials[-1], free)] if any(free) else []
+    check = _agreement(_answered(FlatModule(model, traced).eval(), trials))
     try:
         return to_onnx(model, traced, dynamic_batch=dynamic_batch, free=free, check=check)
     except ExportError as error:
+        if not any(free):
+            raise
         raise ExportError(
             f"inputs have several sizes, and a file for all cannot be written: {first_line(error)}"
             " · or make all batches of one size (for texts, pad them to one length)"

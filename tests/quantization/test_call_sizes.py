@@ -81,3 +81,18 @@ def test_feeds_are_grouped_by_shapes_the_most_frequent_first() -> None:
     short, long = {"x": np.zeros((1, 3))}, {"x": np.zeros((1, 5))}
     groups = by_sizes([short, long, long])
     assert [[feed["x"].shape for feed in group] for group in groups] == [[(1, 5)] * 2, [(1, 3)]]
+
+
+class BakedBatch(nn.Module):
+    """The TorchScript-based exporter keeps the batch size that it has seen."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.reshape(int(x.shape[0]), -1) * torch.ones(int(x.shape[0]), 1)
+
+
+def test_a_free_batch_is_compared_at_other_sizes() -> None:
+    calls = [[np.ones((4, 2, 3), dtype=np.float32)]]
+    written = written_for(BakedBatch().eval(), torch.ones(2, 2, 3), calls, dynamic_batch=True)
+    assert written.exporter == "dynamo"
+    fixed = written_for(BakedBatch().eval(), torch.ones(2, 2, 3), calls, dynamic_batch=False)
+    assert fixed.exporter == "torchscript"
