@@ -6,7 +6,8 @@ import math
 import re
 from dataclasses import replace
 
-from autoprune.config import MOST_MINUTES, MOST_TRIALS, RunConfig
+from autoprune.config import RunConfig
+from autoprune.config_sections import MOST_MINUTES, MOST_TRIALS
 from autoprune.errors import UsageError
 from autoprune.store import DONE, RunFolder, RunState
 

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 from autoprune.budget import Value
-from autoprune.config import RunConfig, SearchConfig
+from autoprune.config import RunConfig
+from autoprune.config_sections import SearchConfig
 from autoprune.errors import UsageError
 from autoprune.yaml_file import nearest
 

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any, Unpack
 from autoprune import api
 from autoprune.budget import Cost, Limit
 from autoprune.callbacks import Callback
-from autoprune.config import MOST_TRIALS, RunConfig, SearchConfig
+from autoprune.config import RunConfig
+from autoprune.config_sections import MOST_TRIALS, SearchConfig
 from autoprune.cost_fields import is_cost
 from autoprune.errors import BudgetError, ConfigError, UsageError, WorkError
 from autoprune.extension import Amount, extend, raised

@@ -42,6 +42,7 @@ FLOORS = {
     "cost": 2,
     "graph": 1,
     "config": 1,
+    "config_sections": 1,
     "limited_yaml": 1,
     "presets": 1,
     "device_sections": 1,

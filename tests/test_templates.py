@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from autoprune.config import DeviceConfig, RunConfig, SearchConfig
+from autoprune.config import RunConfig
+from autoprune.config_sections import DeviceConfig, SearchConfig
 from autoprune.presets import presets
 from autoprune.tasks.load import load_task
 from autoprune.templates import CONFIG, TASK

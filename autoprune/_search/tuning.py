@@ -27,7 +27,7 @@ from autoprune._search.scheduler import RungScheduler
 from autoprune._search.searcher import BudgetedOptunaSearch
 from autoprune._search.sharing import shared_tensors
 from autoprune._search.trainable import Context, PruneTrial
-from autoprune.config import RayConfig
+from autoprune.config_sections import RayConfig
 from autoprune.cost.targets import cores
 from autoprune.errors import UsageError, WorkError, first_line
 from autoprune.log_level import log_level

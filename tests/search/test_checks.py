@@ -18,7 +18,8 @@ from autoprune._search.checks import (
     values_of,
 )
 from autoprune._search.target_devices import TargetDevice
-from autoprune.config import DeviceConfig, RunConfig
+from autoprune.config import RunConfig
+from autoprune.config_sections import DeviceConfig
 from autoprune.errors import ConfigError, TaskError
 from autoprune.pareto import Objective
 from autoprune.space import SearchSpace

@@ -21,7 +21,7 @@ from autoprune._search.target_devices import (
 )
 from autoprune.architecture import FLOAT32, INT8, Architecture
 from autoprune.budget import Device
-from autoprune.config import DeviceConfig
+from autoprune.config_sections import DeviceConfig
 from autoprune.cost.activations import COUNTED
 from autoprune.cost.analytic import count_cost
 from autoprune.cost.targets import find_target

@@ -19,7 +19,7 @@ from autoprune._search.tuning import run_trials
 from autoprune.architecture import Architecture
 from autoprune.budget import Budget, Cost
 from autoprune.candidate import Candidate
-from autoprune.config import RayConfig
+from autoprune.config_sections import RayConfig
 from autoprune.fitted_space import FittedSpace
 from autoprune.pareto import Objective
 from autoprune.space import SearchSpace
