@@ -52,9 +52,9 @@ class RunConfig(BaseModel):
     `bounds` ratios of other groups (see `pruning.restrictions`). `quality` are limits on metrics;
     the recommended model is the cheapest that is within them and, where they do not limit the
     task's metric, within `recommend`. `starting_models` are dense models to start from by name,
-    each with what the task gets instead of, or on top of, `task_args`. `from_run` is a run whose
-    profiles, sensitivities and trials are used again; `track` names packages that follow the
-    search. `base` is the folder in which modules and checkpoints of the task are looked up too:
+    each with a task of its own, or with what the task gets on top of `task_args`. `from_run` is a
+    run whose profiles, sensitivities and trials are used again; `track` names packages that follow
+    the search. `base` is the folder in which modules and checkpoints of the task are looked up too:
     that of the configuration.
 
     >>> config = RunConfig.from_dict({"task": "digits", "budget": {"macs": "50%"}})
@@ -133,6 +133,10 @@ class RunConfig(BaseModel):
         config = config.model_copy(
             update={
                 "task": _anchored_task(config.task, folder),
+                "starting_models": {
+                    name: _anchored_task(what, folder) if isinstance(what, str) else what
+                    for name, what in config.starting_models.items()
+                },
                 "data": anchored(config.data, folder),
                 "search": _with_objectives_named(config, place),
                 "output": anchored(config.output, folder),
@@ -161,6 +165,20 @@ class RunConfig(BaseModel):
     def with_task(self, task: str) -> RunConfig:
         """The same search of another task; a relative file is meant from the working directory."""
         return self.model_copy(update={"task": _anchored_task(task, Path.cwd())})
+
+    def starting_from(self, name: str) -> RunConfig:
+        """The search of one of the starting models.
+
+        >>> starts = {"large": {"depth": 56}, "small": "mine:Small"}
+        >>> data = {"task": "mine:Large", "budget": {"macs": "50%"}, "starting_models": starts}
+        >>> config = RunConfig.from_dict(data)
+        >>> config.starting_from("large").task_args, config.starting_from("small").task
+        ({'depth': 56}, 'mine:Small')
+        """
+        what = self.starting_models[name]
+        args = {**self.task_args, **({} if isinstance(what, str) else what)}
+        task = what if isinstance(what, str) else self.task
+        return self.model_copy(update={"task": task, "task_args": args, "starting_models": {}})
 
     @property
     def targets(self) -> dict[str, DeviceConfig]:

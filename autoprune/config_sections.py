@@ -159,7 +159,7 @@ class SearchConfig(Section):
     ray: RayConfig = RayConfig()
 
 
-def _starting_models(found: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+def _starting_models(found: dict[str, Any]) -> dict[str, Any]:
     """Two or more, each by a name that a folder can have."""
     odd = [name for name in found if not DEVICE_NAME.fullmatch(name)]
     if odd:
@@ -171,4 +171,4 @@ def _starting_models(found: dict[str, dict[str, Any]]) -> dict[str, dict[str, An
 
 Arithmetic = Literal["auto", "float32", "bfloat16"]
 Patterns = tuple[Annotated[str, Field(min_length=1)], ...]
-StartingModels = Annotated[dict[str, dict[str, Any]], AfterValidator(_starting_models)]
+StartingModels = Annotated[dict[str, Text | dict[str, Any]], AfterValidator(_starting_models)]

@@ -37,7 +37,7 @@ class SearchOptions(TypedDict, total=False):
     train_on: str
     arithmetic: str
     task_args: Mapping[str, Any]
-    starting_models: Mapping[str, Mapping[str, Any]]
+    starting_models: Mapping[str, str | Mapping[str, Any]]
     data: str | Path | None
     output: str | Path | None
     base: str | Path | None

@@ -100,7 +100,7 @@ _MEANINGS = {  # of keys without a comment in the template, or where that one is
     "file_bytes": "size of the compressed file that export --format packed writes",
     "latency_ms": "median latency of one forward pass, in milliseconds",
     "latency_p95_ms": "95th percentile of that latency, in milliseconds",
-    "starting_models": "dense models to start from, by name: what the task gets for each",
+    "starting_models": "dense models to start from, by name: task_args, or another task, of each",
     "device": "where the latency counts; or a device profile, or an address ssh://user@host",
     "devices": "several of these by name; their latencies are latency_ms@name",
     "train_on": "where candidates are trained",

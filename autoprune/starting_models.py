@@ -43,11 +43,12 @@ def search_starting_models(
     """Search small models within one budget from several dense models, with one joint front.
 
     `task` is a reference, and `starting_models` of `config` or `options` say what the task gets for
-    each; or it maps names to Task objects. The first one is the reference: shares of a dense cost
-    or metric, in budget, levels and quality, are of its dense model. Each starting model has a run
-    of its own in `starts/<name>` of the folder. Half of the trials are divided equally; the others,
-    and the time, by the hypervolume that the joint front would lose without a run. A starting model
-    of which no pruning is within the budget is left out; if it is the first, that is an error.
+    each, or name another task; or it maps names to Task objects. The first one is the reference:
+    shares of a dense cost or metric, in budget, levels and quality, are of its dense model. Each
+    starting model has a run of its own in `starts/<name>` of the folder. Half of the trials are
+    divided equally; the others, and the time, by the hypervolume that the joint front would lose
+    without a run. A starting model of which no pruning is within the budget is left out; if it is
+    the first, that is an error.
 
     Raises as `search`; UsageError where there are no starting models.
     """
@@ -78,7 +79,8 @@ def search_starts(
             "starting_models are missing, e.g. starting_models: "
             "{large: {depth: 56}, small: {depth: 20}}"
         )
-    note(config)  # before the task is imported: `resume` and `load` may import it again
+    for name in config.starting_models:  # before they are imported: `load` may do that again
+        note(config.starting_from(name))
     if not tasks:
         _check_tasks(config)
     folder = Path(config.output) if config.output else Path("results") / api.run_name(config.task)
@@ -112,7 +114,8 @@ def resume_starting_models(
     if config.task.startswith(OBJECT) and set(tasks or ()) != set(config.starting_models):
         names = ", ".join(f"{name!r}: ..." for name in config.starting_models)
         raise UsageError(f"this search was made with Task objects · give tasks={{{names}}}")
-    check_run(config, path, trust=trust)
+    for name in config.starting_models:
+        check_run(config.starting_from(name), path, trust=trust)
     with run.writing():
         if trials is not None:
             config = _extended(run, config, trials)
@@ -234,10 +237,8 @@ def config_of(config: RunConfig, whole: RunFolder, name: str, trials: int) -> Ru
     What is relative to a dense model is so to the first one: in the configurations of the others
     it is absolute.
     """
-    data = config.to_dict()
+    data = config.starting_from(name).to_dict()
     share = _share(config, trials)
-    data["task_args"] = {**config.task_args, **config.starting_models[name]}
-    data["starting_models"] = {}
     data["output"] = str(whole.starting_model(name).path)
     first = next(iter(config.starting_models))
     if name != first:
@@ -304,11 +305,11 @@ def _resolved(limit: Limit, first: RunFolder) -> float:
 
 def _check_tasks(config: RunConfig) -> None:
     """Raise ConfigError for equal starting models, TaskError for one that cannot be made."""
-    for (name, args), (other, same) in combinations(config.starting_models.items(), 2):
-        if args == same:
-            raise ConfigError(f"starting_models: {name} and {other} must differ, both are {args}")
-    for args in config.starting_models.values():
-        task_of(config.model_copy(update={"task_args": {**config.task_args, **args}}))
+    for (name, what), (other, same) in combinations(config.starting_models.items(), 2):
+        if what == same:
+            raise ConfigError(f"starting_models: {name} and {other} must differ, both are {what}")
+    for name in config.starting_models:
+        task_of(config.starting_from(name))
 
 
 def _extended(run: RunFolder, config: RunConfig, trials: Amount) -> RunConfig:

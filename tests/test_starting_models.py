@@ -14,6 +14,7 @@ import autoprune
 from autoprune import api
 from autoprune.config import RunConfig
 from autoprune.errors import BudgetError, ConfigError, UsageError, WorkError
+from autoprune.joint import JointFront
 from autoprune.starting_models import config_of, divided, first_round, resume_starting_models
 from autoprune.starting_models import search_starting_models as search
 from autoprune.store import RunFolder, RunState
@@ -144,6 +145,18 @@ def test_what_is_relative_to_dense_is_so_to_the_first_model(tmp_path: Path) -> N
     assert [str(limit) for limit in second.quality_limits] == ["accuracy >= 0.8"]
     assert second.recommend == f">= {0.81 * 0.9!r}"
     assert not second.starting_models
+
+
+def test_starting_models_may_be_other_tasks(searches: Searches, tmp_path: Path) -> None:
+    here = Path(__file__).parent
+    starts = {"large": f"{here}/wide_stripes.py:WideStripes", "small": {"width": 8}}
+    search("wide_stripes:WideStripes", **options(tmp_path, starting_models=starts))
+    runs = JointFront.read(RunFolder.open(tmp_path / "run")).runs
+    assert runs["large"].config.task == starts["large"]
+    assert (runs["small"].config.task, runs["small"].config.task_args) == (
+        "wide_stripes:WideStripes",
+        {"width": 8},
+    )
 
 
 def test_first_round_is_half_of_the_trials(tmp_path: Path) -> None:
