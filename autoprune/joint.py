@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
-from autoprune.cost_fields import is_cost
+from autoprune.budget import Budget, Cost, Timing
+from autoprune.cost_fields import field_at, is_cost
 from autoprune.errors import StoreError, UsageError
 from autoprune.pareto import CostSource, Objective, ParetoFront
 from autoprune.pick import RECOMMENDED
@@ -22,33 +23,43 @@ class JointFront:
     """What a search from several starting models found.
 
     `run` is the folder of the whole search, `runs` those of the starting models that have a front,
-    in the order of the configuration; `left_out` says why others have none. `front` holds what no
-    model of any run dominates. Numbers of trials are those of their own runs.
+    in the order of the configuration. `front` holds what no model of any run dominates. Numbers of
+    trials are those of their own runs.
     """
 
     run: RunFolder
     runs: Mapping[str, RunFolder]
     fronts: Mapping[str, ParetoFront]
-    left_out: Mapping[str, str]
+    state: StartingState
     front: ParetoFront
     _starts: Mapping[int, str] = field(repr=False, compare=False)
 
     @staticmethod
     def read(run: RunFolder) -> JointFront:
-        """Of the runs in a folder so far. Raises StoreError where none has a front yet."""
+        """Of the runs in a folder so far. Raises StoreError where none has a front yet.
+
+        Where the dense models were measured in turns, a measured latency is that of its run's dense
+        model there, times the ratio to it in the run; what is over the budget by that is left out.
+        """
+        config, state = run.config, run.starting() or StartingState()
         runs, fronts = {}, {}
-        for name in run.config.starting_models:
+        for name in config.starting_models:
             folder = run.starting_model(name)
             found = folder.front() if RunFolder.is_run(folder.path) else None
             if found is not None:
-                runs[name], fronts[name] = folder, found.front
+                runs[name] = folder
+                fronts[name] = _in_turns(found.front, state, name, config.budget)
         if not fronts:
             raise StoreError(
                 f"{run.path} has no front yet · resume it with: autoprune resume {run.path}"
             )
-        state = run.starting() or StartingState()
         starts = {id(record): name for name, front in fronts.items() for record in front.records}
-        return JointFront(run, runs, fronts, state.left_out, joined(fronts), starts)
+        return JointFront(run, runs, fronts, state, joined(fronts), starts)
+
+    @property
+    def left_out(self) -> Mapping[str, str]:
+        """Starting models without a model within the budget, and why."""
+        return self.state.left_out
 
     def start_of(self, record: TrialRecord) -> str:
         """The starting model of a member, by its name in the configuration."""
@@ -59,8 +70,10 @@ class JointFront:
         return f"{self.start_of(record)}, trial {record.number}"
 
     def dense(self, name: str) -> DenseReport:
-        """The dense model of one of the `runs`."""
-        return self.runs[name].dense() or DenseReport()
+        """The dense model of one of the `runs`, as measured in turns with the others' if it was."""
+        found = self.runs[name].dense() or DenseReport()
+        together = self.state.dense.get(name)
+        return found if together is None else replace(found, measured=together)
 
     @property
     def reference(self) -> DenseReport:
@@ -96,6 +109,38 @@ class JointFront:
             left = joined(others, self.front.reference).hypervolume if others else 0.0
             found[name] = max(0.0, whole - left)
         return found
+
+
+def _in_turns(front: ParetoFront, state: StartingState, name: str, budget: Budget) -> ParetoFront:
+    """A run's front with latencies that can be compared with those of other runs."""
+    if front.source != "measured" or name not in state.dense:
+        return front
+    dense, first = state.dense[name], next(iter(state.dense.values()))
+    records = []
+    for record in front.members:
+        cost = None if record.measured is None else beside(record.measured, dense)
+        if cost is None or budget.known_of(cost, first).allows(cost, first):
+            records.append(replace(record, measured=cost))
+    return replace(front, records=tuple(records))
+
+
+def beside(cost: Cost, dense: Cost) -> Cost:
+    """A cost with the latencies that it would have had beside this measurement of its dense model.
+
+    A latency keeps its ratio to the dense model, with which it was measured in turns.
+    """
+    for name in cost.names or ("",):
+        before, after = (c.value(field_at("latency_ms", name)) for c in (cost, dense))
+        sure, device = cost.confidence_of(name), cost.device_of(name)
+        if not before or not after or sure is None or device is None:
+            continue
+        factor = sure.ratio * after / before
+        low, high = sure.ci_ms
+        p95 = cost.value(field_at("latency_p95_ms", name))
+        known = replace(sure, ci_ms=(low * factor, high * factor))
+        scaled = None if p95 is None else p95 * factor
+        cost = cost.timed(Timing(name, before * factor, scaled, device, known), "measured")
+    return cost
 
 
 def joined(

@@ -206,6 +206,11 @@ class ParetoFront:
         object.__setattr__(self, "members", self._members())
 
     @property
+    def fields(self) -> tuple[str, ...]:
+        """The objectives that are costs."""
+        return tuple(o.name for o in self.objectives if is_cost(o.name))
+
+    @property
     def values(self) -> Array:
         """`(members, objectives)` values in their own units, in the order of `members`."""
         return self._values(self.members)

@@ -17,8 +17,8 @@ from autoprune.budget import Cost, Limit
 from autoprune.callbacks import Callback
 from autoprune.config import RunConfig
 from autoprune.config_sections import MOST_TRIALS, SearchConfig
-from autoprune.cost_fields import is_cost
-from autoprune.errors import BudgetError, ConfigError, UsageError, WorkError
+from autoprune.cost_fields import is_cost, is_latency
+from autoprune.errors import BudgetError, ConfigError, DeviceError, UsageError, WorkError
 from autoprune.extension import Amount, extend, raised
 from autoprune.joint import JointFront
 from autoprune.loading import OBJECT, reference_of, task_of
@@ -149,7 +149,30 @@ class _Search:
             front = JointFront.read(self.whole)
             self._add(divided(left, {n: front.contributions().get(n, 0.0) for n in front.runs}))
             self._search_all()
+        self._measure_together()
         return JointFront.read(self.whole)
+
+    def _measure_together(self) -> None:
+        """Measure the dense models in turns, where latencies of several runs are compared."""
+        front = JointFront.read(self.whole)
+        asked = (*front.front.fields, *self.config.budget.fields)
+        if len(front.runs) < 2 or not any(map(is_latency, asked)):
+            return
+        from autoprune._search.progress import Snapshot
+        from autoprune._search.together import dense_together
+
+        if self.progress is not None:
+            self.progress.update(Snapshot("verify", "the dense models in turns"))
+        tasks = {name: self._task(name, run.config) for name, run in front.runs.items()}
+        try:
+            found = replace(self.state, dense=dense_together(tasks, front.runs), not_together="")
+        except (UsageError, DeviceError) as error:
+            found = replace(self.state, dense={}, not_together=str(error))
+        self.state = found
+        self.whole.save_starting(found)
+
+    def _task(self, name: str, config: RunConfig) -> Task:
+        return self.tasks.get(name) or task_of(config)
 
     def _left(self) -> int:
         """Trials that no run was given, or that a run left out was."""
@@ -189,10 +212,8 @@ class _Search:
         self._into(name, config, resumed=True)
 
     def _into(self, name: str, config: RunConfig, *, resumed: bool) -> None:
-        task = self.tasks.get(name)
-        if task is None:
-            task = task_of(config)
-        else:
+        task = self._task(name, config)
+        if name in self.tasks:
             config = config.model_copy(update={"task": reference_of(task)})
         progress = _Named(self.progress, name) if self.progress else None
         place = self.whole.starting_model(name).path

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,10 +11,12 @@ import small_run
 from joint_run import CONFIG, make
 
 import autoprune
+from autoprune.budget import Confidence, Cost, Device
+from autoprune.config import RunConfig
 from autoprune.errors import StoreError, UsageError
-from autoprune.joint import JointFront, joined
-from autoprune.pareto import Objective
-from autoprune.store import RunFolder
+from autoprune.joint import JointFront, beside, joined
+from autoprune.pareto import Objective, ParetoFront
+from autoprune.store import FrontReport, RunFolder, StartingState
 
 
 def test_front_has_what_no_model_of_any_run_dominates(tmp_path: Path) -> None:
@@ -77,3 +81,73 @@ def test_what_needs_one_run_says_so(tmp_path: Path) -> None:
     for call in (autoprune.verify, autoprune.resume, autoprune.quantize):
         with pytest.raises(StoreError, match=r"holds several runs · name one of .*starts/large"):
             call(whole.path, task=small_run.Pair())
+
+
+def cost_of(ms: float, ratio: float, macs: int = 7) -> Cost:
+    """A latency measured in turns with a dense model that took `ms / ratio`."""
+    sure = Confidence((0.9 * ms, 1.1 * ms), ratio=ratio)
+    return Cost(
+        macs=macs,
+        latency_ms=ms,
+        latency_p95_ms=2 * ms,
+        source="measured",
+        device=Device("this machine"),
+        confidence=sure,
+    )
+
+
+def dense_in_turns(large: float, small: float) -> StartingState:
+    """The dense models' latencies, measured in turns."""
+    found = {"large": cost_of(large, 1.0, macs=56), "small": cost_of(small, 1.0, macs=56)}
+    return StartingState(dense=found)
+
+
+def timed(whole: RunFolder, name: str, latencies: Mapping[int, tuple[float, float]]) -> None:
+    """Give the models of a run latencies, each with its ratio to the dense model."""
+    run = whole.starting_model(name)
+    objectives = (Objective("accuracy", "maximize"), Objective("latency_ms"))
+    records = tuple(
+        replace(record, measured=cost_of(*latencies[record.number])) for record in run.records()
+    )
+    for record in records:
+        run.append(record)
+    run.save_front(FrontReport(ParetoFront(objectives, records, (0.1, 20.0), "measured")))
+
+
+def members(whole: RunFolder) -> list[str]:
+    joint = JointFront.read(whole)
+    return [joint.named(record) for record in joint.front.members]
+
+
+def test_a_latency_keeps_its_ratio_to_the_dense_model() -> None:
+    found = beside(cost_of(3.0, 0.5), cost_of(8.0, 1.0))
+    assert (found.latency_ms, found.latency_p95_ms) == (4.0, 8.0)
+    assert found.confidence is not None
+    assert found.confidence.ci_ms == pytest.approx((3.6, 4.4))
+    assert found.confidence.ratio == 0.5
+    unknown = Cost(macs=7)
+    assert beside(unknown, cost_of(8.0, 1.0)) == unknown
+    assert beside(cost_of(3.0, 0.5), unknown) == cost_of(3.0, 0.5)
+
+
+def test_latencies_of_other_times_are_compared_by_dense_models_in_turns(tmp_path: Path) -> None:
+    whole = make(tmp_path, large=(0.9, 0.4), small=(0.8, 0.5))
+    timed(whole, "large", {0: (4.0, 0.4), 1: (2.0, 0.2)})  # dense took 10 ms
+    timed(whole, "small", {0: (6.0, 1.0), 1: (3.0, 0.5)})  # dense took 6 ms, beside other work
+    assert members(whole) == ["large, trial 1", "small, trial 1", "large, trial 0"]
+    whole.save_starting(dense_in_turns(large=10.0, small=2.0))
+    joint = JointFront.read(whole)
+    found = {joint.named(r): r.measured.latency_ms for r in joint.front.members if r.measured}
+    assert found == {"small, trial 1": 1.0, "small, trial 0": 2.0, "large, trial 0": 4.0}
+    assert joint.dense("small").measured == cost_of(2.0, 1.0, macs=56)
+
+
+def test_what_is_over_the_budget_beside_the_first_dense_model_is_left_out(tmp_path: Path) -> None:
+    whole = make(tmp_path, large=(0.9, 0.4), small=(0.95, 0.5))
+    limited = {**whole.config.to_dict(), "budget": {"latency_ms": "30%"}}
+    whole.save_config(RunConfig.from_dict(limited, resolved=True))
+    timed(whole, "large", {0: (2.9, 0.29), 1: (2.0, 0.2)})
+    timed(whole, "small", {0: (2.5, 0.5), 1: (2.0, 0.4)})
+    assert "small, trial 0" in members(whole)
+    whole.save_starting(dense_in_turns(large=10.0, small=7.0))  # 3.5 ms then, of 3 ms allowed
+    assert members(whole) == ["large, trial 1", "small, trial 1", "large, trial 0"]

@@ -278,17 +278,20 @@ def _recommended(joint: JointFront) -> str:
 
 
 def _left_out(joint: JointFront) -> list[str]:
-    return [f"{name} is left out: {reason}" for name, reason in joint.left_out.items()]
+    found = [f"{name} is left out: {reason}" for name, reason in joint.left_out.items()]
+    if joint.state.not_together:
+        why = "latencies of the runs were measured at other times: compare them with care"
+        found.append(f"{why} ({joint.state.not_together})")
+    return found
 
 
 def _shares(joint: JointFront) -> str:
     """How much each starting model adds, in hypervolume and in trials."""
     whole = joint.front.hypervolume if joint.front.reference else 0.0
-    state = joint.run.starting()
     parts = []
     for name, lost in joint.contributions().items() if whole else ():
-        count = state.trials(name) if state else 0
-        trials = f", {count} trial{'s' * (count != 1)}" if state else ""
+        count = joint.state.trials(name)
+        trials = f", {count} trial{'s' * (count != 1)}" if joint.state.rounds else ""
         parts.append(f"{name} {100 * lost / whole:.1f} %{trials}")
     return f"Hypervolume that would be lost without a starting model: {'; '.join(parts)}"
 

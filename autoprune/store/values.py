@@ -191,11 +191,14 @@ class StartingState:
     """How a search from several starting models has divided its trials.
 
     `rounds` gives each starting model's trials in each round, `left_out` says which ones have no
-    model within the budget, and why.
+    model within the budget, and why. `dense` are the costs of the dense models measured in turns,
+    `not_together` is why they could not be.
     """
 
     rounds: tuple[Mapping[str, int], ...] = ()
     left_out: Mapping[str, str] = field(default_factory=dict)
+    dense: Mapping[str, Cost] = field(default_factory=dict)
+    not_together: str = ""
 
     def trials(self, name: str) -> int:
         """All trials of a starting model so far."""
