@@ -145,11 +145,9 @@ class _Search:
         if not self.state.rounds:
             self._add(first_round(self.config))
         self._search_all()
-        while left := self._left():
-            front = JointFront.read(self.whole)
-            self._add(divided(left, {n: front.contributions().get(n, 0.0) for n in front.runs}))
+        while (left := self._left()) > 0:
+            self._add(divided(left, JointFront.read(self.whole).contributions()))
             self._search_all()
-        self._measure_together()
         return JointFront.read(self.whole)
 
     def _measure_together(self) -> None:
@@ -184,32 +182,40 @@ class _Search:
         self.whole.save_starting(self.state)
 
     def _search_all(self) -> None:
+        """Bring every run to its trials so far, and make their latencies comparable."""
+        searched = False
         for place, name in enumerate(self.config.starting_models):
             if name in self.state.left_out:
                 continue
             try:
-                self._search(name)
+                searched |= self._search(name)
             except (BudgetError, WorkError) as error:
                 if place == 0 or self.whole.starting_model(name).has_front:
                     raise
                 left_out = {**self.state.left_out, name: str(error)}
                 self.state = replace(self.state, left_out=left_out)
                 self.whole.save_starting(self.state)
+        if searched or not (self.state.dense or self.state.not_together):
+            self._measure_together()
 
-    def _search(self, name: str) -> None:
-        """Begin, resume or continue the run of one starting model, up to its trials so far."""
+    def _search(self, name: str) -> bool:
+        """Begin, resume or continue the run of one starting model, up to its trials so far.
+
+        False where it has them already.
+        """
         run, trials = self.whole.starting_model(name), self.state.trials(name)
         if not RunFolder.is_run(run.path):
             self._into(name, config_of(self.config, self.whole, name, trials), resumed=False)
-            return
+            return True
         config, state = run.config, run.state() or RunState()
         minutes = _share(self.config, trials).minutes
         has_time = minutes is None or minutes > state.elapsed_s / 60.0
         if trials > config.search.trials and has_time:
             config = extend(run, trials, minutes)
         elif state.phase == DONE:
-            return
+            return False
         self._into(name, config, resumed=True)
+        return True
 
     def _into(self, name: str, config: RunConfig, *, resumed: bool) -> None:
         task = self._task(name, config)

@@ -159,6 +159,14 @@ def test_starting_models_may_be_other_tasks(searches: Searches, tmp_path: Path) 
     )
 
 
+def test_a_single_trial_is_one_for_each(searches: Searches, tmp_path: Path) -> None:
+    search("wide_stripes:WideStripes", **options(tmp_path, trials=1))
+    assert searches.seen == [("large", 1, False), ("small", 1, False)]
+    searches.seen.clear()
+    resume_starting_models(tmp_path / "run")
+    assert not searches.seen
+
+
 def test_first_round_is_half_of_the_trials(tmp_path: Path) -> None:
     assert first_round(config(tmp_path, search={"trials": 30})) == {"large": 7, "small": 7}
     assert first_round(config(tmp_path, search={"trials": 1})) == {"large": 1, "small": 1}

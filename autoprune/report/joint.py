@@ -268,7 +268,8 @@ def _head(joint: JointFront) -> str:
 
 def _recommended(joint: JointFront) -> str:
     found, count = joint.recommendation, len(joint.front)
-    models = f"{count} model{'s' * (count != 1)} from {len(joint.runs)} starting models"
+    starts = f"{len(joint.runs)} starting model{'s' * (len(joint.runs) != 1)}"
+    models = f"{count} model{'s' * (count != 1)} from {starts}"
     if found is None:
         return models
     limits = " and ".join(str(limit) for limit in found.limits)
