@@ -46,6 +46,7 @@ from .schedule import Schedule as Schedule
 from .space import SearchSpace as SearchSpace
 from .starting_models import resume_starting_models as resume_starting_models
 from .starting_models import search_starting_models as search_starting_models
+from .starting_models import verify_starting_models as verify_starting_models
 from .store.quantization import QuantizationReport as QuantizationReport
 from .store.quantization import QuantizationSettings as QuantizationSettings
 from .tasks.base import Task as Task

@@ -165,15 +165,19 @@ def search_into(
     job = task or task_of(config)
     from autoprune._search.run import run
 
-    run(
-        config,
-        job,
-        folder,
-        progress=progress,
-        resume=resumed,
-        on_start=lambda plan: told.on_start(config, plan, folder),
-        on_trial=told.on_trial,
-    )
+    try:
+        run(
+            config,
+            job,
+            folder,
+            progress=progress,
+            resume=resumed,
+            on_start=lambda plan: told.on_start(config, plan, folder),
+            on_trial=told.on_trial,
+        )
+    except BaseException:
+        told.on_stop(folder)
+        raise
     result = Result.read(folder, task)
     told.on_end(result.front, folder)
     return result

@@ -13,7 +13,7 @@ from autoprune.config import RunConfig
 from autoprune.errors import UsageError
 from autoprune.pareto import ParetoFront
 from autoprune.record import TrialRecord
-from autoprune.store import SearchPlan
+from autoprune.store import STARTS, SearchPlan
 
 _LOG = logging.getLogger(__name__)
 _COUNTS = ("macs", "params", "weight_bytes", "peak_memory_bytes", "latency_ms")
@@ -34,6 +34,9 @@ class Callback:
     def on_end(self, front: ParetoFront, folder: Path) -> None:
         """After the front was measured and everything is in `folder`."""
 
+    def on_stop(self, folder: Path) -> None:
+        """Instead of `on_end`, where the search was interrupted or has failed."""
+
 
 @dataclass(frozen=True)
 class Callbacks:
@@ -52,6 +55,10 @@ class Callbacks:
     def on_end(self, front: ParetoFront, folder: Path) -> None:
         """Tell all of them."""
         self._tell(lambda callback: callback.on_end(front, folder))
+
+    def on_stop(self, folder: Path) -> None:
+        """Tell all of them."""
+        self._tell(lambda callback: callback.on_stop(folder))
 
     def _tell(self, call: Callable[[Callback], None]) -> None:
         for callback in self.each:
@@ -83,7 +90,12 @@ class TensorBoard(Callback):
 
     def on_end(self, front: ParetoFront, folder: Path) -> None:
         """Close the file."""
-        self._writer.close()
+        self.on_stop(folder)
+
+    def on_stop(self, folder: Path) -> None:
+        """Close the file, if it was opened."""
+        if self._writer is not None:
+            self._writer.close()
 
 
 class MLflow(Callback):
@@ -94,10 +106,12 @@ class MLflow(Callback):
 
     def __init__(self) -> None:
         self._mlflow = _needed("mlflow", "mlflow")
+        self._is_running = False
 
     def on_start(self, config: RunConfig, plan: SearchPlan, folder: Path) -> None:
         """Begin the run."""
-        self._mlflow.start_run(run_name=folder.name)
+        self._mlflow.start_run(run_name=_name(folder))
+        self._is_running = True
         flat = _flat(config.to_dict())
         self._mlflow.log_params({name: str(value)[:500] for name, value in flat.items()})
 
@@ -111,7 +125,16 @@ class MLflow(Callback):
         for name in ("config.yaml", "plan.json", "front.json", "trials.csv"):
             if (folder / name).is_file():
                 self._mlflow.log_artifact(str(folder / name))
-        self._mlflow.end_run()
+        self._end("FINISHED")
+
+    def on_stop(self, folder: Path) -> None:
+        """End the run as failed, if it was begun."""
+        self._end("FAILED")
+
+    def _end(self, status: str) -> None:
+        if self._is_running:
+            self._mlflow.end_run(status=status)
+        self._is_running = False
 
 
 TRACKERS: Mapping[str, Callable[[], Callback]] = {"tensorboard": TensorBoard, "mlflow": MLflow}
@@ -129,6 +152,12 @@ def _needed(module: str, extra: str) -> Any:
         raise UsageError(
             f"{extra} is not installed · pip install 'autoprune[{extra}]' ({error})"
         ) from error
+
+
+def _name(folder: Path) -> str:
+    """The folder of a search; of one starting model after that of the whole search."""
+    whole = folder.parent.parent
+    return f"{whole.name}/{folder.name}" if folder.parent.name == STARTS else folder.name
 
 
 def _scalars(record: TrialRecord, front: ParetoFront) -> dict[str, float]:

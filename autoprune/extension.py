@@ -9,22 +9,33 @@ from dataclasses import replace
 from autoprune.config import RunConfig
 from autoprune.config_sections import MOST_MINUTES, MOST_TRIALS
 from autoprune.errors import UsageError
+from autoprune.record import TrialRecord
 from autoprune.store import DONE, RunFolder, RunState
 
 Amount = int | float | str
 
 
-def extend(run: RunFolder, trials: Amount | None, minutes: Amount | None) -> RunConfig:
+def trials_of(run: RunFolder) -> list[TrialRecord]:
+    """The trials of a run that took place and count."""
+    return [r for r in run.records() if r.is_counted and r.state != "infeasible"]
+
+
+def extend(
+    run: RunFolder,
+    trials: Amount | None,
+    minutes: Amount | None,
+    total_epochs: float | None = None,
+) -> RunConfig:
     """Raise the limits of a run's search, write them into the run, and return its configuration.
 
     `20` is the new total, `"+20"` that many more than there were. What is not said is no limit any
     more, but for the number of trials: more minutes alone allow twice as many trials as took place
-    in that time before. A search that was interrupted ends with as many trials as it has where that
-    is the new total. Raises UsageError where otherwise nothing is added, or more than a
-    configuration holds.
+    in that time before; `total_epochs` is a new total, by default enough for all trials. A search
+    that was interrupted ends with as many trials as it has where that is the new total. Raises
+    UsageError where otherwise nothing is added, or more than a configuration holds.
     """
     config, state = run.config, run.state() or RunState()
-    done = [r for r in run.records() if r.is_counted and r.state != "infeasible"]
+    done = trials_of(run)
     search, spent = config.search, state.elapsed_s / 60.0
     until = None if minutes is None else raised(minutes, spent, "minutes", MOST_MINUTES)
     if trials is not None:
@@ -37,8 +48,8 @@ def extend(run: RunFolder, trials: Amount | None, minutes: Amount | None) -> Run
         pace = len(done) / spent if spent > 0.0 else 1.0
         more = math.ceil(2.0 * pace * ((until or spent) - spent))
         wanted = min(max(search.trials, len(done) + max(1, more)), MOST_TRIALS)
-    epochs = search.total_epochs
-    if epochs is not None:
+    epochs = search.total_epochs if total_epochs is None else total_epochs
+    if epochs is not None and total_epochs is None:
         epochs = sum(r.epochs for r in done) + (wanted - len(done)) * search.epochs
     changed = search.model_copy(update={"trials": wanted, "minutes": until, "total_epochs": epochs})
     extended = config.model_copy(update={"search": changed})

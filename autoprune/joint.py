@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from pathlib import Path
 
 from autoprune.budget import Budget, Cost, Timing
 from autoprune.cost_fields import field_at, is_cost
@@ -17,6 +18,8 @@ from autoprune.recommendation import Recommendation, recommend
 from autoprune.record import TrialRecord
 from autoprune.store import DenseReport, RunFolder, StartingState
 
+_APART = "latencies of the runs were measured at other times: compare them with care"
+
 
 @dataclass(frozen=True)
 class JointFront:
@@ -24,7 +27,7 @@ class JointFront:
 
     `run` is the folder of the whole search, `runs` those of the starting models that have a front,
     in the order of the configuration. `front` holds what no model of any run dominates. Numbers of
-    trials are those of their own runs.
+    trials are those of their own runs. `notes` say what is missing or doubtful, in words.
     """
 
     run: RunFolder
@@ -32,29 +35,42 @@ class JointFront:
     fronts: Mapping[str, ParetoFront]
     state: StartingState
     front: ParetoFront
+    notes: tuple[str, ...]
     _starts: Mapping[int, str] = field(repr=False, compare=False)
 
     @staticmethod
-    def read(run: RunFolder) -> JointFront:
-        """Of the runs in a folder so far. Raises StoreError where none has a front yet.
+    def read(path: RunFolder | str | Path) -> JointFront:
+        """Of the runs in a folder so far. Raises StoreError where the first has no front yet.
 
         Where the dense models were measured in turns, a measured latency is that of its run's dense
-        model there, times the ratio to it in the run; what is over the budget by that is left out.
+        model there, times the ratio to it in the run. What another run than the first has over the
+        budget by that is no member, and among the `notes`.
         """
-        config, state = run.config, run.starting() or StartingState()
-        runs, fronts = {}, {}
-        for name in config.starting_models:
+        run = path if isinstance(path, RunFolder) else RunFolder.open(path)
+        names, state = list(run.config.starting_models), run.starting() or StartingState()
+        if not names:
+            raise StoreError(f"{run.path} has one starting model · read it as an autoprune.Result")
+        runs: dict[str, RunFolder] = {}
+        fronts: dict[str, ParetoFront] = {}
+        notes = [f"{name} is left out: {reason}" for name, reason in state.left_out.items()]
+        for name in names:
             folder = run.starting_model(name)
             found = folder.front() if RunFolder.is_run(folder.path) else None
-            if found is not None:
-                runs[name] = folder
-                fronts[name] = _in_turns(found.front, state, name, config.budget)
-        if not fronts:
+            if found is None:
+                continue
+            limits = run.config.budget if name != names[0] else None
+            runs[name], (fronts[name], over) = folder, _in_turns(found.front, state, name, limits)
+            notes += over
+            if found.not_measured:
+                notes.append(f"the front of {name} could not be measured: {found.not_measured}")
+        if names[0] not in fronts:
             raise StoreError(
                 f"{run.path} has no front yet · resume it with: autoprune resume {run.path}"
             )
+        if state.not_together:
+            notes.append(f"{_APART} ({state.not_together})")
         starts = {id(record): name for name, front in fronts.items() for record in front.records}
-        return JointFront(run, runs, fronts, state, joined(fronts), starts)
+        return JointFront(run, runs, fronts, state, joined(fronts), tuple(notes), starts)
 
     @property
     def left_out(self) -> Mapping[str, str]:
@@ -78,7 +94,7 @@ class JointFront:
     @property
     def reference(self) -> DenseReport:
         """The dense model to which limits in percent are relative: the first starting model."""
-        return self.dense(next(iter(self.runs)))
+        return self.dense(next(iter(self.runs)))  # `read` has seen that it is there
 
     @cached_property
     def recommendation(self) -> Recommendation | None:
@@ -111,17 +127,28 @@ class JointFront:
         return found
 
 
-def _in_turns(front: ParetoFront, state: StartingState, name: str, budget: Budget) -> ParetoFront:
-    """A run's front with latencies that can be compared with those of other runs."""
+def _in_turns(
+    front: ParetoFront, state: StartingState, name: str, budget: Budget | None
+) -> tuple[ParetoFront, list[str]]:
+    """A run's front with latencies that can be compared, and what is over the budget by them."""
     if front.source != "measured" or name not in state.dense:
-        return front
+        return front, []
     dense, first = state.dense[name], next(iter(state.dense.values()))
-    records = []
+    records, over = [], []
     for record in front.members:
         cost = None if record.measured is None else beside(record.measured, dense)
-        if cost is None or budget.known_of(cost, first).allows(cost, first):
+        broken = {} if cost is None or budget is None else _broken(budget, cost, first)
+        if not broken:
             records.append(replace(record, measured=cost))
-    return replace(front, records=tuple(records))
+        for field_name, share in broken.items():
+            more = f"{100 * share:.2g} % over the limit on {field_name}"
+            over.append(f"{name}, trial {record.number} is {more} beside the first dense model")
+    return replace(front, records=tuple(records)), over
+
+
+def _broken(budget: Budget, cost: Cost, dense: Cost) -> dict[str, float]:
+    found = budget.known_of(cost, dense).violations(cost, dense)
+    return {name: value for name, value in found.items() if value > 0.0}
 
 
 def beside(cost: Cost, dense: Cost) -> Cost:

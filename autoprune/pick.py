@@ -112,7 +112,7 @@ class _Query:
         known = [(goal.sign * value, number, r) for value, number, r in values if value is not None]
         if not known:
             raise StoreError(f"pick: {goal.name} is not known of any model within the limits")
-        return min(known)[2]
+        return min(known, key=lambda it: it[:2])[2]
 
     def _is_good(self, record: TrialRecord) -> bool:
         for name, sign, bound in self.metrics:

@@ -13,18 +13,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
 from autoprune import api
-from autoprune.budget import Cost, Limit
 from autoprune.callbacks import Callback
 from autoprune.config import RunConfig
-from autoprune.config_sections import MOST_TRIALS, SearchConfig
-from autoprune.cost_fields import is_cost, is_latency
+from autoprune.config_sections import MOST_TRIALS
+from autoprune.cost_fields import is_latency
 from autoprune.errors import BudgetError, ConfigError, DeviceError, UsageError, WorkError
-from autoprune.extension import Amount, extend, raised
+from autoprune.extension import Amount, extend, raised, trials_of
 from autoprune.joint import JointFront
 from autoprune.loading import OBJECT, reference_of, task_of
 from autoprune.options import SearchOptions, sections
-from autoprune.quality import QualityLimit, parse_quality
-from autoprune.store import DONE, DenseReport, RunFolder, RunState, StartingState
+from autoprune.starting_configs import config_of, divided, first_round, share_of
+from autoprune.store import RunFolder, StartingState
 from autoprune.tasks.base import Task
 from autoprune.trust import check_run, note
 
@@ -47,10 +46,10 @@ def search_starting_models(
     shares of a dense cost or metric, in budget, levels and quality, are of its dense model. Each
     starting model has a run of its own in `starts/<name>` of the folder. Half of the trials are
     divided equally; the others, and the time, by the hypervolume that the joint front would lose
-    without a run. A starting model of which no pruning is within the budget is left out; if it is
-    the first, that is an error.
+    without a run. A starting model of which no pruning is within the budget, or no trial could be
+    completed, is left out; if it is the first, that is an error.
 
-    Raises as `search`; UsageError where there are no starting models.
+    Raises as `search`; UsageError where there are no starting models, or they cannot be compared.
     """
     tasks = {} if isinstance(task, str) else dict(task)
     if config is None:
@@ -81,12 +80,12 @@ def search_starts(
         )
     for name in config.starting_models:  # before they are imported: `load` may do that again
         note(config.starting_from(name))
-    if not tasks:
-        _check_tasks(config)
+    from autoprune._search.describe import environment
+    from autoprune._search.starting_checks import check_starting_models
+
+    check_starting_models(tasks or _named_tasks(config), config)
     folder = Path(config.output) if config.output else Path("results") / api.run_name(config.task)
     with RunFolder.claim(folder):
-        from autoprune._search.describe import environment
-
         run = RunFolder.create(folder, config.to_dict(), environment(config))
         search = _Search(run, config, tasks or {}, progress, callbacks)
         try:
@@ -107,19 +106,52 @@ def resume_starting_models(
 ) -> JointFront:
     """Resume a search from several starting models; `trials` is a new total, or `"+20"`.
 
-    More trials are divided as the second half of the first ones was. `trust` as for `resume`.
+    More trials are divided as the second half of the first ones was, without a limit of time.
+    `tasks` are needed where the search was started with Task objects. `trust` as for `resume`.
     """
-    run = RunFolder.open(path)
-    config = run.config
+    search = _opened(path, tasks, progress, callbacks, trust)
+    with search.whole.writing():
+        if trials is not None:
+            search.extend(trials)
+        return search.run()
+
+
+def verify_starting_models(
+    path: str | Path,
+    *,
+    tasks: Mapping[str, Task] | None = None,
+    progress: Progress | None = None,
+    trust: bool = False,
+) -> JointFront:
+    """Measure the dense models of a search in turns again, by which its runs are compared."""
+    search = _opened(path, tasks, progress, (), trust)
+    with search.whole.writing():
+        search.measure_together()
+    return JointFront.read(search.whole)
+
+
+def _opened(
+    path: str | Path,
+    tasks: Mapping[str, Task] | None,
+    progress: Progress | None,
+    callbacks: Sequence[Callback],
+    trust: bool,
+) -> _Search:
+    """A search that is there. Raises TaskError where its code, or that of a run, may not run."""
+    whole = RunFolder.open(path)
+    config = whole.config
+    if not config.starting_models:
+        raise UsageError(f"{path} has one starting model · call autoprune.resume")
     if config.task.startswith(OBJECT) and set(tasks or ()) != set(config.starting_models):
         names = ", ".join(f"{name!r}: ..." for name in config.starting_models)
         raise UsageError(f"this search was made with Task objects · give tasks={{{names}}}")
     for name in config.starting_models:
         check_run(config.starting_from(name), path, trust=trust)
-    with run.writing():
-        if trials is not None:
-            config = _extended(run, config, trials)
-        return _Search(run, config, tasks or {}, progress, callbacks).run()
+        run = whole.starting_model(name)
+        if RunFolder.is_run(run.path):
+            check_run(run.config, run.path, trust=trust)
+    state = whole.starting() or StartingState()
+    return _Search(whole, config, tasks or {}, progress, callbacks, state)
 
 
 @dataclass
@@ -136,41 +168,56 @@ class _Search:
     @property
     def has_begun(self) -> bool:
         """Whether the run of the first starting model was made."""
-        first = next(iter(self.config.starting_models))
-        return RunFolder.is_run(self.whole.starting_model(first).path)
+        return self._is_run(next(iter(self.config.starting_models)))
 
     def run(self) -> JointFront:
-        """Go on where the folder stands."""
-        self.state = self.whole.starting() or StartingState()
+        """Go on where the folder stands; what was left out after trials is tried again."""
+        kept = {name: why for name, why in self.state.left_out.items() if not self._is_run(name)}
+        self._save(left_out=kept)
         if not self.state.rounds:
             self._add(first_round(self.config))
         self._search_all()
         while (left := self._left()) > 0:
-            self._add(divided(left, JointFront.read(self.whole).contributions()))
+            lost = JointFront.read(self.whole).contributions()
+            self._add(divided(left, {n: lost[n] for n in lost if n not in self.state.left_out}))
             self._search_all()
         return JointFront.read(self.whole)
 
-    def _measure_together(self) -> None:
+    def extend(self, trials: Amount) -> None:
+        """Set a new total of trials, without a limit of time; what took place is the first round.
+
+        Raises UsageError where nothing is added to a search that has ended.
+        """
+        done = {name: self._trials(name) for name in self.config.starting_models}
+        before = sum(done.values())
+        least = before if all(map(self._is_done, done)) else before - 1
+        total = raised(trials, before, "trials", MOST_TRIALS, least)
+        if total != int(total):
+            raise UsageError(f"trials must be a whole number, got {trials!r}")
+        limits = {"trials": int(total), "minutes": None, "total_epochs": None}
+        search = self.config.search.model_copy(update=limits)
+        self.config = self.config.model_copy(update={"search": search})
+        self.whole.save_config(self.config)
+        first = first_round(self.config)
+        found = {name: done[name] if self._is_run(name) else first[name] for name in done}
+        self._save(rounds=(found,), targets=found)
+
+    def measure_together(self) -> None:
         """Measure the dense models in turns, where latencies of several runs are compared."""
-        front = JointFront.read(self.whole)
-        asked = (*front.front.fields, *self.config.budget.fields)
-        if len(front.runs) < 2 or not any(map(is_latency, asked)):
+        joint = JointFront.read(self.whole)
+        asked = (*joint.front.fields, *self.config.budget.fields)
+        if len(joint.runs) < 2 or not any(map(is_latency, asked)):
             return
         from autoprune._search.progress import Snapshot
         from autoprune._search.together import dense_together
 
         if self.progress is not None:
             self.progress.update(Snapshot("verify", "the dense models in turns"))
-        tasks = {name: self._task(name, run.config) for name, run in front.runs.items()}
+        tasks = {name: self._task(name, run.config) for name, run in joint.runs.items()}
         try:
-            found = replace(self.state, dense=dense_together(tasks, front.runs), not_together="")
+            self._save(dense=dense_together(tasks, joint.runs), not_together="")
         except (UsageError, DeviceError) as error:
-            found = replace(self.state, dense={}, not_together=str(error))
-        self.state = found
-        self.whole.save_starting(found)
-
-    def _task(self, name: str, config: RunConfig) -> Task:
-        return self.tasks.get(name) or task_of(config)
+            self._save(dense={}, not_together=str(error))
 
     def _left(self) -> int:
         """Trials that no run was given, or that a run left out was."""
@@ -178,11 +225,13 @@ class _Search:
         return self.config.search.trials - sum(self.state.trials(name) for name in names)
 
     def _add(self, trials: Mapping[str, int]) -> None:
-        self.state = replace(self.state, rounds=(*self.state.rounds, trials))
-        self.whole.save_starting(self.state)
+        """A round: to each run so many trials on top of those that it has."""
+        names = self.config.starting_models
+        targets = {name: self._trials(name) + trials.get(name, 0) for name in names}
+        self._save(rounds=(*self.state.rounds, trials), targets=targets)
 
     def _search_all(self) -> None:
-        """Bring every run to its trials so far, and make their latencies comparable."""
+        """Bring every run to its target, and make their latencies comparable."""
         searched = False
         for place, name in enumerate(self.config.starting_models):
             if name in self.state.left_out:
@@ -190,32 +239,38 @@ class _Search:
             try:
                 searched |= self._search(name)
             except (BudgetError, WorkError) as error:
-                if place == 0 or self.whole.starting_model(name).has_front:
+                if place == 0 or self._has_model(name):
                     raise
-                left_out = {**self.state.left_out, name: str(error)}
-                self.state = replace(self.state, left_out=left_out)
-                self.whole.save_starting(self.state)
+                self._save(left_out={**self.state.left_out, name: str(error)})
         if searched or not (self.state.dense or self.state.not_together):
-            self._measure_together()
+            self.measure_together()
 
     def _search(self, name: str) -> bool:
-        """Begin, resume or continue the run of one starting model, up to its trials so far.
-
-        False where it has them already.
-        """
-        run, trials = self.whole.starting_model(name), self.state.trials(name)
-        if not RunFolder.is_run(run.path):
-            self._into(name, config_of(self.config, self.whole, name, trials), resumed=False)
+        """Begin, resume or continue the run of one starting model; False where it is there."""
+        run, target = self.whole.starting_model(name), self.state.targets[name]
+        if not self._is_run(name):
+            self._into(name, config_of(self.config, self.whole, name, target), resumed=False)
             return True
-        config, state = run.config, run.state() or RunState()
-        minutes = _share(self.config, trials).minutes
-        has_time = minutes is None or minutes > state.elapsed_s / 60.0
-        if trials > config.search.trials and has_time:
-            config = extend(run, trials, minutes)
-        elif state.phase == DONE:
+        config, is_done = run.config, self._is_done(name)
+        wanted = target > self._trials(name) and self._has_room(name)
+        if is_done and not wanted:
             return False
+        if target != config.search.trials and (wanted or not is_done):
+            share = share_of(self.config, max(1, self.state.trials(name)))
+            config = extend(run, target, share.minutes, share.total_epochs)
         self._into(name, config, resumed=True)
         return True
+
+    def _has_room(self, name: str) -> bool:
+        """Whether a run has time and epochs left for another trial."""
+        run = self.whole.starting_model(name)
+        share, state = share_of(self.config, max(1, self.state.trials(name))), run.state()
+        spent = state.elapsed_s / 60.0 if state else 0.0
+        epochs = sum(record.epochs for record in run.records() if record.is_counted)
+        has_time = share.minutes is None or share.minutes > spent
+        return has_time and (
+            share.total_epochs is None or share.total_epochs >= epochs + share.epochs
+        )
 
     def _into(self, name: str, config: RunConfig, *, resumed: bool) -> None:
         task = self._task(name, config)
@@ -224,6 +279,30 @@ class _Search:
         progress = _Named(self.progress, name) if self.progress else None
         place = self.whole.starting_model(name).path
         api.search_into(place, config, task, progress, self.callbacks, resumed=resumed)
+
+    def _task(self, name: str, config: RunConfig) -> Task:
+        return self.tasks.get(name) or task_of(config)
+
+    def _is_run(self, name: str) -> bool:
+        return RunFolder.is_run(self.whole.starting_model(name).path)
+
+    def _is_done(self, name: str) -> bool:
+        """Whether a run has ended and nothing of it is damaged."""
+        from autoprune._search.run import is_done
+
+        return self._is_run(name) and is_done(self.whole.starting_model(name))
+
+    def _trials(self, name: str) -> int:
+        """The trials that took place in a run."""
+        return len(trials_of(self.whole.starting_model(name))) if self._is_run(name) else 0
+
+    def _has_model(self, name: str) -> bool:
+        run = self.whole.starting_model(name)
+        return self._is_run(name) and any(r.state == "complete" for r in run.records())
+
+    def _save(self, **changed: Any) -> None:
+        self.state = replace(self.state, **changed)
+        self.whole.save_starting(self.state)
 
 
 class _Named:
@@ -237,114 +316,9 @@ class _Named:
         self._progress.update(replace(snapshot, note=f"{self._name}: {snapshot.note}"))
 
 
-def first_round(config: RunConfig) -> dict[str, int]:
-    """Half of the trials, divided equally; each starting model has one at least."""
-    names = list(config.starting_models)
-    return {name: max(1, config.search.trials // (2 * len(names))) for name in names}
-
-
-def divided(trials: int, weights: Mapping[str, float]) -> dict[str, int]:
-    """`trials` in proportion to the weights, equally where all are 0.
-
-    >>> divided(10, {"large": 3.0, "small": 1.0}), divided(3, {"large": 0.0, "small": 0.0})
-    ({'large': 8, 'small': 2}, {'large': 2, 'small': 1})
-    """
-    total = sum(weights.values())
-    shares = {n: trials * (w / total if total else 1 / len(weights)) for n, w in weights.items()}
-    found = {name: int(share) for name, share in shares.items()}
-    by_rest = sorted(shares, key=lambda name: found[name] - shares[name])
-    for name in by_rest[: trials - sum(found.values())]:
-        found[name] += 1
-    return found
-
-
-def config_of(config: RunConfig, whole: RunFolder, name: str, trials: int) -> RunConfig:
-    """The configuration of the run of one starting model, with its share of trials and time.
-
-    What is relative to a dense model is so to the first one: in the configurations of the others
-    it is absolute.
-    """
-    data = config.starting_from(name).to_dict()
-    share = _share(config, trials)
-    data["output"] = str(whole.starting_model(name).path)
-    first = next(iter(config.starting_models))
-    if name != first:
-        data |= _absolute(config, whole.starting_model(first))
-        data["search"]["levels"] = [
-            _resolved(level.limits[0], whole.starting_model(first)) for level in config.levels
-        ]
-    data["search"] |= {
-        "trials": trials,
-        "minutes": share.minutes,
-        "total_epochs": share.total_epochs,
-    }
-    place = f"{whole.path}: {name}"
-    return RunConfig.from_dict(data, place=place, base=Path(config.base or "."), resolved=True)
-
-
-def _share(config: RunConfig, trials: int) -> SearchConfig:
-    """Time and epochs of a run, in proportion to its trials."""
-    search, part = config.search, trials / config.search.trials
-    return search.model_copy(
-        update={
-            name: None if value is None else value * part
-            for name, value in (("minutes", search.minutes), ("total_epochs", search.total_epochs))
-        }
-    )
-
-
-def _absolute(config: RunConfig, first: RunFolder) -> dict[str, Any]:
-    """Budget and limits on metrics, without reference to a dense model."""
-    front = first.front()
-    assert front is not None, "the first run has ended"
-    metric = next((o for o in front.front.objectives if not is_cost(o.name)), None)
-    dense = (first.dense() or DenseReport()).metrics
-
-    def words(limit: QualityLimit) -> str:
-        maximize = metric is None or metric.direction == "maximize"
-        if not limit.is_relative:
-            return f"{limit.kind} {limit.value!r}"
-        bound = limit.bound(dense[limit.metric], maximize)
-        if bound < 0.0:  # which has no form: it stays relative to the own dense model
-            unit = "%" if limit.kind == "relative drop" else "pt"
-            return f"drop <= {100 * limit.value!r} {unit}"
-        return f"{'>=' if maximize else '<='} {bound!r}"
-
-    quality: dict[str, list[str]] = {}
-    for limit in config.quality_limits:
-        quality.setdefault(limit.metric, []).append(words(limit))
-    found = {
-        "budget": {limit.field: _resolved(limit, first) for limit in config.budget.limits},
-        "quality": quality,
-    }
-    if metric is not None:
-        found["recommend"] = words(parse_quality(metric.name, config.recommend, "recommend"))
-    return found
-
-
-def _resolved(limit: Limit, first: RunFolder) -> float:
-    """A limit in its own unit; a share of dense is of the measured cost, where that is known."""
-    dense = first.dense() or DenseReport()
-    known = [cost for cost in (dense.measured, dense.predicted) if cost is not None]
-    cost = next((c for c in known if c.value(limit.field) is not None), Cost())
-    return limit.resolve(cost)
-
-
-def _check_tasks(config: RunConfig) -> None:
-    """Raise ConfigError for equal starting models, TaskError for one that cannot be made."""
+def _named_tasks(config: RunConfig) -> dict[str, Task]:
+    """The tasks of the starting models. Raises ConfigError where two are equal."""
     for (name, what), (other, same) in combinations(config.starting_models.items(), 2):
         if what == same:
             raise ConfigError(f"starting_models: {name} and {other} must differ, both are {what}")
-    for name in config.starting_models:
-        task_of(config.starting_from(name))
-
-
-def _extended(run: RunFolder, config: RunConfig, trials: Amount) -> RunConfig:
-    """The same with more trials and no limit of time, written into the folder."""
-    total = raised(trials, config.search.trials, "trials", MOST_TRIALS)
-    if total != int(total):
-        raise UsageError(f"trials must be a whole number, got {trials!r}")
-    without = {"trials": int(total), "minutes": None, "total_epochs": None}
-    found = config.model_copy(update={"search": config.search.model_copy(update=without)})
-    run.save_config(found)
-    return found
+    return {name: task_of(config.starting_from(name)) for name in config.starting_models}

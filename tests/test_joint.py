@@ -59,7 +59,10 @@ def test_a_run_without_a_front_is_left_for_later(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="no front yet · resume it with: autoprune resume"):
         JointFront.read(whole)
     small_run.make(tmp_path, whole.starting_model("small").path)
-    assert list(JointFront.read(whole).runs) == ["small"]
+    with pytest.raises(StoreError, match="no front yet"):  # of the reference
+        JointFront.read(whole)
+    small_run.make(tmp_path, whole.starting_model("large").path)
+    assert list(JointFront.read(str(whole.path)).runs) == ["large", "small"]
 
 
 def test_fronts_of_other_objectives_are_not_joined(tmp_path: Path) -> None:
@@ -151,3 +154,34 @@ def test_what_is_over_the_budget_beside_the_first_dense_model_is_left_out(tmp_pa
     assert "small, trial 0" in members(whole)
     whole.save_starting(dense_in_turns(large=10.0, small=7.0))  # 3.5 ms then, of 3 ms allowed
     assert members(whole) == ["large, trial 1", "small, trial 1", "large, trial 0"]
+    (note,) = JointFront.read(whole).notes
+    assert note == (
+        "small, trial 0 is 17 % over the limit on latency_ms beside the first dense model"
+    )
+
+
+def test_a_front_that_was_not_measured_is_noted(tmp_path: Path) -> None:
+    whole = make(tmp_path, large=(0.9, 0.4), small=(0.8, 0.5))
+    run = whole.starting_model("small")
+    run.save_front(replace(run.front(), not_measured="the device is lost"))
+    notes = JointFront.read(whole).notes
+    assert notes == ("the front of small could not be measured: the device is lost",)
+
+
+def test_equal_models_of_two_runs_can_be_picked(tmp_path: Path) -> None:
+    joint = JointFront.read(make(tmp_path, large=(0.9, 0.5), small=(0.9, 0.5)))
+    assert joint.pick("accuracy>=0.4, min params")[1].number == 1
+
+
+def test_a_run_must_not_be_a_link(tmp_path: Path) -> None:
+    whole = make(tmp_path, large=(0.9, 0.4), small=(0.8, 0.5))
+    place = whole.starting_model("small").path
+    place.rename(tmp_path / "elsewhere")
+    place.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(StoreError, match="starts/small must not be a link"):
+        JointFront.read(whole)
+
+
+def test_one_starting_model_has_no_joint_front(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match="has one starting model"):
+        JointFront.read(small_run.make(tmp_path))

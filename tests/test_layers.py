@@ -24,6 +24,7 @@ FLOORS = {
     "extension": 6,
     "loading": 6,
     "joint": 6,
+    "starting_configs": 6,
     "starting_models": 6,
     "options": 6,
     "result": 6,

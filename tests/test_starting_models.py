@@ -12,10 +12,13 @@ from wide_stripes import WideStripes
 
 import autoprune
 from autoprune import api
+from autoprune.architecture import Architecture
+from autoprune.candidate import Candidate
 from autoprune.config import RunConfig
-from autoprune.errors import BudgetError, ConfigError, UsageError, WorkError
+from autoprune.errors import BudgetError, ConfigError, TaskError, UsageError, WorkError
 from autoprune.joint import JointFront
-from autoprune.starting_models import config_of, divided, first_round, resume_starting_models
+from autoprune.record import TrialRecord
+from autoprune.starting_models import resume_starting_models
 from autoprune.starting_models import search_starting_models as search
 from autoprune.store import RunFolder, RunState
 from autoprune.tasks import Task
@@ -24,12 +27,13 @@ STARTS = {"large": {"width": 32}, "small": {"width": 8}}
 
 
 class Searches:
-    """Stands in for the search of one run: writes the two models of `small_run`."""
+    """Stands in for the search of one run: writes the models of `small_run` and stopped trials."""
 
     def __init__(self, accuracies: Mapping[str, tuple[float, float]]) -> None:
         self.accuracies = accuracies
         self.seen: list[tuple[str, int, bool]] = []
-        self.errors: dict[str, Exception] = {}
+        self.errors: dict[str, BaseException] = {}
+        self.most: dict[str, int] = {}  # trials after which patience ends a run
 
     def __call__(
         self,
@@ -47,7 +51,16 @@ class Searches:
         if not resumed:
             run = small_run.make(folder.parent, folder, self.accuracies[folder.name])
             run.save_config(config)
-        RunFolder.open(folder).save_state(RunState("done", 60.0))
+        run = RunFolder.open(folder)
+        add_trials(run, min(config.search.trials, self.most.get(folder.name, 1000)))
+        run.save_state(RunState("done", 60.0))
+
+
+def add_trials(run: RunFolder, total: int) -> None:
+    """Stopped trials of an epoch each, up to so many in all."""
+    for number in range(len(run.records()), total):
+        candidate = Candidate(Architecture({"0": 4}))
+        run.append(TrialRecord(number, candidate, "stopped", seed=0, epochs=1.0, origin="tpe"))
 
 
 @pytest.fixture
@@ -93,7 +106,7 @@ def test_more_trials_are_divided_likewise(searches: Searches, tmp_path: Path) ->
 
 
 def test_an_interrupted_search_goes_on_where_it_was(searches: Searches, tmp_path: Path) -> None:
-    searches.errors["small"] = KeyboardInterrupt()  # type: ignore[assignment]
+    searches.errors["small"] = KeyboardInterrupt()
     with pytest.raises(KeyboardInterrupt):
         search("wide_stripes:WideStripes", **options(tmp_path))
     searches.errors.clear()
@@ -121,32 +134,6 @@ def test_nothing_is_left_behind_where_the_first_one_does_not_fit(
     assert not (tmp_path / "run").exists()
 
 
-def test_time_is_divided_like_trials(tmp_path: Path) -> None:
-    found = config(tmp_path, search={"trials": 10, "minutes": 20.0, "total_epochs": 30.0})
-    whole = RunFolder.create(tmp_path / "run", found.to_dict(), {})
-    of_run = config_of(found, whole, "large", 4).search
-    assert (of_run.trials, of_run.minutes, of_run.total_epochs) == (4, 8.0, 12.0)
-
-
-def test_what_is_relative_to_dense_is_so_to_the_first_model(tmp_path: Path) -> None:
-    found = config(
-        tmp_path,
-        quality={"accuracy": "drop <= 1 pt"},
-        recommend="drop <= 10 %",
-        search={"levels": ["40%"]},
-    )
-    whole = RunFolder.create(tmp_path / "run", found.to_dict(), {})
-    small_run.make(tmp_path, whole.starting_model("large").path)  # dense: 0.81 at 56 MACs
-    first, second = (config_of(found, whole, name, 4) for name in STARTS)
-    assert str(first.budget) == "macs <= 0.8 x dense"
-    assert first.task_args == {"width": 32}
-    assert str(second.budget) == f"macs <= {0.8 * small_run.DENSE_MACS:.4g}"
-    assert [str(level) for level in second.levels] == [f"macs <= {0.4 * small_run.DENSE_MACS:.4g}"]
-    assert [str(limit) for limit in second.quality_limits] == ["accuracy >= 0.8"]
-    assert second.recommend == f">= {0.81 * 0.9!r}"
-    assert not second.starting_models
-
-
 def test_starting_models_may_be_other_tasks(searches: Searches, tmp_path: Path) -> None:
     here = Path(__file__).parent
     starts = {"large": f"{here}/wide_stripes.py:WideStripes", "small": {"width": 8}}
@@ -165,16 +152,6 @@ def test_a_single_trial_is_one_for_each(searches: Searches, tmp_path: Path) -> N
     searches.seen.clear()
     resume_starting_models(tmp_path / "run")
     assert not searches.seen
-
-
-def test_first_round_is_half_of_the_trials(tmp_path: Path) -> None:
-    assert first_round(config(tmp_path, search={"trials": 30})) == {"large": 7, "small": 7}
-    assert first_round(config(tmp_path, search={"trials": 1})) == {"large": 1, "small": 1}
-
-
-def test_trials_are_divided_whole() -> None:
-    assert divided(5, {"a": 1.0, "b": 1.0}) == {"a": 3, "b": 2}
-    assert sum(divided(7, {"a": 0.2, "b": 0.3, "c": 0.123}).values()) == 7
 
 
 @pytest.mark.parametrize(
@@ -209,4 +186,87 @@ def test_objects_are_needed_again(searches: Searches, tmp_path: Path) -> None:
     tasks = {name: WideStripes(**args) for name, args in STARTS.items()}
     search(tasks, budget={"macs": "80%"}, trials=4, output=tmp_path / "run")
     with pytest.raises(UsageError, match=r"give tasks=\{'large': \.\.\., 'small': \.\.\.\}"):
+        resume_starting_models(tmp_path / "run")
+
+
+def test_trials_that_did_not_take_place_are_not_made_up_for(
+    searches: Searches, tmp_path: Path
+) -> None:
+    searches.most["large"] = 5  # the front has not grown: patience
+    search("wide_stripes:WideStripes", **options(tmp_path, trials=100))
+    assert searches.seen == [("large", 25, False), ("small", 25, False), ("large", 55, True)]
+    searches.seen.clear()
+    searches.most.clear()
+    resume_starting_models(tmp_path / "run", trials="+4")  # on top of 5 and 25
+    assert searches.seen == [("large", 9, True)]
+
+
+def test_epochs_are_limited_in_every_round(searches: Searches, tmp_path: Path) -> None:
+    search("wide_stripes:WideStripes", **options(tmp_path, trials=40, total_epochs=80.0))
+    runs = JointFront.read(tmp_path / "run").runs
+    assert runs["large"].config.search.total_epochs == 80.0 * 30 / 40
+    assert runs["small"].config.search.total_epochs == 80.0 * 10 / 40
+
+
+def test_without_time_left_a_run_gets_no_more_trials(searches: Searches, tmp_path: Path) -> None:
+    search("wide_stripes:WideStripes", **options(tmp_path, minutes=1.0))  # each takes one
+    assert searches.seen == [("large", 3, False), ("small", 3, False)]
+
+
+def test_an_interrupted_search_may_end_with_what_it_has(searches: Searches, tmp_path: Path) -> None:
+    searches.errors["small"] = KeyboardInterrupt()
+    with pytest.raises(KeyboardInterrupt):
+        search("wide_stripes:WideStripes", **options(tmp_path))
+    searches.errors.clear()
+    searches.seen.clear()
+    resume_starting_models(tmp_path / "run", trials=4)
+    assert searches.seen == [("small", 1, False)]
+
+
+def test_a_run_extended_by_itself_is_counted(searches: Searches, tmp_path: Path) -> None:
+    search("wide_stripes:WideStripes", **options(tmp_path))
+    run = RunFolder.open(tmp_path / "run" / "starts" / "large")
+    add_trials(run, 20)
+    run.save_state(RunState("done", 60.0))
+    searches.seen.clear()
+    resume_starting_models(tmp_path / "run", trials="+4")
+    assert searches.seen == [("large", 24, True)]
+
+
+def test_what_was_left_out_after_trials_is_tried_again(searches: Searches, tmp_path: Path) -> None:
+    run = tmp_path / "run" / "starts" / "small"
+    searches.errors["small"] = WorkError("all trials failed")
+    joint = search("wide_stripes:WideStripes", **options(tmp_path))
+    assert joint.left_out == {"small": "all trials failed"}
+    searches.errors.clear()
+    RunFolder.create(run, config(tmp_path, starting_models={}).to_dict(), {})  # as a real one
+    small_run.make(tmp_path, tmp_path / "other", (0.95, 0.9))
+    for file in (tmp_path / "other").iterdir():
+        if file.name != "config.yaml" and not (run / file.name).exists():
+            file.rename(run / file.name)
+    assert not resume_starting_models(tmp_path / "run", trials="+1").left_out
+
+
+def test_a_failure_after_a_trial_was_complete_is_raised(searches: Searches, tmp_path: Path) -> None:
+    search("wide_stripes:WideStripes", **options(tmp_path))
+    (tmp_path / "run" / "starts" / "small" / "front.json").write_text("{")
+    searches.errors["small"] = WorkError("the disk is full")
+    with pytest.raises(WorkError, match="the disk is full"):
+        resume_starting_models(tmp_path / "run")
+
+
+def test_a_damaged_run_is_resumed(searches: Searches, tmp_path: Path) -> None:
+    search("wide_stripes:WideStripes", **options(tmp_path))
+    (tmp_path / "run" / "starts" / "small" / "front.json").unlink()
+    searches.seen.clear()
+    resume_starting_models(tmp_path / "run")
+    assert searches.seen == [("small", 3, True)]
+
+
+def test_code_that_a_run_alone_names_needs_trust(searches: Searches, tmp_path: Path) -> None:
+    search("wide_stripes:WideStripes", **options(tmp_path))
+    file = tmp_path / "run" / "starts" / "small" / "config.yaml"
+    theirs = f"task: {tmp_path}/theirs.py:Task"
+    file.write_text(file.read_text().replace("task: wide_stripes:WideStripes", theirs))
+    with pytest.raises(TaskError, match=r"theirs\.py, which was not named on this machine"):
         resume_starting_models(tmp_path / "run")

@@ -84,7 +84,7 @@ def run(
     """
     watcher = progress or NullProgress()
     place = Path(folder)
-    if resume and _is_done(RunFolder.open(place)):
+    if resume and is_done(RunFolder.open(place)):
         return
     check_session()
     check_sendable(task)
@@ -105,7 +105,7 @@ class _Told:
     on_trial: OnTrial | None = None
 
 
-def _is_done(store: RunFolder) -> bool:
+def is_done(store: RunFolder) -> bool:
     """Whether nothing is left to do; what is damaged is to be made again."""
     try:
         store.check_whole()

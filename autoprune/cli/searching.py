@@ -122,9 +122,16 @@ def verify(run: RunArgument, quiet: Quiet = False, trust: Trust = False) -> None
     """Measure the front again, such as after a search on a busy machine."""
     from autoprune.store import RunFolder
 
-    RunFolder.open(run)  # before torch is loaded: a wrong folder is reported at once
+    has_several = bool(RunFolder.open(run).config.starting_models)  # before torch is loaded
     from autoprune import api
 
+    if has_several:
+        from autoprune.starting_models import verify_starting_models
+
+        with watching(run, quiet) as progress:
+            found = verify_starting_models(run, progress=progress, trust=trust)
+        _finish_joint(found)
+        return
     with watching(run, quiet) as progress:
         result = api.verify(run, progress=progress, trust=trust)
     _finish(result)

@@ -50,7 +50,7 @@ def show(joint: JointFront) -> RenderableType:
         marks = "".join(f" {_MARKS[tag]}" for tag in row.tags)
         table.add_row(row.who + marks, *_texts(joint, row), style="bold" if row.is_dense else "")
     parts: list[RenderableType] = [Text(_head(joint), "bold")]
-    parts += [Text(f"! {words}", "yellow") for words in _left_out(joint)]
+    parts += [Text(f"! {words}", "yellow") for words in joint.notes]
     return Group(*parts, table, Text(f"{_legend()}\n{_shares(joint)}", "dim"))
 
 
@@ -93,9 +93,9 @@ def write(
     if format not in _NAMES:
         raise UsageError(f"format must be one of {', '.join(_NAMES)}, got {format!r}")
     joint = JointFront.read(run)
-    content = _CONTENTS[format](joint)
-    content = content if isinstance(content, bytes) else content.encode()
-    return write_bytes(file or run.path / _NAMES[format], content)
+    place = file or run.path / _NAMES[format]
+    content = page(joint, place.parent) if format == "html" else _CONTENTS[format](joint)
+    return write_bytes(place, content if isinstance(content, bytes) else content.encode())
 
 
 def single_reports(run: RunFolder) -> Iterator[Path]:
@@ -107,7 +107,7 @@ def single_reports(run: RunFolder) -> Iterator[Path]:
 def markdown(joint: JointFront) -> str:
     """The joint front as a table."""
     names = columns(joint)
-    lines = [f"# {_head(joint)}", "", *(f"- {words}" for words in _left_out(joint)), ""]
+    lines = [f"# {_head(joint)}", "", *(f"- {words}" for words in joint.notes), ""]
     lines += [f"| model | {' | '.join(_title(joint, n) for n in names)} |"]
     lines += [f"|---|{'---:|' * len(names)}"]
     for row in rows(joint):
@@ -128,12 +128,15 @@ def table_csv(joint: JointFront) -> str:
     return out.getvalue()
 
 
-def page(joint: JointFront) -> str:
-    """One self-contained page: the fronts of all starting models in one plot, and the table."""
+def page(joint: JointFront, folder: Path | None = None) -> str:
+    """One self-contained page: the fronts of all starting models in one plot, and the table.
+
+    It leads to the reports of the runs, from `folder` (default: that of the search).
+    """
     kind = f"autoprune report · run <b>{escape(joint.run.path.resolve().name)}</b>"
     lead = f'<p class="lead">{escape(_recommended(joint))}</p>'
     body = [f'<header><div class="kind">{kind}</div><h1>{escape(_task(joint))}</h1>{lead}</header>']
-    body += [f'<p class="warn">{escape(words)}</p>' for words in _left_out(joint)]
+    body += [f'<p class="warn">{escape(words)}</p>' for words in joint.notes]
     body.append(
         commands(relative(joint.run.path), "Train the recommended model in full, then write it:")
     )
@@ -144,7 +147,7 @@ def page(joint: JointFront) -> str:
         place = f'<p>{words}</p><div class="plot" data-figure="joint"></div>{_colored(joint)}'
         body.append(section("Joint front", place))
     body.append(section("Models", _html_table(joint)))
-    body.append(section("Runs", _links(joint)))
+    body.append(section("Runs", _links(joint, folder or joint.run.path)))
     return html.document(_task(joint), {"joint": figure} if figure else {}, body)
 
 
@@ -243,11 +246,11 @@ def _colored(joint: JointFront) -> str:
     return f'<ul class="legend">{items}</ul>'
 
 
-def _links(joint: JointFront) -> str:
-    """Each run has a report of its own, beside this page."""
+def _links(joint: JointFront, folder: Path) -> str:
+    """Each run has a report of its own."""
     items = "".join(
-        f'<li><a href="starts/{escape(name)}/report.html">{escape(name)}</a> '
-        f'<span class="dim">autoprune report {escape(run.path)}</span></li>'
+        f'<li><a href="{escape(relative(run.path / "report.html", folder))}">{escape(name)}</a> '
+        f'<span class="dim">autoprune report {escape(relative(run.path))}</span></li>'
         for name, run in joint.runs.items()
     )
     return f"<ul>{items}</ul>"
@@ -276,14 +279,6 @@ def _recommended(joint: JointFront) -> str:
     reference = next(iter(joint.runs))
     why = f"cheapest with {limits}" if found.is_within else "the nearest to what was asked"
     return f"{models}; recommended is {joint.named(found.record)} ({why}; dense is {reference})"
-
-
-def _left_out(joint: JointFront) -> list[str]:
-    found = [f"{name} is left out: {reason}" for name, reason in joint.left_out.items()]
-    if joint.state.not_together:
-        why = "latencies of the runs were measured at other times: compare them with care"
-        found.append(f"{why} ({joint.state.not_together})")
-    return found
 
 
 def _shares(joint: JointFront) -> str:
@@ -323,7 +318,6 @@ def _dense_value(joint: JointFront, dense: DenseReport, name: str) -> float | No
 
 
 _CONTENTS: Mapping[str, Callable[[JointFront], str | bytes]] = {
-    "html": page,
     "md": markdown,
     "csv": table_csv,
     "png": _picture,

@@ -53,10 +53,10 @@ def read(run: RunFolder | str | Path) -> RunView:
     )
 
 
-def relative(path: Path) -> str:
-    """A path from the working directory; only the name where there is no way from there."""
+def relative(path: Path, start: Path | None = None) -> str:
+    """A path from the working directory, or from `start`; only the name where there is no way."""
     try:
-        return Path(os.path.relpath(path)).as_posix()
+        return Path(os.path.relpath(path, start)).as_posix()
     except ValueError:  # another drive
         return path.resolve().name
 

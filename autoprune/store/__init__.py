@@ -41,7 +41,7 @@ from autoprune.store.quantization import (
 )
 from autoprune.store.records import rows as table_rows
 from autoprune.store.retraining import RetrainingFolder, read_metrics, write_metrics
-from autoprune.store.run import CONFIG, STUDY, RunFolder
+from autoprune.store.run import CONFIG, STARTS, STUDY, RunFolder
 from autoprune.store.values import (
     DONE,
     BlockInfo,
@@ -76,6 +76,7 @@ __all__ = [
     "RECIPE",
     "RECORDS",
     "SENSITIVITY",
+    "STARTS",
     "STUDY",
     "TUNE",
     "BlockInfo",

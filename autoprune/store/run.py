@@ -155,7 +155,10 @@ class RunFolder(RunContents):
         names = self.config.starting_models
         if names:
             places = ", ".join(str(self.starting_model(name).path) for name in names)
-            raise StoreError(f"{self.path} holds several runs · name one of {places}")
+            raise StoreError(
+                f"{self.path} holds several runs · name one of {places} (from Python, for all: "
+                "resume_starting_models, verify_starting_models, JointFront)"
+            )
 
     def discard(self) -> None:
         """Remove what says that this is a run: none has begun in it."""
@@ -248,8 +251,15 @@ class RunFolder(RunContents):
         return without
 
     def starting_model(self, name: str) -> RunFolder:
-        """The run from one starting model, in the folder of a search from several."""
-        return RunFolder(self.path / STARTS / name)
+        """The run from one starting model, in the folder of a search from several.
+
+        Raises StoreError for a link: what is written would go elsewhere.
+        """
+        path = self.path / STARTS / name
+        for each in (path.parent, path):
+            if each.is_symlink():
+                raise StoreError(f"{each} must not be a link: what is written would go elsewhere")
+        return RunFolder(path)
 
     def retraining(self, number: int) -> RetrainingFolder:
         """The folder in which a trial is retrained."""

@@ -190,12 +190,14 @@ class RunState:
 class StartingState:
     """How a search from several starting models has divided its trials.
 
-    `rounds` gives each starting model's trials in each round, `left_out` says which ones have no
-    model within the budget, and why. `dense` are the costs of the dense models measured in turns,
-    `not_together` is why they could not be.
+    `rounds` gives each starting model's trials in each round, `targets` how many its run is to have
+    in all after the last one. `left_out` says which ones have no model within the budget, and why.
+    `dense` are the costs of the dense models measured in turns, `not_together` is why they could
+    not be.
     """
 
     rounds: tuple[Mapping[str, int], ...] = ()
+    targets: Mapping[str, int] = field(default_factory=dict)
     left_out: Mapping[str, str] = field(default_factory=dict)
     dense: Mapping[str, Cost] = field(default_factory=dict)
     not_together: str = ""

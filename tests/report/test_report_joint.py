@@ -38,7 +38,7 @@ def test_members_are_named_by_their_starting_model(whole: RunFolder) -> None:
 
 
 def test_what_is_left_out_is_said_with_the_reason(whole: RunFolder) -> None:
-    whole.save_starting(StartingState(({"large": 4},), {"small": "too large"}))
+    whole.save_starting(StartingState(({"large": 4},), left_out={"small": "too large"}))
     joint = JointFront.read(whole)
     assert "! small is left out: too large" in shown(joint)
     assert "- small is left out: too large" in markdown(joint)
@@ -77,6 +77,11 @@ def test_page_leads_to_the_runs(whole: RunFolder) -> None:
     assert "recommended is large, trial 0" in text
     assert [file.parent.name for file in single_reports(whole)] == ["large", "small"]
     assert (whole.path / "starts" / "large" / "report.html").is_file()
+
+
+def test_links_lead_from_where_the_page_is(whole: RunFolder, tmp_path: Path) -> None:
+    text = write(whole, "html", tmp_path / "elsewhere" / "x.html").read_text()
+    assert '<a href="../whole/starts/large/report.html">large</a>' in text
 
 
 def test_formats_are_written_into_the_folder(whole: RunFolder, tmp_path: Path) -> None:
