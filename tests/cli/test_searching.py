@@ -11,7 +11,7 @@ import small_run
 from autoprune import api, templates
 from autoprune.config import RunConfig
 from autoprune.result import Result
-from autoprune.store import RunFolder
+from autoprune.store import RunFolder, RunState
 
 
 @pytest.mark.parametrize("name", ["budget.yaml", "mine.py"])
@@ -239,21 +239,22 @@ def test_several_starting_models_are_searched_and_resumed(
         seen.append((folder.name, config.search.trials, resumed))
         if not resumed:
             small_run.make(tmp_path, folder).save_config(config)
+        RunFolder.open(folder).save_state(RunState("done", 60.0))
 
     monkeypatch.setattr(api, "search_into", searched)
     monkeypatch.syspath_prepend(Path(small_run.__file__).parent)
-    starts = "starting_models: {large: {}, small: {sizes: 1}}"
+    starts = "starting_models: {large: {}, small: {sizes: 4}}"
     (tmp_path / "b.yaml").write_text(
         f"task: wide_stripes:WideStripes\nbudget: {{macs: 80%}}\noutput: run\nsearch: "
         f"{{trials: 8}}\n{starts.replace('sizes', 'width')}"
     )
-    code, out, _ = command_line("search", tmp_path / "b.yaml", "--quiet")
-    assert code == 0
+    code, out, err = command_line("search", tmp_path / "b.yaml", "--quiet")
+    assert (code, err) == (0, "")
     assert "2 models from 2 starting models" in out
     assert f"autoprune retrain {tmp_path / 'run'} --epochs 20" in out.replace("\n", "")
     assert seen[:2] == [("large", 2, False), ("small", 2, False)]
     code, out, err = command_line("resume", tmp_path / "run", "--trials", "+2", "--quiet")
     assert (code, err) == (0, "")
-    assert sum(trials for _, trials, _ in seen[-2:]) == 10
+    assert seen[-2:] == [("large", 3, True), ("small", 3, True)]  # of 2 each
     code, _, err = command_line("resume", tmp_path / "run", "--minutes", 3)
     assert (code, "--minutes is for one run" in err) == (2, True)
