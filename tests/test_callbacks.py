@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+import autoprune
 from autoprune.architecture import Architecture
 from autoprune.budget import Cost
 from autoprune.callbacks import Callback, Callbacks, MLflow, TensorBoard, trackers
@@ -98,6 +99,50 @@ def test_mlflow_has_parameters_metrics_and_files(tmp_path: Path, monkeypatch) ->
     assert run.data.metrics["metric/accuracy"] == 0.75
     assert run.info.status == "FINISHED"
     assert (Path(run.info.artifact_uri.removeprefix("file://")) / "front.json").is_file()
+
+
+def test_mlflow_ends_what_was_interrupted_and_only_that(tmp_path: Path, monkeypatch) -> None:
+    mlflow = pytest.importorskip("mlflow")
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    mlflow.set_tracking_uri((tmp_path / "tracking").as_uri())
+    tracker, folder = MLflow(), tmp_path / "whole" / "starts" / "small"
+    with mlflow.start_run(run_name="the user's"):
+        tracker.on_stop(folder)  # not begun: an error in the preparation
+        assert mlflow.active_run().info.run_name == "the user's"
+    tracker.on_start(CONFIG, PLAN, folder)
+    tracker.on_stop(folder)
+    runs = mlflow.search_runs(output_format="list", search_all_experiments=True)
+    assert {run.info.run_name: run.info.status for run in runs} == {
+        "the user's": "FINISHED",
+        "whole/small": "FAILED",
+    }
+
+
+def test_tensorboard_is_closed_where_it_was_opened(tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    tracker = TensorBoard()
+    tracker.on_stop(tmp_path)
+    tracker.on_start(CONFIG, PLAN, tmp_path)
+    tracker.on_stop(tmp_path)
+    assert list((tmp_path / "tensorboard").iterdir())
+
+
+def test_callbacks_are_told_of_a_search_that_fails(tmp_path: Path, monkeypatch) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    stopped = []
+
+    class Listening(Callback):
+        def on_stop(self, folder: Path) -> None:
+            stopped.append(folder)
+
+    monkeypatch.setattr("autoprune._search.run.run", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        autoprune.search(
+            "digits", budget={"macs": "50%"}, output=tmp_path / "x", callbacks=[Listening()]
+        )
+    assert stopped == [tmp_path / "x"]
 
 
 def test_a_missing_package_says_how_to_get_it(monkeypatch) -> None:
