@@ -37,6 +37,7 @@ TASKS = {
 SMALLER = {"resnet56": "resnet20"}  # a smaller dense model of the family, with the same data
 RANDOM = "random, best of 8"
 SMALLER_DENSE = "smaller dense model"
+BLOCKS = "blocks"
 METHODS = {  # what may change beside widths
     "uniform": frozenset[str](),
     "global l2": frozenset[str](),
@@ -44,6 +45,7 @@ METHODS = {  # what may change beside widths
     SMALLER_DENSE: frozenset[str](),
     "channels": frozenset[str](),
     "channels + blocks": frozenset({"blocks"}),
+    BLOCKS: frozenset({"blocks"}),
     "uniform + int8": frozenset({"int8"}),
     "channels + int8": frozenset({"int8"}),
     "channels + blocks + int8": frozenset({"blocks", "int8"}),
@@ -53,6 +55,13 @@ CALIBRATION = 1024  # training samples
 SCORED = 256  # of these, by which random allocations are compared
 QUANTIZATION_AWARE = 0.2  # of the training, at its end
 _RATIOS = np.linspace(0.0, MAX_RATIO, 400)
+
+
+def _at_full_width(item: Item) -> Item:
+    """A group that keeps all of its units, unless its block is dropped; others as they are."""
+    if item.name == IN_FLOAT or item.name.startswith(BLOCK):
+        return item
+    return dataclasses.replace(item, options=(max(item.options),))
 
 
 class Bench:
@@ -116,6 +125,8 @@ class Bench:
         if method == RANDOM:
             return self._random(most)
         items = [self._restricted(item, allowed) for item in self.plan.items]
+        if method == BLOCKS:
+            items = [_at_full_width(item) for item in items]
         allocator = Allocator(items, self.table.at, self.plan.loads)
         return self.plan.space.architecture(allocator.at(most))
 
