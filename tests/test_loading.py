@@ -45,7 +45,8 @@ def same(model: nn.Module, number: int) -> bool:
     [("recommended", 0), (" recommended ", 0), ("min macs", 1), ("trial=1", 1), ("macs<=20", 1)],
 )
 def test_a_run_and_a_word_mean_one_trial(run: RunFolder, pick: str, number: int) -> None:
-    assert loading.picked(run, pick).number == number
+    found, record = loading.picked(run, pick)
+    assert (found.path, record.number) == (run.path, number)
     assert loading.model_folder(run.path, pick) == run.path / "models" / str(number)
     model = loading.load(run.path, pick=pick)
     assert same(model, number)
