@@ -95,10 +95,10 @@ def verify(
     """Measure the front until every member of it is measured and within the budget.
 
     If members of the predicted front turn out to be over budget, those that they dominated are
-    measured next. Baselines are measured too, so that the report
-    compares what was measured. `save` is called with each record that was measured, and the dense
-    model's cost; that is given as `dense` where records were measured before (in an
-    interrupted session), which are not measured again.
+    measured next. Baselines are measured too, so that the report compares what was measured, and
+    one that turns out better than a member takes its place. `save` is called with each record that
+    was measured, and the dense model's cost; that is given as `dense` where records were measured
+    before (in an interrupted session), which are not measured again.
     """
     known = records if dense is not None else [replace(r, measured=None) for r in records]
     current = {record.number: record for record in known}
@@ -131,7 +131,7 @@ def verify(
             current[found.number] = found
             save(found, dense)
             _check_limits(found, beside, plan, over)
-    within = [current[r.number] for r in front.members if current[r.number].measured is not None]
+    within = [record for record in left if record.measured is not None]  # baselines, too
     offline = tuple(target.name for target in rig.targets if target.is_offline)
     final = replace(front, records=tuple(within), source="measured", predicted_only=offline)
     return Verified(final, dense, over)

@@ -18,7 +18,7 @@ from autoprune.config_sections import DeviceConfig
 from autoprune.cost.targets import device_name
 from autoprune.errors import DeviceLostError
 from autoprune.pareto import Objective
-from autoprune.record import TrialRecord
+from autoprune.record import UNIFORM, TrialRecord
 from autoprune.store import RunFolder
 
 PHONE, SERVER = Device("a phone"), Device(device_name())
@@ -97,6 +97,13 @@ def test_what_is_over_on_one_device_leaves_and_lets_others_in() -> None:
     assert found.over[1] == pytest.approx({"latency_ms@phone": -0.2, "latency_ms@server": 0.1})
     assert sorted(rig.asked) == ["1", "2", "3"]
     assert all(record.measured.names == ("server",) for record in saved if record.measured)
+
+
+def test_a_baseline_that_is_better_as_measured_takes_the_place_of_a_member() -> None:
+    # As predicted, 1 dominates the uniform widths of 2; measured, it is slower and no better.
+    uniform = replace(trial(2, 0.9, 8.0, 4.5), origin=f"{UNIFORM}-0")
+    found, _, _ = checked(trial(1, 0.9, 8.0, 4.0), uniform, t1=5.0, t2=4.6)
+    assert [record.number for record in found.front] == [2]
 
 
 def test_a_device_elsewhere_is_held_against_its_limit_by_prediction() -> None:
