@@ -52,6 +52,11 @@ def search_starting_models(
     Raises as `search`; UsageError where there are no starting models, or they cannot be compared.
     """
     tasks = {} if isinstance(task, str) else dict(task)
+    if not (tasks or isinstance(task, str)) or (tasks and "starting_models" in options):
+        raise UsageError(
+            "give a task's name with starting_models, or Task objects by name: "
+            "{'large': ..., 'small': ...}"
+        )
     if config is None:
         reference = task if isinstance(task, str) else reference_of(next(iter(task.values())))
         found: dict[str, Any] = sections(reference, options)

@@ -182,6 +182,13 @@ def test_search_names_the_function_to_call(tmp_path: Path) -> None:
         search("wide_stripes:WideStripes", budget={"macs": "50%"}, output=tmp_path / "run")
 
 
+def test_tasks_are_named_once(tmp_path: Path) -> None:
+    tasks = {name: WideStripes(**args) for name, args in STARTS.items()}
+    for given in (tasks, {}):
+        with pytest.raises(UsageError, match="or Task objects by name"):
+            search(given, **options(tmp_path))
+
+
 def test_objects_are_needed_again(searches: Searches, tmp_path: Path) -> None:
     tasks = {name: WideStripes(**args) for name, args in STARTS.items()}
     search(tasks, budget={"macs": "80%"}, trials=4, output=tmp_path / "run")

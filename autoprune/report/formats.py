@@ -35,10 +35,15 @@ def write(
 
     Raises UsageError for another format, and where a picture has no browser that draws it.
     """
+    place = file or run.path / file_name(format)
+    return write_bytes(place, FORMATS[format][1](run))
+
+
+def file_name(format: str) -> str:  # noqa: A002
+    """The file of a format in a run. Raises UsageError for another format."""
     if format not in FORMATS:
         raise UsageError(f"format must be one of {', '.join(FORMATS)}, got {format!r}")
-    name, content = FORMATS[format]
-    return write_bytes(file or run.path / name, content(run))
+    return FORMATS[format][0]
 
 
 def markdown(view: RunView) -> str:

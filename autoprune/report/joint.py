@@ -18,14 +18,13 @@ from autoprune.cost_fields import is_cost, is_latency
 from autoprune.errors import UsageError
 from autoprune.joint import JointFront
 from autoprune.report import html, text
-from autoprune.report.formats import draw_light
+from autoprune.report.formats import draw_light, file_name
 from autoprune.report.markup import cell, escape, heads, section
 from autoprune.report.read import relative
 from autoprune.report.style import Figure, axis, colors, layout
 from autoprune.report.summary import commands
 from autoprune.store import DenseReport, RunFolder, write_bytes
 
-_NAMES = {"html": "report.html", "md": "report.md", "csv": "front.csv", "png": "front.png"}
 _COUNTS = ("params", "macs", "weight_bytes")
 
 
@@ -90,10 +89,8 @@ def write(
 
     Raises UsageError for another format, and where a picture has no browser that draws it.
     """
-    if format not in _NAMES:
-        raise UsageError(f"format must be one of {', '.join(_NAMES)}, got {format!r}")
+    place = file or run.path / file_name(format)
     joint = JointFront.read(run)
-    place = file or run.path / _NAMES[format]
     content = page(joint, place.parent) if format == "html" else _CONTENTS[format](joint)
     return write_bytes(place, content if isinstance(content, bytes) else content.encode())
 
