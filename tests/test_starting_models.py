@@ -13,12 +13,13 @@ from wide_stripes import WideStripes
 import autoprune
 from autoprune import api
 from autoprune.architecture import Architecture
+from autoprune.budget import Cost
 from autoprune.candidate import Candidate
 from autoprune.config import RunConfig
 from autoprune.errors import BudgetError, ConfigError, TaskError, UsageError, WorkError
 from autoprune.joint import JointFront
 from autoprune.record import TrialRecord
-from autoprune.starting_models import resume_starting_models
+from autoprune.starting_models import resume_starting_models, verify_starting_models
 from autoprune.starting_models import search_starting_models as search
 from autoprune.store import RunFolder, RunState
 from autoprune.tasks import Task
@@ -180,6 +181,25 @@ def test_search_names_the_function_to_call(tmp_path: Path) -> None:
         autoprune.search("wide_stripes:WideStripes", **options(tmp_path))
     with pytest.raises(UsageError, match="starting_models are missing"):
         search("wide_stripes:WideStripes", budget={"macs": "50%"}, output=tmp_path / "run")
+
+
+def test_dense_models_are_measured_in_turns_and_again_by_verify(
+    searches: Searches, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken: list[list[str]] = []
+
+    def together(tasks: Mapping[str, Task], runs: Mapping[str, RunFolder]) -> dict[str, Cost]:
+        taken.append(list(runs))
+        return {name: Cost(macs=len(taken)) for name in tasks}
+
+    monkeypatch.setattr("autoprune._search.together.dense_together", together)
+    budget = {"macs": "80%", "latency_ms": 5}
+    search("wide_stripes:WideStripes", **options(tmp_path, budget=budget))
+    assert taken == [["large", "small"]] * 2  # after each round
+    resume_starting_models(tmp_path / "run")  # nothing is searched
+    assert len(taken) == 2
+    joint = verify_starting_models(tmp_path / "run")
+    assert joint.dense("small").measured == Cost(macs=3)
 
 
 def test_tasks_are_named_once(tmp_path: Path) -> None:
