@@ -276,7 +276,8 @@ class BudgetedOptunaSearch(OptunaSearch):
     def _scratch(self) -> Proposal | None:
         """The best architecture of a search that is over, to be trained from random weights.
 
-        None where that is not wanted, or was done.
+        It is trained like the pruned one, also from the dense model as the teacher. None where
+        that is not wanted, or was done.
         """
         members = self.ledger.front().members
         if not self._plan.scratch or not members or self.ledger.running or self.ledger.is_closed:
@@ -288,7 +289,7 @@ class BudgetedOptunaSearch(OptunaSearch):
         plain = Candidate(
             best.architecture,
             Selection("l2", repair=False),
-            recovery=replace(best.recovery, distillation=0.0, features=0.0, regularizer=0.0),
+            recovery=replace(best.recovery, regularizer=0.0),
         )
         return Proposal(plain, SCRATCH)
 

@@ -8,6 +8,7 @@ import math
 import os
 import shutil
 import signal
+import sys
 import tempfile
 import warnings
 from collections.abc import Iterator
@@ -168,7 +169,8 @@ def _join(address: str, cluster: RayConfig) -> None:
 
 
 def _start(concurrent: int, gpus: float, cluster: RayConfig) -> None:
-    threads = {name: str(threads_for(concurrent)) for name in _THREADS}
+    variables = {name: str(threads_for(concurrent)) for name in _THREADS}
+    variables["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))  # of a task's own modules
     own = cluster.runtime_env
     ray.init(
         address="local",
@@ -177,7 +179,7 @@ def _start(concurrent: int, gpus: float, cluster: RayConfig) -> None:
         include_dashboard=False,
         log_to_driver=False,
         logging_level=logging.ERROR,
-        runtime_env={**own, "env_vars": {**threads, **own.get("env_vars", {})}},
+        runtime_env={**own, "env_vars": {**variables, **own.get("env_vars", {})}},
     )
 
 

@@ -24,7 +24,7 @@ from autoprune.store import INT8_FILE, QuantizationSettings, RunFolder, pack, re
 from autoprune.tasks.base import Task
 from autoprune.tasks.primitives import limit_kept_operations
 from autoprune.training import Precision, RecoveryRun
-from autoprune.training.rng import preserved, seed_all
+from autoprune.training.rng import untrained
 
 _LOG = logging.getLogger(__name__)
 
@@ -66,16 +66,6 @@ class WorkerContext:
         dense.load_state_dict(dict(self.weights), strict=True)
         self.dense = dense.to(self.device).eval()
 
-    def untrained(self, seed: int) -> nn.Module:
-        """The dense architecture with random weights."""
-        with preserved():
-            seed_all(seed)
-            model = self.task.build_model()
-            for module in model.modules():
-                if callable(reset := getattr(module, "reset_parameters", None)):
-                    reset()
-        return model.to(self.device).eval()
-
     def start(self, spec: Spec) -> RecoveryTrial:
         """Begin a trial."""
         return RecoveryTrial(self, spec)
@@ -90,8 +80,10 @@ class RecoveryTrial:
         self._artifact: str | None = None
         self._metrics: Mapping[str, float] | None = None
         self._conversion: Conversion | None = None
-        dense = context.untrained(spec.seed) if spec.scratch else context.dense
-        assert dense is not None, "prepare comes before start"
+        assert context.dense is not None, "prepare comes before start"
+        dense = context.dense
+        if spec.scratch:
+            dense = untrained(context.task, spec.seed).to(context.device)
         self._run = RecoveryRun(
             context.task,
             dense,
@@ -103,6 +95,7 @@ class RecoveryTrial:
             scores=None if spec.scratch else context.scores,
             device=context.device,
             precision=context.precision,
+            teacher=context.dense,
         )
 
     @property

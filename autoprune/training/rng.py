@@ -11,7 +11,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+from autoprune.tasks.base import Task
 
 
 def derive(seed: int, *purpose: int | str) -> int:
@@ -68,3 +70,17 @@ def preserved() -> Iterator[None]:
         yield
     finally:
         before.put_back()
+
+
+def untrained(task: Task, seed: int) -> nn.Module:
+    """A task's model with random weights that depend on the seed alone, in eval mode.
+
+    Layers draw theirs anew where they have `reset_parameters`, as torch's own have.
+    """
+    with preserved():
+        seed_all(seed)
+        model = task.build_model()
+        for module in model.modules():
+            if callable(reset := getattr(module, "reset_parameters", None)):
+                reset()
+    return model.eval()

@@ -8,6 +8,7 @@ import sys
 import time
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import optuna
 import pytest
@@ -17,6 +18,7 @@ import toy
 from autoprune._search import tuning, watchdog
 from autoprune._search.plan import Limits
 from autoprune._search.study import NAME
+from autoprune.config import RayConfig
 from autoprune.errors import UsageError, WorkError
 from autoprune.record import TrialRecord
 from autoprune.store import RunFolder, files
@@ -62,6 +64,19 @@ def test_a_long_folder_of_temporary_files_is_refused_at_once(
         tuning.check_session()
     monkeypatch.setenv("RAY_TMPDIR", "/tmp")
     tuning.check_session()
+
+
+def test_workers_find_the_modules_that_this_process_finds(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    asked: dict[str, Any] = {}
+    monkeypatch.setattr(ray, "init", lambda **options: asked.update(options))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    own = RayConfig(runtime_env={"env_vars": {"MINE": "1"}})
+    tuning._start(2, 0.0, own)
+    variables = asked["runtime_env"]["env_vars"]
+    assert str(tmp_path) in variables["PYTHONPATH"].split(os.pathsep)
+    assert variables["MINE"] == "1"
 
 
 def test_ray_gets_a_home_where_the_user_has_none(

@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 import torch
 from stripes import Stripes, dense
-from torch import nn
 
 from autoprune._search.trainable import Spec
 from autoprune._search.worker import RecoveryTrial, WorkerContext
@@ -65,31 +64,6 @@ def test_weights_of_another_model_are_refused(path: str) -> None:
 def test_a_trial_needs_a_context_that_is_prepared(path: str) -> None:
     with pytest.raises(AssertionError, match="prepare comes before start"):
         replace(context(path)).start(Spec(0, HALF, 1))
-
-
-def test_random_weights_depend_on_the_seed_alone(path: str) -> None:
-    made = context(path)
-    state = torch.get_rng_state()
-    first, again, other = (made.untrained(seed) for seed in (1, 1, 2))
-    assert torch.equal(torch.get_rng_state(), state)
-    for name, value in first.named_parameters():
-        assert torch.equal(value, again.get_parameter(name))
-    assert not torch.equal(first[0].weight, other[0].weight)  # type: ignore[index]
-    assert not first.training
-
-
-class Pretrained(Stripes):
-    """`build_model` answers trained weights, as `dense_epochs = 0` allows."""
-
-    def build_model(self) -> nn.Module:
-        return dense()[0]
-
-
-def test_weights_that_the_task_builds_are_drawn_anew(path: str) -> None:
-    model = context(path, task=Pretrained()).untrained(0)
-    trained = dense()[0]
-    assert not torch.equal(model[0].weight, trained[0].weight)  # type: ignore[index]
-    assert torch.equal(model[1].weight, torch.ones(16))  # type: ignore[index]
 
 
 def test_a_trial_goes_from_milestone_to_milestone(path: str) -> None:
@@ -152,3 +126,9 @@ def test_a_baseline_from_scratch_begins_with_random_weights_and_is_not_converted
     assert report.conversion is None
     pruned = played(context(path, milestones=(0.5,)).start(Spec(4, HALF, 7))).report()
     assert report.metrics != pruned.metrics
+
+
+def test_a_baseline_from_scratch_has_the_dense_model_as_its_teacher(path: str) -> None:
+    taught = replace(HALF, recovery=Recovery(lr=0.05, distillation=1.0))
+    trial = played(context(path, milestones=(3.0,)).start(Spec(3, taught, 7, scratch=True)))
+    assert trial.report().metrics["accuracy"] > 0.8  # of the answers of random weights: chance

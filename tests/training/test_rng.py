@@ -9,8 +9,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from stripes import Stripes, dense
+from torch import nn
 
-from autoprune.training.rng import RandomState, derive, preserved, seed_all
+from autoprune.training.rng import RandomState, derive, preserved, seed_all, untrained
 
 
 def drawn() -> tuple[float, float, float]:
@@ -85,3 +87,27 @@ def test_a_state_can_be_put_back_more_than_once() -> None:
         state.put_back()
         assert drawn() == first
     assert state.cuda == () or torch.cuda.is_initialized()
+
+
+def test_random_weights_depend_on_the_seed_alone() -> None:
+    state = torch.get_rng_state()
+    first, again, other = (untrained(Stripes(), seed) for seed in (1, 1, 2))
+    assert torch.equal(torch.get_rng_state(), state)
+    for name, value in first.named_parameters():
+        assert torch.equal(value, again.get_parameter(name))
+    assert not torch.equal(first[0].weight, other[0].weight)  # type: ignore[index]
+    assert not first.training
+
+
+class Pretrained(Stripes):
+    """`build_model` answers trained weights, as `dense_epochs = 0` allows."""
+
+    def build_model(self) -> nn.Module:
+        return dense()[0]
+
+
+def test_weights_that_the_task_builds_are_drawn_anew() -> None:
+    model = untrained(Pretrained(), 0)
+    trained = dense()[0]
+    assert not torch.equal(model[0].weight, trained[0].weight)  # type: ignore[index]
+    assert torch.equal(model[1].weight, torch.ones(16))  # type: ignore[index]

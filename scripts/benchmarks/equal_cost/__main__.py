@@ -4,17 +4,19 @@
 
 Each method chooses one architecture at a share of the dense float32 model's cost (latency in ONNX
 Runtime on one thread, or bytes of the weights). `smaller dense model` is another dense model of the
-family, narrowed uniformly as far as needed, and distilled from the same teacher. Everything else is
-equal: the importance of units, the repair, the recipe and its length, and the learning rates, of
-which each method keeps the one that is best on validation. int8 models simulate int8 in the last
-fifth of the training, and their accuracy is that of the quantized file in ONNX Runtime. File sizes,
-and latencies where they are the cost, are measured on what was trained. The test split is read once
-for each method and seed. Rows that are there are kept; `results/equal_cost/rows.csv`, table
-`README.md`.
+family, narrowed uniformly as far as needed, and distilled from the same teacher; `from scratch`
+methods begin with random weights and learn from that teacher, too. Everything else is equal: the
+importance of units, the repair, the recipe and its length (unless the method's name says `double
+epochs`), and the learning rates, of which each method keeps the one that is best on validation.
+int8 models simulate int8 in the last fifth of the training, and their accuracy is that of the
+quantized file in ONNX Runtime. File sizes, and latencies where they are the cost, are measured on
+what was trained. The test split is read once for each method and seed. Rows that are there are
+kept; `results/equal_cost/rows.csv`, table `README.md`.
 """
 
 from __future__ import annotations
 
+from argparse import Namespace
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,7 +29,7 @@ from autoprune.quantization import compared, twin_of
 from autoprune.store import QuantizationSettings
 from autoprune.training.recovery import RecoveryRun
 from scripts.benchmarks import harness
-from scripts.benchmarks.equal_cost.bench import METHODS, SMALLER, SMALLER_DENSE, TASKS, Bench
+from scripts.benchmarks.equal_cost.bench import METHODS, SMALLER, TASKS, Bench, Method
 from scripts.benchmarks.equal_cost.table import KEY, OUT, write_page
 from scripts.benchmarks.harness import Rows
 
@@ -57,18 +59,16 @@ def main() -> None:
                 }
                 if len(rows.find(**key)):
                     continue
-                used = bench
-                if method == SMALLER_DENSE:
+                used, how = bench, METHODS[method]
+                if how.smaller:
                     if given.task not in SMALLER:
                         continue
                     smaller = smaller or Bench(SMALLER[given.task], given.cost, bench.dense)
                     used = smaller
-                architecture = used.architecture(method, share * bench.dense_cost / used.dense_cost)
-                model = (
-                    f"{architecture.key} of {method if used is not bench else 'the dense model'}"
-                )
+                architecture = used.architecture(how, share * bench.dense_cost / used.dense_cost)
+                model = f"{architecture.key} {how.smaller} {how.scratch} {how.epochs}"
                 if model not in same:
-                    run = trained(used, architecture, given.epochs, given.rates, seed)
+                    run = trained(used, how, architecture, given, seed)
                     same[model] = {
                         **described(bench, used, architecture),
                         **run.facts,
@@ -111,12 +111,12 @@ class Trained:
 
 
 def trained(
-    bench: Bench, architecture: Architecture, epochs: float, rates: list[float], seed: int
+    bench: Bench, method: Method, architecture: Architecture, given: Namespace, seed: int
 ) -> Trained:
     """The model of the learning rate that is best on validation, as deployed."""
-    best: Trained | None = None
-    for lr in rates:
-        run = bench.run(architecture, epochs, lr, seed)
+    best, epochs = None, given.epochs * method.epochs
+    for lr in given.rates:
+        run = bench.run(architecture, epochs, lr, seed, scratch=method.scratch)
         while not run.finished:
             run.advance(epochs)
         accuracy = _validation(bench, architecture, run, seed)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 import numpy as np
 from torch import nn
@@ -24,6 +25,7 @@ from autoprune.pruning.sensitivity import divergence
 from autoprune.tasks.load import load_task
 from autoprune.training import RecoveryRun, choose
 from autoprune.training.batches import sample
+from autoprune.training.rng import untrained
 from scripts.benchmarks.search.handmade import torch_pruned
 
 TASKS = {
@@ -35,20 +37,38 @@ TASKS = {
     "spoken_digits": "examples/spoken_digits.py:SpokenDigits",
 }
 SMALLER = {"resnet56": "resnet20"}  # a smaller dense model of the family, with the same data
-RANDOM = "random, best of 8"
-SMALLER_DENSE = "smaller dense model"
-BLOCKS = "blocks"
-METHODS = {  # what may change beside widths
-    "uniform": frozenset[str](),
-    "global l2": frozenset[str](),
-    RANDOM: frozenset[str](),
-    SMALLER_DENSE: frozenset[str](),
-    "channels": frozenset[str](),
-    "channels + blocks": frozenset({"blocks"}),
-    BLOCKS: frozenset({"blocks"}),
-    "uniform + int8": frozenset({"int8"}),
-    "channels + int8": frozenset({"int8"}),
-    "channels + blocks + int8": frozenset({"blocks", "int8"}),
+
+
+@dataclass(frozen=True)
+class Method:
+    """How an architecture is chosen, and from which weights it is trained.
+
+    `widths`: `uniform`, `global l2`, `random`, `allocated`, or `full`: blocks alone. `beside`: what
+    may change beside widths, of `blocks` and `int8`. With `smaller` it prunes another dense model
+    of the family. With `scratch` it begins with random weights; `epochs` times as long as others.
+    """
+
+    widths: str
+    beside: frozenset[str] = frozenset()
+    smaller: bool = False
+    scratch: bool = False
+    epochs: int = 1
+
+
+METHODS = {
+    "uniform": Method("uniform"),
+    "global l2": Method("global l2"),
+    "random, best of 8": Method("random"),
+    "smaller dense model": Method("uniform", smaller=True),
+    "from scratch": Method("uniform", scratch=True),
+    "from scratch, double epochs": Method("uniform", scratch=True, epochs=2),
+    "smaller dense model, from scratch": Method("uniform", smaller=True, scratch=True),
+    "channels": Method("allocated"),
+    "channels + blocks": Method("allocated", frozenset({"blocks"})),
+    "blocks": Method("full", frozenset({"blocks"})),
+    "uniform + int8": Method("uniform", frozenset({"int8"})),
+    "channels + int8": Method("allocated", frozenset({"int8"})),
+    "channels + blocks + int8": Method("allocated", frozenset({"blocks", "int8"})),
 }
 MAX_RATIO = 0.95
 CALIBRATION = 1024  # training samples
@@ -112,20 +132,20 @@ class Bench:
         """The dense model's cost, as predicted."""
         return self.plan.dense.get(self.cost)
 
-    def architecture(self, method: str, share: float) -> Architecture:
+    def architecture(self, method: Method, share: float) -> Architecture:
         """What a method chooses within a share of the dense float32 model's cost.
 
         The smallest that it can make, where none is within it.
         """
-        most, allowed = share / 0.5, METHODS[method]  # loads are relative to the budget of 50 %
-        if method in ("uniform", "uniform + int8", SMALLER_DENSE):
-            return self._first_within(self._uniform, "int8" in allowed, most)
-        if method == "global l2":
+        most = share / 0.5  # loads are relative to the budget of 50 %
+        if method.widths == "uniform":
+            return self._first_within(self._uniform, "int8" in method.beside, most)
+        if method.widths == "global l2":
             return self._first_within(self._global_l2, False, most)
-        if method == RANDOM:
+        if method.widths == "random":
             return self._random(most)
-        items = [self._restricted(item, allowed) for item in self.plan.items]
-        if method == BLOCKS:
+        items = [self._restricted(item, method.beside) for item in self.plan.items]
+        if method.widths == "full":
             items = [_at_full_width(item) for item in items]
         allocator = Allocator(items, self.table.at, self.plan.loads)
         return self.plan.space.architecture(allocator.at(most))
@@ -193,17 +213,20 @@ class Bench:
 
         return min(map(allocation, range(8)), key=moved)
 
-    def run(self, architecture: Architecture, epochs: float, lr: float, seed: int) -> RecoveryRun:
-        """The training of an architecture from the repaired dense weights."""
+    def run(
+        self, architecture: Architecture, epochs: float, lr: float, seed: int, *, scratch: bool
+    ) -> RecoveryRun:
+        """The training of an architecture from the repaired dense weights, or from random ones."""
+        selection = Selection("l2", repair=False) if scratch else Selection("obs")
         return RecoveryRun(
             self.task,
-            self.dense,
+            untrained(self.task, seed) if scratch else self.dense,
             self.graph,
-            Candidate(architecture, Selection("obs"), recovery=Recovery(lr, distillation=0.5)),
+            Candidate(architecture, selection, recovery=Recovery(lr, distillation=0.5)),
             epochs=epochs,
             seed=seed,
-            calibration=self.calibration,
+            calibration=None if scratch else self.calibration,
             precision=self.precision,
             quantization_aware=QUANTIZATION_AWARE if architecture.precision == INT8 else 0.0,
-            teacher=self._teacher,
+            teacher=self._teacher or self.dense,
         )

@@ -9,13 +9,14 @@ from scipy import stats
 
 from autoprune.store import write_text
 from scripts.benchmarks import harness
-from scripts.benchmarks.equal_cost.bench import RANDOM, SMALLER_DENSE
+from scripts.benchmarks.equal_cost.bench import METHODS
 from scripts.benchmarks.harness import RESULTS
 
 OUT = RESULTS / "equal_cost"
 KEY = ["task", "cost", "share", "method", "epochs", "seed"]
-# float32, without dropped blocks:
-BASELINES = ("uniform", "global l2", RANDOM, "channels", SMALLER_DENSE)
+BASELINES = {  # float32, widths alone, trained no longer than others
+    name for name, method in METHODS.items() if not method.beside and method.epochs == 1
+}
 GROUP = ["task", "cost", "share", "epochs"]
 MEANS = ["measured_share", "file_share", "macs_share", "dropped"]
 SHOWN = {

@@ -43,7 +43,7 @@ class Bench:
         self.dense = load_dense(self.task).eval()
         example, ignored = self.task.example_input(), self.task.ignored_layers
         self.graph = traced(self.dense, example, ignored_layers=ignored)
-        self.record = picked(run, "recommended")
+        _, self.record = picked(run, "recommended")
         self.precision = self.record.candidate.architecture.precision
         self.costs = CostModel(self.graph, precision=self.precision)
         self.arithmetic = choose(self.task, self.dense, "cpu")

@@ -25,7 +25,7 @@ from autoprune.store import write_text
 from autoprune.training import RecoveryRun
 from autoprune.training.optimizers import optimizer_for, rate_for_length
 from scripts.benchmarks import harness
-from scripts.benchmarks.equal_cost.bench import TASKS, Bench
+from scripts.benchmarks.equal_cost.bench import METHODS, TASKS, Bench
 from scripts.benchmarks.harness import RESULTS, Rows
 
 OUT = RESULTS / "recipes"
@@ -66,7 +66,7 @@ class Recipes:
 
     def __init__(self, task: str, share: float, epochs: float) -> None:
         self.bench, self.epochs = Bench(task, "weight_bytes"), epochs
-        self.architecture = self.bench.architecture("uniform", share)
+        self.architecture = self.bench.architecture(METHODS["uniform"], share)
         auto = optimizer_for(self.bench.task, self.bench.dense, self.bench.graph)
         short = Recovery(distillation=0.5).resolved(auto)
         self.plain = replace(short, lr=rate_for_length(short, 1.0, epochs))
