@@ -18,7 +18,7 @@ import toy
 from autoprune._search import tuning, watchdog
 from autoprune._search.plan import Limits
 from autoprune._search.study import NAME
-from autoprune.config import RayConfig
+from autoprune.config_sections import RayConfig
 from autoprune.errors import UsageError, WorkError
 from autoprune.record import TrialRecord
 from autoprune.store import RunFolder, files
