@@ -139,8 +139,8 @@ def verify(
 ) -> Result:
     """Measure the front of a finished search again; models over the budget are left out of it.
 
-    `trust` as for `resume`. Raises StoreError where there is no front yet, DeviceError where no
-    device could be measured.
+    `trust` as for `resume`. Raises StoreError where there is no front yet, DeviceError where a
+    device that was measured cannot be now, or none can: the front then stays as it was.
     """
     from autoprune._search.run import measure_again
 

@@ -144,6 +144,11 @@ class Cost:
         """The named devices whose latency is known, in the order of the configuration."""
         return tuple(timing.name for timing in self.timings)
 
+    @property
+    def timed_on(self) -> tuple[str, ...]:
+        """The devices whose latency is known; one that is not named is the empty string."""
+        return self.names or (() if self.latency_ms is None else ("",))
+
     def value(self, field: str) -> float | None:
         """The value of a cost, None where it was not determined; ValueError where it is none."""
         if not is_cost(field):

@@ -67,10 +67,11 @@ class JointFront:
             raise StoreError(
                 f"{run.path} has no front yet · resume it with: autoprune resume {run.path}"
             )
-        if state.not_together:
+        front = joined(fronts)
+        if state.not_together and front.source == "measured":
             notes.append(f"{_APART} ({state.not_together})")
-        starts = {id(record): name for name, front in fronts.items() for record in front.records}
-        return JointFront(run, runs, fronts, state, joined(fronts), tuple(notes), starts)
+        starts = {id(record): name for name, it in fronts.items() for record in it.records}
+        return JointFront(run, runs, fronts, state, front, tuple(notes), starts)
 
     @property
     def left_out(self) -> Mapping[str, str]:

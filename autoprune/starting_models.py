@@ -128,7 +128,10 @@ def verify_starting_models(
     progress: Progress | None = None,
     trust: bool = False,
 ) -> JointFront:
-    """Measure the dense models of a search in turns again, by which its runs are compared."""
+    """Measure the dense models of a search in turns again, by which its runs are compared.
+
+    Raises DeviceError or UsageError where that cannot be done: what was measured stays.
+    """
     search = _opened(path, tasks, progress, (), trust)
     with search.whole.writing():
         search.measure_together()
@@ -208,7 +211,10 @@ class _Search:
         self._save(rounds=(found,), targets=found)
 
     def measure_together(self) -> None:
-        """Measure the dense models in turns, where latencies of several runs are compared."""
+        """Measure the dense models in turns, where latencies of several runs are compared.
+
+        Raises DeviceError or UsageError where they cannot be; nothing is changed then.
+        """
         joint = JointFront.read(self.whole)
         asked = (*joint.front.fields, *self.config.budget.fields)
         if len(joint.runs) < 2 or not any(map(is_latency, asked)):
@@ -219,10 +225,8 @@ class _Search:
         if self.progress is not None:
             self.progress.update(Snapshot("verify", "the dense models in turns"))
         tasks = {name: self._task(name, run.config) for name, run in joint.runs.items()}
-        try:
-            self._save(dense=dense_together(tasks, joint.runs), not_together="")
-        except (UsageError, DeviceError) as error:
-            self._save(dense={}, not_together=str(error))
+        before = {name for cost in self.state.dense.values() for name in cost.timed_on}
+        self._save(dense=dense_together(tasks, joint.runs, before), not_together="")
 
     def _left(self) -> int:
         """Trials that no run was given, or that a run left out was."""
@@ -248,7 +252,10 @@ class _Search:
                     raise
                 self._save(left_out={**self.state.left_out, name: str(error)})
         if searched or not (self.state.dense or self.state.not_together):
-            self.measure_together()
+            try:
+                self.measure_together()
+            except (UsageError, DeviceError) as error:
+                self._save(dense={}, not_together=str(error))
 
     def _search(self, name: str) -> bool:
         """Begin, resume or continue the run of one starting model; False where it is there."""

@@ -13,10 +13,17 @@ from wide_stripes import WideStripes
 import autoprune
 from autoprune import api
 from autoprune.architecture import Architecture
-from autoprune.budget import Cost
+from autoprune.budget import Cost, Device
 from autoprune.candidate import Candidate
 from autoprune.config import RunConfig
-from autoprune.errors import BudgetError, ConfigError, TaskError, UsageError, WorkError
+from autoprune.errors import (
+    BudgetError,
+    ConfigError,
+    DeviceLostError,
+    TaskError,
+    UsageError,
+    WorkError,
+)
 from autoprune.joint import JointFront
 from autoprune.record import TrialRecord
 from autoprune.starting_models import resume_starting_models, verify_starting_models
@@ -188,7 +195,9 @@ def test_dense_models_are_measured_in_turns_and_again_by_verify(
 ) -> None:
     taken: list[list[str]] = []
 
-    def together(tasks: Mapping[str, Task], runs: Mapping[str, RunFolder]) -> dict[str, Cost]:
+    def together(
+        tasks: Mapping[str, Task], runs: Mapping[str, RunFolder], before: set[str]
+    ) -> dict[str, Cost]:
         taken.append(list(runs))
         return {name: Cost(macs=len(taken)) for name in tasks}
 
@@ -200,6 +209,25 @@ def test_dense_models_are_measured_in_turns_and_again_by_verify(
     assert len(taken) == 2
     joint = verify_starting_models(tmp_path / "run")
     assert joint.dense("small").measured == Cost(macs=3)
+
+
+def test_a_verify_that_fails_leaves_what_was_measured(
+    searches: Searches, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken = iter([{"large": Cost(macs=1, latency_ms=2.0, device=Device("a board"))} for _ in "ab"])
+
+    def together(*_: object) -> dict[str, Cost]:
+        if (found := next(taken, None)) is None:
+            raise DeviceLostError("the board is off")
+        return found
+
+    monkeypatch.setattr("autoprune._search.together.dense_together", together)
+    budget = {"macs": "80%", "latency_ms": 5}
+    search("wide_stripes:WideStripes", **options(tmp_path, budget=budget))
+    before = RunFolder.open(tmp_path / "run").starting()
+    with pytest.raises(DeviceLostError, match="the board is off"):
+        verify_starting_models(tmp_path / "run")
+    assert RunFolder.open(tmp_path / "run").starting() == before
 
 
 def test_tasks_are_named_once(tmp_path: Path) -> None:

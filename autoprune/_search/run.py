@@ -15,13 +15,12 @@ from autoprune._search.context import (
     relative_importance,
 )
 from autoprune._search.describe import (
-    dense_report,
     describe,
     environment,
     importances,
-    save_layers,
     search_plan,
 )
+from autoprune._search.finishing import finish, replace_front
 from autoprune._search.ledger import Ledger, OnTrial
 from autoprune._search.plan import Plan
 from autoprune._search.prepare import Prepared, Say, correct, prepare
@@ -35,19 +34,16 @@ from autoprune._search.study import StudyFile
 from autoprune._search.target_devices import Profiles
 from autoprune._search.tuning import check_session, quiet, run_trials
 from autoprune._search.variables import Allocated
-from autoprune._search.verify import verify
 from autoprune._search.worker import WorkerContext
 from autoprune.architecture import PRECISIONS
-from autoprune.budget import Cost
 from autoprune.config import RunConfig
 from autoprune.device.profile import DeviceProfile
-from autoprune.errors import DeviceError, StoreError, WorkError
+from autoprune.errors import StoreError, WorkError
 from autoprune.pruning.sensitivity import Sensitivity
-from autoprune.record import UNIFORM, TrialRecord
+from autoprune.record import UNIFORM
 from autoprune.store import (
     DONE,
     SENSITIVITY,
-    FrontReport,
     RunFolder,
     RunState,
     SearchPlan,
@@ -286,7 +282,7 @@ def _search(
         where = dict.fromkeys(target.where for target in ready.targets if not target.is_offline)
         ledger.show("verify", f"measuring the front alone on {', '.join(where)}")
         ledger.save_state("verify")
-        failure = _finish(store, ready, ledger)
+        failure = finish(store, ready, ledger)
         store.save_importances(importances(searcher.study, plan))
         if failure is None:
             ledger.save_state(DONE)
@@ -301,67 +297,27 @@ def _search(
 def measure_again(
     config: RunConfig, task: Task, folder: Path, *, progress: Progress | None = None
 ) -> None:
-    """Measure the front of a finished search again. Raises DeviceError where that fails."""
+    """Measure the front of a finished search again.
+
+    Raises DeviceError where that fails: the front stays as it was.
+    """
     store, watcher, since = RunFolder.open(folder), progress or NullProgress(), time.monotonic()
-    if store.front() is None:
+    known = store.front()
+    if known is None:
         raise StoreError(f"{folder} has no front yet · resume it with: autoprune resume {folder}")
     with quiet():
         ready = _prepare(config, task, folder, _sayer(watcher, since), resume=True, earlier=None)
         with store.writing():
             ledger = Ledger(ready.plan, store, watcher, since=since)
             ledger.show("verify", "measuring the front again")
-            failure = _finish(store, ready, ledger, again=True)
+            replace_front(store, ready, ledger, known.front)
             store.write_csv()
-    if failure is not None:
-        raise DeviceError(f"the front could not be measured again: {failure}")
-
-
-def _finish(
-    store: RunFolder, ready: Prepared, ledger: Ledger, *, again: bool = False
-) -> str | None:
-    """Write the front; why it could not be measured, where its device could not be asked.
-
-    With `again`, also what was measured before is measured.
-    """
-    complete = [
-        record
-        for record in ledger.records.values()
-        if record.state == "complete" and (record.artifact or not record.is_reused)
-    ]
-    if not complete:
-        raise WorkError(_no_model(ledger))
-    if ready.is_offline:  # what is measured here would say nothing of that device
-        store.save_front(FrontReport(ledger.front()))
-        save_layers(store, ready, ledger.front())
-        return None
-
-    def save(record: TrialRecord, dense: Cost) -> None:
-        store.save_dense(dense_report(ready, dense))
-        ledger.update(record)
-
-    before = store.dense()  # beside it some of the front may have been measured already
-    known = before.measured if before and not again else None
-    verified = verify(complete, store, ready.rig, ready.plan, save, known)
-    store.save_front(FrontReport(verified.front, verified.over, verified.failure))
-    save_layers(store, ready, verified.front)
-    return verified.failure
 
 
 def _stuck(store: RunFolder, reason: str, count: int) -> str:
     return (
         f"stopped after {count} trials in a row failed alike: {reason} · fix it, then: autoprune "
         f"resume {store.path} (search.equal_failures says after how many)"
-    )
-
-
-def _no_model(ledger: Ledger) -> str:
-    failed: list[TrialRecord] = [r for r in ledger.records.values() if r.state == "failed"]
-    if failed:
-        first = (failed[0].error or "no reason known").splitlines()[0]
-        return f"no trial was completed, {len(failed)} failed · the first one: {first}"
-    return (
-        "no trial was completed within the limits · raise search.trials, search.minutes or "
-        "search.total_epochs"
     )
 
 

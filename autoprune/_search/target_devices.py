@@ -20,7 +20,7 @@ from autoprune.cost.inputs import Inputs, batched, dtype_of
 from autoprune.cost.latency import measured_or_flagged
 from autoprune.cost.memory import measured_memory_cost
 from autoprune.cost.precisions import int8_cost
-from autoprune.cost.targets import find_target, is_here, is_remote
+from autoprune.cost.targets import find_target, is_remote, why_elsewhere
 from autoprune.cost_fields import LATENCIES, field_at
 from autoprune.device.memory import fit_peak_memory
 from autoprune.device.predictor import LatencyPredictor
@@ -68,9 +68,14 @@ class TargetDevice:
     @property
     def is_offline(self) -> bool:
         """Whether it is another machine that cannot be measured from here, only predicted."""
+        return bool(self.why_offline)
+
+    @property
+    def why_offline(self) -> str:
+        """Why it cannot be measured from here, in words; empty where it can."""
         if self.device is None or is_remote(self.device.runtime):
-            return False
-        return not is_here(self.device)
+            return ""
+        return why_elsewhere(self.device)
 
     @property
     def where(self) -> str:
@@ -232,6 +237,18 @@ def measurable_targets(
     """The target devices that can be measured from here; `known` are those of saved profiles."""
     targets = [TargetDevice(name, config, known.get(name)) for name, config in configs.items()]
     return tuple(target for target in targets if not target.is_offline)
+
+
+def check_measurable(targets: Sequence[TargetDevice], before: Collection[str]) -> None:
+    """Raise DeviceError where none can be measured from here, or one that was measured `before`."""
+    away = [target for target in targets if target.is_offline]
+    lost = [target for target in away if target.name in before]
+    if lost or len(away) == len(targets):
+        first = (lost or away)[0]
+        raise DeviceError(
+            f"{first.device} cannot be measured from here: {first.why_offline} · do it there, or "
+            "give its address as device.runtime"
+        )
 
 
 def measured(

@@ -7,9 +7,14 @@ here.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
-from autoprune._search.target_devices import FinishedModel, measurable_targets, measured
+from autoprune._search.target_devices import (
+    FinishedModel,
+    TargetDevice,
+    check_measurable,
+    measured,
+)
 from autoprune.budget import Cost
 from autoprune.cost.inputs import tensors
 from autoprune.errors import UsageError
@@ -18,10 +23,13 @@ from autoprune.tasks.base import Task
 from autoprune.tasks.load import load_dense
 
 
-def dense_together(tasks: Mapping[str, Task], runs: Mapping[str, RunFolder]) -> dict[str, Cost]:
+def dense_together(
+    tasks: Mapping[str, Task], runs: Mapping[str, RunFolder], before: Collection[str] = ()
+) -> dict[str, Cost]:
     """The measured costs of the runs' dense models, by the names of both, in turns.
 
-    Raises UsageError where inputs have other shapes, DeviceError where a device is out of reach.
+    Raises UsageError where inputs have other shapes, DeviceError where a device is out of reach,
+    no device can be measured from here, or not one of those that were measured `before`.
     """
     examples = {name: task.example_input() for name, task in tasks.items()}
     shapes = {name: [list(t.shape) for t in tensors(each)] for name, each in examples.items()}
@@ -30,6 +38,8 @@ def dense_together(tasks: Mapping[str, Task], runs: Mapping[str, RunFolder]) -> 
         if found != shapes[first]:
             raise UsageError(f"inputs of {name} are {found}, those of {first} {shapes[first]}")
     config = runs[first].config
-    targets = measurable_targets(config.targets, runs[first].devices(config.targets))
+    known = runs[first].devices(config.targets)
+    targets = [TargetDevice(name, it, known.get(name)) for name, it in config.targets.items()]
+    check_measurable(targets, before)
     models = [FinishedModel(load_dense(task).eval()) for task in tasks.values()]
     return dict(zip(tasks, measured(models, examples[first], targets), strict=True))

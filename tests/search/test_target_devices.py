@@ -15,6 +15,7 @@ from autoprune._search.target_devices import (
     TargetDevice,
     check,
     check_int8,
+    check_measurable,
     load_targets,
     measurable_targets,
     measured,
@@ -187,3 +188,22 @@ def test_a_device_with_a_profile_is_not_asked_whether_it_can_measure() -> None:
     check([target(runtime="tourch", profile=Profile()), target()])
     with pytest.raises(DeviceError, match=r"^runtime must be one of .*did you mean 'torch'"):
         check([target(runtime="tourch")])
+
+
+@pytest.mark.parametrize(
+    ("before", "is_refused"), [((), False), (("here",), False), (("here", "phone"), True)]
+)
+def test_what_was_measured_before_must_be_in_reach_again(
+    before: tuple[str, ...], is_refused: bool
+) -> None:
+    targets = [target("here"), target("phone", device=PHONE)]
+    if is_refused:
+        with pytest.raises(DeviceError, match=r"^a phone, .* from here: this machine is "):
+            check_measurable(targets, before)
+    else:
+        check_measurable(targets, before)
+
+
+def test_without_any_device_in_reach_nothing_can_be_measured() -> None:
+    with pytest.raises(DeviceError, match=r"do it there, or give its address as device.runtime"):
+        check_measurable([target(device=PHONE)], ())

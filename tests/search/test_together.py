@@ -10,9 +10,12 @@ import torch
 from torch import Tensor
 from wide_stripes import WideStripes
 
+from autoprune._search import together
 from autoprune._search.together import dense_together
-from autoprune.errors import UsageError
+from autoprune.budget import Device
+from autoprune.errors import DeviceError, UsageError
 from autoprune.joint import JointFront
+from autoprune.store import RunFolder
 
 
 def test_dense_models_take_turns(tmp_path: Path) -> None:
@@ -37,3 +40,13 @@ def test_other_inputs_cannot_be_compared(tmp_path: Path) -> None:
     message = r"inputs of small are \[\[1, 1, 9, 9\]\], those of large \[\[1, 1, 8, 8\]\]"
     with pytest.raises(UsageError, match=message):
         dense_together({"large": WideStripes(), "small": Larger()}, runs)
+
+
+def test_without_a_device_in_reach_nothing_is_compared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs = JointFront.read(joint_run.make(tmp_path, large=(0.9, 0.4), small=(0.8, 0.5))).runs
+    monkeypatch.setattr(RunFolder, "devices", lambda *_: {"": Device("a phone")})
+    monkeypatch.setattr(together, "load_dense", None)  # refused before the models are there
+    with pytest.raises(DeviceError, match=r"^a phone, .* cannot be measured from here"):
+        dense_together({"large": WideStripes(8), "small": WideStripes(8)}, runs)

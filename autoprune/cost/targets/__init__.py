@@ -63,14 +63,21 @@ def find_target(runtime: str) -> Target:
 
 def is_here(device: Device) -> bool:
     """Whether this machine is the device of a latency: the same name, its runtime installed."""
+    return not why_elsewhere(device)
+
+
+def why_elsewhere(device: Device) -> str:
+    """Why this machine is not the device of a latency, in words; empty where it is."""
     target = RUNTIMES.get(device.runtime)
-    if target is None or target.device_name() != device.name:
-        return False
+    if target is None:
+        return f"there is no runtime {device.runtime} here"
+    if target.device_name() != device.name:
+        return f"this machine is {target.device_name()}"
     try:
         target.check()
-    except DeviceError:
-        return False
-    return True
+    except DeviceError as error:
+        return str(error)
+    return ""
 
 
 __all__ = [
@@ -100,4 +107,5 @@ __all__ = [
     "int8_instructions",
     "is_here",
     "is_remote",
+    "why_elsewhere",
 ]
