@@ -55,6 +55,11 @@ from autoprune.training.optimizers import optimizer_for, rate_for_length
 SIMULATED = 0.2  # of the steps, the last ones, where int8 costs too much quality
 _SETTINGS = QuantizationSettings()
 _IN_STEPS = Schedule("cubic", 0.0, 0.5, 4)
+_AWARE = {
+    True: "quantization-aware",
+    False: "not quantization-aware",
+    None: "not recorded whether quantization-aware",
+}
 MOST_LOST = 0.01  # of the metric, relative to float32
 
 
@@ -93,21 +98,23 @@ def retrain_trial(
     if not recovery or "lr" not in recovery:
         record = replace(record, candidate=_for_length(record.candidate, config, epochs))
     folder = run.retraining(record.number)
-    plan = RetrainingPlan(record.candidate.key, float(epochs), tuple(seeds), find_lr)
-    _check_free(folder, plan)
+    there = folder.plan()
+    aware = _simulates_int8(run, record, quantization_aware, there)
+    plan = RetrainingPlan(record.candidate.key, float(epochs), tuple(seeds), find_lr, aware)
+    is_int8 = record.candidate.architecture.precision == INT8
+    _check_free(folder, there, plan, is_asked=is_int8 and quantization_aware is not None)
     if folder.is_finished:
         return folder
     targets = measurable_targets(config.targets, run.devices(config.targets))
     reach(targets)  # before hours of training
     task.test_loader()
     with run.writing():
-        aware = SIMULATED if _simulates_int8(run, record, quantization_aware) else 0.0
         folder.save_plan(plan)
         ready = _prepare(config, task, record)
         found = _found_rate(folder, ready, record.candidate, plan, on_rate) if find_lr else None
         if found is not None:
             record = replace(record, candidate=_with_recovery(record.candidate, {"lr": found.lr}))
-        done = _train(folder, ready, record.candidate, plan, on_entry, aware)
+        done = _train(folder, ready, record.candidate, plan, on_entry)
         _save_models(folder, done, config, task, record)
         precision = record.candidate.architecture.precision
         small = FinishedModel(done.runs[0].model, precision)
@@ -131,7 +138,10 @@ def _save_models(
             saved(twin, compared(twin, task, _SETTINGS), place / INT8_FILE, place)
 
 
-def _simulates_int8(run: RunFolder, record: TrialRecord, asked: bool | None) -> bool:
+def _simulates_int8(
+    run: RunFolder, record: TrialRecord, asked: bool | None, there: RetrainingPlan | None
+) -> bool:
+    """Whether int8 is simulated: as asked, as the retraining does that is there, or by its loss."""
     if record.candidate.architecture.precision != INT8:
         if asked:
             raise UsageError(
@@ -141,6 +151,8 @@ def _simulates_int8(run: RunFolder, record: TrialRecord, asked: bool | None) -> 
         return False
     if asked is not None:
         return asked
+    if there is not None and there.quantization_aware is not None:
+        return there.quantization_aware
     report = read_quantization(run.model_folder(record)) if record.artifact else None
     return report is None or report.drop > MOST_LOST
 
@@ -205,20 +217,36 @@ def _for_length(candidate: Candidate, config: RunConfig, epochs: float) -> Candi
     return replace(candidate, recovery=replace(recovery, lr=lr))
 
 
-def _check_free(folder: RetrainingFolder, plan: RetrainingPlan) -> None:
+def _check_free(
+    folder: RetrainingFolder,
+    there: RetrainingPlan | None,
+    plan: RetrainingPlan,
+    *,
+    is_asked: bool,
+) -> None:
+    """Raise StoreError where the folder holds something else; `there` is what is retrained in it.
+
+    A plan that does not say whether int8 is simulated fits, unless that `is_asked` of int8 models.
+    """
     if not folder.path.exists():
         return
-    there = folder.plan()
+    if there is not None and there.quantization_aware is None and not is_asked:
+        there = replace(there, quantization_aware=plan.quantization_aware)
     if there != plan:
-        what = "other files"
-        if there:
-            what = f"epochs {there.epochs:g}, seeds {list(there.seeds)}"
-            what += ", another recipe" if there.candidate != plan.candidate else ""
-            if there.find_lr != plan.find_lr:
-                what += ", with a rate that was looked for" if there.find_lr else ", a given rate"
+        what = _differences(there, plan) if there else "other files"
         raise StoreError(
             f"{folder.path} holds another retraining ({what}) · rename or remove that folder first"
         )
+
+
+def _differences(there: RetrainingPlan, plan: RetrainingPlan) -> str:
+    what = f"epochs {there.epochs:g}, seeds {list(there.seeds)}"
+    what += ", another recipe" if there.candidate != plan.candidate else ""
+    if there.find_lr != plan.find_lr:
+        what += ", with a rate that was looked for" if there.find_lr else ", a given rate"
+    if there.quantization_aware != plan.quantization_aware:
+        what += f", {_AWARE[there.quantization_aware]}"
+    return what
 
 
 @dataclass(frozen=True, eq=False)
@@ -293,7 +321,6 @@ def _train(
     candidate: Candidate,
     plan: RetrainingPlan,
     on_entry: OnEntry | None,
-    aware: float,
 ) -> Retraining:
     return retrain(
         ready.task,
@@ -307,7 +334,7 @@ def _train(
         precision=ready.precision,
         checkpoints=folder.checkpoints,
         on_entry=on_entry,
-        quantization_aware=aware,
+        quantization_aware=SIMULATED if plan.quantization_aware else 0.0,
         convert=partial(_in_int8, ready.task) if candidate.architecture.precision == INT8 else None,
     )
 

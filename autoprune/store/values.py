@@ -257,12 +257,17 @@ class ProfileSummary:
 
 @dataclass(frozen=True)
 class RetrainingPlan:
-    """What a retraining does: `candidate` is the candidate's key, before a rate is found."""
+    """What a retraining does: `candidate` is the candidate's key, before a rate is found.
+
+    `quantization_aware` says whether the end of the training simulates int8; older plans do not
+    say it (None).
+    """
 
     candidate: str
     epochs: float
     seeds: tuple[int, ...]
     find_lr: bool = False
+    quantization_aware: bool | None = None
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -187,3 +188,52 @@ def test_a_folder_with_something_else_is_left_alone(run: RunFolder) -> None:
             f"{folder.path} holds another retraining ({what}) · rename or remove that folder first"
         )
         assert not (folder.path / "summary.json").exists()
+
+
+def int8_retraining(
+    run: RunFolder, before: bool | None, asked: bool | None, precision: str = "int8"
+) -> RetrainingFolder:
+    """Asks for the retraining of an int8 trial whose finished retraining is there."""
+    record = run.records()[0]
+    architecture = replace(record.candidate.architecture, precision=precision)
+    record = replace(record, candidate=replace(record.candidate, architecture=architecture))
+    found = _for_length(record.candidate, run.config, 1.0)
+    folder = run.retraining(0)
+    folder.save_plan(RetrainingPlan(found.key, 1.0, (3,), quantization_aware=before))
+    (folder.path / "summary.json").write_text("{}")
+    return retrain_trial(
+        run, run.config, Pair(), record, epochs=1.0, seeds=(3,), quantization_aware=asked
+    )
+
+
+@pytest.mark.parametrize(
+    ("before", "asked"),
+    [(True, True), (False, False), (True, None), (False, None), (None, None)],
+)
+def test_a_retraining_with_the_same_simulation_of_int8_is_there(
+    run: RunFolder, before: bool | None, asked: bool | None
+) -> None:
+    assert int8_retraining(run, before, asked).is_finished
+
+
+@pytest.mark.parametrize(
+    ("before", "asked", "says"),
+    [
+        (True, False, "quantization-aware"),
+        (False, True, "not quantization-aware"),
+        (None, True, "not recorded whether quantization-aware"),
+    ],
+)
+def test_another_simulation_of_int8_is_another_retraining(
+    run: RunFolder, before: bool | None, asked: bool, says: str
+) -> None:
+    with pytest.raises(StoreError, match=rf"\(epochs 1, seeds \[3\], {says}\)"):
+        int8_retraining(run, before, asked)
+
+
+def test_a_float_retraining_without_the_field_is_there_and_none_simulates_int8(
+    run: RunFolder,
+) -> None:
+    assert int8_retraining(run, None, False, precision="float32").is_finished
+    with pytest.raises(UsageError, match="trial 0 is float32"):
+        int8_retraining(run, None, True, precision="float32")

@@ -56,6 +56,16 @@ def test_the_plan_comes_back(folder: RetrainingFolder) -> None:
     assert not folder.is_finished
 
 
+def test_a_plan_of_before_says_nothing_of_int8(folder: RetrainingFolder) -> None:
+    folder.save_plan(RetrainingPlan("abc", 2.5, (0, 3), quantization_aware=True))
+    file = folder.path / "plan.json"
+    content = json.loads(file.read_text())
+    assert content.pop("quantization_aware") is True
+    del content["crc32"]
+    file.write_text(json.dumps(content))
+    assert folder.plan() == RetrainingPlan("abc", 2.5, (0, 3), quantization_aware=None)
+
+
 def test_with_the_summary_it_is_finished_and_the_checkpoints_are_gone(
     folder: RetrainingFolder,
 ) -> None:
