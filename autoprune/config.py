@@ -38,7 +38,7 @@ from autoprune.device_sections import check_device_names, limits_by_name, resolv
 from autoprune.errors import BudgetError, ConfigError
 from autoprune.limited_yaml import read_yaml
 from autoprune.presets import resolve_space
-from autoprune.printable import shown
+from autoprune.printable import quoted, shown
 from autoprune.quality import QualityLimit, parse_qualities, parse_quality
 from autoprune.space import SearchSpace
 from autoprune.yaml_file import anchored, nearest, set_key
@@ -94,7 +94,9 @@ class RunConfig(BaseModel):
         """
         file = Path(path)
         if not file.is_file():
-            raise ConfigError(f"{file} is not a file · write one with: autoprune init {file}")
+            raise ConfigError(
+                f"{file} is not a file · write one with: autoprune init {quoted(file)}"
+            )
         data = read_yaml(file)
         if not isinstance(data, dict):
             raise ConfigError(

@@ -10,7 +10,7 @@ from typing import Any
 
 from autoprune.cost_fields import DEVICE_NAME, by_device, on_device
 from autoprune.errors import BudgetError, ConfigError
-from autoprune.printable import shown
+from autoprune.printable import quoted, shown
 from autoprune.yaml_file import anchored
 
 _LONGEST = 255  # characters of a file's name
@@ -32,7 +32,7 @@ def resolve_device(
         return section
     file = Path(anchored(section["profile"], base) or "")
     wanted = file.name if len(file.name) <= _LONGEST else "device.json"
-    remedy = f"make it: autoprune profile TASK --runtime onnxruntime -o {wanted}"
+    remedy = f"make it: autoprune profile TASK --runtime onnxruntime -o {quoted(wanted)}"
     if not os.path.isfile(file):  # noqa: PTH113 - False for a name that is too long, too
         named = str(file) if len(file.name) <= _LONGEST else shown(file.name)
         raise ConfigError(f"{place}: {key}.profile {named} is not a file · {remedy}")

@@ -14,6 +14,7 @@ from autoprune.errors import StoreError, UsageError
 from autoprune.pareto import CostSource, Objective, ParetoFront
 from autoprune.pick import RECOMMENDED
 from autoprune.pick import pick as pick_record
+from autoprune.printable import quoted
 from autoprune.recommendation import Recommendation, recommend
 from autoprune.record import TrialRecord
 from autoprune.store import DenseReport, RunFolder, StartingState
@@ -65,7 +66,7 @@ class JointFront:
                 notes.append(f"the front of {name} could not be measured: {found.not_measured}")
         if names[0] not in fronts:
             raise StoreError(
-                f"{run.path} has no front yet · resume it with: autoprune resume {run.path}"
+                f"{run.path} has no front yet · resume it with: autoprune resume {quoted(run.path)}"
             )
         front = joined(fronts)
         if state.not_together and front.source == "measured":

@@ -17,6 +17,7 @@ from autoprune.joint import JointFront
 from autoprune.pareto import ParetoFront
 from autoprune.pick import RECOMMENDED
 from autoprune.pick import pick as pick_record
+from autoprune.printable import quoted
 from autoprune.recommendation import Recommendation, recommend
 from autoprune.record import TrialRecord
 from autoprune.store import Recipe, RetrainingFolder, RunFolder, is_model, read_model, read_packed
@@ -38,7 +39,7 @@ def front_of(run: RunFolder, records: Sequence[TrialRecord]) -> ParetoFront:
     found = run.front(records)
     if found is None:
         raise StoreError(
-            f"{run.path} has no front yet · resume it with: autoprune resume {run.path}"
+            f"{run.path} has no front yet · resume it with: autoprune resume {quoted(run.path)}"
         )
     return found.front
 

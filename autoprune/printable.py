@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 import reprlib
+import shlex
+from pathlib import Path
 from typing import Any
 
 # C0 without tab and newline, DEL, C1, and what turns the direction of writing
@@ -37,3 +39,12 @@ def shown(value: object) -> str:
     ("'aaa", 80, "{'x': [1]}")
     """
     return " ".join(_SHORT.repr(value).split())
+
+
+def quoted(path: str | Path) -> str:
+    """A path as a word of a shell command, for commands to copy.
+
+    >>> quoted("results/wine"), quoted("results/my run")
+    ('results/wine', "'results/my run'")
+    """
+    return shlex.quote(str(path))

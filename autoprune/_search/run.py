@@ -39,6 +39,7 @@ from autoprune.architecture import PRECISIONS
 from autoprune.config import RunConfig
 from autoprune.device.profile import DeviceProfile
 from autoprune.errors import StoreError, WorkError
+from autoprune.printable import quoted
 from autoprune.pruning.sensitivity import Sensitivity
 from autoprune.record import UNIFORM
 from autoprune.store import (
@@ -304,7 +305,9 @@ def measure_again(
     store, watcher, since = RunFolder.open(folder), progress or NullProgress(), time.monotonic()
     known = store.front()
     if known is None:
-        raise StoreError(f"{folder} has no front yet · resume it with: autoprune resume {folder}")
+        raise StoreError(
+            f"{folder} has no front yet · resume it with: autoprune resume {quoted(folder)}"
+        )
     with quiet():
         ready = _prepare(config, task, folder, _sayer(watcher, since), resume=True, earlier=None)
         with store.writing():
@@ -317,7 +320,7 @@ def measure_again(
 def _stuck(store: RunFolder, reason: str, count: int) -> str:
     return (
         f"stopped after {count} trials in a row failed alike: {reason} · fix it, then: autoprune "
-        f"resume {store.path} (search.equal_failures says after how many)"
+        f"resume {quoted(store.path)} (search.equal_failures says after how many)"
     )
 
 

@@ -32,6 +32,7 @@ from autoprune.config_sections import RayConfig
 from autoprune.cost.targets import cores
 from autoprune.errors import UsageError, WorkError, first_line
 from autoprune.log_level import log_level
+from autoprune.printable import quoted
 from autoprune.store import TUNE
 
 _LONGEST_FOLDER = 107 - len("/ray/session_2026-01-01_00-00-00_000000_1234567/sockets/plasma_store")
@@ -124,7 +125,7 @@ def _work_error(error: Exception, folder: Path) -> WorkError:
             f"resume {folder}; what was finished is saved"
         )
     last = text.splitlines()[-1][:300] if text else type(error).__name__
-    return WorkError(f"Ray Tune stopped: {last} · go on with: autoprune resume {folder}")
+    return WorkError(f"Ray Tune stopped: {last} · go on with: autoprune resume {quoted(folder)}")
 
 
 @contextmanager

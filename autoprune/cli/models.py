@@ -86,7 +86,7 @@ def retrain(
 
     RunFolder.open(run)  # before torch is loaded: a wrong folder is reported at once
     from autoprune import api
-    from autoprune.report import terminal
+    from autoprune.report import commands, terminal
     from autoprune.report.read import read
 
     replaced = _sections(settings or [])
@@ -114,7 +114,9 @@ def retrain(
     for line in _speeds(done.summary):
         say(line)
     say(f"wrote {done.path}")
-    say(f"next  autoprune export {done.path} --format onnx")
+    precision = done.summary.candidate.architecture.precision
+    for place, line in enumerate(commands.exports(done.path, RunFolder(run).config, precision)):
+        say(f"{'next' if not place else '    '}  {line}")
 
 
 @app.command()

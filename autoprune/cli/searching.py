@@ -11,6 +11,7 @@ import typer
 from autoprune.cli.application import Quiet, RunArgument, Trust, app
 from autoprune.cli.terminal import say, watching
 from autoprune.errors import UsageError
+from autoprune.printable import quoted
 
 if TYPE_CHECKING:
     from autoprune.joint import JointFront
@@ -43,7 +44,7 @@ def init(
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(text, encoding="utf-8")
         say(f"wrote {file}")
-    say(f"next: autoprune search {config}")
+    say(f"next: autoprune search {quoted(config)}")
 
 
 @app.command()
@@ -142,8 +143,8 @@ def _finish_joint(found: JointFront) -> None:
 
     say(joint.show(found))
     say(f"run     {found.run.path}, one for each starting model in its folder starts")
-    say(f"next    autoprune report {found.run.path}")
-    say(f"        autoprune retrain {found.run.path} --epochs 20")
+    say(f"next    autoprune report {quoted(found.run.path)}")
+    say(f"        autoprune retrain {quoted(found.run.path)} --epochs 20")
 
 
 def _finish(result: Result) -> None:
@@ -152,6 +153,6 @@ def _finish(result: Result) -> None:
 
     say(terminal.show(read(result.path)))
     say(f"run     {result.path}")
-    say(f"next    autoprune report {result.path}")
+    say(f"next    autoprune report {quoted(result.path)}")
     if result.front.members:
-        say(f"        autoprune retrain {result.path} --epochs 20")
+        say(f"        autoprune retrain {quoted(result.path)} --epochs 20")

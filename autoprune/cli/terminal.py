@@ -17,7 +17,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, NoReturn
 
-from autoprune.printable import printable
+from autoprune.printable import printable, quoted
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -165,7 +165,7 @@ def watching(run: Path, quiet: bool) -> Iterator[Watch | None]:
         from autoprune.store import RunFolder
 
         fail(
-            f"stopped; finished trials are saved · resume with: autoprune resume {run}"
+            f"stopped; finished trials are saved · resume with: autoprune resume {quoted(run)}"
             if RunFolder.is_run(run)
             else "stopped before the run began; nothing was written",
             code_of(error),

@@ -21,6 +21,7 @@ from autoprune.device.predictor import LatencyPredictor
 from autoprune.device.sampling import Sampler, Until, random_architectures
 from autoprune.errors import DeviceError, DeviceLostError
 from autoprune.graph import Block, Dim, Group, Op, PruningGraph, TensorInfo
+from autoprune.printable import quoted
 from autoprune.pruning.verification import prunable
 from autoprune.store import write_text
 
@@ -166,14 +167,16 @@ class DeviceProfile:
         """Read what `save` wrote. Raises DeviceError where the file is missing or damaged."""
         file = Path(path)
         if not file.is_file():
-            raise DeviceError(f"{file} is not a file · make it: autoprune profile TASK -o {file}")
+            raise DeviceError(
+                f"{file} is not a file · make it: autoprune profile TASK -o {quoted(file)}"
+            )
         try:
             data = json.loads(file.read_text(encoding="utf-8"))
             return DeviceProfile.from_dict(data)
         except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
             raise DeviceError(
                 f"{file} is not a device profile, or damaged ({type(error).__name__}: {error}) · "
-                f"make it again: autoprune profile TASK -o {file}"
+                f"make it again: autoprune profile TASK -o {quoted(file)}"
             ) from None
 
     def to_dict(self) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from autoprune.config import RunConfig
 from autoprune.cost_fields import FILE, MEMORY, field_at, is_cost
 from autoprune.pareto import Objective, ParetoFront
 from autoprune.patterns import UNSTRUCTURED, of_groups, overall, sparsity_of
+from autoprune.printable import quoted
 from autoprune.record import TrialRecord
 from autoprune.report import text
 from autoprune.store import (
@@ -68,8 +69,8 @@ class RunContents:
 
     @property
     def place(self) -> str:
-        """The run's folder, as commands name it."""
-        return self.folder or self.name
+        """The run's folder, as a word of a shell command."""
+        return quoted(self.folder or self.name)
 
     @property
     def title(self) -> str:

@@ -17,6 +17,7 @@ from autoprune.budget import Cost
 from autoprune.cost_fields import is_cost, is_latency
 from autoprune.errors import UsageError
 from autoprune.joint import JointFront
+from autoprune.printable import quoted
 from autoprune.report import html, text
 from autoprune.report.formats import draw_light, file_name
 from autoprune.report.markup import cell, escape, heads, section
@@ -134,9 +135,9 @@ def page(joint: JointFront, folder: Path | None = None) -> str:
     lead = f'<p class="lead">{escape(_recommended(joint))}</p>'
     body = [f'<header><div class="kind">{kind}</div><h1>{escape(_task(joint))}</h1>{lead}</header>']
     body += [f'<p class="warn">{escape(words)}</p>' for words in joint.notes]
-    body.append(
-        commands(relative(joint.run.path), "Train the recommended model in full, then write it:")
-    )
+    found, words = joint.recommendation, "Train the recommended model in full, then write it:"
+    if found is not None:
+        body.append(commands(relative(joint.run.path), joint.run.config, found.record, words))
     figure = plot(joint)
     if figure is not None:
         words = "Lines are what each starting model can be pruned to; large dots are the joint "
@@ -247,7 +248,7 @@ def _links(joint: JointFront, folder: Path) -> str:
     """Each run has a report of its own."""
     items = "".join(
         f'<li><a href="{escape(relative(run.path / "report.html", folder))}">{escape(name)}</a> '
-        f'<span class="dim">autoprune report {escape(relative(run.path))}</span></li>'
+        f'<span class="dim">autoprune report {escape(quoted(relative(run.path)))}</span></li>'
         for name, run in joint.runs.items()
     )
     return f"<ul>{items}</ul>"

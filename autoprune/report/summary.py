@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from autoprune.config import RunConfig
 from autoprune.cost_fields import FILE, MEMORY, is_latency, split_field
 from autoprune.record import TrialRecord
 from autoprune.report import text
+from autoprune.report.commands import exports, retrain
 from autoprune.report.data import RunView
 from autoprune.report.health import findings
 from autoprune.report.markup import escape
@@ -21,7 +23,8 @@ def head(view: RunView) -> str:
     if view.not_measured:
         parts.append(
             f'<p class="warn">The front could not be measured: {escape(view.not_measured)}. It is '
-            "based on predicted latency; <code>autoprune resume</code> measures it.</p>"
+            f"based on predicted latency; <code>{escape(f'autoprune resume {view.place}')}</code> "
+            "measures it.</p>"
         )
     elif not view.finished:
         so_far = f"{len(view.records)} trials so far"
@@ -45,18 +48,19 @@ def _health(view: RunView) -> str:
 
 def _commands(view: RunView) -> str:
     """What to run next, to copy."""
-    if not view.members:
+    found = view.recommendation
+    if found is None:
         return ""
     words = "Another model, or the file for its runtime:"
     if not view.retrained:
         words = "Train the recommended model in full, then write it for its runtime:"
-    return commands(view.place, words, "--pick trial=N")
+    return commands(view.folder or view.name, view.config, found.record, words, "--pick trial=N")
 
 
-def commands(run: str, words: str, *picks: str) -> str:
-    """The commands after `words`; `picks` are examples beside the usual ones."""
-    lines = [f"autoprune retrain {run} --epochs 20 --seeds 3"]
-    lines += [f"autoprune export {run} --format onnx"]
+def commands(run: str, config: RunConfig, record: TrialRecord, words: str, *picks: str) -> str:
+    """The commands for the recommended record after `words`; `picks` are further examples."""
+    precision = record.candidate.architecture.precision
+    lines = [retrain(run), *exports(run, config, precision)]
     code = escape("\n".join(lines))
     shown = [f"<code>{escape(pick)}</code>" for pick in ("--pick knee", *picks)]
     return (

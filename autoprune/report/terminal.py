@@ -71,7 +71,7 @@ def summary(view: RunView) -> RenderableType:
         lines.append(f"\nlevel   {text.limit(limit, value)}: {_level(view, record)}")
     if view.not_measured:
         lines.append(f"\n        not measured: {view.not_measured}", "yellow")
-        lines.append("\n        measure it with: autoprune resume", "yellow")
+        lines.append(f"\n        measure it with: autoprune resume {view.place}", "yellow")
     return lines
 
 

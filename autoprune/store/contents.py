@@ -11,6 +11,7 @@ from autoprune.architecture import FLOAT32
 from autoprune.budget import Device
 from autoprune.errors import AutopruneError, StoreError
 from autoprune.pareto import ParetoFront
+from autoprune.printable import quoted
 from autoprune.record import TrialRecord
 from autoprune.store import records as lines
 from autoprune.store.files import checked, first_line, plain, read, read_json, write_json
@@ -107,7 +108,7 @@ class RunContents:
         """Raise StoreError where a search has ended and a file that it wrote is gone or shorter."""
         if not self.has_front:
             return
-        again = f"go on with what is there: autoprune resume {self.path}"
+        again = f"go on with what is there: autoprune resume {quoted(self.path)}"
         for name in (GROUPS, PLAN, DENSE, STATE):
             if not (self.path / name).exists():
                 raise StoreError(f"{self.path / name} is missing beside {FRONT} · {again}")

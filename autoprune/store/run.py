@@ -15,7 +15,7 @@ from filelock import FileLock, Timeout
 from autoprune.config import RunConfig
 from autoprune.errors import AutopruneError, StoreError
 from autoprune.limited_yaml import read_yaml
-from autoprune.printable import printable
+from autoprune.printable import printable, quoted
 from autoprune.record import TrialRecord
 from autoprune.store import records as lines
 from autoprune.store.contents import RECORDS, STARTING, RunContents
@@ -98,7 +98,7 @@ class RunFolder(RunContents):
         if RunFolder.is_run(path):
             raise StoreError(
                 f"{path} holds another run · choose another output folder, or resume it with: "
-                f"autoprune resume {path}"
+                f"autoprune resume {quoted(path)}"
             )
         others = folder.path.iterdir() if folder.path.exists() else ()
         if any(each.name != LOCK for each in others):
@@ -212,7 +212,7 @@ class RunFolder(RunContents):
         if record.artifact is None:
             raise StoreError(
                 f"trial {record.number} ({record.state}) has no saved model · retrain it with: "
-                f"autoprune retrain {self.path} --pick trial={record.number}"
+                f"autoprune retrain {quoted(self.path)} --pick trial={record.number}"
             )
         folder = self.path / record.artifact
         if not folder.resolve().is_relative_to((self.path / lines.MODELS).resolve()):

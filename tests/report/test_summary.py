@@ -8,7 +8,9 @@ from dataclasses import replace
 from synthetic_run import DEVICE
 from views import config, measured, on_two, trial, view_of
 
+from autoprune.architecture import Architecture
 from autoprune.budget import Cost
+from autoprune.candidate import Candidate
 from autoprune.pareto import Objective, ParetoFront
 from autoprune.report import summary
 from autoprune.store import DenseReport, RetrainingSummary, Spread
@@ -87,10 +89,22 @@ def test_commands_are_for_the_folder_and_know_of_retrained_models() -> None:
     record = trial(0, 0.9, 5.0)
     view = view_of(record, folder="results/my run")
     page = summary.head(view)
-    assert "autoprune retrain results/my run --epochs 20 --seeds 3\nautoprune export" in page
+    assert "autoprune retrain &#x27;results/my run&#x27; --epochs 20 --seeds 3\nautoprune" in page
     assert "Train the recommended model in full" in page
     done = RetrainingSummary(0, record.candidate, 1.0, (0,), {"accuracy": Spread(0.9)})
     assert "Another model, or the file" in summary.head(replace(view, retrained=(done,)))
+
+
+def test_the_commands_write_the_recommended_model_for_its_runtime() -> None:
+    record = trial(0, 0.9, 5.0)
+    view = view_of(record, folder="run")
+    assert "autoprune export run --format onnx</code>" in summary.head(view)
+    other = config({"macs": 1}, device={"runtime": "ncnn"})
+    assert "autoprune export run --format ncnn</code>" in summary.head(replace(view, config=other))
+    int8 = replace(record, candidate=Candidate(Architecture(precision="int8")))
+    page = summary.head(view_of(int8, folder="run"))
+    assert "autoprune export run --precision int8</code>" in page
+    assert "--format" not in page
 
 
 def test_doubts_come_with_what_to_do() -> None:
