@@ -60,11 +60,13 @@ def restrictions(
     """Resolve patterns on a model; of several bounds on a group the last one counts.
 
     `bounds` are the smallest and the largest ratio by pattern, None for that of the space, which is
-    `default`. What is kept has no bound, and a block with a kept group inside is kept too. Raises
-    ConfigError for a pattern that matches nothing (of `bounds`: nothing that can be pruned).
+    `default`. What is kept has no bound. A block is never dropped where that would remove all of a
+    group that is kept, or that a bound says the largest ratio of. Raises ConfigError for a pattern
+    that matches nothing (of `bounds`: nothing that can be pruned).
     """
     names = _names(graph)
     ranges: dict[str, Range] = {}
+    held: dict[str, bool] = {}  # whether a group may not be lost with its block
     for pattern, (low, high) in bounds.items():
         most = max(low or 0.0, default[1]) if high is None else high
         found = (min(default[0], most) if low is None else low, most)
@@ -72,6 +74,7 @@ def restrictions(
         if not groups:
             raise ConfigError(f"bounds: {_unmatched(pattern, graph, frozen=False)}")
         ranges |= dict.fromkeys(groups, found)
+        held |= dict.fromkeys(groups, high is not None)
     kept = set()
     for pattern in keep:
         groups = [name for name, layers in names.items() if _matches(pattern, layers)]
@@ -80,9 +83,10 @@ def restrictions(
         if not groups and not blocks and not whole:
             raise ConfigError(f"keep: {_unmatched(pattern, graph, frozen=True)}")
         ranges |= dict.fromkeys(groups, (0.0, 0.0))
+        held |= dict.fromkeys(groups, True)
         kept |= {*blocks}
-    whole_groups = {name for name, (_, most) in ranges.items() if most <= 0.0}
-    kept |= {block.name for block in graph.blocks if graph.lost([block.name]) & whole_groups}
+    there = {name for name, is_held in held.items() if is_held}
+    kept |= {block.name for block in graph.blocks if graph.lost([block.name]) & there}
     return Restrictions(ranges, frozenset(kept))
 
 

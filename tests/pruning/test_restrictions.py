@@ -67,7 +67,23 @@ def test_bounds_say_one_end_or_both(graph: PruningGraph) -> None:
         "hidden": (0.2, 0.8),
         "stem": (0.1, 0.9),
     }
-    assert found.blocks == frozenset()
+
+
+@pytest.mark.parametrize(
+    ("bounds", "kept"),
+    [
+        ({"layer2.*": (None, 0.3)}, {"layer2"}),  # without the block, all of layer2.conv1 is gone
+        ({"layer2.*": (None, 0.95)}, {"layer2"}),
+        ({"layer2.*": (0.2, None)}, set()),  # the largest ratio is the space's
+        ({"stem": (None, 0.3), "hidden": (None, 0.3)}, set()),  # no block holds all of them
+        ({"*": (None, 0.3)}, {"layer1", "layer2"}),
+        ({"*": (None, 0.3), "layer1.*": (0.1, None)}, {"layer2"}),  # the last one counts
+    ],
+)
+def test_a_block_with_a_bounded_group_inside_is_not_dropped(
+    graph: PruningGraph, bounds: dict, kept: set[str]
+) -> None:
+    assert restrictions(graph, [], bounds, DEFAULT).blocks == kept
 
 
 def test_keep_is_stronger_than_a_bound(graph: PruningGraph) -> None:
