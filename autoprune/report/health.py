@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal
 
-from autoprune.cost_fields import split_field
+from autoprune.cost_fields import is_latency, split_field
 from autoprune.report import text
 from autoprune.report.data import RunView
 from autoprune.report.front_axes import cost_of
@@ -199,15 +199,15 @@ def _tight(view: RunView) -> Iterator[Finding]:
             yield Finding(
                 "warn",
                 f"The budget is nearly out of reach: the smallest model of this space uses "
-                f"{100 * least / most:.0f} % of the limit on {text.label(name)}{_largest(view)}.",
+                f"{100 * least / most:.0f} % of the limit on {text.label(name)}"
+                f"{_largest(view, name)}.",
                 "allow more pruning (space.ratios.max, space.depth), keep less, or raise the limit",
             )
 
 
-def _largest(view: RunView) -> str:
-    """The layer that takes most of the smallest model, where it takes much."""
-    costs = view.network.models.get("smallest") if view.network else None
-    parts = (costs.ms or costs.macs) if costs else ()
+def _largest(view: RunView, field: str) -> str:
+    """The layer that takes most of this cost of the smallest model, where it takes much."""
+    parts = _parts(view, field)
     if view.network is None or not sum(parts):
         return ""
     place = max(range(len(parts)), key=lambda k: parts[k])
@@ -215,6 +215,18 @@ def _largest(view: RunView) -> str:
     return (
         f"; {view.network.layers[place].name} alone takes {share:.0f} % of it" if share > 20 else ""
     )
+
+
+def _parts(view: RunView, field: str) -> Sequence[float]:
+    """What each layer of the smallest model takes of a cost; empty where that is not known."""
+    costs = view.network.models.get("smallest") if view.network else None
+    if view.network is None or costs is None:
+        return ()
+    if field == "macs":
+        return costs.macs
+    estimated = view.network.latency
+    is_same = is_latency(estimated) and split_field(field)[1] == split_field(estimated)[1]
+    return costs.ms if is_latency(field) and is_same else ()
 
 
 def _short(view: RunView) -> Iterator[Finding]:

@@ -8,7 +8,7 @@ import pytest
 from synthetic_run import DEVICE
 from views import measured, trial, view_of
 
-from autoprune.budget import Confidence, Cost
+from autoprune.budget import Confidence, Cost, Timing
 from autoprune.candidate import Recovery
 from autoprune.fitted_space import FittedSpace
 from autoprune.pareto import Objective
@@ -153,6 +153,34 @@ def test_a_budget_that_is_nearly_out_of_reach_names_the_layer() -> None:
     ]
     wide = replace(plan({}), smallest=predicted(4.0))
     assert words(view_of(trial(0, 0.9, 5.0), plan=wide, network=network)) == []
+
+
+@pytest.mark.parametrize(
+    ("limited", "estimated", "share"),
+    [
+        ("latency_ms", "latency_ms", "; rest alone takes 59 % of it"),  # 5.9 of 10 ms
+        ("latency_p95_ms", "latency_ms", "; rest alone takes 59 % of it"),
+        ("macs", "latency_ms", "; stem alone takes 75 % of it"),  # 60 of 80
+        ("params", "latency_ms", ""),  # not known by layer
+        ("weight_bytes", "latency_ms", ""),
+        ("latency_ms@phone", "latency_ms@server", ""),
+        ("latency_ms@phone", "latency_ms@phone", "; rest alone takes 59 % of it"),
+        ("latency_ms", "", ""),
+    ],
+)
+def test_the_share_of_a_layer_is_of_the_limited_cost(
+    limited: str, estimated: str, share: str
+) -> None:
+    layers = (LayerInfo("stem", "convolution"), LayerInfo("rest", "convolution"))
+    network = Network(layers, {"smallest": LayerCosts((8, 8), (60, 20), (4.1, 5.9))}, estimated)
+    least = Cost(
+        params=98, macs=98, weight_bytes=98, latency_ms=98.0, latency_p95_ms=98.0, device=DEVICE
+    )
+    if "@" in limited:
+        least = Cost(timings=(Timing("phone", 98.0, None, DEVICE),))
+    tight = replace(plan({}), smallest=least, limits={limited: 100.0})
+    (text,) = words(view_of(trial(0, 0.9, 5.0), plan=tight, network=network))
+    assert text.removesuffix(".").partition(";")[2] == share.removeprefix(";")
 
 
 def test_a_time_limit_that_came_early() -> None:
