@@ -41,6 +41,7 @@ from autoprune.store import (
     QuantizationSettings,
     RetrainingSummary,
     RunFolder,
+    SearchPlan,
     is_model,
 )
 from autoprune.tasks.base import Task
@@ -162,8 +163,13 @@ def search_into(
 ) -> Result:
     """Search as `config` says, or resume the search, in a folder; the task may be an object."""
     told = Callbacks([*callbacks, *trackers(config.track)])
-    job = task or task_of(config)
+    job, begun = task or task_of(config), False
     from autoprune._search.run import run
+
+    def on_start(plan: SearchPlan) -> None:
+        nonlocal begun
+        begun = True
+        told.on_start(config, plan, folder)
 
     try:
         run(
@@ -172,14 +178,15 @@ def search_into(
             folder,
             progress=progress,
             resume=resumed,
-            on_start=lambda plan: told.on_start(config, plan, folder),
+            on_start=on_start,
             on_trial=told.on_trial,
         )
     except BaseException:
         told.on_stop(folder)
         raise
     result = Result.read(folder, task)
-    told.on_end(result.front, folder)
+    if begun:
+        told.on_end(result.front, folder)
     return result
 
 

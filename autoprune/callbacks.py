@@ -32,7 +32,10 @@ class Callback:
         """After each trial that ended; `front` is the one by predicted cost so far."""
 
     def on_end(self, front: ParetoFront, folder: Path) -> None:
-        """After the front was measured and everything is in `folder`."""
+        """After the front was measured and everything is in `folder`.
+
+        Not where nothing began: `resume` of a finished search only reads it.
+        """
 
     def on_stop(self, folder: Path) -> None:
         """Instead of `on_end`, where the search was interrupted or has failed."""
@@ -117,11 +120,15 @@ class MLflow(Callback):
 
     def on_trial(self, record: TrialRecord, front: ParetoFront) -> None:
         """A point in each curve."""
+        if not self._is_running:  # MLflow would begin a run by itself
+            return
         scalars = {name.replace("@", "_on_"): v for name, v in _scalars(record, front).items()}
         self._mlflow.log_metrics(scalars, step=record.number)
 
     def on_end(self, front: ParetoFront, folder: Path) -> None:
-        """Add the files, and end the run."""
+        """Add the files, and end the run, if it was begun."""
+        if not self._is_running:
+            return
         for name in ("config.yaml", "plan.json", "front.json", "trials.csv"):
             if (folder / name).is_file():
                 self._mlflow.log_artifact(str(folder / name))

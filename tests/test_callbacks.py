@@ -6,6 +6,7 @@ import logging
 from pathlib import Path
 
 import pytest
+import small_run
 
 import autoprune
 from autoprune.architecture import Architecture
@@ -116,6 +117,24 @@ def test_mlflow_ends_what_was_interrupted_and_only_that(tmp_path: Path, monkeypa
         "the user's": "FINISHED",
         "whole/small": "FAILED",
     }
+
+
+def test_mlflow_has_no_run_of_a_finished_search(tmp_path: Path, monkeypatch) -> None:
+    mlflow = pytest.importorskip("mlflow")
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    mlflow.set_tracking_uri((tmp_path / "tracking").as_uri())
+    (tmp_path / "front.json").write_text("{}")
+    tracker = MLflow()
+    tracker.on_trial(RECORD, FRONT)
+    tracker.on_end(FRONT, tmp_path)
+    assert mlflow.active_run() is None
+    assert not mlflow.search_runs(output_format="list", search_all_experiments=True)
+
+
+def test_a_finished_search_that_is_resumed_tells_nothing(tmp_path: Path) -> None:
+    noted, run = Noted(), small_run.make(tmp_path)
+    autoprune.resume(run.path, task=small_run.Pair(), callbacks=[noted])
+    assert noted.calls == []
 
 
 def test_tensorboard_is_closed_where_it_was_opened(tmp_path: Path) -> None:
