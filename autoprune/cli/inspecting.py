@@ -38,8 +38,12 @@ def show(
 def report(
     run: RunArgument,
     format: Annotated[  # noqa: A002
-        str, typer.Option(help="html; md and csv are tables of the front, png is its picture.")
-    ] = "html",
+        str | None,
+        typer.Option(
+            help="html; md and csv are tables of the front, png is its picture. "
+            "Default: by --output, or html."
+        ),
+    ] = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Default: a file in the run.")
     ] = None,
@@ -52,7 +56,9 @@ def report(
     folder = RunFolder.open(run)
     if folder.config.starting_models:
         file = joint.write(folder, format, output)
-        for single in joint.single_reports(folder) if format == "html" else ():
+        for single in (
+            joint.single_reports(folder) if formats.format_of(format, output) == "html" else ()
+        ):
             say(f"wrote {single}")
     else:
         file = formats.write(folder, format, output)

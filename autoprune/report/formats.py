@@ -10,8 +10,10 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from autoprune.budget import Cost
 from autoprune.cost_fields import FILE, MEMORY
 from autoprune.errors import UsageError, WorkError
+from autoprune.pareto import CostSource
 from autoprune.record import TrialRecord
 from autoprune.report import html, text
 from autoprune.report.data import RunView
@@ -28,22 +30,32 @@ _TIGHT = "<style>main { padding: 16px 20px !important; max-width: none !importan
 
 def write(
     run: RunFolder,
-    format: str = "html",  # noqa: A002 - the option's name
+    format: str | None = None,  # noqa: A002 - the option's name
     file: Path | None = None,
 ) -> Path:
     """Write `report.html`, `report.md`, `front.csv` or `front.png`, or `file`; returns its path.
 
-    Raises UsageError for another format, and where a picture has no browser that draws it.
+    Without a format it is that of the file's ending. Raises UsageError for another format, and
+    where a picture has no browser that draws it.
     """
-    place = file or run.path / file_name(format)
-    return write_bytes(place, FORMATS[format][1](run))
+    name = format_of(format, file)
+    return write_bytes(file or run.path / FORMATS[name][0], FORMATS[name][1](run))
 
 
-def file_name(format: str) -> str:  # noqa: A002
-    """The file of a format in a run. Raises UsageError for another format."""
-    if format not in FORMATS:
-        raise UsageError(f"format must be one of {', '.join(FORMATS)}, got {format!r}")
-    return FORMATS[format][0]
+def format_of(name: str | None, file: Path | None = None) -> str:
+    """The given format, or what a file's ending says: html without either.
+
+    Raises UsageError for another one.
+    """
+    known = ", ".join(FORMATS)
+    if name is None and file is not None and file.suffix.removeprefix(".") not in FORMATS:
+        raise UsageError(
+            f"{file} must end with one of .{known.replace(' ', ' .')} · or say --format"
+        )
+    found = name or (file.suffix.removeprefix(".") if file else "html")
+    if found not in FORMATS:
+        raise UsageError(f"format must be one of {known}, got {found!r}")
+    return found
 
 
 def markdown(view: RunView) -> str:
@@ -60,10 +72,11 @@ def markdown(view: RunView) -> str:
 
 def _table(view: RunView) -> Iterator[str]:
     name = view.metric.name if view.metric else "metric"
-    latencies = [f"{text.label(field)}, ms" for field in view.latencies]
+    latencies = _latencies(view)
     names = {FILE: "file", MEMORY: "peak memory"}
     counts = [_HEADS.get(f) or f"{names[f]}, {view.source_of(f)}" for f in view.counts]
-    columns = ["model", f"val {name}", "to dense", *counts, *latencies]
+    times = [f"{source} {text.label(field)}, ms" for field, source in latencies]
+    columns = ["model", f"val {name}", "to dense", *counts, *times]
     yield f"| {' | '.join(columns)} |"
     yield f"|---|{'---:|' * (len(columns) - 1)}"
     dense = view.dense
@@ -77,16 +90,25 @@ def _table(view: RunView) -> Iterator[str]:
     for who, value, model in rows:
         change = "" if who == "dense" else text.change(name, view.change(value))
         counts = [text.cost(field, view.count(model, field)) for field in view.counts]
-        times = [
-            text.three_digits(found) if (found := _time(model, field)) else ""
-            for field in view.latencies
-        ]
+        times = [_time(getattr(model, source), field) for field, source in latencies]
         yield f"| {' | '.join([who, text.metric(name, value), change, *counts, *times])} |"
 
 
-def _time(model: DenseReport | TrialRecord, field: str) -> float | None:
-    found = (cost.value(field) for cost in (model.measured, model.predicted) if cost)
-    return next((value for value in found if value is not None), None)
+def _latencies(view: RunView) -> list[tuple[str, CostSource]]:
+    """The latencies that some model has, predicted and measured apart."""
+    models = (view.dense, *view.members, *view.baselines)
+    sources: tuple[CostSource, ...] = ("predicted", "measured")
+    return [
+        (field, source)
+        for field in view.latencies
+        for source in sources
+        if any(_time(getattr(model, source), field) for model in models)
+    ]
+
+
+def _time(cost: Cost | None, field: str) -> str:
+    value = cost.value(field) if cost else None
+    return "" if value is None else text.three_digits(value)
 
 
 def _words(view: RunView, number: int) -> list[str]:

@@ -19,7 +19,7 @@ from autoprune.errors import UsageError
 from autoprune.joint import JointFront
 from autoprune.printable import quoted
 from autoprune.report import html, text
-from autoprune.report.formats import draw_light, file_name
+from autoprune.report.formats import FORMATS, draw_light, format_of
 from autoprune.report.markup import cell, escape, heads, section
 from autoprune.report.read import relative
 from autoprune.report.style import Figure, axis, colors, layout
@@ -83,16 +83,18 @@ def rows(joint: JointFront) -> Iterator[Row]:
 
 def write(
     run: RunFolder,
-    format: str = "html",  # noqa: A002 - the option's name
+    format: str | None = None,  # noqa: A002 - the option's name
     file: Path | None = None,
 ) -> Path:
     """Write the joint front of a search as a page, a table or a picture; returns its path.
 
-    Raises UsageError for another format, and where a picture has no browser that draws it.
+    Without a format it is that of the file's ending. Raises UsageError for another format, and
+    where a picture has no browser that draws it.
     """
-    place = file or run.path / file_name(format)
+    name = format_of(format, file)
+    place = file or run.path / FORMATS[name][0]
     joint = JointFront.read(run)
-    content = page(joint, place.parent) if format == "html" else _CONTENTS[format](joint)
+    content = page(joint, place.parent) if name == "html" else _CONTENTS[name](joint)
     return write_bytes(place, content if isinstance(content, bytes) else content.encode())
 
 

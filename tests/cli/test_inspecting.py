@@ -15,10 +15,13 @@ def test_a_report_can_be_written_elsewhere_and_where_it_cannot_is_one_line(
     assert (code, out) == (0, f"wrote {tmp_path / 'page.html'}\n")
     assert not (shown_run / "report.html").exists()
     assert (tmp_path / "page.html").read_text().startswith("<!doctype html>")
-    (tmp_path / "folder").mkdir()
-    (tmp_path / "folder" / "inside").touch()
-    code, _, err = command_line("report", shown_run, "-o", tmp_path / "folder")
-    assert (code, err) == (2, f"error: {tmp_path / 'folder'} cannot be written: Is a directory\n")
+    (tmp_path / "folder.html").mkdir()
+    (tmp_path / "folder.html" / "inside").touch()
+    code, _, err = command_line("report", shown_run, "-o", tmp_path / "folder.html")
+    assert (code, err) == (
+        2,
+        f"error: {tmp_path / 'folder.html'} cannot be written: Is a directory\n",
+    )
 
 
 def test_show_prints_the_front_or_one_trial(command_line, shown_run: Path) -> None:
@@ -42,6 +45,12 @@ def test_a_report_lies_in_the_run(command_line, shown_run: Path, format: str, na
     code, out, _ = command_line("report", shown_run, "--format", format)
     assert (code, out.replace("\n", "")) == (0, f"wrote {shown_run / name}")
     assert (shown_run / name).stat().st_size > 100
+
+
+def test_the_ending_says_the_format(command_line, shown_run: Path, tmp_path: Path) -> None:
+    code, _, _ = command_line("report", shown_run, "-o", tmp_path / "front.csv")
+    assert code == 0
+    assert (tmp_path / "front.csv").read_text().startswith("number,state,")
 
 
 def test_an_unknown_format_is_refused(command_line, shown_run: Path) -> None:
