@@ -9,7 +9,7 @@ from autoprune.budget import Cost
 from autoprune.candidate import Candidate
 from autoprune.pareto import Objective, ParetoFront
 from autoprune.quality import QualityLimit
-from autoprune.recommendation import recommend, violations
+from autoprune.recommendation import distance, recommend, violations
 from autoprune.record import TrialRecord
 
 OBJECTIVES = (Objective("accuracy", "maximize"), Objective("macs"))
@@ -58,6 +58,40 @@ def test_where_none_is_within_the_best_is_the_nearest() -> None:
     found = recommend(FRONT, {"accuracy": 0.99}, [ONE_PERCENT])
     assert found is not None
     assert (found.record.number, found.is_within, found.within) == (0, False, ())
+
+
+RECALL = QualityLimit("recall", ">=", 0.8)
+HALF = QualityLimit("loss", "<=", 0.5)
+
+
+@pytest.mark.parametrize(
+    ("limits", "number", "broken"),
+    [
+        # recall: 0.4 of 0.8 is lacking, and 0.1 of 0.8
+        ([RECALL], 1, ("recall",)),
+        # and the loss: 0.05 of 0.5 too much, which makes 0.6, and 0.4, which makes 0.925
+        ([RECALL, HALF], 0, ("recall", "loss")),
+        ([QualityLimit("missing", ">=", 0.8)], 0, ("missing",)),  # as far: the better one
+    ],
+)
+def test_where_none_is_within_the_nearest_lacks_least(
+    limits: list[QualityLimit], number: int, broken: tuple[str, ...]
+) -> None:
+    records = (
+        record(0, 0.90, 90, recall=0.4, loss=0.55),
+        record(1, 0.85, 60, recall=0.7, loss=0.9),
+    )
+    found = recommend(ParetoFront(OBJECTIVES, records), DENSE, limits)
+    assert found is not None
+    assert (found.record.number, found.is_within, found.broken) == (number, False, broken)
+
+
+def test_a_drop_is_a_share_of_its_bound() -> None:
+    limit = QualityLimit("accuracy", "drop", 0.1)  # at least 0.8 of a dense 0.9
+    assert distance({"accuracy": 0.6}, DENSE, [limit], OBJECTIVES) == pytest.approx(0.2 / 0.8)
+    loss = (Objective("loss", "minimize"),)
+    limit = QualityLimit("loss", "drop", 0.25)  # at most 0.5 of a dense 0.25
+    assert distance({"loss": 0.6}, {"loss": 0.25}, [limit], loss) == pytest.approx(0.1 / 0.5)
 
 
 def test_without_the_dense_metric_it_is_the_knee() -> None:

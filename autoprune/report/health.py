@@ -52,12 +52,12 @@ def _quality(view: RunView) -> Iterator[Finding]:
     found = view.recommendation
     if found is None or found.is_within or found.unknown:
         return
-    name = view.metric.name if view.metric else ""
-    best = text.metric(name, view.metric_of(found.record))
+    values = found.record.metrics
+    has = " and ".join(f"{name} {text.metric(name, values.get(name))}" for name in found.broken)
     yield Finding(
         "warn",
         f"No model of the front has {limits_in_words(view)}: the nearest, trial "
-        f"{found.record.number}, has {best}.",
+        f"{found.record.number}, has {has}.",
         "short trials understate what a full training reaches: retrain it and look; otherwise "
         "more search.epochs or trials, or a looser budget",
     )

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 from synthetic_run import DEVICE
-from views import measured, trial, view_of
+from views import config, measured, trial, view_of
 
 from autoprune.budget import Confidence, Cost, Timing
 from autoprune.candidate import Recovery
@@ -45,7 +45,20 @@ def test_no_model_within_the_loss() -> None:
     (found,) = words(view_of(trial(0, 0.88, 5.0)))
     assert found == (
         "No model of the front has accuracy within 1 % of dense (≥ 89.10 %): the nearest, trial 0, "
-        "has 88.00 %."
+        "has accuracy 88.00 %."
+    )
+
+
+def test_what_the_nearest_model_lacks_is_said_by_its_own_metric() -> None:
+    records = [
+        trial(0, 0.9, 5.0, metrics={"accuracy": 0.9, "recall": 0.4}),
+        trial(1, 0.89, 4.9, metrics={"accuracy": 0.89, "recall": 0.68}),
+    ]
+    limits = config({"latency_ms": "80%"}, quality={"recall": ">= 0.7", "accuracy": ">= 0.8"})
+    view = replace(view_of(*records), config=limits)
+    assert words(view)[0] == (
+        "No model of the front has recall ≥ 0.7 and accuracy ≥ 80.00 %: the nearest, trial 1, has "
+        "recall 0.68."
     )
 
 
