@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
@@ -20,6 +21,15 @@ from autoprune.tasks.wrap import wrap
 
 _SPLITS = {"train": ("train",), "val": ("validation", "val", "dev"), "test": ("test",)}
 _LABEL_NAMES = ("labels", "label", "label_ids")
+# of the usual data sets of pairs: MRPC, RTE, STS-B, PAWS; MNLI, SNLI, ANLI; QQP; QNLI; BoolQ
+_PAIRS = (
+    ("sentence1", "sentence2"),
+    ("premise", "hypothesis"),
+    ("question1", "question2"),
+    ("question", "sentence"),
+    ("question", "passage"),
+)
+_IDENTIFIER = re.compile(r"^(?i:id|idx|index|g?uid|uuid)$|_(?i:id)$|[a-z]I[Dd]$")
 _IGNORED = -100  # a label that counts for no metric
 
 Example = Mapping[str, Any]
@@ -48,6 +58,7 @@ def wrap_hf(
     example_input: Any = None,
     ignored_layers: tuple[str, ...] = (),
     num_heads: Mapping[str, int] | None = None,
+    text_columns: str | Sequence[str] | None = None,
 ) -> Task:
     """A task of a trained transformers model, as `Trainer` would be given it.
 
@@ -56,8 +67,8 @@ def wrap_hf(
         dataset: `train`, `validation` and perhaps `test`: sequences of mappings, such as a
             `datasets.DatasetDict`, with the target under `label` or `labels`. Columns that the
             model's `forward` does not take are left out.
-        tokenizer: pads; and tokenizes the columns of strings of a data set without `input_ids`
-            (two of them are a pair), cut to what the model takes.
+        tokenizer: pads; and tokenizes the texts of a data set without `input_ids`, cut to what the
+            model takes.
         collate: makes a batch of a list of examples, instead of padding or stacking.
         compute_metrics: as `Trainer`'s: a function of `(predictions, label_ids)` that returns a
             mapping with `metric`. By default accuracy.
@@ -68,11 +79,18 @@ def wrap_hf(
             first validation example at its own length.
         ignored_layers: module paths whose outputs are not pruned.
         num_heads: attention module path -> number of heads, where it cannot be seen.
+        text_columns: the column that is tokenized, or two that are a pair. By default the only
+            column of strings that is no identifier (`id`, `guid`, `pairID`), or a usual pair:
+            `sentence1` and `sentence2`, `premise` and `hypothesis`, `question1` and `question2`,
+            `question` and `sentence`, `question` and `passage`.
 
     Raises TaskError where a split is missing or an argument does not fit.
     """
-    collate = collate or _Collate(_columns(model), tokenizer)
     train, val, test = (_split(dataset, name) for name in _SPLITS)
+    if collate is None:
+        collate = _Collate(_columns(model), tokenizer, _text_columns(train[0], text_columns))
+    elif text_columns is not None:
+        raise TaskError("wrap_hf: text_columns and collate exclude each other")
 
     def loader(rows: Sequence[Any]) -> DataLoader[Any]:
         return DataLoader(rows, batch_size, collate_fn=collate)  # type: ignore[arg-type]
@@ -117,11 +135,49 @@ def _columns(model: nn.Module) -> frozenset[str] | None:
     return frozenset(parameters)
 
 
-class _Collate:
-    """A batch of keyword arguments and labels from a list of examples."""
+def _text_columns(example: Example, named: str | Sequence[str] | None) -> tuple[str, ...]:
+    """The columns to tokenize, one or two; none of an example without texts, or with `input_ids`.
 
-    def __init__(self, columns: frozenset[str] | None, tokenizer: Any) -> None:
-        self._columns, self._tokenizer = columns, tokenizer
+    Raises TaskError where they are not named and cannot be told, or are named and not there.
+    """
+    if named is not None:
+        found = (named,) if isinstance(named, str) else tuple(named)
+        lacking = [name for name in found if not isinstance(example.get(name), str)]
+        if lacking or len(found) not in (1, 2):
+            raise TaskError(
+                f"wrap_hf: text_columns must be one or two columns of strings, got "
+                f"{', '.join(found) or 'none'} · strings: {', '.join(_strings(example)) or 'none'}"
+            )
+        return found
+    if "input_ids" in example:
+        return ()
+    texts = [name for name in _strings(example) if not _IDENTIFIER.search(name)]
+    if len(texts) < 2:
+        return tuple(texts)
+    pairs = [pair for pair in _PAIRS if set(pair) <= set(texts)]
+    if len(pairs) != 1:
+        raise TaskError(
+            f"wrap_hf: which of the columns {', '.join(texts)} is the text cannot be told · say "
+            f"text_columns={texts[0]!r}, or two for a pair: text_columns=({texts[0]!r}, "
+            f"{texts[1]!r})"
+        )
+    return pairs[0]
+
+
+def _strings(example: Example) -> list[str]:
+    return [n for n, value in example.items() if isinstance(value, str) and n not in _LABEL_NAMES]
+
+
+class _Collate:
+    """A batch of keyword arguments and labels from a list of examples.
+
+    `texts` are the columns that are tokenized.
+    """
+
+    def __init__(
+        self, columns: frozenset[str] | None, tokenizer: Any, texts: tuple[str, ...]
+    ) -> None:
+        self._columns, self._tokenizer, self._texts = columns, tokenizer, texts
 
     def __call__(self, examples: list[Example]) -> dict[str, Any]:
         labels = [_label(example) for example in examples]
@@ -134,13 +190,15 @@ class _Collate:
 
     def _inputs(self, example: Example) -> dict[str, Any]:
         found = {name: value for name, value in example.items() if name not in _LABEL_NAMES}
-        texts = [value for value in found.values() if isinstance(value, str)]
-        if texts and "input_ids" not in found:
+        if self._texts:
             if self._tokenizer is None:
                 raise TaskError(
                     "wrap_hf: the data set holds texts · give the tokenizer, or map it over the set"
                 )
-            found |= self._tokenizer(*texts[:2], truncation=True)
+            lacking = [name for name in self._texts if not isinstance(found.get(name), str)]
+            if lacking:
+                raise TaskError(f"wrap_hf: an example has no text {lacking[0]!r}")
+            found |= self._tokenizer(*(found[name] for name in self._texts), truncation=True)
         allowed = self._columns
         taken = {
             name: value

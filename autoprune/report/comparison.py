@@ -92,7 +92,7 @@ def _runs(views: Sequence[RunView], fronts: Sequence[ParetoFront]) -> Table:
         )
         table.add_row(
             view.name,
-            str(sum(record.is_counted for record in view.records)),
+            str(sum(r.is_counted and r.state != "infeasible" for r in view.records)),
             f"{view.epochs:.4g}",
             text.seconds(view.wall_s),
             str(len(front)),

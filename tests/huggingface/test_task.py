@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import numpy as np
@@ -59,6 +60,77 @@ def test_texts_are_tokenized_and_padded(bert: Any, tokenizer: Any) -> None:
     assert batch["labels"].tolist() == [row["label"] for row in DATA["validation"][:4]]
     assert task.example_input()["input_ids"].shape[0] == 1
     assert task.loss(bert, batch).requires_grad
+
+
+def tokens(bert: Any, tokenizer: Any, row: dict[str, Any], **options: Any) -> list[int]:
+    """What the model is given of one example, without the padding."""
+    data = {"train": [row], "val": [row]}
+    batch = next(iter(autoprune.wrap_hf(bert, data, tokenizer, **options).val_loader()))
+    return batch["input_ids"][0].tolist()
+
+
+FILM, ONE = [5, 4], [2, 6]  # "good film", "a one"
+
+
+@pytest.mark.parametrize(
+    ("row", "options", "wanted"),
+    [
+        ({"text": "good film"}, {}, FILM),
+        ({"guid": "bad", "text": "good film"}, {}, FILM),  # an identifier before the text
+        ({"promptID": "bad", "doc_id": "bad", "body": "good film"}, {}, FILM),
+        ({"premise": "good film", "hypothesis": "a one"}, {}, FILM + ONE),
+        ({"idx": "bad", "hypothesis": "a one", "premise": "good film"}, {}, FILM + ONE),
+        ({"question": "good film", "sentence": "a one", "genre": "bad"}, {}, FILM + ONE),
+        ({"title": "a one", "body": "good film"}, {"text_columns": "body"}, FILM),
+        (
+            {"title": "a one", "body": "good film"},
+            {"text_columns": ("body", "title")},
+            FILM + ONE,
+        ),
+        ({"id": "good film"}, {"text_columns": "id"}, FILM),
+        ({"text": "bad", "input_ids": [2, 6]}, {}, ONE),
+    ],
+)
+def test_the_text_is_the_only_one_a_usual_pair_or_named(
+    bert: Any, tokenizer: Any, row: dict[str, Any], options: dict[str, Any], wanted: list[int]
+) -> None:
+    assert tokens(bert, tokenizer, {**row, "label": 1}, **options) == wanted
+
+
+@pytest.mark.parametrize(
+    ("row", "options", "says"),
+    [
+        (
+            {"title": "a", "body": "good"},
+            {},
+            "which of the columns title, body is the text cannot be told · say "
+            "text_columns='title', or two for a pair: text_columns=('title', 'body')",
+        ),
+        (
+            {"sentence1": "a", "sentence2": "a", "question": "a", "sentence": "a"},
+            {},
+            "which of the columns sentence1, sentence2, question, sentence is the text",
+        ),
+        (
+            {"title": "a", "n": 3},
+            {"text_columns": ("title", "n")},
+            "one or two columns of strings, got title, n · strings: title",
+        ),
+        ({"title": "a"}, {"text_columns": ()}, "one or two columns of strings, got none"),
+        ({"title": "a"}, {"text_columns": "a", "collate": list}, "exclude each other"),
+    ],
+)
+def test_texts_that_cannot_be_told_are_refused(
+    bert: Any, tokenizer: Any, row: dict[str, Any], options: dict[str, Any], says: str
+) -> None:
+    with pytest.raises(TaskError, match=re.escape(says)):
+        tokens(bert, tokenizer, {**row, "label": 1}, **options)
+
+
+def test_an_example_without_the_text_is_named(bert: Any, tokenizer: Any) -> None:
+    data = {"train": ROWS, "val": [{"text": None, "label": 0}]}
+    with pytest.raises(TaskError, match="an example has no text 'text'"):
+        autoprune.wrap_hf(bert, data, tokenizer)
 
 
 def test_training_order_follows_the_seed(bert: Any, tokenizer: Any) -> None:
@@ -144,7 +216,7 @@ def test_what_does_not_fit_is_said(bert: Any, tokenizer: Any) -> None:
     with pytest.raises(TaskError, match="must have one of labels"):
         autoprune.wrap_hf(bert, {"train": ROWS, "val": [{"text": "good"}]}, tokenizer)
     with pytest.raises(TaskError, match="takes none of the columns x, label"):
-        autoprune.wrap_hf(bert, {"train": ROWS, "val": [{"x": [1.0], "label": 0}]})
+        autoprune.wrap_hf(bert, {name: [{"x": [1.0], "label": 0}] for name in ("train", "val")})
 
 
 @pytest.mark.parametrize("method", ["percentile", "minmax", "entropy"])

@@ -90,6 +90,15 @@ def test_metrics_are_compared_at_costs_between_the_ends() -> None:
     ]
 
 
+def test_proposals_over_the_budget_and_baselines_are_no_trials() -> None:
+    proposed = replace(trial(2, 0.0, None), state="infeasible", metrics={})
+    more = (replace(trial(3, 0.8, 4.0), origin="baseline:uniform-0"), proposed)
+    one = view_of(trial(0, 0.5, 2.0), trial(1, 0.9, 12.0), *more)
+    text = printed(compare([one, one]))
+    head, first = [line.split() for line in text.splitlines() if line.startswith("run ")][:2]
+    assert (head[1], first[1]) == ("trials", "2")
+
+
 def test_another_dense_model_is_warned_of() -> None:
     view = view_of(trial(0, 0.9, 5.0))
     other = replace(view, name="other", dense=replace(view.dense, metrics={"accuracy": 0.8}))
