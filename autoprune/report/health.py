@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal
@@ -35,9 +35,14 @@ class Finding:
     remedy: str
 
 
-def findings(view: RunView) -> list[Finding]:
-    """All doubts, the bad ones first; empty where nothing was found."""
-    found = [finding for check in CHECKS for finding in check(view)]
+def findings(view: RunView, *, is_part: bool = False) -> list[Finding]:
+    """All doubts, the bad ones first; empty where nothing was found.
+
+    Of a run that `is_part` of a search from several starting models, quality is not checked: that
+    is held against the first one's dense model.
+    """
+    checks = [check for check in CHECKS if not (is_part and check is _quality)]
+    found = [finding for check in checks for finding in check(view)]
     return sorted(found, key=lambda finding: finding.level != "bad")
 
 
@@ -117,7 +122,7 @@ def _failed(view: RunView) -> Iterator[Finding]:
         yield Finding(
             "bad" if len(failed) > len(tried) / 2 else "warn",
             f"{len(failed)} of {len(tried)} trials failed: {text.last_line(failed[0].error)}.",
-            "their reasons are listed below, under the cost of the search",
+            f"their reasons: autoprune show {view.place}",
         )
 
 
@@ -126,30 +131,37 @@ def _learning_rate(view: RunView) -> Iterator[Finding]:
     if len(view.members) < 3:
         return
     for parameter in varied:
-        if not parameter.name.startswith("recovery.lr") or parameter.choices:
+        if not parameter.name.startswith("recovery.lr") or not parameter.is_number:
             continue
-        places = [_place(parameter, r.candidate.recovery.lr) for r in view.members]
-        known = [place for place in places if place is not None]
-        for word, near in (("upper", 1.0), ("lower", 0.0)):
-            there = [place for place in known if abs(place - near) <= _EDGE]
-            if known and len(there) >= _MOST * len(known):
-                end = parameter.high if near else parameter.low
+        rates = [rate for r in view.members if (rate := r.candidate.recovery.lr) is not None]
+        least, most = _ends(parameter)
+        share = 1.0 if len(parameter.choices) == 2 else _MOST  # of two, each is an end
+        for word, end, near in (("upper", most, 1.0), ("lower", least, 0.0)):
+            there = [rate for rate in rates if abs(_place(parameter, rate) - near) <= _EDGE]
+            if rates and least < most and len(there) >= share * len(rates):
+                what = "choices" if parameter.choices else "range"
                 yield Finding(
                     "warn",
-                    f"{len(there)} of {len(known)} models of the front have a learning rate at the "
-                    f"{word} end of its range ({end:g}).",
+                    f"{len(there)} of {len(rates)} models of the front have a learning rate at the "
+                    f"{word} end of its {what} ({end:g}).",
                     f"widen space.{parameter.name}",
                 )
 
 
-def _place(parameter: Parameter, value: float | None) -> float | None:
-    """Where a value lies in a range, 0 to 1."""
-    if value is None or parameter.high <= parameter.low:
-        return None
-    low, high = parameter.low, parameter.high
+def _ends(parameter: Parameter) -> tuple[float, float]:
+    """The least and the largest value of a range, or of choices that are numbers."""
+    choices = [float(choice) for choice in parameter.choices]
+    return (min(choices), max(choices)) if choices else (parameter.low, parameter.high)
+
+
+def _place(parameter: Parameter, value: float) -> float:
+    """Where a value lies between the ends, 0 to 1; of choices 0 or 1 only at an end."""
+    low, high = _ends(parameter)
+    if parameter.choices:
+        return 0.5 + 0.5 * (value >= high) - 0.5 * (value <= low)
     if parameter.log:
         value, low, high = math.log(value), math.log(low), math.log(high)
-    return (value - low) / (high - low)
+    return (value - low) / (high - low) if high > low else 0.5
 
 
 def _split_size(view: RunView) -> Iterator[Finding]:
@@ -172,15 +184,18 @@ def _split_size(view: RunView) -> Iterator[Finding]:
 
 
 def _contaminated(view: RunView) -> Iterator[Finding]:
+    """Validation much better than test, of a metric in [0, 1] that is maximized.
+
+    Training metrics are not compared with validation: a task evaluates these two splits only, its
+    training batches may be augmented, and a model that generalizes is as good on both.
+    """
     name = view.metric.name if view.metric else ""
     validation = view.dense.metrics.get(name)
     tests = [result.dense.test[name] for result in view.retrained if name in result.dense.test]
-    if validation is None or not tests or not text.is_share(name):
+    if validation is None or not tests or not _is_within_one(view, (validation, *tests)):
         return
-    count = view.dense.samples or 1000
-    error = math.sqrt(max(tests[0] * (1.0 - tests[0]), 1.0 / count) / count)
     gap = validation - tests[0]
-    if gap > max(_LEAST_GAP, _FAR * error):
+    if gap > _largest_by_chance(name, tests[0], view.dense.samples or 1000):
         yield Finding(
             "warn",
             f"The dense model has {text.metric(name, validation)} on validation and only "
@@ -189,6 +204,25 @@ def _contaminated(view: RunView) -> Iterator[Finding]:
             "split again and train the dense model without the validation split: a search that "
             "selects on known data favors models that remember it",
         )
+
+
+def _is_within_one(view: RunView, values: Iterable[float]) -> bool:
+    """Whether the metric is maximized and looks like one in [0, 1]: so are all known values."""
+    own = (v for r in view.records if (v := view.metric_of(r)) is not None)
+    is_maximized = view.metric is not None and view.metric.direction == "maximize"
+    return is_maximized and all(0.0 <= value <= 1.0 for value in (*values, *own))
+
+
+def _largest_by_chance(name: str, value: float, count: int) -> float:
+    """A difference between two splits that chance hardly exceeds.
+
+    Four standard errors of a share of all samples. Other metrics are taken as rates over a quarter
+    of them, such as the positives of a sensitivity or the smaller class of an AUC, whose variance
+    is at most p (1 - p) / n of that class (Birnbaum and Klose 1957).
+    """
+    counted = count if text.is_share(name) else count / 4
+    error = math.sqrt(max(value * (1.0 - value), 1.0 / counted) / counted)
+    return max(_LEAST_GAP, _FAR * error)
 
 
 def _tight(view: RunView) -> Iterator[Finding]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rich.box import SIMPLE_HEAD
@@ -20,10 +20,11 @@ from autoprune.joint import JointFront
 from autoprune.printable import quoted
 from autoprune.report import html, text
 from autoprune.report.formats import FORMATS, draw_light, format_of
+from autoprune.report.health import Finding, findings
 from autoprune.report.markup import cell, escape, heads, section
-from autoprune.report.read import relative
+from autoprune.report.read import read, relative
 from autoprune.report.style import Figure, axis, colors, layout
-from autoprune.report.summary import commands
+from autoprune.report.summary import commands, health
 from autoprune.store import DenseReport, RunFolder, write_bytes
 
 _COUNTS = ("params", "macs", "weight_bytes")
@@ -51,6 +52,7 @@ def show(joint: JointFront) -> RenderableType:
         table.add_row(row.who + marks, *_texts(joint, row), style="bold" if row.is_dense else "")
     parts: list[RenderableType] = [Text(_head(joint), "bold")]
     parts += [Text(f"! {words}", "yellow") for words in joint.notes]
+    parts += [Text(f"! {it.text}\n  {it.remedy}", "yellow") for it in doubts(joint)]
     return Group(*parts, table, Text(f"{_legend()}\n{_shares(joint)}", "dim"))
 
 
@@ -59,6 +61,15 @@ _MARKS = {"recommended": "★", "knee": "◆"}
 
 def _legend() -> str:
     return " · ".join(f"{mark} {tag}" for tag, mark in _MARKS.items())
+
+
+def doubts(joint: JointFront) -> list[Finding]:
+    """What is doubtful about the runs, each after the name of the starting model."""
+    return [
+        replace(finding, text=f"{name}: {finding.text}")
+        for name, run in joint.runs.items()
+        for finding in findings(read(run), is_part=True)
+    ]
 
 
 def columns(joint: JointFront) -> list[str]:
@@ -107,7 +118,8 @@ def single_reports(run: RunFolder) -> Iterator[Path]:
 def markdown(joint: JointFront) -> str:
     """The joint front as a table."""
     names = columns(joint)
-    lines = [f"# {_head(joint)}", "", *(f"- {words}" for words in joint.notes), ""]
+    lines = [f"# {_head(joint)}", "", *(f"- {words}" for words in joint.notes)]
+    lines += [*(f"- {finding.text} *{finding.remedy}*" for finding in doubts(joint)), ""]
     lines += [f"| model | {' | '.join(_title(joint, n) for n in names)} |"]
     lines += [f"|---|{'---:|' * len(names)}"]
     for row in rows(joint):
@@ -137,6 +149,7 @@ def page(joint: JointFront, folder: Path | None = None) -> str:
     lead = f'<p class="lead">{escape(_recommended(joint))}</p>'
     body = [f'<header><div class="kind">{kind}</div><h1>{escape(_task(joint))}</h1>{lead}</header>']
     body += [f'<p class="warn">{escape(words)}</p>' for words in joint.notes]
+    body.append(health(doubts(joint)))
     found, words = joint.recommendation, "Train the recommended model in full, then write it:"
     if found is not None:
         body.append(commands(relative(joint.run.path), joint.run.config, found.record, words))

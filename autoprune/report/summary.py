@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from autoprune.config import RunConfig
 from autoprune.cost_fields import FILE, MEMORY, is_latency, split_field
 from autoprune.record import TrialRecord
 from autoprune.report import text
 from autoprune.report.commands import exports, retrain
 from autoprune.report.data import RunView
-from autoprune.report.health import findings
+from autoprune.report.health import Finding, findings
 from autoprune.report.markup import escape
 from autoprune.report.why import why
 from autoprune.store import DenseReport
@@ -29,12 +31,11 @@ def head(view: RunView) -> str:
     elif not view.finished:
         so_far = f"{len(view.records)} trials so far"
         parts.append(f'<p class="warn">This run is in progress: {so_far}.</p>')
-    return "".join(parts) + _health(view) + _tiles(view) + _commands(view)
+    return "".join(parts) + health(findings(view)) + _tiles(view) + _commands(view)
 
 
-def _health(view: RunView) -> str:
+def health(found: Sequence[Finding]) -> str:
     """What is doubtful, each with what to do."""
-    found = findings(view)
     if not found:
         return ""
     items = "".join(

@@ -11,7 +11,7 @@ from views import config, measured, trial, view_of
 from autoprune.budget import Confidence, Cost, Timing
 from autoprune.candidate import Recovery
 from autoprune.fitted_space import FittedSpace
-from autoprune.pareto import Objective
+from autoprune.pareto import Objective, ParetoFront
 from autoprune.report.health import findings
 from autoprune.space import SearchSpace
 from autoprune.store import (
@@ -122,6 +122,34 @@ def test_learning_rates_at_an_end_of_their_range(rates, text: str | None) -> Non
     assert [w.partition(" of its range")[0] for w in words(view)] == ([text] if text else [])
 
 
+@pytest.mark.parametrize(
+    ("choices", "rates", "text"),
+    [
+        ([0.01, 0.05, 0.1], (0.1, 0.1, 0.05), "2 of 3 .* at the upper end of its choices (0.1)."),
+        (
+            [0.1, 0.01, 0.05],
+            (0.01, 0.01, 0.01),
+            "3 of 3 .* at the lower end of its choices (0.01).",
+        ),
+        ([0.01, 0.05, 0.1], (0.05, 0.05, 0.1), None),
+        ([0.05, 0.1], (0.1, 0.1, 0.05), None),  # of two, each is an end
+        ([0.05, 0.1], (0.1, 0.1, 0.1), "3 of 3 .* at the upper end of its choices (0.1)."),
+    ],
+)
+def test_learning_rates_at_an_end_of_their_choices(
+    choices: list[float], rates: tuple[float, ...], text: str | None
+) -> None:
+    records = []
+    for n, rate in enumerate(rates):
+        found = trial(n, 0.9 + n / 10, 5.0 + n, predicted=predicted(5.0 + n))
+        records.append(
+            replace(found, candidate=replace(found.candidate, recovery=Recovery(lr=rate)))
+        )
+    view = view_of(*records, plan=plan({"recovery": {"lr": choices}}))
+    wanted = [text.replace(".*", "models of the front have a learning rate")] if text else []
+    assert words(view) == wanted
+
+
 def test_a_validation_split_that_is_too_small() -> None:
     values = (0.896, 0.898, 0.9)
     records = [trial(n, v, 5.0 + n, predicted=predicted(5.0 + n)) for n, v in enumerate(values)]
@@ -153,6 +181,36 @@ def test_a_dense_model_that_knows_the_validation_split(test: float, found: bool)
     assert bool(words(view)) is found
     if found:
         assert "90.00 % on validation and only 80.00 % on test data" in words(view)[0]
+
+
+@pytest.mark.parametrize(
+    ("metric", "direction", "validation", "test", "found"),
+    [
+        # four errors of a rate of 0.8 over a quarter of 5,000 samples: 0.045
+        ("auc", "maximize", 0.9, 0.8, True),
+        ("sensitivity", "maximize", 0.83, 0.8, False),
+        ("map", "maximize", 0.8, 0.9, False),
+        ("loss", "minimize", 0.9, 0.8, False),
+        ("psnr", "maximize", 30.0, 20.0, False),  # in no unit that has an error
+        ("reward", "maximize", 0.9, -0.2, False),
+    ],
+)
+def test_another_metric_in_zero_to_one_tells_contamination(
+    metric: str, direction: str, validation: float, test: float, found: bool
+) -> None:
+    record = trial(0, 0, 5.0, metrics={metric: validation})
+    dense = replace(DENSE, metrics={metric: validation}, samples=5000)
+    objectives = (Objective(metric, direction), Objective("latency_ms"))
+    front = ParetoFront(objectives, (record,), source="measured")
+    known = replace(retrained(0.9), dense=DenseTest({metric: test}))
+    view = replace(view_of(record, dense=dense), front=front, retrained=(known,))
+    says = [w for w in words(view) if "trained on validation data" in w]
+    assert bool(says) is found
+
+
+def test_a_part_of_a_search_from_several_models_has_no_quality_of_its_own() -> None:
+    view = view_of(trial(0, 0.88, 5.0))
+    assert findings(view, is_part=True) == []
 
 
 def test_a_budget_that_is_nearly_out_of_reach_names_the_layer() -> None:

@@ -13,6 +13,7 @@ from rich.console import Console
 
 from autoprune.errors import UsageError
 from autoprune.joint import JointFront
+from autoprune.record import TrialRecord
 from autoprune.report.joint import markdown, page, plot, show, single_reports, table_csv, write
 from autoprune.store import RunFolder, StartingState
 
@@ -68,6 +69,19 @@ def test_plot_has_a_line_and_a_diamond_for_each_start(whole: RunFolder) -> None:
     assert [line["x"] for line in lines] == [[14.0, 42.0], [14.0, 42.0]]
     assert [line["marker"]["size"] for line in lines] == [[6, 13], [13, 6]]
     assert [mark["y"] for mark in diamonds] == [[81.0], [81.0]]
+
+
+def test_doubts_are_told_after_the_starting_model(whole: RunFolder) -> None:
+    small = whole.starting_model("small")
+    for number in range(2, 5):
+        error, candidate = "out of memory", small.records()[0].candidate
+        small.append(TrialRecord(number, candidate, "failed", seed=0, error=error, origin="tpe"))
+    joint = JointFront.read(whole)
+    says, remedy = "small: 3 of 5 trials failed: out of memory.", "their reasons: autoprune show"
+    assert f"! {says}\n  {remedy}" in shown(joint)
+    assert f"- {says} *{remedy}" in markdown(joint)
+    assert f'<li class="bad">{says} <span class="todo">{remedy}' in page(joint)
+    assert "large: " not in page(joint).partition('class="health"')[2].partition("</section>")[0]
 
 
 def test_page_leads_to_the_runs(whole: RunFolder) -> None:
