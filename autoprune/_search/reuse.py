@@ -13,8 +13,9 @@ from autoprune.architecture import PRECISIONS
 from autoprune.config import RunConfig
 from autoprune.device.profile import DeviceProfile
 from autoprune.errors import StoreError, UsageError
+from autoprune.fitted_space import FittedSpace
 from autoprune.graph import PruningGraph
-from autoprune.pruning.sensitivity import Sensitivity
+from autoprune.pruning.sensitivity import RATIOS, Sensitivity
 from autoprune.record import REUSED, TrialRecord
 from autoprune.store import RunFolder
 
@@ -59,14 +60,19 @@ class EarlierRun:
         check_same_model(self.folder, graph, metrics, samples, "from_run")
 
     def sensitivity(self, plan: Plan) -> Sensitivity | None:
-        """Its sensitivities, where they know all items of the space."""
+        """Its sensitivities, where they were measured as far down as this space needs them.
+
+        An item that was fixed in the earlier space, or had a smaller largest ratio, was not: then
+        all are measured anew.
+        """
         found = self.folder.sensitivity(Sensitivity.from_dict)
-        missing = found is None or any(
-            item not in found.counts
-            for item in plan.space.items
-            if len(plan.space.choices(item)) > 1
-        )
-        return None if missing else found
+        short = unmeasured(found, plan.space) if found is not None else []
+        if short:
+            _LOG.warning(
+                "sensitivities are measured anew: %s has none of %s at the widths of this space",
+                *(self.folder.path, short[0]),
+            )
+        return None if short else found
 
     def copy_trials(self, plan: Plan, into: RunFolder) -> int:
         """Take over the trials that say something here, with the models that are in the budget.
@@ -106,6 +112,17 @@ class EarlierRun:
         )
 
 
+def unmeasured(found: Sensitivity, space: FittedSpace) -> list[str]:
+    """The items of a space that were not measured as far down as a measurement for it would.
+
+    Of an item that was fixed in the space it was measured for, only the dense model is known.
+    """
+    rest = 1.0 - max(RATIOS)
+    least = {item: space.nearest(item, rest * space.sizes.get(item, 1)) for item in space.items}
+    known = {item: found.counts.get(item, (math.inf,))[0] for item in least}
+    return [item for item, count in least.items() if known[item] > count]
+
+
 def check_same_model(
     folder: RunFolder,
     graph: PruningGraph,
@@ -140,15 +157,21 @@ def _place(targets: Mapping[str, object], name: str) -> tuple[object, ...]:
 
 
 def _is_expressible(record: TrialRecord, plan: Plan) -> bool:
-    """Whether the space has the record's settings, blocks, precision and patterns."""
+    """Whether the space has the record's settings, widths, blocks, precision and patterns.
+
+    Widths count as in the space between its smallest and its largest, however it rounds.
+    """
     architecture, space = record.candidate.architecture, plan.space
     try:
         space.params(record.candidate)
         architecture.complete(space.sizes)
     except ValueError:
         return False
+    ends = {name: space.choices(name) for name in architecture.widths}
     return (
-        all(name in space.blocks for name in architecture.dropped)
+        all(ends[name][0] <= count <= ends[name][-1] for name, count in architecture.widths.items())
+        and len(architecture.dropped) <= space.most_dropped
+        and all(name in space.blocks for name in architecture.dropped)
         and architecture.precision in space.space.precisions
         and space.patterns.allows(architecture.patterns)
     )

@@ -6,16 +6,19 @@ import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import toy
 from deep_task import Deep, Wider
 
 import autoprune
-from autoprune._search.reuse import _is_expressible
+from autoprune._search.reuse import _is_expressible, unmeasured
 from autoprune.architecture import Architecture
 from autoprune.candidate import Candidate
 from autoprune.errors import UsageError
+from autoprune.fitted_space import FittedSpace
+from autoprune.pruning.sensitivity import Sensitivity
 from autoprune.record import TrialRecord
 from autoprune.report.read import read
 from autoprune.space import SearchSpace
@@ -67,7 +70,7 @@ def first(cache: Path, told: Told) -> autoprune.Result:
         budget={"macs": "70%"},
         output=cache / "first",
         trials=4,
-        keep=["8"],
+        keep=["0"],
         quality={"accuracy": ">= 0.05"},
         baselines={"scratch": True},
         callbacks=[told],
@@ -121,6 +124,10 @@ def test_a_finished_search_goes_on_with_more_trials(cache: Path) -> None:
     assert [r.baseline for r in again.records].count("random") == 1
 
 
+def sensitivities(run: autoprune.Result) -> dict[str, Any]:
+    return json.loads((run.path / "sensitivity.json").read_text())
+
+
 def test_another_budget_uses_what_was_trained(first: autoprune.Result, cache: Path) -> None:
     second = autoprune.search(
         f"{TASK}:Wider",
@@ -134,11 +141,10 @@ def test_another_budget_uses_what_was_trained(first: autoprune.Result, cache: Pa
     known = [r for r in first.records if r.state in ("complete", "stopped")]
     assert [r.candidate for r in reused] == [r.candidate for r in known]
     assert [r.metrics for r in reused] == [r.metrics for r in known]
-    names = ("sensitivity.json",)
-    for name in names:
-        assert json.loads((second.path / name).read_text()) == json.loads(
-            (first.path / name).read_text()
-        )
+    before, after = sensitivities(first), sensitivities(second)
+    assert (before["kept"]["0"], before["damage"]["0"]) == ([12], [0.0])  # it was kept
+    assert len(after["kept"]["0"]) > 1
+    assert max(after["damage"]["0"]) > 0.0
     limit = 0.5 * (second.plan.dense.macs or 0)
     for record in reused:
         assert (record.artifact is not None) == ((record.predicted.macs or 0) <= limit)
@@ -155,7 +161,7 @@ def test_another_budget_uses_what_was_trained(first: autoprune.Result, cache: Pa
     ("change", "message"),
     [
         ({"task": "digits"}, "from_run: .* has task .* this search has 'digits'"),
-        ({"epochs": 1.0}, None),
+        ({"epochs": 1.0, "keep": ["0"]}, None),
     ],
 )
 def test_what_does_not_fit_is_refused_or_left_out(
@@ -171,6 +177,7 @@ def test_what_does_not_fit_is_refused_or_left_out(
         return
     found = autoprune.search(task, output=tmp_path / "run", from_run=first.path, **options)
     assert not [r for r in found.records if r.is_reused]
+    assert sensitivities(found) == sensitivities(first)
     assert "had 0.5 epochs, those of this search have 1" in caplog.text
 
 
@@ -205,6 +212,49 @@ def test_trials_that_the_new_space_has_not_are_left_out() -> None:
         Architecture({"a": 8}, dropped=["block"]),
     ):
         assert not _is_expressible(replace(record, candidate=Candidate(architecture)), plan)
+
+
+def test_trials_that_prune_what_is_kept_now_are_left_out() -> None:
+    space = SearchSpace.parse({"ratios": {"max": 0.5}})
+    plan = toy.make_plan(space=space)
+    kept = replace(plan, space=FittedSpace.of(space, toy.SIZES, ranges={"a": (0.0, 0.0)}))
+    for width, everywhere, here in ((8, True, False), (16, True, True), (7, False, False)):
+        record = TrialRecord(
+            0, Candidate(Architecture({"a": width})), "complete", seed=0, origin="tpe"
+        )
+        assert (_is_expressible(record, plan), _is_expressible(record, kept)) == (everywhere, here)
+    one = FittedSpace.of(SearchSpace.parse({"depth": {"max": 0.5}}), {}, blocks={"x": (), "y": ()})
+    assert [
+        _is_expressible(
+            replace(record, candidate=Candidate(Architecture(dropped=gone))),
+            replace(plan, space=one),
+        )
+        for gone in (["x"], ["y"], ["x", "y"])
+    ] == [True, True, False]
+
+
+def test_sensitivities_count_where_they_reach_as_far_down_as_the_space() -> None:
+    """Ratios of 0.95 are measured, or the largest: of 20 units 1, 4 at most 0.8, 10 at 0.5."""
+
+    def space(most: float, *, depth: bool = True, keep: bool = False) -> FittedSpace:
+        given = {"ratios": {"max": most}, "depth": {"max": 1.0} if depth else False}
+        ranges = {"conv": (0.0, 0.0)} if keep else {}
+        parsed = SearchSpace.parse(given)
+        return FittedSpace.of(parsed, {"conv": 20}, blocks={"b": ()}, ranges=ranges)
+
+    def table(conv: int, block: int) -> Sensitivity:
+        counts = {"conv": tuple({conv: 0, 20: 0}), "block:b": tuple({block: 0, 1: 0})}
+        rises = {name: (0.5, 0.0)[-len(its) :] for name, its in counts.items()}
+        return Sensitivity(0.0, counts, rises)
+
+    assert unmeasured(table(4, 0), space(0.8)) == []
+    assert unmeasured(table(4, 0), space(0.5, keep=True, depth=False)) == []
+    assert unmeasured(table(10, 0), space(0.8)) == ["conv"]
+    assert unmeasured(table(20, 0), space(0.8)) == ["conv"]  # it was kept
+    assert unmeasured(table(20, 0), space(0.8, keep=True)) == []
+    assert unmeasured(table(4, 1), space(0.8)) == ["block:b"]  # there was no depth
+    assert unmeasured(table(4, 1), space(0.8, depth=False)) == []
+    assert unmeasured(Sensitivity(0.0, {}, {}), space(0.8)) == ["conv", "block:b"]
 
 
 def test_the_front_is_measured_again(first: autoprune.Result) -> None:
