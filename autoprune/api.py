@@ -223,7 +223,8 @@ def retrain(
     two and four times that rate are tried in short trainings on the first seed, judged on
     validation data (half as long as one seed's training together; `on_rate(RateTrial)` is called
     after each). `recovery` replaces other settings of the trial, as in the space's section of that
-    name, such as `{"ema": 0.99, "label_smoothing": 0.1}`, and `schedule` when units are removed,
+    name, such as `{"ema": 0.99, "label_smoothing": 0.1}` (with another optimizer rate and weight
+    decay are that one's own, unless they are given), and `schedule` when units are removed,
     such as `{"kind": "cubic"}`: in 4 steps in the first half of the training. An int8 model is
     quantized at the end, and the last fifth of its training simulates int8 where its trial lost
     more than 1 % of the metric by that; `quantization_aware` says otherwise. The test split

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -21,9 +22,9 @@ from autoprune._search.target_devices import (
 )
 from autoprune.architecture import INT8
 from autoprune.budget import Cost
-from autoprune.candidate import AUTO, Candidate
+from autoprune.candidate import AUTO, BY_OPTIMIZER, Candidate
 from autoprune.config import RunConfig
-from autoprune.errors import DeviceError, StoreError, UsageError
+from autoprune.errors import DeviceError, StoreError, TrainingError, UsageError
 from autoprune.graph import PruningGraph
 from autoprune.pruning.build import KeptIndices
 from autoprune.pruning.compensate import Calibration, calibrate
@@ -47,11 +48,13 @@ from autoprune.store import (
 )
 from autoprune.tasks.base import Task
 from autoprune.tasks.load import load_dense
+from autoprune.tasks.metrics import evaluated
 from autoprune.tasks.on_batches import loss_of
 from autoprune.training import Precision, RecoveryRun, training_device, training_precision
 from autoprune.training.batches import sample
 from autoprune.training.optimizers import optimizer_for, rate_for_length
 
+_LOG = logging.getLogger(__name__)
 SIMULATED = 0.2  # of the steps, the last ones, where int8 costs too much quality
 _SETTINGS = QuantizationSettings()
 _IN_STEPS = Schedule("cubic", 0.0, 0.5, 4)
@@ -81,14 +84,15 @@ def retrain_trial(
     """Retrain one record of a run and write everything; returns the folder.
 
     `recovery` replaces fields of the candidate's `Recovery`, `schedule` its schedule (keys that are
-    missing are the trial's; for one that pruned at once: cubic, 4 steps, 0 to 0.5). Without a
+    missing are the trial's; for one that pruned at once: cubic, 4 steps, 0 to 0.5). With another
+    optimizer, rate and weight decay are that one's own unless they are given. Without a
     learning rate SGD's grows with the length of the training (`rate_for_length`), and with
-    `find_lr` the best one around that is looked for (`find_rate`). An int8 candidate is quantized
-    after training; where its trial lost more than 1 % of the metric by that (or as
-    `quantization_aware` says), the last fifth of the steps simulates int8. A folder that holds this
-    retraining is resumed (nothing is done when it is finished); one that holds another raises
-    StoreError. DeviceError where the device cannot be asked, before the training or when it is to
-    measure. `config` says where to train and what to measure.
+    `find_lr` the best one around that is looked for (`find_rate`), judged in its precision.
+    An int8 candidate is quantized after training; where its trial lost more than 1 % of the metric
+    by that (or as `quantization_aware` says), the last fifth of the steps simulates int8. A folder
+    that holds this retraining is resumed (nothing is done when it is finished); one that holds
+    another raises StoreError. DeviceError where the device cannot be asked, before the training or
+    when it is to measure. `config` says where to train and what to measure.
     """
     if not (0.0 < epochs < math.inf):
         raise UsageError(f"epochs must be above 0 and finite, got {epochs:g}")
@@ -111,7 +115,9 @@ def retrain_trial(
     with run.writing():
         folder.save_plan(plan)
         ready = _prepare(config, task, record)
-        found = _found_rate(folder, ready, record.candidate, plan, on_rate) if find_lr else None
+        found = None
+        if find_lr:
+            found = _found_rate(folder, ready, record.candidate, plan, on_rate, aware)
         if found is not None:
             record = replace(record, candidate=_with_recovery(record.candidate, {"lr": found.lr}))
         done = _train(folder, ready, record.candidate, plan, on_entry)
@@ -180,8 +186,17 @@ def _in_int8(task: Task, model: nn.Module) -> nn.Module:
 
 
 def _with_recovery(candidate: Candidate, recovery: Mapping[str, Any]) -> Candidate:
+    before = candidate.recovery
+    own: dict[str, Any] = {}
+    if recovery.get("optimizer", before.optimizer) != before.optimizer:
+        own = {name: None for name in BY_OPTIMIZER if name not in recovery}
+    for name in own:
+        _LOG.warning(
+            "recovery.%s is the default of %s, not the trial's %s with %s",
+            *(name, recovery["optimizer"], getattr(before, name), before.optimizer),
+        )
     try:
-        return replace(candidate, recovery=replace(candidate.recovery, **recovery))
+        return replace(candidate, recovery=replace(before, **own, **recovery))
     except ValueError as error:
         raise UsageError(str(error)) from None
 
@@ -286,8 +301,12 @@ def _found_rate(
     candidate: Candidate,
     plan: RetrainingPlan,
     on_rate: OnRate | None,
+    aware: float,
 ) -> FoundRate:
-    """The rate that an interrupted retraining has found, or else the one that is found now."""
+    """The rate that an interrupted retraining has found, or else the one that is found now.
+
+    Trainings are judged as they are trained and tested in full length: simulating int8, converted.
+    """
     known = folder.found_rate()
     if known is not None:
         return known
@@ -304,9 +323,15 @@ def _found_rate(
             calibration=ready.calibration,
             device=ready.device,
             precision=ready.precision,
+            quantization_aware=aware,
         )
-        short.advance(epochs)
-        return sign * short.metrics[task.metric]
+        metrics = short.advance(epochs)
+        if candidate.architecture.precision == INT8:
+            metrics = evaluated(task, _in_int8(task, short.result()), "val")
+        found = metrics[task.metric]
+        if not math.isfinite(found):
+            raise TrainingError(f"{task.metric} of the int8 model must be finite, got {found}")
+        return sign * found
 
     auto = optimizer_for(task, ready.dense, ready.graph)
     resolved = replace(candidate, recovery=candidate.recovery.resolved(auto))

@@ -10,15 +10,24 @@ from typing import Any
 import pytest
 import small_run
 from small_run import Pair
+from torch import nn
 
-from autoprune._retraining.trial import _for_length, retrain_trial
+from autoprune._retraining.trial import _for_length, _with_recovery, retrain_trial
 from autoprune.architecture import Architecture
 from autoprune.candidate import Candidate, Recovery
 from autoprune.config import RunConfig
 from autoprune.errors import StoreError, TaskError, UsageError
 from autoprune.loading import load
+from autoprune.quantization import twin_of
 from autoprune.schedule import Schedule
-from autoprune.store import RateTrial, RetrainingFolder, RetrainingPlan, RunFolder
+from autoprune.store import (
+    QuantizationSettings,
+    RateTrial,
+    RetrainingFolder,
+    RetrainingPlan,
+    RunFolder,
+)
+from autoprune.training import RecoveryRun
 from autoprune.training.optimizers import rate_for_length
 
 SHORT = RunConfig.from_dict({"task": "digits", "budget": {"macs": "50%"}, "search": {"epochs": 2}})
@@ -104,6 +113,60 @@ def test_a_rate_is_found_once_and_written(run: RunFolder, monkeypatch: pytest.Mo
     assert found.lr == summary.candidate.recovery.lr
     assert found.lr == pytest.approx(best.factor * told[1].lr * 4.0)  # SGD: 16 times as long
     assert retrained(run, number=1).summary().found_rate is None
+
+
+def test_rates_of_an_int8_model_are_judged_in_int8(
+    run: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    converted: list[nn.Module] = []
+    shares: list[float] = []
+
+    class Spied(RecoveryRun):
+        def __init__(self, *args: Any, **options: Any) -> None:
+            super().__init__(*args, **options)
+            shares.append(options["quantization_aware"])
+
+    def in_int8(task: Any, model: nn.Module) -> nn.Module:
+        converted.append(twin_of(model, task, QuantizationSettings(), threads=1).int8)
+        return converted[-1]
+
+    monkeypatch.setattr("autoprune._retraining.trial.RecoveryRun", Spied)
+    monkeypatch.setattr("autoprune._retraining.trial._in_int8", in_int8)
+    record = run.records()[0]
+    record = replace(record, candidate=record.candidate.in_precision("int8"))
+    told: list[RateTrial] = []
+    retrain_trial(
+        run,
+        run.config,
+        Pair(),
+        record,
+        **{"epochs": 16.0, "seeds": (3,), "quantization_aware": True},
+        find_lr=True,
+        on_rate=told.append,
+    )
+    assert shares == [0.2] * 6
+    wanted = [Pair().evaluate(model, "val")["accuracy"] for model in converted]
+    assert [tried.score for tried in told] == wanted[:6]
+    assert len(wanted) == 7  # the last one is the retrained model
+
+
+def test_another_optimizer_has_its_own_rate_and_decay(caplog: pytest.LogCaptureFixture) -> None:
+    before = candidate(lr=0.05, weight_decay=1e-3, optimizer="sgd")
+
+    def after(**recovery: object) -> tuple[object, ...]:
+        found = _with_recovery(before, recovery).recovery.resolved("adamw")
+        return found.optimizer, found.lr, found.weight_decay
+
+    assert after(optimizer="adamw") == ("adamw", 0.0003, 0.01)
+    assert [record.getMessage() for record in caplog.records] == [
+        "recovery.lr is the default of adamw, not the trial's 0.05 with sgd",
+        "recovery.weight_decay is the default of adamw, not the trial's 0.001 with sgd",
+    ]
+    assert after(optimizer="auto") == ("adamw", 0.0003, 0.01)
+    assert after(optimizer="adamw", lr=0.002) == ("adamw", 0.002, 0.01)
+    assert after(optimizer="adamw", weight_decay=0.0) == ("adamw", 0.0003, 0.0)
+    assert after(optimizer="sgd") == ("sgd", 0.05, 1e-3)
+    assert after(ema=0.9) == ("sgd", 0.05, 1e-3)
 
 
 @pytest.mark.parametrize(
