@@ -38,6 +38,7 @@ from .loading import load as load
 from .pareto import ParetoFront as ParetoFront
 from .pruning.calibration import Calibration as Calibration
 from .pruning.compensate import calibrate as calibrate
+from .pruning.importance import accumulate_gradients as accumulate_gradients
 from .pruning.one_shot import groups as groups
 from .pruning.one_shot import prune_model as prune_model
 from .record import TrialRecord as TrialRecord

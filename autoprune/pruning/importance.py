@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from autoprune.candidate import BY_GRADIENTS
 from autoprune.errors import TrainingError, UsageError
 from autoprune.graph import Group, PruningGraph, Slice
+from autoprune.graph.replica import plain
 from autoprune.pruning.effective import effective
 
 if TYPE_CHECKING:
@@ -110,7 +111,7 @@ def _check_method(
     if method in BY_GRADIENTS and gradients is None:
         raise UsageError(
             f"importance {method!r} needs gradients · get them with "
-            "importance.accumulate_gradients(model, loss, batches)"
+            "autoprune.accumulate_gradients(model, loss, batches)"
         )
     if method == "wanda" and calibration is None:
         raise UsageError(
@@ -149,7 +150,14 @@ def accumulate_gradients(
 
     The model runs in its present mode; its `.grad` fields are not changed. Parameters that
     the loss does not reach get zeros. Raises UsageError for no batch at all.
+
+    >>> net = nn.Sequential(nn.Linear(1, 2, bias=False), nn.Linear(2, 1, bias=False))
+    >>> batches = [(torch.ones(4, 1), torch.zeros(4, 1)), (torch.ones(2, 1), torch.ones(2, 1))]
+    >>> loss = lambda model, batch: (model(batch[0]) - batch[1]).square().mean()
+    >>> sorted(accumulate_gradients(net, loss, batches))
+    ['0.weight', '1.weight']
     """
+    model = plain(model)
     trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
     total = {name: torch.zeros_like(p) for name, p in trainable.items()}
     count = 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from autoprune.architecture import Architecture
 from autoprune.errors import UsageError
@@ -34,6 +34,7 @@ def prune_model(
     patterns: str | Mapping[str, str] | None = None,
     round_to: int = 1,
     calibration: Calibration | None = None,
+    gradients: Mapping[str, Tensor] | None = None,
     refit: Iterable[Any] | None = None,
     num_heads: Mapping[str, int] | None = None,
 ) -> nn.Module:
@@ -43,7 +44,8 @@ def prune_model(
     to fraction (`groups` lists them; groups that are not named are not pruned). Kept sizes are
     multiples of `round_to` where the group is large enough. `importance` is the score by which
     units are selected, by name or as a function (see `importance.scores`): by default `"obs"` with
-    a calibration, `"l2"` without. `patterns` are sparsity patterns of single weights, by name or
+    a calibration, `"l2"` without; `"taylor"` and `"movement"` need the `gradients` of a loss (see
+    `accumulate_gradients`). `patterns` are sparsity patterns of single weights, by name or
     one for all that can have one: `"0.8"`, or `"2:4"`. With `calibration` (see `calibrate`) the
     remaining weights are repaired by least squares, in milliseconds. With `refit`, a few batches of
     training inputs (512 samples are used), every layer is then fitted again on the inputs that it
@@ -65,7 +67,13 @@ def prune_model(
     graph = prunable(model, example_inputs, ignored_layers=ignored_layers, num_heads=num_heads)
     ratios = _ratios(graph, ratio)
     importance = importance or ("l2" if calibration is None else "obs")
-    scores = importances.scores(model, graph, importance, calibration=calibration)
+    scores = importances.scores(
+        model,
+        graph,
+        importance,
+        calibration=calibration,
+        gradients=_of(model, gradients) if gradients is not None else None,
+    )
     widths = {n: kept_units(graph.group(n).size, ratio, round_to) for n, ratio in ratios.items()}
     if patterns and refit is not None:
         raise UsageError("refit fills zeros again · leave it out, or patterns")
@@ -77,7 +85,7 @@ def prune_model(
         _architecture(widths, patterns or {}),
         scores=scores,
         calibration=calibration,
-        choice=Choice(method_for(importance), calibration=calibration),
+        choice=Choice(method_for(importance), gradients, calibration),
     )
     warn_if_unpruned(model, built.model, graph, max(_values(ratio), default=0.0))
     if refit is not None:
@@ -110,6 +118,19 @@ def groups(
     return prunable(
         model, example_inputs, ignored_layers=ignored_layers, num_heads=num_heads
     ).groups
+
+
+def _of(model: nn.Module, gradients: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """The gradients, which must be of this model: else UsageError."""
+    shapes = {name: held.shape for name, held in model.named_parameters(remove_duplicate=False)}
+    for name, gradient in gradients.items():
+        if shapes.get(name) != gradient.shape:
+            raise UsageError(
+                f"gradients[{name!r}] must be of a parameter of this model and have its shape, got "
+                f"{tuple(gradient.shape)} · make them for this model with "
+                "autoprune.accumulate_gradients(model, loss, batches)"
+            )
+    return gradients
 
 
 def _architecture(widths: Mapping[str, int], patterns: Mapping[str, str]) -> Architecture:

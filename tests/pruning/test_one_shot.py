@@ -9,6 +9,7 @@ from torch import nn
 
 from autoprune.errors import GraphError, UsageError
 from autoprune.pruning.compensate import calibrate
+from autoprune.pruning.importance import accumulate_gradients
 from autoprune.pruning.one_shot import groups, prune_model
 
 
@@ -95,3 +96,49 @@ def test_ratios_that_do_not_fit_are_refused(ratio, error: type[Exception], text:
     build, draw = ZOO["mlp"]
     with pytest.raises(error, match=text):
         prune_model(build(), draw(1), ratio)
+
+
+def squared(model: nn.Module, batch: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+    return (model(batch[0]) - batch[1]).square().mean()
+
+
+def two_layers() -> nn.Sequential:
+    """y = Σ v_i w_i x with w = (1, 2, 3), v = (3, 1, 2): 11 x."""
+    net = nn.Sequential(nn.Linear(1, 3, bias=False), nn.Linear(3, 1, bias=False))
+    with torch.no_grad():
+        net[0].weight.copy_(torch.tensor([[1.0], [2.0], [3.0]]))
+        net[1].weight.copy_(torch.tensor([[3.0, 1.0, 2.0]]))
+    return net
+
+
+def test_importances_by_gradients_prune_with_gradients() -> None:
+    """For x = 1, y = 10 the slope is 2: |w g| + |v g| = 4 |w v|, which is (12, 8, 24)."""
+    net, batches = two_layers(), [(torch.ones(1, 1), torch.full((1, 1), 10.0))]
+    gradients = accumulate_gradients(net, squared, batches)
+    assert gradients["0.weight"].tolist() == [[6.0], [2.0], [4.0]]
+    x = torch.zeros(1, 1)
+    small = prune_model(net, x, 0.3, importance="taylor", gradients=gradients)
+    assert small[0].weight.tolist() == [[1.0], [3.0]]  # the largest norms are 2 and 3
+    small = prune_model(net, x, 0.3, importance="movement", gradients=gradients)
+    assert small[0].weight.tolist() == [[1.0], [2.0]]  # -4 w v: the most negative leaves
+    compiled = torch.compile(two_layers(), backend="eager")
+    assert accumulate_gradients(compiled, squared, batches).keys() == gradients.keys()
+
+
+def test_patterns_follow_the_gradients() -> None:
+    net, batches = two_layers(), [(torch.ones(1, 1), torch.full((1, 1), 10.0))]
+    gradients = accumulate_gradients(net, squared, batches)
+    patterns = {"1.weight": "0.3"}
+    small = prune_model(
+        net, torch.zeros(1, 1), 0.0, importance="taylor", gradients=gradients, patterns=patterns
+    )
+    assert small[1].weight.tolist() == [[3.0, 0.0, 2.0]]
+
+
+def test_gradients_that_are_missing_or_of_another_model_are_refused() -> None:
+    net, x = two_layers(), torch.zeros(1, 1)
+    with pytest.raises(UsageError, match=r"needs gradients · get them with autoprune\.accumulate"):
+        prune_model(net, x, 0.3, importance="taylor")
+    for other in ({"9.weight": torch.zeros(3, 1)}, {"0.weight": torch.zeros(4, 1)}):
+        with pytest.raises(UsageError, match=r"must be of a parameter of this model"):
+            prune_model(net, x, 0.3, importance="taylor", gradients=other)
