@@ -7,7 +7,7 @@ that models of different widths can be compared.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -18,23 +18,45 @@ from torch.nn import functional as F
 from autoprune.errors import TaskError
 from autoprune.graph import PruningGraph
 
+_MOVING = frozenset({"permute", "transpose", "t", "movedim"})  # other dimensions in another place
 Features = Mapping[str, Sequence[Tensor]]  # module path -> its output at each call
 
 
-def feature_layers(graph: PruningGraph) -> tuple[str, ...]:
-    """Paths of the modules whose outputs are compared: residual blocks, else layers with weights.
+def feature_layers(graph: PruningGraph) -> dict[str, int]:
+    """The modules whose outputs are compared, by path, each with the dimension of its channels.
 
-    The last layer is left out: its output is the model's.
+    Residual blocks, else layers with weights without the last one: its output is the model's. The
+    dimension is the one that pruning narrows; of channels that are not prunable, that of the last
+    convolution or linear layer inside. Modules of which neither tells are left out, and those
+    whose outputs have no positions.
     """
-    blocks = [block.name for block in graph.blocks]
-    if blocks:
-        return tuple(blocks)
-    layers = (name.rpartition(".")[0] for op in graph.ops if op.macs for name in op.parameters)
-    return tuple(dict.fromkeys(layers))[:-1]
+    names = [block.name for block in graph.blocks]
+    if not names:
+        layers = (name.rpartition(".")[0] for op in graph.ops if op.macs for name in op.parameters)
+        names = list(dict.fromkeys(layers))[:-1]
+    found = {name: _channels(graph, name) for name in names}
+    return {name: channels for name, channels in found.items() if channels is not None}
+
+
+def _channels(graph: PruningGraph, path: str) -> int | None:
+    """The dimension of the channels in a module's output; None where it is not known."""
+    inside = [op for op in graph.ops if f"{op.layer}.".startswith(f"{path}.") and op.outputs]
+    if not inside:
+        return None
+    dims = graph.tensors[inside[-1].outputs[0]].dims
+    if len(dims) < 3:
+        return None
+    narrowed = [place for place, dim in enumerate(dims) if dim.per_unit]
+    if narrowed:
+        return narrowed[0] if len(narrowed) == 1 else None
+    last = max((place for place, op in enumerate(inside) if op.macs), default=None)
+    if last is None or any(op.name in _MOVING for op in inside[last:]):
+        return None
+    return 1 if "conv" in inside[last].name else len(dims) - 1
 
 
 @contextmanager
-def recorded(model: nn.Module, layers: Sequence[str]) -> Iterator[Features]:
+def recorded(model: nn.Module, layers: Iterable[str]) -> Iterator[Features]:
     """Yields the outputs of the layers that the model has, as they come."""
     found: dict[str, list[Tensor]] = defaultdict(list)
 
@@ -57,22 +79,23 @@ def recorded(model: nn.Module, layers: Sequence[str]) -> Iterator[Features]:
             handle.remove()
 
 
-def attention_distance(student: Features, teacher: Features) -> Tensor:
+def attention_distance(student: Features, teacher: Features, channels: Mapping[str, int]) -> Tensor:
     """The mean squared distance of normalized attention maps, over layers and samples: 0 to 4.
 
-    The map of an output is the sum of its squares over the channels: the dimension whose size
-    differs, or the first after the batch. Outputs with fewer than three dimensions, or of another
-    shape beyond that, are left out. Raises TaskError where nothing is left.
+    The map of an output is the sum of its squares over the channels, whose dimension `channels`
+    has by module (see `feature_layers`). Outputs with fewer than three dimensions, or of another
+    shape beyond that one, are left out. Raises TaskError where nothing is left.
 
     >>> x = torch.rand(2, 3, 4, 4)
-    >>> attention_distance({"conv": [x[:, :2]]}, {"conv": [x[:, :2] * 5]}).item() < 1e-6
+    >>> student, teacher = {"conv": [x[:, :2]]}, {"conv": [x[:, :2] * 5]}
+    >>> attention_distance(student, teacher, {"conv": 1}).item() < 1e-6
     True
     """
     found = [
         distance
         for name, outputs in student.items()
         for one, other in zip(outputs, teacher.get(name, ()), strict=False)
-        if (distance := _distance(one, other)) is not None
+        if (distance := _distance(one, other, channels[name])) is not None
     ]
     if not found:
         raise TaskError(
@@ -82,13 +105,12 @@ def attention_distance(student: Features, teacher: Features) -> Tensor:
     return torch.stack(found).mean()
 
 
-def _distance(student: Tensor, teacher: Tensor) -> Tensor | None:
-    if student.dim() != teacher.dim() or student.dim() < 3:
+def _distance(student: Tensor, teacher: Tensor, channels: int) -> Tensor | None:
+    if student.dim() != teacher.dim() or student.dim() < 3 or channels >= student.dim():
         return None
-    differing = [at for at in range(student.dim()) if student.shape[at] != teacher.shape[at]]
-    if len(differing) > 1 or 0 in differing:
+    differing = {at for at in range(student.dim()) if student.shape[at] != teacher.shape[at]}
+    if not differing <= {channels}:
         return None
-    channels = differing[0] if differing else 1
     one, other = (_map(x, channels) for x in (student, teacher))
     return (one - other).square().sum(1).mean()
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 
 import torch
@@ -28,7 +28,7 @@ class Objective:
     and f of features. L is the task's loss, of mixed batches with `recovery.mixup`; U the
     cross-entropy of equal probabilities (Szegedy et al., "Rethinking the Inception Architecture for
     Computer Vision", CVPR 2016); D the distance of the outputs from the teacher's, A that of the
-    attention maps of `layers`.
+    attention maps of `layers` (see `feature_layers`).
     """
 
     def __init__(
@@ -39,13 +39,13 @@ class Objective:
         device: torch.device,
         *,
         teacher: Teacher | None = None,
-        layers: Sequence[str] = (),
+        layers: Mapping[str, int] | None = None,
     ) -> None:
         if teacher is None and (recovery.distillation or recovery.features):
             raise ValueError("distillation needs a teacher")
         self._task, self._recovery = task, recovery
         self._precision, self._device = precision, device
-        self._teacher, self._layers = teacher, layers if recovery.features else ()
+        self._teacher, self._layers = teacher, (layers or {}) if recovery.features else {}
 
     def loss(self, model: nn.Module, batch: Batch, *, int8: bool = False) -> Tensor:
         """A scalar; with `int8`, of the model in simulated int8.
@@ -70,7 +70,7 @@ class Objective:
             weight = recovery.distillation
             loss = (1.0 - weight) * loss + weight * teacher.distance(calls, answers)
         if recovery.features:
-            loss = loss + recovery.features * attention_distance(features, wanted)
+            loss = loss + recovery.features * attention_distance(features, wanted, self._layers)
         return loss
 
     def _of_task(self, model: nn.Module, batch: Batch, calls: list[Call]) -> Tensor:

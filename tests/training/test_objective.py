@@ -54,7 +54,7 @@ def dense():
 def loss(model, *, dense=None, task=None, **recovery):
     task, made = task or Images(), Recovery(**{"distillation": 0.0, **recovery})
     teacher = Teacher(task, dense, Precision(), CPU) if dense is not None else None
-    objective = Objective(task, made, Precision(), CPU, teacher=teacher, layers=("0",))
+    objective = Objective(task, made, Precision(), CPU, teacher=teacher, layers={"0": 1})
     return objective.loss(model, BATCH)
 
 
@@ -72,7 +72,7 @@ def test_distillation_smoothing_and_features_add_up(model, dense):
     x, y = BATCH
     own = F.cross_entropy(model(x), y, label_smoothing=0.1)
     far = Images().distillation_loss(model(x), dense(x))
-    maps = attention_distance({"0": [model[0](x)]}, {"0": [dense[0](x)]})
+    maps = attention_distance({"0": [model[0](x)]}, {"0": [dense[0](x)]}, {"0": 1})
     found = loss(model, dense=dense, label_smoothing=0.1, distillation=0.25, features=2.0)
     assert found.item() == pytest.approx((0.75 * own + 0.25 * far + 2.0 * maps).item(), rel=1e-5)
 
