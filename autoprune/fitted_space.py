@@ -11,6 +11,7 @@ from typing import Any
 from autoprune.architecture import BLOCK, FLOAT32, IN_FLOAT, INT8, Architecture
 from autoprune.candidate import PENALTIES, Candidate, Recovery, Selection
 from autoprune.fitted_patterns import FittedPatterns
+from autoprune.fitted_schedule import schedule_of, values_of
 from autoprune.patterns import WeightCurve
 from autoprune.schedule import Schedule
 from autoprune.settings import Parameter, Value, without_optimizer
@@ -223,8 +224,8 @@ class FittedSpace:
     def candidate(self, params: Mapping[str, Value]) -> Candidate:
         """The candidate of sampled values; values that build and train alike give equal keys.
 
-        A one-shot schedule ends where it begins; an end before the beginning is moved to it. Where
-        all is removed before any training, the regularizer is 0 and `rewarm` off; the penalty of a
+        Schedules that remove all at the same time, and at once, are equal (`schedule_of`). Where
+        that is before any training, the regularizer is 0 and `rewarm` off; the penalty of a
         regularizer of 0 is the default. With `optimizer: auto`, what depends on the optimizer is
         left to its default (`SearchSpace.for_optimizer` says what it is).
         """
@@ -232,9 +233,7 @@ class FittedSpace:
             **self.space.fixed,
             **{p.name: p.clip(params[p.name]) for p in self.space.varied},
         }
-        kind, begin = str(values["schedule.kind"]), float(values["schedule.begin"])
-        one_shot = kind == "one_shot"
-        end = begin if one_shot else max(begin, float(values["schedule.end"]))
+        schedule = schedule_of(self.space, values)
         ratios = {name: self._ratio_of(name, params) for name in self.widths}
         dropped = [name for name in self.blocks if params.get(f"{DROP}.{name}", False)]
         return Candidate.planned(
@@ -243,8 +242,8 @@ class FittedSpace:
             ),
             self.sizes,
             selection=Selection(str(values["importance"]), bool(values["repair"])),
-            schedule=Schedule(kind, begin, end, 1 if one_shot else int(values["schedule.steps"])),
-            recovery=_recovery(values, trained_before=not one_shot or begin > 0.0),
+            schedule=schedule,
+            recovery=_recovery(values, trained_before=_trains_before(schedule)),
             nearest=self._nearest,
         )
 
@@ -272,7 +271,7 @@ class FittedSpace:
         """The part of `params` that are no ratios: what the space's `varied` names."""
         written = {
             **candidate.selection.to_dict(),
-            **{f"schedule.{key}": value for key, value in candidate.schedule.to_dict().items()},
+            **values_of(self.space, candidate.schedule),
             **{f"recovery.{key}": value for key, value in asdict(candidate.recovery).items()},
         }
         found = self.patterns.params(candidate.architecture)
@@ -360,17 +359,16 @@ def _recovery(values: Mapping[str, Value], *, trained_before: bool) -> Recovery:
     return Recovery(**found)
 
 
+def _trains_before(schedule: Schedule) -> bool:
+    """Whether a removal comes after some training."""
+    return schedule.milestones()[-1][0] > 0.0
+
+
 def _is_unused(name: str, candidate: Candidate) -> bool:
     """Whether a setting changes nothing for this candidate."""
-    schedule, optimizer = candidate.schedule, candidate.recovery.optimizer
-    one_shot = schedule.kind == "one_shot"
+    before, optimizer = _trains_before(candidate.schedule), candidate.recovery.optimizer
     return (
-        (one_shot and name in ("schedule.end", "schedule.steps"))
-        or (
-            one_shot
-            and schedule.begin == 0.0
-            and name in ("recovery.regularizer", "recovery.rewarm")
-        )
+        (not before and name in ("recovery.regularizer", "recovery.rewarm"))
         or (name == "recovery.penalty" and candidate.recovery.regularizer == 0.0)
         or (name != without_optimizer(name) and not name.endswith(f".{optimizer}"))
     )

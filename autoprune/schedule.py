@@ -7,8 +7,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+ONE_SHOT = "one_shot"
 CURVES: dict[str, Callable[[float], float]] = {
-    "one_shot": lambda t: 1.0,
+    ONE_SHOT: lambda t: 1.0,
     "linear": lambda t: t,
     "cubic": lambda t: 1.0 - (1.0 - t) ** 3,
     "exponential": lambda t: (1.0 - math.exp(-5.0 * t)) / (1.0 - math.exp(-5.0)),
@@ -30,7 +31,7 @@ class Schedule:
     ((0.0, 0.875), (0.5, 1.0))
     """
 
-    kind: str = "one_shot"
+    kind: str = ONE_SHOT
     begin: float = 0.0
     end: float = 0.0
     steps: int = 1
@@ -52,8 +53,8 @@ class Schedule:
         The last share is always 1. Step k of n takes place at an equal distance between `begin` and
         `end` and reaches the curve's value k/n, so that the first removal is never empty.
         """
-        if self.kind == "one_shot" or self.begin == self.end or self.steps == 1:
-            at = self.begin if self.kind == "one_shot" else self.end
+        if self.kind == ONE_SHOT or self.begin == self.end or self.steps == 1:
+            at = self.begin if self.kind == ONE_SHOT else self.end
             return ((at, 1.0),)
         curve, last = CURVES[self.kind], self.steps - 1
         return tuple(

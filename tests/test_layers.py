@@ -54,6 +54,7 @@ FLOORS = {
     "candidate": 0,
     "fitted_space": 0,
     "fitted_patterns": 0,
+    "fitted_schedule": 0,
     "patterns": 0,
     "space": 0,
     "settings": 0,

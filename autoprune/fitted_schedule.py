@@ -1,0 +1,80 @@
+"""The schedules of a search space: sampled values become schedules, and schedules values."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping
+
+from autoprune.schedule import ONE_SHOT, Schedule
+from autoprune.settings import Parameter, Value
+from autoprune.space import SearchSpace
+
+_KIND, _BEGIN, _END, _STEPS = (f"schedule.{key}" for key in ("kind", "begin", "end", "steps"))
+
+
+def schedule_of(space: SearchSpace, values: Mapping[str, Value]) -> Schedule:
+    """The schedule of sampled values; those that remove all at once, and then, are equal.
+
+    An end before the beginning is moved to it. A removal of one step has no curve: it gets the
+    first kind of the space that can remove at that time, `one_shot` before others.
+
+    >>> space = SearchSpace.parse({"schedule": {"kind": ["linear", "cubic"], "steps": [1, 2]}})
+    >>> values = {**space.fixed, "schedule.kind": "cubic", "schedule.steps": 1}
+    >>> schedule_of(space, values)
+    Schedule(kind='linear', begin=0.5, end=0.5, steps=1)
+    """
+    kind, begin = str(values[_KIND]), float(values[_BEGIN])
+    steps = int(values[_STEPS])
+    at = _at_once(kind, begin, float(values[_END]), steps)
+    if at is None:
+        return Schedule(kind, begin, float(values[_END]), steps)
+    found = _values_at(space, at)
+    return Schedule(str(found[_KIND]) if found else kind, at, at, 1)
+
+
+def values_of(space: SearchSpace, schedule: Schedule) -> dict[str, Value]:
+    """Values that `schedule_of` turns into this schedule, for those settings that vary.
+
+    Numbers outside a range are moved to its nearest end. Raises ValueError where a choice does not
+    hold the schedule's value.
+    """
+    varied = {p.name: p for p in space.varied if p.name.startswith("schedule.")}
+    milestones = schedule.milestones()
+    written = {f"schedule.{key}": value for key, value in schedule.to_dict().items()}
+    if len(milestones) == 1:
+        written |= _values_at(space, milestones[0][0]) or {
+            name: _first(varied[name]) for name in (_END, _STEPS) if name in varied
+        }
+    return {name: parameter.clip(written[name]) for name, parameter in varied.items()}
+
+
+def _at_once(kind: str, begin: float, end: float, steps: int) -> float | None:
+    """When everything is removed, where that is at once."""
+    if kind == ONE_SHOT:
+        return begin
+    return max(begin, end) if steps == 1 or end <= begin else None
+
+
+def _values_at(space: SearchSpace, at: float) -> dict[str, Value]:
+    """Values of the space that remove everything at that time; empty where there are none."""
+    names = (_KIND, _BEGIN, _END, _STEPS)
+    wanted: tuple[Value, ...] = (ONE_SHOT, at, at, 1)
+    options = [_options(space, *pair) for pair in zip(names, wanted, strict=True)]
+    for kind, begin, end, steps in itertools.product(*options):
+        if _at_once(str(kind), float(begin), float(end), int(steps)) == at:
+            return dict(zip(names, (kind, begin, end, steps), strict=True))
+    return {}
+
+
+def _options(space: SearchSpace, name: str, wanted: Value) -> list[Value]:
+    """What a setting can be, the wanted value first; of a range that and its lowest."""
+    parameter = next((p for p in space.varied if p.name == name), None)
+    if parameter is None:
+        return [space.fixed[name]]
+    if parameter.choices:
+        return sorted(parameter.choices, key=lambda choice: choice != wanted)
+    return [parameter.clip(wanted), parameter.clip(parameter.low)]
+
+
+def _first(parameter: Parameter) -> Value:
+    return parameter.choices[0] if parameter.choices else parameter.low
