@@ -114,7 +114,9 @@ class Plan:
 
     @property
     def milestones(self) -> tuple[float, ...]:
-        """Epochs at which a trial is evaluated: the rungs, each half of the next, then the end.
+        """Epochs at which a trial that is pruned before its training is evaluated.
+
+        The rungs, each half of the next, then the end; for other trials see `evaluations`.
 
         >>> from types import SimpleNamespace
         >>> Plan.milestones.fget(SimpleNamespace(epochs=4.0, rungs=2))

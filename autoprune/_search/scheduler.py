@@ -11,6 +11,7 @@ import numpy as np
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
+from autoprune._search.evaluations import rung_at
 from autoprune._search.failure import LONGEST
 from autoprune._search.interrupts import Interrupts
 from autoprune._search.messages import REPORT
@@ -18,7 +19,6 @@ from autoprune._search.plan import Plan
 from autoprune._search.searcher import BudgetedOptunaSearch
 from autoprune._search.watchdog import Watchdog
 from autoprune.budget import Cost
-from autoprune.candidate import Candidate
 from autoprune.cost_fields import is_cost
 from autoprune.pareto import Objective, crowding, non_dominated_rank
 from autoprune.record import BASELINE, UNIFORM, TrialRecord
@@ -81,10 +81,9 @@ class Rungs:
 class RungScheduler(FIFOScheduler):
     """Pauses a trial that is not among the best at its rung, and resumes it when it becomes so.
 
-    Trials are compared at equal epochs by their objectives, the cost as predicted. A trial that is
-    still being pruned at a rung is not compared there: it looks better than it will be. What
-    is paused when nothing else is left to do is stopped; once the time limit has passed, every
-    trial is stopped at its next evaluation.
+    Trials are compared by their objectives, the cost as predicted, at equal training since the last
+    removal (see `evaluations`). What is paused when nothing else is left to do is stopped; once the
+    time limit has passed, every trial is stopped at its next evaluation.
     """
 
     def __init__(
@@ -114,9 +113,10 @@ class RungScheduler(FIFOScheduler):
             return str(TrialScheduler.STOP)
         number = self._searcher.number(trial.trial_id)
         running = self._ledger.running[number]
-        if not self._is_compared(running.candidate, report.epochs):
+        place = len(report.history) - 1
+        rung = rung_at(self._plan.milestones, running.candidate, place, report.epochs)
+        if rung is None:
             return str(TrialScheduler.CONTINUE)
-        rung = len(report.history) - 1
         self._rungs.report(rung, number, self._point(report.metrics, running.predicted))
         if self._rungs.may_go_on(rung, number) or running.origin.startswith((UNIFORM, BASELINE)):
             return str(TrialScheduler.CONTINUE)  # baselines are compared at their end
@@ -161,16 +161,13 @@ class RungScheduler(FIFOScheduler):
         """A paused trial was stopped for good."""
         self._paused.pop(trial.trial_id, None)
 
-    def _is_compared(self, candidate: Candidate, epochs: float) -> bool:
-        """Whether the model is as small by then as it will be."""
-        return candidate.schedule.milestones()[-1][0] <= epochs / self._plan.epochs
-
     def _report_again(self, record: TrialRecord) -> None:
         """The points that a trial of an earlier session reported at the rungs."""
-        for rung, entry in enumerate(record.history[: self._plan.rungs]):
+        milestones, made = self._plan.milestones, record.candidate
+        for place, entry in enumerate(record.history):
             known = all(is_cost(o.name) or o.name in entry for o in self._plan.objectives)
-            compared = self._is_compared(record.candidate, entry.get("epoch", 0.0))
-            if record.predicted is not None and known and compared:
+            rung = rung_at(milestones, made, place, entry.get("epoch", 0.0))
+            if record.predicted is not None and known and rung is not None:
                 point = self._point(entry, record.predicted)
                 self._rungs.report(rung, record.number, point)
 

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from autoprune._search.cluster import Delivery
+from autoprune._search.evaluations import evaluations
 from autoprune._search.messages import Conversion, Report
 from autoprune._search.trainable import Spec
 from autoprune.architecture import FLOAT32, INT8
@@ -33,12 +34,12 @@ _LOG = logging.getLogger(__name__)
 class WorkerContext:
     """Task, dense model, graph and calibration, shared by all trials of a worker.
 
-    The dense model is sent as its `weights` and built by the task in each worker. `milestones`
-    are the epochs of the evaluations, the last one the end. Finished models are saved into the run
-    folder `path`, in a cluster by `delivery`; `task_reference` and `task_args` go into their
-    recipes. `precisions` are those in which a finished model is wanted. With `sized` the last entry
-    of its history has the size of its packed file. `scores` are the importance `obs` of the dense
-    model by `calibration`.
+    The dense model is sent as its `weights` and built by the task in each worker. `milestones` are
+    the epochs of the evaluations (see `evaluations`), the last one the end. Finished models are
+    saved into the run folder `path`, in a cluster by `delivery`; `task_reference` and `task_args`
+    go into their recipes. `precisions` are those in which a finished model is wanted. With `sized`
+    the last entry of its history has the size of its packed file. `scores` are the importance `obs`
+    of the dense model by `calibration`.
     """
 
     task: Task
@@ -72,7 +73,7 @@ class WorkerContext:
 
 
 class RecoveryTrial:
-    """One candidate's `RecoveryRun`, advanced from milestone to milestone."""
+    """One candidate's `RecoveryRun`, advanced from evaluation to evaluation."""
 
     def __init__(self, context: WorkerContext, spec: Spec) -> None:
         """Create the run; nothing is trained yet."""
@@ -104,9 +105,10 @@ class RecoveryTrial:
         return self._run.finished
 
     def advance(self) -> None:
-        """Train to the next milestone and evaluate; a finished model is saved."""
-        ahead = [m for m in self._context.milestones if m > self._run.epoch + 1e-6]
-        target = ahead[0] if ahead else self._context.milestones[-1]
+        """Train to the next evaluation; a finished model is saved."""
+        points = evaluations(self._context.milestones, self._spec.candidate)
+        ahead = [point for point in points if point > self._run.epoch + 1e-6]
+        target = ahead[0] if ahead else points[-1]
         self._run.advance(target - self._run.epoch)
         if self._run.finished:
             self._finish()

@@ -185,12 +185,24 @@ def test_a_trial_that_ended_or_failed_is_no_longer_compared() -> None:
     assert report(scheduler, 2, 0.1, finished=True) == CONTINUE
 
 
-def test_a_trial_that_is_still_being_pruned_is_not_compared() -> None:
-    late = Schedule("cubic", begin=0.0, end=0.5, steps=4)
-    scheduler = made(FakeSearcher(schedule=late))
-    assert report(scheduler, 0, 0.9) == report(scheduler, 1, 0.8) == CONTINUE
-    answers = [report(scheduler, n, 0.9 - n / 10, rung=1) for n in range(2)]  # at 2 of 4 epochs
-    assert answers == [CONTINUE, PAUSE]
+def test_trials_meet_after_equal_training_since_their_last_removal() -> None:
+    """4 epochs, rungs at 1 and 2: what is pruned until 0.5 (epoch 2) has had 1 epoch at epoch 3."""
+    searcher = FakeSearcher()
+    scheduler = made(searcher)
+    assert report(scheduler, 0, 0.6) == CONTINUE  # one-shot, at epoch 1
+    assert report(scheduler, 1, 0.8, rung=1) == CONTINUE  # one-shot, at epoch 2
+    searcher.schedule = Schedule("cubic", begin=0.0, end=0.5, steps=4)
+    assert gradual(scheduler, 2, 0.7, epochs=3.0) == CONTINUE  # better than 0.6 after 1 epoch
+    assert gradual(scheduler, 3, 0.5, epochs=3.0) == PAUSE
+    assert gradual(scheduler, 4, 0.1, epochs=1.0) == CONTINUE  # still being pruned
+    searcher.schedule = Schedule()
+    assert report(scheduler, 5, 0.55) == PAUSE  # 0.7 and 0.6 are the better half of four
+
+
+def gradual(scheduler: RungScheduler, number: int, accuracy: float, epochs: float) -> str:
+    entry = {"epoch": epochs, "accuracy": accuracy}
+    found = Report(epochs, {"accuracy": accuracy}, (entry,))
+    return scheduler.on_trial_result(FakeController(), trial(number), {REPORT: found})
 
 
 def test_once_it_is_late_every_trial_stops_at_its_next_report() -> None:

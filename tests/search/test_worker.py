@@ -14,6 +14,7 @@ from autoprune._search.trainable import Spec
 from autoprune._search.worker import RecoveryTrial, WorkerContext
 from autoprune.architecture import Architecture
 from autoprune.candidate import Candidate, Recovery
+from autoprune.schedule import Schedule
 from autoprune.store import RunFolder, pack, read_model
 
 HALF = Candidate(Architecture({"0": 8, "3": 8}), recovery=Recovery(lr=0.05, distillation=0.0))
@@ -87,6 +88,21 @@ def test_a_trial_goes_from_milestone_to_milestone(path: str) -> None:
     assert done.conversion is None
     assert not trial.report("broke").finished
     assert trial.report("broke").error == "broke"
+
+
+def test_a_trial_that_is_pruned_later_is_evaluated_later(path: str) -> None:
+    """Removals until a quarter of 2 epochs: the rung of half an epoch is at 1."""
+    late = Candidate.planned(
+        HALF.architecture,
+        {"0": 16, "3": 16},
+        schedule=Schedule("linear", 0.0, 0.25, 2),
+        recovery=HALF.recovery,
+    )
+    made = context(path, milestones=(0.5, 2.0))
+    assert [entry["epoch"] for entry in played(made.start(Spec(0, late, 7))).report().history] == [
+        *(1.0, 2.0)
+    ]
+    assert [e["epoch"] for e in played(made.start(Spec(1, HALF, 7))).report().history] == [0.5, 2.0]
 
 
 def test_the_saved_model_is_the_trained_one_with_its_recipe(path: str) -> None:

@@ -1,0 +1,46 @@
+"""Rungs count the training since the last removal."""
+
+from __future__ import annotations
+
+import pytest
+
+from autoprune._search.evaluations import evaluations, rung_at
+from autoprune.architecture import Architecture
+from autoprune.candidate import Candidate
+from autoprune.schedule import Schedule
+
+MILESTONES = (1.0, 2.0, 4.0)
+
+
+def candidate(schedule: Schedule) -> Candidate:
+    return Candidate.planned(Architecture({"a": 2}), {"a": 8}, schedule=schedule)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "wanted"),
+    [
+        (Schedule(), (1.0, 2.0, 4.0)),
+        (Schedule("one_shot", 0.25, 0.25), (2.0, 3.0, 4.0)),
+        (Schedule("cubic", 0.0, 0.25, 3), (2.0, 3.0, 4.0)),
+        (Schedule("linear", 0.1, 0.5, 2), (3.0, 4.0)),  # the second one is its end
+        (Schedule("linear", 0.0, 0.75, 4), (4.0,)),
+        (Schedule("linear", 0.0, 0.9, 4), (4.0,)),
+    ],
+)
+def test_each_rung_is_as_far_from_the_last_removal(
+    schedule: Schedule, wanted: tuple[float, ...]
+) -> None:
+    assert evaluations(MILESTONES, candidate(schedule)) == wanted
+
+
+def test_without_rungs_only_the_end_is_evaluated() -> None:
+    assert evaluations((3.0,), candidate(Schedule("one_shot", 0.5, 0.5))) == (3.0,)
+
+
+def test_an_entry_belongs_to_its_rung_unless_it_is_too_early_or_the_end() -> None:
+    late = candidate(Schedule("linear", 0.0, 0.25, 2))
+    assert [rung_at(MILESTONES, late, place, epochs) for place, epochs in enumerate((2, 3, 4))] == [
+        *(0, 1, None)
+    ]
+    assert rung_at(MILESTONES, late, 0, 2.1) == 0  # rounded up to whole steps
+    assert rung_at(MILESTONES, late, 0, 1.0) is None  # of the whole training, as in earlier runs
