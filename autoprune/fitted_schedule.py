@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping
 
-from autoprune.schedule import ONE_SHOT, Schedule
+from autoprune.schedule import ONE_SHOT, TASK, Schedule
 from autoprune.settings import Parameter, Value
 from autoprune.space import SearchSpace
 
@@ -16,7 +16,8 @@ def schedule_of(space: SearchSpace, values: Mapping[str, Value]) -> Schedule:
     """The schedule of sampled values; those that remove all at once, and then, are equal.
 
     An end before the beginning is moved to it. A removal of one step has no curve: it gets the
-    first kind of the space that can remove at that time, `one_shot` before others.
+    first kind of the space that can remove at that time, `one_shot` before others. The kind `task`
+    follows the space's `curve`. Raises ValueError where that does not rise to 1.
 
     >>> space = SearchSpace.parse({"schedule": {"kind": ["linear", "cubic"], "steps": [1, 2]}})
     >>> values = {**space.fixed, "schedule.kind": "cubic", "schedule.steps": 1}
@@ -27,7 +28,10 @@ def schedule_of(space: SearchSpace, values: Mapping[str, Value]) -> Schedule:
     steps = int(values[_STEPS])
     at = _at_once(kind, begin, float(values[_END]), steps)
     if at is None:
-        return Schedule(kind, begin, float(values[_END]), steps)
+        end = float(values[_END])
+        if kind == TASK and space.curve is not None:
+            return Schedule.of_curve(space.curve, begin, end, steps)
+        return Schedule(kind, begin, end, steps)
     found = _values_at(space, at)
     return Schedule(str(found[_KIND]) if found else kind, at, at, 1)
 

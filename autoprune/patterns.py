@@ -20,6 +20,7 @@ _NM = re.compile(r"([1-9][0-9]*):([1-9][0-9]*)")
 _SHARE = re.compile(r"0\.[0-9]+")
 _DIGITS = 4  # of a sparsity
 
+SCORES = ("lamp", "magnitude", "task")  # the first is the default
 Per = Literal["global", "weight"]
 
 
@@ -114,14 +115,16 @@ class PatternSpace:
     """The patterns that a search may use (`patterns` in the space).
 
     `kinds` are `dense`, `unstructured` and N:M. The sparsity of `unstructured` lies in [`low`,
-    `high`]: one for all weights, spread over them by importance (`per="global"`), or one for each
-    weight. Kinds are chosen for the whole model, or likewise for each weight.
+    `high`]: one for all weights, spread over them by a `score` of their elements (`per="global"`),
+    or one for each weight. Scores are layer-adaptive magnitudes (`lamp`), plain ones, or the task's
+    `sparsity_score`. Kinds are chosen for the whole model, or likewise for each weight.
     """
 
     kinds: tuple[str, ...] = (DENSE,)
     low: float = 0.0
     high: float = 0.9
     per: Per = "global"
+    score: str = SCORES[0]
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.low <= self.high < 1.0:

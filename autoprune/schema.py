@@ -132,7 +132,7 @@ _MEANINGS = {  # of keys without a comment in the template, or where that one is
     "round_to": "widths are multiples of it; auto: of what is efficient on the target device",
     "depth": "{max: 0.7}: at most this share of the residual blocks is dropped; false: none",
     "precision": "of finished models; with a list each is evaluated in every one",
-    "patterns": "kinds and sparsity of zeros inside of weights",
+    "patterns": "kinds and sparsity of zeros inside of weights, and the score that spreads it",
     "importance": "which units of a group are pruned first",
     "repair": "update the kept weights in closed form before training",
     "schedule": "when units are pruned during training",

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from autoprune.candidate import BY_OPTIMIZER, IMPORTANCES, OPTIMIZERS, PENALTIES
 from autoprune.errors import ConfigError
 from autoprune.printable import shown
-from autoprune.schedule import CURVES, MOST_STEPS
+from autoprune.schedule import KINDS, MOST_STEPS
 
 AUTO = "auto"  # a `round_to` that is learned from the target; an optimizer that fits the model
 Value = bool | int | float | str
@@ -110,7 +110,7 @@ class Setting:
 SETTINGS: dict[str, Setting] = {
     "importance": Setting("word", "obs", words=IMPORTANCES),
     "repair": Setting("switch", True),
-    "schedule.kind": Setting("word", "one_shot", words=CURVES),
+    "schedule.kind": Setting("word", "one_shot", words=KINDS),
     "schedule.begin": Setting("number", 0.0, high=1.0, open_high=True),
     "schedule.end": Setting("number", 0.5, high=1.0, open_high=True),
     "schedule.steps": Setting("integer", 4, low=1, high=MOST_STEPS),

@@ -14,8 +14,9 @@ from typing import Any, Literal
 from autoprune.architecture import FLOAT32, PRECISIONS
 from autoprune.candidate import BY_OPTIMIZER, OPTIMIZERS
 from autoprune.errors import ConfigError
-from autoprune.patterns import DENSE, UNSTRUCTURED, PatternSpace, canonical
+from autoprune.patterns import DENSE, SCORES, UNSTRUCTURED, PatternSpace, canonical
 from autoprune.printable import shown
+from autoprune.schedule import Curve
 from autoprune.settings import (
     AUTO,
     SETTINGS,
@@ -74,7 +75,7 @@ class SearchSpace:
     `round_to: auto`) of the step that is efficient on the target device. Of a model's residual
     blocks at most the share `max_depth` is dropped (`depth: {max: 0.7}`; `depth: false` is 0).
     A finished model is float32, int8, or either (`precisions`). `patterns` are those that the zeros
-    of single weights may have.
+    of single weights may have. `curve` is the task's own, for the schedules of kind `task`.
 
     >>> space = SearchSpace.parse({"ratios": {"max": 0.5}, "recovery": {"lr": [0.01, 0.1]}})
     >>> space.max_ratio, [parameter.name for parameter in space.varied]
@@ -91,6 +92,7 @@ class SearchSpace:
     max_depth: float = 0.7
     precisions: tuple[str, ...] = (FLOAT32,)
     patterns: PatternSpace = field(default_factory=PatternSpace)
+    curve: Curve | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.min_ratio <= self.max_ratio < 1.0:
@@ -110,7 +112,7 @@ class SearchSpace:
     def __reduce__(self) -> tuple[Any, ...]:  # a mapping proxy cannot travel to a worker by itself
         state = (self.min_ratio, self.max_ratio, self.per, self.round_to, self.varied)
         rest = (self.auto, self.max_depth, self.precisions, self.patterns)
-        return SearchSpace, (*state, dict(self.fixed), *rest)
+        return SearchSpace, (*state, dict(self.fixed), *rest, self.curve)
 
     @staticmethod
     def parse(spec: Mapping[str, Any], place: str = "space") -> SearchSpace:
@@ -224,11 +226,11 @@ def _read_precisions(written: Any, place: str) -> tuple[str, ...]:
 
 
 def _read_patterns(written: Any, place: str) -> PatternSpace:
-    """`false`, or `{kinds: [dense, unstructured, "2:4"], sparsity: {min, max}, per: global}`."""
+    """`false`, or a mapping `{kinds: [dense, unstructured, "2:4"], sparsity: {min, max}, ...}`."""
     if written is False:
         return PatternSpace()
     spec = as_mapping(written, place)
-    check_keys(spec, ("kinds", "sparsity", "per"), place)
+    check_keys(spec, ("kinds", "sparsity", "per", "score"), place)
     listed = spec.get("kinds", [UNSTRUCTURED])
     if not isinstance(listed, list | tuple) or not listed:
         raise ConfigError(f"{place}.kinds must be a list such as [dense, '2:4'], got {listed!r}")
@@ -240,11 +242,13 @@ def _read_patterns(written: Any, place: str) -> PatternSpace:
         raise ConfigError(f"{place}.sparsity is for the kind unstructured, got {', '.join(kinds)}")
     default = PatternSpace()
     per = Setting("word", "global", words=("global", "weight"))
+    score = Setting("word", default.score, words=SCORES)
     return PatternSpace(
         tuple(kinds),
         float(_RATIO.check(bounds.get("min", default.low), f"{place}.sparsity.min")),
         float(_RATIO.check(bounds.get("max", default.high), f"{place}.sparsity.max")),
         "weight" if per.check(spec.get("per", "global"), f"{place}.per") == "weight" else "global",
+        str(score.check(spec.get("score", default.score), f"{place}.score")),
     )
 
 

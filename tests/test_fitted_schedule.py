@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import pytest
 
@@ -78,6 +79,17 @@ def test_a_schedule_from_elsewhere_gets_near_values_or_is_refused() -> None:
     kinds = SearchSpace.parse({"schedule": {"kind": ["linear", "cubic"], "steps": [2, 4]}})
     with pytest.raises(ValueError, match="kind can be linear, cubic, got 'one_shot'"):
         values_of(kinds, Schedule())
+
+
+def test_the_kind_task_follows_the_curve_of_the_space() -> None:
+    spec = {"schedule": {"kind": ["task", "linear"], "end": 0.5, "steps": [1, 2]}}
+    space = replace(SearchSpace.parse(spec), curve=lambda t: t**2)
+    drawn = {**space.fixed, "schedule.kind": "task", "schedule.steps": 2}
+    made = schedule_of(space, drawn)
+    assert made.milestones() == ((0.0, 0.25), (0.5, 1.0))
+    assert values_of(space, made) == {"schedule.kind": "task", "schedule.steps": 2}
+    linear = {**drawn, "schedule.kind": "linear", "schedule.steps": 1}
+    assert schedule_of(space, {**drawn, "schedule.steps": 1}) == schedule_of(space, linear)
 
 
 def test_nothing_trains_before_a_removal_at_the_beginning() -> None:

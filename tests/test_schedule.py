@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import math
 
 import pytest
@@ -66,7 +67,7 @@ def test_it_is_read_back_from_json() -> None:
     [
         (
             {"kind": "sudden"},
-            "schedule.kind must be one of one_shot, linear, cubic, exponential, got 'sudden'",
+            "schedule.kind must be one of one_shot, linear, cubic, exponential, task, got 'sudden'",
         ),
         (
             {"kind": "linear", "begin": 0.5, "end": 0.4},
@@ -83,6 +84,18 @@ def test_it_is_read_back_from_json() -> None:
             "schedule must hold 0 <= begin <= end < 1 (progress of training), got begin=nan, "
             "end=0.5",
         ),
+        (
+            {"kind": "task", "end": 0.5, "steps": 2},
+            "a schedule's curve must rise from at least 0 to 1 over its 2 steps, got no shares",
+        ),
+        (
+            {"kind": "task", "end": 0.5, "steps": 2, "shares": (0.7, 0.6)},
+            "a schedule's curve must rise from at least 0 to 1 over its 2 steps, got 0.7, 0.6",
+        ),
+        (
+            {"kind": "linear", "end": 0.5, "steps": 2, "shares": (0.7, 1.0)},
+            "schedule.shares are for the kind task, got 'linear'",
+        ),
         ({"steps": 0}, "schedule.steps must lie in [1, 100], got 0"),
         ({"steps": 10**12}, "schedule.steps must lie in [1, 100], got 1000000000000"),
     ],
@@ -91,3 +104,13 @@ def test_what_is_no_schedule_is_refused(fields: dict[str, object], says: str) ->
     with pytest.raises(ValueError, match="schedule") as caught:
         Schedule(**fields)
     assert str(caught.value) == says
+
+
+def test_a_curve_of_ones_own_is_kept_as_its_shares() -> None:
+    made = Schedule.of_curve(lambda t: t**2, 0.2, 0.6, 3)
+    assert made.shares == (round(1 / 9, 12), round(4 / 9, 12), 1.0)
+    assert [at for at, _ in made.milestones()] == pytest.approx([0.2, 0.4, 0.6])
+    assert [share for _, share in made.milestones()] == list(made.shares)
+    assert Schedule(**json.loads(json.dumps(made.to_dict()))) == made
+    assert "shares" not in Schedule("cubic", 0.0, 0.5, 2).to_dict()
+    assert Schedule.of_curve(lambda t: t * (1.0 + 1e-15), 0.0, 0.5, 2).shares[-1] == 1.0

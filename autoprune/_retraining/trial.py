@@ -31,7 +31,7 @@ from autoprune.pruning.compensate import Calibration, calibrate
 from autoprune.pruning.verification import traced
 from autoprune.quantization import Twin, compared, saved, twin_of
 from autoprune.record import TrialRecord
-from autoprune.schedule import Schedule
+from autoprune.schedule import ONE_SHOT, TASK, Schedule
 from autoprune.store import (
     INT8_FILE,
     FoundRate,
@@ -98,7 +98,7 @@ def retrain_trial(
         raise UsageError(f"epochs must be above 0 and finite, got {epochs:g}")
     record = replace(record, candidate=_with_recovery(record.candidate, recovery or {}))
     if schedule:
-        record = replace(record, candidate=_rescheduled(record.candidate, schedule, run))
+        record = replace(record, candidate=_rescheduled(record.candidate, schedule, run, task))
     if not recovery or "lr" not in recovery:
         record = replace(record, candidate=_for_length(record.candidate, config, epochs))
     folder = run.retraining(record.number)
@@ -201,17 +201,24 @@ def _with_recovery(candidate: Candidate, recovery: Mapping[str, Any]) -> Candida
         raise UsageError(str(error)) from None
 
 
-def _rescheduled(candidate: Candidate, schedule: Mapping[str, Any], run: RunFolder) -> Candidate:
+def _rescheduled(
+    candidate: Candidate, schedule: Mapping[str, Any], run: RunFolder, task: Task
+) -> Candidate:
     groups = run.groups()
     if groups is None:
         raise StoreError(f"{run.path} has no groups.json · resume the run, which writes it again")
     there = candidate.schedule if candidate.schedule.steps > 1 else _IN_STEPS
     values = {**there.to_dict(), **schedule}
-    if values["kind"] == "one_shot":
+    values.pop("shares", None)
+    if values["kind"] == ONE_SHOT:
         values |= {"begin": schedule.get("begin", 0.0), "steps": 1}
         values["end"] = values["begin"]
     try:
-        planned = Schedule(**values)
+        if values["kind"] == TASK:
+            del values["kind"]
+            planned = Schedule.of_curve(task.removed_share, **values)
+        else:
+            planned = Schedule(**values)
     except ValueError as error:
         raise UsageError(str(error)) from None
     return Candidate.planned(

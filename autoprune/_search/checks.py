@@ -18,11 +18,19 @@ from autoprune.config import RunConfig
 from autoprune.cost_fields import FILE, MEMORY, cost_fields
 from autoprune.errors import ConfigError, TaskError
 from autoprune.pareto import Objective
+from autoprune.schedule import MOST_STEPS, Schedule
 from autoprune.settings import Value
 from autoprune.space import SearchSpace
 from autoprune.tasks.base import Task
 from autoprune.tasks.failures import name_of
 from autoprune.tasks.metrics import evaluated
+
+_METHODS = {  # what a task defines where a setting is `task`
+    "importance": "importance",
+    "recovery.penalty": "regularize",
+    "schedule.kind": "removed_share",
+    "patterns.score": "sparsity_score",
+}
 
 
 def objectives_for(config: RunConfig, task: Task) -> tuple[Objective, ...]:
@@ -73,14 +81,29 @@ def dense_metrics(task: Task, dense: nn.Module) -> dict[str, float]:
 
 
 def check_methods(space: SearchSpace, task: Task) -> None:
-    """Raise TaskError where a method of the task is asked for and it defines none."""
-    for setting, method in (("importance", "importance"), ("recovery.penalty", "regularize")):
+    """Raise TaskError where a method of the task is asked for and it defines none.
+
+    Also where its schedule's curve does not rise to 1.
+    """
+    asked = {setting: values_of(space, setting) for setting in _METHODS}
+    asked["patterns.score"] = (space.patterns.score,)
+    for setting, method in _METHODS.items():
         own = getattr(type(task), method) is not getattr(Task, method)
-        if "task" in values_of(space, setting) and not own:
+        if "task" in asked[setting] and not own:
             raise TaskError(
                 f"{setting} 'task' needs {name_of(task)}.{method}, which is not defined "
                 "· define it, or use another one"
             )
+    if "task" in asked["schedule.kind"]:
+        check_curve(task)
+
+
+def check_curve(task: Task) -> None:
+    """Raise TaskError where a task's `removed_share` is no curve of a schedule."""
+    try:
+        Schedule.of_curve(task.removed_share, 0.0, 0.0, MOST_STEPS)
+    except ValueError as error:
+        raise TaskError(f"{name_of(task)}.removed_share: {error}") from None
 
 
 def values_of(space: SearchSpace, name: str) -> tuple[Value, ...]:

@@ -45,7 +45,7 @@ from autoprune.patterns import WeightCurve
 from autoprune.pruning.restrictions import restricted_by
 from autoprune.pruning.sparsity import sparse_weights
 from autoprune.pruning.verification import prunable
-from autoprune.pruning.weight_importance import curves
+from autoprune.pruning.weight_importance import SCORES, curves
 from autoprune.quality import check_qualities
 from autoprune.space import SearchSpace
 from autoprune.tasks.base import Task
@@ -148,8 +148,9 @@ def prepare(
         say("peak memory of random prunings")
         memory = tuple(target.peak_memory(model) for target in targets)
     space = config.space.for_optimizer(optimizer_for(task, dense, graph))
+    space = replace(space, curve=task.removed_share)
     check_methods(space, task)
-    weights = weight_curves(dense, graph, space, task.ignored_layers)
+    weights = weight_curves(dense, graph, space, task)
     file = FileSize.of(dense.state_dict(), graph, config.task) if FILE in names or weights else None
     if weights and FILE not in names:
         _LOG.warning(
@@ -249,15 +250,16 @@ def _plan(
 
 
 def weight_curves(
-    dense: nn.Module, graph: PruningGraph, space: SearchSpace, ignored_layers: Sequence[str]
+    dense: nn.Module, graph: PruningGraph, space: SearchSpace, task: Task
 ) -> dict[str, WeightCurve]:
     """The weights that can have a pattern, with their share of zeros; none where none are used."""
     if space.patterns.is_dense:
         return {}
     parameters = dict(dense.named_parameters())
-    ignored = tuple(f"{layer}." for layer in ignored_layers)
+    ignored = tuple(f"{layer}." for layer in task.ignored_layers)
     dims = {n: d for n, d in sparse_weights(dense, graph).items() if not n.startswith(ignored)}
-    found = curves({name: parameters[name] for name in dims}, _CURVE) if dims else {}
+    score = SCORES.get(space.patterns.score, task.sparsity_score)
+    found = curves({name: parameters[name] for name in dims}, _CURVE, score) if dims else {}
     return {
         name: WeightCurve(
             parameters[name].numel(),

@@ -138,7 +138,9 @@ class RepairScore:
                 calibration=self._calibration,
                 gradients=gradients,
             )
-            choice = Choice(method_for(method), gradients, self._calibration)
+            choice = Choice(
+                method_for(method, self._task.weight_importance), gradients, self._calibration
+            )
             self._scores_by[method] = scores, choice
         return self._scores_by[method]
 

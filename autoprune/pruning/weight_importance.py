@@ -85,12 +85,14 @@ METHODS: dict[str, WeightMethod] = {
 }
 
 
-def method_for(importance: object) -> WeightMethod:
-    """The method of that name; magnitude for importances of whole units only.
+def method_for(importance: object, of_task: WeightMethod | None = None) -> WeightMethod:
+    """The method of that name, or for `task` its own; magnitude where there is none for weights.
 
     >>> method_for("wanda").__name__, method_for("fpgm").__name__
     ('wanda', 'magnitude')
     """
+    if importance == "task" and of_task is not None:
+        return of_task
     return METHODS.get(importance, magnitude) if isinstance(importance, str) else magnitude
 
 
@@ -109,21 +111,27 @@ def lamp(weight: Tensor) -> Tensor:
     return scores.view(weight.shape)
 
 
+Score = Callable[[Tensor], Tensor]
+SCORES: dict[str, Score] = {"lamp": lamp, "magnitude": torch.abs}
+"""By what a sparsity is spread over weights; scores of elements are compared between them."""
+
+
 def curves(
     weights: Mapping[str, Tensor],
     points: int,
-    score: Callable[[Tensor], Tensor] = lamp,
+    score: Score = lamp,
 ) -> dict[str, tuple[float, ...]]:
     """Each weight's sparsity where those of lowest `score` over all weights are zero.
 
-    At overall sparsities k / (`points` - 1), the last one being 1.
+    At overall sparsities k / (`points` - 1), the last one being 1. Raises UsageError where a score
+    is not finite or not of the weight's shape.
 
     >>> curves({"a": torch.ones(2), "b": torch.full((2,), 9.0)}, 3, torch.abs)
     {'a': (0.0, 1.0, 1.0), 'b': (0.0, 0.0, 1.0)}
     """
     names = list(weights)
     owners = torch.cat([torch.full((weights[n].numel(),), i) for i, n in enumerate(names)])
-    scores = torch.cat([score(weights[name].detach().cpu()).flatten().double() for name in names])
+    scores = torch.cat([_scored(name, weights[name].detach().cpu(), score) for name in names])
     owners = owners[scores.sort(stable=True).indices]
     found: dict[str, list[float]] = {name: [] for name in names}
     for point in range(points):
@@ -133,6 +141,16 @@ def curves(
         for name, count in zip(names, zeros.tolist(), strict=True):
             found[name].append(count / weights[name].numel())
     return {name: tuple(values) for name, values in found.items()}
+
+
+def _scored(name: str, weight: Tensor, score: Score) -> Tensor:
+    found = score(weight)
+    if found.shape != weight.shape or not bool(torch.isfinite(found).all()):
+        raise UsageError(
+            f"scores that spread a sparsity must be finite and of shape {tuple(weight.shape)}, got "
+            f"{tuple(found.shape)} for {name}"
+        )
+    return found.detach().flatten().double()
 
 
 def _inverse_diagonal(moment: Tensor) -> Tensor:

@@ -121,6 +121,36 @@ class Task(ABC):
             "not defined · define it, or use another importance"
         )
 
+    def weight_importance(self, weight: Any) -> Tensor:
+        """The score of each element of a weight, lowest first zero: `importance: task`, patterns.
+
+        `weight` is a `pruning.weight_importance.SingleWeight`: the matrix `(outputs, inputs)` under
+        `weight`, and what is known of its inputs. By default the magnitude.
+        """
+        found: Tensor = weight.weight.abs()
+        return found
+
+    def sparsity_score(self, weight: Tensor) -> Tensor:
+        """Scores of a weight's elements, of its shape: `patterns.score: task`.
+
+        Compared between weights: those with many low scores get the larger share of a sparsity.
+        Raises TaskError unless it is overridden.
+        """
+        raise TaskError(
+            f"patterns.score 'task' needs {name_of(self)}.sparsity_score(weight), which is "
+            "not defined · define it, or use another score"
+        )
+
+    def removed_share(self, t: float) -> float:
+        """The share of a gradual removal done at `t` of the way, in (0, 1]: `schedule.kind: task`.
+
+        It never falls and is 1 at 1. Raises TaskError unless it is overridden.
+        """
+        raise TaskError(
+            f"schedule.kind 'task' needs {name_of(self)}.removed_share(t), which is not defined "
+            "· define it, or use another kind"
+        )
+
     def regularize(
         self, model: nn.Module, pruned_units: Mapping[str, list[int]], share: float
     ) -> None:

@@ -93,7 +93,11 @@ class GradualPruner:
             stage,
             units,
             calibration=calibration if self.selection.repair else None,
-            choice=Choice(method_for(self.selection.importance), gradients, calibration),
+            choice=Choice(
+                method_for(self.selection.importance, self.task.weight_importance),
+                gradients,
+                calibration,
+            ),
             optimizer=optimizer,
         )
         if any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in self.model.modules()):

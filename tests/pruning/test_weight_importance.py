@@ -62,6 +62,19 @@ def test_lamp_is_the_square_over_those_not_smaller() -> None:
     assert found.flatten().tolist() == pytest.approx([9 / 25, 1 / 30, 4 / 29, 1.0])
 
 
+@pytest.mark.parametrize("score", [lambda w: w.sum(), lambda w: w / 0.0])
+def test_scores_that_cannot_spread_a_sparsity_are_refused(score) -> None:
+    with pytest.raises(UsageError, match=r"must be finite and of shape \(2,\), got .* for large"):
+        importance.curves({"large": torch.tensor([1.0, 2.0])}, 3, score)
+
+
+def test_the_importance_task_is_the_tasks_own() -> None:
+    own = importance.movement
+    assert importance.method_for("task", own) is own
+    assert importance.method_for("task") is importance.magnitude
+    assert importance.method_for("wanda", own) is importance.wanda
+
+
 def test_curves_share_out_one_threshold() -> None:
     weights = {"small": torch.tensor([0.1, 0.2, 0.3, 9.0]), "large": torch.tensor([1.0, 2.0])}
     found = importance.curves(weights, 7, torch.abs)

@@ -220,6 +220,25 @@ def test_a_model_that_was_pruned_at_once_is_retrained_in_steps(
     assert params[-1] == 8 * 6 + 3
 
 
+class Curved(Pair):
+    def removed_share(self, t: float) -> float:
+        return t**2
+
+
+def test_a_schedule_may_follow_the_curve_of_the_task(run: RunFolder) -> None:
+    """6 of 8 units stay: at 1/4 and 1 of the way 7.5, taken for 8, and 6."""
+    record = run.records()[0]
+    asked = {"kind": "task", "end": 0.5, "steps": 2}
+    folder = retrain_trial(
+        run, run.config, Curved(), record, epochs=4.0, seeds=(3,), schedule=asked
+    )
+    made = folder.summary().candidate
+    assert made.schedule == Schedule("task", 0.0, 0.5, 2, (0.25, 1.0))
+    assert [stage.architecture.widths["0"] for stage in made.stages] == [8, 6]
+    with pytest.raises(TaskError, match=r"Pair.removed_share\(t\), which is not defined"):
+        retrained(run, number=1, schedule=asked)
+
+
 def test_a_schedule_that_cannot_be_is_one_line(run: RunFolder) -> None:
     with pytest.raises(UsageError, match="schedule must hold 0 <= begin <= end < 1"):
         retrained(run, schedule={"begin": 0.75})

@@ -178,6 +178,22 @@ class Own(Stripes):
     def regularize(self, model: nn.Module, pruned_units: Any, share: float) -> None:
         pass
 
+    def removed_share(self, t: float) -> float:
+        return t**0.5
+
+    def sparsity_score(self, weight: torch.Tensor) -> torch.Tensor:
+        return weight.abs()
+
+
+class Short(Own):
+    def removed_share(self, t: float) -> float:
+        return t / 2
+
+
+def test_a_curve_that_does_not_reach_1_is_refused() -> None:
+    with pytest.raises(TaskError, match=r"Short.removed_share: a schedule's curve must rise"):
+        check_methods(space(schedule={"kind": "task"}), Short())
+
 
 @pytest.mark.parametrize(
     ("spec", "says"),
@@ -190,6 +206,16 @@ class Own(Stripes):
         (
             {"recovery": {"penalty": "task"}},
             "recovery.penalty 'task' needs Stripes.regularize, which is not defined "
+            "· define it, or use another one",
+        ),
+        (
+            {"schedule": {"kind": ["linear", "task"]}},
+            "schedule.kind 'task' needs Stripes.removed_share, which is not defined "
+            "· define it, or use another one",
+        ),
+        (
+            {"patterns": {"score": "task"}},
+            "patterns.score 'task' needs Stripes.sparsity_score, which is not defined "
             "· define it, or use another one",
         ),
     ],

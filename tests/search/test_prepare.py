@@ -11,7 +11,7 @@ import pytest
 import stripes
 import torch
 from stripes import Stripes
-from torch import nn
+from torch import Tensor, nn
 
 from autoprune._search.prepare import Prepared, correct, prepare, weight_curves
 from autoprune.architecture import Architecture
@@ -145,8 +145,8 @@ def sparse(**more: Any) -> SearchSpace:
 
 def test_weights_have_curves_only_where_patterns_are_used() -> None:
     model, graph = stripes.dense()
-    assert weight_curves(model, graph, SearchSpace.parse({}), ()) == {}
-    found = weight_curves(model, graph, sparse(), ())
+    assert weight_curves(model, graph, SearchSpace.parse({}), Ignoring()) == {}
+    found = weight_curves(model, graph, sparse(), Ignoring())
     sizes = {name: (it.elements, it.inputs, it.blocks) for name, it in found.items()}
     assert sizes == {
         "0.weight": (16 * 9, 1, ()),
@@ -155,8 +155,40 @@ def test_weights_have_curves_only_where_patterns_are_used() -> None:
     }
     overall = sum(it.elements * it.at(0.5) for it in found.values())
     assert overall == pytest.approx(0.5 * (144 + 2304 + 48), abs=1.0)
-    assert set(weight_curves(model, graph, sparse(), ("3", "90"))) == {"0.weight", "9.weight"}
-    assert weight_curves(model, graph, sparse(), ("0", "3", "9")) == {}
+    left = weight_curves(model, graph, sparse(), Ignoring("3", "90"))
+    assert set(left) == {"0.weight", "9.weight"}
+    assert weight_curves(model, graph, sparse(), Ignoring("0", "3", "9")) == {}
+
+
+class Ignoring(stripes.Stripes):
+    def __init__(self, *layers: str) -> None:
+        self.ignored_layers = layers
+
+    def sparsity_score(self, weight: Tensor) -> Tensor:  # the larger a weight, the more zeros
+        return torch.full_like(weight, 1.0 / weight.numel())
+
+
+def test_a_sparsity_is_spread_by_the_score_that_is_asked_for() -> None:
+    """Of 144, 2304 and 48 elements half of all are zero: by the task's score in the largest."""
+    model, graph = stripes.dense()
+
+    def halves(**patterns: str) -> dict[str, float]:
+        space = SearchSpace.parse({"patterns": {"kinds": ["unstructured"], **patterns}})
+        found = weight_curves(model, graph, space, Ignoring())
+        return {name: curve.at(0.5) for name, curve in found.items()}
+
+    assert halves(score="task") == {
+        "0.weight": 0.0,
+        "3.weight": pytest.approx(1248 / 2304),
+        "9.weight": 0.0,
+    }
+    weights = dict(model.named_parameters())
+    sizes = torch.cat([weights[name].detach().abs().flatten() for name in halves()])
+    threshold = sizes.sort().values[1248]
+    assert halves(score="magnitude") == {
+        name: float((weights[name].abs() < threshold).double().mean()) for name in halves()
+    }
+    assert halves() == halves(score="lamp") != halves(score="magnitude")
 
 
 class Target:

@@ -13,6 +13,7 @@ from autoprune.architecture import Architecture
 from autoprune.candidate import Candidate, Recovery, Selection
 from autoprune.graph import Group
 from autoprune.pruning.importance import Weights, unit_sums
+from autoprune.pruning.weight_importance import SingleWeight
 from autoprune.schedule import Schedule
 from autoprune.training import RecoveryRun
 
@@ -102,6 +103,28 @@ class Own(Stripes):
     ) -> None:
         for name, units in pruned_units.items():
             model.get_submodule(name).weight[units] *= 1.0 - share
+
+
+class First(Own):
+    """Of each row the first elements become zero."""
+
+    def weight_importance(self, weight: SingleWeight) -> Tensor:
+        return torch.arange(weight.weight.shape[1]).expand_as(weight.weight).float()
+
+
+def test_a_task_chooses_its_own_zeros() -> None:
+    model, graph = dense()
+    chosen = Candidate(
+        Architecture(patterns={"9.weight": "0.5"}),
+        Selection("task", repair=False),
+        recovery=Recovery(lr=0.01, optimizer="sgd", distillation=0.0),
+    )
+    run = RecoveryRun(First(), model, graph, chosen, epochs=1, seed=0)
+    run.build()
+    mask = zeros(run)["9.weight"]
+    assert mask.shape == (3, 16)
+    assert mask[:, :8].all()
+    assert not mask[:, 8:].any()
 
 
 def test_a_task_brings_its_own_importance_and_regularizer() -> None:
