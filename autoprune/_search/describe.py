@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -84,10 +85,11 @@ def save_layers(store: RunFolder, ready: Prepared, front: ParetoFront) -> None:
 
 
 def search_plan(plan: Plan) -> SearchPlan:
-    """What was decided before the first trial, as it is written."""
+    """What was decided before the first trial, as it is written: without the task's curve."""
     budgets = (plan.budget, *plan.levels)
+    space = replace(plan.space, space=replace(plan.space.space, curve=None))
     return SearchPlan.of(
-        plan.objectives, plan.reference, budgets, plan.space, plan.dense, plan.smallest()
+        plan.objectives, plan.reference, budgets, space, plan.dense, plan.smallest()
     )
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import platform
+from dataclasses import replace
 from importlib.metadata import version
 from types import SimpleNamespace
 from typing import Any
@@ -37,7 +39,8 @@ from autoprune.store import (
 )
 
 BUDGET = Budget.parse({"macs": "50%", "params": 400})
-PLAN = toy.make_plan(budget=BUDGET, levels=BUDGET.lowered(["20%"], "levels"))
+SPACE = replace(toy.SPACE, curve=math.sqrt)  # a task's own: no JSON
+PLAN = toy.make_plan(space=SPACE, budget=BUDGET, levels=BUDGET.lowered(["20%"], "levels"))
 HALF = {"0": 8, "3": 8}
 
 
