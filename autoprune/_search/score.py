@@ -22,6 +22,7 @@ from autoprune.pruning.sparsity import Choice
 from autoprune.pruning.threads import threads_of
 from autoprune.pruning.weight_importance import method_for
 from autoprune.tasks.base import Batch, Task
+from autoprune.tasks.batch_forms import LABELS
 from autoprune.tasks.on_batches import loss_of, outputs_of
 from autoprune.training.batches import sample
 from autoprune.training.precision import Precision, watched
@@ -148,7 +149,8 @@ class RepairScore:
 def heads(batches: Sequence[Batch], samples: int) -> list[Batch]:
     """The first samples of each batch, about `samples` in all, each batch giving equally many.
 
-    A batch whose tensors do not all have the same first dimension is not cut.
+    A batch whose tensors do not all have the same first dimension is not cut, and no mapping
+    without labels: its tensors may refer to one another's rows.
 
     >>> [len(part) for part in heads([torch.zeros(100), torch.zeros(100), torch.zeros(3)], 30)]
     [10, 10, 3]
@@ -158,7 +160,12 @@ def heads(batches: Sequence[Batch], samples: int) -> list[Batch]:
     def cut(leaf: Any) -> Any:
         return leaf[:each] if isinstance(leaf, Tensor) else leaf
 
-    return [tree_map(cut, batch) if len(_sizes(batch)) == 1 else batch for batch in batches]
+    return [tree_map(cut, batch) if _is_by_sample(batch) else batch for batch in batches]
+
+
+def _is_by_sample(batch: Batch) -> bool:
+    is_own = isinstance(batch, Mapping) and LABELS not in batch
+    return not is_own and len(_sizes(batch)) == 1
 
 
 def _sizes(batch: Batch) -> set[int]:

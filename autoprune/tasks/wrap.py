@@ -12,11 +12,15 @@ from torch import Tensor, nn
 from autoprune.errors import TaskError
 from autoprune.graph.replica import plain, replica
 from autoprune.tasks.base import Batch, Split, Task
+from autoprune.tasks.failures import name_of, named
+from autoprune.tasks.losses import loss_in
 from autoprune.tasks.nested import device_of, to_device, without_workers
 
 _END = object()
 
 Loss = Callable[[Any, Any], Tensor]
+BatchLoss = Callable[[Any, Any], Tensor | Mapping[str, Tensor]]
+Inputs = Callable[[Any], Any]
 Evaluate = Callable[..., float | Mapping[str, float]]
 
 
@@ -26,6 +30,8 @@ def wrap(
     val_loader: Iterable[Batch],
     loss: Loss | None = None,
     *,
+    batch_loss: BatchLoss | None = None,
+    inputs: Inputs | None = None,
     test_loader: Iterable[Batch] | None = None,
     evaluate: Evaluate | None = None,
     metric: str = "accuracy",
@@ -44,6 +50,12 @@ def wrap(
             seed where they draw from torch; a list of batches is read in an order drawn from it.
         val_loader: by which the search selects.
         loss: `loss(outputs, targets)`; by default cross-entropy.
+        batch_loss: `batch_loss(model, batch)` instead of `loss`, for a loss that needs the whole
+            batch, as with detectors: a scalar, or a mapping of losses, which are added up unless
+            one is called `loss`. It is called in training and in eval mode, and must call the
+            model with its inputs for distillation.
+        inputs: `inputs(batch)`, what the model is called with (sequences and mappings are
+            unpacked), for batches of another form; needs `batch_loss` and `evaluate`.
         test_loader: read once per finished model; `retrain` needs one, a search does not.
         evaluate: `evaluate(model, loader)`, a number or a mapping that holds `metric`; by default
             accuracy. It is called under inference mode with the model in eval mode.
@@ -81,9 +93,17 @@ def wrap(
             f"wrap: metric {metric!r} needs evaluate=function(model, loader); the default one "
             "gives 'accuracy'"
         )
+    if loss is not None and batch_loss is not None:
+        raise TaskError("wrap takes loss(outputs, targets) or batch_loss(model, batch), got both")
+    if inputs is not None and (batch_loss is None or evaluate is None):
+        raise TaskError(
+            "wrap: inputs needs batch_loss=function(model, batch) and evaluate=function(model, "
+            "loader), since only they know the targets"
+        )
     if direction not in ("maximize", "minimize"):
         raise TaskError(f"wrap: direction must be 'maximize' or 'minimize', got {direction!r}")
     task = WrappedTask(model, train_loader, val_loader, test_loader, loss, evaluate)
+    task.batch_loss, task.inputs = batch_loss, inputs
     task.metric, task.direction = metric, direction
     task.ignored_layers, task.num_heads = ignored_layers, num_heads
     task.steps_per_epoch = steps_per_epoch
@@ -109,6 +129,8 @@ class WrappedTask(Task):
         self._train, self._val, self._test = train_loader, val_loader, test_loader
         self._loss, self._evaluate = loss, evaluate
         self._example: Any = None
+        self.batch_loss: BatchLoss | None = None
+        self.inputs: Inputs | None = None
         self.steps_per_epoch: int | None = None
 
     @property
@@ -147,7 +169,9 @@ class WrappedTask(Task):
         return self._test
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
-        """The given function of outputs and targets, or cross-entropy."""
+        """The given function of model and batch, or of outputs and targets, or cross-entropy."""
+        if self.batch_loss is not None:
+            return loss_in(f"{name_of(self)}: batch_loss", self.batch_loss(model, batch))
         if self._loss is None:
             return super().loss(model, batch)
         return self._loss(self.outputs(model, batch), self._pair(batch)[1])
@@ -166,6 +190,12 @@ class WrappedTask(Task):
             for module, training in modes:
                 module.training = training
         return _metrics(answer, self.metric)
+
+    def _pair(self, batch: Batch) -> tuple[Any, Any]:
+        if self.inputs is None:
+            return super()._pair(batch)
+        with named(f"{name_of(self)}: inputs", "on a batch"):
+            return self.inputs(batch), None
 
 
 class _Seeded:

@@ -109,6 +109,8 @@ def test_heads_take_evenly_and_leave_what_cannot_be_cut() -> None:
     assert (len(named["x"]), len(named["labels"]), named["kind"]) == (4, 4, "train")
     scalar = [torch.zeros(9), torch.tensor(1.0)]
     assert [tuple(x.shape) for x in heads([scalar], 4)[0]] == [(9,), ()]
+    boxes = {"img": torch.zeros(9), "batch_idx": torch.arange(9)}  # may be an image of another row
+    assert heads([boxes], 4)[0] is boxes
     assert heads([], 4) == []
 
 
