@@ -51,6 +51,7 @@ from .starting_models import verify_starting_models as verify_starting_models
 from .store.quantization import QuantizationReport as QuantizationReport
 from .store.quantization import QuantizationSettings as QuantizationSettings
 from .tasks.base import Task as Task
+from .tasks.lightning import wrap_lightning as wrap_lightning
 from .tasks.wrap import wrap as wrap
 
 __version__: str
