@@ -85,6 +85,49 @@ def test_task_of_the_tutorial_works(tmp_path: Path) -> None:
     assert set(task.evaluate(task.build_model(), "val")) == {"accuracy", "loss"}
 
 
+TIMM = """
+import numpy
+from PIL import Image
+from scripts.benchmarks.zoo.entry import allow_torchvision_without_operators
+
+allow_torchvision_without_operators()
+import autoprune
+
+
+class Images:
+    def __init__(self, count):
+        self.count, self.transform = count, None
+
+    def __len__(self):
+        return self.count
+
+    def __getitem__(self, place):
+        image = numpy.full((50, 70, 3), place, dtype="uint8")
+        return self.transform(Image.fromarray(image)), place % 4
+
+
+train_images, val_images = Images(6), Images(3)
+RECIPE
+example = task.example_input()
+assert example.shape == (1, 3, 176, 176)
+assert abs(example[0, 0, 0, 0].item() - (0.0 - 0.485) / 0.229) < 1e-5
+assert task.evaluate(model, "val").keys() == {"accuracy", "loss"}
+half = autoprune.prune_model(model, example, 0.5)
+macs = [autoprune.count_cost(each, example).macs for each in (model, half)]
+assert macs[1] < 0.5 * macs[0]
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not importlib.util.find_spec("timm"), reason="needs timm")
+def test_recipe_for_timm_works() -> None:
+    """In another process: torchvision, which timm imports, may not fit this torch."""
+    (recipe,) = [text for _, text in blocks("python") if "timm.create_model" in text]
+    script = TIMM.replace("RECIPE", recipe)
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
 def test_every_exported_name_is_in_the_reference() -> None:
     text = (DOCS / "reference" / "api.md").read_text(encoding="utf-8")
     listed = re.findall(r"^::: autoprune\.(\w+)$", text, re.MULTILINE)
