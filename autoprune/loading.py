@@ -195,9 +195,15 @@ def reference_of(task: Task) -> str:
 
 def config_around(folder: Path) -> RunConfig | None:
     """The configuration of the run that this is, or that it lies in."""
+    run = run_around(folder)
+    return run.config if run else None
+
+
+def run_around(folder: Path) -> RunFolder | None:
+    """The run that this is, or that it lies in."""
     around = (folder.resolve(), *folder.resolve().parents[:_DEEPEST])
     run = next((each for each in around if RunFolder.is_run(each)), None)
-    return RunFolder.open(run).config if run else None
+    return RunFolder.open(run) if run else None
 
 
 def _task_of_model(folder: Path, recipe: Recipe, trust: bool) -> Task:

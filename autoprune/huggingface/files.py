@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import logging
 import shutil
 import tempfile
@@ -11,15 +12,18 @@ from typing import Any
 
 from torch import nn
 
-from autoprune.errors import ExportError, StoreError, UsageError
+from autoprune.errors import ExportError, StoreError, UsageError, first_line
 from autoprune.graph.replica import plain
 from autoprune.graph.trace import Inputs
+from autoprune.huggingface.card import CARD, card_of
 from autoprune.huggingface.layers import without_empty_layers
+from autoprune.huggingface.measured import measured_in
 from autoprune.huggingface.recipe import HFRecipe, rebuilt, recipe_of
 from autoprune.log_level import log_level
+from autoprune.pick import RECOMMENDED
 from autoprune.pruning.configuration import agree, is_configured, mend, outputs
 from autoprune.store.files import plain as plain_values
-from autoprune.store.files import read, read_json, write_json
+from autoprune.store.files import read, read_json, write_json, write_text
 
 _log = logging.getLogger(__name__)
 RECIPE, WEIGHTS, CONFIG = "autoprune.json", "autoprune.safetensors", "config.json"
@@ -37,7 +41,14 @@ class SavedHF:
     has_config: bool
 
 
-def save_hf(model: nn.Module, folder: str | Path, example_inputs: Inputs) -> SavedHF:
+def save_hf(
+    model: nn.Module,
+    folder: str | Path,
+    example_inputs: Inputs,
+    *,
+    run: str | Path | None = None,
+    pick: str = RECOMMENDED,
+) -> SavedHF:
     """Save a pruned model of Hugging Face's transformers.
 
     Layers of which dropped blocks left nothing are taken out of their lists, and the configuration
@@ -47,7 +58,12 @@ def save_hf(model: nn.Module, folder: str | Path, example_inputs: Inputs) -> Sav
     reads, and `from_pretrained` fails with an error that says so. Either is loaded again and must
     give the same outputs on the example inputs. The model is not changed.
 
-    Raises UsageError for a model without a configuration, ExportError where what was written does
+    A model card, README.md, says what was pruned, from what, and how the folder is loaded. With
+    `run`, the run that the model came from (and `pick`, as for `load`), it also has what was
+    measured there: latency, and the metrics of the model and of the dense one.
+
+    Raises UsageError for a model without a configuration, or whose weights are not those that `run`
+    and `pick` name; ExportError where what was written does
     not give the same outputs; nothing is left in `folder` then.
     """
     model, path = plain(model), Path(folder)
@@ -56,6 +72,7 @@ def save_hf(model: nn.Module, folder: str | Path, example_inputs: Inputs) -> Sav
             f"save_hf takes a model of transformers, with config and save_pretrained, got a "
             f"{type(model).__name__} · export writes any model"
         )
+    measured = None if run is None else measured_in(model, run, pick)
     wanted = outputs(model, example_inputs)
     short = without_empty_layers(model)
     short = short if agree(outputs(short, example_inputs), wanted) else model
@@ -72,6 +89,8 @@ def save_hf(model: nn.Module, folder: str | Path, example_inputs: Inputs) -> Sav
             _log.warning("%s: no configuration of its class gives this model · %s", path, _HINT)
             if not agree(outputs(load_hf(draft, model_class=kind), example_inputs), wanted):
                 raise ExportError(f"{path}: the saved model does not give the same outputs")
+        card = card_of(model, has_config=has_config, measured=measured)
+        write_text(draft / CARD, card)
         shutil.rmtree(path, ignore_errors=True)
         draft.rename(path)
     return SavedHF(path, has_config)
@@ -81,7 +100,7 @@ def load_hf(folder: str | Path, *, model_class: Any = None) -> nn.Module:
     """The model that `save_hf` wrote, in eval mode on the CPU.
 
     `model_class` is needed for a class that transformers does not export. Raises StoreError where
-    the folder is damaged, or holds no model.
+    the folder is damaged, or holds no model; UsageError where transformers cannot be imported.
     """
     path = Path(folder)
     if (path / RECIPE).is_file():
@@ -100,9 +119,12 @@ def load_hf(folder: str | Path, *, model_class: Any = None) -> nn.Module:
 
 
 def _class(name: str, path: Path) -> Any:
-    import importlib
-
-    found = getattr(importlib.import_module("transformers"), name, None) if name else None
+    try:
+        found = getattr(importlib.import_module("transformers"), name, None) if name else None
+    except ImportError as error:
+        raise UsageError(
+            f"load_hf needs transformers: {first_line(error)} · pip install 'autoprune[hf]'"
+        ) from error
     if found is None:
         raise StoreError(f"{path}: transformers has no class {name!r} · give it as model_class=...")
     return found

@@ -61,6 +61,14 @@ def set_dense_config(model: nn.Module, config: Any) -> None:
     setattr(model, _DENSE, config)
 
 
+def dense_twin(model: nn.Module) -> nn.Module | None:
+    """The model before it was pruned, without weights; None where its class cannot be built so."""
+    try:
+        return built(type(model), dense_config(model), device="meta")
+    except Exception:  # noqa: BLE001  a class may refuse the device in any way
+        return None
+
+
 def mend(model: nn.Module, example_inputs: Inputs) -> bool:
     """Set the entries of `model.config` to the model's sizes; whether a configuration gives them.
 

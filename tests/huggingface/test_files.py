@@ -114,6 +114,11 @@ def test_a_pruned_model_comes_back_from_pretrained(make: Any, inputs: Any, tmp_p
     saved = autoprune.save_hf(small, tmp_path / "saved", x)
     assert saved.has_config
     assert same(autoprune.load_hf(saved.path), small, x)
+    card = (saved.path / "README.md").read_text()
+    dense, pruned = (sum(p.numel() for p in net.parameters()) for net in (model, small))
+    assert card.startswith("---\nlibrary_name: transformers\n")
+    assert f"| parameters | {dense:,} | {pruned:,} |" in card
+    assert f"from transformers import {type(model).__name__}\n" in card
 
 
 def test_layers_that_are_gone_leave_the_list_and_the_count(tmp_path: Path) -> None:
@@ -152,6 +157,7 @@ def test_what_no_configuration_gives_is_a_recipe_that_from_pretrained_refuses(
     small = autoprune.prune_model(model, x, ratios)
     saved = autoprune.save_hf(small, tmp_path / "model", x)
     assert not saved.has_config
+    assert "autoprune.load_hf(folder)" in (saved.path / "README.md").read_text()
     again = autoprune.load_hf(saved.path)
     assert same(again, small, x)
     assert sum(p.numel() for p in again.parameters()) == sum(p.numel() for p in small.parameters())

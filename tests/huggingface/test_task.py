@@ -231,8 +231,9 @@ def test_int8_takes_padded_batches_of_any_length(bert: Any, tokenizer: Any, meth
 
 
 def test_it_is_searched_in_other_processes(bert: Any, tokenizer: Any, tmp_path: Any) -> None:
+    task = autoprune.wrap_hf(bert, DATA, tokenizer, batch_size=8)
     result = autoprune.search(
-        autoprune.wrap_hf(bert, DATA, tokenizer, batch_size=8),
+        task,
         budget={"params": "95%"},
         space={"ratios": {"max": 0.5}, "schedule": {"kind": "one_shot"}},
         trials=1,
@@ -244,4 +245,17 @@ def test_it_is_searched_in_other_processes(bert: Any, tokenizer: Any, tmp_path: 
         calibration_samples=16,
         output=tmp_path / "run",
     )
-    assert [record.state for record in result.records if record.is_counted] == ["complete"]
+    (record,) = [record for record in result.records if record.is_counted]
+    assert record.state == "complete"
+    saved = autoprune.save_hf(
+        result.model(record),
+        tmp_path / "saved",
+        task.example_input(),
+        run=result.path,
+        pick=f"trial={record.number}",
+    )
+    card = (saved.path / "README.md").read_text()
+    assert f"Trial {record.number} of the search run" in card
+    assert f"| {100 * record.metrics['accuracy']:.2f} % |\n" in card
+    assert "metrics:\n- accuracy\n" in card
+    assert "| `bert.encoder.layer." in card
