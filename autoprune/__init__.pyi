@@ -1,4 +1,5 @@
 from .api import RetrainResult as RetrainResult
+from .api import compare as compare
 from .api import export as export
 from .api import quantize as quantize
 from .api import resume as resume
@@ -42,6 +43,7 @@ from .pruning.importance import accumulate_gradients as accumulate_gradients
 from .pruning.one_shot import groups as groups
 from .pruning.one_shot import prune_model as prune_model
 from .record import TrialRecord as TrialRecord
+from .report.comparison import Comparison as Comparison
 from .result import Result as Result
 from .schedule import Schedule as Schedule
 from .space import SearchSpace as SearchSpace

@@ -54,6 +54,7 @@ if TYPE_CHECKING:
     from autoprune._retraining.rates import OnRate
     from autoprune._retraining.seeds import OnEntry
     from autoprune._search.progress import Progress
+    from autoprune.report.comparison import Comparison
 
 Precision = Literal["float32", "int8"]
 
@@ -312,6 +313,20 @@ def export(
     return export_model(
         model, file, found.example_input(), format=format, dynamic_batch=dynamic_batch
     )
+
+
+def compare(*runs: str | Path | Result) -> Comparison:
+    """Compare finished runs of the same objectives: fronts at equal cost, and what differs.
+
+    The comparison has tables (`runs`, `at_cost`, `differences` as data frames); `print` shows it as
+    the command does. Raises UsageError for fewer than two runs, without a front, or with other
+    objectives; StoreError where a run is damaged.
+    """
+    from autoprune.report.comparison import Comparison
+    from autoprune.report.read import read
+
+    paths = (run.path if isinstance(run, Result) else Path(run) for run in runs)
+    return Comparison(tuple(read(path) for path in paths))
 
 
 def quantize(

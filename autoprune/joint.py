@@ -118,6 +118,10 @@ class JointFront:
         record = pick_record(self.front, text, (), found.record if found else None)
         return self.runs[self.start_of(record)], record
 
+    def _repr_html_(self) -> str:
+        """A table of the members with their starting models, for notebooks."""
+        return self.front.table_html("model", [self.named(record) for record in self.front])
+
     def contributions(self) -> dict[str, float]:
         """The hypervolume of the joint front that would be lost without each run."""
         whole = self.front.hypervolume

@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from autoprune.cost_fields import cost_fields, is_cost, is_latency, on_device, split_field
 from autoprune.errors import BudgetError
+from autoprune.html_table import html_table
 from autoprune.record import TrialRecord
 
 Direction = Literal["maximize", "minimize"]
@@ -283,6 +284,21 @@ class ParetoFront:
                 for record, row in zip(self.members, self.values.tolist(), strict=True)
             ],
         }
+
+    def table_html(self, head: str, names: Sequence[str]) -> str:
+        """The values of the members as an HTML table, each under its name; the knee is marked."""
+        knee, columns = self.knee, [objective.name for objective in self.objectives]
+        marked = [
+            f"{name} (knee)" if record is knee else name
+            for name, record in zip(names, self.members, strict=True)
+        ]
+        titles = [f"{c}, {self.source_of(c)}" if is_latency(c) else c for c in columns]
+        rows = ([n, *values] for n, values in zip(marked, self.values.tolist(), strict=True))
+        return html_table(f"{len(self)} models on the front", [head, *titles], rows)
+
+    def _repr_html_(self) -> str:
+        """A table of the members by the numbers of their trials, for notebooks."""
+        return self.table_html("trial", [str(record.number) for record in self.members])
 
     def __len__(self) -> int:
         return len(self.members)

@@ -74,6 +74,20 @@ class Result:
         number = trial.number if isinstance(trial, TrialRecord) else trial
         return load(self.path, pick=f"trial={number}", task=self.task, trust=trust)
 
+    def report(
+        self,
+        path: str | Path | None = None,
+        format: str = "html",  # noqa: A002 - the word of the command line
+    ) -> Path:
+        """Write the run's report: `html` (one page), `md`, `csv` or `png`; returns its path.
+
+        The default is a file in the run. Raises UsageError for another format, and where a picture
+        has no browser that draws it.
+        """
+        from autoprune.report.formats import write
+
+        return write(RunFolder.open(self.path), format, None if path is None else Path(path))
+
     def trials_dataframe(self) -> pd.DataFrame:
         """One row a trial; metrics, costs, settings and ratios in columns, as in `trials.csv`."""
         import pandas as pd

@@ -34,6 +34,13 @@ def test_pick_gives_the_run_of_the_member(tmp_path: Path) -> None:
     assert (run.path.name, record.number) == ("large", 0)
 
 
+def test_it_is_a_table_in_a_notebook(tmp_path: Path) -> None:
+    page = JointFront.read(make(tmp_path, large=(0.9, 0.4), small=(0.8, 0.5)))._repr_html_()
+    assert "<tr><th>model</th><th>accuracy</th><th>macs</th></tr>" in page
+    assert "<tr><td>small, trial 1</td><td>0.5</td><td>14</td></tr>" in page
+    assert "<tr><td>large, trial 0 (knee)</td><td>0.9</td><td>42</td></tr>" in page
+
+
 def test_numbers_of_trials_need_the_run(tmp_path: Path) -> None:
     joint = JointFront.read(make(tmp_path, large=(0.9, 0.4), small=(0.8, 0.5)))
     with pytest.raises(UsageError, match=r"numbered in each run · name one of .*starts/large"):

@@ -68,6 +68,7 @@ FLOORS = {
     "recommendation": 0,
     "errors": 0,
     "printable": 0,
+    "html_table": 0,
     "cost_fields": 0,
 }
 ONLY_IN = {"optuna": "_search", "ray": "_search"}

@@ -9,7 +9,9 @@ import small_run
 import torch
 from small_run import KEPT, Pair, model_of
 
-from autoprune.errors import StoreError
+import autoprune
+from autoprune.errors import StoreError, UsageError
+from autoprune.pareto import Objective, ParetoFront
 from autoprune.result import Result
 from autoprune.store import RunFolder
 
@@ -92,3 +94,35 @@ def test_it_is_a_picture_and_a_table_in_a_notebook(result: Result) -> None:
     assert page.count("<circle") == 2
     assert "recommended" in page.partition("0 (")[2][:15]
     assert "80.50 %" in page
+
+
+def test_its_front_is_a_table_in_a_notebook(result: Result) -> None:
+    assert result.front._repr_html_() == (
+        "<table><caption>2 models on the front</caption>"
+        "<tr><th>trial</th><th>accuracy</th><th>macs</th></tr>"
+        "<tr><td>1</td><td>0.5</td><td>14</td></tr>"
+        "<tr><td>0 (knee)</td><td>0.805</td><td>42</td></tr></table>"
+    )
+    timed = ParetoFront((Objective("latency_ms"),), (), source="measured")
+    assert "<th>latency_ms, measured</th>" in timed._repr_html_()
+
+
+def test_the_report_is_written_where_it_is_asked_for(result: Result, tmp_path: Path) -> None:
+    assert result.report() == result.path / "report.html"
+    assert "</html>" in (result.path / "report.html").read_text()
+    written = result.report(tmp_path / "table.csv", format="csv")
+    assert written == tmp_path / "table.csv"
+    assert written.read_text().startswith("number,state,")
+    with pytest.raises(UsageError, match="format must be one of html, md, csv, png, got 'pdf'"):
+        result.report(format="pdf")
+
+
+def test_runs_are_compared_by_their_results_or_folders(result: Result, tmp_path: Path) -> None:
+    (tmp_path / "more").mkdir()
+    other = small_run.make(tmp_path / "more", tmp_path / "other", accuracies=(0.7, 0.6))
+    found = autoprune.compare(result, other.path)
+    assert isinstance(found, autoprune.Comparison)
+    assert found.at_cost["run"].tolist() == [0.5] * 5 + [0.805]
+    assert found.at_cost["other"].tolist() == [0.6] * 5 + [0.7]
+    with pytest.raises(UsageError, match="at least two runs"):
+        autoprune.compare(result)

@@ -72,7 +72,6 @@ def compare(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN RUN...", help="Two runs or more.")],
 ) -> None:
     """Compare runs: fronts at equal cost, hypervolume, compute, and what differs in them."""
-    from autoprune.report.comparison import compare as compared
-    from autoprune.report.read import read
+    from autoprune import api
 
-    say(compared([read(run) for run in runs]))
+    say(api.compare(*runs))

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Group, RenderableType
+from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
@@ -15,32 +17,126 @@ from autoprune.errors import UsageError
 from autoprune.pareto import Objective, ParetoFront
 from autoprune.report import text
 from autoprune.report.data import RunView
-from autoprune.report.markup import flat
+from autoprune.report.markup import escape, flat
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 _LEVELS = 6  # costs at which fronts are compared
+_WIDTH = 120  # of the text
 _OWN = ("output", "base", "from_run")  # keys that differ in any case
 
 
-def compare(views: Sequence[RunView]) -> RenderableType:
-    """Tables of the runs, of their fronts at equal cost, and of what differs in configurations.
+@dataclass(frozen=True)
+class Comparison:
+    """Runs beside one another; `print` and notebooks show all of it.
 
-    Raises UsageError for fewer than two runs, without a front, or with other objectives.
+    `views` are the runs in the order in which they were given. Columns of the tables are called by
+    the runs' folders.
     """
-    if len(views) < 2:
-        raise UsageError("compare needs at least two runs")
-    fronts = [_front(view) for view in views]
+
+    views: tuple[RunView, ...]
+
+    def __post_init__(self) -> None:
+        if len(self.views) < 2:
+            raise UsageError("compare needs at least two runs")
+        first, *others = self.views
+        for view in self.views:
+            if view.front is None or not view.members:
+                raise UsageError(f"{view.name} has no front yet")
+        for view in others:
+            if _objectives(view) != _objectives(first):
+                raise UsageError(
+                    f"{view.name} has the objectives {_named(view)}, {first.name} has "
+                    f"{_named(first)}: their fronts cannot be compared"
+                )
+
+    @property
+    def fronts(self) -> list[ParetoFront]:
+        """The front of each run."""
+        return [view.front for view in self.views if view.front is not None]
+
+    @property
+    def runs(self) -> pd.DataFrame:
+        """A row for each run: trials, epochs, time, front, and the recommended trial.
+
+        `hypervolume_share` is relative to the largest, up to the worst reference point of all.
+        """
+        import pandas as pd
+
+        shares = hypervolumes(self.fronts)
+        rows = [
+            _run(view, front, shares[place] if shares else None)
+            for place, (view, front) in enumerate(zip(self.views, self.fronts, strict=True))
+        ]
+        return pd.DataFrame(rows, index=pd.Index([view.name for view in self.views], name="run"))
+
+    @property
+    def at_cost(self) -> pd.DataFrame:
+        """The best metric of each run (columns) within several costs (rows).
+
+        NaN where none is within; empty where the objectives have no metric or no cost.
+        """
+        import pandas as pd
+
+        names, found = [view.name for view in self.views], levels(self.fronts)
+        index = pd.Index([limit for limit, _ in found.rows], name=found.cost or None)
+        values = [row for _, row in found.rows]
+        return pd.DataFrame(values, index=index, columns=names, dtype=float)
+
+    @property
+    def differences(self) -> pd.DataFrame:
+        """Keys of configurations and environments (rows) in which the runs (columns) differ."""
+        import pandas as pd
+
+        found = _differing(self.views)
+        names = [view.name for view in self.views]
+        index = pd.Index(list(found), name="key", dtype=object)
+        return pd.DataFrame(list(found.values()), index=index, columns=names, dtype=object)
+
+    def __rich__(self) -> RenderableType:
+        warning = _other_dense(self.views)
+        parts: list[RenderableType] = [_runs(self.views, self.fronts)]
+        parts += [Text(warning, "yellow")] if warning else []
+        return Group(*parts, _levels(self.views, self.fronts), _differences(self.views))
+
+    def __str__(self) -> str:
+        out = io.StringIO()
+        Console(file=out, width=_WIDTH, highlight=False, markup=False).print(self)
+        return out.getvalue()
+
+    def _repr_html_(self) -> str:
+        """The three tables, for notebooks."""
+        warning = _other_dense(self.views)
+        tables = (self.runs, self.at_cost, self.differences)
+        parts = [f"<p>{escape(warning)}</p>"] if warning else []
+        return "".join([*parts, *(table.to_html() for table in tables if len(table))])
+
+
+@dataclass(frozen=True)
+class Levels:
+    """The best metric of each front within several costs; None where none is."""
+
+    metric: Objective
+    cost: str
+    rows: tuple[tuple[float, tuple[float | None, ...]], ...]
+
+
+def levels(fronts: Sequence[ParetoFront]) -> Levels:
+    """At costs between the ends of all fronts; no rows without a metric and a cost."""
     objectives = fronts[0].objectives
-    for view, front in zip(views, fronts, strict=True):
-        if front.objectives != objectives:
-            names = ", ".join(o.name for o in front.objectives)
-            raise UsageError(
-                f"{view.name} has the objectives {names}, {views[0].name} has "
-                f"{', '.join(o.name for o in objectives)}: their fronts cannot be compared"
-            )
-    warning = _other_dense(views)
-    parts: list[RenderableType] = [_runs(views, fronts)]
-    parts += [Text(warning, "yellow")] if warning else []
-    return Group(*parts, _levels(views, fronts), _differences(views))
+    metric = next((o for o in objectives if not is_cost(o.name)), None)
+    cost = next((o.name for o in objectives if is_cost(o.name)), None)
+    if metric is None or cost is None:
+        return Levels(objectives[0], "", ())
+    spent = [v for f in fronts for r in f.members if (v := f.value(cost, r)) is not None]
+    low, high = min(spent), max(spent)
+    limits = [low + (high - low) * k / (_LEVELS - 1) for k in range(_LEVELS)]
+    rows = [
+        (limit, tuple(best_at(front, metric, cost, limit * (1 + 1e-9)) for front in fronts))
+        for limit in limits
+    ]
+    return Levels(metric, cost, tuple(rows))
 
 
 def hypervolumes(fronts: Sequence[ParetoFront]) -> list[float]:
@@ -74,10 +170,25 @@ def best_at(front: ParetoFront, metric: Objective, cost: str, limit: float) -> f
     return min(values, key=lambda value: metric.sign * value) if values else None
 
 
-def _front(view: RunView) -> ParetoFront:
-    if view.front is None or not view.members:
-        raise UsageError(f"{view.name} has no front yet")
-    return view.front
+def _objectives(view: RunView) -> tuple[Objective, ...]:
+    return view.front.objectives if view.front is not None else ()
+
+
+def _named(view: RunView) -> str:
+    return ", ".join(objective.name for objective in _objectives(view))
+
+
+def _run(view: RunView, front: ParetoFront, share: float | None) -> dict[str, Any]:
+    found, name = view.recommendation, view.metric.name if view.metric else "metric"
+    return {
+        "trials": sum(record.is_counted for record in view.records),
+        "epochs": view.epochs,
+        "wall_s": view.wall_s,
+        "members": len(front),
+        "hypervolume_share": share,
+        "recommended": found.record.number if found else None,
+        name: view.metric_of(found.record) if found else None,
+    }
 
 
 def _runs(views: Sequence[RunView], fronts: Sequence[ParetoFront]) -> Table:
@@ -104,39 +215,41 @@ def _runs(views: Sequence[RunView], fronts: Sequence[ParetoFront]) -> Table:
 
 def _levels(views: Sequence[RunView], fronts: Sequence[ParetoFront]) -> RenderableType:
     """The best metric of each run at several costs, and its difference to the first."""
-    objectives = fronts[0].objectives
-    metric = next((o for o in objectives if not is_cost(o.name)), None)
-    cost = next((o.name for o in objectives if is_cost(o.name)), None)
-    if metric is None or cost is None:
+    found = levels(fronts)
+    if not found.rows:
         return Text("")
-    spent = [v for f in fronts for r in f.members if (v := f.value(cost, r)) is not None]
-    low, high = min(spent), max(spent)
-    limits = [low + (high - low) * k / (_LEVELS - 1) for k in range(_LEVELS)]
-    table = _table(f"{metric.name} at {text.label(cost)} of at most", *(v.name for v in views))
-    for limit in limits:
-        values = [best_at(front, metric, cost, limit * (1 + 1e-9)) for front in fronts]
+    name = found.metric.name
+    table = _table(f"{name} at {text.label(found.cost)} of at most", *(v.name for v in views))
+    for limit, values in found.rows:
         first, cells = values[0], []
         for place, value in enumerate(values):
             beside = ""
             if place and value is not None and first is not None:
-                beside = f" ({text.change(metric.name, value - first)})"
-            cells.append(text.metric(metric.name, value) + beside)
-        table.add_row(text.cost(cost, limit), *cells)
+                beside = f" ({text.change(name, value - first)})"
+            cells.append(text.metric(name, value) + beside)
+        table.add_row(text.cost(found.cost, limit), *cells)
     return table
 
 
 def _differences(views: Sequence[RunView]) -> RenderableType:
+    table = _table("differs in", *(view.name for view in views))
+    for name, values in _differing(views).items():
+        table.add_row(name, *(_shown(value) for value in values))
+    return table if table.row_count else Text("same configuration and environment", "dim")
+
+
+def _differing(views: Sequence[RunView]) -> dict[str, list[Any]]:
     """Keys of the configuration and of the environment in which the runs differ."""
     contents = [
         {**flat(view.config.to_dict()), **flat(view.environment, "environment.")} for view in views
     ]
     names = dict.fromkeys(name for content in contents for name in content)
-    table = _table("differs in", *(view.name for view in views))
-    for name in names:
-        values = [content.get(name) for content in contents]
-        if name not in _OWN and any(value != values[0] for value in values):
-            table.add_row(name, *(_shown(value) for value in values))
-    return table if table.row_count else Text("same configuration and environment", "dim")
+    found = {name: [content.get(name) for content in contents] for name in names}
+    return {
+        name: values
+        for name, values in found.items()
+        if name not in _OWN and any(value != values[0] for value in values)
+    }
 
 
 def _other_dense(views: Sequence[RunView]) -> str:

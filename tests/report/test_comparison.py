@@ -6,6 +6,7 @@ from dataclasses import replace
 from io import StringIO
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from rich.console import Console
 from synthetic_run import make_run
@@ -13,7 +14,8 @@ from views import config, trial, view_of
 
 from autoprune.errors import UsageError
 from autoprune.pareto import Objective, ParetoFront
-from autoprune.report.comparison import best_at, compare, hypervolumes
+from autoprune.report.comparison import Comparison, best_at, hypervolumes
+from autoprune.report.data import RunView
 from autoprune.report.read import read
 
 OBJECTIVES = (Objective("accuracy", "maximize"), Objective("latency_ms"))
@@ -46,20 +48,84 @@ def test_the_best_at_a_cost_is_within_it() -> None:
 def test_runs_are_compared_at_equal_cost_and_by_what_differs(tmp_path: Path) -> None:
     one = read(make_run(tmp_path / "one"))
     two = read(make_run(tmp_path / "two", seed=1, search={"trials": 48, "seed": 1, "epochs": 4.0}))
-    text = printed(compare([one, two]))
+    text = printed(
+        Comparison(
+            (
+                one,
+                two,
+            )
+        )
+    )
     assert "accuracy at latency of at most" in text
     line = next(line for line in text.splitlines() if line.startswith("search.seed"))
     assert line.split() == ["search.seed", "0", "1"]
     assert "search.trials" not in text
 
 
+def test_tables_have_the_numbers_of_the_text() -> None:
+    # up to (0, 100): 0.9 x 88 + 0.5 x 10 = 84.2, and 0.8 x 93 + 0.6 x 3 = 76.2
+    one = view_of(trial(0, 0.5, 2.0), trial(1, 0.9, 12.0))
+    two = replace(view_of(trial(0, 0.6, 4.0), trial(1, 0.8, 7.0)), name="two", wall_s=60.0)
+    fronts = [replace(front_of(view), reference=(0.0, 100.0)) for view in (one, two)]
+    found = Comparison(
+        tuple(replace(view, front=front) for view, front in zip((one, two), fronts, strict=True))
+    )
+    runs = found.runs
+    assert runs.index.tolist() == ["run", "two"]
+    assert runs["trials"].tolist() == runs["members"].tolist() == [2, 2]
+    assert runs["hypervolume_share"].tolist() == pytest.approx([1.0, 76.2 / 84.2])
+    assert runs.loc["two", "wall_s"] == 60.0
+    assert runs["recommended"].tolist() == [1, 1]  # 0.9 is the dense accuracy; 0.8 is nearest to it
+    assert runs["accuracy"].tolist() == [0.9, 0.8]
+    table = found.at_cost
+    assert (table.index.name, table.columns.tolist()) == ("latency_ms", ["run", "two"])
+    assert table.index.tolist() == [2.0, 4.0, 6.0, 8.0, 10.0, 12.0]
+    assert table["run"].tolist() == [0.5, 0.5, 0.5, 0.5, 0.5, 0.9]
+    assert pd.isna(table["two"].iloc[0])
+    assert table["two"].tolist()[1:] == [0.6, 0.6, 0.8, 0.8, 0.8]
+    assert "12.0 ms 90.00 % 80.00 % (−10.00 pt)" in " ".join(str(found).split())
+
+
+def test_differences_are_a_table_and_all_is_shown_in_notebooks() -> None:
+    view = view_of(trial(0, 0.9, 5.0))
+    newer = replace(view, name="<b>", environment={"torch": "3"})
+    found = Comparison((replace(view, environment={"torch": "2"}), newer))
+    assert found.differences.loc["environment.torch"].tolist() == ["2", "3"]
+    page = found._repr_html_()
+    assert page.count("<table") == 3
+    assert "<b>" not in page
+    alike = Comparison((view, replace(view, dense=replace(view.dense, metrics={}))))
+    assert alike.differences.empty
+    assert alike._repr_html_().count("<table") == 2
+    assert "other dense models than that of run" in alike._repr_html_()
+
+
+def test_without_a_metric_there_is_nothing_at_equal_cost() -> None:
+    objectives = (Objective("latency_ms"), Objective("macs"))
+    view = view_of(trial(0, 0.9, 5.0))
+    costs = replace(view, front=ParetoFront(objectives, view.records, source="measured"))
+    found = Comparison((costs, costs))
+    assert found.at_cost.empty
+    assert found.runs["hypervolume_share"].isna().all()
+
+
+def front_of(view: RunView) -> ParetoFront:
+    assert view.front is not None
+    return view.front
+
+
 def test_what_cannot_be_compared_is_refused() -> None:
     view = view_of(trial(0, 0.9, 5.0))
     with pytest.raises(UsageError, match="at least two runs"):
-        compare([view])
+        Comparison((view,))
     other = replace(view, front=ParetoFront((Objective("loss"), Objective("macs")), ()))
     with pytest.raises(UsageError, match="has no front yet"):
-        compare([view, other])
+        Comparison(
+            (
+                view,
+                other,
+            )
+        )
 
 
 def test_other_objectives_cannot_be_compared() -> None:
@@ -67,7 +133,12 @@ def test_other_objectives_cannot_be_compared() -> None:
     objectives = (Objective("accuracy", "maximize"), Objective("macs"))
     other = replace(view, name="other", front=ParetoFront(objectives, view.records))
     with pytest.raises(UsageError) as caught:
-        compare([view, other])
+        Comparison(
+            (
+                view,
+                other,
+            )
+        )
     assert str(caught.value) == (
         "other has the objectives accuracy, macs, run has accuracy, latency_ms: their fronts "
         "cannot be compared"
@@ -77,7 +148,17 @@ def test_other_objectives_cannot_be_compared() -> None:
 def test_metrics_are_compared_at_costs_between_the_ends() -> None:
     one = view_of(trial(0, 0.5, 2.0), trial(1, 0.9, 12.0))
     two = replace(view_of(trial(0, 0.6, 4.0), trial(1, 0.8, 7.0)), name="two")
-    lines = [line.split() for line in printed(compare([one, two])).splitlines()]
+    lines = [
+        line.split()
+        for line in printed(
+            Comparison(
+                (
+                    one,
+                    two,
+                )
+            )
+        ).splitlines()
+    ]
     table = lines[lines.index(next(line for line in lines if "most" in line)) + 2 :][:6]
     # from 2 to 12 ms in five steps; of the second also the difference to the first
     assert [" ".join(line) for line in table] == [
@@ -102,16 +183,44 @@ def test_proposals_over_the_budget_and_baselines_are_no_trials() -> None:
 def test_another_dense_model_is_warned_of() -> None:
     view = view_of(trial(0, 0.9, 5.0))
     other = replace(view, name="other", dense=replace(view.dense, metrics={"accuracy": 0.8}))
-    assert "other dense models than that of run: other" in printed(compare([view, other]))
-    assert "other dense models" not in printed(compare([view, view]))
+    assert "other dense models than that of run: other" in printed(
+        Comparison(
+            (
+                view,
+                other,
+            )
+        )
+    )
+    assert "other dense models" not in printed(
+        Comparison(
+            (
+                view,
+                view,
+            )
+        )
+    )
 
 
 def test_runs_that_are_alike_say_so_and_where_they_lie_does_not_count() -> None:
     view = view_of(trial(0, 0.9, 5.0))
     moved = replace(view, config=config({"latency_ms": "80%"}, output="elsewhere", base="/"))
-    assert "same configuration and environment" in printed(compare([view, moved]))
+    assert "same configuration and environment" in printed(
+        Comparison(
+            (
+                view,
+                moved,
+            )
+        )
+    )
     newer = replace(view, environment={"torch": "3", "note": ""})
-    text = printed(compare([replace(view, environment={"torch": "2"}), newer]))
+    text = printed(
+        Comparison(
+            (
+                replace(view, environment={"torch": "2"}),
+                newer,
+            )
+        )
+    )
     rows = [line.split() for line in text.splitlines() if line.startswith("environment.")]
     assert rows == [["environment.torch", "2", "3"], ["environment.note", "–", "–"]]
 
