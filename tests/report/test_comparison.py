@@ -48,14 +48,7 @@ def test_the_best_at_a_cost_is_within_it() -> None:
 def test_runs_are_compared_at_equal_cost_and_by_what_differs(tmp_path: Path) -> None:
     one = read(make_run(tmp_path / "one"))
     two = read(make_run(tmp_path / "two", seed=1, search={"trials": 48, "seed": 1, "epochs": 4.0}))
-    text = printed(
-        Comparison(
-            (
-                one,
-                two,
-            )
-        )
-    )
+    text = printed(Comparison((one, two)))
     assert "accuracy at latency of at most" in text
     line = next(line for line in text.splitlines() if line.startswith("search.seed"))
     assert line.split() == ["search.seed", "0", "1"]
@@ -148,17 +141,7 @@ def test_other_objectives_cannot_be_compared() -> None:
 def test_metrics_are_compared_at_costs_between_the_ends() -> None:
     one = view_of(trial(0, 0.5, 2.0), trial(1, 0.9, 12.0))
     two = replace(view_of(trial(0, 0.6, 4.0), trial(1, 0.8, 7.0)), name="two")
-    lines = [
-        line.split()
-        for line in printed(
-            Comparison(
-                (
-                    one,
-                    two,
-                )
-            )
-        ).splitlines()
-    ]
+    lines = [line.split() for line in printed(Comparison((one, two))).splitlines()]
     table = lines[lines.index(next(line for line in lines if "most" in line)) + 2 :][:6]
     # from 2 to 12 ms in five steps; of the second also the difference to the first
     assert [" ".join(line) for line in table] == [
@@ -175,7 +158,7 @@ def test_proposals_over_the_budget_and_baselines_are_no_trials() -> None:
     proposed = replace(trial(2, 0.0, None), state="infeasible", metrics={})
     more = (replace(trial(3, 0.8, 4.0), origin="baseline:uniform-0"), proposed)
     one = view_of(trial(0, 0.5, 2.0), trial(1, 0.9, 12.0), *more)
-    text = printed(compare([one, one]))
+    text = printed(Comparison((one, one)))
     head, first = [line.split() for line in text.splitlines() if line.startswith("run ")][:2]
     assert (head[1], first[1]) == ("trials", "2")
 
