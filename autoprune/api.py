@@ -220,8 +220,8 @@ def retrain(
 
     `seeds` are the seeds, or how many (0, 1, ...). `distillation` replaces that of the
     trial, and `lr` its peak learning rate; without it SGD's grows with the square root of the
-    length (at most fourfold), since a long training wants a higher one. With `find_lr` half, one,
-    two and four times that rate are tried in short trainings on the first seed, judged on
+    length (at most fourfold), since a long training wants a higher one. With `find_lr` a quarter,
+    half, one and two times that rate are tried in short trainings on the first seed, judged on
     validation data (half as long as one seed's training together; `on_rate(RateTrial)` is called
     after each). `recovery` replaces other settings of the trial, as in the space's section of that
     name, such as `{"ema": 0.99, "label_smoothing": 0.1}` (with another optimizer rate and weight

@@ -15,7 +15,7 @@ from autoprune.errors import TrainingError, first_line
 from autoprune.store import FoundRate, RateTrial
 from autoprune.training.optimizers import growth
 
-FACTORS = (0.5, 1.0, 2.0, 4.0)  # of the rate that the length suggests
+FACTORS = (0.25, 0.5, 1.0, 2.0)  # of the rate that the length suggests
 ROUNDS = ((1 / 16, 2), (1 / 8, 1))  # share of the epochs, and how many go on
 COST = len(FACTORS) * ROUNDS[0][0] + ROUNDS[0][1] * ROUNDS[1][0]  # in trainings of full length
 

@@ -16,7 +16,7 @@ from autoprune.architecture import BLOCK, IN_FLOAT, Architecture
 from autoprune.budget import Budget, Cost, Limit
 from autoprune.candidate import Candidate
 from autoprune.cost.precisions import Prices
-from autoprune.cost_fields import FILE, MEMORY
+from autoprune.cost_fields import FILE, MEMORY, is_cost
 from autoprune.errors import BudgetError
 from autoprune.fitted_space import FittedSpace
 from autoprune.pareto import Objective
@@ -111,6 +111,11 @@ class Plan:
     def variables(self) -> Variables:
         """What the sampler draws: `allocated` where that is given, else ratios of groups."""
         return self.allocated or self.space
+
+    @property
+    def metric(self) -> Objective:
+        """The first objective that is no cost."""
+        return next(o for o in self.objectives if not is_cost(o.name))
 
     @property
     def milestones(self) -> tuple[float, ...]:

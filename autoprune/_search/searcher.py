@@ -10,6 +10,7 @@ import copy
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from optuna.distributions import BaseDistribution
@@ -22,6 +23,7 @@ from autoprune._search.ledger import Ledger
 from autoprune._search.messages import REPORT, Conversion, Report
 from autoprune._search.plan import Plan
 from autoprune._search.projection import project
+from autoprune._search.rates import FIRST, OTHER, best_rate, with_rate
 from autoprune._search.screening import PooledProposal, Screening
 from autoprune._search.study import (
     BEGUN,
@@ -37,7 +39,6 @@ from autoprune._search.study import (
 from autoprune._search.trainable import SPEC, Spec
 from autoprune.budget import Cost
 from autoprune.candidate import Candidate, Selection
-from autoprune.cost_fields import is_cost
 from autoprune.record import BASELINE, CONVERTED, SCRATCH, TrialRecord
 
 ATTEMPTS = 200
@@ -109,6 +110,9 @@ class BudgetedOptunaSearch(OptunaSearch):
         self._again = deque(self._interrupted(before))
         tried = {r.origin for r in ledger.records.values() if r.number < len(before)}
         tried |= {origin for *_, origin in self._again}
+        seeds = list(seeds)
+        rates = [s.candidate.recovery.lr for s in seeds if s.origin == FIRST]
+        self._usual_rate = rates[0] if rates else None
         self._queue = deque(seed for seed in seeds if seed.origin not in tried)
         if screening is not None:
             screening.resume(ledger.screening)
@@ -263,7 +267,7 @@ class BudgetedOptunaSearch(OptunaSearch):
             if self._held is not None:
                 held, self._held = self._held, None
                 return held
-            queued = self._best_alternative(self._queue.popleft()) if self._queue else None
+            queued = self._best_alternative(self._popped()) if self._queue else None
             if queued is not None and self.ledger.duplicate_of(queued.candidate) is not None:
                 continue
             found, inside = self._ask(queued)
@@ -284,7 +288,7 @@ class BudgetedOptunaSearch(OptunaSearch):
             return None
         if any(record.origin == SCRATCH for record in self.ledger.records.values()):
             return None
-        metric = next(o for o in self._plan.objectives if not is_cost(o.name))
+        metric = self._plan.metric
         best = min(members, key=lambda r: metric.sign * (metric.value(r) or 0.0)).candidate
         plain = Candidate(
             best.architecture,
@@ -297,7 +301,7 @@ class BudgetedOptunaSearch(OptunaSearch):
         """The next queued baseline; None where none is left."""
         for proposal in self._baselines:
             self._queue.remove(proposal)
-            found, _ = self._ask(proposal)
+            found, _ = self._ask(self._rated(proposal))
             if found is not None:
                 return found
         last = self._scratch()
@@ -326,6 +330,24 @@ class BudgetedOptunaSearch(OptunaSearch):
         if not self._plan.allows(cost):
             return None, self._refuse(trial, candidate, cost, origin)
         return (trial, candidate, cost, origin), None
+
+    def _popped(self) -> Proposal:
+        return self._rated(self._queue.popleft())
+
+    def _rated(self, proposal: Proposal) -> Proposal:
+        """A first candidate or a baseline at the rate that came out best so far."""
+        if self._usual_rate is None or not proposal.origin.startswith(("seed:", BASELINE)):
+            return proposal
+        best = best_rate(self.ledger.records.values(), self._plan.metric)
+        if best is None or proposal.origin.startswith(OTHER):
+            return proposal
+        rated = partial(with_rate, usual=self._usual_rate, rate=best)
+        more = proposal.alternatives
+        return replace(
+            proposal,
+            candidate=rated(proposal.candidate),
+            alternatives=None if more is None else tuple(map(rated, more)),
+        )
 
     def _best_alternative(self, proposal: Proposal) -> Proposal:
         """The best of a proposal, its alternatives and neighbors; unchanged without a score."""

@@ -9,6 +9,7 @@ from autoprune._search.allocator import Allocator, Sensitivity
 from autoprune._search.plan import Plan
 from autoprune._search.projection import project
 from autoprune._search.ranking import Ranking
+from autoprune._search.rates import FIRST, LEAST_TRIALS, OTHER, other_rates
 from autoprune._search.searcher import Proposal
 from autoprune._search.sparse_seeds import sparse_seeds
 from autoprune.architecture import Architecture
@@ -73,7 +74,9 @@ def seeds(
     sensitive allocation (see `Allocator`): for the whole budget or level, which uniform ratios
     seldom use up, or else at the uniform one's cost. Its alternatives are the uniform one and, with
     `importance` (of each group's units, comparable between groups), the one of global pruning.
-    Last, one for each kind of sparsity pattern and level.
+    Last, one for each kind of sparsity pattern and level. In a search of at least `LEAST_TRIALS`
+    the first one comes at lower and higher learning rates as well; the best of these rates is
+    then that of all that follow.
     """
     start = recipe(plan.space)
     levels = _levels(plan, start, sensitivity, importance)
@@ -91,18 +94,32 @@ def seeds(
         for kind, sparse in sparse_seeds(replace(plan, budget=budget), start):
             origin = f"seed:{kind}-{number}"
             found.setdefault(sparse.key, Proposal(sparse, origin))
-    return list(found.values())
+    return _with_rates(plan, list(found.values()))
+
+
+def _with_rates(plan: Plan, proposals: list[Proposal]) -> list[Proposal]:
+    """The first uniform candidate at other rates behind itself, where there are trials enough."""
+    if not proposals or proposals[0].origin != FIRST or _trials(plan) < LEAST_TRIALS:
+        return proposals
+    others = other_rates(proposals[0].candidate, plan.space)
+    rated = [Proposal(other, f"{OTHER}{number}") for number, other in enumerate(others)]
+    return [proposals[0], *rated, *proposals[1:]]
 
 
 # Uniform, least sensitive, and the latter's alternatives at about its cost.
 Level = tuple[Candidate | None, Candidate | None, tuple[Candidate, ...]]
 
 
-def _baselines(plan: Plan, levels: int) -> int:
+def _trials(plan: Plan) -> float:
+    """How many full trials the limits allow."""
     trials: float = plan.limits.trials
     if plan.limits.total_epochs is not None:
         trials = min(trials, plan.limits.total_epochs / plan.epochs)
-    return max(1, min(levels, int(trials + 0.5) // 8))
+    return trials
+
+
+def _baselines(plan: Plan, levels: int) -> int:
+    return max(1, min(levels, int(_trials(plan) + 0.5) // 8))
 
 
 def _levels(

@@ -31,20 +31,20 @@ def test_the_best_factor_wins(best):
 
 def test_short_trainings_of_sgd_have_lower_rates_and_those_of_adamw_the_same():
     sgd = find_rate(candidate(), 16.0, lambda one, epochs: 0.0).tried
-    assert [t.lr for t in sgd[:4]] == pytest.approx([0.005, 0.01, 0.02, 0.04])
-    assert sgd[4].lr == pytest.approx(0.02 / math.sqrt(8.0))
+    assert [t.lr for t in sgd[:4]] == pytest.approx([0.0025, 0.005, 0.01, 0.02])
+    assert sgd[4].lr == pytest.approx(0.01 / math.sqrt(8.0))
     adamw = find_rate(candidate("adamw"), 16.0, lambda one, epochs: 0.0).tried
-    assert [t.lr for t in adamw[:4]] == pytest.approx([0.02, 0.04, 0.08, 0.16])
+    assert [t.lr for t in adamw[:4]] == pytest.approx([0.01, 0.02, 0.04, 0.08])
 
 
 def test_what_diverges_is_the_worst():
     def train(one, epochs):
-        if one.recovery.lr > 0.015:
+        if one.recovery.lr > 0.0075:
             raise TrainingError("training loss must be finite")
         return one.recovery.lr
 
     found = find_rate(candidate(), 16.0, train)
-    assert found.lr == pytest.approx(0.04)
+    assert found.lr == pytest.approx(0.02)
     assert [t.score is None for t in found.tried[:4]] == [False, False, True, True]
 
 
@@ -52,5 +52,5 @@ def test_where_all_diverge_the_error_names_the_rates():
     def train(one, epochs):
         raise TrainingError("training loss must be finite")
 
-    with pytest.raises(TrainingError, match=r"0.005, 0.01, 0.02, 0.04 · give .*--lr.*be finite"):
+    with pytest.raises(TrainingError, match=r"0.0025, 0.005, 0.01, 0.02 · give .*--lr.*be finite"):
         find_rate(candidate(), 16.0, train)
