@@ -42,6 +42,8 @@ REFERENCES = {  # task's name in the rows -> what loads it
     "cifar10": "examples/cifar10.py:Cifar10ResNet20",
     "fashion_mnist": "examples/fashion_mnist.py:FashionMnist",
     "spoken_digits": "examples/spoken_digits.py:SpokenDigits",
+    "keywords": "examples/voice_commands.py:VoiceCommands",
+    "resnet8": "examples/cifar10.py:Cifar10ResNet8",
 }
 
 
@@ -79,6 +81,10 @@ FULL = {
     "cifar10": Job("cifar10", steps=80, trials=15, lr=0.03),
     "fashion_mnist": Job("fashion_mnist", steps=120, trials=16, lr=0.03),
     "spoken_digits": Job("spoken_digits", steps=60, trials=20, lr=0.03),
+}
+OTHERS = {  # learning rates only
+    "keywords": Job("keywords", steps=45, trials=16),
+    "resnet8": Job("resnet8", steps=80, trials=16),
 }
 SMALL = ("fashion_mnist", "spoken_digits")
 QUICK = {"digits": Job("digits", steps=24, trials=8, lr=0.03)}
