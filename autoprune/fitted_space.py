@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field, replace
 from types import MappingProxyType
 from typing import Any
 
-from autoprune.architecture import BLOCK, FLOAT32, IN_FLOAT, INT8, Architecture
+from autoprune.architecture import BLOCK, FLOAT32, IN_FLOAT, INT8, Architecture, digest
 from autoprune.candidate import PENALTIES, Candidate, Recovery, Selection
 from autoprune.fitted_patterns import FittedPatterns
 from autoprune.fitted_schedule import schedule_of, values_of
@@ -168,12 +168,11 @@ class FittedSpace:
     def architecture(self, counts: Mapping[str, float]) -> Architecture:
         """The architecture of the nearest choices; items that are not named stay unpruned.
 
-        Where more blocks would be dropped than may be, those with the least count are. Groups that
+        Where more blocks would be dropped than may be, those with the least count are; of equal
+        counts some that depend on all the names alone, wherever they are in the model. Groups that
         go with a dropped block have no width.
         """
-        left = {name: counts.get(f"{BLOCK}{name}", 1.0) for name in self.blocks}
-        gone = sorted((count, place, name) for place, (name, count) in enumerate(left.items()))
-        dropped = [name for count, _, name in gone[: self.most_dropped] if count < _HALF]
+        dropped = self._dropped(counts)
         lost = {group for name in dropped for group in self.blocks[name]}
         return Architecture(
             {
@@ -308,6 +307,14 @@ class FittedSpace:
                 return middle
             low, high = (middle, high) if sum(now.values()) > total else (low, middle)
         raise ValueError("no single ratio of this space gives the candidate's widths")
+
+    def _dropped(self, counts: Mapping[str, float]) -> list[str]:
+        left = {name: counts.get(f"{BLOCK}{name}", 1.0) for name in self.blocks}
+        gone = [name for name, count in left.items() if count < _HALF]
+        if len(gone) <= self.most_dropped:
+            return gone
+        drawn = {name: digest([name, *gone]) for name in gone}
+        return sorted(gone, key=lambda name: (left[name], drawn[name]))[: self.most_dropped]
 
     def _precision(self, in_float: float) -> str:
         """The nearest precision of the space; of equally near ones float32."""

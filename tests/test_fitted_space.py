@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pickle
+import random
+from collections import Counter
 
 import pytest
 from hypothesis import given, settings
@@ -277,6 +279,24 @@ def test_of_too_many_blocks_those_with_the_least_count_are_dropped() -> None:
     counts = {"block:one": 0.3, "block:two": 0.1, "block:three": 0.2}
     assert DEEP.architecture(counts).dropped == ("three", "two")
     assert DEEP.architecture({**counts, "block:three": 0.5}).dropped == ("one", "two")
+
+
+def test_of_too_many_flags_no_part_of_the_model_is_preferred() -> None:
+    """27 blocks, 8 may go, 13.5 of random flags: each is dropped in about 8 of 27 draws."""
+    blocks = {f"layer{n // 9}.{n % 9}": () for n in range(27)}
+    space = FittedSpace.of(SearchSpace.parse({"depth": {"max": 0.3}}), {"a": 8}, blocks=blocks)
+    rng = random.Random(0)
+    gone: Counter[str] = Counter()
+    for _ in range(1000):
+        flags = {f"drop.{name}": rng.random() < 0.5 for name in blocks}
+        dropped = space.candidate(flags).architecture.dropped
+        assert all(flags[f"drop.{name}"] for name in dropped)
+        assert len(dropped) == min(8, sum(flags.values()))
+        assert space.candidate(flags).architecture.dropped == dropped
+        gone.update(dropped)
+    shares = [gone[name] / 1000 for name in blocks]
+    assert min(shares) > 0.2
+    assert max(shares) < 0.4
 
 
 def test_the_canonical_form_has_no_width_of_a_group_that_went_with_a_block() -> None:

@@ -35,6 +35,7 @@ from autoprune._search.study import (
     distributions,
     make_sampler,
     replay,
+    tell_dropped,
 )
 from autoprune._search.trainable import SPEC, Spec
 from autoprune.budget import Cost
@@ -315,6 +316,7 @@ class BudgetedOptunaSearch(OptunaSearch):
         trial = self._study.ask(fixed_distributions={} if plain else self._space)
         variables = self._plan.variables
         candidate = queued.candidate if queued else variables.candidate(trial.params)
+        tell_dropped(trial, candidate.architecture.dropped)
         origin = queued.origin if queued else self._plan.sampler
         trial.set_user_attr(ROUND, self._round)
         for name, value in attributes(candidate, origin, self._plan).items():

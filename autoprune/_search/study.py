@@ -26,13 +26,14 @@ from optuna.distributions import (
 )
 from optuna.samplers import BaseSampler
 from optuna.samplers._lazy_random_state import LazyRandomState
-from optuna.trial import FrozenTrial, TrialState, create_trial
+from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 from sqlalchemy import event
 from sqlalchemy.exc import SQLAlchemyError
 
 from autoprune._search.plan import Plan
 from autoprune.candidate import Candidate
 from autoprune.errors import ConfigError, first_line
+from autoprune.fitted_space import DROP
 from autoprune.pareto import Objective
 from autoprune.record import TrialRecord
 from autoprune.settings import Parameter, Value
@@ -333,6 +334,20 @@ def candidate_of(trial: FrozenTrial, plan: Plan) -> Candidate:
     """The candidate that a trial of the study stands for."""
     made = trial.user_attrs.get(MADE)
     return Candidate.from_dict(made) if made else plan.variables.candidate(trial.params)
+
+
+def tell_dropped(trial: Trial, dropped: Collection[str]) -> None:
+    """Set the flags of a proposal's blocks to what is built, where they were too many.
+
+    The sampler would else learn of blocks that the model still has.
+    """
+    choices = trial.distributions
+    for name, drawn in trial.params.items():
+        kind, _, block = name.partition(".")
+        if kind == DROP and drawn != (block in dropped):
+            internal = choices[name].to_internal_repr(block in dropped)
+            trial.storage.set_trial_param(trial._trial_id, name, internal, choices[name])
+    trial._cached_frozen_trial = trial.storage.get_trial(trial._trial_id)
 
 
 @contextmanager

@@ -19,6 +19,7 @@ from autoprune._search.searcher import Proposal
 from autoprune._search.study import NAME, make_sampler
 from autoprune.budget import Budget
 from autoprune.errors import ConfigError
+from autoprune.fitted_space import FittedSpace
 from autoprune.space import SearchSpace
 from autoprune.store import RunFolder
 
@@ -64,6 +65,29 @@ def test_a_proposal_over_budget_is_told_truly_and_its_projection_is_tried(
         assert (after.state, after.origin) == ("complete", "tpe projected")
         assert plan.allows(plan.cost(after.candidate))
     assert trials[-1].number == max(records)
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "random"])
+def test_optuna_is_told_which_blocks_were_dropped_not_which_were_drawn(
+    folder: RunFolder, sampler: str
+) -> None:
+    """Two of six may go, and three are drawn on average."""
+    plan = toy.make_plan(limits=Limits(trials=10), sampler=sampler, budget=WIDE)
+    blocks = dict.fromkeys("uvwxyz", ())
+    space = SearchSpace.parse({"ratios": {"max": 0.8}, "depth": {"max": 0.34}})
+    plan = replace(plan, space=FittedSpace.of(space, toy.SIZES, blocks=blocks))
+    hand = toy.Hand(folder, plan)
+    candidates = hand.play(10)
+    hand.close()
+    told = [t for t in study_of(folder).trials if t.state == TrialState.COMPLETE]
+    assert max(len(candidate.architecture.dropped) for candidate in candidates) == 2
+    for trial, candidate in zip(told, candidates, strict=True):
+        assert [n for n in blocks if trial.params[f"drop.{n}"]] == list(
+            candidate.architecture.dropped
+        )
+        assert plan.space.candidate(trial.params) == candidate
+    in_memory = [t for t in hand.searcher.study.trials if t.state == TrialState.COMPLETE]
+    assert [t.params for t in in_memory] == [t.params for t in told]
 
 
 def test_seeds_come_first_and_a_seed_twice_is_tried_once(folder: RunFolder) -> None:
