@@ -8,6 +8,7 @@ read (or from the input of a cheaper shortcut).
 
 from __future__ import annotations
 
+import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -63,14 +64,14 @@ def find_blocks(
     Branches without weights are left out, and those with outputs of unknown structure.
     """
     values = _Values(graph)
-    places = _calls_of(graph.ops, [path for path in modules if not _is_list(modules[path])])
-    idle = values.idle()
+    called = [path for path in modules if not _is_list(modules[path])]
+    layout = _Layout.of(graph, called, values.idle())
     found = []
     for addition, op in enumerate(graph.ops):
         if op.name in ADDITIONS and len(op.inputs) == 2:
             branch = values.branch(addition)
             if branch is not None:
-                found.append(_block(graph, branch, idle, places, structures))
+                found.append(_block(graph, branch, layout, structures))
     return _named([block for block in found if block is not None], graph)
 
 
@@ -185,6 +186,32 @@ class _Values:
         return self._graph.tensors[self._tensor[value]].dims
 
 
+@dataclass(frozen=True)
+class _Layout:
+    """Where everything is in a model, found once for all of its blocks.
+
+    `places` are the calls inside each module and `needed` those whose results are read, `holders`
+    the modules around each parameter and buffer, `readers` the needed calls that read it.
+    """
+
+    places: Mapping[str, set[int]]
+    needed: Mapping[str, set[int]]
+    holders: Mapping[str, frozenset[str]]
+    readers: Mapping[str, set[int]]
+
+    @staticmethod
+    def of(graph: PruningGraph, modules: Iterable[str], idle: frozenset[int]) -> _Layout:
+        places = _calls_of(graph.ops, modules)
+        needed = {path: calls - idle for path, calls in places.items() if calls - idle}
+        names = [*graph.parameters, *graph.buffers]
+        readers: dict[str, set[int]] = defaultdict(set)
+        for call, op in enumerate(graph.ops):
+            for name in op.parameters if call not in idle else ():
+                readers[name].add(call)
+        holders = {name: frozenset(_upwards(owner(name))) for name in names}
+        return _Layout(places, needed, holders, readers)
+
+
 def _calls_of(ops: Sequence[Op], modules: Iterable[str]) -> dict[str, set[int]]:
     """The calls inside each module."""
     places: dict[str, set[int]] = {path: set() for path in modules if path}
@@ -210,27 +237,18 @@ def _upwards(path: str) -> Iterator[str]:
 def _block(
     graph: PruningGraph,
     branch: _Branch,
-    idle: frozenset[int],
-    places: Mapping[str, set[int]],
+    layout: _Layout,
     structures: Mapping[str, Structure | None],
 ) -> Block | None:
-    inside = {
-        path for path, calls in places.items() if calls - idle and calls - idle <= branch.calls
-    }
+    inside = {path for path, calls in layout.needed.items() if calls <= branch.calls}
     whole = sorted(p for p in inside if inside.isdisjoint(_upwards(p.rpartition(".")[0])))
     if any(path in structures and structures[path] is None for path in whole):
         return None
     read = {n for call in branch.calls for n in graph.ops[call].parameters}
-    gone_calls = branch.calls | {c for p in inside for c in places[p]} | {branch.addition}
-    others = {
-        name
-        for call, op in enumerate(graph.ops)
-        if call not in gone_calls | idle
-        for name in op.parameters
-    }
-    held = [*graph.parameters, *graph.buffers]
-    covered = {n for n in held if any(path in inside for path in _upwards(owner(n)))}
-    gone = (read | covered) - others
+    gone_calls = branch.calls | {c for p in inside for c in layout.places[p]} | {branch.addition}
+    held = list(layout.holders)
+    covered = {n for n in held if not inside.isdisjoint(layout.holders[n])}
+    gone = {n for n in read | covered if layout.readers.get(n, set()) <= gone_calls}
     kinds = [graph.ops[call].name for call in branch.calls if graph.ops[call].macs]
     kind: Kind = "residual"
     if any(word in graph.ops[call].name for call in branch.calls for word in _ATTENTION):
@@ -255,9 +273,9 @@ def _named(blocks: Sequence[Block], graph: PruningGraph) -> tuple[Block, ...]:
     crowded = {home for home, count in Counter(homes).items() if count > 1 or not home}
     crowded |= {h for h in homes if any(o.startswith(f"{h}.") for o in homes)}
     used: Counter[str] = Counter()
-    named = []
+    named, elements = [], _elements(graph) if crowded else {}
     for block, home in zip(blocks, homes, strict=True):
-        name = _largest(block, graph) if home in crowded else home
+        name = _largest(block, graph, elements) if home in crowded else home
         used[name] += 1
         named.append(block.called(name if used[name] == 1 else f"{name}#{used[name]}"))
     return tuple(named)
@@ -273,18 +291,17 @@ def _common(paths: Sequence[str]) -> str:
     return ".".join(shared)
 
 
-def _largest(block: Block, graph: PruningGraph) -> str:
-    sizes = graph.sizes()
+def _elements(graph: PruningGraph) -> Counter[str]:
+    """How many elements of parameters each module holds."""
+    sizes, found = graph.sizes(), Counter[str]()
+    for name, dims in graph.parameters.items():
+        count = math.prod(dim.size(sizes) for dim in dims)
+        found.update(dict.fromkeys(_upwards(owner(name)), count))
+    return found
 
-    def held(path: str) -> int:
-        total = 0
-        for name, dims in graph.parameters.items():
-            if path in _upwards(owner(name)):
-                count = 1
-                for dim in dims:
-                    count *= dim.size(sizes)
-                total += count
-        return total
 
+def _largest(block: Block, graph: PruningGraph, elements: Mapping[str, int]) -> str:
     paths = [path for path, _ in block.modules]
-    return max(paths, key=held) if paths else graph.ops[block.addition].layer or "block"
+    if not paths:
+        return graph.ops[block.addition].layer or "block"
+    return max(paths, key=lambda path: elements.get(path, 0))
