@@ -1,11 +1,17 @@
+import copy
 import io
 
 import numpy as np
 import pytest
 import torch
+from models.zoo import settled
 from PIL import Image
+from torch import nn
 
+from autoprune.architecture import Architecture
 from autoprune.errors import TaskError
+from autoprune.pruning.build import build
+from autoprune.pruning.verification import prunable
 from examples.detection import (
     STRIDES,
     BloodCells,
@@ -220,3 +226,23 @@ def test_missing_and_damaged_files_are_named(tmp_path):
     (tmp_path / "BCCD" / "JPEGImages" / "0.png").unlink()
     with pytest.raises(TaskError, match=r"0.xml has no image of its name"):
         BloodCells(tmp_path).val_loader()
+
+
+def test_the_blocks_of_c2f_are_found_and_can_go():
+    torch.manual_seed(0)
+    model, x = settled(Detector(2)).eval(), torch.randn(1, 3, 64, 64)
+    graph = prunable(model, x)
+    names = [
+        *("stem.2.blocks.0", "stage8.1.blocks.0", "stage8.1.blocks.1", "stage16.1.blocks.0"),
+        *("stage16.1.blocks.1", "stage32.1.blocks.0", "merge16.blocks.0", "merge8.blocks.0"),
+    ]
+    assert [block.name for block in graph.blocks] == names
+    for dropped in ([names[1]], names[::2], names):
+        by_hand = copy.deepcopy(model)
+        for name in dropped:  # without its branch x + f(x) is x
+            parent, _, place = name.rpartition(".")
+            by_hand.get_submodule(parent)[int(place)] = nn.Identity()
+        small = build(model, graph, Architecture(dropped=dropped)).model
+        assert [p.numel() for p in small.parameters()] == [p.numel() for p in by_hand.parameters()]
+        for found, wanted in zip(small(x), by_hand(x), strict=True):
+            torch.testing.assert_close(found, wanted)

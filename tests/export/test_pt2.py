@@ -9,10 +9,15 @@ import numpy as np
 import pytest
 import torch
 from models.keywords import INPUTS, TwoByName
+from models.residual import Chain
+from models.zoo import settled
 from torch import Tensor, nn
 
 from autoprune._export.pt2 import write
+from autoprune.architecture import Architecture
 from autoprune.errors import ExportError
+from autoprune.graph import trace
+from autoprune.pruning.build import build
 
 
 class Sorted(nn.Module):
@@ -50,3 +55,19 @@ def test_only_a_free_batch_takes_another_size(tmp_path: Path, free: bool) -> Non
     else:
         with pytest.raises((RuntimeError, AssertionError), match="2"):
             run(x)
+
+
+@pytest.mark.parametrize("free", [False, True])
+def test_a_model_without_blocks_is_written_and_agrees(tmp_path: Path, free: bool) -> None:
+    torch.manual_seed(0)
+    model, x = settled(Chain()).eval(), torch.randn(2, 3, 9, 9)
+    small = build(model, trace(model, x), Architecture(dropped=["blocks.1"])).model
+    wanted = model.without(["blocks.1"])
+    _, run = write(small, tmp_path / "x.pt2", x, free)
+    for images in (x, torch.randn(5, 3, 9, 9)) if free else (x,):
+        torch.testing.assert_close(run(images)[0], wanted(images).detach())
+    program = torch.export.load(tmp_path / "x.pt2")
+    calls = [str(node.target) for node in program.graph.nodes if node.op == "call_function"]
+    assert sum("conv2d" in call for call in calls) == 1 + 2 * 2
+    assert sum("aten.add.Tensor" in call for call in calls) == 2
+    assert not any(name.startswith("blocks.1.") for name in program.state_dict)

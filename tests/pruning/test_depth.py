@@ -275,3 +275,49 @@ def test_later_stages_may_name_groups_inside_a_block_that_is_gone() -> None:
         built = shrink(model, graph, stage.architecture, scores=scores)
         graph = built.graph
     assert graph.sizes() == {"0": 2, "2.body.0": 4}
+
+
+class UNet(nn.Module):
+    """Down, across and up, with residual branches on every level and joined levels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter, self.down = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 16, 3, 2, 1)
+        self.left, self.middle = Convolved(8), nn.Sequential(Convolved(16), Convolved(16))
+        self.up, self.join = nn.ConvTranspose2d(16, 8, 2, 2), nn.Conv2d(16, 8, 1)
+        self.right, self.leave = Convolved(8), nn.Conv2d(8, 2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        fine = self.left(torch.relu(self.enter(x)))
+        coarse = self.middle(torch.relu(self.down(fine)))
+        joined = torch.relu(self.join(torch.cat([fine, self.up(coarse)], 1)))
+        return self.leave(self.right(joined))
+
+
+class Convolved(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(width, width, 3, padding=1), nn.BatchNorm2d(width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + torch.relu(self.norm(self.conv(x)))
+
+
+@pytest.mark.parametrize(
+    "dropped",
+    [["left"], ["middle.1", "right"], ["left", "middle.0", "middle.1", "right"]],
+)
+def test_residual_branches_of_a_u_net_can_go_on_every_level(dropped: list[str]) -> None:
+    torch.manual_seed(0)
+    model, x = settled(UNet()).eval(), torch.randn(2, 3, 16, 16)
+    graph = prunable(model, x)
+    assert [block.name for block in graph.blocks] == ["left", "middle.0", "middle.1", "right"]
+    by_hand = copy.deepcopy(model)
+    for name in dropped:
+        parent, _, leaf = name.rpartition(".")
+        setattr(by_hand.get_submodule(parent), leaf, nn.Identity())
+    small = build(model, graph, Architecture(dropped=dropped)).model
+    torch.testing.assert_close(small(x), by_hand(x))
+    assert sum(p.numel() for p in small.parameters()) == sum(
+        p.numel() for p in by_hand.parameters()
+    )
