@@ -1,4 +1,4 @@
-"""Whether this machine is ready: versions, threads, processor, folders, runtimes."""
+"""Whether this machine is ready: versions, processor, folders, runtimes, a configuration."""
 
 from __future__ import annotations
 
@@ -7,12 +7,17 @@ import platform
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Literal
 
+from autoprune._search.reuse import EarlierRun
+from autoprune._search.target_devices import check_int8, load_targets
+from autoprune.architecture import INT8 as INT8_MODELS
+from autoprune.callbacks import trackers
 from autoprune.config import RunConfig
 from autoprune.cost.targets import (
     INT8,
@@ -25,8 +30,8 @@ from autoprune.cost.targets import (
 )
 from autoprune.cost.targets.load import ExternalLoad
 from autoprune.errors import AutopruneError
-from autoprune.tasks.folders import cache_folder
-from autoprune.tasks.load import load_task
+from autoprune.tasks.folders import DATA_VARIABLE, cache_folder
+from autoprune.tasks.load import check_weights, load_task
 
 State = Literal["good", "warn", "bad", "info"]
 _PACKAGES = ("torch", "ray", "optuna", "onnx", "onnxruntime", "numpy", "scikit-learn")
@@ -152,12 +157,14 @@ def _configuration(file: Path) -> Iterator[Check]:
         yield Check("configuration", "bad", str(error))
         return
     yield Check("configuration", "good", f"{file}: budget {config.budget}")
-    try:
-        base = Path(config.base) if config.base else None
-        load_task(config.task, base=base, data=config.data, args=config.task_args)
-        yield Check("task", "good", config.task)
-    except AutopruneError as error:
-        yield Check("task", "bad", str(error))
+    names = [*config.starting_models] or [""]
+    for name in names:
+        yield from _task(f"task {name}".strip(), config.starting_from(name) if name else config)
+    yield from _data(config)
+    for name in config.track:
+        yield _tried(f"track {name}", "is installed", partial(trackers, [name]))
+    if config.from_run:
+        yield _tried("from_run", config.from_run, partial(EarlierRun, config))
     for name, device in config.targets.items():
         what = f"device {name}".strip()
         try:
@@ -166,6 +173,46 @@ def _configuration(file: Path) -> Iterator[Check]:
         except AutopruneError as error:
             state: State = "warn" if device.profile else "bad"
             yield Check(what, state, str(error))
+    if INT8_MODELS in config.space.precisions:
+        yield _tried("int8 models", "run in these runtimes", partial(_check_int8, config))
+
+
+def _tried(name: str, good: str, look: Callable[[], object]) -> Check:
+    try:
+        look()
+    except AutopruneError as error:
+        return Check(name, "bad", str(error))
+    return Check(name, "good", good)
+
+
+def _task(name: str, config: RunConfig) -> Iterator[Check]:
+    """Whether a task can be made, and has weights."""
+    base = Path(config.base) if config.base else None
+    try:
+        task = load_task(config.task, base=base, data=config.data, args=config.task_args)
+    except AutopruneError as error:
+        yield Check(name, "bad", str(error))
+        return
+    yield Check(name, "good", config.task)
+    weights = str(task.checkpoint) if task.checkpoint else "no checkpoint is needed"
+    yield _tried(f"weights{name.removeprefix('task')}", weights, partial(check_weights, task))
+
+
+def _data(config: RunConfig) -> Iterator[Check]:
+    folder = config.data or os.environ.get(DATA_VARIABLE)
+    if not folder:
+        return
+    if Path(folder).expanduser().exists():
+        yield Check("data", "good", folder)
+    else:
+        name = "data" if config.data else DATA_VARIABLE
+        yield Check(
+            "data", "warn", f"{folder} does not exist", f"correct {name}, or put data there"
+        )
+
+
+def _check_int8(config: RunConfig) -> None:
+    check_int8(load_targets(config.targets, {}))
 
 
 def _size(count: float) -> str:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import sys
 from pathlib import Path
 
 import pytest
+import small_run
 
 from autoprune import doctor
 
@@ -51,3 +54,72 @@ def test_a_configuration_is_tried(tmp_path: Path) -> None:
     assert found["configuration"].state == "good"
     assert "none.py does not exist" in found["task"].text
     assert found["device"].state == "good"
+
+
+TASK = """
+from small_run import Pair
+
+class Weighted(Pair):
+    dense_epochs = None
+    def __init__(self, checkpoint=None):
+        self.checkpoint = checkpoint
+"""
+
+
+def examined(folder: Path, **keys: object) -> dict[str, doctor.Check]:
+    (folder / "mine.py").write_text(TASK)
+    config = {"task": "mine.py:Weighted", "budget": {"macs": "50%"}, **keys}
+    (folder / "b.yaml").write_text(json.dumps(config))
+    return by_name(folder / "b.yaml")
+
+
+def test_weights_that_are_not_there_are_bad(tmp_path: Path) -> None:
+    (tmp_path / "there.safetensors").touch()
+    good = examined(tmp_path, task_args={"checkpoint": "there.safetensors"})["weights"]
+    assert (good.state, good.text.endswith("there.safetensors")) == ("good", True)
+    lost = examined(tmp_path, task_args={"checkpoint": "lost.safetensors"})["weights"]
+    assert (lost.state, "lost.safetensors does not exist" in lost.text) == ("bad", True)
+    none = examined(tmp_path)["weights"]
+    assert (none.state, "must name its trained weights" in none.text) == ("bad", True)
+
+
+def test_every_starting_model_is_tried(tmp_path: Path) -> None:
+    starts = {"large": {"checkpoint": "lost.pt"}, "small": {"depth": 20}, "other": "none.py:Mine"}
+    found = examined(tmp_path, starting_models=starts)
+    assert [found[f"task {name}"].state for name in starts] == ["good", "bad", "bad"]
+    assert found["weights large"].state == "bad"
+    assert "depth" in found["task small"].text
+    assert "task" not in found
+
+
+def test_data_that_is_not_there_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("AUTOPRUNE_DATA", raising=False)
+    assert "data" not in examined(tmp_path)
+    (tmp_path / "images").mkdir()
+    assert examined(tmp_path, data="images")["data"].state == "good"
+    found = examined(tmp_path, data="picture")["data"]
+    assert (found.state, found.remedy) == ("warn", "correct data, or put data there")
+    monkeypatch.setenv("AUTOPRUNE_DATA", str(tmp_path / "lost"))
+    assert examined(tmp_path)["data"].remedy == "correct AUTOPRUNE_DATA, or put data there"
+
+
+def test_a_missing_tracker_is_bad(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "mlflow", None)
+    found = examined(tmp_path, track=["mlflow"])["track mlflow"]
+    assert (found.state, "pip install 'autoprune[mlflow]'" in found.text) == ("bad", True)
+
+
+def test_the_earlier_run_must_be_there_and_of_this_task(tmp_path: Path) -> None:
+    found = examined(tmp_path, from_run="lost")["from_run"]
+    assert (found.state, "lost" in found.text) == ("bad", True)
+    run = small_run.make(tmp_path).path
+    other = examined(tmp_path, from_run=str(run))["from_run"]
+    assert (other.state, "has task 'small_run:Pair'" in other.text) == ("bad", True)
+
+
+def test_int8_models_need_a_runtime_that_runs_them(tmp_path: Path) -> None:
+    space = {"ratios": {"max": 0.5}, "precision": ["float32", "int8"]}
+    bad = examined(tmp_path, space=space, device={"runtime": "torch"})["int8 models"]
+    assert (bad.state, "int8 models run in onnxruntime" in bad.text) == ("bad", True)
+    assert examined(tmp_path, space=space)["int8 models"].state == "good"
+    assert "int8 models" not in examined(tmp_path)

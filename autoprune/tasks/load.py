@@ -130,14 +130,21 @@ def load_dense(
     return model.eval()
 
 
-def _cached_or_trained(task: Task, model: nn.Module, cache: Path) -> None:
-    name = name_of(task)
-    if task.dense_epochs is None and type(task).train_dense is Task.train_dense:
+def check_weights(task: Task) -> None:
+    """Raise TaskError where a task names no trained weights, or a checkpoint that is not there."""
+    if task.checkpoint is not None:
+        _checkpoint_path(task)
+    elif task.dense_epochs is None and type(task).train_dense is Task.train_dense:
         raise TaskError(
-            f"{name} must name its trained weights: set checkpoint = 'file.safetensors' · or "
-            "dense_epochs = E to train them once, or dense_epochs = 0 when build_model returns "
+            f"{name_of(task)} must name its trained weights: set checkpoint = 'file.safetensors' · "
+            "or dense_epochs = E to train them once, or dense_epochs = 0 when build_model returns "
             "trained weights"
         )
+
+
+def _cached_or_trained(task: Task, model: nn.Module, cache: Path) -> None:
+    name = name_of(task)
+    check_weights(task)
     path = cache / "dense" / f"{name.lower()}-{_fingerprint(task, model)}.safetensors"
     if path.is_file():
         log.info("dense model of %s from %s (delete the file to train it again)", name, path)
