@@ -115,10 +115,10 @@ class Cost:
 
     Multiply-accumulates (`macs`) and `peak_memory_bytes` (weights plus the largest set of live
     activations) are for one forward pass at the batch of the example input. `file_bytes` is the
-    size of the model as a packed file, compressed without the zeros of its weights. Latencies are
-    milliseconds for one forward pass; they need a `device`, and measured ones have a `confidence`.
-    Where a search names its devices, all latencies are in `timings`, one a device, and are read as
-    `latency_ms@<name>`.
+    size of the model as a packed file, compressed without the zeros of its weights, and of an int8
+    model that of its ONNX file. Latencies are milliseconds for one forward pass; they need a
+    `device`, and measured ones have a `confidence`. Where a search names its devices, all latencies
+    are in `timings`, one a device, and are read as `latency_ms@<name>`.
     """
 
     params: int | None = None

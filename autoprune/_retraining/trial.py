@@ -40,7 +40,6 @@ from autoprune.store import (
     RetrainingFolder,
     RetrainingPlan,
     RunFolder,
-    read_model,
     read_quantization,
     recipe_of,
     save_model,
@@ -127,7 +126,7 @@ def retrain_trial(
         dense = FinishedModel(ready.dense.to("cpu").eval())
         beside, cost = _measure(task, [dense, small], targets)
         if record.predicted is not None and record.predicted.file_bytes is not None:
-            cost = with_file_bytes(cost, *read_model(folder.seed_folder(done.runs[0].seed)))
+            cost = with_file_bytes(cost, folder.seed_folder(done.runs[0].seed))
         summary = done.summary(record.number, measured=cost, dense_measured=beside)
         folder.save_summary(replace(summary, found_rate=found))
     return folder

@@ -15,6 +15,7 @@ from autoprune._search.target_devices import (
 from autoprune._search.verify import objectives_of
 from autoprune.candidate import BY_ACTIVATIONS
 from autoprune.config import RunConfig
+from autoprune.cost.targets import is_remote
 from autoprune.cost_fields import FILE, MEMORY, cost_fields
 from autoprune.errors import ConfigError, TaskError
 from autoprune.pareto import Objective
@@ -57,15 +58,25 @@ def objectives_for(config: RunConfig, task: Task) -> tuple[Objective, ...]:
 def check_precisions(
     config: RunConfig, objectives: Sequence[Objective], targets: Sequence[TargetDevice]
 ) -> None:
-    """Raise ConfigError where a search with int8 models cannot be."""
+    """Raise ConfigError where a search with int8 models cannot be.
+
+    A count of their memory says little: ONNX Runtime takes up to three times as much.
+    """
     check_int8(targets)
     names = {*config.budget.fields, *(objective.name for objective in objectives)}
-    for name in (MEMORY, FILE):
-        if name in names:
-            raise ConfigError(
-                f"space.precision: {name} of int8 models is not known · leave it out of budget and "
-                "search.objectives, or search with precision: float32"
-            )
+    away = next((it for it in targets if it.is_offline or is_remote(it.config.runtime)), None)
+    if MEMORY in names and away is not None:
+        place = away.device if away.is_offline else away.where
+        raise ConfigError(
+            f"space.precision: {MEMORY} of int8 models can be measured in ONNX Runtime on this "
+            f"machine alone, not on {place} · leave it out of budget and search.objectives, "
+            "or search with precision: float32"
+        )
+    if FILE in names and not config.space.patterns.is_dense:
+        raise ConfigError(
+            f"space.patterns: zeros make no int8 file smaller, and {FILE} counts · leave patterns "
+            "out, or search with precision: float32"
+        )
 
 
 def dense_metrics(task: Task, dense: nn.Module) -> dict[str, float]:

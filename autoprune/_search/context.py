@@ -76,7 +76,7 @@ def make_context(
         device=ready.training_device,
         precision=precision,
         precisions=ready.plan.space.space.precisions,
-        sized=ready.file is not None,
+        sized=bool(ready.sizes.files),
         scores=scores,
     )
 

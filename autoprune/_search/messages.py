@@ -10,11 +10,15 @@ REPORT = "report"  # the key of a Tune result under which a report travels
 
 @dataclass(frozen=True)
 class Conversion:
-    """A finished trial's model in its other precision: what it reached, and where it is saved."""
+    """A finished trial's model in one precision: what it reached, and where it is saved.
+
+    `file_bytes` is the size of its file where that is asked for.
+    """
 
     precision: str
     metrics: Mapping[str, float]
     artifact: str
+    file_bytes: float | None = None
 
 
 @dataclass(frozen=True)

@@ -261,7 +261,10 @@ class Plan:
         return min(dict.fromkeys(sparse), key=self._load)
 
     def _descended(self, widths: Mapping[str, float]) -> dict[str, float]:
-        """Widths that no change of a single one makes cheaper, in float32 and with all blocks."""
+        """Widths that no change of a single one makes cheaper, with all blocks.
+
+        In int8 where the space has it.
+        """
         found, groups, best = dict(widths), list(self.space.widths), math.inf
         while (load := self._least_of(found, groups)) < best - 1e-12:
             best = load
@@ -272,7 +275,10 @@ class Plan:
         load = math.inf
         for name in groups:
             choices = self.space.choices(name)
-            rows = [[{**found, name: n}.get(item, 1) for item in self.space.items] for n in choices]
+            rows = [
+                [{**found, name: n}.get(item, int(item != IN_FLOAT)) for item in self.space.items]
+                for n in choices
+            ]
             loads = self.loads(np.array(rows, dtype=np.int64)).max(axis=1)
             found[name], load = choices[int(loads.argmin())], float(loads.min())
         return load

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 from torch import nn
 
+from autoprune._search.byte_models import ByteModels, file_sizes, peak_memories
 from autoprune._search.checks import (
     check_methods,
     check_precisions,
@@ -29,12 +30,8 @@ from autoprune._search.target_devices import (
 from autoprune._search.verify import MeasurementRig
 from autoprune.architecture import FLOAT32, INT8, Architecture
 from autoprune.config import RunConfig
-from autoprune.cost.activations import COUNTED, PeakMemory
-from autoprune.cost.file_size import MARGIN as FILE_MARGIN
-from autoprune.cost.file_size import FileSize
-from autoprune.cost.model import CostModel
 from autoprune.cost.precisions import PrecisionCosts
-from autoprune.cost_fields import FILE, MEMORY, field_at, is_latency
+from autoprune.cost_fields import FILE, field_at, is_latency
 from autoprune.device.layers import largest_part
 from autoprune.device.widths import efficient_step
 from autoprune.errors import DeviceError, GraphError
@@ -73,14 +70,13 @@ class Prepared:
     metrics: Mapping[str, float]
     rig: MeasurementRig
     training_device: str
-    memory: tuple[PeakMemory, ...] = (COUNTED,)
-    file: FileSize | None = None
+    sizes: ByteModels = field(default_factory=ByteModels)
     samples: int | None = None
 
     def with_targets(self, targets: tuple[TargetDevice, ...]) -> Prepared:
         """The same search with costs predicted from these devices' profiles."""
         precisions = self.plan.space.space.precisions
-        costs, margins = _costs(self.graph, targets, self.memory, precisions, self.file)
+        costs, margins = _costs(self.graph, targets, precisions, self.sizes)
         plan = replace(
             self.plan,
             price=costs.cost,
@@ -143,27 +139,25 @@ def prepare(
     )
     if has_int8:
         targets = tuple(it.with_int8(model, seed, say) for it in targets)
-    memory: tuple[PeakMemory, ...] = (COUNTED,)
-    if MEMORY in names and targets:
-        say("peak memory of random prunings")
-        memory = tuple(target.peak_memory(model) for target in targets)
+    precisions = config.space.precisions
+    memory = peak_memories(names, model, targets, precisions, say)
     space = config.space.for_optimizer(optimizer_for(task, dense, graph))
     space = replace(space, curve=task.removed_share)
     check_methods(space, task)
     weights = weight_curves(dense, graph, space, task)
-    file = FileSize.of(dense.state_dict(), graph, config.task) if FILE in names or weights else None
+    wanted = [*names, FILE] if weights else names
+    files = file_sizes(wanted, model, task, config.task, precisions, say)
     if weights and FILE not in names:
         _LOG.warning(
             "patterns lower file_bytes only, which is neither in the budget nor an objective"
         )
-    plan = _plan(
-        config, space, graph, objectives, metrics, constant, targets, memory, file, weights
-    )
+    sizes = ByteModels(memory, files)
+    plan = _plan(config, space, graph, objectives, metrics, constant, targets, sizes, weights)
     plan.check()
     distributions(plan)
     rig = MeasurementRig(dense, graph, example, targets)
     samples = split_size(task.val_loader())
-    return Prepared(plan, dense, graph, metrics, rig, device, memory, file, samples)
+    return Prepared(plan, dense, graph, metrics, rig, device, sizes, samples)
 
 
 def correct(ready: Prepared, chosen: Sequence[Architecture], say: Say) -> Prepared:
@@ -195,11 +189,10 @@ def _plan(
     metrics: Mapping[str, float],
     constant: Mapping[str, float],
     targets: tuple[TargetDevice, ...],
-    memory: tuple[PeakMemory, ...],
-    file: FileSize | None,
+    sizes: ByteModels,
     weights: Mapping[str, WeightCurve],
 ) -> Plan:
-    costs, margins = _costs(graph, targets, memory, space.precisions, file)
+    costs, margins = _costs(graph, targets, space.precisions, sizes)
     limits, restricted = config.search, restricted_by(config, graph, space)
     fitted = FittedSpace.of(
         space,
@@ -274,21 +267,15 @@ def weight_curves(
 def _costs(
     graph: PruningGraph,
     targets: Iterable[TargetDevice],
-    memory: Sequence[PeakMemory],
     precisions: Collection[str],
-    file: FileSize | None,
+    sizes: ByteModels,
 ) -> tuple[PrecisionCosts, dict[str, float]]:
     """What predicts costs, and by how much each upper bound lies above the prediction."""
     targets = list(targets)
     predictors = {target.name: target.profile.predictor for target in targets if target.profile}
-    models = {FLOAT32: CostModel(graph, latency=predictors, memory=memory, file=file)}
+    models = {FLOAT32: sizes.costs(graph, predictors, FLOAT32)}
     if INT8 in precisions:
         quantized = {target.name: target.int8.predictor for target in targets if target.int8}
-        models[INT8] = CostModel(graph, latency=quantized, precision=INT8)
+        models[INT8] = sizes.costs(graph, quantized, INT8)
     margins = {name: margin for target in targets for name, margin in target.margins.items()}
-    factor = max(fitted.upper_factor for fitted in memory)
-    if factor > 1.0:
-        margins[MEMORY] = factor - 1.0
-    if file is not None:
-        margins[FILE] = FILE_MARGIN
-    return PrecisionCosts(models), margins
+    return PrecisionCosts(models), margins | sizes.margins

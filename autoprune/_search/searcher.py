@@ -40,6 +40,7 @@ from autoprune._search.study import (
 from autoprune._search.trainable import SPEC, Spec
 from autoprune.budget import Cost
 from autoprune.candidate import Candidate, Selection
+from autoprune.cost_fields import FILE
 from autoprune.record import BASELINE, CONVERTED, SCRATCH, TrialRecord
 
 ATTEMPTS = 200
@@ -185,8 +186,10 @@ class BudgetedOptunaSearch(OptunaSearch):
         for name, value in attributes(candidate, origin, self._plan).items():
             trial.set_user_attr(name, value)
         self.ledger.start(trial.number, candidate, cost, origin)
+        size = {} if found.file_bytes is None else {FILE: found.file_bytes}
         report = Report(
             metrics=found.metrics,
+            history=(size,) if size else (),
             finished=True,
             artifact=found.artifact,
             optimizer=record.optimizer,

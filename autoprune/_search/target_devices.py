@@ -18,7 +18,7 @@ from autoprune.cost.activations import COUNTED, PeakMemory
 from autoprune.cost.analytic import count_cost
 from autoprune.cost.inputs import Inputs, batched, dtype_of
 from autoprune.cost.latency import measured_or_flagged
-from autoprune.cost.memory import measured_memory_cost
+from autoprune.cost.memory import largest_peak
 from autoprune.cost.precisions import int8_cost
 from autoprune.cost.targets import find_target, is_remote, why_elsewhere
 from autoprune.cost_fields import LATENCIES, field_at
@@ -201,13 +201,18 @@ class TargetDevice:
             convert=convert,
         )
 
-    def peak_memory(self, model: ProfiledModel) -> PeakMemory:
+    def peak_memory(self, model: ProfiledModel, precision: str = FLOAT32) -> PeakMemory:
         """The model of its peak memory at the batch of the example; a count if it is offline."""
         if self.is_offline:
             return COUNTED
-        runtime, threads = self.config.runtime, self.config.threads
+        runtime, threads, example = self.config.runtime, self.config.threads, model.example
         return fit_peak_memory(
-            model.dense, model.graph, model.example, runtime=runtime, threads=threads
+            model.dense,
+            model.graph,
+            example,
+            runtime=runtime,
+            threads=threads,
+            int8=(lambda small: int8_for_timing(small, example)) if precision == INT8 else None,
         )
 
 
@@ -283,13 +288,15 @@ def _counted(
     targets: Sequence[TargetDevice],
     online: Sequence[TargetDevice],
 ) -> Cost:
-    model = finished.model
-    if finished.precision == INT8:
-        return int8_cost(model, example)
+    model, is_int8 = finished.model, finished.precision == INT8
+    counted = int8_cost(model, example) if is_int8 else count_cost(model, example)
+    if not targets:
+        return counted
     if len(online) < len(targets):
-        return replace(count_cost(model, example), peak_memory_bytes=None)
+        return replace(counted, peak_memory_bytes=None)
     runtimes = [(target.config.runtime, target.config.threads) for target in online]
-    return measured_memory_cost(model, example, runtimes) if online else count_cost(model, example)
+    measurable = int8_for_timing(model, example) if is_int8 else model
+    return replace(counted, peak_memory_bytes=largest_peak(measurable, example, runtimes))
 
 
 def check_int8(targets: Iterable[TargetDevice]) -> None:

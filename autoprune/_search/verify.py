@@ -157,7 +157,7 @@ def _with_files(
     """The measured costs of a model and of dense with the sizes of their files, where asked for."""
     if record.predicted is None or record.predicted.file_bytes is None:
         return pair
-    small = with_file_bytes(pair[0], *read_model(store.model_folder(record)))
+    small = with_file_bytes(pair[0], store.model_folder(record))
     return small, replace(pair[1], file_bytes=rig.dense_file_bytes)
 
 

@@ -16,6 +16,7 @@ from autoprune._search.evaluations import evaluations
 from autoprune._search.messages import Conversion, Report
 from autoprune._search.trainable import Spec
 from autoprune.architecture import FLOAT32, INT8
+from autoprune.cost_fields import FILE
 from autoprune.errors import AutopruneError
 from autoprune.graph import PruningGraph
 from autoprune.graph.replica import replica
@@ -38,8 +39,8 @@ class WorkerContext:
     the epochs of the evaluations (see `evaluations`), the last one the end. Finished models are
     saved into the run folder `path`, in a cluster by `delivery`; `task_reference` and `task_args`
     go into their recipes. `precisions` are those in which a finished model is wanted. With `sized`
-    the last entry of its history has the size of its packed file. `scores` are the importance `obs`
-    of the dense model by `calibration`.
+    the last entry of its history has the size of its file: packed, or in int8 the ONNX file.
+    `scores` are the importance `obs` of the dense model by `calibration`.
     """
 
     task: Task
@@ -143,16 +144,19 @@ class RecoveryTrial:
         converted: it is no candidate of the search.
         """
         own = self._spec.candidate.architecture.precision
-        self._metrics, self._artifact = self._save_model(own)
+        saved_model = self._save_model(own)
+        self._metrics, self._artifact = saved_model.metrics, saved_model.artifact
+        if saved_model.file_bytes is not None:
+            self._run.history[-1][FILE] = saved_model.file_bytes
         for other in self._context.precisions if not self._spec.scratch else ():
             if other != own:
                 try:
-                    self._conversion = Conversion(other, *self._save_model(other))
+                    self._conversion = self._save_model(other)
                 except AutopruneError as error:
                     _LOG.warning("trial %d is not converted: %s", self._spec.number, error)
 
-    def _save_model(self, precision: str) -> tuple[Mapping[str, float], str]:
-        """(metrics, artifact) of the trained model in one precision."""
+    def _save_model(self, precision: str) -> Conversion:
+        """The trained model in one precision, which is saved."""
         context, spec, run = self._context, self._spec, self._run
         recipe = recipe_of(
             spec.candidate.in_precision(precision),
@@ -163,23 +167,28 @@ class RecoveryTrial:
             ignored_layers=context.task.ignored_layers,
             num_heads=context.task.num_heads,
         )
+        metrics, size = dict(run.metrics), None
         if context.sized and precision == FLOAT32:
-            run.history[-1]["file_bytes"] = float(len(pack(recipe, run.model.state_dict())))
-        metrics = dict(run.metrics)
+            size = float(len(pack(recipe, run.model.state_dict())))
 
         def quantized(folder: Path) -> None:
+            nonlocal size
             settings = QuantizationSettings()
             twin = twin_of(replica(run.model).to("cpu"), context.task, settings, context.threads)
-            report = compared(twin, context.task, settings)
-            metrics.update(saved(twin, report, folder / INT8_FILE, folder).int8.validation)
+            report = saved(
+                twin, compared(twin, context.task, settings), folder / INT8_FILE, folder
+            ).int8
+            metrics.update(report.validation)
+            size = float(report.file_bytes) if context.sized else None
 
         finish = quantized if precision == INT8 else None
         other = "" if precision == spec.candidate.architecture.precision else f"-{precision}"
         name = f"{spec.number}{other}"
         if context.delivery is not None:
-            return metrics, context.delivery.save(name, run.model, recipe, finish)
+            artifact = context.delivery.save(name, run.model, recipe, finish)
+            return Conversion(precision, metrics, artifact, size)
         store = RunFolder(Path(context.path))
         artifact = store.save_model(name, run.model, recipe)
         if finish is not None:
             finish(store.path / artifact)
-        return metrics, artifact
+        return Conversion(precision, metrics, artifact, size)

@@ -20,7 +20,9 @@ from torch import Tensor, nn
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from autoprune.architecture import FLOAT32, INT8
 from autoprune.budget import Cost
+from autoprune.cost.activations import FLOAT_BYTES
 from autoprune.cost.inputs import Inputs, as_call, evaluating, tensors
 
 _log = logging.getLogger(__name__)
@@ -154,13 +156,18 @@ def count_cost(model: nn.Module, example_inputs: Inputs) -> Cost:
     return counted.cost
 
 
-def count(model: nn.Module, example_inputs: Inputs) -> Count:
-    """`count_cost` with the operators: what each contributed, and what could not be counted."""
+def count(model: nn.Module, example_inputs: Inputs, precision: str = FLOAT32) -> Count:
+    """`count_cost` with the operators: what each contributed, and what could not be counted.
+
+    In int8, activations other than inputs and outputs take one byte an element; weights are counted
+    as they are.
+    """
     args, kwargs = as_call(example_inputs)
     held = [*model.parameters(), *model.buffers()]
-    watch = _Watch(held, tensors((args, kwargs)))
+    watch = _Watch(held, tensors((args, kwargs)), precision)
     with evaluating(model), torch.no_grad(), _slow_attention(), watch:
-        model(*args, **kwargs)
+        outputs = model(*args, **kwargs)
+    watch.lives.keep_whole(tensors(outputs))
     weights = _held_bytes(held)
     cost = Cost(
         params=sum(parameter.numel() for parameter in model.parameters()),
@@ -197,14 +204,21 @@ class _Lives:
         self._first: list[int] = []
         self._last: dict[int, float] = {}
 
-    def add(self, tensor: Tensor, now: int, size: int | None = None) -> None:
-        """A storage that is met at operator `now`."""
+    def add(self, tensor: Tensor, now: int, size: int) -> None:
+        """A storage of `size` bytes that is met at operator `now`."""
         storage = tensor.untyped_storage()
         if storage._cdata not in self._numbers:
             self._alive.append(StorageWeakRef(storage))  # type: ignore[no-untyped-call]
             self._numbers[storage._cdata] = len(self._bytes)
-            self._bytes.append(storage.nbytes() if size is None else size)
+            self._bytes.append(size)
             self._first.append(now)
+
+    def keep_whole(self, outputs: Sequence[Tensor]) -> None:
+        """Count outputs in the precision that they have."""
+        for tensor in outputs:
+            number = self._numbers.get(tensor.untyped_storage()._cdata)
+            if number is not None:
+                self._bytes[number] = max(self._bytes[number], tensor.untyped_storage().nbytes())
 
     def note_freed(self, now: int) -> None:
         """Before operator `now`: freed storages were live until the operator before."""
@@ -226,15 +240,19 @@ class _Lives:
 
 
 class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    def __init__(self, held: Sequence[Tensor], inputs: Sequence[Tensor]) -> None:
+    def __init__(self, held: Sequence[Tensor], inputs: Sequence[Tensor], precision: str) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.macs: Counter[str] = Counter()
         self.uncounted: Counter[str] = Counter()
         self.lives = _Lives()
-        self._now = 0
+        self._now, self._is_int8 = 0, precision == INT8
         self._held = {tensor.untyped_storage()._cdata for tensor in held}
         for tensor in inputs:
             self.lives.add(tensor, 0, tensor.numel() * tensor.element_size())
+
+    def _size(self, tensor: Tensor) -> int:
+        whole, itemsize = tensor.untyped_storage().nbytes(), tensor.element_size()
+        return whole // itemsize if self._is_int8 and itemsize in FLOAT_BYTES else whole
 
     def _is_held(self, tensor: Tensor) -> bool:
         return tensor.untyped_storage()._cdata in self._held
@@ -261,7 +279,7 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self.macs[name] += MACS[name](args, outputs)
         for tensor in (*tensors((args, kwargs)), *outputs):
             if tensor.layout is torch.strided and not self._is_held(tensor):
-                self.lives.add(tensor, self._now)
+                self.lives.add(tensor, self._now, self._size(tensor))
         self._now += 1
         return result
 

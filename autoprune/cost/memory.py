@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterable
 
 from torch import nn
 
-from autoprune.budget import Cost
-from autoprune.cost.analytic import count_cost
 from autoprune.cost.inputs import Inputs
 from autoprune.cost.targets import find_target
 from autoprune.errors import DeviceError
@@ -41,18 +38,17 @@ def measure_peak_memory(
     return found
 
 
-def measured_memory_cost(
+def largest_peak(
     model: nn.Module, example_inputs: Inputs, runtimes: Iterable[tuple[str, int]]
-) -> Cost:
-    """The counted cost of the model, with its measured peak memory.
+) -> int | None:
+    """The measured peak memory: of several runtimes, each with its threads, the largest.
 
-    Of several runtimes, each with its threads, the largest; None where one of them does not report
-    it.
+    None where one of them does not report it.
     """
-    counted, most = count_cost(model, example_inputs), 0
+    most = 0
     for runtime, threads in dict.fromkeys(runtimes):
         found = find_target(runtime).peak_memory(model, example_inputs, threads)
         if found is None:
-            return dataclasses.replace(counted, peak_memory_bytes=None)
+            return None
         most = max(most, found)
-    return dataclasses.replace(counted, peak_memory_bytes=most)
+    return most

@@ -12,8 +12,9 @@ from autoprune.architecture import FLOAT32, INT8, Architecture
 from autoprune.budget import Cost, Device, Timing
 from autoprune.cost.activations import COUNTED, Activations, PeakMemory
 from autoprune.cost.file_size import FileSize
+from autoprune.cost.int8_file import Int8File, Int8Parts
 from autoprune.cost.sizes import Floats, Sizes
-from autoprune.cost_fields import COUNTS, FILE, LATENCIES, MEMORY, field_at
+from autoprune.cost_fields import COUNTS, FILE, LATENCIES, field_at
 from autoprune.graph import PruningGraph
 
 SCALE_BYTES = 4.0  # of a quantized weight, for each of its output channels
@@ -42,10 +43,10 @@ class CostModel:
 
     Parameters, multiply-accumulates and bytes are exact: they equal what `count_cost` counted on
     the model after surgery, and so does peak memory unless `memory` holds fits to measurements in a
-    runtime; of several, the largest. With `file`, `file_bytes` is predicted. With `latency`, costs
-    also hold its prediction, and their source is `predicted`; several predictors are given by the
-    names of their devices. In int8, bytes are those that `int8_weight_bytes` counts, and peak
-    memory is not known.
+    runtime; of several, the largest. With `file`, `file_bytes` is predicted: of a packed file, in
+    int8 (an `Int8File`) of an ONNX file. With `latency`, costs also hold its prediction, and their
+    source is `predicted`; several predictors are given by the names of their devices. In int8,
+    bytes are those that `int8_weight_bytes` counts, and activations are as `int8_cost` counts them.
     """
 
     def __init__(
@@ -54,7 +55,7 @@ class CostModel:
         *,
         latency: LatencyModel | Mapping[str, LatencyModel] | None = None,
         memory: Sequence[PeakMemory] = (COUNTED,),
-        file: FileSize | None = None,
+        file: FileSize | Int8File | None = None,
         precision: str = FLOAT32,
     ) -> None:
         self.graph, self._file = graph, file
@@ -67,15 +68,15 @@ class CostModel:
         self._places = {name: place for place, name in enumerate(held)}
         self._held = sizes.products((*dims, *present[name]) for name, dims in held.items())
         self._held_itemsizes = np.array([graph.itemsizes.get(name, 4) for name in held], float)
-        self._scales, self._fields = sizes.products([]), COUNTS
+        self._scales = sizes.products([])
         if precision == INT8:
             matrices = {name: dims for name, dims in graph.parameters.items() if len(dims) > 1}
             self._held_itemsizes[[name in matrices for name in held]] = 1.0
             self._scales = sizes.products((d[0], *present[n]) for n, d in matrices.items())
-            self._fields = tuple(field for field in COUNTS if field != MEMORY)
         calls = zip(graph.ops, graph.present(), strict=True)
         self._macs = sizes.products((*op.macs, *there) for op, there in calls if op.macs)
-        self._activations, self._memory = Activations(graph, sizes), tuple(memory)
+        self._activations, self._memory = Activations(graph, sizes, precision), tuple(memory)
+        self._parts = Int8Parts(graph, sizes)
         self._sizes = sizes
 
     @property
@@ -119,12 +120,12 @@ class CostModel:
         result is an array over the candidates. All have the same `patterns`.
         """
         sizes = self._sizes.of(counts)
-        known = (*self._fields, FILE) if self._file is not None else self._fields
+        known = (*COUNTS, FILE) if self._file is not None else COUNTS
         wanted = [field for field in known if fields is None or field in fields]
         values_of = {
             field: self._count(field, counts, sizes)
             if field != FILE
-            else self._packed(counts, sizes, patterns or {})
+            else self._written(counts, sizes, patterns or {})
             for field in wanted
         }
         return {field: np.rint(values).astype(np.int64) for field, values in values_of.items()}
@@ -141,11 +142,13 @@ class CostModel:
                 found[p95] = found[median] * fitted.p95_factor
         return found
 
-    def _packed(
+    def _written(
         self, counts: NDArray[np.int64], sizes: Floats, patterns: Mapping[str, str]
     ) -> Floats:
-        """The predicted size of each candidate's packed file."""
+        """The predicted size of each candidate's file: an int8 one is no smaller with zeros."""
         assert self._file is not None
+        if isinstance(self._file, Int8File):
+            return self._file.of(self._parts.of(counts))
         held = self._held.of(sizes) * self._held_itemsizes
         columns = list(self.graph.columns())
         for name, pattern in patterns.items():

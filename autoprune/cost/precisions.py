@@ -11,9 +11,10 @@ from torch import nn
 
 from autoprune.architecture import FLOAT32, IN_FLOAT, INT8, Architecture
 from autoprune.budget import Cost
-from autoprune.cost.analytic import count_cost
+from autoprune.cost.analytic import count
 from autoprune.cost.inputs import Inputs
 from autoprune.cost.model import SCALE_BYTES, CostModel
+from autoprune.cost_fields import MEMORY
 
 Prices = Callable[[NDArray[np.int64], Collection[str]], Mapping[str, NDArray[np.float64]]]
 """Costs by field of `candidates x items` (see `FittedSpace.items`): arrays over the candidates."""
@@ -71,11 +72,15 @@ class PrecisionCosts:
 
 
 def int8_cost(model: nn.Module, example_inputs: Inputs) -> Cost:
-    """As `count_cost` of the model's int8 file; its peak memory is not known."""
-    counted = count_cost(model, example_inputs)
-    return dataclasses.replace(
-        counted, weight_bytes=int8_weight_bytes(model), peak_memory_bytes=None
-    )
+    """As `count_cost` of the model in int8.
+
+    `weight_bytes` is `int8_weight_bytes`; activations take a byte an element, inputs and outputs
+    what they take in float32.
+    """
+    counted = count(model, example_inputs, INT8).cost
+    weights = int8_weight_bytes(model)
+    live = counted.get(MEMORY) - counted.get("weight_bytes")
+    return dataclasses.replace(counted, weight_bytes=weights, peak_memory_bytes=weights + int(live))
 
 
 def int8_weight_bytes(model: nn.Module) -> int:

@@ -6,13 +6,14 @@ import numpy as np
 from scipy.optimize import least_squares
 from torch import nn
 
-from autoprune.architecture import Architecture
+from autoprune.architecture import FLOAT32, INT8, Architecture
 from autoprune.cost.activations import COUNTED, Activations, PeakMemory
 from autoprune.cost.inputs import Inputs
+from autoprune.cost.precisions import int8_weight_bytes
 from autoprune.cost.sizes import Sizes
 from autoprune.cost.targets import find_target
 from autoprune.cost.targets.memory import held_bytes
-from autoprune.device.sampling import pruned, random_architectures
+from autoprune.device.sampling import Convert, pruned, random_architectures
 from autoprune.graph import PruningGraph
 
 _PRUNINGS = 12
@@ -29,9 +30,11 @@ def fit_peak_memory(
     runtime: str,
     threads: int = 1,
     seed: int = 0,
+    int8: Convert | None = None,
 ) -> PeakMemory:
     """Measure the dense model and 12 random prunings in `runtime`, and fit to relative errors.
 
+    `int8` makes of each the int8 model that is measured instead.
     The fit is robust (`soft_l1` of `scipy.optimize.least_squares`): single models for which the
     runtime needs much more than for others of their size neither bend it nor widen its bound. If
     the runtime does not report its memory, the count is used.
@@ -39,26 +42,29 @@ def fit_peak_memory(
     target = find_target(runtime)
     chosen = [Architecture(), *random_architectures(graph, _PRUNINGS, seed)]
     rows, measured = [], []
-    activations = Activations(graph, Sizes(graph.columns()))
+    activations = Activations(graph, Sizes(graph.columns()), INT8 if int8 else FLOAT32)
     for architecture in chosen:
         small = pruned(model, graph, architecture)
-        found = target.peak_memory(small, example_inputs, threads)
+        measurable = int8(small) if int8 else small
+        found = target.peak_memory(measurable, example_inputs, threads)
         if found is None:
             return COUNTED
         counts = np.array([list(graph.counts(architecture).values())])
         inputs, *peaks = activations.peaks(counts)[0]
-        rows.append([held_bytes(small, ()) + inputs, *peaks])
+        held = int8_weight_bytes(small) if int8 else held_bytes(small, ())
+        rows.append([held + inputs, *peaks])
         measured.append(found)
     x, y = np.array(rows), np.array(measured, dtype=np.float64)
-    relative = np.concatenate([x[:, 1:] / y[:, None], _RIDGE * np.eye(3)])
-    target_ratio = np.concatenate([1.0 - x[:, 0] / y, np.zeros(3)])
-    plain, padded, buffer = least_squares(
+    relative = np.concatenate([x[:, 1:] / y[:, None], _RIDGE * np.eye(4)])
+    target_ratio = np.concatenate([1.0 - x[:, 0] / y, np.zeros(4)])
+    weights = least_squares(
         lambda tried: relative @ tried - target_ratio,
-        x0=[0.5, 0.5, 0.5],
+        x0=[0.5] * 4,
         bounds=(0.0, np.inf),
         loss="soft_l1",
         f_scale=_USUAL,
     ).x
-    predicted = x @ np.array([1.0, plain, padded, buffer])
+    predicted = x @ np.array([1.0, *weights])
     over = float(np.quantile(y / predicted, _COVERED))
-    return PeakMemory(float(plain), float(padded), float(buffer), max(1.0, over))
+    plain, padded, buffer, sums = map(float, weights)
+    return PeakMemory(plain, padded, buffer, sums, max(1.0, over))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from autoprune.quantization.file_fit import fit_int8_file
 from autoprune.quantization.front import quantize_front
 from autoprune.quantization.runtime import int8_for_timing
 from autoprune.quantization.static import Quantized, quantize
@@ -12,6 +13,7 @@ __all__ = [
     "Quantized",
     "Twin",
     "compared",
+    "fit_int8_file",
     "int8_for_timing",
     "quantize",
     "quantize_front",

@@ -63,11 +63,22 @@ def quantize(
         ExportError: the model cannot be written, or not be quantized.
         UsageError: the task has no training samples.
     """
-    inputs = traced = moved(task.example_input(), "cpu")
-    if settings.dynamic_batch and batch_size(inputs) < 2:
-        traced = batched(inputs, 2)  # the exporter takes a size of 1 for a constant
     original = frozen_copy(plain(model))
     calls = calibration_calls(original, task, settings)
+    return quantize_on(calls, original, task.example_input(), settings, also)
+
+
+def quantize_on(
+    calls: Sequence[Call],
+    original: nn.Module,
+    example_inputs: Inputs,
+    settings: QuantizationSettings,
+    also: Sequence[Call] = (),
+) -> Quantized:
+    """As `quantize` of a frozen copy, calibrated on these calls."""
+    inputs = traced = moved(example_inputs, "cpu")
+    if settings.dynamic_batch and batch_size(inputs) < 2:
+        traced = batched(inputs, 2)  # the exporter takes a size of 1 for a constant
     written = written_for(original, traced, [*calls, *also], dynamic_batch=settings.dynamic_batch)
     batch = _PIECE if settings.dynamic_batch else batch_size(inputs)
     feeds = [

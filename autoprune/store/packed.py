@@ -1,4 +1,4 @@
-"""A saved model as one compressed file, whose size is the cost `file_bytes`.
+"""A saved model as one compressed file, whose size is the cost `file_bytes` in float32.
 
 After `MAGIC` and the length of the header follow two zlib streams. The header is JSON: the recipe
 (what is built, not how it was trained), and name, type and shape of each tensor. The second stream
@@ -24,11 +24,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from autoprune.architecture import INT8
 from autoprune.budget import Cost
 from autoprune.candidate import Candidate
 from autoprune.errors import StoreError
 from autoprune.store.files import checked, first_line, parse_json, plain, write_bytes
-from autoprune.store.models import FORMAT, Recipe, untied
+from autoprune.store.models import FORMAT, Recipe, read_model, untied
+from autoprune.store.quantization import read_quantization
 
 if TYPE_CHECKING:
     import torch
@@ -129,9 +131,18 @@ def is_packed(path: str | Path) -> bool:
         return content.read(len(MAGIC)) == MAGIC
 
 
-def with_file_bytes(cost: Cost, recipe: Recipe, state: Mapping[str, torch.Tensor]) -> Cost:
-    """The cost of a finished model with the size of its packed file."""
-    return replace(cost, file_bytes=len(pack(recipe, state)))
+def with_file_bytes(cost: Cost, folder: Path) -> Cost:
+    """The cost of a saved model with the size of its file: packed, or the int8 one beside it.
+
+    Raises StoreError where it is missing or damaged.
+    """
+    recipe, state = read_model(folder)
+    if recipe.candidate.architecture.precision != INT8:
+        return replace(cost, file_bytes=len(pack(recipe, state)))
+    report = read_quantization(folder)
+    if report is None:
+        raise StoreError(f"{folder} has no int8 file")
+    return replace(cost, file_bytes=report.int8.file_bytes)
 
 
 def _short(recipe: Recipe) -> dict[str, Any]:

@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from autoprune.cost.activations import COUNTED, Activations, PeakMemory, live, maximal
+from autoprune.architecture import INT8
+from autoprune.cost.activations import COUNTED, Activations, PeakMemory, live, maximal, taken
 from autoprune.cost.sizes import Sizes
 from autoprune.graph import Block, Dim, Group, Op, PruningGraph, TensorInfo, trace
 
@@ -35,10 +36,10 @@ def test_leaving_rows_out_changes_no_peak(rows: list[list[bool]]) -> None:
 
 
 def test_a_count_is_inputs_and_the_rest_and_a_runtime_weighs_the_rest() -> None:
-    peaks = np.array([[100.0, 10.0, 16.0, 64.0], [0.0, 5.0, 8.0, 0.0]])
+    peaks = np.array([[100.0, 10.0, 16.0, 64.0, 3.0], [0.0, 5.0, 8.0, 0.0, 0.0]])
     assert COUNTED.of(peaks).tolist() == [110.0, 5.0]
-    weighed = PeakMemory(2.0, 0.5, 0.25).of(peaks).tolist()
-    assert weighed == [100.0 + 20.0 + 8.0 + 16.0, 10.0 + 4.0]
+    weighed = PeakMemory(2.0, 0.5, 0.25, 3.0).of(peaks).tolist()
+    assert weighed == [100.0 + 20.0 + 8.0 + 16.0 + 9.0, 10.0 + 4.0]
 
 
 def chain(*, freed: dict[int, int] | None = None) -> PruningGraph:
@@ -65,7 +66,41 @@ def peaks(graph: PruningGraph, *widths: int) -> list[list[float]]:
 
 def test_peaks_by_hand() -> None:
     # the input stays; at the last call there are a (2 x 4), b (3) and y (1)
-    assert peaks(chain(), 4, 1) == [[40.0, 4.0 * 12, 4.0 * 12, 0.0], [40.0, 4.0 * 6, 4.0 * 12, 0.0]]
+    assert peaks(chain(), 4, 1) == [
+        [40.0, 4.0 * 12, 4.0 * 12, 0.0, 0.0],
+        [40.0, 4.0 * 6, 4.0 * 12, 0.0, 0.0],
+    ]
+
+
+def test_what_is_between_input_and_output_takes_a_byte_in_int8() -> None:
+    # the input stays; at the last call there are a (2 x 4) and b (3), and y (1) in float32
+    found = Activations(chain(), Sizes(chain().sizes()), INT8).peaks(np.array([[4]])).tolist()
+    assert found == [[40.0, 8.0 + 3.0 + 4.0, 0.0, 0.0, 0.0]]
+
+
+def test_indices_are_not_quantized() -> None:
+    graph = chain()
+    tensors = (graph.tensors[0], replace(graph.tensors[1], itemsize=8), *graph.tensors[2:])
+    graph = replace(graph, tensors=tensors)
+    found = Activations(graph, Sizes(graph.sizes()), INT8).peaks(np.array([[4]]))
+    assert found[0, 1] == 8.0 * 8 + 3.0 + 4.0
+
+
+def test_convolutions_in_int8_take_windows_and_sums() -> None:
+    model = nn.Sequential(
+        nn.Conv2d(2, 4, 3, padding=1), nn.Conv2d(4, 8, 1), nn.Conv2d(8, 2, 3, padding=1, stride=2)
+    )
+    graph = trace(model, torch.zeros(1, 2, 4, 4))
+    found = Activations(graph, Sizes(graph.columns()), INT8).peaks(np.array([[4, 8], [1, 8]]))
+    # windows: 2 x 9 for 16 pixels, none of single pixels, then 8 x 9 for 4 pixels, which fit
+    assert found[:, 3].tolist() == [288.0, 288.0]
+    # sums: 4 and 8 channels at 16 pixels, where the second needs more than the first; 2 at 4
+    assert found[:, 4].tolist() == [4.0 * 16 * (4 + 8), 4.0 * 16 * (1 + 8)]
+
+
+def test_a_convolution_that_needs_no_more_than_one_before_uses_its_buffer() -> None:
+    needed = np.array([[3.0, 3.0, 2.0, 5.0, 4.0], [5.0, 4.0, 3.0, 2.0, 1.0]])
+    assert taken(needed).tolist() == [8.0, 5.0]
 
 
 def test_what_the_run_held_longer_lives_longer() -> None:
@@ -83,12 +118,12 @@ def test_what_the_run_held_longer_lives_longer() -> None:
 def test_views_are_one_storage() -> None:
     graph = chain()
     tensors = (*graph.tensors[:2], replace(graph.tensors[2], storage=1), graph.tensors[3])
-    assert peaks(replace(graph, tensors=tensors), 4) == [[40.0, 4.0 * 9, 4.0 * 9, 0.0]]
+    assert peaks(replace(graph, tensors=tensors), 4) == [[40.0, 4.0 * 9, 4.0 * 9, 0.0, 0.0]]
 
 
 def test_a_graph_without_calls_holds_its_inputs() -> None:
     graph = replace(chain(), ops=(), outputs=(0,), tensors=chain().tensors[:1])
-    assert peaks(graph, 4) == [[40.0, 0.0, 0.0, 0.0]]
+    assert peaks(graph, 4) == [[40.0, 0.0, 0.0, 0.0, 0.0]]
 
 
 def test_the_sum_stays_where_its_block_is_gone() -> None:
@@ -105,7 +140,7 @@ def test_the_sum_stays_where_its_block_is_gone() -> None:
         blocks=(Block("f", "residual", 1, frozenset({0, 1}), 0, (), ()),),
     )
     found = Activations(graph, Sizes(graph.columns())).peaks(np.array([[1], [0]])).tolist()
-    assert found == [[40.0, 80.0, 80.0, 0.0], [40.0, 40.0, 40.0, 0.0]]
+    assert found == [[40.0, 80.0, 80.0, 0.0, 0.0], [40.0, 40.0, 40.0, 0.0, 0.0]]
 
 
 @pytest.mark.parametrize(

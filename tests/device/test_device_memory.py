@@ -10,14 +10,17 @@ import torch
 from models.zoo import ZOO
 from torch import nn
 
+from autoprune.architecture import INT8
 from autoprune.cost import targets
 from autoprune.cost.activations import COUNTED
 from autoprune.cost.memory import measure_peak_memory
 from autoprune.cost.model import CostModel
+from autoprune.cost.precisions import int8_weight_bytes
 from autoprune.device import memory
 from autoprune.device.memory import fit_peak_memory
 from autoprune.device.sampling import pruned, random_architectures
 from autoprune.graph import trace
+from autoprune.quantization import int8_for_timing
 
 WIDTHS = (16, 40, 40, 8)
 
@@ -112,6 +115,30 @@ def test_a_buffer_of_convolutions_that_do_not_fit_blocks_of_channels_is_learned(
     assert found.upper_factor < 1.02
 
 
+def test_int8_models_are_measured_in_place_of_prunings_and_their_windows_are_learned(monkeypatch):
+    made = []
+
+    def int8(small):
+        made.append(small)
+        return small
+
+    def law(model):
+        convolutions = [layer for layer in model if isinstance(layer, nn.Conv2d)]
+        a, b, c = (layer.out_channels for layer in convolutions)
+        live = max(2 * a, a + b, 2 * b, b + c, 5 * c)  # the output in float32
+        needed = [9 * layer.in_channels for layer in convolutions]
+        windows = sum(n for place, n in enumerate(needed) if n > max(needed[:place], default=0))
+        return int8_weight_bytes(model) + 4 * X.numel() + 144 * (2 * live + 3 * windows)
+
+    monkeypatch.setattr(memory, "find_target", lambda runtime: Telling(law))
+    model = net()
+    found = fit_peak_memory(model, trace(model, X), X, runtime="told", int8=int8)
+    assert len(made) == 13
+    assert (found.plain, found.buffer) == pytest.approx((2.0, 3.0), abs=0.05)
+    assert found.sums == pytest.approx(0.0, abs=0.05)
+    assert found.upper_factor < 1.02
+
+
 def test_a_runtime_that_does_not_tell_is_counted(monkeypatch):
     assert fitted(monkeypatch, lambda model: None) == COUNTED
 
@@ -135,3 +162,21 @@ def test_unseen_prunings_are_near(name, runtime, mean):
         taken = measure_peak_memory(pruned(model, graph, each), x, runtime)
         off.append(costs.cost(each).get("peak_memory_bytes") / taken - 1.0)
     assert np.mean(np.abs(off)) < mean
+
+
+def test_unseen_prunings_in_int8_are_near():
+    layers = [nn.Conv2d(3, 32, 3, padding=1), nn.ReLU(), nn.Conv2d(32, 48, 3, padding=1), nn.ReLU()]
+    model = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(48, 5)).eval()
+    x = torch.randn(1, 3, 24, 24, generator=torch.Generator().manual_seed(0))
+    graph = trace(model, x)
+
+    def int8(small):
+        return int8_for_timing(small, x)
+
+    found = fit_peak_memory(model, graph, x, runtime="onnxruntime", int8=int8)
+    costs = CostModel(graph, memory=[found], precision=INT8)
+    off = []
+    for each in random_architectures(graph, 5, seed=7):
+        taken = measure_peak_memory(int8(pruned(model, graph, each)), x, "onnxruntime")
+        off.append(costs.cost(each).get("peak_memory_bytes") / taken - 1.0)
+    assert np.mean(np.abs(off)) < 0.35  # buffers of int8 depend on channels and order

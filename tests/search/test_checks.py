@@ -1,6 +1,7 @@
 """What must hold before a search: each refusal in its exact words."""
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ from autoprune._search.checks import (
     values_of,
 )
 from autoprune._search.target_devices import TargetDevice
+from autoprune.budget import Device
 from autoprune.config import RunConfig
 from autoprune.config_sections import DeviceConfig
 from autoprune.errors import ConfigError, TaskError
@@ -102,22 +104,40 @@ def target(runtime: str) -> TargetDevice:
 
 
 @pytest.mark.parametrize(
-    ("budget", "objective", "unknown"),
-    [
-        ("peak_memory_bytes", "macs", "peak_memory_bytes"),
-        ("file_bytes", "macs", "file_bytes"),
-        ("macs", "file_bytes", "file_bytes"),
-    ],
+    ("budget", "objective"), [("peak_memory_bytes", "macs"), ("macs", "peak_memory_bytes")]
 )
-def test_costs_that_are_not_known_of_int8_models_are_refused(
-    budget: str, objective: str, unknown: str
+def test_peak_memory_of_int8_models_is_refused_where_it_cannot_be_measured(
+    budget: str, objective: str
 ) -> None:
     wanted = (Objective("accuracy", "maximize"), Objective(objective))
+    given = config(budget={budget: "50%"})
+    check_precisions(given, wanted, [target("onnxruntime")])
     with pytest.raises(ConfigError) as caught:
-        check_precisions(config(budget={budget: "50%"}), wanted, [target("onnxruntime")])
+        check_precisions(given, wanted, [target("onnxruntime"), target("ssh://pi@cam")])
     assert str(caught.value) == (
-        f"space.precision: {unknown} of int8 models is not known · leave it out of budget and "
-        "search.objectives, or search with precision: float32"
+        "space.precision: peak_memory_bytes of int8 models can be measured in ONNX Runtime on this "
+        "machine alone, not on ssh://pi@cam · leave it out of budget and search.objectives, or "
+        "search with precision: float32"
+    )
+    away = replace(target("onnxruntime"), device=Device("a phone", "onnxruntime"))
+    with pytest.raises(ConfigError, match="alone, not on a phone, onnxruntime"):
+        check_precisions(given, wanted, [away])
+
+
+@pytest.mark.parametrize(("budget", "objective"), [("file_bytes", "macs"), ("macs", "file_bytes")])
+def test_zeros_in_int8_files_are_refused_where_their_size_counts(
+    budget: str, objective: str
+) -> None:
+    wanted = (Objective("accuracy", "maximize"), Objective(objective))
+    check_precisions(config(budget={budget: "50%"}), wanted, [target("onnxruntime")])
+    space = {"precision": ["float32", "int8"], "patterns": {"kinds": ["dense", "2:4"]}}
+    with pytest.raises(ConfigError) as caught:
+        check_precisions(
+            config(budget={budget: "50%"}, space=space), wanted, [target("onnxruntime")]
+        )
+    assert str(caught.value) == (
+        "space.patterns: zeros make no int8 file smaller, and file_bytes counts · leave patterns "
+        "out, or search with precision: float32"
     )
 
 

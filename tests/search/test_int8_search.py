@@ -19,7 +19,7 @@ from autoprune.config import RunConfig
 from autoprune.cost.precisions import int8_weight_bytes
 from autoprune.errors import ConfigError, ExportError
 from autoprune.report.read import read
-from autoprune.store import RunFolder, read_quantization
+from autoprune.store import RunFolder, pack, read_model, read_quantization
 
 TASK = Path(__file__).parents[1] / "deep_task.py"
 SHORT = {
@@ -115,16 +115,21 @@ def test_a_float_model_is_not_trained_quantization_aware(found: autoprune.Result
     ("keys", "message"),
     [
         ({"device": {"runtime": "torch"}}, "int8 models run in onnxruntime"),
-        ({"budget": {"peak_memory_bytes": "50%"}}, "peak_memory_bytes of int8 models is not known"),
-        ({"budget": {"file_bytes": "50%"}}, "file_bytes of int8 models is not known"),
+        (
+            {
+                "budget": {"file_bytes": "50%"},
+                "space": {"precision": INT8, "patterns": {"kinds": ["dense", "2:4"]}},
+            },
+            "zeros make no int8 file smaller",
+        ),
     ],
 )
 def test_what_int8_cannot_do_is_refused_at_the_start(
     keys: dict[str, object], message: str, tmp_path: Path
 ) -> None:
-    given = {"budget": {"weight_bytes": "60%"}, **SHORT, **keys}
+    given = {"budget": {"weight_bytes": "60%"}, "space": {"precision": INT8}, **SHORT, **keys}
     with pytest.raises(ConfigError, match=message):
-        autoprune.search(Deep(), space={"precision": "int8"}, output=tmp_path / "run", **given)
+        autoprune.search(Deep(), output=tmp_path / "run", **given)
     assert not (tmp_path / "run").exists()
 
 
@@ -189,6 +194,39 @@ def test_an_int8_latency_budget_is_met_and_measured(tmp_path: Path) -> None:
     complete = [record for record in found.records if record.state == "complete"]
     assert {record.candidate.architecture.precision for record in complete} == {INT8}
     assert {record.predicted.device.dtype for record in complete} == {INT8}
+
+
+def test_budgets_of_file_and_memory_are_met_by_the_files_and_as_measured(tmp_path: Path) -> None:
+    found = autoprune.search(
+        f"{TASK}:Deep",
+        budget={"file_bytes": "60%", "peak_memory_bytes": "150%"},
+        space={"ratios": {"max": 0.5}, "precision": [FLOAT32, INT8]},
+        objectives=["accuracy", "file_bytes"],
+        output=tmp_path / "run",
+        **{**SHORT, "trials": 3},
+    )
+    run = RunFolder.open(found.path)
+    complete = [record for record in found.records if record.state == "complete"]
+    for record in complete:
+        folder = run.model_folder(record)
+        report, size = read_quantization(folder), record.history[-1]["file_bytes"]
+        if record.candidate.architecture.precision == INT8:
+            assert report is not None
+            assert size == report.int8.file_bytes == (folder / report.file).stat().st_size
+        else:
+            assert size == len(pack(*read_model(folder)))
+        assert record.predicted.file_bytes == pytest.approx(size, rel=0.03)
+    members = found.front.members
+    assert {record.candidate.architecture.precision for record in complete} == {FLOAT32, INT8}
+    assert members
+    dense = run.dense().measured
+    for record in members:
+        assert record.measured.file_bytes == record.history[-1]["file_bytes"]
+        assert record.measured.file_bytes <= 0.6 * dense.file_bytes
+        assert record.measured.peak_memory_bytes <= 1.5 * dense.peak_memory_bytes
+    member = members[0]
+    done = autoprune.retrain(found.path, pick=f"trial={member.number}", epochs=0.5, seeds=1)
+    assert done.summary.measured.file_bytes == pytest.approx(member.measured.file_bytes, rel=0.03)
 
 
 def test_limits_on_quality_hold_for_converted_models(tmp_path: Path) -> None:

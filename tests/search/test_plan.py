@@ -3,9 +3,10 @@ from collections.abc import Collection
 import pytest
 import toy
 
-from autoprune.architecture import Architecture
+from autoprune.architecture import INT8, Architecture
 from autoprune.budget import Budget, Cost, Device, Timing
 from autoprune.errors import BudgetError
+from autoprune.space import SearchSpace
 
 
 def test_a_trial_is_evaluated_at_halves_and_at_its_end() -> None:
@@ -33,6 +34,22 @@ def test_the_smallest_model_for_memory_may_have_more_channels() -> None:
     tight = Budget.parse({"peak_memory_bytes": 20})
     with pytest.raises(BudgetError, match=r"peak_memory_bytes must be at least 24 .* got 20"):
         toy.make_plan(price=price, dense=price(Architecture()), budget=tight).check()
+
+
+def test_the_smallest_model_for_memory_is_looked_for_in_int8() -> None:
+    def price(architecture: Architecture, fields: Collection[str] | None = None) -> Cost:
+        widths, is_int8 = architecture.complete(toy.SIZES), architecture.precision == INT8
+        buffer = 100 * sum(width % 4 > 0 for width in widths.values()) if is_int8 else 200
+        return Cost(macs=sum(widths.values()), peak_memory_bytes=sum(widths.values()) + buffer)
+
+    spec = {"ratios": {"max": 0.8}, "round_to": 2, "precision": ["float32", "int8"]}
+    plan = toy.make_plan(
+        space=SearchSpace.parse(spec),
+        price=price,
+        dense=price(Architecture()),
+        budget=Budget.parse({"peak_memory_bytes": "50%"}),
+    )
+    assert plan.smallest_architecture == Architecture({"a": 4, "b": 8, "c": 12}, precision=INT8)
 
 
 def test_each_latency_has_its_own_margin() -> None:

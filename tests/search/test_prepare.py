@@ -13,11 +13,11 @@ import torch
 from stripes import Stripes
 from torch import Tensor, nn
 
+from autoprune._search.byte_models import ByteModels
 from autoprune._search.prepare import Prepared, correct, prepare, weight_curves
 from autoprune.architecture import Architecture
 from autoprune.budget import Device
 from autoprune.config import RunConfig
-from autoprune.cost.activations import COUNTED
 from autoprune.cost_fields import FILE
 from autoprune.errors import DeviceError, GraphError
 from autoprune.quality import QualityLimit
@@ -73,8 +73,8 @@ def test_the_plan_says_what_the_configuration_says(ready: Prepared) -> None:
     )
     assert (plan.epochs, plan.rungs, plan.sampler, plan.concurrent) == (2.0, 2, "tpe", 2)
     assert (plan.margins, plan.levels, plan.quality) == ({}, (), ())
-    assert (ready.samples, ready.training_device, ready.memory) == (60, "cpu", (COUNTED,))
-    assert ready.file is None
+    assert (ready.samples, ready.training_device) == (60, "cpu")
+    assert ready.sizes == ByteModels()
     assert not ready.dense.training
 
 
@@ -110,7 +110,7 @@ def test_a_model_without_groups_is_refused_with_the_reasons() -> None:
 
 def test_a_limit_on_files_needs_their_size_and_has_its_margin() -> None:
     found, _ = made(budget={"file_bytes": "60%"})
-    assert found.file is not None
+    assert list(found.sizes.files) == ["float32"]
     assert set(found.plan.margins) == {FILE}
     assert found.plan.dense.get(FILE) > 0
 

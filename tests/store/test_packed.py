@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import struct
 import zlib
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,14 +13,29 @@ import torch
 from stripes import dense
 from torch import Tensor
 
-from autoprune.architecture import Architecture
+from autoprune.architecture import FLOAT32, INT8, Architecture
+from autoprune.budget import Cost
 from autoprune.candidate import Candidate
 from autoprune.cost.file_size import FileSize
 from autoprune.cost.model import CostModel
 from autoprune.errors import StoreError
 from autoprune.pruning import importance
 from autoprune.pruning.build import build
-from autoprune.store import Recipe, is_packed, pack, read_packed, recipe_of, write_packed
+from autoprune.store import (
+    PrecisionReport,
+    QuantizationReport,
+    QuantizationSettings,
+    Recipe,
+    RunFolder,
+    is_packed,
+    pack,
+    read_model,
+    read_packed,
+    recipe_of,
+    with_file_bytes,
+    write_packed,
+    write_quantization,
+)
 from autoprune.store.packed import MAGIC, packed_parts, unpack
 
 RECIPE = Recipe("t", {"a": 1}, Candidate(Architecture({"a": 3})), {"a": (0, 5, 9)})
@@ -119,6 +135,28 @@ def test_the_size_is_as_predicted(pattern: str | None, kept: int) -> None:
         plain = there.without_patterns()
         wide = build(model, graph, plain, scores=importance.scores(model, graph, "l2")).model
         assert true < 0.8 * len(pack(recipe, wide.state_dict()))
+
+
+def test_the_file_of_an_int8_model_is_the_one_beside_it(tmp_path: Path) -> None:
+    model, graph = dense()
+    sizes = graph.sizes()
+    kept = {name: range(size) for name, size in sizes.items()}
+    store = RunFolder(tmp_path)
+    for precision in (FLOAT32, INT8):
+        candidate = Candidate(Architecture.dense(sizes)).in_precision(precision)
+        recipe = recipe_of(candidate, kept, task="")
+        folder = tmp_path / store.save_model(precision, model, recipe)
+        if precision == FLOAT32:
+            found = with_file_bytes(Cost(macs=5), folder)
+            assert found == Cost(macs=5, file_bytes=len(pack(*read_model(folder))))
+    with pytest.raises(StoreError, match="has no int8 file"):
+        with_file_bytes(Cost(), folder)
+    told = PrecisionReport({"accuracy": 0.9}, 1234)
+    report = QuantizationReport(
+        *("model.int8.onnx", "", "accuracy", "maximize"), QuantizationSettings(), told, told
+    )
+    write_quantization(folder, replace(report, float32=PrecisionReport({"accuracy": 0.9}, 9999)))
+    assert with_file_bytes(Cost(), folder) == Cost(file_bytes=1234)
 
 
 def test_without_a_packed_dense_model_the_size_is_not_known() -> None:

@@ -1,4 +1,4 @@
-"""Peak memory, counted and measured, of different architectures in two runtimes.
+"""Peak memory, counted and measured, of different architectures in two runtimes and in int8.
 
     python -m scripts.benchmarks.memory        # a few minutes
 
@@ -10,25 +10,27 @@ errors of the peak. Rows: `results/memory/memory.csv`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from autoprune.architecture import Architecture
+from autoprune.architecture import FLOAT32, INT8, Architecture
 from autoprune.cost.activations import COUNTED
 from autoprune.cost.memory import measure_peak_memory
 from autoprune.cost.model import CostModel
 from autoprune.device.memory import fit_peak_memory
 from autoprune.device.sampling import pruned, random_architectures
 from autoprune.graph import trace
+from autoprune.quantization import int8_for_timing
 from examples.cifar10 import CifarResNet
 from scripts.benchmarks import harness
 from scripts.benchmarks.harness import RESULTS, Rows
 
-RUNTIMES = ("torch", "onnxruntime")
+INT8_RUNTIME = "onnxruntime, int8"
+RUNTIMES = ("torch", "onnxruntime", INT8_RUNTIME)
 SIZE = 96
 UNSEEN = 8
 SHOWN = {
@@ -150,7 +152,7 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], int]] = {
 }
 
 
-def bench(name: str) -> Iterator[dict[str, object]]:
+def bench(name: str, runtimes: Sequence[str]) -> Iterator[dict[str, object]]:
     """In each runtime: the dense model's peak, and the errors of what is counted and fitted."""
     build, size = NETWORKS[name]
     torch.manual_seed(0)
@@ -159,13 +161,21 @@ def bench(name: str) -> Iterator[dict[str, object]]:
     half = Architecture({group.name: max(1, group.size // 2) for group in graph.groups})
     unseen = [half, *random_architectures(graph, UNSEEN, 1)]
     models = [pruned(model, graph, each) for each in unseen]
-    for runtime in RUNTIMES:
-        fitted = fit_peak_memory(model, graph, x, runtime=runtime)
-        dense = measure_peak_memory(model, x, runtime)
-        taken = np.array([measure_peak_memory(small, x, runtime) for small in models])
+
+    def int8(small: nn.Module) -> nn.Module:
+        return int8_for_timing(small, x)
+
+    for runtime in runtimes:
+        used, is_int8 = runtime.partition(",")[0], runtime == INT8_RUNTIME
+        fitted = fit_peak_memory(model, graph, x, runtime=used, int8=int8 if is_int8 else None)
+        dense, *taken_of = (
+            measure_peak_memory(int8(small) if is_int8 else small, x, used)
+            for small in (model, *models)
+        )
+        taken = np.array(taken_of)
         row: dict[str, object] = {"network": name, "runtime": runtime, "dense_mb": dense / 1e6}
         for what, memory in (("counted", COUNTED), ("fitted", fitted)):
-            costs = CostModel(graph, memory=[memory])
+            costs = CostModel(graph, memory=[memory], precision=INT8 if is_int8 else FLOAT32)
             said = np.array([costs.cost(each).get("peak_memory_bytes") for each in unseen])
             off = said / taken - 1.0
             row[f"{what}_dense"] = costs.dense.get("peak_memory_bytes") / dense - 1.0
@@ -178,12 +188,13 @@ def bench(name: str) -> Iterator[dict[str, object]]:
 def main() -> None:
     parser = harness.parser(__doc__)
     parser.add_argument("--networks", nargs="+", choices=list(NETWORKS), default=list(NETWORKS))
+    parser.add_argument("--runtimes", nargs="+", choices=RUNTIMES, default=list(RUNTIMES))
     given = parser.parse_args()
     torch.set_num_threads(1)
     file = Rows(RESULTS / "memory" / "memory.csv", ["network", "runtime"])
     about = {**harness.circumstances(), "simd": torch.backends.cpu.get_cpu_capability()}
     for name in given.networks:
-        for row in bench(name):
+        for row in bench(name, given.runtimes):
             file.put({**row, **about})
     rows = file.read()
     print(harness.table(rows, SHOWN), harness.stamp(rows), sep="\n\n")
