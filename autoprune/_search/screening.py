@@ -313,7 +313,7 @@ class Screening:
             value = metric.value(record)
             later = 0.0
             if record.state == "stopped":
-                later = remaining_gain.get(round(record.epochs, 6), math.nan)
+                later = _at(remaining_gain, record.epochs)
             item = self._score_of(record.candidate, record.predicted) if value is not None else None
             if item is not None and value is not None and not math.isnan(later):
                 found.append((item, metric.sign * (value + later)))
@@ -330,6 +330,18 @@ def _remaining_gain(records: Sequence[TrialRecord], metric: str) -> dict[float, 
                     rise = record.metrics[metric] - entry[metric]
                     rises.setdefault(round(entry["epoch"], 6), []).append(rise)
     return {epoch: median(found) for epoch, found in rises.items()}
+
+
+def _at(gains: Mapping[float, float], epochs: float) -> float:
+    """A gain after so many epochs, linear between those that are known; NaN before all of them.
+
+    Trials that are pruned later are evaluated later.
+    """
+    known = sorted(gains)
+    if not known:
+        return math.nan
+    left = gains[known[0]] if epochs >= known[0] - 1e-6 else math.nan
+    return float(np.interp(epochs, known, [gains[at] for at in known], left=left))
 
 
 def _line(error: Exception) -> str:

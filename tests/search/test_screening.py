@@ -367,19 +367,29 @@ def test_it_beats_the_sampler_alone_at_equal_trials(tmp_path: Path) -> None:
     assert min(found[8]) > max(found[0])
 
 
-def test_a_stopped_trial_counts_with_what_it_would_have_gained(folder: RunFolder) -> None:
+@pytest.mark.parametrize(
+    ("epochs", "wanted"),
+    [
+        (1.0, [-0.9, -0.8, -0.6]),
+        (3.0, [-0.9, -0.8, -0.5 - 0.1 / 3]),  # a third of the way from 4 to 1 epochs
+        (0.5, [-0.9, -0.8]),  # earlier than any other: nothing is known of it
+    ],
+)
+def test_a_stopped_trial_counts_with_what_it_would_have_gained(
+    folder: RunFolder, epochs: float, wanted: list[float]
+) -> None:
     hand = play(folder, 3)
     records = [r for r in folder.records() if r.state == "complete"]
     for record, end in zip(records, (0.8, 0.9, 0.6), strict=True):
         history = ({"epoch": 1.0, "accuracy": end - 0.1}, {"epoch": 4.0, "accuracy": end})
         metrics = {"accuracy": end}
         hand.ledger.records[record.number] = replace(record, history=history, metrics=metrics)
-    stopped = replace(records[2], state="stopped", epochs=1.0, metrics={"accuracy": 0.5})
+    stopped = replace(records[2], state="stopped", epochs=epochs, metrics={"accuracy": 0.5})
     hand.ledger.records[records[2].number] = stopped
     found = screening(hand.plan)
     found._begin()
     trained = found._trained(hand.ledger, hand.ledger.front())
-    assert sorted(y for _, y in trained) == pytest.approx([-0.9, -0.8, -0.6])
+    assert sorted(y for _, y in trained) == pytest.approx(wanted)
 
 
 def test_what_is_settled_is_the_best_of_the_rivals_and_better_at_no_higher_cost(
