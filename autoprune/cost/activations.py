@@ -15,7 +15,8 @@ from autoprune.graph import Dim, PruningGraph
 _BLOCK = 8  # channels that kernels keep together
 _ALIGNED = 4  # channels: what copies into blocks can take
 _BUFFER = 128 * 128 * 4.0  # bytes of a thread
-_SUM = 4.0  # bytes of a sum of products of int8
+_SUM, _POINTER = 4.0, 8.0  # bytes of a sum of products of int8, and of where a pixel is
+_TOGETHER = 16  # output channels of a fast kernel of int8
 FLOAT_BYTES = (2, 4)  # of a number that is quantized; indices have 8
 
 
@@ -119,22 +120,34 @@ class _Buffers:
 class _Int8Buffers:
     """What convolutions in int8 need beside: the windows of one image, and their sums.
 
-    ONNX Runtime's arena uses a buffer again for a later convolution that needs no more; for one
-    that needs more it takes another.
+    Kernels for 16 output channels at once (and 4 of at least 8 input channels) read windows through
+    pointers, as depthwise ones do, and keep no sums. ONNX Runtime's arena uses a buffer again for a
+    later convolution that needs no more; for one that needs more it takes another.
     """
 
     def __init__(self, graph: PruningGraph, sizes: Sizes) -> None:
-        sums, windows, factors = [], [], graph.present()
-        for call, dims in _convolutions(graph):
-            out = graph.tensors[graph.ops[call].outputs[0]].dims
-            is_window = any(dim.fixed != 1 for dim in dims[2:])
-            sums.append((*out, *factors[call]))
-            windows.append((*dims[1:], *out[2:], *factors[call]) if is_window else (Dim(0),))
-        self._sums, self._windows = sizes.products(sums), sizes.products(windows)
+        calls, factors = _convolutions(graph), graph.present()
+        outs = [graph.tensors[graph.ops[call].outputs[0]].dims for call, _ in calls]
+        at = [(dims, out, factors[call]) for (call, dims), out in zip(calls, outs, strict=True)]
+        self._sums = sizes.products((*out, *there) for _, out, there in at)
+        self._columns = sizes.products((*dims[1:], *out[2:], *there) for dims, out, there in at)
+        self._places = sizes.products((*dims[2:], *out[2:], *there) for dims, out, there in at)
+        self._channels = sizes.products((dims[0],) for dims, _, _ in at)
+        self._inputs = sizes.products((dims[1],) for dims, _, _ in at)
+        windows = [any(dim.fixed != 1 for dim in dims[2:]) for dims, _, _ in at]
+        depthwise = [dims[1] == Dim(1) and dims[0] != Dim(1) for dims, _, _ in at]
+        self._is_window = np.array(windows, np.bool_)
+        self._is_depthwise = np.array(depthwise, np.bool_)
 
     def of(self, sizes: Floats) -> tuple[Floats, Floats]:
         """`candidates x dims` → bytes of windows, and of sums."""
-        return taken(self._windows.of(sizes)), taken(_SUM * self._sums.of(sizes))
+        inputs = self._inputs.of(sizes)
+        reads_4 = (inputs >= _BLOCK) & (inputs % _ALIGNED == 0)
+        is_fast = (self._channels.of(sizes) % _TOGETHER == 0) & (reads_4 | self._is_depthwise)
+        pointed = is_fast | self._is_depthwise
+        windows = np.where(pointed, _POINTER * self._places.of(sizes), self._columns.of(sizes))
+        sums = np.where(is_fast, 0.0, _SUM * self._sums.of(sizes))
+        return taken(windows * self._is_window), taken(sums)
 
 
 def taken(needed: Floats) -> Floats:

@@ -98,6 +98,27 @@ def test_convolutions_in_int8_take_windows_and_sums() -> None:
     assert found[:, 4].tolist() == [4.0 * 16 * (4 + 8), 4.0 * 16 * (1 + 8)]
 
 
+@pytest.mark.parametrize(
+    ("inputs", "outputs", "groups", "windows", "sums"),
+    [
+        (8, 16, 1, 8 * 9 * 16, 0),  # a pointer for each pixel of each window
+        (6, 16, 1, 6 * 9 * 16, 4 * 16 * 16),  # inputs that are no multiple of 4
+        (4, 16, 1, 4 * 9 * 16, 4 * 16 * 16),  # and too few of them
+        (8, 12, 1, 8 * 9 * 16, 4 * 12 * 16),
+        (16, 16, 16, 8 * 9 * 16, 0),
+        (6, 6, 6, 8 * 9 * 16, 4 * 6 * 16),
+    ],
+)
+def test_fast_kernels_of_int8_point_to_windows_and_keep_no_sums(
+    inputs: int, outputs: int, groups: int, windows: int, sums: int
+) -> None:
+    model = nn.Conv2d(inputs, outputs, 3, padding=1, groups=groups)
+    graph = trace(model, torch.zeros(1, inputs, 4, 4))
+    counts = np.array([list(graph.columns().values())])
+    found = Activations(graph, Sizes(graph.columns()), INT8).peaks(counts)
+    assert found[0, 3:].tolist() == [windows, sums]
+
+
 def test_a_convolution_that_needs_no_more_than_one_before_uses_its_buffer() -> None:
     needed = np.array([[3.0, 3.0, 2.0, 5.0, 4.0], [5.0, 4.0, 3.0, 2.0, 1.0]])
     assert taken(needed).tolist() == [8.0, 5.0]

@@ -122,11 +122,14 @@ def test_int8_models_are_measured_in_place_of_prunings_and_their_windows_are_lea
         made.append(small)
         return small
 
+    def is_fast(layer):
+        return layer.out_channels % 16 == 0 and layer.in_channels in range(8, 100, 4)
+
     def law(model):
         convolutions = [layer for layer in model if isinstance(layer, nn.Conv2d)]
         a, b, c = (layer.out_channels for layer in convolutions)
         live = max(2 * a, a + b, 2 * b, b + c, 5 * c)  # the output in float32
-        needed = [9 * layer.in_channels for layer in convolutions]
+        needed = [72 if is_fast(layer) else 9 * layer.in_channels for layer in convolutions]
         windows = sum(n for place, n in enumerate(needed) if n > max(needed[:place], default=0))
         return int8_weight_bytes(model) + 4 * X.numel() + 144 * (2 * live + 3 * windows)
 
@@ -179,4 +182,4 @@ def test_unseen_prunings_in_int8_are_near():
     for each in random_architectures(graph, 5, seed=7):
         taken = measure_peak_memory(int8(pruned(model, graph, each)), x, "onnxruntime")
         off.append(costs.cost(each).get("peak_memory_bytes") / taken - 1.0)
-    assert np.mean(np.abs(off)) < 0.35  # buffers of int8 depend on channels and order
+    assert np.mean(np.abs(off)) < 0.3
