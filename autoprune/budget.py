@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from autoprune.cost_fields import FIELDS, by_device, is_cost, split_field
+from autoprune.cost_fields import FIELDS, LATENCIES, by_device, field_at, is_cost, split_field
 from autoprune.errors import BudgetError
 
 Source = Literal["analytic", "predicted", "measured"]
@@ -17,6 +17,7 @@ Value = str | float | int
 _COUNTS = {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9}
 _BYTES = {"b": 1.0, "kb": 1e3, "mb": 1e6, "gb": 1e9, "kib": 2.0**10, "mib": 2.0**20, "gib": 2.0**30}
 _TIMES = {"us": 1e-3, "ms": 1.0, "s": 1e3}
+FPS = "fps"  # a latency as its reciprocal: frames (samples) per second
 _UNITS: dict[str, dict[str, float]] = {
     "params": _COUNTS,
     "macs": _COUNTS,
@@ -217,18 +218,30 @@ class Cost:
 
 @dataclass(frozen=True, slots=True)
 class Limit:
-    """The most that one field of `Cost` may be: absolute, or relative to the dense model."""
+    """The most that one field of `Cost` may be: absolute, or relative to the dense model.
+
+    `fps` is the rate where a latency was given as frames per second; `value` is milliseconds there
+    too.
+    """
 
     field: str
     value: float
     relative: bool = False
+    fps: float | None = None
 
     def resolve(self, dense: Cost) -> float:
         """The limit in the field's own unit."""
         return self.value * dense.get(self.field) if self.relative else self.value
 
     def __str__(self) -> str:
-        return f"{self.field} <= {self.value:.4g}" + (" x dense" if self.relative else "")
+        return f"{self.field} <= {self.value:.4g}{self.note}" + (
+            " x dense" if self.relative else ""
+        )
+
+    @property
+    def note(self) -> str:
+        """The rate that was given, behind the milliseconds; empty where none was."""
+        return f" ({self.fps:g} {FPS})" if self.fps is not None else ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,14 +250,22 @@ class Budget:
 
     >>> str(Budget.parse({"latency_ms": "8 ms", "macs": "50%"}))
     'latency_ms <= 8, macs <= 0.5 x dense'
+    >>> str(Budget.parse({"latency_ms": "30 fps"}, batches={"": 4}))
+    'latency_ms <= 133.3 (30 fps)'
     """
 
     limits: tuple[Limit, ...]
 
     @staticmethod
-    def parse(spec: Mapping[str, Value | Mapping[str, Value]], place: str = "budget") -> Budget:
+    def parse(
+        spec: Mapping[str, Value | Mapping[str, Value]],
+        place: str = "budget",
+        batches: Mapping[str, int] | None = None,
+    ) -> Budget:
         """Read limits such as `8`, `"8 ms"`, `"2 MB"`, `"50%"`; latencies also by device name.
 
+        A latency may be `"30 fps"`: 1000 / 30 ms for each sample of a batch, whose size on the
+        device with that name is in `batches` (1 where it is not).
         Raises BudgetError that names the key, the value and the form that is understood.
         """
         if not spec:
@@ -253,9 +274,12 @@ class Budget:
                 f"{place} needs at least one limit, e.g. latency_ms: 50% · fields: {known}"
             )
         flat = by_device(spec, place)
-        return Budget(tuple(_limit(field, value, place) for field, value in flat.items()))
+        sizes = batches or {}
+        return Budget(tuple(_limit(field, value, place, sizes) for field, value in flat.items()))
 
-    def lowered(self, values: Iterable[Value], place: str) -> tuple[Budget, ...]:
+    def lowered(
+        self, values: Iterable[Value], place: str, batches: Mapping[str, int] | None = None
+    ) -> tuple[Budget, ...]:
         """This budget with its first limit lowered to each of `values`, in the order given.
 
         Raises BudgetError for a value that cannot be read, or is not below that limit.
@@ -263,7 +287,7 @@ class Budget:
         first, *others = self.limits
         found = []
         for value in values:
-            lower = _limit(first.field, value, place)
+            lower = _limit(first.field, value, place, batches or {})
             if lower.relative == first.relative and lower.value >= first.value:
                 raise BudgetError(f"{place}: {value!r} must be below the budget's {first}")
             found.append(Budget((lower, *others)))
@@ -306,10 +330,14 @@ def size_in_bytes(text: str, place: str = "size") -> float:
     return float(match.group(1)) * factor
 
 
-def _limit(field: str, value: Value, place: str) -> Limit:
+def _limit(field: str, value: Value, place: str, batches: Mapping[str, int]) -> Limit:
+    base, device = split_field(field)
+    if base == FPS:
+        name = field_at("latency_ms", device)
+        raise BudgetError(f"{place}.{field} is not a cost · write {name}: {_rate(value)} {FPS}")
     if not is_cost(field):
         raise BudgetError(f"{place}.{field} is not a cost · fields: {', '.join(FIELDS)}")
-    units = _UNITS[split_field(field)[0]]
+    units = _UNITS[base]
     text = str(value).strip()[:_LONGEST]
     match = re.fullmatch(r"([0-9]*\.?[0-9]+(?:[eE][+-]?[0-9]+)?)\s*(%|[A-Za-z]*)", text)
     if isinstance(value, bool) or match is None:
@@ -324,11 +352,20 @@ def _limit(field: str, value: Value, place: str) -> Limit:
         return Limit(field, number / 100.0, relative=True)
     if not unit:
         return Limit(field, number)
+    if unit.lower() == FPS and base in LATENCIES:
+        return Limit(field, 1000.0 * batches.get(device, 1) / number, fps=number)
     if unit.lower() not in units:
         raise BudgetError(f"{place}.{field}: unit {unit!r} does not fit · {_forms(field)}")
     return Limit(field, number * units[unit.lower()])
 
 
+def _rate(value: Value) -> str:
+    """The number in a rate such as `30`, `">= 30"` or `"30 fps"`; 30 where there is none."""
+    found = re.search(r"[0-9]*\.?[0-9]+", str(value)[:_LONGEST])
+    return found.group() if found else "30"
+
+
 def _forms(field: str) -> str:
-    units = ", ".join(unit for unit in _UNITS[split_field(field)[0]] if unit)
+    base = split_field(field)[0]
+    units = ", ".join([*filter(None, _UNITS[base]), *([FPS] if base in LATENCIES else [])])
     return f"write e.g. {_EXAMPLE.get(field, '8 ms')!r} or '50%' (units: {units})"

@@ -132,8 +132,10 @@ class RunConfig(BaseModel):
             config = RunConfig.model_validate(values)
         except ValidationError as error:
             raise ConfigError(_one_line(error, place)) from error
+        batches = {name: device.batch for name, device in config.targets.items()}
         config = config.model_copy(
             update={
+                "budget": Budget.parse(limits or {}, f"{place}: budget", batches),
                 "task": _anchored_task(config.task, folder),
                 "starting_models": {
                     name: _anchored_task(what, folder) if isinstance(what, str) else what
@@ -161,7 +163,9 @@ class RunConfig(BaseModel):
             size_in_bytes(config.search.max_disk, f"{place}: search.max_disk")
         parse_qualities(config.quality, f"{place}: quality")
         parse_quality("metric", config.recommend, f"{place}: recommend")
-        config._levels = config.budget.lowered(config.search.levels, f"{place}: search.levels")
+        config._levels = config.budget.lowered(
+            config.search.levels, f"{place}: search.levels", batches
+        )
         return config
 
     def with_task(self, task: str) -> RunConfig:

@@ -195,11 +195,21 @@ def _number(name: str, text: str) -> float:
 def _budget(front: ParetoFront, limits: Mapping[str, Value]) -> Budget:
     """Absolute limits on costs, each latency with its device."""
     spec = {on_device(name, front.devices, "pick"): value for name, value in limits.items()}
-    budget = Budget.parse(spec, "pick")
+    budget = Budget.parse(spec, "pick", _batches(front))
     relative = [limit for limit in budget.limits if limit.relative]
     if relative:
         raise UsageError(f"pick: {relative[0].field} needs an absolute limit, got {relative[0]}")
     return budget
+
+
+def _batches(front: ParetoFront) -> dict[str, int]:
+    """The batch of each device whose latency is known, by its name."""
+    found: dict[str, int] = {}
+    for cost in (cost for record in front.records for cost in (record.predicted, record.measured)):
+        for name in (cost.names or ("",)) if cost else ():
+            device = cost.device_of(name) if cost else None
+            found |= {name: device.batch} if device else {}
+    return found
 
 
 def _default_goal(front: ParetoFront, limits_metrics: bool) -> Objective:

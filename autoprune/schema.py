@@ -98,7 +98,7 @@ _MEANINGS = {  # of keys without a comment in the template, or where that one is
     "weight_bytes": "bytes of the weights; one byte for each int8 element of a matrix or filter",
     "peak_memory_bytes": "weights, inputs and activations of one forward pass",
     "file_bytes": "size of the file: of float32 as packed (export --format packed), of int8 ONNX",
-    "latency_ms": "median latency of one forward pass, in milliseconds",
+    "latency_ms": "median latency of one forward pass, in milliseconds; or a rate such as 30 fps",
     "latency_p95_ms": "95th percentile of that latency, in milliseconds",
     "starting_models": "dense models to start from, by name: task_args, or another task, of each",
     "device": "where the latency counts; or a device profile, or an address ssh://user@host",

@@ -9,6 +9,7 @@ task: {task}
 # data: ../data                # data folder; otherwise the environment variable AUTOPRUNE_DATA
 
 # What the smaller model may cost: absolute (8 ms, 2 MB, 1.5 M) or relative to the dense one (50%).
+# A latency may also be a rate: 30 fps is 33.3 ms for each sample of the batch.
 # Several limits hold together: params, macs, weight_bytes, peak_memory_bytes, file_bytes,
 # latency_ms, latency_p95_ms.
 budget:

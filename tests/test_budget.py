@@ -91,3 +91,43 @@ def test_limits_hold_on_every_device() -> None:
 def test_a_limit_that_cannot_be_read_is_refused(spec: dict, message: str) -> None:
     with pytest.raises(BudgetError, match=message):
         Budget.parse(spec)
+
+
+def test_a_rate_is_the_time_of_one_sample_times_the_batch() -> None:
+    (limit,) = Budget.parse({"latency_ms": "30 fps"}).limits
+    assert (limit.field, limit.value, limit.relative, limit.fps) == (
+        *("latency_ms", pytest.approx(33.3333, abs=1e-4), False),
+        30.0,
+    )
+    assert str(limit) == "latency_ms <= 33.33 (30 fps)"
+    by_device = {"latency_ms": {"phone": "25FPS"}, "latency_p95_ms@server": "100 fps"}
+    found = Budget.parse(by_device, batches={"server": 8})
+    assert [limit.value for limit in found.limits] == [40.0, 80.0]
+    assert str(found) == "latency_ms@phone <= 40 (25 fps), latency_p95_ms@server <= 80 (100 fps)"
+    assert found.violations(COST.timed(Timing("server", 2.0, 88.0, SERVER), "predicted"), COST) == (
+        pytest.approx({"latency_ms@phone": -0.8, "latency_p95_ms@server": 0.1})
+    )
+
+
+def test_a_level_may_be_a_rate() -> None:
+    budget = Budget.parse({"latency_ms": "50 ms"}, batches={"": 2})
+    (level,) = budget.lowered(["50 fps"], "levels", {"": 2})
+    assert str(level) == "latency_ms <= 40 (50 fps)"
+    with pytest.raises(BudgetError, match=r"levels: '30 fps' must be below the budget's"):
+        budget.lowered(["30 fps"], "levels", {"": 2})  # 66.7 ms
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ({"macs": "30 fps"}, r"budget\.macs: unit 'fps' does not fit · .*\(units: k, m, g\)"),
+        ({"latency_ms": "0 fps"}, r"budget\.latency_ms must be above 0"),
+        ({"latency_ms": "3 mb"}, r"unit 'mb' does not fit · .*\(units: us, ms, s, fps\)"),
+        ({"fps": 30}, r"budget\.fps is not a cost · write latency_ms: 30 fps"),
+        ({"fps": ">= 12.5"}, r"budget\.fps is not a cost · write latency_ms: 12\.5 fps"),
+        ({"fps@phone": "x"}, r"budget\.fps@phone is not a cost · write latency_ms@phone: 30 fps"),
+    ],
+)
+def test_a_rate_that_cannot_be_read_is_refused_with_the_form(spec: dict, message: str) -> None:
+    with pytest.raises(BudgetError, match=message):
+        Budget.parse(spec)

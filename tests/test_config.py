@@ -300,6 +300,24 @@ def test_several_devices_have_names_and_a_latency_each(write) -> None:
     assert "device" not in yaml.safe_load(copy.read_text())
 
 
+def test_a_rate_counts_the_batch_of_its_device_and_is_written_as_it_was() -> None:
+    found = RunConfig.from_dict(
+        {
+            "task": "digits",
+            "budget": {"latency_ms": {"phone": "30 fps", "server": "50%"}},
+            "devices": {"phone": {"batch": 4}, "server": {}},
+            "search": {"levels": ["60 fps"]},
+        }
+    )
+    assert str(found.budget) == (
+        "latency_ms@phone <= 133.3 (30 fps), latency_ms@server <= 0.5 x dense"
+    )
+    assert str(found.levels[0].limits[0]) == "latency_ms@phone <= 66.67 (60 fps)"
+    assert found.to_dict()["budget"] == {"latency_ms@phone": "30 fps", "latency_ms@server": "50%"}
+    again = RunConfig.from_dict(found.to_dict(), resolved=True)
+    assert (again.budget, again.levels) == (found.budget, found.levels)
+
+
 def test_one_device_may_have_a_name_that_need_not_be_repeated(write) -> None:
     text = MINIMAL + "devices: {phone: {}}\nsearch: {objectives: [accuracy, latency_ms]}"
     config = RunConfig.load(write(text))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from autoprune.architecture import Architecture
@@ -161,3 +163,14 @@ def test_number_may_name_a_trial_beside_the_front() -> None:
 
 def test_the_recommended_one_is_what_was_found() -> None:
     assert pick(FRONT, " recommended ", recommended=RECORDS[0]).number == 1
+
+
+@pytest.mark.parametrize(("batch", "rate"), [(1, 800), (2, 1600)])
+def test_a_latency_may_be_a_rate_of_samples(batch: int, rate: int) -> None:
+    device = replace(DEVICE, batch=batch)
+    records = [replace(it, measured=replace(it.measured, device=device)) for it in RECORDS]
+    records = [replace(it, predicted=replace(it.predicted, device=device)) for it in records]
+    front = replace(FRONT, records=tuple(records))
+    assert pick(front, f"latency_ms<={rate} fps").number == 4  # at most 1.25 ms: 4 has 1.2
+    with pytest.raises(StoreError, match="no model on the front has"):
+        pick(front, f"latency_ms<={2 * rate} fps")

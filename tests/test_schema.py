@@ -46,6 +46,7 @@ def test_what_init_writes_is_valid_with_all_its_comments(validator) -> None:
 GOOD: list[dict[str, Any]] = [
     {"budget": {"latency_ms": {"phone": "8 ms"}}, "devices": {"phone": {"runtime": "torch"}}},
     {"budget": {"latency_ms@phone": 8}, "devices": {"phone": {"threads": 2}}},
+    {"budget": {"latency_ms": "30 fps", "latency_p95_ms": "12.5 fps"}},
     {"keep": ["a.*"], "bounds": {"b": {"max_ratio": 0.3}}},
     {"quality": {"accuracy": [">= 0.9", "drop <= 1 pt"]}, "recommend": "drop <= 2 %"},
     {"search": {"patience": 0, "baselines": {"uniform": 0}}},

@@ -318,8 +318,8 @@ class Plan:
             kept = ", or keep less" if self.space.ranges else ""
             raise BudgetError(
                 f"{name} must be at least {most * (1.0 + over):.4g} (the smallest model of "
-                f"this space{part}), got {most:.4g} · raise it, or allow more removal with "
-                f"space.ratios.max (now {self.space.space.max_ratio:g}){kept}"
+                f"this space{part}), got {most:.4g}{limit.note} · raise it, or allow more removal "
+                f"with space.ratios.max (now {self.space.space.max_ratio:g}){kept}"
             )
 
     def values(self, record: TrialRecord) -> list[float] | None:

@@ -185,11 +185,15 @@ def limit(bound: Limit, value: float | None) -> str:
 
     >>> limit(Limit("macs", 0.5, relative=True), 20e6)
     'MACs ≤ 20.0 M (50 % of dense)'
+    >>> limit(Limit("latency_ms", 1000 / 30, fps=30.0), 1000 / 30)
+    'latency ≤ 33.3 ms (30 frames per second)'
     """
-    of_dense = f"{100 * bound.value:g} % of dense" if bound.relative else ""
+    given = f"{100 * bound.value:g} % of dense" if bound.relative else ""
+    if bound.fps is not None:
+        given = f"{bound.fps:g} frames per second"
     if value is None:
-        return f"{label(bound.field)} ≤ {of_dense}"
-    note = f" ({of_dense})" if of_dense else ""
+        return f"{label(bound.field)} ≤ {given}"
+    note = f" ({given})" if given else ""
     return f"{label(bound.field)} ≤ {cost(bound.field, value)}{note}"
 
 

@@ -52,6 +52,17 @@ def test_the_smallest_model_for_memory_is_looked_for_in_int8() -> None:
     assert plan.smallest_architecture == Architecture({"a": 4, "b": 8, "c": 12}, precision=INT8)
 
 
+def test_a_rate_out_of_reach_is_named_as_it_was_given() -> None:
+    def price(architecture: Architecture, fields: Collection[str] | None = None) -> Cost:
+        return Cost(latency_ms=50.0, device=Device("here"))
+
+    budget = Budget.parse({"latency_ms": "30 fps"})
+    with pytest.raises(
+        BudgetError, match=r"latency_ms must be at least 50 .* got 33\.33 \(30 fps\)"
+    ):
+        toy.make_plan(price=price, dense=price(Architecture()), budget=budget).check()
+
+
 def test_each_latency_has_its_own_margin() -> None:
     device = Device("here")
     dense = Cost(macs=100, timings=(Timing("a", 10.0, 11.0, device), Timing("b", 4.0, 5.0, device)))
