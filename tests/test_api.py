@@ -137,7 +137,8 @@ def test_int8_commands(found: api.Result, capsys) -> None:
     assert "percentile of 50 samples, 7-bit weights" in shown
 
     table = command("quantize", found.path, "--calibration-samples", 60, "--max-drop", 10)
-    rows = [line.split() for line in table.splitlines()]
+    lines = [line for line in table.splitlines() if not line.startswith("warning:")]
+    rows = [line.split() for line in lines]  # a busy machine may find int8 slower, and say so
     assert [row[0] for row in rows if "float32" in row] == ["dense"] + ["trial"] * len(found.front)
     assert sum("int8" in row for row in rows if "%" in row) == len(found.front) + 1
     assert (found.path / "dense.int8.onnx").is_file()
