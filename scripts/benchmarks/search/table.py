@@ -12,9 +12,10 @@ import pandas as pd
 
 from autoprune.pareto import hypervolume, non_dominated
 from scripts.benchmarks.harness import Rows
-from scripts.benchmarks.search.setup import LEVELS, MOST, Setup, Tried, test_accuracy
+from scripts.benchmarks.search.setup import MOST, TOLD, Setup, Tried, test_accuracy
 
 REFERENCE = (1.0, 0.5)  # dense cost, 50 % error
+LOWEST = TOLD[-1]  # cost that counts
 RUN = ["task", "method", "seed"]
 Points = Sequence[tuple[float, float]]  # (cost share, accuracy)
 
@@ -73,10 +74,15 @@ def front(points: Points) -> list[int]:
 def volume(points: Points) -> float:
     """Hypervolume under dense cost and 50 % error, over its largest possible value (0.5).
 
+    A cost below the lowest one that methods are told counts as that: nobody gains by models that
+    others were not asked for.
+
     >>> volume([(0.5, 0.75)]), volume([(0.2, 0.4)]), volume([])
     (0.25, 0.0, 0.0)
+    >>> volume([(0.01, 1.0)]) == volume([(LOWEST, 1.0)])
+    True
     """
-    turned = [(share, 1.0 - accuracy) for share, accuracy in points]
+    turned = [(max(share, LOWEST), 1.0 - accuracy) for share, accuracy in points]
     return hypervolume(turned, REFERENCE) / (REFERENCE[0] * REFERENCE[1])
 
 
@@ -142,7 +148,7 @@ def summary(table: Table, task: str) -> pd.DataFrame:
             "hv_test": volume(points_of(trials, "test_accuracy")),
             "hv_val": volume(points_of(trials, "val_accuracy")),
         }
-        for level in LEVELS:
+        for level in TOLD:
             best = at_most(trials, level)
             row[f"at_{level:.0%}"] = math.nan if best is None else best.test_accuracy
         first = trials.iloc[0]
