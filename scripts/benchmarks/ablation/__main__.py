@@ -16,7 +16,7 @@ import pandas as pd
 
 from autoprune.store import write_text
 from scripts.benchmarks import harness
-from scripts.benchmarks.equal_cost.table import paired
+from scripts.benchmarks.equal_cost.table import GROUP, paired
 from scripts.benchmarks.harness import RESULTS
 from scripts.benchmarks.search.table import points_of, volume
 
@@ -103,13 +103,19 @@ def searches() -> Iterator[dict[str, object]]:
             yield from line(part, str(task), "hypervolume, short", rows)
 
 
+COSTS = {
+    **{"weight_bytes": "bytes", "latency_ms": "latency"},
+    **{"file_bytes": "the file", "peak_memory_bytes": "peak memory"},
+}
+
+
 def equal_costs() -> Iterator[dict[str, object]]:
     """Test accuracy after full training, at equal bytes or latency."""
     rows = pd.read_csv(RESULTS / "equal_cost" / "rows.csv").assign(
         value=lambda found: 100 * found.test_accuracy
     )
-    for (task, cost, share, epochs), group in rows.groupby(["task", "cost", "share", "epochs"]):
-        named = {"weight_bytes": "bytes", "latency_ms": "latency"}[str(cost)]
+    for (task, cost, share, epochs, *_), group in rows.groupby(GROUP):
+        named = COSTS[str(cost)]
         for part in EQUAL_COST:
             what = f"accuracy at {share:.0%} of {named}, {epochs:g} epochs"
             yield from line(part, str(task), what, group)

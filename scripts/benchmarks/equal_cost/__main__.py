@@ -2,21 +2,24 @@
 
     AUTOPRUNE_DATA=... python -m scripts.benchmarks.equal_cost resnet8 --cost weight_bytes
 
-Each method chooses one architecture at a share of the dense float32 model's cost (latency in ONNX
-Runtime on one thread, or bytes of the weights). `smaller dense model` is another dense model of the
-family, narrowed uniformly as far as needed, and distilled from the same teacher; `from scratch`
-methods begin with random weights and learn from that teacher, too. Everything else is equal: the
-importance of units, the repair, the recipe and its length (unless the method's name says `double
-epochs`), and the learning rates, of which each method keeps the one that is best on validation.
-int8 models simulate int8 in the last fifth of the training, and their accuracy is that of the
-quantized file in ONNX Runtime. File sizes, and latencies where they are the cost, are measured on
-what was trained. The test split is read once for each method and seed. Rows that are there are
-kept; `results/equal_cost/rows.csv`, table `README.md`.
+Each method chooses one architecture at a share of the dense float32 model's cost (latency or peak
+memory in ONNX Runtime on one thread, bytes of the weights or of the file). Latencies are equal as
+measured: what was chosen for a predicted share is measured beside the dense model, and chosen again
+for a rescaled share, in three rounds at most (`--no-match` leaves it at the prediction). `smaller
+dense model` is another dense model of the family, narrowed uniformly as far as needed, and
+distilled from the same teacher; `from scratch` methods begin with random weights and learn from
+that teacher, too. Everything else is equal: the importance of units, the repair, the recipe and its
+length (unless the method's name says `double epochs`), and the learning rates (`--rates`), of which
+each method keeps the one that is best on validation. int8 models simulate int8 in the last fifth of
+the training, and their accuracy is that of the quantized file in ONNX Runtime. File sizes, and the
+cost where it is not bytes of weights, are measured on what was trained; a float32 file that is the
+cost is the packed one. The test split is read once for each method and seed. Rows that are there
+are kept; `results/equal_cost/rows.csv`, table `README.md`.
 """
 
 from __future__ import annotations
 
-from argparse import Namespace
+from argparse import BooleanOptionalAction, Namespace
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,20 +27,27 @@ import torch
 from torch import nn
 
 from autoprune.architecture import INT8, Architecture
+from autoprune.candidate import Candidate
 from autoprune.cost.latency import measure_together
-from autoprune.quantization import compared, twin_of
-from autoprune.store import QuantizationSettings
+from autoprune.cost.memory import measure_peak_memory
+from autoprune.device.sampling import pruned
+from autoprune.quantization import compared, int8_for_timing, twin_of
+from autoprune.store import QuantizationSettings, pack, recipe_of
 from autoprune.training.recovery import RecoveryRun
 from scripts.benchmarks import harness
 from scripts.benchmarks.equal_cost.bench import METHODS, SMALLER, TASKS, Bench, Method
+from scripts.benchmarks.equal_cost.matching import Match, matched
 from scripts.benchmarks.equal_cost.table import KEY, OUT, write_page
 from scripts.benchmarks.harness import Rows
+
+COSTS = ("latency_ms", "weight_bytes", "file_bytes", "peak_memory_bytes")
 
 
 def main() -> None:
     parser = harness.parser(__doc__)
     parser.add_argument("task", choices=TASKS)
-    parser.add_argument("--cost", choices=["latency_ms", "weight_bytes"], default="latency_ms")
+    parser.add_argument("--cost", choices=COSTS, default="latency_ms")
+    parser.add_argument("--match", action=BooleanOptionalAction, default=True)
     parser.add_argument("--shares", nargs="+", type=float, default=[0.25, 0.12])
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
     parser.add_argument("--epochs", type=float, default=10.0)
@@ -49,13 +59,16 @@ def main() -> None:
     rows, where = Rows(OUT / "rows.csv", KEY), harness.circumstances()
     bench = Bench(given.task, given.cost)
     smaller: Bench | None = None  # of a smaller dense model, with the same teacher
+    is_matched = given.match and given.cost == "latency_ms"
+    chosen: dict[tuple[str, float], Match] = {}  # the same for all seeds
     for seed in given.seeds:
         for share in given.shares:
             same: dict[str, dict[str, Any]] = {}  # methods may choose one architecture
             for method in given.methods:
                 key = {
                     **{"task": given.task, "cost": given.cost, "share": share, "method": method},
-                    **{"epochs": given.epochs, "seed": seed},
+                    **{"epochs": given.epochs, "rates": str(given.rates)},
+                    **{"matched": is_matched, "seed": seed},
                 }
                 if len(rows.find(**key)):
                     continue
@@ -65,7 +78,9 @@ def main() -> None:
                         continue
                     smaller = smaller or Bench(SMALLER[given.task], given.cost, bench.dense)
                     used = smaller
-                architecture = used.architecture(how, share * bench.dense_cost / used.dense_cost)
+                if (method, share) not in chosen:
+                    chosen[method, share] = choice(bench, used, how, share, is_matched)
+                architecture = chosen[method, share].architecture
                 model = f"{architecture.key} {how.smaller} {how.scratch} {how.epochs}"
                 if model not in same:
                     run = trained(used, how, architecture, given, seed)
@@ -74,10 +89,28 @@ def main() -> None:
                         **run.facts,
                         **deployed(bench, run, seed),
                     }
-                found = {**key, **same[model]}
+                found = {**key, "rounds": chosen[method, share].rounds, **same[model]}
                 print({name: found[name] for name in found if name not in where}, flush=True)
                 rows.put({**found, **where})
                 write_page(rows.read())
+
+
+def choice(bench: Bench, used: Bench, how: Method, share: float, is_matched: bool) -> Match:
+    """What a method chooses at a share of the dense model's cost, as measured or as predicted.
+
+    `used` is the bench of the model that it prunes. As predicted it takes 0 rounds.
+    """
+
+    def choose(asked: float) -> Architecture:
+        return used.architecture(how, asked * bench.dense_cost / used.dense_cost)
+
+    def measure(architecture: Architecture) -> float:
+        small = pruned(used.dense, used.graph, architecture)
+        is_int8 = architecture.precision == INT8
+        module = int8_for_timing(small, bench.example) if is_int8 else small
+        return float(_timed(bench, module)["measured_share"])
+
+    return matched(share, choose, measure) if is_matched else Match(choose(share), share, 0)
 
 
 def described(bench: Bench, used: Bench, architecture: Architecture) -> dict[str, Any]:
@@ -103,6 +136,15 @@ class Trained:
     run: RecoveryRun
     lr: float
     accuracy: float
+
+    @property
+    def packed_bytes(self) -> int | None:
+        """The size of its packed file; None in int8, whose file is ONNX."""
+        if self.architecture.precision == INT8:
+            return None
+        candidate, kept = Candidate(self.architecture), self.run.kept_indices
+        recipe = recipe_of(candidate, kept, task=TASKS[self.bench.name])
+        return len(pack(recipe, self.run.result().state_dict()))
 
     @property
     def facts(self) -> dict[str, float]:
@@ -148,8 +190,23 @@ def deployed(bench: Bench, made: Trained, seed: int) -> dict[str, Any]:
         "test_accuracy": test,
         "file_bytes": size,
         "file_share": size / bench.dense_file_bytes,
-        **(_timed(bench, module) if bench.cost == "latency_ms" else {}),
+        **measured(bench, made, module, size),
     }
+
+
+def measured(bench: Bench, made: Trained, module: nn.Module, size: int) -> dict[str, Any]:
+    """The cost that is equal, of the model's file; bytes of weights are counted, not measured."""
+    if bench.cost == "latency_ms":
+        return _timed(bench, module)
+    if bench.cost == "peak_memory_bytes":
+        small, dense = (
+            measure_peak_memory(each, bench.example, "onnxruntime")
+            for each in (module, bench.dense)
+        )
+        return {"measured_share": small / dense}
+    if bench.cost == "file_bytes":
+        return {"measured_share": (made.packed_bytes or size) / bench.dense_cost}
+    return {}
 
 
 def _timed(bench: Bench, module: nn.Module) -> dict[str, Any]:

@@ -1,0 +1,62 @@
+"""Equal cost as measured: choose, measure, and choose again at a share that is rescaled."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from autoprune.architecture import Architecture
+
+ROUNDS = 3
+TOLERANCE = 0.02  # below the wanted share: near enough
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """An architecture, its measured share of the dense model's cost, and the rounds it took."""
+
+    architecture: Architecture
+    measured: float
+    rounds: int
+
+
+def rescaled(asked: float, measured: float, wanted: float) -> float:
+    """The predicted share to ask for next, if the measured one is proportional to it.
+
+    >>> rescaled(asked=0.25, measured=0.5, wanted=0.25)
+    0.125
+    """
+    return asked * wanted / measured
+
+
+def nearer(one: Match, other: Match, wanted: float) -> Match:
+    """Of two the one that is nearest at or below the wanted share; above it, the smaller one."""
+    inside = [each for each in (one, other) if each.measured <= wanted]
+    if inside:
+        return max(inside, key=lambda each: each.measured)
+    return min(one, other, key=lambda each: each.measured)
+
+
+def matched(
+    wanted: float,
+    choose: Callable[[float], Architecture],
+    measure: Callable[[Architecture], float],
+) -> Match:
+    """The architecture whose measured share is nearest at or below `wanted`, of at most 3 rounds.
+
+    `choose` gives one for a predicted share, `measure` what it takes; both relative to the dense
+    model. It ends early where a round is within 2 % below `wanted`, or chooses the same again.
+    """
+    asked, best, tried = wanted, None, set[str]()
+    for _ in range(ROUNDS):
+        made = choose(asked)
+        if made.key in tried:
+            break
+        tried.add(made.key)
+        found = Match(made, measure(made), len(tried))
+        best = found if best is None else nearer(best, found, wanted)
+        if 1.0 - TOLERANCE <= found.measured / wanted <= 1.0:
+            break
+        asked = rescaled(asked, found.measured, wanted)
+    assert best is not None
+    return Match(best.architecture, best.measured, len(tried))

@@ -1,0 +1,66 @@
+"""Equal cost as measured: which share is asked for next, and which round is kept."""
+
+from __future__ import annotations
+
+import pytest
+
+from autoprune.architecture import Architecture
+from scripts.benchmarks.equal_cost.matching import Match, matched, nearer, rescaled
+
+
+def named(width: int) -> Architecture:
+    return Architecture({"a": width})
+
+
+def test_the_next_share_is_in_proportion_to_what_was_measured() -> None:
+    assert rescaled(asked=0.25, measured=0.5, wanted=0.25) == 0.125
+    assert rescaled(asked=0.2, measured=0.16, wanted=0.24) == pytest.approx(0.3)
+    assert rescaled(asked=0.3, measured=0.25, wanted=0.25) == 0.3
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "kept"),
+    [
+        (0.20, 0.24, 0.24),  # both within: the larger one
+        (0.26, 0.10, 0.10),  # only one within, however far
+        (0.26, 0.31, 0.26),  # none within: the smaller one
+        (0.25, 0.26, 0.25),  # at the wanted share is within
+    ],
+)
+def test_the_nearest_at_or_below_is_kept(one: float, other: float, kept: float) -> None:
+    pair = [Match(named(8), one, 1), Match(named(9), other, 2)]
+    assert nearer(*pair, wanted=0.25).measured == kept
+    assert nearer(*reversed(pair), wanted=0.25).measured == kept
+
+
+def run(wanted: float, shares: dict[float, tuple[int, float]]) -> tuple[Match, list[float]]:
+    """`shares` has for each share that may be asked for a width, and what that takes."""
+    asked: list[float] = []
+    taken = dict(shares.values())
+
+    def choose(share: float) -> Architecture:
+        asked.append(round(share, 6))
+        return named(shares[asked[-1]][0])
+
+    return matched(wanted, choose, lambda it: taken[it.widths["a"]]), asked
+
+
+def test_it_ends_where_a_round_is_near_enough() -> None:
+    found, asked = run(0.25, {0.25: (8, 0.247)})
+    assert (found, asked) == (Match(named(8), 0.247, 1), [0.25])
+
+
+def test_it_is_chosen_again_for_a_rescaled_share() -> None:
+    # measured twice what was asked for, then a little too little: 0.125 * 0.25 / 0.2 = 0.15625
+    found, asked = run(0.25, {0.25: (8, 0.5), 0.125: (4, 0.2), 0.15625: (5, 0.246)})
+    assert (found, asked) == (Match(named(5), 0.246, 3), [0.25, 0.125, 0.15625])
+
+
+def test_three_rounds_are_the_most_and_the_nearest_below_is_kept() -> None:
+    found, asked = run(0.25, {0.25: (8, 0.5), 0.125: (4, 0.2), 0.15625: (5, 0.3)})
+    assert (found, len(asked)) == (Match(named(4), 0.2, 3), 3)
+
+
+def test_the_same_architecture_is_not_measured_twice() -> None:
+    found, asked = run(0.25, {0.25: (8, 0.5), 0.125: (8, 0.5)})
+    assert (found, asked) == (Match(named(8), 0.5, 1), [0.25, 0.125])
