@@ -11,6 +11,7 @@ from functools import cached_property
 
 import numpy as np
 
+from autoprune.architecture import INT8
 from autoprune.budget import Cost, Limit
 from autoprune.cost_fields import FILE, MEMORY, split_field
 from autoprune.errors import BudgetError
@@ -110,7 +111,9 @@ class RunView(RunContents):
     @property
     def goal_notes(self) -> tuple[str, ...]:
         """Whether the counts of `BY_GOAL` that are shown are measured or predicted."""
-        words = {FILE: "file: compressed, as", MEMORY: "peak memory: as"}
+        has_int8 = INT8 in self.config.space.precisions
+        file = "File: compressed, of int8 models ONNX, as" if has_int8 else "File: compressed, as"
+        words = {FILE: file, MEMORY: "Peak memory: as"}
         return tuple(f"{words[f]} {self.source_of(f)}" for f in BY_GOAL if f in self.counts)
 
     @cached_property

@@ -139,7 +139,7 @@ def _width(view: RunView) -> int:
 
 
 def _goal_notes(view: RunView) -> str:
-    return "".join(f" {note.capitalize()}." for note in view.goal_notes)
+    return "".join(f" {note}." for note in view.goal_notes)
 
 
 def _uniform_note(view: RunView) -> str:

@@ -119,8 +119,7 @@ def front_table(view: RunView) -> RenderableType:
     marks += " · 0 from scratch" if "scratch" in kinds else ""
     shown = (view.dense.measured, *(record.measured for record in view.records))
     marks += " · ~ noisy measurement" if any(map(text.noise, shown)) else ""
-    notes = [note.capitalize() for note in view.goal_notes]
-    return Group(table, Text("\n".join((marks, *notes, *device_lines(view))), "dim"))
+    return Group(table, Text("\n".join((marks, *view.goal_notes, *device_lines(view))), "dim"))
 
 
 def device_line(view: RunView) -> str:

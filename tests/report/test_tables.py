@@ -87,6 +87,9 @@ def test_bytes_of_the_file_have_a_column_where_they_are_a_limit_or_an_objective(
     }
     assert 'title="50 %">80 B' in page
     assert "File: compressed, as measured." in page
+    both = config({"file_bytes": "50%"}, space={"precision": ["float32", "int8"]})
+    page = tables.models(replace(view, config=both))
+    assert "File: compressed, of int8 models ONNX, as measured." in page
     assert ">file</th>" not in tables.models(view_of(*records, dense=whole))
     objectives = (Objective("accuracy", "maximize"), Objective("file_bytes"))
     searched = replace(view, config=config({"latency_ms": "80%"}))

@@ -51,16 +51,16 @@ def test_it_ends_where_a_round_is_near_enough() -> None:
 
 
 def test_it_is_chosen_again_for_a_rescaled_share() -> None:
-    # measured twice what was asked for, then a little too little: 0.125 * 0.25 / 0.2 = 0.15625
-    found, asked = run(0.25, {0.25: (8, 0.5), 0.125: (4, 0.2), 0.15625: (5, 0.246)})
-    assert (found, asked) == (Match(named(5), 0.246, 3), [0.25, 0.125, 0.15625])
+    # twice what was asked for: 0.25 * 0.2475 / 0.5; then too little: 0.12375 * 0.2475 / 0.2
+    found, asked = run(0.25, {0.25: (8, 0.5), 0.12375: (4, 0.2), 0.153141: (5, 0.246)})
+    assert (found, asked) == (Match(named(5), 0.246, 3), [0.25, 0.12375, 0.153141])
 
 
 def test_three_rounds_are_the_most_and_the_nearest_below_is_kept() -> None:
-    found, asked = run(0.25, {0.25: (8, 0.5), 0.125: (4, 0.2), 0.15625: (5, 0.3)})
+    found, asked = run(0.25, {0.25: (8, 0.5), 0.12375: (4, 0.2), 0.153141: (5, 0.3)})
     assert (found, len(asked)) == (Match(named(4), 0.2, 3), 3)
 
 
 def test_the_same_architecture_is_not_measured_twice() -> None:
-    found, asked = run(0.25, {0.25: (8, 0.5), 0.125: (8, 0.5)})
-    assert (found, asked) == (Match(named(8), 0.5, 1), [0.25, 0.125])
+    found, asked = run(0.25, {0.25: (8, 0.5), 0.12375: (8, 0.5)})
+    assert (found, asked) == (Match(named(8), 0.5, 1), [0.25, 0.12375])
