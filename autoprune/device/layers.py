@@ -38,6 +38,24 @@ def network(
     )
 
 
+def halves(graph: PruningGraph, predictor: LatencyPredictor | None) -> dict[str, float]:
+    """By group, the share of the dense model's cost that pruning half of it alone saves.
+
+    The cost is the predicted latency, or multiply-accumulates without a predictor. It covers the
+    layers that read the group, too; 0 where nothing is saved.
+    """
+
+    def total(architecture: Architecture) -> float:
+        if predictor is not None:
+            return predictor.predict(graph.counts(architecture))
+        calls = [place for place, op in enumerate(graph.ops) if op.macs]
+        return sum(_costs(graph, calls, None, architecture).macs)
+
+    dense = total(Architecture()) or 1.0
+    small = ((g.name, Architecture({g.name: max(1, g.size // 2)})) for g in graph.groups)
+    return {name: max(0.0, 1.0 - total(half) / dense) for name, half in small}
+
+
 def largest_part(
     graph: PruningGraph,
     predictors: Mapping[str, LatencyPredictor],

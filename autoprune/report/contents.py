@@ -42,7 +42,8 @@ class RunContents:
     `not_measured` says why the device could not measure the front of a search that has ended;
     `over` by how much models are over each limit as measured; `quantized` what quantizing models of
     a trial gave, by its number and the model's name; `ended_by` the limit that ended the search, in
-    words; `folder` where the run lies, from the working directory.
+    words; `folder` where the run lies, from the working directory; `sensitivity`, by group, how
+    much the outputs change with half of it pruned alone.
     """
 
     name: str
@@ -66,6 +67,7 @@ class RunContents:
     network: Network | None = None
     ended_by: str = ""
     folder: str = ""
+    sensitivity: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def place(self) -> str:

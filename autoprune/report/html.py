@@ -7,6 +7,8 @@ import gzip
 import hashlib
 import json
 import math
+from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ from autoprune.report.read import read
 from autoprune.store import RunFolder, write_text
 
 PLOTLY = "plotly-basic.min.js.gz"  # scatter, bar and pie; scripts/plotly_bundle takes a newer one
+_LONG = 80  # characters
 _HERE = Path(__file__).parent
 _POLICY = (  # the browser itself refuses requests, and scripts other than the two of these hashes
     "default-src 'none'; script-src {scripts}; style-src 'unsafe-inline'; img-src data: blob:; "
@@ -68,7 +71,7 @@ def document(title: str, drawn: dict[str, Any], body: list[str]) -> str:
             f"<style>{_asset('report.css')}</style></head><body><main>",
             *body,
             "</main>",
-            f'<script type="text/plain" id="figures">{packed(drawn)}</script>',
+            f'<script type="text/plain" id="figures">{packed(_shared(drawn))}</script>',
             f"<!-- {_license(plotly)} -->",
             f'<script type="text/plain" id="plotly">{base64.b64encode(plotly).decode()}</script>',
             f"<script>{script}</script>",
@@ -80,9 +83,9 @@ def document(title: str, drawn: dict[str, Any], body: list[str]) -> str:
 def packed(value: object) -> str:
     """JSON, compressed, in base64: safe inside a script element, and small with 1,000 trials.
 
-    Numbers that are not finite become null.
+    Numbers have six digits; those that are not finite become null.
     """
-    text = json.dumps(_finite(value), separators=(",", ":"), allow_nan=False)
+    text = json.dumps(_plain(value), separators=(",", ":"), allow_nan=False)
     return base64.b64encode(gzip.compress(text.encode(), mtime=0)).decode()
 
 
@@ -90,7 +93,7 @@ def _figures(view: RunView) -> dict[str, Any]:
     metric = view.metric.name if view.metric else None
     drawn: dict[str, Any] = {
         "front": front_plot.fronts(view),
-        "network": network.figures(view),
+        "network": network.figure(view),
         "hypervolume": figures.hypervolume(view),
         "ratios": figures.ratios(view),
         "schedules": figures.schedules(view),
@@ -138,11 +141,41 @@ def _asset(name: str) -> str:
     return (_HERE / name).read_text(encoding="utf-8")
 
 
-def _finite(value: Any) -> Any:
+def _shared(drawn: dict[str, Any]) -> dict[str, Any]:
+    """The figures, with each long text that occurs several times as its place in `texts`.
+
+    What a trial's point says is the same on every axis of the front, too far apart for gzip.
+    """
+    often = [value for value, count in Counter(_texts(drawn)).items() if count > 1]
+    places = {value: place for place, value in enumerate(often)}
+
+    def replaced(value: Any) -> Any:
+        if isinstance(value, str):
+            return {"$text": places[value]} if value in places else value
+        if isinstance(value, dict):
+            return {key: replaced(item) for key, item in value.items()}
+        return [replaced(item) for item in value] if isinstance(value, list) else value
+
+    return {"figures": replaced(drawn), "texts": often}
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """Every long text in a figure."""
+    if isinstance(value, str) and len(value) >= _LONG:
+        yield value
+    elif isinstance(value, dict):
+        for item in value.values():
+            yield from _texts(item)
+    elif isinstance(value, list):
+        for item in value:
+            yield from _texts(item)
+
+
+def _plain(value: Any) -> Any:
     if isinstance(value, float):
-        return value if math.isfinite(value) else None
+        return float(f"{value:.6g}") if math.isfinite(value) else None
     if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
+        return {key: _plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_finite(item) for item in value]
+        return [_plain(item) for item in value]
     return value

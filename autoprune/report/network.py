@@ -1,4 +1,8 @@
-"""The network layer by layer: a picture of each model beside the dense one, and a table."""
+"""The network layer by layer: a picture and a table of each model of the front, beside dense.
+
+The page draws one model at a time. What all of them share is written once; for each model follow
+the values that the page puts into the picture, and the cells of the table.
+"""
 
 from __future__ import annotations
 
@@ -7,114 +11,145 @@ from html import escape as plain_escape
 from typing import Any
 
 from autoprune.architecture import FLOAT32
+from autoprune.cost_fields import split_field
 from autoprune.record import TrialRecord
 from autoprune.report import text
 from autoprune.report.data import RunView
+from autoprune.report.layer_remarks import LayerRemarks
 from autoprune.report.markup import cell, escape, folded, heads, section
 from autoprune.report.style import Figure, axis, layout
+from autoprune.report.summary import lowest_cost_word
 from autoprune.store import LayerCosts, LayerInfo, Network
 
-_MOST = 8  # models that can be chosen
 _LABELS = 48  # layers that are named below the picture
-_OFTEN = 0.1  # of the time: such a layer is named in the table
 
 
 def shown(view: RunView) -> list[tuple[str, TrialRecord]]:
-    """The models with a picture: the picks first, then others from cheap to dear."""
-    if view.network is None or view.front is None:
+    """The front's models by rising cost, the recommended one first, each with its name."""
+    if view.network is None or view.front is None or not view.members:
         return []
-    found = view.recommendation
-    picks = [
-        ("recommended", found.record if found else None),
-        ("knee", view.front.knee),
-        ("best", view.front.best()),
-        ("cheapest", view.members[0] if view.members else None),
-    ]
-    named: dict[int, tuple[str, TrialRecord]] = {}
-    for word, record in picks:
-        if record is not None:
-            named.setdefault(record.number, (f"{word} · trial {record.number}", record))
-    for record in view.members:
-        named.setdefault(record.number, (f"trial {record.number}", record))
-    known = [pair for number, pair in named.items() if str(number) in view.network.models]
-    return [(f"{label}{_precision(record)}", record) for label, record in known[:_MOST]]
-
-
-def _precision(record: TrialRecord) -> str:
-    precision = record.candidate.architecture.precision
-    return "" if precision == FLOAT32 else f" · {precision}"
-
-
-def figures(view: RunView) -> dict[str, Figure]:
-    """A picture for each of `shown`, by the trial's number."""
-    network = view.network
-    if network is None:
-        return {}
-    return {
-        str(record.number): {"label": label, **_figure(network, str(record.number))}
-        for label, record in shown(view)
+    found, lowest = view.recommendation, lowest_cost_word(view)
+    picks = {
+        "recommended": found.record if found else None,
+        "knee": view.front.knee,
+        "best": view.front.best(),
+        lowest[:1].lower() + lowest[1:]: view.members[0],
     }
+    words: dict[int, list[str]] = {}
+    for word, record in picks.items():
+        if record is not None:
+            words.setdefault(record.number, []).append(word)
+    known = [record for record in view.members if str(record.number) in view.network.models]
+    known.sort(key=lambda record: "recommended" not in words.get(record.number, ()))
+    return [(_named(record, words.get(record.number, [])), record) for record in known]
+
+
+def _named(record: TrialRecord, words: list[str]) -> str:
+    precision = record.candidate.architecture.precision
+    parts = [f"trial {record.number}", ", ".join(words)]
+    return " · ".join([*filter(None, parts), *([precision] if precision != FLOAT32 else [])])
+
+
+def figure(view: RunView) -> Figure | None:
+    """The picture of the first of `shown`; `models` has, by number, what each of them changes.
+
+    `put` maps a place in the picture to its value, `rows` are the table's cells after the name.
+    """
+    network, models = view.network, shown(view)
+    if network is None or not models:
+        return None
+    remarks = LayerRemarks(view, network)
+    changes = {
+        str(record.number): {
+            "put": _values(network, str(record.number)),
+            "rows": _rows(network, str(record.number), remarks.of(record)),
+        }
+        for _, record in models
+    }
+    return {"data": _traces(network), "layout": _layout(network), "models": changes}
 
 
 def network(view: RunView, drawn: Mapping[str, Any]) -> str:
-    """The pictures with a choice of the model, and the recommended model's layers as a table."""
+    """The picture and the table of the layers, with a choice of the model."""
     pictures = drawn.get("network")
     if not pictures or view.network is None:
         return ""
-    first = next(iter(pictures))
-    buttons = "".join(
-        f'<button type="button" data-key="{key}" aria-pressed="{str(key == first).lower()}">'
-        f"{escape(figure['label'])}</button>"
-        for key, figure in pictures.items()
-    )
-    time = (
-        f" Below, the estimated {escape(text.label(view.network.latency))} of each layer: its part "
-        "of the predicted one; operators between the layers are not shown."
-        if view.network.latency
-        else ""
+    models = shown(view)
+    first = str(models[0][1].number)
+    options = "".join(
+        f'<option value="{record.number}">{escape(label)}</option>' for label, record in models
     )
     return section(
         "Network",
         "<p>Output channels of every layer, in the order of execution: gray is the dense model, "
-        f"color what is left; a cross is a layer that is gone.{time}</p>"
-        '<div class="axes" role="group" aria-label="model" data-for="network-plot">'
-        f"{buttons}</div>"
-        f'<div class="plot" id="network-plot" data-figure="network" data-axis="{first}"></div>'
-        + _table(view, view.network, first),
+        f"blue what is left; a cross is a layer that is gone. {_below(view, view.network)}</p>"
+        '<p><label class="choice">Model <select data-for="network-plot" autocomplete="off">'
+        f"{options}</select></label></p>"
+        f'<div class="plot" id="network-plot" data-figure="network" data-model="{first}"></div>'
+        + _table(view.network, pictures["models"][first]["rows"]),
     )
 
 
-def _figure(network: Network, key: str) -> Figure:
-    dense, small = network.models["dense"], network.models[key]
+def _below(view: RunView, network: Network) -> str:
+    """What the lower bars are."""
+    if not network.latency:
+        return "Below, the multiply-accumulates (MACs) of each layer."
+    name = split_field(network.latency)[1]
+    profile = view.devices.get(name)
+    where = ": ".join(part for part in (name, str(profile.device) if profile else "") if part)
+    on = f" on {escape(where)}" if where else ""
+    return (
+        f"Below, each layer's part of the latency predicted{on}; operators between the layers are "
+        "left out."
+    )
+
+
+def _parts(network: Network, key: str) -> Sequence[float]:
+    """The cost of each layer of a model: MACs, or where latency is predicted, its part of it.
+
+    Empty for a model whose latency is not predicted though that of others is.
+    """
+    costs = network.models[key]
+    return costs.ms if network.latency else costs.macs
+
+
+def _traces(network: Network) -> list[Figure]:
+    """Dense and left channels, crosses, dense and left costs: the model's own are put in later."""
     places = list(range(len(network.layers)))
-    said = [
-        plain_escape(_said(layer, before, after))
-        for layer, before, after in zip(network.layers, dense.widths, small.widths, strict=True)
+    names = [plain_escape(layer.name) for layer in network.layers]
+    plain = {"textposition": "none"}
+    hover = plain | {"hovertemplate": "%{text}<extra></extra>"}
+    unit = "%{y:.3g} ms" if network.latency else "%{y:.3s} MACs"
+    below = plain | {
+        "yaxis": "y2",
+        "text": names,
+        "hovertemplate": f"%{{text}}<extra>{unit}</extra>",
+    }
+    crosses = {"type": "scatter", "mode": "markers", "hoverinfo": "skip", "cliponaxis": False}
+    return [
+        _bars(places, network.models["dense"].widths, "--faint", 0.9) | hover,
+        _bars(places, (), "--accent", 0.56) | hover,
+        crosses | {"marker": {"symbol": "x", "size": 9, "color": "--bad"}},
+        _bars(places, _parts(network, "dense"), "--faint", 0.9) | below,
+        _bars(places, (), "--baseline", 0.56) | below,
     ]
-    hover = {"text": said, "hovertemplate": "%{text}<extra></extra>", "textposition": "none"}
-    traces: list[Figure] = [
-        _bars(places, dense.widths, "--faint", 0.9) | hover,
-        _bars(places, small.widths, "--accent", 0.56) | hover,
-    ]
-    gone = [place for place, width in enumerate(small.widths) if not width]
-    if gone:
-        marker = {"symbol": "x", "size": 9, "color": "--bad"}
-        crosses = {"type": "scatter", "mode": "markers", "x": gone, "y": [0] * len(gone)}
-        traces.append(crosses | {"marker": marker, "hoverinfo": "skip", "cliponaxis": False})
-    has_time = bool(dense.ms and small.ms)
-    if has_time:
-        unit = "<extra>%{y:.3g} ms</extra>"
-        names = [plain_escape(layer.name) for layer in network.layers]
-        below = {"yaxis": "y2", "text": names, "textposition": "none"}
-        below |= {"hovertemplate": "%{text}" + unit}
-        traces += [
-            _bars(places, dense.ms, "--faint", 0.9) | below,
-            _bars(places, small.ms, "--baseline", 0.56) | below,
-        ]
-    return {"data": traces, "layout": _layout(network, has_time)}
 
 
-def _layout(network: Network, has_time: bool) -> Figure:
+def _values(network: Network, key: str) -> dict[str, list[Any]]:
+    """What one model puts into the picture."""
+    widths = network.models[key].widths
+    dense = network.models["dense"].widths
+    layers = zip(network.layers, dense, widths, strict=True)
+    said = [plain_escape(_said(layer, before, after)) for layer, before, after in layers]
+    gone = [place for place, width in enumerate(widths) if not width]
+    return {
+        **{"data.0.text": said, "data.1.text": said, "data.1.y": list(widths)},
+        **{"data.2.x": gone, "data.2.y": [0] * len(gone)},
+        "data.4.y": list(_parts(network, key)),
+    }
+
+
+def _layout(network: Network) -> Figure:
     count = len(network.layers)
     every = max(1, -(-count // _LABELS))
     full = [layer.name for layer in network.layers]
@@ -127,23 +162,22 @@ def _layout(network: Network, has_time: bool) -> Figure:
         "range": [-0.7, count - 0.3],
         "showgrid": False,
     }
-    drawn = layout(
-        height=430 if has_time else 320,
+    cost = {"title": "ms"} if network.latency else {"title": "MACs", "tickformat": "~s"}
+    return layout(
+        height=430,
         barmode="overlay",
         bargap=0.1,
-        xaxis=axis("", **ticks, anchor="y2" if has_time else "y"),
-        yaxis=axis("channels", domain=[0.44 if has_time else 0, 1], rangemode="tozero"),
+        xaxis=axis("", **ticks, anchor="y2"),
+        yaxis=axis("channels", domain=[0.44, 1], rangemode="tozero"),
+        yaxis2=axis(**cost, domain=[0, 0.34], rangemode="tozero"),
     )
-    if has_time:
-        drawn["yaxis2"] = axis("ms", domain=[0, 0.34], rangemode="tozero")
-    return drawn
 
 
 def _bars(places: list[int], heights: Sequence[float], color: str, width: float) -> Figure:
     return {
         "type": "bar",
         "x": places,
-        "y": [round(float(height), 5) for height in heights],
+        "y": list(heights),
         "width": width,
         "marker": {"color": color},
     }
@@ -155,61 +189,43 @@ def _said(layer: LayerInfo, before: int, after: int) -> str:
     return f"{layer.name}: {change}{inside}"
 
 
-_COLUMNS = ("layer", "channels", "MACs", "estimated ms", "of the time", "remarks")
-
-
-def _table(view: RunView, network: Network, key: str) -> str:
+def _table(network: Network, rows: Sequence[Sequence[str]]) -> str:
     """Every layer of one model beside the dense one, with why it is as it is."""
-    dense, small = network.models["dense"], network.models[key]
-    rows = "".join(
-        _row(view, layer, place, dense, small) for place, layer in enumerate(network.layers)
+    costs = ("estimated ms", "of the time") if network.latency else ("of all MACs",)
+    columns = ("channels", "MACs", *costs)
+    head = heads(("layer", *columns)) + '<th class="l">remarks</th>'
+    body = "".join(
+        f"<tr>{cell(escape(layer.name), '', 'l full')}"
+        + "".join(cell(escape(v), column) for v, column in zip(values, columns, strict=True))
+        + f"{cell(escape(remark), '', 'l full wrap')}</tr>"
+        for layer, (*values, remark) in zip(network.layers, rows, strict=True)
     )
-    columns = [c for c in _COLUMNS if small.ms or c not in ("estimated ms", "of the time")]
-    head = f'<thead><tr>{heads(columns[:-1])}<th class="l">{columns[-1]}</th></tr></thead>'
-    table = f'<div class="scroll"><table>{head}<tbody>{rows}</tbody></table></div>'
-    return folded(f"Layers of trial {key}: before and after, and why", table)
+    return folded(
+        "Layer by layer: before and after, and why",
+        f'<div class="scroll"><table class="cards"><thead><tr>{head}</tr></thead>'
+        f'<tbody data-rows="network-plot">{body}</tbody></table></div>',
+    )
 
 
-def _row(view: RunView, layer: LayerInfo, place: int, dense: LayerCosts, small: LayerCosts) -> str:
-    cells = [
-        cell(escape(layer.name), "", "l"),
-        cell(_change(str(dense.widths[place]), str(small.widths[place])), ""),
-        cell(_change(*(text.cost("macs", c.macs[place]) for c in (dense, small))), ""),
+def _rows(network: Network, key: str, remarks: Sequence[str]) -> list[list[str]]:
+    """The cells of each layer after its name."""
+    dense, small = network.models["dense"], network.models[key]
+    parts = _parts(network, key)
+    return [
+        [
+            _change(str(dense.widths[place]), str(small.widths[place])),
+            _change(*(text.cost("macs", costs.macs[place]) for costs in (dense, small))),
+            *([_change(_ms(dense, place), _ms(small, place))] if network.latency else []),
+            text.share(parts[place], sum(parts)) if parts else text.NONE,
+            said,
+        ]
+        for place, said in enumerate(remarks)
     ]
-    if small.ms and dense.ms:
-        before, after = (text.three_digits(costs.ms[place]) for costs in (dense, small))
-        cells.append(cell(_change(before, after), ""))
-        cells.append(cell(text.share(small.ms[place], sum(small.ms)), ""))
-    remarks = "; ".join(_remarks(view, layer, place, dense, small))
-    return f"<tr>{''.join(cells)}{cell(escape(remarks), '', 'l wrap')}</tr>"
+
+
+def _ms(costs: LayerCosts, place: int) -> str:
+    return text.three_digits(costs.ms[place]) if costs.ms else text.NONE
 
 
 def _change(before: str, after: str) -> str:
-    return escape(before if before == after else f"{before} → {after}")
-
-
-def _remarks(
-    view: RunView, layer: LayerInfo, place: int, dense: LayerCosts, small: LayerCosts
-) -> list[str]:
-    """Why a layer is as it is."""
-    found = []
-    if not small.widths[place]:
-        found.append(f"dropped with block {layer.block}" if layer.block else "gone")
-    reason = next((item.reason for item in view.frozen if item.name == layer.name), "")
-    low_high = view.plan.space.ranges.get(layer.group) if view.plan and layer.group else None
-    if low_high is not None:
-        most = f"{100 * low_high[1]:.0f} %"
-        found.append("kept (keep)" if low_high[1] <= 0.0 else f"at most {most} pruned (bounds)")
-    elif reason:
-        found.append(f"not prunable: {reason}")
-    elif not layer.group:
-        found.append("outputs are not prunable")
-    network = view.network or Network()
-    others = [it.name for it in network.layers if it.group == layer.group and it != layer]
-    if layer.group and others:
-        more = f" and {len(others) - 2} more" if len(others) > 2 else ""
-        found.append(f"same channels as {', '.join(others[:2])}{more}")
-    parts = small.ms or small.macs
-    if parts and parts[place] > _OFTEN * sum(parts):
-        found.append("among the slowest" if small.ms else "among the largest")
-    return found
+    return before if before == after else f"{before} → {after}"

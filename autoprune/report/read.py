@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from autoprune.pareto import ParetoFront
 from autoprune.record import TrialRecord
@@ -49,8 +53,16 @@ def read(run: RunFolder | str | Path) -> RunView:
         network=folder.network(),
         ended_by=state.ended_by if state else "",
         folder=relative(folder.path),
+        sensitivity=folder.sensitivity(_at_half) or {},
         quantized={r.number: found for r in records if (found := folder.quantizations(r))},
     )
+
+
+def _at_half(found: Mapping[str, Any]) -> dict[str, float]:
+    """The sensitivity of each measured group at half of its width, between the measured ones."""
+    widths, rises = found["kept"], found["damage"]
+    several = [name for name in widths if len(widths[name]) > 1]
+    return {n: float(np.interp(widths[n][-1] / 2, widths[n], rises[n])) for n in several}
 
 
 def relative(path: Path, start: Path | None = None) -> str:

@@ -4,6 +4,7 @@
   "use strict";
   const root = document.documentElement;
   let figures = {};
+  let texts = []; // those that occur several times; where one belongs stands its place in the list
   const options = { displayModeBar: false, responsive: false };
   const chosen = {};
   let printing = false; // paper is narrower than the window: plots get a width that fits
@@ -25,6 +26,7 @@
     }
     if (Array.isArray(value)) return value.map((item) => themed(item, style));
     if (value === null || typeof value !== "object") return value;
+    if ("$text" in value) return texts[value.$text];
     return Object.fromEntries(Object.entries(value).map(([key, item]) => [key, themed(item, style)]));
   };
 
@@ -40,7 +42,12 @@
     document.querySelectorAll(".legend li").forEach((mark) => {
       if (figure.legend) mark.hidden = !figure.legend.includes(mark.dataset.mark);
     });
-    const { data, layout } = themed(figure, getComputedStyle(root));
+    const { models, ...shared } = figure;
+    const style = getComputedStyle(root);
+    const drawn = themed(shared, style);
+    const own = models?.[chosen[box.id] ?? box.dataset.model]?.put ?? {};
+    Object.entries(own).forEach(([path, value]) => put(drawn, path, themed(value, style)));
+    const { data, layout } = drawn;
     const width = printing ? (box.closest(".row, .pair") ? 330 : 680) : box.clientWidth;
     if (width < 560) {
       Object.entries(figure.narrow ?? {}).forEach(([path, value]) => put(layout, path, value));
@@ -83,6 +90,19 @@
     });
   });
 
+  document.querySelectorAll("select").forEach((choice) => {
+    choice.addEventListener("change", () => {
+      const box = document.getElementById(choice.dataset.for);
+      chosen[box.id] = choice.value;
+      draw(box);
+      const { rows } = figures[box.dataset.figure].models[choice.value];
+      const whole = (words) => texts[words.$text] ?? words;
+      document.querySelectorAll(`[data-rows="${box.id}"] tr`).forEach((row, place) => {
+        rows[place].forEach((words, column) => (row.cells[column + 1].textContent = whole(words)));
+      });
+    });
+  });
+
   document.querySelectorAll("button.copy").forEach((button) => {
     button.addEventListener("click", async () => {
       const code = button.parentElement.querySelector("code");
@@ -101,12 +121,16 @@
     boxes.forEach((box) => box.append("This plot needs a browser of 2023 or later."));
     return;
   }
-  figures = await unpacked("figures").json();
+  ({ figures, texts } = await unpacked("figures").json());
   const script = document.createElement("script");
   script.textContent = await unpacked("plotly").text();
   document.head.append(script);
-  drawAll();
-  root.dataset.drawn = String(boxes.length);
+  root.dataset.drawn = "0";
+  for (const [place, box] of boxes.entries()) { // one by one: the page can be read meanwhile
+    draw(box);
+    root.dataset.drawn = String(place + 1);
+    await new Promise((done) => setTimeout(done));
+  }
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", drawAll);
   let waiting = 0;
   addEventListener("resize", () => {

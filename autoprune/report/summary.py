@@ -63,10 +63,12 @@ def commands(run: str, config: RunConfig, record: TrialRecord, words: str, *pick
     precision = record.candidate.architecture.precision
     lines = [retrain(run), *exports(run, config, precision)]
     code = escape("\n".join(lines))
-    shown = [f"<code>{escape(pick)}</code>" for pick in ("--pick knee", *picks)]
+    field = next((limit.field for limit in config.budget.limits), "latency_ms")
+    *most, last = ("--pick knee", *picks, f'--pick "{field}<=N"')
+    shown = ", ".join(f"<code>{escape(pick)}</code>" for pick in most)
     return (
         f'<div class="commands"><p>{words} <span class="dim">other models with '
-        f'{", ".join(shown)} or <code>--pick "latency_ms&lt;=3"</code></span>'
+        f"{shown} or <code>{escape(last)}</code></span>"
         f'</p><pre><code>{code}</code></pre><button type="button" class="copy">Copy</button></div>'
     )
 
@@ -116,7 +118,7 @@ def _tiles(view: RunView) -> str:
     picks = [
         ("recommended", "Recommended", found.record if found else None),
         ("knee", "Knee", view.front.knee),
-        ("fastest", _lowest_cost_word(view), view.members[0]),
+        ("fastest", lowest_cost_word(view), view.members[0]),
         ("best", "Best", view.front.best()),
     ]
     picks += [("level", text.limit(limit, value), best) for limit, value, best in view.levels]
@@ -135,7 +137,8 @@ def _pick(view: RunView, kind: str, word: str, record: TrialRecord) -> str:
     return _tile(kind, title, text.metric(name, value), text.change(name, view.change(value)), more)
 
 
-def _lowest_cost_word(view: RunView) -> str:
+def lowest_cost_word(view: RunView) -> str:
+    """What the first member is called: it has the lowest of the cost that was searched for."""
     if view.cost is None or not is_latency(view.cost.name):
         return "Smallest"
     device = split_field(view.cost.name)[1]

@@ -10,7 +10,7 @@ from torch import nn
 from autoprune.architecture import Architecture
 from autoprune.budget import Device
 from autoprune.cost.model import CostModel
-from autoprune.device.layers import largest_part, network
+from autoprune.device.layers import halves, largest_part, network
 from autoprune.device.predictor import LatencyPredictor
 from autoprune.device.sampling import Sample
 from autoprune.graph import PruningGraph, trace
@@ -82,6 +82,16 @@ def test_a_dropped_block_takes_no_time(graph: PruningGraph, predictor: LatencyPr
     before, after = found.models["dense"].ms, found.models["1"].ms
     assert after[1:3] == (0.0, 0.0)
     assert min(before[1:3]) > 0.0
+
+
+def test_half_of_a_group_saves_in_the_layers_that_read_it_too(
+    graph: PruningGraph, predictor: LatencyPredictor
+) -> None:
+    # halving the stem's 8 halves the stem, conv1, conv2 and the head, all of the arithmetic;
+    # halving conv1's 12 halves conv1 and conv2: 36 * 72 * 12 and 36 * 108 * 8 of 70 016
+    assert halves(graph, None) == pytest.approx({"stem": 0.5, "conv1": 31_104 / 70_016})
+    found = halves(graph, predictor)
+    assert found["stem"] == pytest.approx(0.45, abs=0.05)  # the latency's constant tenth stays
 
 
 def test_the_layer_that_takes_most_is_named(

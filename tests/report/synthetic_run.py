@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,9 @@ from autoprune.store import (
     FrozenInfo,
     GroupInfo,
     Groups,
+    LayerCosts,
+    LayerInfo,
+    Network,
     RetrainingSummary,
     RunFolder,
     RunState,
@@ -60,18 +64,20 @@ ENVIRONMENT = {
 }
 
 
-def _candidate(rng: np.random.Generator, level: float, uniform: bool) -> Candidate:
+def _candidate(
+    rng: np.random.Generator, level: float, uniform: bool, sizes: Mapping[str, int]
+) -> Candidate:
     spread = 0.0 if uniform else 0.22
-    ratios = {n: float(np.clip(rng.normal(level, spread), 0.0, 0.85)) for n in SIZES}
+    ratios = {n: float(np.clip(rng.normal(level, spread), 0.0, 0.85)) for n in sizes}
     kind = str(rng.choice(["one_shot", "linear", "cubic", "exponential"]))
     end = 0.0 if kind == "one_shot" else float(rng.choice([0.3, 0.5, 0.7]))
     schedule = Schedule(kind, 0.0, end, 1 if kind == "one_shot" else int(rng.integers(2, 6)))
     recovery = Recovery(float(10 ** rng.uniform(-2.3, -0.9)), float(rng.uniform(0, 1)))
     importance = str(rng.choice(["l1", "l2", "obs", "taylor"]))
-    widths = {name: max(1, round(SIZES[name] * (1.0 - ratio))) for name, ratio in ratios.items()}
+    widths = {name: max(1, round(sizes[name] * (1.0 - ratio))) for name, ratio in ratios.items()}
     return Candidate.planned(
         Architecture(widths),
-        SIZES,
+        sizes,
         selection=Selection(importance),
         schedule=schedule,
         recovery=recovery,
@@ -92,12 +98,12 @@ def _history(rng: np.random.Generator, final: float, points: int) -> tuple[dict[
     )
 
 
-def record(rng: np.random.Generator, number: int) -> TrialRecord:
+def record(rng: np.random.Generator, number: int, sizes: Mapping[str, int] = SIZES) -> TrialRecord:
     """One trial of a plausible search."""
     uniform = number < 4
     level = [0.25, 0.35, 0.5, 0.62][number] if uniform else float(rng.uniform(0.25, 0.7))
-    candidate = _candidate(rng, level, uniform)
-    share = float(np.mean([(1 - r) ** 1.6 for r in candidate.architecture.ratios(SIZES).values()]))
+    candidate = _candidate(rng, level, uniform, sizes)
+    share = float(np.mean([(1 - r) ** 1.6 for r in candidate.architecture.ratios(sizes).values()]))
     skill = 0.0 if uniform else float(rng.uniform(0.0, 0.02))
     accuracy = 0.918 - 0.075 * (1 - share) ** 2.2 - 0.01 * rng.random() + skill * (1 - share)
     ms = DENSE_MS * (0.12 + 0.88 * share)
@@ -146,16 +152,62 @@ def _measured(rng: np.random.Generator, trial: TrialRecord) -> TrialRecord:
     return replace(trial, measured=cost)
 
 
+def network_of(sizes: Mapping[str, int], records: Iterable[TrialRecord]) -> Network:
+    """A layer a group and the head: each costs the product of its channels and its inputs'."""
+
+    def costs(widths: Mapping[str, int]) -> LayerCosts:
+        channels = [widths.get(name, size) for name, size in sizes.items()] + [10]
+        inputs = [3, *channels[:-1]]
+        macs = [900 * a * b for a, b in zip(inputs, channels, strict=True)]
+        return LayerCosts(tuple(channels), tuple(macs), tuple(m / 40e6 for m in macs))
+
+    layers = [LayerInfo(name, "convolution", name, name.rpartition(".")[0]) for name in sizes]
+    models = {str(r.number): costs(r.candidate.architecture.widths) for r in records}
+    return Network(
+        (*layers, LayerInfo("linear", "addmm")),
+        {"dense": costs({}), **models},
+        "latency_ms",
+        {name: 1.0 / (2 + place) for place, name in enumerate(sizes)},
+    )
+
+
+def make_thousand(path: Path) -> RunFolder:
+    """A finished run of 1,000 trials: 60 layers, 30 of its models on the front."""
+    sizes = {f"layer{n // 20 + 1}.{n % 20 // 2}.conv{n % 2 + 1}": 16 + n for n in range(60)}
+    run = make_run(path, 1000, sizes=sizes)
+    records, stored = run.records(), run.front()
+    assert stored is not None
+    better = []
+    for place, trial in enumerate([r for r in records if r.state == "complete"][-30:]):
+        assert trial.predicted is not None
+        share = (place + 1) / 31
+        cost = replace(trial.predicted, latency_ms=0.8 * share, source="measured")
+        metrics = {**trial.metrics, "accuracy": 0.93 + 0.05 * share}
+        better.append(replace(trial, measured=cost, metrics=metrics))
+        run.append(better[-1])
+    front = replace(stored.front, records=tuple(better))
+    assert len(front) == 30
+    run.save_front(replace(stored, front=front))
+    run.save_network(network_of(sizes, better))
+    return run
+
+
 def make_run(
-    path: Path, trials: int = 48, *, seed: int = 0, finished: bool = True, **config: Any
+    path: Path,
+    trials: int = 48,
+    *,
+    seed: int = 0,
+    finished: bool = True,
+    sizes: Mapping[str, int] = SIZES,
+    **config: Any,
 ) -> RunFolder:
     """A finished run: front measured, one member retrained. Or one that is still going on."""
     rng = np.random.default_rng(seed)
     run = RunFolder.create(path, {**CONFIG, **config}, ENVIRONMENT)
     budgets = (run.config.budget, *run.config.levels)
-    space = FittedSpace.of(run.config.space, SIZES)
+    space = FittedSpace.of(run.config.space, sizes)
     run.save_plan(SearchPlan.of(OBJECTIVES, (0.1, DENSE_MS), budgets, space, DENSE.predicted))
-    records = [record(rng, number) for number in range(trials)]
+    records = [record(rng, number, sizes) for number in range(trials)]
     if not finished:
         for trial in records:
             run.append(trial)
@@ -171,8 +223,12 @@ def make_run(
     held_out = [[float(ms), float(ms * rng.uniform(0.9, 1.1))] for ms in rng.uniform(0.2, 1.3, 40)]
     device = {"device": {"name": DEVICE.name}, "error": 0.047, "held_out": held_out}
     run.save_profile("", device)
-    sizes = tuple(GroupInfo(name, "channel", size) for name, size in SIZES.items())
-    run.save_groups(Groups(sizes, (FrozenInfo("linear", 10, "output of the model"),)))
+    groups = tuple(GroupInfo(name, "channel", size) for name, size in sizes.items())
+    run.save_groups(Groups(groups, (FrozenInfo("linear", 10, "output of the model"),)))
+    run.save_network(network_of(sizes, front.members))
+    kept = {name: [size // 2, size] for name, size in sizes.items()}
+    rises = {name: [0.1 * place, 0.0] for place, name in enumerate(sizes)}
+    run.save_sensitivity({"dense": 0.0, "kept": kept, "damage": rises})
     run.save_importances(
         {
             "accuracy": {"recovery.lr": 0.41, "ratio.layer1.0.conv1": 0.2, "schedule.kind": 0.08},

@@ -13,7 +13,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from synthetic_run import CONFIG, ENVIRONMENT, make_run
+from synthetic_run import CONFIG, ENVIRONMENT, make_run, make_thousand
 
 from autoprune.errors import UsageError
 from autoprune.report import figures, front_plot, html
@@ -58,7 +58,18 @@ def without_plotly(source: str) -> str:
 def figures_of(source: str) -> dict:
     found = re.search(r'<script type="text/plain" id="figures">(.*?)</script>', source, re.S)
     assert found is not None
-    return json.loads(gzip.decompress(base64.b64decode(found.group(1))))
+    packed = json.loads(gzip.decompress(base64.b64decode(found.group(1))))
+
+    def whole(value: object) -> object:
+        if isinstance(value, list):
+            return [whole(item) for item in value]
+        if not isinstance(value, dict):
+            return value
+        if "$text" in value:
+            return packed["texts"][value["$text"]]
+        return {key: whole(item) for key, item in value.items()}
+
+    return whole(packed["figures"])
 
 
 def test_page_is_one_file_that_asks_for_nothing(finished_run) -> None:
@@ -121,10 +132,66 @@ def test_embedded_json_cannot_leave_its_element() -> None:
     assert json.loads(plain) == {"</script>": [None, None, 1.5, "<!--", "a&b", None]}
 
 
+def test_long_texts_that_occur_several_times_are_in_the_page_once(view) -> None:
+    drawn = html._figures(view)
+    source = html.page(view)
+    assert figures_of(source) == json.loads(json.dumps(html._plain(drawn)))
+    found = re.search(r'id="figures">(.*?)</script>', source, re.S)
+    assert found is not None
+    content = gzip.decompress(base64.b64decode(found.group(1))).decode()
+    said = figures_of(source)["front"]["macs"]["data"][-2]["text"][0]
+    assert len(said) > 80
+    assert content.count(json.dumps(said)) == 1
+
+
+def test_a_number_has_six_digits() -> None:
+    content = gzip.decompress(base64.b64decode(html.packed([1 / 3, 1234567.0]))).decode()
+    assert json.loads(content) == [0.333333, 1234570.0]
+
+
+@pytest.fixture(scope="module")
+def thousand(tmp_path_factory) -> Path:
+    """The report of 1,000 trials of 60 layers, 30 of them on the front."""
+    return html.write(make_thousand(tmp_path_factory.mktemp("thousand") / "run"))
+
+
+def test_a_thousand_trials_of_sixty_layers_are_less_than_a_megabyte(thousand) -> None:
+    assert thousand.stat().st_size < 1_000_000
+    models = figures_of(thousand.read_text(encoding="utf-8"))["network"]["models"]
+    assert len(models) == 30
+    assert all(len(model["rows"]) == 61 for model in models.values())
+
+
 @pytest.mark.slow
-def test_a_thousand_trials_are_less_than_a_megabyte(tmp_path) -> None:
-    file = html.write(make_run(tmp_path / "run", trials=1000))
-    assert file.stat().st_size < 1_000_000
+@pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
+def test_real_browser_lays_out_a_thousand_trials_with_few_elements(thousand, tmp_path) -> None:
+    dom, log = dump(thousand, tmp_path, 1280)
+    assert f'data-drawn="{len(figures_of(thousand.read_text(encoding="utf-8")))}"' in dom
+    assert len(re.findall(r"<[a-zA-Z]", dom)) < 20_000
+    assert "CONSOLE" not in log
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
+def test_choosing_a_model_changes_its_picture_and_its_table(finished_run, tmp_path) -> None:
+    view = read(finished_run)
+    models = html._figures(view)["network"]["models"]
+    first, *_, last = models
+    choose = (
+        "<script>addEventListener('load', () => { const wait = setInterval(() => {"
+        "if (!document.documentElement.dataset.drawn) return; clearInterval(wait);"
+        "const choice = document.querySelector('select'); choice.value = '%s';"
+        "choice.dispatchEvent(new Event('change')); }, 50); });</script>"
+    )
+    page = re.sub("<meta http-equiv[^>]*>", "", html.page(view))
+    path = tmp_path / "chosen.html"
+    path.write_text(page.replace("</body>", choose % last + "</body>"), encoding="utf-8")
+    dom, log = dump(path, tmp_path, 1280)
+    body = re.search('<tbody data-rows="network-plot">(.*?)</tbody>', dom, re.S)
+    assert body is not None
+    rows = re.findall("<tr>(.*?)</tr>", body.group(1), re.S)
+    cells = [re.findall("<td[^>]*>(.*?)</td>", row) for row in rows]
+    assert [row[1:] for row in cells] == models[last]["rows"] != models[first]["rows"]
+    assert "CONSOLE" not in log
 
 
 @pytest.mark.parametrize("trials", [0, 1, 48])

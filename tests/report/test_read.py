@@ -39,6 +39,16 @@ def test_finished_run_is_read_whole(finished_run, view) -> None:
     assert view.wall_s == 1312.4
 
 
+def test_sensitivities_are_those_at_half_of_the_width(tmp_path) -> None:
+    run = make_run(tmp_path / "run", trials=8)
+    kept = {"conv1": [1, 4, 12, 16], "single": [8]}
+    damage = {"conv1": [0.9, 0.5, 0.1, 0.0], "single": [0.0]}
+    run.save_sensitivity({"dense": 0.0, "kept": kept, "damage": damage})
+    assert read(run).sensitivity == pytest.approx({"conv1": 0.3})  # 8 is between 4 and 12
+    (run.path / "sensitivity.json").unlink()
+    assert read(run).sensitivity == {}
+
+
 def test_running_search_shows_the_front_so_far(tmp_path) -> None:
     view = read(make_run(tmp_path / "run", finished=False))
     assert not view.finished

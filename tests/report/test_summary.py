@@ -53,6 +53,11 @@ def test_tiles_are_dense_and_what_was_picked() -> None:
     assert '<span class="one">200 MACs</span>' in summary.head(view)
 
 
+def test_models_are_picked_by_the_cost_that_the_budget_limits() -> None:
+    page = summary.head(view_of(trial(0, 0.9, 5.0), budget={"macs": "50%"}))
+    assert "<code>--pick trial=N</code> or <code>--pick &quot;macs&lt;=N&quot;</code>" in page
+
+
 def test_the_cheapest_is_named_by_the_cost() -> None:
     record = trial(0, 0.9, None, predicted=on_two(4.0, 3.0, "predicted"))
     view = replace(view_of(record), devices={"phone": None, "server": None})
