@@ -168,7 +168,10 @@ def draw(page: str, size: tuple[int, int]) -> bytes:
     """A page as a PNG with twice as many pixels. Raises UsageError without a browser."""
     browser = next((path for path in map(shutil.which, BROWSERS) if path), None)
     if browser is None:
-        raise UsageError(f"a picture needs a browser on the PATH: one of {', '.join(BROWSERS)}")
+        raise UsageError(
+            f"a picture needs a browser on the PATH: one of {', '.join(BROWSERS)} · without one, "
+            "a notebook draws the front of autoprune.Result.read(RUN)"
+        )
     with tempfile.TemporaryDirectory() as folder:
         source, target = Path(folder) / "front.html", Path(folder) / "front.png"
         source.write_text(page, encoding="utf-8")

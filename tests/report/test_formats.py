@@ -80,7 +80,10 @@ def test_png_is_a_picture(finished_run) -> None:
 
 def test_png_without_a_browser_says_what_is_needed(finished_run, monkeypatch) -> None:
     monkeypatch.setattr(shutil, "which", lambda name: None)
-    with pytest.raises(UsageError, match="needs a browser on the PATH: one of chromium"):
+    with pytest.raises(
+        UsageError,
+        match=r"PATH: one of chromium.* · without one, .* autoprune.Result.read\(RUN\)",
+    ):
         formats.write(finished_run, "png")
 
 
