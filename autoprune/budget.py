@@ -83,7 +83,7 @@ class Confidence:
         """
         parts = [f"spread {self.spread:.0%}"] if self.spread > _SPREAD else []
         if self.busy is not None and self.busy > _BUSY:
-            parts.append(f"others on {self.busy:.0%} of the cores")
+            parts.append(f"other programs on {self.busy:.0%} of the cores")
         return f"noisy: {', '.join(parts)}" if parts else ""
 
     @staticmethod

@@ -27,8 +27,8 @@ def memory(view: RunView) -> str:
         f'<div class="scroll"><table class="cards"><thead><tr>{heads(_COLUMNS)}</tr></thead>'
         f"<tbody>{rows}</tbody></table></div>"
         f'<p class="note">Weights, inputs and the activations of one forward pass in '
-        f"{escape(runtimes)}{most}, at the batch of the example input. Analytic is what the "
-        "budget was checked against; measured is what the runtime allocated.</p>",
+        f"{escape(runtimes)}{most}, at the batch of the example input. Analytic is "
+        "computed from the model, as limits are; measured is what the runtime allocated.</p>",
     )
 
 

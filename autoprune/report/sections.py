@@ -19,7 +19,8 @@ def removed(view: RunView, drawn: Mapping[str, Any]) -> str:
     if "ratios" not in drawn:
         return ""
     parts = [
-        "<p>Pruned fraction of each group of coupled units, in percent; models by rising cost.</p>",
+        "<p>Pruned fraction of each group of units (channels, heads) that are pruned together, in "
+        "percent. A column is a model, by rising cost.</p>",
         plot("ratios"),
     ]
     if any(view.zeros(record) for record in view.members):

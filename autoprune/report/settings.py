@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from autoprune.record import TrialRecord
 from autoprune.report import text
 from autoprune.report.data import RunView
 from autoprune.report.markup import cell, escape, heads
@@ -9,51 +10,48 @@ from autoprune.report.style import colors
 
 
 def settings(view: RunView) -> str:
-    """The settings of each member: schedule, importance, recovery."""
-    columns = (
-        "model",
-        "precision",
-        "blocks dropped",
-        "patterns",
-        "schedule",
-        "progress",
-        "importance",
-        "repair",
-        "optimizer",
-        "lr",
-        "distillation",
-        "regularizer",
-        "options",
-        "epochs",
-        "origin",
-    )
+    """The settings of each member: schedule, importance, recovery.
+
+    What several members all have alike is said once, below the table.
+    """
+    every = [_values(view, record) for record in view.members]
+    names = list(every[0]) if every else []
+    alike = [name for name in names if len(every) > 1 and len({it[name] for it in every}) == 1]
+    columns = [name for name in names if name not in alike]
     rows = []
-    for record, shade in zip(view.members, colors(len(view.members)), strict=True):
-        made = record.candidate
-        schedule, recovery = made.schedule, made.recovery
-        steps = f" in {schedule.steps}" if schedule.steps > 1 else ""
-        progress = f"{schedule.begin:g} – {schedule.end:g}" if steps else f"at {schedule.begin:g}"
-        values = (
-            made.architecture.precision,
-            view.dropped(record) or "none",
-            view.patterns(record) or "none",
-            schedule.kind + steps,
-            progress,
-            made.selection.importance,
-            "yes" if made.selection.repair else "no",
-            record.optimizer or recovery.optimizer,
-            text.rate(recovery.lr),
-            f"{recovery.distillation:.2g}",
-            f"{recovery.regularizer:.2g}",
-            text.options(recovery) or "none",
-            f"{record.epochs:g}",
-            record.origin,
-        )
+    shades = colors(len(view.members))
+    for record, values, shade in zip(view.members, every, shades, strict=True):
         mark = f'<span class="dot" style="background:{shade}"></span>'
         first = cell(f"{mark}trial {record.number}", "", "l full")
-        rest = (cell(escape(v), c) for v, c in zip(values, columns[1:], strict=True))
+        rest = (cell(escape(values[name]), name) for name in columns)
         rows.append(f"<tr>{first}{''.join(rest)}</tr>")
+    same = ", ".join(f"{name} {every[0][name]}" for name in alike)
     return (
-        f'<div class="scroll"><table><thead><tr>{heads(columns)}</tr></thead>'
+        f'<div class="scroll"><table><thead><tr>{heads(("model", *columns))}</tr></thead>'
         f"<tbody>{''.join(rows)}</tbody></table></div>"
+        + (f'<p class="note">The same in all: {escape(same)}.</p>' if same else "")
     )
+
+
+def _values(view: RunView, record: TrialRecord) -> dict[str, str]:
+    made = record.candidate
+    schedule, recovery = made.schedule, made.recovery
+    steps = f" in {schedule.steps}" if schedule.steps > 1 else ""
+    return {
+        "precision": made.architecture.precision,
+        "blocks dropped": view.dropped(record) or "none",
+        "patterns": view.patterns(record) or "none",
+        "schedule": schedule.kind + steps,
+        "progress": f"{schedule.begin:.3g} – {schedule.end:.3g}"
+        if steps
+        else f"at {schedule.begin:.3g}",
+        "importance": made.selection.importance,
+        "repair": "yes" if made.selection.repair else "no",
+        "optimizer": record.optimizer or recovery.optimizer,
+        "lr": text.rate(recovery.lr),
+        "distillation": f"{recovery.distillation:.2g}",
+        "regularizer": f"{recovery.regularizer:.2g}",
+        "options": text.options(recovery) or "none",
+        "epochs": f"{record.epochs:g}",
+        "origin": record.origin,
+    }

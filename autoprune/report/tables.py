@@ -49,6 +49,7 @@ def models(view: RunView) -> str:
             _row(view, record, name, f"{mark}{record.baseline}, trial {record.number}", "")
             for record in others
         ]
+    predicted = " Predicted is the predictor's estimate." if _is_predicted(view) else ""
     return section(
         "Models vs. dense",
         f'<div class="scroll"><table class="cards{" several" if len(view.latencies) > 1 else ""}">'
@@ -56,8 +57,8 @@ def models(view: RunView) -> str:
         f"<tbody>{''.join(rows)}</tbody></table></div>"
         f'<p class="note">{escape(device_line(view))}. Latencies are medians in milliseconds for '
         "one forward pass; the speed-up is the ratio to the dense model, measured interleaved."
-        f"{escape(_sureness(view))} Predicted is the predictor's estimate; measured is the "
-        "finished model, alone on the machine."
+        f"{escape(_sureness(view))}{predicted} Measured is the trained model, after the "
+        "search and one at a time."
         f"{_predicted_only_note(view)}{_goal_notes(view)}{_uniform_note(view)}</p>",
     )
 
@@ -129,13 +130,19 @@ def _sureness(view: RunView) -> str:
     found += " (95 % confidence)."
     noisy = sorted({note for cost in costs if cost and (note := text.noise(cost))}, key=len)
     if noisy:
-        found += f" ~ marks noisy measurements, the worst: {noisy[-1]}."
+        found += f" ~ marks noisy ones, for example: {noisy[-1].replace('noisy: ', '')}."
     return found
 
 
 def _width(view: RunView) -> int:
     """How many columns the table of models has."""
-    return 9 + len(view.counts) + (len(view.latencies) > 1)
+    return 8 + len(view.counts) + (len(view.latencies) > 1) + _is_predicted(view)
+
+
+def _is_predicted(view: RunView) -> bool:
+    """Whether any model has a predicted latency."""
+    costs = (view.dense.predicted, *(r.predicted for r in (*view.members, *view.baselines)))
+    return any(cost.value(field) for cost in costs if cost for field in view.latencies)
 
 
 def _goal_notes(view: RunView) -> str:
@@ -162,17 +169,20 @@ def _predicted_only_note(view: RunView) -> str:
 def _model_head(view: RunView, name: str) -> str:
     device = '<th class="l">device</th>' if len(view.latencies) > 1 else ""
     above = '<th class="span"></th>' if device else ""
+    is_predicted = _is_predicted(view)
+    span = '<th class="span predicted">predicted</th>' if is_predicted else ""
+    ms = '<th class="predicted">ms</th>' if is_predicted else ""
     groups = (
         '<tr><th class="l span" colspan="4"></th>'
         f'<th class="span" colspan="{len(view.counts)}"></th>'
-        f'{above}<th class="span predicted">predicted</th>'
-        '<th class="span measured" colspan="3">measured</th><th class="span"></th></tr>'
+        f'{above}{span}<th class="span measured" colspan="3">measured</th>'
+        '<th class="span"></th></tr>'
     )
     counts = [_HEADS[field] for field in view.counts]
     plain = (f"val {name}", "to dense", "to uniform", *counts)
     return (
         f'{groups}<tr><th class="l">model</th>{heads(plain, left=False)}{device}'
-        '<th class="predicted">ms</th><th class="measured">ms</th><th>p95 ms</th>'
+        f'{ms}<th class="measured">ms</th><th>p95 ms</th>'
         '<th>speed-up</th><th class="l">verdict</th></tr>'
     )
 
@@ -237,7 +247,8 @@ def _latencies(view: RunView, predicted: Cost | None, measured: Cost | None) -> 
     """Predicted, measured and its p95, in a line for each device; of several, their names first."""
     names = [split_field(field)[1] for field in view.latencies]
     parts = [cell("<br>".join(map(escape, names)), "device", "l")] if len(names) > 1 else []
-    parts.append(cell(_ms(predicted, "latency_ms", names), "predicted ms", "predicted"))
+    if _is_predicted(view):
+        parts.append(cell(_ms(predicted, "latency_ms", names), "predicted ms", "predicted"))
     parts.append(cell(_ms(measured, "latency_ms", names), "measured ms", "measured"))
     parts.append(cell(_ms(measured, "latency_p95_ms", names), "measured p95"))
     return "".join(parts)

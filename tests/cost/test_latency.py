@@ -178,7 +178,7 @@ def test_work_that_must_not_be_lost_is_flagged_instead(busy):
     _, second = measured_or_flagged([small(), small()], X, "torch", 1)
     low, high = second.ratio_ci
     assert 1.0 < low < second.ratio < high < 4.0
-    assert "others on 80% of the cores" in second.confidence.note
+    assert "other programs on 80% of the cores" in second.confidence.note
 
 
 def test_exactly_so_many_repeats_are_never_refused(busy):
@@ -195,7 +195,7 @@ def test_wide_spread_and_a_busy_machine_are_flagged():
     wide = Latency(1.0, 1.0, (0.8, 0.8, 1.0, 1.2, 1.2), device)
     assert wide.confidence.note == "noisy: spread 40%"
     busy = dataclasses.replace(steady, busy=0.5)
-    assert busy.confidence.note == "noisy: others on 50% of the cores"
+    assert busy.confidence.note == "noisy: other programs on 50% of the cores"
 
 
 def test_measured_latency_replaces_a_predicted_one_and_travels_with_its_confidence():

@@ -173,5 +173,5 @@ def test_ratio_and_noise_are_those_of_each_device() -> None:
     assert terminal._latencies(view, None, record.measured)[2] == "4.00\n~2.00"
     page = tables.models(view)
     assert "4.00<br>~2.00" in page
-    said = "Medians are known to ±2.5 to 10 % (95 % confidence). ~ marks noisy measurements, "
-    assert f"{said}the worst: server noisy: spread 20%." in page
+    said = "Medians are known to ±2.5 to 10 % (95 % confidence). ~ marks noisy ones, "
+    assert f"{said}for example: server spread 20%." in page

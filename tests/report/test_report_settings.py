@@ -65,3 +65,14 @@ def test_members_are_in_the_order_and_color_of_the_front() -> None:
     assert [row[0] for row in rows(page)[1:]] == ["trial 1", "trial 0"]
     assert re.findall(r"background:(#\w+)", page) == ["#12a594", "#a35cf0"]
     assert len(rows(settings(view_of()))) == 1
+
+
+def test_what_all_have_alike_is_said_once() -> None:
+    slow, fast = (Candidate(Architecture(), recovery=Recovery(lr)) for lr in (0.01, 0.1))
+    few = replace(trial(0, 0.8, 4.0, origin="tpe"), candidate=slow)
+    many = replace(trial(1, 0.9, 5.0, origin="tpe"), candidate=fast)
+    page = settings(view_of(few, many))
+    assert rows(page) == [["model", "lr"], ["trial 0", "0.01"], ["trial 1", "0.1"]]
+    (note,) = re.findall("The same in all: (.*?)[.]</p>", page)
+    assert "precision float32, blocks dropped none" in note
+    assert note.endswith("origin tpe")

@@ -67,6 +67,16 @@ def test_a_member_stands_beside_dense_with_its_share_and_verdict() -> None:
     assert 'class="l full verdict good"' in page
 
 
+def test_without_any_predicted_latency_there_is_no_column_of_it() -> None:
+    record = trial(0, 0.89, 4.0, predicted=Cost(**COUNTS))
+    dense = DenseReport({"accuracy": 0.9}, Cost(params=100, macs=200), measured(10.0))
+    page = tables.models(view_of(record, dense=dense))
+    assert "predicted" not in page
+    assert rows(page)[1][7:] == ["4.00", "–", "2.50×", "2.5× faster than dense, measured"]
+    heads = [row.count("<th") for row in re.findall(r"<tr>.*?</tr>", page.partition("<tbody>")[0])]
+    assert heads[1] == len(rows(page)[1])
+
+
 def test_bytes_of_the_file_have_a_column_where_they_are_a_limit_or_an_objective() -> None:
     predicted = Cost(**COUNTS, latency_ms=5.0, source="predicted", device=DEVICE, file_bytes=70)
     records = (

@@ -58,10 +58,10 @@ def test_a_noisy_measurement_is_flagged_with_its_figures(tmp_path) -> None:
     assert "~ noisy measurement" in text
     detail = text_of(trial.trial(view, number))
     assert "±10 %" in detail
-    assert "noisy: spread 39%, others on 80% of the cores" in detail
+    assert "noisy: spread 39%, other programs on 80% of the cores" in detail
     page = html.page(view)
     assert page.count("±10 %") == 1  # once, not in every cell
-    assert page.count("noisy: spread 39%") == 1
+    assert page.count("for example: spread 39%") == 1
 
 
 def test_summary_counts_every_state(view) -> None:
