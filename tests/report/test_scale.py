@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 from rich.console import Console
-from synthetic_run import make_run
+from synthetic_run import SIZES, make_run, network_of
 
 from autoprune.report import html, terminal
 from autoprune.report.read import read
@@ -19,7 +19,7 @@ TRIALS, FRONT = 10_000, 1_000
 
 @pytest.fixture(scope="module")
 def large(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
-    run = make_run(tmp_path_factory.mktemp("large") / "run", retrained=False)
+    run = make_run(tmp_path_factory.mktemp("large") / "run")
     known, found = run.records(), run.front()
     assert found is not None
     pattern = [record for record in known if record.state == "complete"]
@@ -34,6 +34,7 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
         members += [made] if number < FRONT else []
     (run.path / "records.jsonl").write_text("\n".join(lines) + "\n")
     run.save_front(FrontReport(replace(found.front, records=tuple(members))))
+    run.save_network(network_of(SIZES, members))
     return run
 
 
