@@ -383,7 +383,8 @@ def _newest(run: RunFolder, record: TrialRecord, task: Task) -> tuple[nn.Module,
 def _task_of_run(run: RunFolder, task: Task | None, trust: bool) -> Task:
     """The given task, or the one that a run names, if its code may run here."""
     config = run.config
-    if task is None or any("://" in target.runtime for target in config.targets.values()):
+    remote = any("://" in target.runtime for target in config.targets.values())
+    if task is None or remote or config.search.baselines.smaller:
         check_run(config, run.path, trust=trust)
     return task or task_of(config)
 

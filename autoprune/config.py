@@ -137,12 +137,9 @@ class RunConfig(BaseModel):
             update={
                 "budget": Budget.parse(limits or {}, f"{place}: budget", batches),
                 "task": _anchored_task(config.task, folder),
-                "starting_models": {
-                    name: _anchored_task(what, folder) if isinstance(what, str) else what
-                    for name, what in config.starting_models.items()
-                },
+                "starting_models": _anchored_models(config.starting_models, folder),
                 "data": anchored(config.data, folder),
-                "search": _with_objectives_named(config, place),
+                "search": _with_smaller(_with_objectives_named(config, place), folder),
                 "output": anchored(config.output, folder),
                 "from_run": anchored(config.from_run, folder),
                 "base": anchored(config.base, folder) or str(folder),
@@ -181,7 +178,13 @@ class RunConfig(BaseModel):
         >>> config.starting_from("large").task_args, config.starting_from("small").task
         ({'depth': 56}, 'mine:Small')
         """
-        what = self.starting_models[name]
+        return self._of_model(self.starting_models[name])
+
+    def smaller_model(self, name: str) -> RunConfig:
+        """The same with the task of a smaller dense model of `search.baselines`."""
+        return self._of_model(self.search.baselines.smaller[name])
+
+    def _of_model(self, what: str | dict[str, Any]) -> RunConfig:
         args = {**self.task_args, **({} if isinstance(what, str) else what)}
         task = what if isinstance(what, str) else self.task
         return self.model_copy(update={"task": task, "task_args": args, "starting_models": {}})
@@ -241,6 +244,21 @@ def _with_objectives_named(config: RunConfig, place: str) -> SearchConfig:
     except BudgetError as error:
         raise ConfigError(str(error)) from None
     return config.search.model_copy(update={"objectives": named})
+
+
+def _with_smaller(search: SearchConfig, base: Path) -> SearchConfig:
+    """The section `search` with absolute files of the tasks of smaller dense models."""
+    smaller = _anchored_models(search.baselines.smaller, base)
+    baselines = search.baselines.model_copy(update={"smaller": smaller})
+    return search.model_copy(update={"baselines": baselines})
+
+
+def _anchored_models(models: Mapping[str, Any], base: Path) -> dict[str, Any]:
+    """The same with the files of tasks made absolute."""
+    return {
+        name: _anchored_task(what, base) if isinstance(what, str) else what
+        for name, what in models.items()
+    }
 
 
 def _anchored_task(task: str, base: Path) -> str:

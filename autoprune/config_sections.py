@@ -109,16 +109,38 @@ class BoundConfig(Section):
         return self
 
 
+def _named(found: dict[str, Any]) -> dict[str, Any]:
+    """Models by names that a folder can have."""
+    odd = [name for name in found if not DEVICE_NAME.fullmatch(name)]
+    if odd:
+        raise ValueError(f"a name may hold letters, digits, _ and -, not {shown(odd[0])}")
+    return found
+
+
+def _starting_models(found: dict[str, Any]) -> dict[str, Any]:
+    """Two or more."""
+    if len(_named(found)) == 1:
+        raise ValueError("must name two or more · for a single one: task_args")
+    return found
+
+
+_Models = dict[str, Text | dict[str, Any]]
+StartingModels = Annotated[_Models, AfterValidator(_starting_models)]
+
+
 class BaselineConfig(Section):
-    """How many models to compare with are trained, like trials and on top of them.
+    """Which models to compare with are trained, like trials and on top of them.
 
     `uniform`: one ratio for all groups, at so many costs within the budget; `random`: random widths
-    that use it up; `scratch`: whether the best architecture is trained from random weights, too.
+    that use it up; `scratch`: whether the best architecture is trained from random weights, too;
+    `smaller`: smaller dense models by name, each with a task of its own, or with what the task gets
+    on top of `task_args`.
     """
 
     uniform: Natural = 3
     random: Natural = 1
     scratch: bool = False
+    smaller: Annotated[_Models, AfterValidator(_named)] = {}
 
 
 class SearchConfig(Section):
@@ -159,16 +181,5 @@ class SearchConfig(Section):
     ray: RayConfig = RayConfig()
 
 
-def _starting_models(found: dict[str, Any]) -> dict[str, Any]:
-    """Two or more, each by a name that a folder can have."""
-    odd = [name for name in found if not DEVICE_NAME.fullmatch(name)]
-    if odd:
-        raise ValueError(f"a name may hold letters, digits, _ and -, not {shown(odd[0])}")
-    if len(found) == 1:
-        raise ValueError("must name two or more · for a single one: task_args")
-    return found
-
-
 Arithmetic = Literal["auto", "float32", "bfloat16"]
 Patterns = tuple[Annotated[str, Field(min_length=1)], ...]
-StartingModels = Annotated[dict[str, Text | dict[str, Any]], AfterValidator(_starting_models)]

@@ -160,6 +160,8 @@ def _configuration(file: Path) -> Iterator[Check]:
     names = [*config.starting_models] or [""]
     for name in names:
         yield from _task(f"task {name}".strip(), config.starting_from(name) if name else config)
+    for name in config.search.baselines.smaller:
+        yield from _task(f"task {name}", config.smaller_model(name))
     yield from _data(config)
     for name in config.track:
         yield _tried(f"track {name}", "is installed", partial(trackers, [name]))

@@ -23,14 +23,13 @@ from autoprune.record import TrialRecord
 from autoprune.store import Recipe, RetrainingFolder, RunFolder, is_model, read_model, read_packed
 from autoprune.tasks.base import Task
 from autoprune.tasks.failures import name_of
-from autoprune.tasks.load import load_task
+from autoprune.tasks.load import OBJECT, load_task
 from autoprune.trust import check_task
 
 if TYPE_CHECKING:
     from torch import nn
 
 _DEEPEST = 3  # a saved model lies in retrained/<trial>/seed-<n> of a run
-OBJECT = "python:"  # the reference of a task that was given as an object
 
 
 def front_of(run: RunFolder, records: Sequence[TrialRecord]) -> ParetoFront:
@@ -58,6 +57,12 @@ def picked(run: RunFolder, text: str) -> tuple[RunFolder, TrialRecord]:
     """
     if run.config.starting_models:
         return JointFront.read(run).pick(text)
+    for baseline in run.smaller():
+        if text.strip() == baseline.title and baseline.artifact:
+            raise UsageError(
+                f"pick: {baseline.title} is a smaller dense model, not a trial of this search · "
+                f"load or export its folder, {run.path / baseline.artifact}"
+            )
     records = run.records()
     front = front_of(run, records)
     found = recommended(run, front) if text.strip() == RECOMMENDED else None

@@ -55,7 +55,7 @@ class SearchOptions(TypedDict, total=False):
     seed: int
     calibration_samples: int
     screen: int
-    baselines: Mapping[str, int]
+    baselines: Mapping[str, Any]
     trial_timeout: float | None
     equal_failures: int
     keep_models: str

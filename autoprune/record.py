@@ -14,12 +14,14 @@ UNIFORM = "seed:uniform"  # how the origin of a uniform seed begins: a baseline,
 CONVERTED = "converted from trial"  # likewise of another trial's model in another precision
 BASELINE = "baseline:"  # of a baseline that is trained on top of the search's own trials
 SCRATCH = f"{BASELINE}scratch"  # one that begins from random weights
+SMALLER = f"{BASELINE}smaller "  # then a smaller dense model's name in the configuration
 REUSED = "from_run:"  # of a trial of an earlier run
 _KINDS = {
     UNIFORM: "uniform",
     f"{BASELINE}uniform": "uniform",
     f"{BASELINE}random": "random",
     SCRATCH: "scratch",
+    SMALLER: "smaller",
 }
 
 
@@ -36,7 +38,8 @@ class TrialRecord:
     from: `seed:<what>`, `baseline:<what>` or the sampler's name, with `projected` where it was
     moved into the budget, or `converted from trial <number>` where it is that trial's model in
     another precision; after `from_run:<number>` where another run trained it. `optimizer` is the
-    class of the optimizer that trained it.
+    class of the optimizer that trained it. A smaller dense model, which is a baseline and no trial,
+    has a number below 0 and a candidate that names no groups.
     """
 
     number: int
@@ -58,11 +61,18 @@ class TrialRecord:
     def baseline(self) -> str:
         """The kind of a finished baseline; empty for others.
 
-        `uniform` or `random` widths, or `scratch`: an architecture with random weights.
+        `uniform` or `random` widths, `scratch`: an architecture with random weights, or `smaller`:
+        another dense model.
         """
         origin = self.origin.partition(" ")[2] if self.is_reused else self.origin
         found = (kind for start, kind in _KINDS.items() if origin.startswith(start))
         return next(found, "") if self.state == "complete" else ""
+
+    @property
+    def title(self) -> str:
+        """What tables call it: `trial 7`, or a smaller dense model by its name."""
+        is_smaller = self.origin.startswith(SMALLER)
+        return self.origin.removeprefix(SMALLER) if is_smaller else f"trial {self.number}"
 
     @property
     def is_reused(self) -> bool:

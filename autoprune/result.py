@@ -48,6 +48,11 @@ class Result:
         """
         return RunFolder.open(self.path).plan()
 
+    @property
+    def smaller(self) -> tuple[TrialRecord, ...]:
+        """The smaller dense models of `search.baselines`: no trials, with numbers below 0."""
+        return RunFolder.open(self.path).smaller()
+
     def pick(self, text: str) -> TrialRecord:
         """The trial that `recommended`, `knee`, `fastest`, `trial=7` ... names (see `pick`).
 

@@ -121,6 +121,7 @@ _MEANINGS = {  # of keys without a comment in the template, or where that one is
     "uniform": "models with one ratio for all groups, at so many costs within the budget",
     "random": "models with random widths that use up the budget",
     "scratch": "train the best architecture from random weights, too",
+    "smaller": "smaller dense models by name: task_args, or another task, of each",
     "address": "of a running cluster: auto or host:port",
     "runtime_env": "Ray's runtime environment of the workers",
     "resources_per_trial": "Ray's resources of one trial, such as {cpu: 4, gpu: 1}",

@@ -51,13 +51,14 @@ def config_of(config: RunConfig, whole: RunFolder, name: str, trials: int) -> Ru
     """The configuration of the run of one starting model, with its share of trials and time.
 
     What is relative to a dense model is so to the first one: in the configurations of the others
-    it is absolute.
+    it is absolute. Smaller dense models are baselines of the first run.
     """
     data = config.starting_from(name).to_dict()
     share, first = share_of(config, trials), next(iter(config.starting_models))
     data["output"] = str(whole.starting_model(name).path)
     if name != first:
         data |= _absolute(config, whole.starting_model(first))
+        data["search"]["baselines"]["smaller"] = {}
         data["search"]["levels"] = [
             _resolved(level.limits[0], whole.starting_model(first)) for level in config.levels
         ]

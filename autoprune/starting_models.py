@@ -20,11 +20,12 @@ from autoprune.cost_fields import is_latency
 from autoprune.errors import BudgetError, ConfigError, DeviceError, UsageError, WorkError
 from autoprune.extension import Amount, extend, raised, trials_of
 from autoprune.joint import JointFront
-from autoprune.loading import OBJECT, reference_of, task_of
+from autoprune.loading import reference_of, task_of
 from autoprune.options import SearchOptions, sections
 from autoprune.starting_configs import config_of, divided, first_round, share_of
 from autoprune.store import RunFolder, StartingState
 from autoprune.tasks.base import Task
+from autoprune.tasks.load import OBJECT
 from autoprune.trust import check_run, note
 
 if TYPE_CHECKING:

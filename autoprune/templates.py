@@ -61,7 +61,11 @@ search:
   # max_disk: 5 GB             # how much they may take
   # ray: {{address: auto}}       # train in a running Ray cluster (docs/cluster.md)
   screen: 32                   # proposals scored before training for each one trained; 0 = none
-  baselines: {{uniform: 3, random: 1, scratch: false}}  # to compare with, on top of the trials
+  baselines:                   # models to compare with, trained on top of the trials
+    uniform: 3
+    random: 1
+    scratch: false
+    # smaller: {{net20: {{depth: 20}}}}    # other dense models, by name: task_args or a task
 
 # starting_models: {{large: {{depth: 56}}, small: {{depth: 20}}}}   # dense models to start from
 # from_run: results/earlier    # use profiles, sensitivities and trials of an earlier run again

@@ -29,12 +29,12 @@ _noted: set[str] = set()  # in this process, also where the cache folder cannot 
 
 def note(config: RunConfig) -> None:
     """Remember what a configuration of the user's own names."""
-    _add(_named(config.task, config.base) | _addresses(config))
+    _add(_tasks(config) | _addresses(config))
 
 
 def check_run(config: RunConfig, place: str | Path, *, trust: bool = False) -> None:
     """Raise TaskError where the configuration of a run folder names what may not run here."""
-    _check(_named(config.task, config.base) | _addresses(config), place, trust)
+    _check(_tasks(config) | _addresses(config), place, trust)
 
 
 def check_task(reference: str, base: str | None, place: str | Path, *, trust: bool = False) -> None:
@@ -63,6 +63,13 @@ def _named(reference: str, base: str | None) -> set[str]:
     place = place_of(where, Path(base) if base else Path.cwd())
     is_object = where == "python"  # nothing is imported for it
     return set() if is_object or is_imported(where) or is_imported(place) else {place}
+
+
+def _tasks(config: RunConfig) -> set[str]:
+    """What stands for the task, and for those of smaller dense models."""
+    smaller = config.search.baselines.smaller.values()
+    references = (config.task, *(what for what in smaller if isinstance(what, str)))
+    return set().union(*(_named(reference, config.base) for reference in references))
 
 
 def _addresses(config: RunConfig) -> set[str]:

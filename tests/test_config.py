@@ -397,3 +397,22 @@ def test_devices_that_do_not_fit_are_refused_in_one_line(write, text: str, messa
         RunConfig.load(write(text, "b.yaml"))
     assert str(caught.value).startswith(message)
     assert "\n" not in str(caught.value)
+
+
+def test_smaller_models_are_tasks_from_the_folder_of_the_configuration(tmp_path: Path) -> None:
+    smaller = {"net20": {"depth": 20}, "other": "nets/mine.py:Small"}
+    data = {
+        "task": "mine.py:Large",
+        "task_args": {"depth": 56, "data": "x"},
+        "budget": {"macs": "50%"},
+        "search": {"baselines": {"smaller": smaller}},
+    }
+    config = RunConfig.from_dict(data, base=tmp_path)
+    first, second = (config.smaller_model(name) for name in smaller)
+    assert (first.task, first.task_args) == (config.task, {"depth": 20, "data": "x"})
+    assert (second.task, second.task_args) == (
+        f"{tmp_path}/nets/mine.py:Small",
+        {"depth": 56, "data": "x"},
+    )
+    again = RunConfig.from_dict(config.to_dict(), base=Path("/"), resolved=True)
+    assert again.search.baselines == config.search.baselines

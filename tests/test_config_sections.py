@@ -8,6 +8,7 @@ import pytest
 from pydantic import TypeAdapter, ValidationError
 
 from autoprune.config_sections import (
+    BaselineConfig,
     BoundConfig,
     DeviceConfig,
     RayConfig,
@@ -61,3 +62,10 @@ def test_names_of_starting_models_are_names_of_folders() -> None:
         starts.validate_python({"../a": {}, "b": {}})
     with pytest.raises(ValidationError, match="two or more"):
         starts.validate_python({"a": {}})
+
+
+def test_a_single_smaller_model_is_enough_and_its_name_is_one_of_a_folder() -> None:
+    assert BaselineConfig().smaller == {}
+    assert BaselineConfig(smaller={"a-1": {"depth": 20}, "b": "f.py:B"}).scratch is False
+    with pytest.raises(ValidationError, match=r"digits, _ and -, not '\.\./a'"):
+        BaselineConfig(smaller={"../a": {}})

@@ -123,3 +123,10 @@ def test_int8_models_need_a_runtime_that_runs_them(tmp_path: Path) -> None:
     assert (bad.state, "int8 models run in onnxruntime" in bad.text) == ("bad", True)
     assert examined(tmp_path, space=space)["int8 models"].state == "good"
     assert "int8 models" not in examined(tmp_path)
+
+
+def test_every_smaller_dense_model_is_tried(tmp_path: Path) -> None:
+    smaller = {"lost": {"checkpoint": "lost.pt"}, "odd": {"depth": 20}}
+    found = examined(tmp_path, search={"baselines": {"smaller": smaller}})
+    assert [found[f"task {name}"].state for name in smaller] == ["good", "bad"]
+    assert (found["weights lost"].state, found["task"].state) == ("bad", "good")

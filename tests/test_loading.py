@@ -194,3 +194,16 @@ def test_a_task_given_as_an_object_must_be_given_again() -> None:
     assert str(caught.value) == (
         "this run was made with a Task object (Pair) · call it from Python with task=..."
     )
+
+
+def test_a_smaller_dense_model_is_not_picked_but_named_by_its_folder(run: RunFolder) -> None:
+    small = replace(
+        run.records()[0],
+        number=-1,
+        origin="baseline:smaller net20",
+        artifact="models/smaller-net20",
+    )
+    run.save_smaller([small])
+    with pytest.raises(UsageError, match=r"net20 is a smaller .*folder, .*models/smaller-net20$"):
+        loading.picked(run, " net20 ")
+    assert loading.picked(run, "trial=0")[1].number == 0

@@ -26,6 +26,7 @@ def record(origin: str, state: State = "complete") -> TrialRecord:
         ("baseline:uniform-1", "uniform", False, False, False),
         ("baseline:random-0", "random", False, False, False),
         ("baseline:scratch-0", "scratch", False, False, False),
+        ("baseline:smaller net-20", "smaller", False, False, False),
         ("converted from trial 3", "", False, False, True),
         ("from_run:7 tpe", "", False, True, False),
         ("from_run:7 seed:uniform-0", "uniform", False, True, False),
@@ -82,3 +83,8 @@ def test_records_and_costs_travel_between_processes_as_they_are() -> None:
     values = (FULL, FULL.candidate, FULL.measured, PHONE, PHONE.device, PHONE.confidence)
     for value in values:
         assert pickle.loads(pickle.dumps(value)) == value
+
+
+def test_a_smaller_dense_model_is_called_by_its_name_and_others_by_their_number() -> None:
+    names = [record(origin).title for origin in ("baseline:smaller net-20", "tpe")]
+    assert names == ["net-20", "trial 0"]

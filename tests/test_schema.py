@@ -50,6 +50,7 @@ GOOD: list[dict[str, Any]] = [
     {"keep": ["a.*"], "bounds": {"b": {"max_ratio": 0.3}}},
     {"quality": {"accuracy": [">= 0.9", "drop <= 1 pt"]}, "recommend": "drop <= 2 %"},
     {"search": {"patience": 0, "baselines": {"uniform": 0}}},
+    {"search": {"baselines": {"smaller": {"a": {"depth": 20}, "b": "mine.py:Small"}}}},
     {"space": {"recovery": {"lr": {"sgd": {"min": 0.01, "max": 0.1, "log": True}}}}},
     {"track": ["mlflow"]},
 ]
@@ -60,6 +61,7 @@ BAD: list[dict[str, Any]] = [
     {"bounds": {"b": {"max_ratio": 1.5}}},
     {"search": {"trails": 3}},
     {"search": {"trials": 0}},
+    {"search": {"baselines": {"smaller": {"a": 20}}}},
     {"search": {"epochs": "many"}},
     {"search": {"sampler": "tpee"}},
     {"space": {"schedule": {"kind": "sometimes"}}},

@@ -31,7 +31,7 @@ def test_what_is_relative_to_dense_is_so_to_the_first_model(tmp_path: Path) -> N
         tmp_path,
         quality={"accuracy": "drop <= 1 pt"},
         recommend="drop <= 10 %",
-        search={"levels": ["40%"]},
+        search={"levels": ["40%"], "baselines": {"smaller": {"tiny": {"width": 4}}}},
     )
     whole = RunFolder.create(tmp_path / "run", found.to_dict(), {})
     small_run.make(tmp_path, whole.starting_model("large").path)  # dense: 0.81 at 56 MACs
@@ -43,6 +43,7 @@ def test_what_is_relative_to_dense_is_so_to_the_first_model(tmp_path: Path) -> N
     assert [str(limit) for limit in second.quality_limits] == ["accuracy >= 0.8"]
     assert second.recommend == f">= {0.81 * 0.9!r}"
     assert not second.starting_models
+    assert [list(each.search.baselines.smaller) for each in (first, second)] == [["tiny"], []]
 
 
 def test_first_round_is_half_of_the_trials(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from autoprune import api, trust
 from autoprune.config import RunConfig
 from autoprune.errors import TaskError
 from autoprune.store import RunFolder
+from autoprune.tasks.load import load_task
 
 TASK = """
 from pathlib import Path
@@ -118,4 +119,16 @@ def test_a_module_beside_a_sent_folder_is_not_imported(tmp_path: Path) -> None:
     (run.path / "evil_module.py").write_text(TASK)
     with pytest.raises(TaskError, match="evil_module in "):
         autoprune.resume(run.path)
+    assert not ran(run)
+
+
+def test_the_file_of_a_smaller_dense_model_is_code_too(tmp_path: Path) -> None:
+    search = {"baselines": {"smaller": {"net20": "evil.py:Evil"}}}
+    data = {"task": "digits", "budget": {"macs": "50%"}, "base": ".", "search": search}
+    run = RunFolder.create(tmp_path / "sent", data, {})
+    (run.path / "evil.py").write_text(TASK)
+    with pytest.raises(TaskError, match=r"evil\.py, which was not named on this machine"):
+        autoprune.resume(run.path)
+    with pytest.raises(TaskError, match=r"evil\.py, which was not named on this machine"):
+        autoprune.resume(run.path, task=load_task("digits"))
     assert not ran(run)

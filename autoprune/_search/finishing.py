@@ -5,6 +5,7 @@ from __future__ import annotations
 from autoprune._search.describe import dense_report, save_layers
 from autoprune._search.ledger import Ledger
 from autoprune._search.prepare import Prepared
+from autoprune._search.smaller_training import measured_smaller
 from autoprune._search.target_devices import check_measurable
 from autoprune._search.verify import Verified, verify
 from autoprune.budget import Cost
@@ -30,7 +31,17 @@ def finish(store: RunFolder, ready: Prepared, ledger: Ledger) -> str | None:
     known = before.measured if before else None
     verified = verify(complete, store, ready.rig, ready.plan, save, known)
     _save_front(store, ready, verified)
-    return verified.failure
+    return verified.failure or _measure_smaller(store, ready)
+
+
+def _measure_smaller(store: RunFolder, ready: Prepared) -> str | None:
+    """Measure smaller dense models, too; why that could not be done."""
+    if ready.smaller:
+        try:
+            store.save_smaller(measured_smaller(store, ready))
+        except DeviceError as error:
+            return str(error)
+    return None
 
 
 def replace_front(store: RunFolder, ready: Prepared, ledger: Ledger, before: ParetoFront) -> None:
@@ -47,9 +58,12 @@ def replace_front(store: RunFolder, ready: Prepared, ledger: Ledger, before: Par
         raise DeviceError(
             f"the front could not be measured again, and stays as it was: {verified.failure}"
         )
+    smaller = measured_smaller(store, ready, again=True)
     for record, dense in found:
         store.save_dense(dense_report(ready, dense))
         ledger.update(record)
+    if smaller:
+        store.save_smaller(smaller)
     _save_front(store, ready, verified)
 
 

@@ -19,6 +19,7 @@ from autoprune._search.checks import (
 )
 from autoprune._search.plan import Limits, Plan
 from autoprune._search.reference import constant_metrics, reference_point
+from autoprune._search.smaller_models import SmallerModel, smaller_models
 from autoprune._search.study import distributions
 from autoprune._search.target_devices import (
     ProfiledModel,
@@ -61,7 +62,8 @@ Say = Callable[[str], None]
 class Prepared:
     """A prepared search.
 
-    `metrics` are the dense model's on the validation split, `samples` is the size of that.
+    `metrics` are the dense model's on the validation split, `samples` is the size of that;
+    `smaller` are other dense models to compare with.
     """
 
     plan: Plan
@@ -72,6 +74,7 @@ class Prepared:
     training_device: str
     sizes: ByteModels = field(default_factory=ByteModels)
     samples: int | None = None
+    smaller: tuple[SmallerModel, ...] = ()
 
     def with_targets(self, targets: tuple[TargetDevice, ...]) -> Prepared:
         """The same search with costs predicted from these devices' profiles."""
@@ -128,6 +131,9 @@ def prepare(
     constant = constant_metrics(task, dense)
     check_qualities(config.quality_limits, metrics, task.metric)
     dense = dense.to("cpu")
+    if config.search.baselines.smaller:
+        say("smaller dense models")
+    smaller = smaller_models(config, task, dense, metrics, device)
     if not graph.groups:
         why = "; ".join(f"{frozen.name}: {frozen.reason}" for frozen in graph.frozen[:3])
         raise GraphError(f"the model of {name_of(task)} has no prunable groups · {why}")
@@ -157,7 +163,7 @@ def prepare(
     distributions(plan)
     rig = MeasurementRig(dense, graph, example, targets)
     samples = split_size(task.val_loader())
-    return Prepared(plan, dense, graph, metrics, rig, device, sizes, samples)
+    return Prepared(plan, dense, graph, metrics, rig, device, sizes, samples, smaller)
 
 
 def correct(ready: Prepared, chosen: Sequence[Architecture], say: Say) -> Prepared:

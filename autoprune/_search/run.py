@@ -30,6 +30,7 @@ from autoprune._search.screening import Screening
 from autoprune._search.searcher import BudgetedOptunaSearch, Proposal
 from autoprune._search.seeding import seeds
 from autoprune._search.sendable import check_sendable
+from autoprune._search.smaller_training import train_smaller
 from autoprune._search.study import StudyFile
 from autoprune._search.target_devices import Profiles
 from autoprune._search.tuning import check_session, quiet, run_trials
@@ -280,6 +281,7 @@ def _search(
             run_trials(plan, context, searcher, store.path, gpus=gpus, cluster=cluster)
         if ledger.stuck is not None:
             raise WorkError(_stuck(store, ledger.stuck, plan.limits.equal_failures))
+        train_smaller(store, ready, ledger, context.precision)
         where = dict.fromkeys(target.where for target in ready.targets if not target.is_offline)
         ledger.show("verify", f"measuring the front alone on {', '.join(where)}")
         ledger.save_state("verify")

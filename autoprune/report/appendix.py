@@ -42,13 +42,16 @@ def search(view: RunView, drawn: Mapping[str, Any]) -> str:
 
 
 def _extra(view: RunView) -> dict[str, str]:
-    """Trials that do not count towards the limits: baselines, and those of an earlier run."""
+    """What does not count towards the limits: baselines, and trials of an earlier run."""
     baselines = [r for r in view.records if not r.is_counted and not r.is_reused]
     reused = [r for r in view.records if r.is_reused]
     found = {}
     if baselines:
         epochs = sum(record.epochs for record in baselines)
         found["of them baselines"] = f"{len(baselines)}, {epochs:.4g} epochs, not counted in limits"
+    if view.smaller:
+        epochs = sum(record.epochs for record in view.smaller)
+        found["smaller dense models"] = f"{len(view.smaller)}, {epochs:.4g} epochs on top"
     if reused:
         found["of them from an earlier run"] = f"{len(reused)}, trained there"
     return found
@@ -78,7 +81,8 @@ def foot(view: RunView) -> str:
 
 def _without_model(view: RunView) -> str:
     """Why trials failed, unfolded; those over the budget, folded."""
-    ended = {state: [r for r in view.records if r.state == state] for state in view.states}
+    records = (*view.records, *view.smaller)
+    ended = {state: [r for r in records if r.state == state] for state in view.states}
     parts = [
         _reasons("Failed trials", [(r, text.last_line(r.error)) for r in ended["failed"]], True),
         _reasons(
@@ -95,7 +99,7 @@ def _without_model(view: RunView) -> str:
 
 def _reasons(title: str, found: list[tuple[TrialRecord, str]], is_open: bool = False) -> str:
     rows = "".join(
-        f'<tr><td class="l">trial {record.number}</td><td class="l wrap">{escape(why)}</td></tr>'
+        f'<tr><td class="l">{record.title}</td><td class="l wrap">{escape(why)}</td></tr>'
         for record, why in found
     )
     table = f"<table><tbody>{rows}</tbody></table>"

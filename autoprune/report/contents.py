@@ -43,7 +43,8 @@ class RunContents:
     `over` by how much models are over each limit as measured; `quantized` what quantizing models of
     a trial gave, by its number and the model's name; `ended_by` the limit that ended the search, in
     words; `folder` where the run lies, from the working directory; `sensitivity`, by group, how
-    much the outputs change with half of it pruned alone.
+    much the outputs change with half of it pruned alone; `smaller` other dense models, which are no
+    trials.
     """
 
     name: str
@@ -68,6 +69,7 @@ class RunContents:
     ended_by: str = ""
     folder: str = ""
     sensitivity: Mapping[str, float] = field(default_factory=dict)
+    smaller: tuple[TrialRecord, ...] = ()
 
     @property
     def place(self) -> str:
@@ -136,8 +138,8 @@ class RunContents:
 
     @cached_property
     def baselines(self) -> tuple[TrialRecord, ...]:
-        """All finished baselines: of uniform and of random widths."""
-        return tuple(record for record in self.records if record.baseline)
+        """All finished baselines, smaller dense models last."""
+        return tuple(record for record in (*self.records, *self.smaller) if record.baseline)
 
     @cached_property
     def states(self) -> dict[str, int]:

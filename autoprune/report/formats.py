@@ -83,7 +83,7 @@ def _table(view: RunView) -> Iterator[str]:
     rows: list[tuple[str, float | None, DenseReport | TrialRecord]]
     rows = [("dense", dense.metrics.get(name), dense)]
     for record in (*view.members, *(r for r in view.baselines if r not in view.members)):
-        words = [f"trial {record.number}", *_words(view, record.number)]
+        words = [record.title, *_words(view, record.number)]
         words += [record.baseline] if record.baseline else []
         value = view.metric_of(record)
         rows.append((", ".join(words), value, record))
@@ -132,10 +132,15 @@ def _markdown(run: RunFolder) -> bytes:
 
 
 def _csv(run: RunFolder) -> bytes:
-    """The front and the baselines with the columns of `trials.csv`."""
+    """The front and the baselines with the columns of `trials.csv`.
+
+    Smaller dense models are last, without a number, and without ratios: these are of other groups.
+    """
     view = read(run)
-    chosen = (*view.members, *(r for r in view.baselines if r not in view.members))
-    rows = list(table_rows(chosen, run.sizes()))
+    known = (r for r in view.baselines if r not in view.members and r not in view.smaller)
+    rows = list(table_rows((*view.members, *known), run.sizes()))
+    smaller = [record for record in view.smaller if record.baseline]
+    rows += [row | {"number": None} for row in table_rows(smaller, {})]
     out = io.StringIO()
     columns = list(dict.fromkeys(column for row in rows for column in row))
     writer = csv.DictWriter(out, columns, lineterminator="\n")

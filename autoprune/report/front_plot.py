@@ -76,14 +76,15 @@ class _FrontPlot:
         self.name, self.sign = view.metric.name, view.metric.sign
         self.percent = 100.0 if text.is_share(self.name) else 1.0
         members = {record.number for record in view.members}
-        shown = [r for r in view.records if self.x(r) is not None]
+        shown = [r for r in (*view.records, *view.smaller) if self.x(r) is not None]
         rated = [r for r in shown if self.y(r) is not None]
         there = {r.number for r in rated}  # records compare slowly
         self.members = [r for r in view.members if r.number in there]
         self.uniform = [r for r in view.uniform if r.number in there]
-        others = [r for r in view.baselines if r.baseline != "uniform"]
-        self.random = [r for r in others if r.number in there]
-        taken = members | {r.number for r in (*self.uniform, *self.random)}
+        others = [r for r in view.baselines if r.number in there]
+        self.random = [r for r in others if r.baseline in ("random", "scratch")]
+        self.smaller = [r for r in others if r.baseline == "smaller"]
+        taken = members | {r.number for r in (*self.uniform, *others)}
         complete = [r for r in rated if r.state == "complete" and r.number not in taken]
         self.finished = complete[-MOST:]
         self.stopped = [r for r in rated if r.state == "stopped"][-MOST:]
@@ -115,7 +116,8 @@ class _FrontPlot:
             self._cloud(self.stopped, "stopped", "circle-open", "--faint-2"),
             self._cloud(self.finished, "finished", "circle", "--faint-2"),
             self._uniform(),
-            self._random(),
+            self._open("diamond-open", self.random, "random widths or weights"),
+            self._open("diamond-tall-open", self.smaller, "smaller dense model"),
             self._stairs(),
             self._front_members(),
             self._dense_trace(),
@@ -130,6 +132,7 @@ class _FrontPlot:
             "dense": self.dense,
             "uniform": self.uniform,
             "random": self.random,
+            "smaller": self.smaller,
             "finished": self.finished,
             "stopped": self.stopped,
             "failed": self.failed,
@@ -204,7 +207,9 @@ class _FrontPlot:
     def _y_range(self) -> tuple[float, float]:
         """Members, baselines and dense with room; others may lie outside and are pinned there."""
         core = [
-            y for r in (*self.members, *self.uniform, *self.random) if (y := self.y(r)) is not None
+            y
+            for r in (*self.members, *self.uniform, *self.random, *self.smaller)
+            if (y := self.y(r)) is not None
         ]
         core += [self.dense[1]] if self.dense else []
         every = [y for r in (*self.finished, *self.stopped) if (y := self.y(r)) is not None]
@@ -217,8 +222,9 @@ class _FrontPlot:
         return min(low, high), max(low, high)
 
     def _x_range(self) -> tuple[float, float]:
-        groups = (self.members, self.uniform, self.random, self.finished, self.stopped, self.failed)
-        values = [x for group in groups for r in group if (x := self.x(r)) is not None]
+        groups = (self.members, self.uniform, self.random, self.smaller, self.finished)
+        others = (self.stopped, self.failed)
+        values = [x for group in (*groups, *others) for r in group if (x := self.x(r)) is not None]
         values += [x for r in self.infeasible if (x := self.x(r)) is not None]
         values += [self.dense[0]] if self.dense else []
         return 0.0, 1.06 * max(values)
@@ -258,9 +264,9 @@ class _FrontPlot:
         points = self._points(ordered, "uniform pruning")
         return points | {"mode": "lines+markers", "line": line, "marker": marker}
 
-    def _random(self) -> Figure:
-        marker = {"symbol": "diamond-open", "size": 10, "color": "--baseline"}
-        return self._points(self.random, "random widths or weights") | {"marker": marker}
+    def _open(self, symbol: str, records: Sequence[TrialRecord], name: str) -> Figure:
+        marker = {"symbol": symbol, "size": 10, "color": "--baseline"}
+        return self._points(records, name) | {"marker": marker}
 
     def _stairs(self) -> Figure:
         """The members that nobody dominates on this axis, as the stairs of what is reachable."""

@@ -23,6 +23,10 @@ _MARKS = {  # words and drawing; as SVG, so that the legend prints and wraps lik
         "random widths or weights",
         '<path d="M9 2l5 5-5 5-5-5z" fill="none" stroke="var(--baseline)" stroke-width="1.5"/>',
     ),
+    "smaller": (
+        "smaller dense model",
+        '<path d="M9 0l4 7-4 7-4-7z" fill="none" stroke="var(--baseline)" stroke-width="1.5"/>',
+    ),
     "finished": ("finished", '<circle cx="9" cy="7" r="4" fill="var(--faint-2)"/>'),
     "stopped": ("stopped early", _HOLLOW),
     "failed": ("failed", '<path d="M6 4l6 6m0-6l-6 6" stroke="var(--bad)" stroke-width="2.5"/>'),

@@ -13,7 +13,7 @@ def hover(view: RunView, record: TrialRecord) -> str:
     """What a point says: who it is, how it ended, its costs by source, how it was made."""
     name = view.metric.name if view.metric else ""
     value = view.metric_of(record)
-    who = f"trial {record.number}" + (" int8" if view.is_int8(record) else "")
+    who = record.title + (" int8" if view.is_int8(record) else "")
     lines = [f"<b>{who}</b> · {record.state} · {escape(record.origin)}"]
     if value is not None:
         change = view.change(value)

@@ -54,6 +54,7 @@ def read(run: RunFolder | str | Path) -> RunView:
         ended_by=state.ended_by if state else "",
         folder=relative(folder.path),
         sensitivity=folder.sensitivity(_at_half) or {},
+        smaller=folder.smaller(),
         quantized={r.number: found for r in records if (found := folder.quantizations(r))},
     )
 

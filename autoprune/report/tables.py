@@ -25,7 +25,7 @@ _HEADS = {
 
 
 def models(view: RunView) -> str:
-    """Dense, members and uniform baselines in one table, predicted and measured apart."""
+    """Dense, members and baselines in one table, predicted and measured apart."""
     name = view.metric.name if view.metric else "metric"
     shades = colors(len(view.members))
     rows = [_dense_row(view, name)]
@@ -42,11 +42,11 @@ def models(view: RunView) -> str:
         rows.append(
             f'<tr class="head"><td colspan="{_width(view)}" class="full">'
             "Baselines with the same recovery: uniform pruning (one ratio for every group), random "
-            "widths, from scratch (random weights)</td></tr>"
+            "widths, from scratch (random weights), smaller dense models</td></tr>"
         )
         mark = '<span class="dot square"></span>'
         rows += [
-            _row(view, record, name, f"{mark}{record.baseline}, trial {record.number}", "")
+            _row(view, record, name, f"{mark}{record.baseline}, {record.title}", "")
             for record in others
         ]
     predicted = " Predicted is the predictor's estimate." if _is_predicted(view) else ""

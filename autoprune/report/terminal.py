@@ -19,7 +19,7 @@ from autoprune.store import RetrainingSummary
 
 _STYLES = {"complete": "green", "stopped": "yellow", "infeasible": "dim", "failed": "red"}
 _WORDS = {"infeasible": "over budget as predicted"}  # proposals that were not trained
-_MARKS = {"uniform": " ▫", "random": " ?", "scratch": " 0"}
+_MARKS = {"uniform": " ▫", "random": " ?", "scratch": " 0", "smaller": " ◇"}
 _MS, _P95 = "latency_ms", "latency_p95_ms"
 
 
@@ -27,8 +27,8 @@ def show(view: RunView) -> RenderableType:
     """All that `autoprune show RUN` prints: states, front, device, retrained models."""
     parts: list[RenderableType] = [summary(view), *_health(view), front_table(view)]
     parts += [retrained_table(view)] if view.retrained else []
-    failed = [record for record in view.records if record.state == "failed"]
-    parts += [Text(f"trial {r.number} failed: {text.last_line(r.error)}", "red") for r in failed]
+    failed = [record for record in (*view.records, *view.smaller) if record.state == "failed"]
+    parts += [Text(f"{r.title} failed: {text.last_line(r.error)}", "red") for r in failed]
     return Group(*parts)
 
 
@@ -111,13 +111,14 @@ def front_table(view: RunView) -> RenderableType:
         mark += " int8" if view.is_int8(record) else ""
         table.add_row(f"{record.number}{mark}", *_cells(view, record, name))
     for record in (r for r in view.baselines if r not in view.members):
-        mark = f"{record.number}{_MARKS[record.baseline]}"
+        mark = f"{record.title.removeprefix('trial ')}{_MARKS[record.baseline]}"
         table.add_row(mark, *_cells(view, record, name), style="dim")
     kinds = {record.baseline for record in view.baselines}
     marks = "★ recommended · ◆ knee" + (" · ▫ uniform pruning" if "uniform" in kinds else "")
     marks += " · ? random widths" if "random" in kinds else ""
     marks += " · 0 from scratch" if "scratch" in kinds else ""
-    shown = (view.dense.measured, *(record.measured for record in view.records))
+    marks += " · ◇ smaller dense model" if "smaller" in kinds else ""
+    shown = (view.dense.measured, *(r.measured for r in (*view.records, *view.smaller)))
     marks += " · ~ noisy measurement" if any(map(text.noise, shown)) else ""
     return Group(table, Text("\n".join((marks, *view.goal_notes, *device_lines(view))), "dim"))
 

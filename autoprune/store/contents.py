@@ -30,6 +30,7 @@ from autoprune.store.values import (
 
 LAYERS = "layers.json"
 STARTING = "starting.json"
+SMALLER = "smaller.json"
 RECORDS, PLAN, STATE, DENSE, GROUPS, FRONT, IMPORTANCES, SENSITIVITY, ARITHMETIC = (
     "records.jsonl",
     "plan.json",
@@ -72,6 +73,15 @@ class RunContents:
                 place = f"{self.path / RECORDS}: trial {record.number}"
                 raise StoreError(f"{place} does not fit {GROUPS}: {error}") from error
         return found
+
+    def smaller(self) -> tuple[TrialRecord, ...]:
+        """The smaller dense models that were trained as baselines; their numbers are below 0."""
+        file = self.path / SMALLER
+        return lines.read_smaller(file) if file.exists() else ()
+
+    def save_smaller(self, records: Iterable[TrialRecord]) -> None:
+        """Write all of them."""
+        write_json(self.path / SMALLER, {"models": list(records)})
 
     def plan(self) -> SearchPlan | None:
         """What was decided before the first trial."""

@@ -28,6 +28,7 @@ from autoprune.store.contents import (
     PLAN,
     RECORDS,
     SENSITIVITY,
+    SMALLER,
     STATE,
     device_file,
 )
@@ -38,7 +39,8 @@ DAMAGED = "damaged"
 TUNE = "tune"  # Ray Tune's own folder while a search runs
 _WRITTEN = (
     *(CONFIG, ENVIRONMENT, TABLE, REPORT, RECORDS),
-    *(ARITHMETIC, DENSE, FRONT, GROUPS, IMPORTANCES, LAYERS, PLAN, SENSITIVITY, STATE),
+    *(ARITHMETIC, DENSE, FRONT, GROUPS, IMPORTANCES, LAYERS, PLAN, SENSITIVITY),
+    *(SMALLER, STATE),
 )
 _log = logging.getLogger(__name__)
 
@@ -67,6 +69,7 @@ def mend(run: RunFolder, devices: Iterable[str]) -> None:
         ARITHMETIC: run.arithmetic,
         IMPORTANCES: run.importances,
         LAYERS: run.network,
+        SMALLER: run.smaller,
         SENSITIVITY: lambda: run.sensitivity(dict),
     }
     for device in devices:
@@ -110,7 +113,7 @@ def _remove_orphans(run: RunFolder, found: Iterable[TrialRecord]) -> None:
     known = {record.artifact for record in found}
     models = run.path / lines.MODELS
     for folder in models.iterdir() if models.is_dir() else ():
-        is_draft = re.fullmatch(r"\.\d+(-\w+)?\.\w{8}", folder.name)
+        is_draft = re.fullmatch(r"\.(\d+(-\w+)?|smaller-[\w-]+)\.\w{8}", folder.name)
         is_model_of_ours = re.fullmatch(r"\d+(-\w+)?", folder.name)
         is_orphan = is_model_of_ours and f"{lines.MODELS}/{folder.name}" not in known
         if (is_draft or is_orphan) and folder.is_dir() and not folder.is_symlink():

@@ -17,7 +17,14 @@ from autoprune.budget import Cost
 from autoprune.cost_fields import cost_fields, field_at
 from autoprune.errors import StoreError
 from autoprune.record import State, TrialRecord
-from autoprune.store.files import check_regular, checked, parse_json, unwritable, with_checksum
+from autoprune.store.files import (
+    check_regular,
+    checked,
+    parse_json,
+    read_json,
+    unwritable,
+    with_checksum,
+)
 from autoprune.store.values import CandidateValue
 
 MODELS = "models"
@@ -35,12 +42,11 @@ Number = Annotated[int, Field(strict=True, ge=0)]
 Artifact = Annotated[str, AfterValidator(_inside_models)]
 
 
-class _Line(BaseModel):
+class _Record(BaseModel):
     """A record's types, as they must be in the file."""
 
     model_config = ConfigDict(frozen=True)
 
-    number: Number
     candidate: CandidateValue
     state: State
     seed: Annotated[int, Field(strict=True)]
@@ -54,6 +60,19 @@ class _Line(BaseModel):
     artifact: Artifact | None
     origin: str
     optimizer: str = ""
+
+    def record(self) -> TrialRecord:
+        return TrialRecord(**{f.name: getattr(self, f.name) for f in fields(TrialRecord)})
+
+
+class _Line(_Record):
+    number: Number
+
+
+class _Smaller(_Record):
+    """A smaller dense model's, which is no trial."""
+
+    number: Annotated[int, Field(strict=True, lt=0)]
 
 
 def append(file: Path, record: TrialRecord) -> None:
@@ -80,9 +99,14 @@ def read(file: Path) -> tuple[TrialRecord, ...]:
             line = checked(parse_json(text, place), _Line, place)
         except StoreError as error:
             raise StoreError(f"{error} · remove that line") from error
-        values = {f.name: getattr(line, f.name) for f in fields(TrialRecord)}
-        found[line.number] = TrialRecord(**values)
+        found[line.number] = line.record()
     return tuple(found[number] for number in sorted(found))
+
+
+def read_smaller(file: Path) -> tuple[TrialRecord, ...]:
+    """The records of smaller dense models. Raises StoreError where the file is damaged."""
+    found = checked(read_json(file), dict[str, list[_Smaller]], str(file))
+    return tuple(each.record() for each in found.get("models", ()))
 
 
 def count(file: Path) -> int:

@@ -27,6 +27,7 @@ from autoprune.tasks.primitives import limit_kept_operations
 BUILT_IN: dict[str, str] = {
     "digits": "autoprune.tasks.digits:Digits",
 }
+OBJECT = "python:"  # begins the reference of a task that was given as an object
 _DENSE_SEED = 0
 
 log = logging.getLogger(__name__)

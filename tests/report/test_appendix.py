@@ -101,3 +101,14 @@ def test_the_foot_names_the_version() -> None:
     foot = appendix.foot(replace(view_of(), environment={"autoprune": "1.2<3"}))
     assert foot.startswith("<footer>Written by autoprune 1.2&lt;3. ")
     assert "<noscript>" in foot
+
+
+def test_smaller_dense_models_are_counted_apart() -> None:
+    small = trial(-1, 0.7, 3.0, origin="baseline:smaller net-20", epochs=2.0)
+    failed = trial(-2, 0.0, None, state="failed", metrics={}, origin="baseline:smaller lost")
+    view = view_of(trial(0, 0.9, 5.0, epochs=1.0), smaller=(small, replace(failed, error="why")))
+    page = appendix.search(view, {})
+    assert facts(page)["training epochs"] == "1"
+    assert facts(page)["smaller dense models"] == "2, 2 epochs on top"
+    assert "Failed trials (1)" in page
+    assert '<td class="l">lost</td>' in page

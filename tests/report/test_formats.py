@@ -114,3 +114,15 @@ def test_an_unknown_ending_is_refused(finished_run, tmp_path, file: str) -> None
 def test_another_format_is_refused(finished_run) -> None:
     with pytest.raises(UsageError, match="format must be one of html, md, csv, png, got 'pdf'"):
         formats.write(finished_run, "pdf")
+
+
+def test_a_smaller_dense_model_has_a_row_without_number_and_ratios(tmp_path) -> None:
+    run = make_run(tmp_path / "run")
+    run.save_smaller([trial(-1, 0.7, 3.0, origin="baseline:smaller net-20", epochs=2.0)])
+    view = read(run)
+    assert "| net-20, smaller |" in formats.markdown(view)
+    with formats.write(run, "csv").open() as file:
+        *_, last = csv.DictReader(file)
+    assert (last["number"], last["origin"]) == ("", "baseline:smaller net-20")
+    assert float(last["metric.accuracy"]) == 0.7
+    assert {value for key, value in last.items() if key.startswith("ratio.")} == {""}

@@ -13,6 +13,7 @@ from autoprune.pareto import Objective, ParetoFront
 from autoprune.report import (
     front_axes,
     front_plot,
+    front_section,
 )
 from autoprune.report.data import RunView
 
@@ -170,3 +171,16 @@ def test_of_many_trials_the_newest_are_drawn() -> None:
     figure = plot_of(view_of(trial(1000, 0.9, 5.0), *records), "measured.latency_ms")
     assert len(of(figure, "finished")["x"]) == 500
     assert of(figure, "finished")["x"][0] == pytest.approx(9.1)
+
+
+def test_a_smaller_dense_model_has_a_mark_of_its_own() -> None:
+    small = trial(-1, 0.7, 3.0, origin="baseline:smaller net-20", epochs=2.0)
+    view = view_of(trial(0, 0.9, 8.0), smaller=(small,))
+    figure = plot_of(view, "measured.latency_ms")
+    found = of(figure, "smaller dense model")
+    assert (found["x"], found["y"]) == ([3.0], pytest.approx([70.0]))
+    assert found["text"][0].startswith("<b>net-20</b> · complete · baseline:smaller net-20")
+    assert figure["legend"] == ["front", "dense", "smaller", "budget"]
+    assert "smaller dense model" in front_section.front(
+        view, {"front": {"a": {"label": "a", **figure}}}
+    )

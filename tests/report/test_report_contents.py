@@ -128,3 +128,11 @@ def test_patterns_and_zeros_of_the_weights() -> None:
 def test_a_model_is_int8_where_its_architecture_says_so() -> None:
     assert view_of().is_int8(with_architecture(Architecture(precision="int8")))
     assert not view_of().is_int8(with_architecture(Architecture()))
+
+
+def test_smaller_dense_models_are_baselines_and_no_trials() -> None:
+    small = trial(-1, 0.7, 3.0, origin="baseline:smaller net-20", epochs=2.0)
+    failed = trial(-2, 0.0, None, state="failed", metrics={}, origin="baseline:smaller lost")
+    view = view_of(trial(0, 0.9, 5.0, epochs=1.0), smaller=(small, failed))
+    assert (view.baselines, view.uniform) == ((small,), ())
+    assert (view.states["complete"], view.states["failed"], view.epochs) == (1, 0, 1.0)

@@ -202,3 +202,10 @@ def test_rates_that_were_tried_are_said() -> None:
     assert "Learning rates tried" not in tables.retrained(
         replace(view_of(record), retrained=(replace(done, found_rate=None),))
     )
+
+
+def test_a_smaller_dense_model_is_among_the_baselines() -> None:
+    small = trial(-1, 0.7, 3.0, origin="baseline:smaller net-20", epochs=2.0)
+    found = rows(tables.models(view_of(trial(0, 0.9, 5.0), smaller=(small,))))
+    assert "smaller dense models" in found[2][0]
+    assert (found[3][0], found[3][1]) == ("smaller, net-20", "70.00 %")

@@ -3,6 +3,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+import views
 from synthetic_run import CONFIG, ENVIRONMENT, make_run, record
 from views import line_of, text_of
 
@@ -136,3 +137,16 @@ def test_a_front_that_could_not_be_measured_says_why(tmp_path) -> None:
     page = summary.head(read(run))
     assert "could not be measured: ssh://pi@cam was lost: &lt;the&gt; connection" in page
     assert "in progress" not in page
+
+
+def test_a_smaller_dense_model_stands_below_the_front_by_its_name() -> None:
+    small = views.trial(-1, 0.7, 3.0, origin="baseline:smaller net-20", epochs=2.0)
+    failed = views.trial(-2, 0.0, None, state="failed", metrics={}, origin="baseline:smaller lost")
+    failed = replace(failed, error="RuntimeError: no data")
+    view = views.view_of(views.trial(0, 0.9, 5.0), smaller=(small, failed))
+    text = text_of(terminal.show(view))
+    assert line_of(text, "net-20 ◇")[:6] == ["net-20", "◇", "70.00", "%", "−20.00", "pt"]
+    assert line_of(text, "net-20 ◇")[-1] == "3.33×"  # 10 ms of dense over 3 ms
+    assert "◇ smaller dense model" in text
+    assert "lost failed: RuntimeError: no data" in text
+    assert "◇" not in text_of(terminal.front_table(views.view_of(views.trial(0, 0.9, 5.0))))

@@ -24,7 +24,7 @@ def damaged(run: RunFolder) -> set[str]:
     return {path.name for path in (run.path / "damaged").glob("*")}
 
 
-@pytest.mark.parametrize("file", [*FILES[1:], "sensitivity.json"])
+@pytest.mark.parametrize("file", [*FILES[1:], "sensitivity.json", "smaller.json"])
 @pytest.mark.parametrize("content", [b"", b"[]", b"\xff", b'{"a": NaN}', b"[" * 100_000])
 def test_a_damaged_file_is_set_aside_whole(
     whole: RunFolder, file: str, content: bytes, caplog: pytest.LogCaptureFixture
@@ -110,3 +110,12 @@ def test_a_folder_is_held_before_the_run_is_made_and_gone_if_it_is_not(tmp_path:
     assert RunFolder.is_run(place)
     with pytest.raises(StoreError, match="holds another run"), RunFolder.claim(place):
         pass
+
+
+def test_models_of_smaller_dense_ones_stay_and_their_drafts_do_not(whole: RunFolder) -> None:
+    whole.save_model("smaller-net-20", nn.Linear(2, 2), recipe())
+    (whole.path / "models" / ".smaller-net-20.abcd1234").mkdir()
+    (whole.path / ".smaller.json.abcd1234").write_text("half")
+    mend(whole, [""])
+    assert {path.name for path in (whole.path / "models").iterdir()} == {"3", "smaller-net-20"}
+    assert not (whole.path / ".smaller.json.abcd1234").exists()

@@ -181,3 +181,20 @@ def test_what_another_rooms_reader_stumbles_over_is_damage(
     with pytest.raises(StoreError) as caught:
         folder.sensitivity(parse)
     assert str(caught.value) == f"{folder.path}/sensitivity.json{says}"
+
+
+def test_smaller_dense_models_have_a_file_of_their_own(folder: RunFolder) -> None:
+    small = TrialRecord(
+        -1, Candidate(Architecture()), "complete", seed=0, artifact="models/smaller-a"
+    )
+    assert folder.smaller() == ()
+    folder.save_smaller([small, small])
+    assert (folder.smaller(), folder.records()) == ((small, small), ())
+
+
+def test_a_smaller_dense_model_has_no_number_of_a_trial(folder: RunFolder) -> None:
+    folder.save_smaller([TrialRecord(3, Candidate(Architecture()), "complete", seed=0)])
+    with pytest.raises(
+        StoreError, match=r"smaller\.json is damaged: models\.0\.number: must be le"
+    ):
+        folder.smaller()
