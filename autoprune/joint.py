@@ -28,7 +28,8 @@ class JointFront:
 
     `run` is the folder of the whole search, `runs` those of the starting models that have a front,
     in the order of the configuration. `front` holds what no model of any run dominates. Numbers of
-    trials are those of their own runs. `notes` say what is missing or doubtful, in words.
+    trials are those of their own runs. `notes` say what is missing or doubtful, in words;
+    `baselines` are those of each run that are not on `front`.
     """
 
     run: RunFolder
@@ -37,6 +38,7 @@ class JointFront:
     state: StartingState
     front: ParetoFront
     notes: tuple[str, ...]
+    baselines: Mapping[str, tuple[TrialRecord, ...]]
     _starts: Mapping[int, str] = field(repr=False, compare=False)
 
     @staticmethod
@@ -72,7 +74,16 @@ class JointFront:
         if state.not_together and front.source == "measured":
             notes.append(f"{_APART} ({state.not_together})")
         starts = {id(record): name for name, it in fronts.items() for record in it.records}
-        return JointFront(run, runs, fronts, state, front, tuple(notes), starts)
+        on_front = {(starts[id(record)], record.number) for record in front.members}
+        baselines = {
+            name: tuple(
+                _timed(record, state, name) if front.source == "measured" else record
+                for record in (*folder.records(), *folder.smaller())
+                if record.baseline and (name, record.number) not in on_front
+            )
+            for name, folder in runs.items()
+        }
+        return JointFront(run, runs, fronts, state, front, tuple(notes), baselines, starts)
 
     @property
     def left_out(self) -> Mapping[str, str]:
@@ -139,17 +150,25 @@ def _in_turns(
     """A run's front with latencies that can be compared, and what is over the budget by them."""
     if front.source != "measured" or name not in state.dense:
         return front, []
-    dense, first = state.dense[name], next(iter(state.dense.values()))
+    first = next(iter(state.dense.values()))
     records, over = [], []
     for record in front.members:
-        cost = None if record.measured is None else beside(record.measured, dense)
+        timed = _timed(record, state, name)
+        cost = timed.measured
         broken = {} if cost is None or budget is None else _broken(budget, cost, first)
         if not broken:
-            records.append(replace(record, measured=cost))
+            records.append(timed)
         for field_name, share in broken.items():
             more = f"{100 * share:.2g} % over the limit on {field_name}"
             over.append(f"{name}, trial {record.number} is {more} beside the first dense model")
     return replace(front, records=tuple(records)), over
+
+
+def _timed(record: TrialRecord, state: StartingState, name: str) -> TrialRecord:
+    """A run's record with measured latencies that can be compared with other runs'."""
+    if record.measured is None or name not in state.dense:
+        return record
+    return replace(record, measured=beside(record.measured, state.dense[name]))
 
 
 def _broken(budget: Budget, cost: Cost, dense: Cost) -> dict[str, float]:

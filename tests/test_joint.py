@@ -152,6 +152,22 @@ def test_latencies_of_other_times_are_compared_by_dense_models_in_turns(tmp_path
     assert joint.dense("small").measured == cost_of(2.0, 1.0, macs=56)
 
 
+def test_baselines_are_compared_likewise_and_only_those_off_the_front(tmp_path: Path) -> None:
+    whole = make(tmp_path, large=(0.9, 0.4), small=(0.8, 0.5))
+    timed(whole, "large", {0: (4.0, 0.4), 1: (2.0, 0.2)})
+    timed(whole, "small", {0: (6.0, 1.0), 1: (3.0, 0.5)})
+    small = whole.starting_model("small")
+    member = replace(small.records()[1], origin="seed:uniform-0")
+    small.append(member)
+    narrow = replace(member, number=-1, origin="baseline:smaller narrow")
+    small.save_smaller([narrow])
+    whole.save_starting(dense_in_turns(large=10.0, small=2.0))
+    found = JointFront.read(whole).baselines
+    assert [record.title for record in found["small"]] == ["narrow"]  # the uniform one is a member
+    assert found["small"][0].measured == cost_of(1.0, 0.5)  # 3 ms of a dense model that took 6
+    assert found["large"] == ()
+
+
 def test_what_is_over_the_budget_beside_the_first_dense_model_is_left_out(tmp_path: Path) -> None:
     whole = make(tmp_path, large=(0.9, 0.4), small=(0.95, 0.5))
     limited = {**whole.config.to_dict(), "budget": {"latency_ms": "30%"}}

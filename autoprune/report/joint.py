@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from autoprune.cost_fields import is_cost, is_latency
 from autoprune.errors import UsageError
 from autoprune.joint import JointFront
 from autoprune.printable import quoted
+from autoprune.record import TrialRecord
 from autoprune.report import html, text
 from autoprune.report.formats import FORMATS, draw_light, format_of
 from autoprune.report.health import Finding, findings
@@ -32,13 +33,22 @@ _COUNTS = ("params", "macs", "weight_bytes")
 
 @dataclass(frozen=True)
 class Row:
-    """A model of the table: a dense one, or a member of the joint front."""
+    """A model of the table: a dense one, a member of the joint front, or a baseline by its kind.
+
+    `trial` is its number, or a smaller dense model's name.
+    """
 
     who: str
     start: str
     values: tuple[float | None, ...]
     tags: tuple[str, ...] = ()
-    is_dense: bool = False
+    trial: str = ""
+    baseline: str = ""
+
+    @property
+    def is_dense(self) -> bool:
+        """Whether it is the dense model of a run."""
+        return not self.trial
 
 
 def show(joint: JointFront) -> RenderableType:
@@ -49,7 +59,8 @@ def show(joint: JointFront) -> RenderableType:
         table.add_column(_title(joint, column), justify="right")
     for row in rows(joint):
         marks = "".join(f" {_MARKS[tag]}" for tag in row.tags)
-        table.add_row(row.who + marks, *_texts(joint, row), style="bold" if row.is_dense else "")
+        style = "bold" if row.is_dense else "dim" if row.baseline else ""
+        table.add_row(row.who + marks, *_texts(joint, row), style=style)
     parts: list[RenderableType] = [Text(_head(joint), "bold")]
     parts += [Text(f"! {words}", "yellow") for words in joint.notes]
     parts += [Text(f"! {it.text}\n  {it.remedy}", "yellow") for it in doubts(joint)]
@@ -79,17 +90,26 @@ def columns(joint: JointFront) -> list[str]:
 
 
 def rows(joint: JointFront) -> Iterator[Row]:
-    """The dense models in the order of the configuration, then the joint front by rising cost."""
+    """The dense models, the joint front by rising cost, and the baselines of each run.
+
+    Runs are in the order of the configuration.
+    """
     names = columns(joint)
     for name in joint.runs:
         values = tuple(_dense_value(joint, joint.dense(name), column) for column in names)
-        yield Row(f"{name}, dense", name, values, is_dense=True)
+        yield Row(f"{name}, dense", name, values)
     found, knee = joint.recommendation, joint.front.knee
     picks = {"recommended": found.record if found else None, "knee": knee}
     for record in joint.front.members:
         tags = tuple(word for word, picked in picks.items() if picked is record)
         values = tuple(joint.front.value(column, record) for column in names)
-        yield Row(joint.named(record), joint.start_of(record), values, tags)
+        yield Row(joint.named(record), joint.start_of(record), values, tags, str(record.number))
+    for name, records in joint.baselines.items():
+        for record in records:
+            who = f"{name}, {record.baseline}, {record.title}"
+            values = tuple(joint.front.value(column, record) for column in names)
+            trial = record.title.removeprefix("trial ")
+            yield Row(who, name, values, (), trial, record.baseline)
 
 
 def write(
@@ -132,11 +152,10 @@ def table_csv(joint: JointFront) -> str:
     """The same as numbers: dense models have no trial."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(["starting_model", "trial", *columns(joint)])
-    numbers = [record.number for record in joint.front.members]
-    for place, row in enumerate(rows(joint)):
-        trial = "" if row.is_dense else numbers[place - len(joint.runs)]
-        writer.writerow([row.start, trial, *("" if v is None else v for v in row.values)])
+    writer.writerow(["starting_model", "trial", "baseline", *columns(joint)])
+    for row in rows(joint):
+        values = ("" if v is None else v for v in row.values)
+        writer.writerow([row.start, row.trial, row.baseline, *values])
     return out.getvalue()
 
 
@@ -156,7 +175,7 @@ def page(joint: JointFront, folder: Path | None = None) -> str:
     figure = plot(joint)
     if figure is not None:
         words = "Lines are what each starting model can be pruned to; large dots are the joint "
-        words += "front, diamonds the dense models."
+        words += "front, diamonds the dense models, open squares baselines."
         place = f'<p>{words}</p><div class="plot" data-figure="joint"></div>{_colored(joint)}'
         body.append(section("Joint front", place))
     body.append(section("Models", _html_table(joint)))
@@ -175,12 +194,7 @@ def plot(joint: JointFront) -> Figure | None:
     on_front = {id(record) for record in joint.front.members}
     traces: list[Figure] = []
     for (name, front), color in zip(joint.fronts.items(), _shades(joint), strict=True):
-        points = [
-            (x, y * percent, record)
-            for record in front.members
-            if (x := joint.front.value(cost, record)) is not None
-            and (y := joint.front.value(metric, record)) is not None
-        ]
+        points = _points(joint, front.members, cost, metric)
         dense = joint.dense(name)
         beside = _dense_value(joint, dense, cost), dense.metrics.get(metric)
         traces.append(
@@ -197,6 +211,8 @@ def plot(joint: JointFront) -> Figure | None:
             marker = {"symbol": "diamond", "size": 14, "color": color}
             dense_point = _trace(name, [(beside[0], beside[1] * percent)], ["dense"])
             traces.append(dense_point | {"mode": "markers", "marker": marker})
+        others = _points(joint, joint.baselines[name], cost, metric)
+        traces += [_baselines(name, others, color)] if others else []
     unit = ", ms" if is_latency(cost) else ""
     title = f"{_title(joint, cost)}{unit}"
     share = ", %" if text.is_share(metric) else ""
@@ -206,6 +222,26 @@ def plot(joint: JointFront) -> Figure | None:
         yaxis=axis(f"validation {escape(metric)}{share}"),
     )
     return {"data": traces, "layout": drawn}
+
+
+def _points(
+    joint: JointFront, records: Iterable[TrialRecord], cost: str, metric: str
+) -> list[tuple[float, float, TrialRecord]]:
+    """Cost and metric, a share in percent, of the records that have both."""
+    percent = 100.0 if text.is_share(metric) else 1.0
+    return [
+        (x, y * percent, record)
+        for record in records
+        if (x := joint.front.value(cost, record)) is not None
+        and (y := joint.front.value(metric, record)) is not None
+    ]
+
+
+def _baselines(name: str, points: list[tuple[float, float, TrialRecord]], color: str) -> Figure:
+    words = [f"{record.baseline}, {record.title}" for *_, record in points]
+    marker = {"symbol": "square-open", "size": 9, "color": color}
+    trace = _trace(name, [(x, y) for x, y, _ in points], words)
+    return trace | {"mode": "markers", "marker": marker}
 
 
 def _trace(name: str, points: list[tuple[float, float]], words: list[str]) -> Figure:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import joint_run
@@ -69,6 +70,33 @@ def test_plot_has_a_line_and_a_diamond_for_each_start(whole: RunFolder) -> None:
     assert [line["x"] for line in lines] == [[14.0, 42.0], [14.0, 42.0]]
     assert [line["marker"]["size"] for line in lines] == [[6, 13], [13, 6]]
     assert [mark["y"] for mark in diamonds] == [[81.0], [81.0]]
+
+
+def test_baselines_of_every_run_stand_below_the_joint_front(whole: RunFolder) -> None:
+    for name, accuracy, origin in (("large", 0.3, "smaller net20"), ("small", 0.2, "random-0")):
+        run = whole.starting_model(name)
+        base = replace(
+            run.records()[0], metrics={"accuracy": accuracy}, origin=f"baseline:{origin}"
+        )
+        if name == "large":
+            run.save_smaller([replace(base, number=-1)])
+        else:
+            run.append(replace(base, number=2))
+    joint = JointFront.read(whole)
+    lines = markdown(joint).splitlines()
+    assert lines[-4:-2] == [
+        "| large, smaller, net20 | 30.00 % | 42 | 51 | 204 B |",
+        "| small, random, trial 2 | 20.00 % | 42 | 51 | 204 B |",
+    ]
+    assert "large, smaller, net20" in shown(joint)
+    *_, first, second = csv.DictReader(io.StringIO(table_csv(joint)))
+    assert (first["trial"], first["baseline"]) == ("net20", "smaller")
+    assert (second["trial"], second["baseline"]) == ("2", "random")
+    figure = plot(joint)
+    assert figure is not None
+    squares = [t for t in figure["data"] if t["marker"].get("symbol") == "square-open"]
+    assert [(t["x"], t["y"]) for t in squares] == [([42.0], [30.0]), ([42.0], [20.0])]
+    assert len(joint.front.members) == 2
 
 
 def test_doubts_are_told_after_the_starting_model(whole: RunFolder) -> None:
