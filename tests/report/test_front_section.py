@@ -36,7 +36,7 @@ def test_marks_of_other_axes_are_there_but_hidden() -> None:
 def test_every_kind_of_mark_has_a_picture_and_words() -> None:
     legend = {"x": {"label": "x", "legend": list(_MARKS)}}
     page = front_alone(legend, replace(view_of(trial(0, 0.9, 5.0)), front=None))
-    assert page.count("<svg ") == page.count("<li ") == len(_MARKS) == 10
+    assert page.count("<svg ") == page.count("<li ") == len(_MARKS) == 11
 
 
 def test_without_a_finished_trial_it_says_so() -> None:
