@@ -159,7 +159,7 @@ class SearchConfig(Section):
     for each group (`ratios`, also where sensitivities are not measured).
     """
 
-    sampler: Literal["tpe", "nsga2", "gp", "random"] = "tpe"
+    sampler: Literal["tpe", "nsga2", "gp", "front", "random"] = "tpe"
     variables: Literal["allocation", "ratios"] = "ratios"
     objectives: Annotated[list[str], Field(min_length=1)] | None = None
     levels: tuple[str | float, ...] = ()

@@ -41,7 +41,7 @@ recommend: drop <= 1 %         # of the dense model's metric; or drop <= 1 pt, >
 # quality: {{accuracy: ">= 0.90"}}       # limits on any metrics; the search avoids what breaks them
 
 search:
-  sampler: tpe                 # tpe | nsga2 | gp | random
+  sampler: tpe                 # tpe | nsga2 | gp | front | random
   # variables: ratios          # ratios | allocation: a share of the budget and some offsets
   # objectives: [accuracy, latency_ms]   # default: the task's metric and the first limit
   # levels: [35%, 25%]         # lower limits (of the first cost) to find good models for, too

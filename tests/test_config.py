@@ -62,7 +62,8 @@ def test_defaults_are_those_of_the_documentation(write) -> None:
         ("search: {epochs: true}", "budget.yaml: search.epochs: a number is needed, got True"),
         (
             "search: {sampler: tpee}",
-            "budget.yaml: search.sampler: must be 'tpe', 'nsga2', 'gp' or 'random', got 'tpee'",
+            "budget.yaml: search.sampler: must be 'tpe', 'nsga2', 'gp', 'front' or 'random', "
+            "got 'tpee'",
         ),
         (
             "search: []",

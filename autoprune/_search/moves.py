@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from autoprune._search.allocator import Allocator, Choice, Sensitivity
 from autoprune._search.plan import Plan
-from autoprune._search.surrogate import place_of
+from autoprune._search.surrogate import place_of, value_at
 from autoprune.candidate import Candidate
 from autoprune.cost_fields import is_cost
 from autoprune.settings import Parameter, Value
@@ -233,19 +233,35 @@ class Moves:
         """
         if not self._recipe or (not always and rng.random() < 0.5):
             return candidate
-        params = self._plan.space.params(candidate)
-        chosen = [p for p in self._recipe if rng.random() < 2.0 / (1.0 + len(self._recipe))]
-        for parameter in chosen or [self._recipe[int(rng.integers(len(self._recipe)))]]:
-            params[parameter.name] = _changed(rng, parameter, params[parameter.name])
+        params = some_changed(rng, self._recipe, self._plan.space.params(candidate))
         made = self._plan.space.candidate(params)
         return self._plan.space.resized(made, candidate.architecture)
 
 
-def _changed(rng: np.random.Generator, parameter: Parameter, value: Any) -> Value:
+def some_changed(
+    rng: np.random.Generator, parameters: Sequence[Parameter], params: Mapping[str, Value]
+) -> dict[str, Value]:
+    """The values with those of at least one of the `parameters` changed, of two on average."""
+    found = dict(params)
+    chosen = [p for p in parameters if rng.random() < 2.0 / (1.0 + len(parameters))]
+    for parameter in chosen or [parameters[int(rng.integers(len(parameters)))]]:
+        found[parameter.name] = _changed(rng, parameter, found[parameter.name])
+    return found
+
+
+def random_values(rng: np.random.Generator, parameters: Sequence[Parameter]) -> dict[str, Value]:
+    """Values anywhere between the ends of their parameters."""
+    return {parameter.name: _random(rng, parameter) for parameter in parameters}
+
+
+def _random(rng: np.random.Generator, parameter: Parameter) -> Value:
     if parameter.choices:
         return parameter.choices[int(rng.integers(len(parameter.choices)))]
+    return value_at(parameter, float(rng.random()))
+
+
+def _changed(rng: np.random.Generator, parameter: Parameter, value: Any) -> Value:
+    if parameter.choices:
+        return _random(rng, parameter)
     place = place_of(parameter, float(value)) + float(rng.normal(0.0, _STEP))
-    place = min(1.0, max(0.0, place))
-    low, high = parameter.low, parameter.high
-    result = low * (high / low) ** place if parameter.log else low + place * (high - low)
-    return parameter.clip(result)
+    return value_at(parameter, min(1.0, max(0.0, place)))

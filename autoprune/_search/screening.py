@@ -27,7 +27,14 @@ from autoprune._search.moves import GAP, Moves
 from autoprune._search.plan import Plan
 from autoprune._search.projection import project
 from autoprune._search.score import NO_DIVERGENCE, Score
-from autoprune._search.surrogate import Posterior, ScoredCandidate, Surrogate, expected_improvement
+from autoprune._search.surrogate import (
+    Posterior,
+    ScoredCandidate,
+    Surrogate,
+    expected_improvement,
+    metric_first,
+    reference_of,
+)
 from autoprune.architecture import FLOAT32, Architecture
 from autoprune.budget import Cost
 from autoprune.candidate import Candidate, Selection
@@ -99,10 +106,7 @@ class Screening:
         self._sensitivity = sensitivity
         self._moves = Moves(plan, sensitivity)
         self._scores: dict[ScoreKey, float | None] = {}
-        names = [objective.name for objective in plan.objectives]
-        costs = [place for place, name in enumerate(names) if is_cost(name)]
-        metric = next((place for place in range(len(names)) if place not in costs), 0)
-        self._order = [metric, *costs]
+        self._order = metric_first(plan.objectives)
 
     def choose(
         self, proposals: Sequence[PooledProposal], ledger: Ledger, round_number: int
@@ -243,15 +247,11 @@ class Screening:
         running = [
             k for r in ledger.running.values() if (k := self._score_of(r.candidate, r.predicted))
         ]
-        reference = np.array([self._plan.objectives[p].sign for p in self._order]) * [
-            self._plan.reference[p] for p in self._order
-        ]
-        reference[0] = self._worst(front, reference[0])
+        signs = np.array([objective.sign for objective in self._plan.objectives])
+        rows = (front.values * signs)[:, self._order]
+        reference = reference_of(self._plan, rows[:, 0])
         posteriors = self._posteriors(trained, [*pool, *running], reference[0])
-        if posteriors is not None:
-            signs = np.array([objective.sign for objective in self._plan.objectives])
-            rows = (front.values * signs)[:, self._order]
-        else:
+        if posteriors is None:
             rows = np.array([[k.prior, *k.costs] for k, _ in trained])
             posteriors = [Posterior.certain(k.prior) for k in [*pool, *running]]
             reference[0] = max(k.prior for k in [*pool, *running, *(k for k, _ in trained)]) + 1.0
@@ -260,21 +260,9 @@ class Screening:
         ]
         rows = np.array([*rows.tolist(), *expected]).reshape(-1, len(reference))
         return [
-            (expected_improvement(rows, reference.tolist(), posterior, k.costs), -posterior.median)
+            (expected_improvement(rows, reference, posterior, k.costs), -posterior.median)
             for k, posterior in zip(pool, posteriors, strict=False)
         ]
-
-    def _worst(self, front: ParetoFront, reference: float) -> float:
-        """The worst metric that counts: once a model meets the limits on it, their bound.
-
-        Everything is minimized.
-        """
-        metric = self._plan.objectives[self._order[0]]
-        bound = self._plan.worst_metric(metric)
-        if bound is None or not len(front):
-            return reference
-        best = float((front.values[:, self._order[0]] * metric.sign).min())
-        return min(reference, metric.sign * bound) if best <= metric.sign * bound else reference
 
     def _posteriors(
         self,

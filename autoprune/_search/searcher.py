@@ -90,10 +90,7 @@ class BudgetedOptunaSearch(OptunaSearch):
             metric=[objective.name for objective in plan.objectives],
             mode=["max" if o.direction == "maximize" else "min" for o in plan.objectives],
             sampler=make_sampler(
-                plan.sampler,
-                plan.seed,
-                concurrent=plan.concurrent,
-                best=lambda: {record.number for record in ledger.front().members},
+                plan, lambda: {record.number for record in ledger.front().members}
             ),
             study_name=NAME,
         )

@@ -30,6 +30,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 from sqlalchemy import event
 from sqlalchemy.exc import SQLAlchemyError
 
+from autoprune._search.front_sampler import FrontSampler
 from autoprune._search.plan import Plan
 from autoprune.candidate import Candidate
 from autoprune.errors import ConfigError, first_line
@@ -59,25 +60,25 @@ _STATES = {
 }
 
 
-def make_sampler(
-    name: str, seed: int, *, concurrent: int = 1, best: Best = frozenset
-) -> BaseSampler:
-    """A sampler for several objectives by its name in the configuration.
+def make_sampler(plan: Plan, best: Best = frozenset) -> BaseSampler:
+    """The sampler of a plan, for several objectives.
 
-    `best` returns the numbers of trials that TPE always considers. Draws depend on `seed`, the
-    trial's number and the trials before it alone, so that a resumed study goes on as it would have.
+    `best` returns the numbers of trials that TPE always considers. Draws depend on the plan's seed,
+    the trial's number and the trials before it alone, so that a resumed study goes on as it would
+    have.
     """
     makers: dict[str, Callable[[], BaseSampler]] = {
-        "tpe": lambda: _RecentTPE(best, multivariate=True, constant_liar=concurrent > 1),
+        "tpe": lambda: _RecentTPE(best, multivariate=True, constant_liar=plan.concurrent > 1),
         "nsga2": lambda: optuna.samplers.NSGAIISampler(population_size=20),
         "gp": lambda: optuna.samplers.GPSampler(deterministic_objective=False),
+        "front": lambda: FrontSampler(plan),
         "random": optuna.samplers.RandomSampler,
     }
-    if name not in makers:
+    if plan.sampler not in makers:
         known = ", ".join(makers)
-        raise ConfigError(f"search.sampler must be one of {known}, got {name!r}")
+        raise ConfigError(f"search.sampler must be one of {known}, got {plan.sampler!r}")
     with _experimental():
-        return _seeded(makers[name](), seed)
+        return _seeded(makers[plan.sampler](), plan.seed)
 
 
 def _seeded(sampler: BaseSampler, seed: int) -> BaseSampler:

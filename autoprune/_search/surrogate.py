@@ -24,11 +24,13 @@ from sklearn.linear_model import BayesianRidge
 from autoprune._search.plan import Plan
 from autoprune.architecture import INT8
 from autoprune.candidate import Candidate
+from autoprune.cost_fields import is_cost
+from autoprune.pareto import Objective
 from autoprune.settings import Parameter, Value
 
 Array = npt.NDArray[np.float64]
 
-_FAR = 3.0  # standard deviations beyond which the score and the cost are not extrapolated
+FAR = 3.0  # standard deviations beyond which the score and the cost are not extrapolated
 _FLOOR = 0.05  # how far below the best metric the scale ends, over best to worst
 _BEYOND = 0.2  # how far beyond the worst metric that counts trials still differ, likewise
 
@@ -90,19 +92,14 @@ class Posterior:
         return result
 
 
-class Surrogate:
-    """Predicts the metric (to be minimized) of candidates from those of trained ones."""
+class Regression:
+    """Predicts a metric (to be minimized) from rows of features."""
 
-    def __init__(
-        self, plan: Plan, scored: Sequence[ScoredCandidate], targets: Sequence[float], worst: float
-    ) -> None:
-        """Fit on at least two trials; `targets` are their metrics, less is better.
+    def __init__(self, rows: Array, targets: Sequence[float], worst: float) -> None:
+        """Fit on `(n, features)` rows of at least two trials; `targets` are their metrics.
 
         Metrics beyond `worst` do not count, and are clipped a little above it.
         """
-        self._plan = plan
-        raw = _plain(scored)
-        self._mean, self._spread = raw.mean(0), _spread(raw)
         best = min(targets)
         span = worst - best if worst > best else max(targets) - best or 1.0
         self._floor = best - _FLOOR * span
@@ -111,18 +108,35 @@ class Surrogate:
         self._model = BayesianRidge()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # a fit that has not converged is still one
-            self._model.fit(self._features(scored), (y - self._level) / self._scale)
+            self._model.fit(rows, (y - self._level) / self._scale)
 
-    def __call__(self, scored: Sequence[ScoredCandidate]) -> list[Posterior]:
-        """The posterior of each; not finite where the fit has failed."""
-        mean, deviation = self._model.predict(self._features(scored), return_std=True)
+    def __call__(self, rows: Array) -> list[Posterior]:
+        """The posterior of each row; not finite where the fit has failed."""
+        mean, deviation = self._model.predict(rows, return_std=True)
         return [
             Posterior(self._floor, float(m * self._scale + self._level), float(s * self._scale))
             for m, s in zip(mean, deviation, strict=True)
         ]
 
+
+class Surrogate:
+    """Predicts the metric (to be minimized) of candidates from those of trained ones."""
+
+    def __init__(
+        self, plan: Plan, scored: Sequence[ScoredCandidate], targets: Sequence[float], worst: float
+    ) -> None:
+        """Fit on at least two trials, as `Regression`."""
+        self._plan = plan
+        raw = _plain(scored)
+        self._mean, self._spread = raw.mean(0), spread(raw)
+        self._regression = Regression(self._features(scored), targets, worst)
+
+    def __call__(self, scored: Sequence[ScoredCandidate]) -> list[Posterior]:
+        """The posterior of each; not finite where the fit has failed."""
+        return self._regression(self._features(scored))
+
     def _features(self, scored: Sequence[ScoredCandidate]) -> Array:
-        z = np.clip((_plain(scored) - self._mean) / self._spread, -_FAR, _FAR)
+        z = np.clip((_plain(scored) - self._mean) / self._spread, -FAR, FAR)
         score = z[:, :1]
         recipes = [self._recipe_row(item.candidate) for item in scored]
         return np.hstack([z, score**2, score * z[:, 2:], np.array(recipes)])
@@ -156,6 +170,43 @@ def place_of(parameter: Parameter, value: float) -> float:
     if parameter.log:
         value, low, high = math.log(value), math.log(low), math.log(high)
     return min(1.0, max(0.0, (value - low) / (high - low)))
+
+
+def value_at(parameter: Parameter, place: float) -> Value:
+    """The value at a place in [0, 1] between the parameter's ends, on its own scale.
+
+    >>> value_at(Parameter("lr", 0.01, 1.0, log=True), 0.5)
+    0.1
+    """
+    low, high = parameter.low, parameter.high
+    found = low * (high / low) ** place if parameter.log else low + place * (high - low)
+    return parameter.clip(found)
+
+
+def metric_first(objectives: Sequence[Objective]) -> list[int]:
+    """The places of the first metric and of the costs, which an expected improvement is of.
+
+    >>> metric_first([Objective("macs"), Objective("accuracy", "maximize")])
+    [1, 0]
+    """
+    costs = [place for place, objective in enumerate(objectives) if is_cost(objective.name)]
+    metric = next((place for place in range(len(objectives)) if place not in costs), 0)
+    return [metric, *costs]
+
+
+def reference_of(plan: Plan, metrics: npt.ArrayLike) -> list[float]:
+    """The worst point that counts, in the order of `metric_first`, everything minimized.
+
+    `metrics` are the front's: once one of them meets the limits on the metric, their bound is the
+    worst that counts.
+    """
+    order = metric_first(plan.objectives)
+    found = [plan.objectives[place].sign * plan.reference[place] for place in order]
+    metric, reached = plan.objectives[order[0]], np.asarray(metrics, dtype=np.float64)
+    bound = plan.worst_metric(metric)
+    if bound is not None and (reached <= metric.sign * bound).any():
+        found[0] = min(found[0], metric.sign * bound)
+    return found
 
 
 def expected_improvement(
@@ -193,6 +244,7 @@ def _plain(scored: Sequence[ScoredCandidate]) -> Array:
     return np.array(rows, dtype=np.float64)
 
 
-def _spread(rows: Array) -> Array:
-    spread = rows.std(0)
-    return np.where(spread > 1e-9, spread, 1.0)
+def spread(rows: Array) -> Array:
+    """The standard deviation of each column; 1 where a column does not vary."""
+    deviations = rows.std(0)
+    return np.where(deviations > 1e-9, deviations, 1.0)

@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 import toy
 
-from autoprune._search.moves import GAP, Moves
+from autoprune._search.moves import GAP, Moves, random_values
 from autoprune._search.plan import Plan
 from autoprune.architecture import Architecture
 from autoprune.budget import Budget
 from autoprune.candidate import Candidate
+from autoprune.settings import Parameter
 from autoprune.space import SearchSpace
 
 PLAN = toy.make_plan()
@@ -166,3 +167,17 @@ def test_settings_move_on_their_own_scale() -> None:
     # 0.2 of the range of 4 decades is 0.8 decades
     assert np.mean(steps) == pytest.approx(0.0, abs=0.2)
     assert np.std(steps) == pytest.approx(0.8, abs=0.15)
+
+
+def test_random_values_are_anywhere_between_the_ends_on_their_own_scale() -> None:
+    parameters = [
+        Parameter("lr", 1e-4, 1.0, log=True),
+        Parameter("steps", 1, 4, integer=True),
+        Parameter("kind", choices=("linear", "cubic")),
+    ]
+    rng = np.random.default_rng(0)
+    drawn = [random_values(rng, parameters) for _ in range(400)]
+    places = [math.log10(float(it["lr"])) for it in drawn]
+    assert np.quantile(places, [0.25, 0.5, 0.75]) == pytest.approx([-3.0, -2.0, -1.0], abs=0.3)
+    assert {it["steps"] for it in drawn} == {1, 2, 3, 4}
+    assert {it["kind"] for it in drawn} == {"linear", "cubic"}

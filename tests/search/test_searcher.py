@@ -28,7 +28,7 @@ def study_of(folder: RunFolder) -> optuna.Study:
     return optuna.load_study(study_name=NAME, storage=f"sqlite:///{folder.path / 'study.db'}")
 
 
-@pytest.mark.parametrize("sampler", ["tpe", "nsga2", "gp", "random"])
+@pytest.mark.parametrize("sampler", ["tpe", "nsga2", "gp", "front", "random"])
 def test_every_proposal_is_within_the_budget_new_and_known_to_optuna(
     folder: RunFolder, sampler: str
 ) -> None:
@@ -225,7 +225,7 @@ class Killed(Exception):  # noqa: N818
     """Stands for a kill of the process."""
 
 
-@pytest.mark.parametrize("sampler", ["tpe", "nsga2", "random"])
+@pytest.mark.parametrize("sampler", ["tpe", "nsga2", "front", "random"])
 @pytest.mark.parametrize("writes", range(0, 40, 7))
 def test_a_search_that_is_killed_anywhere_makes_the_trials_that_it_would_have_made(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sampler: str, writes: int
@@ -361,8 +361,8 @@ def test_a_space_in_which_nothing_varies_is_refused(folder: RunFolder) -> None:
 
 
 def test_an_unknown_sampler_is_refused() -> None:
-    with pytest.raises(ConfigError, match="one of tpe, nsga2, gp, random, got 'cma'"):
-        make_sampler("cma", 0)
+    with pytest.raises(ConfigError, match="one of tpe, nsga2, gp, front, random, got 'cma'"):
+        make_sampler(toy.make_plan(sampler="cma"))
 
 
 def test_a_trial_on_its_way_to_the_file_is_not_the_studys_own(

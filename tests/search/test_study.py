@@ -113,8 +113,10 @@ def test_a_space_in_which_nothing_varies_is_refused() -> None:
 
 def test_an_unknown_sampler_is_refused() -> None:
     with pytest.raises(ConfigError) as caught:
-        make_sampler("grid", 0)
-    assert str(caught.value) == ("search.sampler must be one of tpe, nsga2, gp, random, got 'grid'")
+        make_sampler(replace(PLAN, sampler="grid"))
+    assert str(caught.value) == (
+        "search.sampler must be one of tpe, nsga2, gp, front, random, got 'grid'"
+    )
 
 
 def asked(study: optuna.Study) -> FrozenTrial:
@@ -125,7 +127,8 @@ def asked(study: optuna.Study) -> FrozenTrial:
 
 def study_of(name: str, seed: int) -> optuna.Study:
     return optuna.create_study(
-        sampler=make_sampler(name, seed), directions=["minimize", "maximize"]
+        sampler=make_sampler(replace(PLAN, sampler=name, seed=seed)),
+        directions=["minimize", "maximize"],
     )
 
 
