@@ -40,7 +40,8 @@ from autoprune.training.rng import derive
 ENOUGH = 6  # complete trials before the regression is used; random values until then
 LATEST = 200  # complete trials that it learns from, besides the front
 _POOL = 64  # candidates of which the most promising one is proposed
-_DRAWS = 4 * _POOL  # the most draws for them: duplicates and failed moves do not count
+_ALLOCATED = 16  # the same where the allocator makes each, in tens of milliseconds
+_DRAWS = 4  # for each candidate, at most: duplicates and failed moves do not count
 _RANDOM = 0.25  # the part of the draws that is not near the front
 
 Params = Mapping[str, Value]
@@ -72,6 +73,7 @@ class FrontSampler(BaseSampler):
         self._order = metric_first(plan.objectives)
         self._signs = np.array([plan.objectives[place].sign for place in self._order])
         self._moves = Moves(plan) if plan.allocated is None else None
+        self._count = _POOL if plan.allocated is None else _ALLOCATED
         self._made: dict[tuple[Value, ...], Candidate] = {}
 
     def infer_relative_search_space(
@@ -144,14 +146,14 @@ class FrontSampler(BaseSampler):
                 continue
             values = params if inside == candidate else self._plan.variables.params(inside)
             found[inside.key] = _Point(values, self._costs(inside))
-            if len(found) >= _POOL:
+            if len(found) >= self._count:
                 break
         return list(found.values())
 
     def _draws(self, rng: np.random.Generator, parents: Sequence[Params]) -> Iterator[Params]:
         moves = self._moves
         members = [moves.parent(self._candidate(it)) for it in parents] if moves else []
-        for _ in range(_DRAWS):
+        for _ in range(_DRAWS * self._count):
             if rng.random() < _RANDOM:
                 yield random_values(rng, self._parameters)
             elif moves is None:

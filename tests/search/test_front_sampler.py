@@ -112,19 +112,21 @@ def test_the_front_has_no_trial_that_breaks_a_constraint_unless_all_do() -> None
     assert sampler._front([broken]) == [broken]
 
 
-def test_it_samples_variables_of_the_allocator() -> None:
+def test_it_samples_variables_of_the_allocator(tmp_path: Path) -> None:
     def sensitivity(item: str, option: int) -> float:
         return (1.0 - option / toy.SIZES[item]) ** 2
 
     plan = replace(PLAN, allocated=Allocated(PLAN, sensitivity))
-    trials = drawn(plan)
-    tried = {plan.variables.candidate(it.params).key for it in trials}
-    found = asked(plan, trials)
-    assert plan.fits(found)
-    assert found.key not in tried
-    study = study_of(plan, trials)
-    params = study.ask(distributions(plan)).params
-    assert set(params) == {"cost", "offset.early", "offset.middle", "offset.late", "recovery.lr"}
+    hand = toy.Hand(RunFolder.create(tmp_path / "run", {}, {}), plan)
+    candidates = hand.play(ENOUGH + 4)
+    hand.close()
+    assert all(plan.fits(it) for it in candidates)
+    assert len({it.key for it in candidates}) == ENOUGH + 4
+    study = hand.searcher.study
+    space = study.sampler.infer_relative_search_space(study, study.trials[-1])
+    assert set(space) == {"cost", "offset.early", "offset.middle", "offset.late", "recovery.lr"}
+    origins = [it.user_attrs["origin"] for it in study.trials if it.state == TrialState.COMPLETE]
+    assert origins[ENOUGH:] == ["front"] * 4  # none of them had to be moved into the budget
 
 
 def test_a_study_of_equal_trials_still_gets_a_proposal() -> None:

@@ -130,7 +130,7 @@ def play(plan: Plan, folder: Path, trials: int, screen: int) -> list[float]:
 def main() -> None:
     parser = harness.parser(__doc__)
     parser.add_argument("--trials", type=int, default=1000)
-    parser.add_argument("--sampler", default="tpe", choices=["tpe", "nsga2", "random"])
+    parser.add_argument("--sampler", default="tpe", choices=["tpe", "nsga2", "front", "random"])
     parser.add_argument("--screen", type=int, default=32)
     given = parser.parse_args()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
