@@ -1,7 +1,7 @@
 """The learning rate of the first candidates: one of them is trained at three rates.
 
-Which rate a short recovery wants depends on the task more than on what was pruned: 0.002 for a
-keyword net of 45 steps an epoch, 0.01 for ResNet-8 with 351 (`results/search/lr.md`).
+Which rate a short recovery wants depends on the task: 0.001 to 0.003 for a keyword net, 0.01 for
+ResNet-8 (`results/search/lr.md`).
 """
 
 from __future__ import annotations
