@@ -22,7 +22,7 @@ def schedule_of(space: SearchSpace, values: Mapping[str, Value]) -> Schedule:
     >>> space = SearchSpace.parse({"schedule": {"kind": ["linear", "cubic"], "steps": [1, 2]}})
     >>> values = {**space.fixed, "schedule.kind": "cubic", "schedule.steps": 1}
     >>> schedule_of(space, values)
-    Schedule(kind='linear', begin=0.5, end=0.5, steps=1)
+    Schedule(kind='linear', begin=0.5, end=0.5, steps=1, shares=())
     """
     kind, begin = str(values[_KIND]), float(values[_BEGIN])
     steps = int(values[_STEPS])

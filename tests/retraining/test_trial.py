@@ -111,7 +111,7 @@ def test_a_rate_is_found_once_and_written(run: RunFolder, monkeypatch: pytest.Mo
     assert found.tried == tuple(told)
     best = max(told[4:], key=lambda tried: tried.score)
     assert found.lr == summary.candidate.recovery.lr
-    assert found.lr == pytest.approx(best.factor * told[1].lr * 4.0)  # SGD: 16 times as long
+    assert found.lr == pytest.approx(best.factor * told[2].lr * 4.0)  # SGD: 16 times as long
     assert retrained(run, number=1).summary().found_rate is None
 
 
