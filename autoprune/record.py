@@ -11,6 +11,7 @@ from autoprune.candidate import Candidate
 
 State = Literal["complete", "stopped", "infeasible", "failed"]
 UNIFORM = "seed:uniform"  # how the origin of a uniform seed begins: a baseline, too
+RATE = "-rate-"  # in the origin of the first one at another learning rate
 CONVERTED = "converted from trial"  # likewise of another trial's model in another precision
 BASELINE = "baseline:"  # of a baseline that is trained on top of the search's own trials
 SCRATCH = f"{BASELINE}scratch"  # one that begins from random weights

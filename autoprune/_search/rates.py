@@ -12,12 +12,12 @@ from dataclasses import replace
 from autoprune.candidate import Candidate
 from autoprune.fitted_space import FittedSpace
 from autoprune.pareto import Objective
-from autoprune.record import UNIFORM, TrialRecord
+from autoprune.record import RATE, UNIFORM, TrialRecord
 
 FACTORS = (0.25, 4.0)  # of the usual rate, in separate trials
 LEAST_TRIALS = 16  # of a search, below which two of them are too many for that
 FIRST = f"{UNIFORM}-0"  # origin of the candidate that is trained at the usual rate
-OTHER = f"{FIRST}-rate-"  # how it begins for the same widths at another one
+OTHER = f"{FIRST}{RATE}"  # how it begins for the same widths at another one
 _LR = "recovery.lr"
 
 

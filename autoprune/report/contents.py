@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -14,7 +15,7 @@ from autoprune.cost_fields import FILE, MEMORY, field_at, is_cost
 from autoprune.pareto import Objective, ParetoFront
 from autoprune.patterns import UNSTRUCTURED, of_groups, overall, sparsity_of
 from autoprune.printable import quoted
-from autoprune.record import TrialRecord
+from autoprune.record import RATE, TrialRecord
 from autoprune.report import text
 from autoprune.store import (
     DenseReport,
@@ -133,13 +134,31 @@ class RunContents:
 
     @cached_property
     def uniform(self) -> tuple[TrialRecord, ...]:
-        """The finished uniform baselines: the same ratio everywhere, the same recovery."""
-        return tuple(record for record in self.records if record.baseline == "uniform")
+        """The finished uniform baselines: the same ratio everywhere, the same recovery.
+
+        Of the widths that were trained at several learning rates the best one, of equals the first.
+        """
+        every = [record for record in self.records if record.baseline == "uniform"]
+        worse: set[int] = set()
+        for widths in {r.candidate.architecture.key for r in every if RATE in r.origin}:
+            same = [r for r in every if r.candidate.architecture.key == widths]
+            best = min(same, key=self._rank)
+            worse |= {record.number for record in same if record is not best}
+        return tuple(record for record in every if record.number not in worse)
+
+    def _rank(self, record: TrialRecord) -> float:
+        """Lower is better in the metric."""
+        value = self.metric_of(record)
+        return math.inf if self.metric is None or value is None else self.metric.sign * value
 
     @cached_property
     def baselines(self) -> tuple[TrialRecord, ...]:
         """All finished baselines, smaller dense models last."""
-        return tuple(record for record in (*self.records, *self.smaller) if record.baseline)
+        return tuple(
+            record
+            for record in (*self.records, *self.smaller)
+            if record.baseline and (record.baseline != "uniform" or record in self.uniform)
+        )
 
     @cached_property
     def states(self) -> dict[str, int]:

@@ -8,10 +8,14 @@ import pytest
 from synthetic_run import DEVICE
 from views import config, measured, on_two, trial, view_of
 
+from autoprune.architecture import Architecture
 from autoprune.budget import Confidence, Cost
+from autoprune.candidate import Candidate
 from autoprune.pareto import Objective, ParetoFront
 from autoprune.report import summary, tables, terminal
 from autoprune.store import DenseReport
+
+NARROW = Candidate(Architecture({"conv": 4}))
 
 
 def test_each_level_has_the_best_member_within_it() -> None:
@@ -90,6 +94,19 @@ def test_share_of_dense_is_taken_of_the_dense_cost_by_source() -> None:
     view = view_of(dense=DenseReport({"accuracy": 0.9}, predicted, measured(10.0)))
     ((limit, value),) = view.limits
     assert (value, view.bound(limit, "predicted")) == (pytest.approx(8.0), pytest.approx(9.6))
+
+
+def test_of_uniform_widths_at_several_rates_the_best_is_the_baseline() -> None:
+    first = trial(0, 0.7, 6, origin="seed:uniform-0")
+    lower = trial(1, 0.8, 6.1, origin="seed:uniform-0-rate-0")
+    higher = trial(2, 0.5, 6.2, origin="seed:uniform-0-rate-1")
+    other = replace(trial(3, 0.6, 2, origin="seed:uniform-1"), candidate=NARROW)
+    member = trial(4, 0.75, 4.0)
+    view = view_of(first, lower, higher, other, member)
+    assert view.uniform == (lower, other)
+    assert view.baselines == (lower, other)
+    # between (2, 0.6) and (6.1, 0.8): 0.6 + 0.2 x 2 / 4.1
+    assert view.gain(member) == pytest.approx(0.75 - 0.6 - 0.4 / 4.1)
 
 
 def test_gain_over_uniform_is_read_between_the_two_nearest_baselines() -> None:
