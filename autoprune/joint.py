@@ -16,7 +16,7 @@ from autoprune.pick import RECOMMENDED
 from autoprune.pick import pick as pick_record
 from autoprune.printable import quoted
 from autoprune.recommendation import Recommendation, recommend
-from autoprune.record import TrialRecord
+from autoprune.record import TrialRecord, at_best_rate
 from autoprune.store import DenseReport, RunFolder, StartingState
 
 _APART = "latencies of the runs were measured at other times: compare them with care"
@@ -75,10 +75,11 @@ class JointFront:
             notes.append(f"{_APART} ({state.not_together})")
         starts = {id(record): name for name, it in fronts.items() for record in it.records}
         on_front = {(starts[id(record)], record.number) for record in front.members}
+        metric = next(o for o in front.objectives if not is_cost(o.name))
         baselines = {
             name: tuple(
                 _timed(record, state, name) if front.source == "measured" else record
-                for record in (*folder.records(), *folder.smaller())
+                for record in (*at_best_rate(folder.records(), metric.rank), *folder.smaller())
                 if record.baseline and (name, record.number) not in on_front
             )
             for name, folder in runs.items()

@@ -7,6 +7,7 @@ NaN, and equal points never dominate one another.
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
@@ -155,6 +156,11 @@ class Objective:
     def sign(self) -> float:
         """What turns a value into one to minimize: -1 or 1."""
         return -1.0 if self.direction == "maximize" else 1.0
+
+    def rank(self, record: TrialRecord) -> float:
+        """The predicted value as one to minimize; infinite where it was not determined."""
+        value = self.value(record)
+        return math.inf if value is None else self.sign * value
 
     def value(self, record: TrialRecord, source: CostSource = "predicted") -> float | None:
         """This objective of a record in its own unit; None where it was not determined.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -119,3 +119,21 @@ class TrialRecord:
 
 
 _PLAIN = ("number", "state", "seed", "epochs", "error", "artifact", "origin")
+
+
+def at_best_rate(
+    records: Iterable[TrialRecord], rank: Callable[[TrialRecord], float]
+) -> tuple[TrialRecord, ...]:
+    """The records without uniform baselines that another learning rate made better.
+
+    Of the widths that were trained at several rates the one with the lowest `rank` stays, of equals
+    the first.
+    """
+    every = tuple(records)
+    uniform = [record for record in every if record.baseline == "uniform"]
+    worse: set[int] = set()
+    for widths in {r.candidate.architecture.key for r in uniform if RATE in r.origin}:
+        same = [record for record in uniform if record.candidate.architecture.key == widths]
+        best = min(same, key=rank)
+        worse |= {record.number for record in same if record is not best}
+    return tuple(record for record in every if record.number not in worse)

@@ -42,7 +42,7 @@ def best_rate(records: Iterable[TrialRecord], metric: Objective) -> float | None
     tried = [r for r in records if r.state == "complete" and _is_one(r)]
     if not any(OTHER in record.origin for record in tried):
         return None
-    best = min(tried, key=lambda record: metric.sign * (metric.value(record) or 0.0))
+    best = min(tried, key=metric.rank)
     return best.candidate.recovery.lr
 
 

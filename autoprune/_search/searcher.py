@@ -290,7 +290,7 @@ class BudgetedOptunaSearch(OptunaSearch):
         if any(record.origin == SCRATCH for record in self.ledger.records.values()):
             return None
         metric = self._plan.metric
-        best = min(members, key=lambda r: metric.sign * (metric.value(r) or 0.0)).candidate
+        best = min(members, key=metric.rank).candidate
         plain = Candidate(
             best.architecture,
             Selection("l2", repair=False),

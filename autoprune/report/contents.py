@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -15,7 +14,7 @@ from autoprune.cost_fields import FILE, MEMORY, field_at, is_cost
 from autoprune.pareto import Objective, ParetoFront
 from autoprune.patterns import UNSTRUCTURED, of_groups, overall, sparsity_of
 from autoprune.printable import quoted
-from autoprune.record import RATE, TrialRecord
+from autoprune.record import TrialRecord, at_best_rate
 from autoprune.report import text
 from autoprune.store import (
     DenseReport,
@@ -138,27 +137,17 @@ class RunContents:
 
         Of the widths that were trained at several learning rates the best one, of equals the first.
         """
-        every = [record for record in self.records if record.baseline == "uniform"]
-        worse: set[int] = set()
-        for widths in {r.candidate.architecture.key for r in every if RATE in r.origin}:
-            same = [r for r in every if r.candidate.architecture.key == widths]
-            best = min(same, key=self._rank)
-            worse |= {record.number for record in same if record is not best}
-        return tuple(record for record in every if record.number not in worse)
+        found = at_best_rate(self.records, self._rank)
+        return tuple(record for record in found if record.baseline == "uniform")
 
     def _rank(self, record: TrialRecord) -> float:
-        """Lower is better in the metric."""
-        value = self.metric_of(record)
-        return math.inf if self.metric is None or value is None else self.metric.sign * value
+        return self.metric.rank(record) if self.metric else 0.0
 
     @cached_property
     def baselines(self) -> tuple[TrialRecord, ...]:
         """All finished baselines, smaller dense models last."""
-        return tuple(
-            record
-            for record in (*self.records, *self.smaller)
-            if record.baseline and (record.baseline != "uniform" or record in self.uniform)
-        )
+        every = (*at_best_rate(self.records, self._rank), *self.smaller)
+        return tuple(record for record in every if record.baseline)
 
     @cached_property
     def states(self) -> dict[str, int]:
