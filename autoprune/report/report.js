@@ -60,7 +60,8 @@
 
   const unpacked = (id) => {
     const packed = atob(document.getElementById(id).textContent);
-    const bytes = Uint8Array.from(packed, (sign) => sign.charCodeAt(0));
+    const bytes = new Uint8Array(packed.length); // a plain loop: Uint8Array.from takes ten times as long
+    for (let place = 0; place < packed.length; place++) bytes[place] = packed.charCodeAt(place);
     return new Response(new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip")));
   };
 
@@ -121,9 +122,9 @@
     boxes.forEach((box) => box.append("This plot needs a browser of 2023 or later."));
     return;
   }
-  ({ figures, texts } = await unpacked("figures").json());
+  const unpacking = [unpacked("figures").json(), unpacked("plotly").text()];
   const script = document.createElement("script");
-  script.textContent = await unpacked("plotly").text();
+  [{ figures, texts }, script.textContent] = await Promise.all(unpacking);
   document.head.append(script);
   root.dataset.drawn = "0";
   for (const [place, box] of boxes.entries()) { // one by one: the page can be read meanwhile
