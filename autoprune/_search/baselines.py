@@ -8,7 +8,7 @@ import numpy as np
 
 from autoprune._search.plan import Plan
 from autoprune._search.projection import project
-from autoprune._search.searcher import Proposal
+from autoprune._search.proposals import Proposal
 from autoprune._search.seeding import LEVELS, recipe, uniform_below
 from autoprune.architecture import Architecture
 from autoprune.candidate import Candidate

@@ -25,9 +25,10 @@ from autoprune._search.ledger import Ledger, OnTrial
 from autoprune._search.plan import Plan
 from autoprune._search.prepare import Prepared, Say, correct, prepare
 from autoprune._search.progress import NullProgress, Progress, Snapshot
+from autoprune._search.proposals import Proposal
 from autoprune._search.reuse import EarlierRun, check_same_model
 from autoprune._search.screening import Screening
-from autoprune._search.searcher import BudgetedOptunaSearch, Proposal
+from autoprune._search.searcher import BudgetedOptunaSearch
 from autoprune._search.seeding import seeds
 from autoprune._search.sendable import check_sendable
 from autoprune._search.smaller_training import train_smaller

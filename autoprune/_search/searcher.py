@@ -9,8 +9,6 @@ from __future__ import annotations
 import copy
 from collections import deque
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 from optuna.distributions import BaseDistribution
@@ -23,7 +21,7 @@ from autoprune._search.ledger import Ledger
 from autoprune._search.messages import REPORT, Conversion, Report
 from autoprune._search.plan import Plan
 from autoprune._search.projection import project
-from autoprune._search.rates import FIRST, OTHER, best_rate, with_rate
+from autoprune._search.proposals import Proposal, ProposalQueue
 from autoprune._search.screening import PooledProposal, Screening
 from autoprune._search.study import (
     BEGUN,
@@ -39,28 +37,14 @@ from autoprune._search.study import (
 )
 from autoprune._search.trainable import SPEC, Spec
 from autoprune.budget import Cost
-from autoprune.candidate import Candidate, Selection
+from autoprune.candidate import Candidate
 from autoprune.cost_fields import FILE
-from autoprune.record import BASELINE, CONVERTED, SCRATCH, TrialRecord
+from autoprune.record import CONVERTED, SCRATCH, TrialRecord
 
 ATTEMPTS = 200
 SCORE, SCREENED = "score", "screened"
 
 Asked = tuple[Trial, Candidate, Cost, str]  # accepted: with its cost and its origin
-
-
-@dataclass(frozen=True, slots=True)
-class Proposal:
-    """A queued candidate, its origin, and its score if it has one.
-
-    If `alternatives` are given, the best of all of them and their neighbors is trained
-    (`Screening.best_of`).
-    """
-
-    candidate: Candidate
-    origin: str
-    score: float | None = None
-    alternatives: tuple[Candidate, ...] | None = None
 
 
 class BudgetedOptunaSearch(OptunaSearch):
@@ -109,10 +93,8 @@ class BudgetedOptunaSearch(OptunaSearch):
         self._again = deque(self._interrupted(before))
         tried = {r.origin for r in ledger.records.values() if r.number < len(before)}
         tried |= {origin for *_, origin in self._again}
-        seeds = list(seeds)
-        rates = [s.candidate.recovery.lr for s in seeds if s.origin == FIRST]
-        self._usual_rate = rates[0] if rates else None
-        self._queue = deque(seed for seed in seeds if seed.origin not in tried)
+        self._queue = ProposalQueue(plan, ledger, seeds)
+        self._queue.leave_out(tried)
         if screening is not None:
             screening.resume(ledger.screening)
             for trial in before:
@@ -127,7 +109,7 @@ class BudgetedOptunaSearch(OptunaSearch):
         if self.is_finished:
             return str(Searcher.FINISHED)
         goes_on = self.ledger.may_start()
-        if not self.has_room or not (goes_on or self._baselines or self._scratch()):
+        if not self.has_room or not (goes_on or self._has_more_baselines):
             return None
         found = self._next() if goes_on else self._next_baseline()
         if found is None:
@@ -224,14 +206,11 @@ class BudgetedOptunaSearch(OptunaSearch):
         """Whether no trial will ever begin again."""
         if self.ledger.running or not self.ledger.over():
             return False
-        return not self._baselines and self._scratch() is None
+        return not self._has_more_baselines
 
     @property
-    def _baselines(self) -> list[Proposal]:
-        """Queued trials that are not subject to the limits, apart from that of the time."""
-        if self.ledger.is_closed:
-            return []
-        return [proposal for proposal in self._queue if proposal.origin.startswith(BASELINE)]
+    def _has_more_baselines(self) -> bool:
+        return self._queue.has_baselines or self._queue.from_scratch() is not None
 
     @property
     def has_room(self) -> bool:
@@ -268,44 +247,23 @@ class BudgetedOptunaSearch(OptunaSearch):
             if self._held is not None:
                 held, self._held = self._held, None
                 return held
-            queued = self._best_alternative(self._popped()) if self._queue else None
+            queued = self._best_alternative(self._queue.pop()) if self._queue else None
             if queued is not None and self.ledger.duplicate_of(queued.candidate) is not None:
                 continue
             found, inside = self._ask(queued)
             if inside is not None:
-                self._queue.appendleft(inside)
+                self._queue.put_first(inside)
             if found is not None:
                 return found
         return None
 
-    def _scratch(self) -> Proposal | None:
-        """The best architecture of a search that is over, to be trained from random weights.
-
-        It is trained like the pruned one, also from the dense model as the teacher. None where
-        that is not wanted, or was done.
-        """
-        members = self.ledger.front().members
-        if not self._plan.scratch or not members or self.ledger.running or self.ledger.is_closed:
-            return None
-        if any(record.origin == SCRATCH for record in self.ledger.records.values()):
-            return None
-        metric = self._plan.metric
-        best = min(members, key=metric.rank).candidate
-        plain = Candidate(
-            best.architecture,
-            Selection("l2", repair=False),
-            recovery=replace(best.recovery, regularizer=0.0),
-        )
-        return Proposal(plain, SCRATCH)
-
     def _next_baseline(self) -> Asked | None:
         """The next queued baseline; None where none is left."""
-        for proposal in self._baselines:
-            self._queue.remove(proposal)
-            found, _ = self._ask(self._rated(proposal))
+        while self._queue.has_baselines:
+            found, _ = self._ask(self._queue.pop_baseline())
             if found is not None:
                 return found
-        last = self._scratch()
+        last = self._queue.from_scratch()
         return self._ask(last)[0] if last is not None else None
 
     def _ask(self, queued: Proposal | None) -> tuple[Asked | None, Proposal | None]:
@@ -332,24 +290,6 @@ class BudgetedOptunaSearch(OptunaSearch):
         if not self._plan.allows(cost):
             return None, self._refuse(trial, candidate, cost, origin)
         return (trial, candidate, cost, origin), None
-
-    def _popped(self) -> Proposal:
-        return self._rated(self._queue.popleft())
-
-    def _rated(self, proposal: Proposal) -> Proposal:
-        """A first candidate or a baseline at the rate that came out best so far."""
-        if self._usual_rate is None or not proposal.origin.startswith(("seed:", BASELINE)):
-            return proposal
-        best = best_rate(self.ledger.records.values(), self._plan.metric)
-        if best is None or proposal.origin.startswith(OTHER):
-            return proposal
-        rated = partial(with_rate, usual=self._usual_rate, rate=best)
-        more = proposal.alternatives
-        return replace(
-            proposal,
-            candidate=rated(proposal.candidate),
-            alternatives=None if more is None else tuple(map(rated, more)),
-        )
 
     def _best_alternative(self, proposal: Proposal) -> Proposal:
         """The best of a proposal, its alternatives and neighbors; unchanged without a score."""
@@ -403,7 +343,7 @@ class BudgetedOptunaSearch(OptunaSearch):
                 self._end(trial, TrialState.FAIL)
         if chosen is not None and chosen.asked is None:
             score = result.scores.get(chosen.candidate.key)
-            self._queue.append(Proposal(chosen.candidate, f"screened:{chosen.origin}", score))
+            self._queue.put(Proposal(chosen.candidate, f"screened:{chosen.origin}", score))
 
     def _refuse(
         self, trial: Trial, candidate: Candidate, cost: Cost, origin: str

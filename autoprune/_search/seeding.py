@@ -8,9 +8,9 @@ from dataclasses import replace
 from autoprune._search.allocator import Allocator, Sensitivity
 from autoprune._search.plan import Plan
 from autoprune._search.projection import project
+from autoprune._search.proposals import Proposal
 from autoprune._search.ranking import Ranking
 from autoprune._search.rates import FIRST, LEAST_TRIALS, OTHER, other_rates
-from autoprune._search.searcher import Proposal
 from autoprune._search.sparse_seeds import sparse_seeds
 from autoprune.architecture import Architecture
 from autoprune.candidate import AUTO, BY_OPTIMIZER, Candidate

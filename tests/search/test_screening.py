@@ -21,9 +21,10 @@ from autoprune._search.ledger import Ledger
 from autoprune._search.moves import Moves
 from autoprune._search.plan import Limits, Plan
 from autoprune._search.projection import project
+from autoprune._search.proposals import Proposal
 from autoprune._search.score import RepairScore, heads
 from autoprune._search.screening import ENOUGH, PooledProposal, Screening
-from autoprune._search.searcher import SCORE, SCREENED, Proposal
+from autoprune._search.searcher import SCORE, SCREENED
 from autoprune._search.study import NAME
 from autoprune._search.surrogate import Posterior, ScoredCandidate, Surrogate, expected_improvement
 from autoprune.architecture import Architecture

@@ -15,7 +15,7 @@ from sqlalchemy.exc import OperationalError
 from autoprune._search import study
 from autoprune._search.messages import REPORT, Report
 from autoprune._search.plan import Limits
-from autoprune._search.searcher import Proposal
+from autoprune._search.proposals import Proposal
 from autoprune._search.study import NAME, make_sampler
 from autoprune.budget import Budget
 from autoprune.errors import ConfigError

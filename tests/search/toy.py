@@ -11,8 +11,9 @@ from pathlib import Path
 from autoprune._search.ledger import Ledger
 from autoprune._search.messages import REPORT, Report
 from autoprune._search.plan import Limits, Plan
+from autoprune._search.proposals import Proposal
 from autoprune._search.screening import Screening
-from autoprune._search.searcher import BudgetedOptunaSearch, Proposal
+from autoprune._search.searcher import BudgetedOptunaSearch
 from autoprune._search.study import StudyFile
 from autoprune._search.trainable import SPEC, Spec
 from autoprune._search.tuning import run_trials

@@ -22,12 +22,13 @@ from autoprune.config import RunConfig
 from autoprune.cost.latency import measure_together
 from autoprune.cost.targets import RUNTIMES
 from autoprune.device.sampling import pruned
+from autoprune.errors import ExportError
 from autoprune.pruning.verification import prunable
 from autoprune.store import write_text
 from autoprune.tasks import load_dense, load_task
 from scripts.benchmarks import harness
 from scripts.benchmarks.harness import RESULTS, ROOT, Rows
-from scripts.benchmarks.runtimes.__main__ import installed, others, square, stamps
+from scripts.benchmarks.runtimes.__main__ import ON_CPU, installed, others, square, stamps
 
 OUT = RESULTS / "runtimes"
 LIMITS = (0.6, 0.4, 0.25)
@@ -65,7 +66,11 @@ def main() -> None:
     models = [pruned(dense, graph, architecture) for _, _, architecture in found]
     file = Rows(OUT / "searched.csv", ["runtime", "trial"])
     for runtime in given.runtimes:
-        first, *rest = measure_together([dense, *models], example, runtime, repeats=REPEATS)
+        try:
+            first, *rest = measure_together([dense, *models], example, runtime, repeats=REPEATS)
+        except ExportError as error:
+            print(f"left out: {error}")
+            continue
         where = harness.circumstances([*harness.PACKAGES, *others(RUNTIMES[runtime].packages)])
         file.put(
             *(
@@ -98,7 +103,7 @@ def searched() -> autoprune.Result:
 
 def trained(result: autoprune.Result) -> list[tuple[int, float, Architecture]]:
     """Number, accuracy and architecture of the most accurate trials, one for each architecture."""
-    ended = [each for each in result.trials if each.state == "complete"]
+    ended = [each for each in result.records if each.state == "complete"]
     best: dict[Architecture, tuple[int, float, Architecture]] = {}
     for record in sorted(ended, key=lambda each: -each.metrics["accuracy"]):
         built = record.candidate.architecture
@@ -141,6 +146,8 @@ def page(rows: pd.DataFrame) -> str:
     """A table for each limit, with what was measured where."""
     each = "\n\n".join(_table(choices(rows, limit), limit) for limit in LIMITS)
     dense = rows.groupby("runtime", sort=False).dense_ms.first()
+    missing = [name for name in ON_CPU if name not in dense.index]
+    absent = f" Not measured: {', '.join(missing)}." if missing else ""
     times = ", ".join(f"{runtime} {ms:.2f} ms" for runtime, ms in dense.items())
     return (
         "# The models of one search, chosen for one runtime and run in another\n\n"
@@ -149,7 +156,7 @@ def page(rows: pd.DataFrame) -> str:
         "a retraining reaches); one image, one thread, float32. Latencies are relative to the "
         f"dense model's in the same runtime ({times}). For each runtime the most accurate model "
         f"within the limit *there*; in bold what is above the limit by more than {TOLERATED:.0%} "
-        f"elsewhere.\n\n{stamps(rows)}\n\n{each}\n"
+        f"elsewhere.{absent}\n\n{stamps(rows)}\n\n{each}\n"
     )
 
 

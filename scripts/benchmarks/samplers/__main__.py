@@ -29,7 +29,8 @@ from autoprune._search.messages import REPORT, Report
 from autoprune._search.moves import random_values
 from autoprune._search.plan import Plan
 from autoprune._search.projection import project
-from autoprune._search.searcher import BudgetedOptunaSearch, Proposal
+from autoprune._search.proposals import Proposal
+from autoprune._search.searcher import BudgetedOptunaSearch
 from autoprune._search.study import StudyFile
 from autoprune._search.trainable import SPEC
 from autoprune.store import RunFolder

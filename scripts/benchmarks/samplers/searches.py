@@ -115,7 +115,7 @@ def searched(task: Task, variant: str, seed: int) -> dict[str, object]:
 
 def described(result: autoprune.Result) -> dict[str, object]:
     """Hypervolumes on validation data, and by whom the members of the front were proposed."""
-    done = [each for each in result.trials if each.state == "complete"]
+    done = [each for each in result.records if each.state == "complete"]
     first = [each for each in done if whose(each, done) == "firsts"]
     kinds = [whose(each, done) for each in result.front.members]
     return {
