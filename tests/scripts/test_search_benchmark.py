@@ -22,7 +22,7 @@ pytest.importorskip("torch_pruning")
 @pytest.fixture(scope="module")
 def bench() -> ModuleType:
     package = importlib.import_module("scripts.benchmarks.search")
-    for name in ("meter", "setup", "handmade", "modelopt", "table", "text"):
+    for name in ("meter", "setup", "handmade", "loop", "modelopt", "table", "text"):
         importlib.import_module(f"scripts.benchmarks.search.{name}")
     return package
 
@@ -168,6 +168,20 @@ def test_the_largest_model_within_a_level_is_taken(bench: ModuleType, ready: obj
         {"conv": 2},
         {"conv": 1},
     ]
+
+
+def test_the_competent_loop_begins_with_the_uniform_points_that_rules_are_told(
+    bench: ModuleType, ready: object
+) -> None:
+    points = bench.loop.uniform_points(ready, 0)  # at 70, 50, 35, 25, 12 and 6 %
+    assert [point["ratio.conv"] for point in points] == [0.5, 0.5, 0.75, 0.75, 0.75, 0.75]
+
+
+def test_the_competent_loop_moves_a_proposal_into_the_budget_and_leaves_one_within(
+    bench: ModuleType, ready: object
+) -> None:
+    assert bench.loop.within(ready, {"conv": 0.1}) == {"conv": 2}  # 3 or 4 cost over 70 %
+    assert bench.loop.within(ready, {"conv": 0.75}) == {"conv": 1}
 
 
 def test_torch_pruning_s_units_are_read_from_its_own_cut(bench: ModuleType, ready: object) -> None:

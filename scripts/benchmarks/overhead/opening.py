@@ -1,11 +1,11 @@
-"""How long a browser takes to open the report of a long search: the first plot, and all of them.
+"""How long a browser takes to open the report of a long search: text, the first plot, all of them.
 
     python -m scripts.benchmarks.overhead.opening [RUN] [--times 5]    # a minute
 
 Without a run the report is that of the tests: 1,000 trials of a network of 60 layers, 30 models on
 the front. Each opening is a Chromium of its own, without a window, that loads the file from disk;
-the page tells a local server the times since its navigation began at which the first plot (with
-all text and tables) and the last one were painted. Its content-security policy is taken out for
+the page tells a local server the times since its navigation began at which text and tables, the
+first plot and the last one were painted. Its content-security policy is taken out for
 that. Rows: `results/overhead/opening.csv`.
 """
 
@@ -34,6 +34,7 @@ SHOWN = {
     "trials": ("trials", ""),
     "front": ("front", ""),
     "kilobytes": ("file kB", ".0f"),
+    "text_s": ("text after s", ".2f"),
     "first_s": ("first plot after s", ".2f"),
     "first_worst_s": ("worst", ".2f"),
     "all_s": ("all plots after s", ".2f"),
@@ -47,6 +48,7 @@ const told = new MutationObserver(() => requestAnimationFrame(() => setTimeout((
   if (drawn !== "0") first ||= now;
   if (drawn !== String(document.querySelectorAll("[data-figure]").length)) return;
   told.disconnect();
+  const [painted] = performance.getEntriesByName("first-contentful-paint");
   new Image().src = "http://127.0.0.1:PORT/" + first + "/" + now;
 })));
 told.observe(document.documentElement, { attributeFilter: ["data-drawn"] });
@@ -54,7 +56,7 @@ told.observe(document.documentElement, { attributeFilter: ["data-drawn"] });
 
 
 class _Told(BaseHTTPRequestHandler):
-    """Takes one request, whose path is two times in milliseconds."""
+    """Takes one request, whose path is three times in milliseconds."""
 
     def do_GET(self) -> None:
         self.server.opened_s = [float(time) / 1000 for time in self.path.strip("/").split("/")]
@@ -66,7 +68,7 @@ class _Told(BaseHTTPRequestHandler):
 
 
 def opened_s(page: str, browser: str) -> list[float]:
-    """Seconds from the start of the navigation until one and all plots are painted.
+    """Seconds from the start of the navigation until text, one and all plots are painted.
 
     Raises TimeoutError after a minute.
     """
@@ -111,7 +113,7 @@ def main() -> None:
         run = RunFolder.open(options.run) if options.run else make_thousand(Path(folder) / "run")
         view = read(run)
     page = html.page(view)
-    first, whole = zip(*(opened_s(page, browser) for _ in range(options.times)), strict=True)
+    text, first, whole = zip(*(opened_s(page, browser) for _ in range(options.times)), strict=True)
     row = {
         "run": options.run.name if options.run else "synthetic",
         "trials": len(view.records),
@@ -119,6 +121,7 @@ def main() -> None:
         "layers": len(view.network.layers) if view.network else 0,
         "kilobytes": len(page.encode()) / 1000,
         "times": options.times,
+        "text_s": statistics.median(text),
         "first_s": statistics.median(first),
         "first_worst_s": max(first),
         "all_s": statistics.median(whole),

@@ -22,11 +22,12 @@ Methods:
     uniform      the same ratio everywhere
     global_l2    Torch-Pruning's global pruning chooses ratios and units
     fastnas      the largest drop that every group may cause alone
-                 (uniform_repaired, global_l2_repaired, fastnas_repaired: the same widths with
-                 autoprune's order of units and repair, its calibration counted)
     modelopt     the same by NVIDIA ModelOpt itself, where installed (pip install '.[test,bench]')
+                 (uniform_repaired, global_l2_repaired, fastnas_repaired, modelopt_repaired: the
+                 same widths with autoprune's order of units and repair, its calibration counted)
     ray_optuna   Ray Tune with OptunaSearch, every proposal trained as it comes; with --factor 10
-                 also "ray_optuna x10"; variant: ray_optuna_recipe
+                 also "ray_optuna x10"; variants: ray_optuna_recipe, and ray_optuna_competent, which
+                 begins with uniform ratios, moves proposals into the budget, orders and repairs
 """
 
 from __future__ import annotations
@@ -47,6 +48,7 @@ from scripts.benchmarks import harness
 from scripts.benchmarks.search import (
     handmade,
     long,
+    loop,
     meter,
     modelopt,
     picture,
@@ -67,8 +69,10 @@ METHODS: dict[str, Method] = {
         f"{name}_repaired": functools.partial(handmade.run, rule=rule, repaired=True)
         for name, rule in handmade.RULES.items()
     },
-    "ray_optuna": searched.ray_optuna,
+    "ray_optuna": loop.ray_optuna,
+    "ray_optuna_competent": functools.partial(loop.ray_optuna, competent=True),
     "modelopt": functools.partial(handmade.run, rule=modelopt.modelopt),
+    "modelopt_repaired": functools.partial(handmade.run, rule=modelopt.modelopt, repaired=True),
     "autoprune_l2": functools.partial(searched.autoprune, importance="l2"),
     "autoprune_depth": functools.partial(searched.autoprune, depth=True),
     "autoprune_allocation": functools.partial(searched.autoprune, variables="allocation"),
@@ -78,7 +82,7 @@ METHODS: dict[str, Method] = {
     "autoprune_screen0": functools.partial(searched.autoprune, screen=0),
     "autoprune_screen8": functools.partial(searched.autoprune, screen=8),
     "autoprune_screen128": functools.partial(searched.autoprune, screen=128),
-    "ray_optuna_recipe": functools.partial(searched.ray_optuna, recipe=True),
+    "ray_optuna_recipe": functools.partial(loop.ray_optuna, recipe=True),
 }
 DEFAULT = ("autoprune", "uniform_repaired", "uniform", "global_l2", "fastnas", "ray_optuna")
 DEFAULT += ("modelopt",) if modelopt.installed() else ()

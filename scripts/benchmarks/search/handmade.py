@@ -176,9 +176,7 @@ def run(
     """
     clock = Clock()
     choose = rule(setup, seed)
-    if repaired:
-        batches = sample(setup.task, seed, samples=CALIBRATION)
-        ours = calibrate(setup.dense, batches, max_samples=CALIBRATION, forward=setup.task.loss)
+    ours = calibrated(setup, seed) if repaired else None
     found: list[Tried] = []
     seen: set[tuple[int, ...]] = set()
     for level in levels():
@@ -187,9 +185,15 @@ def run(
         kept, keep = choose(level)
         if tuple(kept.values()) not in seen:
             seen.add(tuple(kept.values()))
-            how = Repaired(ours) if repaired else keep
+            how = Repaired(ours) if ours else keep
             found.append(_tried(setup, level, seed, (kept, how), len(found), clock))
     return found
+
+
+def calibrated(setup: Setup, seed: int) -> Calibration:
+    """The statistics that autoprune's order of units and its repair need."""
+    batches = sample(setup.task, seed, samples=CALIBRATION)
+    return calibrate(setup.dense, batches, max_samples=CALIBRATION, forward=setup.task.loss)
 
 
 @dataclass(frozen=True)

@@ -1,38 +1,26 @@
-"""The two searches: autoprune as users call it, and the loop that they would write themselves."""
+"""autoprune's public search, within the benchmark's compute."""
 
 from __future__ import annotations
 
 import contextlib
 import json
-import os
 import shutil
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
-import optuna
-import torch
-from ray import tune
-from ray.tune.search.optuna import OptunaSearch
-
 from autoprune._search import context as search_context
 from autoprune._search.progress import Snapshot
 from autoprune._search.run import run as search_run
-from autoprune._search.tuning import quiet, session, threads_for
 from autoprune.budget import Cost
-from autoprune.candidate import Candidate, Recovery
 from autoprune.config import RunConfig
-from autoprune.errors import TrainingError
 from autoprune.record import TrialRecord
-from autoprune.space import kept_units
 from autoprune.store import RECORDS
-from scripts.benchmarks.search.setup import MAX_RATIO, MOST, Clock, Setup, Tried, recover, store
+from scripts.benchmarks.search.setup import MAX_RATIO, MOST, RECIPES, Clock, Setup, Tried
 
-SEARCH, PLAIN = "search", "plain.jsonl"
-RECIPES = {"lr": (0.005, 0.1), "distillation": (0.0, 0.9)}  # where the recipe is searched too
+SEARCH = "search"
 
 
 class ScreeningCost(KeyboardInterrupt):
@@ -158,113 +146,4 @@ def _from_record(setup: Setup, record: TrialRecord, spent: float, wall_s: float)
         wall_s=wall_s,
         train_s=record.times.get("train_s", 0.0),
         model=setup.folder / SEARCH / record.artifact if record.artifact else None,
-    )
-
-
-class PlainTrial(tune.Trainable):
-    """What a user hands to Ray Tune: prune by the sampled ratios, train, report."""
-
-    def setup(
-        self, config: dict[str, Any], bench: Setup, seed: int, recipe: bool, began: float
-    ) -> None:
-        torch.set_num_threads(threads_for(1))
-        self._bench, self._seed, self._recipe, self._began = bench, seed, recipe, began
-        bench.task.build_model()  # begins to count in this process
-        self.reset_config(config)
-
-    def reset_config(self, new_config: dict[str, Any]) -> bool:
-        self._config = new_config
-        return True
-
-    def step(self) -> dict[str, Any]:
-        bench = self._bench
-        sizes = bench.graph.sizes()
-        kept = {n: kept_units(size, self._config[f"ratio.{n}"], 1) for n, size in sizes.items()}
-        candidate = bench.candidate(kept)
-        if self._recipe:
-            recovery = Recovery(self._config["lr"], self._config["distillation"], 0.0)
-            candidate = bench.candidate(kept, recovery=recovery)
-        row: dict[str, Any] = {"candidate": candidate.to_dict(), "state": "failed", "accuracy": 0.0}
-        try:
-            run = recover(bench, candidate, epochs=bench.epochs, seed=self._seed)
-            row |= {"state": "complete", "accuracy": run.metrics["accuracy"]}
-            number = len(list((bench.folder / "models").glob("[0-9]*")))
-            row |= {"model": str(store(bench, run, number)), "epochs": run.epoch, **run.times}
-        except TrainingError:
-            pass  # a diverged model is reported with accuracy 0
-        macs = bench.costs.cost(candidate.architecture).get("macs")
-        row |= {"spent": bench.spent(), "wall_s": time.time() - self._began}
-        with (bench.folder / PLAIN).open("a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
-        return {"accuracy": row["accuracy"], "macs": macs, "done": True}
-
-    def save_checkpoint(self, checkpoint_dir: str) -> None:
-        """Nothing: a trial is one step."""
-
-
-class UntilSpent(tune.Stopper):
-    """Ends the whole experiment at the budget."""
-
-    def __init__(self, setup: Setup, budget: float) -> None:
-        self._setup, self._budget = setup, budget
-
-    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
-        return False
-
-    def stop_all(self) -> bool:
-        return self._setup.spent() >= self._budget
-
-
-def ray_optuna(setup: Setup, seed: int, budget: float, *, recipe: bool = False) -> list[Tried]:
-    """Ray Tune with its OptunaSearch and nothing else: every proposal is trained as it comes.
-
-    The sampler is the default one for two objectives (TPE, ten random trials first). A proposal
-    over budget is trained like any other: it still counts for the hypervolume, up to dense cost.
-    """
-    log = setup.folder / PLAIN
-    log.unlink(missing_ok=True)
-    float_in: Callable[..., Any] = optuna.distributions.FloatDistribution
-    space = {f"ratio.{name}": float_in(0.0, MAX_RATIO) for name in setup.graph.sizes()}
-    if recipe:
-        space |= {"lr": float_in(*RECIPES["lr"], log=True)}
-        space |= {"distillation": float_in(*RECIPES["distillation"])}
-    options = {"bench": setup, "seed": seed, "recipe": recipe, "began": time.time()}
-    with quiet(), mock.patch.dict(os.environ, RAY_AIR_NEW_OUTPUT="0"), session(1):
-        searcher = OptunaSearch(space, metric=["accuracy", "macs"], mode=["max", "min"], seed=seed)
-        tuner = tune.Tuner(
-            tune.with_parameters(PlainTrial, **options),
-            tune_config=tune.TuneConfig(
-                search_alg=searcher,
-                num_samples=100_000,
-                max_concurrent_trials=1,
-                reuse_actors=True,
-            ),
-            run_config=tune.RunConfig(
-                name="plain",
-                storage_path=str((setup.folder / "tune").resolve()),
-                stop=UntilSpent(setup, budget),
-                verbose=0,
-            ),
-        )
-        tuner.fit()
-    rows = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
-    return [_from_row(setup, row, number) for number, row in enumerate(rows)]
-
-
-def _from_row(setup: Setup, row: Mapping[str, Any], number: int) -> Tried:
-    candidate = Candidate.from_dict(row["candidate"])
-    cost = setup.costs.cost(candidate.architecture)
-    return Tried(
-        number=number,
-        state=row["state"],
-        origin="optuna",
-        candidate=candidate,
-        share=cost.get("macs") / setup.dense_macs,
-        params=int(cost.get("params")),
-        epochs=row.get("epochs", 0.0),
-        accuracy=row["accuracy"],
-        spent=row["spent"],
-        wall_s=row["wall_s"],
-        train_s=row.get("train_s", 0.0),
-        model=Path(row["model"]) if "model" in row else None,
     )

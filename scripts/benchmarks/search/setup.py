@@ -32,6 +32,7 @@ from scripts.benchmarks.search.meter import Metered
 MAX_RATIO = 0.9
 MOST = 0.70  # of the dense model's multiply-accumulates: the budget
 LEVELS = (0.70, 0.50, 0.35, 0.25)  # where accuracies are compared
+RECIPES = {"lr": (0.005, 0.1), "distillation": (0.0, 0.9)}  # where the recipe is searched too
 TOLD = (*LEVELS, 0.12, 0.06)  # to methods that are given costs; the last two: where accuracy falls
 _LEAST = 0.04
 _STATISTICS = 512  # samples with which RecoveryRun re-estimates BatchNorm
