@@ -4,7 +4,8 @@
 
 Nothing is trained or measured here. Each line compares two methods that differ in one part, seed by
 seed, on test data: the hypervolume after a short recovery (`search`), or the accuracy after a long
-one (`equal_cost`, `recipes`). `results/ablation/README.md`.
+one (`equal_cost`, `recipes`), and of whole searches (`samplers.searches`).
+`results/ablation/README.md`.
 """
 
 from __future__ import annotations
@@ -34,8 +35,9 @@ HEAD = """# What each part brings
 
 Paired differences, seed by seed, on test data, of methods that differ in one part. The rows are
 those of [search](../search/README.md) (hypervolume over multiply-accumulates, times 100, after a
-few epochs), [equal cost](../equal_cost/README.md) and [recipes](../recipes/README.md) (accuracy in
-% at a share of the dense model's cost, after the epochs that are named). One seed has no interval.
+few epochs; over bytes: [whole searches](../samplers/searches.md)),
+[equal cost](../equal_cost/README.md) and [recipes](../recipes/README.md) (accuracy in % at a share
+of the dense model's cost, after the epochs that are named). One seed has no interval.
 Rows of `search` are of earlier engines ([which](../search/README.md)). The keyword net was trained
 at rates of 0.02 and 0.03, which is high for it: half of 0.03 gives more
 ([recipes](../recipes/README.md)), and parts may bring less then. In the example of
@@ -67,8 +69,19 @@ EQUAL_COST = (
     Part("allocation of widths", "random, best of 8", "channels"),
     Part("dropped blocks", "channels", "channels + blocks"),
     Part("a larger model to start from", "smaller dense model", "channels + blocks"),
+    Part("dense model's weights", "from scratch", "uniform"),
+    Part("dense model's weights", "from scratch, double epochs", "uniform"),
+    Part("allocation of widths", "global l2", "channels"),
     Part("int8", "uniform", "uniform + int8"),
     Part("int8", "channels", "channels + int8"),
+    Part("allocation of widths in int8", "uniform + int8", "channels + int8"),
+)
+SAMPLERS = (
+    Part("sampler: TPE for random draws", "random", "tpe"),
+    Part("sampler: Gaussian process for TPE", "tpe", "gp"),
+    Part("sampler: moves and expected improvement for TPE", "tpe", "front"),
+    Part("screening of proposals", "tpe", "tpe, screened"),
+    Part("sampler: Gaussian process for TPE, screened", "tpe, screened", "gp, screened"),
 )
 RECIPES = tuple(
     Part(name, "plain", recipe)
@@ -88,7 +101,7 @@ RECIPES = tuple(
 def main() -> None:
     """Write the table anew, and print it."""
     harness.parser(__doc__).parse_args()
-    lines = pd.DataFrame([*searches(), *equal_costs(), *recipes()])
+    lines = pd.DataFrame([*searches(), *whole_searches(), *equal_costs(), *recipes()])
     text = f"{HEAD}\n{harness.table(lines, SHOWN)}\n"
     write_text(OUT, text)
     print(text)
@@ -118,11 +131,22 @@ def equal_costs() -> Iterator[dict[str, object]]:
     rows = pd.read_csv(RESULTS / "equal_cost" / "rows.csv").assign(
         value=lambda found: 100 * found.test_accuracy
     )
-    for (task, cost, share, epochs, *_), group in rows.groupby(GROUP):
-        named = COSTS[str(cost)]
+    for (task, cost, share, epochs, rates, *_), group in rows.groupby(GROUP):
+        named, tried = COSTS[str(cost)], str(rates).strip("[]").replace(", ", " or ")
         for part in EQUAL_COST:
-            what = f"accuracy at {share:.0%} of {named}, {epochs:g} epochs"
+            what = f"accuracy at {share:.0%} of {named}, {epochs:g} epochs, rate {tried}"
             yield from line(part, str(task), what, group)
+
+
+def whole_searches() -> Iterator[dict[str, object]]:
+    """Hypervolume over bytes of searches with other samplers."""
+    file = RESULTS / "samplers" / "searches.csv"
+    if not file.is_file():
+        return
+    rows = pd.read_csv(file).rename(columns={"variant": "method"})
+    rows = rows.assign(value=100 * rows.test)
+    for part in SAMPLERS:
+        yield from line(part, "keywords", "hypervolume over bytes, 32 trials of 1 epoch", rows)
 
 
 def recipes() -> Iterator[dict[str, object]]:
