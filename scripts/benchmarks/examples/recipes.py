@@ -126,7 +126,9 @@ class Bench:
         """The latency in the budget's runtime, measured in turns with the dense model's."""
         device, example = self.config.device, self.task.example_input()
         module = int8_for_timing(model, example) if self.precision == INT8 else model
-        _, found = measure_together([self.dense, module], example, device.runtime, device.threads)
+        _, found = measure_together(
+            [self.dense, module], example, device.runtime, threads=device.threads
+        )
         return {"latency_ms": found.median_ms, "latency_share": found.ratio, "busy": found.busy}
 
 
