@@ -129,8 +129,11 @@ def prediction(view: RunView, field: str) -> Figure | None:
     if len(known) < 2:
         return None
     profile = view.devices.get(split_field(field)[1])
-    pairs_held_out = profile.held_out if profile else ()
-    held_out = [(p, m, "held-out random pruning") for m, p in pairs_held_out]
+    dense_ms = profile.dense_ms if profile else None
+    fractions = profile.held_out if profile and dense_ms else ()
+    held_out = [
+        (p * dense_ms, m * dense_ms, "held-out random pruning") for m, p in fractions if dense_ms
+    ]
     top = 1.08 * max(max(p, m) for p, m, _ in known + held_out)
     equal = {"x": [0, top], "y": [0, top], "mode": "lines", "hoverinfo": "skip"}
     drawn = layout(

@@ -248,13 +248,15 @@ class FrontFile:
 class ProfileSummary:
     """What a report says of a device profile: where it holds, and how well it predicts.
 
-    `held_out` are (measured, predicted) latencies of prunings that the fit had not seen; `facts`
-    the plain entries of the file.
+    `held_out` are (measured, predicted) latencies of prunings that the fit had not seen, as
+    fractions of `dense_ms`, the dense model's milliseconds in the same measurements; `facts` the
+    plain entries of the file.
     """
 
     device: Device
     error: float | None = None
     held_out: tuple[tuple[float, float], ...] = ()
+    dense_ms: float | None = None
     facts: Mapping[str, Any] = field(default_factory=dict)
 
 

@@ -222,7 +222,7 @@ def make_run(
     run.save_state(RunState("done", 1312.4))
     held_out = [[float(ms), float(ms * rng.uniform(0.9, 1.1))] for ms in rng.uniform(0.2, 1.3, 40)]
     device = {"device": {"name": DEVICE.name}, "error": 0.047, "held_out": held_out}
-    run.save_profile("", device)
+    run.save_profile("", {**device, "dense_ms": 1.4})
     groups = tuple(GroupInfo(name, "channel", size) for name, size in sizes.items())
     run.save_groups(Groups(groups, (FrozenInfo("linear", 10, "output of the model"),)))
     run.save_network(network_of(sizes, front.members))

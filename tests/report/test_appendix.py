@@ -83,7 +83,7 @@ def test_everything_needed_to_repeat_a_run_is_there() -> None:
     view = replace(
         view_of(trial(0, 0.9, 5.0, measured=measured(5.0))),
         environment={"torch": "2.9", "cpu": {"name": "<x>", "cores": 2}},
-        devices={"phone": ProfileSummary(DEVICE, 0.05, (), {"error": 0.05}), "lost": None},
+        devices={"phone": ProfileSummary(DEVICE, 0.05, facts={"error": 0.05}), "lost": None},
     )
     page = appendix.details(view)
     assert re.findall(r"<summary>(.*?)</summary>", page) == [

@@ -109,12 +109,14 @@ def test_histories_of_members_are_colored_and_others_faint() -> None:
 def test_a_prediction_needs_two_models_that_have_both() -> None:
     records = (trial(0, 0.9, 4.0), trial(1, 0.8, 6.0), trial(2, 0.7, None))
     assert figures.prediction(view_of(*records[::2]), "latency_ms") is None
-    held_out = ProfileSummary(DEVICE, 0.05, ((7.0, 8.0),))
+    held_out = ProfileSummary(DEVICE, 0.05, ((0.7, 0.8),), dense_ms=10.0)  # fractions of dense
     view = replace(view_of(*records), devices={"": held_out})
     line, others, known = figures.prediction(view, "latency_ms")["data"]
     assert (known["x"], known["y"]) == ([5.0, 5.0], [4.0, 6.0])
     assert known["text"] == ["trial 0", "trial 1"]
     assert (others["x"], others["y"]) == ([8.0], [7.0])  # (measured, predicted) in the file
+    unknown = replace(view, devices={"": replace(held_out, dense_ms=None)})
+    assert figures.prediction(unknown, "latency_ms")["data"][1]["x"] == []
     assert line["x"] == line["y"] == pytest.approx([0, 1.08 * 8.0])
 
 
