@@ -20,7 +20,8 @@ def measure_peak_memory(
     PyTorch's allocator gave; in `onnxruntime` the weights of its optimized graph and the smallest
     sufficient arena; on a GPU the sum of PyTorch's allocator there. Memory of the runtime's own
     libraries (code, thread stacks, a CUDA context) does not depend on the model and is not
-    included. `count_cost` counts the same without measuring.
+    included. `count_cost` counts the same without measuring. Equal weights of different layers, as
+    untrained copies have them, count apart: `onnxruntime` would hold them once.
 
     Raises DeviceError for a runtime that is unknown or missing, or does not report its memory.
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -33,6 +35,16 @@ def test_eager_holds_what_goes_into_a_layer_and_what_comes_out():
 
 def test_onnxruntime_writes_an_activation_over_its_input():
     assert measure_peak_memory(mlp(), X, "onnxruntime") == WEIGHTS + INPUT + HIDDEN + OUTPUT
+
+
+def test_equal_weights_of_copies_count_apart_and_shared_ones_once():
+    layer = nn.Linear(64, 64)
+    copies = nn.Sequential(layer, nn.ReLU(), copy.deepcopy(layer))
+    shared = nn.Sequential(layer, nn.ReLU(), layer)
+    weights, activations = 4 * (64 * 64 + 64), 3 * INPUT  # all have 64 features
+    found = [measure_peak_memory(model, X, "onnxruntime") for model in (copies, shared)]
+    assert found == [2 * weights + activations, weights + activations]
+    assert torch.equal(copies[0].weight, copies[2].weight)
 
 
 def test_views_and_in_place_operators_are_not_counted_twice():

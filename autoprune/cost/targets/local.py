@@ -14,7 +14,7 @@ from autoprune.cost.inputs import Inputs, as_call, frozen_copy, moved
 from autoprune.cost.onnx_export import OnnxModel, to_onnx
 from autoprune.cost.onnx_prunings import onnx_of_prunings
 from autoprune.cost.targets.base import LocalTarget
-from autoprune.cost.targets.memory import allocated_bytes, held_bytes, session_bytes
+from autoprune.cost.targets.memory import allocated_bytes, held_bytes, session_bytes, unequal
 from autoprune.cost.targets.on_device import CPU, open_session
 from autoprune.cost.timing import Call
 from autoprune.errors import DeviceError
@@ -84,8 +84,11 @@ class OnnxRuntime(LocalTarget):
         return open_session(written.data, threads, self.provider)
 
     def peak_memory(self, model: nn.Module, example_inputs: Inputs, threads: int) -> int | None:
-        """Weights as the optimized graph holds them, inputs, and the arena's size in a run."""
-        written = to_onnx(model, example_inputs)
+        """Weights as the optimized graph holds them, inputs, and the arena's size in a run.
+
+        Equal weights count apart: after any training they differ.
+        """
+        written = to_onnx(unequal(model), example_inputs)
         return session_bytes(written.data, written.feed(example_inputs), threads)
 
 

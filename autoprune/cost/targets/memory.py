@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import math
@@ -9,6 +10,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,7 +21,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from autoprune.cost.inputs import Inputs, as_call, tensors
+from autoprune.cost.inputs import Inputs, as_call, frozen_copy, tensors
 from autoprune.cost.targets import arena
 from autoprune.cost.timing import Call
 
@@ -50,6 +52,24 @@ def allocated_bytes(call: Call) -> int:
         live += int(event["args"]["Bytes"])
         most = max(most, live)
     return most
+
+
+def unequal(model: nn.Module) -> nn.Module:
+    """A copy of the model in eval mode in which no two of its parameters are equal.
+
+    Exporters and ONNX Runtime keep equal weights once. Layers that are copies of each other, as in
+    an untrained `nn.TransformerEncoder`, would need less memory than after any training. Shared
+    parameters stay shared.
+    """
+    changed, seen = frozen_copy(model), Counter[tuple[torch.Size, bytes]]()
+    for parameter in changed.parameters():
+        if not parameter.is_floating_point() or not parameter.numel():
+            continue
+        content = parameter.detach().float().contiguous().numpy().tobytes()
+        key = parameter.shape, hashlib.blake2b(content).digest()
+        parameter.data[(0,) * parameter.dim()] += 0.01 * seen[key]
+        seen[key] += 1
+    return changed
 
 
 def session_bytes(data: bytes, feed: Mapping[str, NDArray[Any]], threads: int) -> int | None:
