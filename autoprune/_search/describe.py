@@ -94,9 +94,10 @@ def search_plan(plan: Plan) -> SearchPlan:
     """What was decided before the first trial, as it is written: without the task's curve."""
     budgets = (plan.budget, *plan.levels)
     space = replace(plan.space, space=replace(plan.space.space, curve=None))
-    return SearchPlan.of(
+    decided = SearchPlan.of(
         plan.objectives, plan.reference, budgets, space, plan.dense, plan.smallest()
     )
+    return replace(decided, margins=dict(plan.margins))
 
 
 def dense_report(ready: Prepared, measured: Cost | None) -> DenseReport:

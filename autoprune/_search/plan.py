@@ -215,6 +215,16 @@ class Plan:
             for name, value in found.items()
         }
 
+    def broken(self, cost: Cost) -> list[str]:
+        """Each limit that a predicted cost is above, with the margin that was left below it."""
+        over, found = self.over(cost), []
+        for limit in (limit for limit in self.budget.limits if over[limit.field] > 0.0):
+            most, margin = limit.resolve(self.dense), self.margins.get(limit.field, 0.0)
+            less = f" ({most:.5g} less a margin of {100 * margin:.2g} %)" if margin else ""
+            highest = most / (1.0 + margin)
+            found.append(f"{limit.field} {cost.get(limit.field):.5g} is above {highest:.5g}{less}")
+        return found
+
     def constraints(self, record: TrialRecord) -> dict[str, float]:
         """What Optuna is told of a trial: above 0 is over a limit on a cost, or on a metric.
 

@@ -353,7 +353,7 @@ class BudgetedOptunaSearch(OptunaSearch):
         for name, value in over.items():
             trial.set_constraint(name, value)
         inside = project(candidate, self._plan)
-        what = ", ".join(f"{name} {value + 1.0:.3g} x limit" for name, value in over.items())
+        what = ", ".join(self._plan.broken(cost))
         then = "moved into it as the next trial" if inside else "and cannot be moved into it"
         self.ledger.refuse(trial.number, candidate, cost, f"over budget: {what}; {then}", origin)
         self._end(trial, TrialState.PRUNED)

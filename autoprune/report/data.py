@@ -22,6 +22,8 @@ from autoprune.report import text
 from autoprune.report.contents import BY_GOAL, RunContents
 from autoprune.store import DenseReport
 
+_SAME = 0.01  # of a limit: below, that of predictions is not told apart
+
 
 @dataclass(frozen=True)
 class Verdict:
@@ -50,6 +52,24 @@ class RunView(RunContents):
         A share of dense means the measured dense latency once there is one.
         """
         return tuple((limit, self._resolved(limit)) for limit in self.config.budget.limits)
+
+    @property
+    def limits_of_predictions(self) -> tuple[str, ...]:
+        """The limits that predictions were held against, where they are not the measured ones.
+
+        A share of dense was taken of the predicted dense cost, and a margin was left below.
+        """
+        found = []
+        for limit, value in self.limits:
+            most = self.plan.limits.get(limit.field) if self.plan else None
+            if self.plan is None or most is None or value is None:
+                continue
+            margin, dense = self.plan.margins.get(limit.field, 0.0), self.plan.dense
+            most /= 1.0 + margin
+            if abs(most / value - 1.0) >= _SAME:
+                whole = dense.value(limit.field)
+                found.append(text.limit_of_predictions(limit, most, whole, margin))
+        return tuple(found)
 
     @property
     def levels(self) -> tuple[tuple[Limit, float | None, TrialRecord | None], ...]:

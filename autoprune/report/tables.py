@@ -50,6 +50,8 @@ def models(view: RunView) -> str:
             for record in others
         ]
     predicted = " Predicted is the predictor's estimate." if _is_predicted(view) else ""
+    if view.limits_of_predictions:
+        predicted += f" Candidates were trained where {' and '.join(view.limits_of_predictions)}."
     return section(
         "Models vs. dense",
         f'<div class="scroll"><table class="cards{" several" if len(view.latencies) > 1 else ""}">'

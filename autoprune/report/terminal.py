@@ -47,6 +47,8 @@ def summary(view: RunView) -> RenderableType:
     lines.append(f"{view.title}", "bold").append(f"  run {view.name}, task {view.task}\n")
     budget = ", ".join(text.limit(limit, value) for limit, value in view.limits)
     lines.append(f"budget  {budget or text.NONE}\n")
+    for words in view.limits_of_predictions:
+        lines.append(f"        trained where {words}\n")
     lines.append(f"trials  {len(view.records)}: ")
     for index, (state, count) in enumerate(view.states.items()):
         lines.append(", " if index else "").append(

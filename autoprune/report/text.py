@@ -197,6 +197,21 @@ def limit(bound: Limit, value: float | None) -> str:
     return f"{label(bound.field)} ≤ {cost(bound.field, value)}{note}"
 
 
+def limit_of_predictions(bound: Limit, most: float, dense: float | None, margin: float) -> str:
+    """The limit that predictions were held against, and what it was made of.
+
+    >>> limit_of_predictions(Limit("macs", 0.5, relative=True), 9.6e6, 20e6, 0.042)
+    'predicted MACs ≤ 9.60 M (50 % of the predicted 20.0 M, less a margin of 4.2 %)'
+    """
+    parts = []
+    if bound.relative:
+        parts.append(f"{100 * bound.value:g} % of the predicted {cost(bound.field, dense)}")
+    if margin:
+        parts.append(f"less a margin of {100 * margin:.2g} %")
+    note = f" ({', '.join(parts)})" if parts else ""
+    return f"predicted {label(bound.field)} ≤ {cost(bound.field, most)}{note}"
+
+
 def last_line(error: str | None) -> str:
     """The line that says what went wrong: the last one of a traceback, else the first.
 

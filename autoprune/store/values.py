@@ -141,7 +141,8 @@ class SearchPlan:
     `limits` are those of the budget in each cost's own unit, shares taken of the predicted `dense`
     cost; `levels` the lower ones of the first limited cost. `reference` is the worst point that
     counts for the hypervolume, in the order of `objectives`. `space` is fitted to the device;
-    `smallest` is what its smallest model is predicted to cost.
+    `smallest` is what its smallest model is predicted to cost. A prediction is above a limit where
+    it is above the limit less the `margins` of its cost.
     """
 
     objectives: tuple[Objective, ...]
@@ -151,6 +152,7 @@ class SearchPlan:
     space: FittedSpace
     dense: Cost
     smallest: Cost | None = None
+    margins: Mapping[str, float] = field(default_factory=dict)
 
     @staticmethod
     def of(

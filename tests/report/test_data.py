@@ -6,14 +6,16 @@ from dataclasses import replace
 
 import pytest
 from synthetic_run import DEVICE
-from views import config, measured, on_two, trial, view_of
+from views import config, measured, on_two, text_of, trial, view_of
 
 from autoprune.architecture import Architecture
 from autoprune.budget import Confidence, Cost
 from autoprune.candidate import Candidate
+from autoprune.fitted_space import FittedSpace
 from autoprune.pareto import Objective, ParetoFront
 from autoprune.report import summary, tables, terminal
-from autoprune.store import DenseReport
+from autoprune.space import SearchSpace
+from autoprune.store import DenseReport, SearchPlan
 
 NARROW = Candidate(Architecture({"conv": 4}))
 
@@ -192,3 +194,20 @@ def test_ratio_and_noise_are_those_of_each_device() -> None:
     assert "4.00<br>~2.00" in page
     said = "Medians are known to ±2.5 to 10 % (95 % confidence). ~ marks noisy ones, "
     assert f"{said}for example: server spread 20%." in page
+
+
+def test_the_limit_of_predictions_is_said_where_it_is_not_the_measured_one() -> None:
+    # 60 % of the predicted 12 ms is 7.2 ms; less a margin of 20 % 6 ms, and of the measured 10 ms
+    # without a margin 6 ms, too
+    space = FittedSpace.of(SearchSpace.parse({}), {"conv": 8})
+    predicted = Cost(macs=200, latency_ms=12.0, source="predicted", device=DEVICE)
+    plan = SearchPlan((), (), {"latency_ms": 7.2, "macs": 100.0}, (), space, predicted)
+    budget = {"latency_ms": "60%", "macs": "50%"}
+    view = view_of(trial(0, 0.9, 5.0), budget=budget, plan=plan)
+    assert view.limits_of_predictions == (
+        "predicted latency ≤ 7.20 ms (60 % of the predicted 12.0 ms)",
+    )
+    assert "trained where predicted latency ≤ 7.20 ms" in text_of(terminal.summary(view))
+    equal = replace(view, plan=replace(plan, margins={"latency_ms": 0.2}))
+    assert equal.limits_of_predictions == ()
+    assert view_of(trial(0, 0.9, 5.0)).limits_of_predictions == ()

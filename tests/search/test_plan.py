@@ -1,4 +1,5 @@
 from collections.abc import Collection
+from dataclasses import replace
 
 import pytest
 import toy
@@ -76,6 +77,10 @@ def test_each_latency_has_its_own_margin() -> None:
         {"macs": 0.0, "latency_ms@a": 0.95 * 1.1 - 1.0, "latency_ms@b": 0.0}
     )
     assert not plan.allows(cost)
+    # 10 / 1.1
+    assert plan.broken(cost) == ["latency_ms@a 9.5 is above 9.0909 (10 less a margin of 10 %)"]
+    large = replace(cost, macs=101)
+    assert plan.broken(large)[0] == "macs 101 is above 100"
 
 
 @pytest.mark.parametrize(
