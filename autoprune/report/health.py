@@ -73,19 +73,49 @@ def _predictor(view: RunView) -> Iterator[Finding]:
         pairs = [
             (cost_of(r, "predicted", field), cost_of(r, "measured", field)) for r in view.records
         ]
-        errors = [abs(p / m - 1.0) for p, m in pairs if p and m]
+        ratios = [p / m for p, m in pairs if p and m]
         device = split_field(field)[1]
         profile = view.devices.get(device)
-        error = sum(errors) / len(errors) if len(errors) > 2 else profile.error if profile else None
+        error = _mean_error(ratios) if len(ratios) > 2 else profile.error if profile else None
         if error is not None and error > _ERROR:
             on = f" on {device}" if device else ""
-            yield Finding(
+            off = f"Predicted latencies{on} are off by {100 * error:.0f} %"
+            yield _other_speed(view, field, ratios, off) or Finding(
                 "warn",
-                f"Predicted latencies{on} are off by {100 * error:.0f} %, so models near the limit "
-                "may have been missed.",
-                f"measure on an idle machine: autoprune verify {view.place}; if it stays, make a "
-                "profile with autoprune profile -o and search again",
+                f"{off}, so models near the limit may have been missed.",
+                f"measure on an idle machine: autoprune verify {view.place}; if they are still "
+                "off, make a profile with autoprune profile -o and search again",
             )
+
+
+def _other_speed(view: RunView, field: str, ratios: Sequence[float], off: str) -> Finding | None:
+    """What is said where the dense model's prediction is off likewise: the device's speed changed.
+
+    None where it is not, or off in the other direction than most of the `ratios` of predicted to
+    measured latency. Measuring again cannot help: predictions stay as they are.
+    """
+    predicted, measured = (
+        cost.value(field) if cost else None for cost in (view.dense.predicted, view.dense.measured)
+    )
+    if not predicted or not measured or len(ratios) <= 2:
+        return None
+    dense, middle = predicted / measured, sorted(ratios)[len(ratios) // 2]
+    if abs(dense - 1.0) <= _ERROR or (dense > 1.0) is not (middle > 1.0):
+        return None
+    rest = _mean_error([ratio / dense for ratio in ratios])
+    speed = "slower" if dense > 1.0 else "faster"
+    return Finding(
+        "warn",
+        f"{off}, and that of the dense model by {100 * abs(dense - 1.0):.0f} %: the device was "
+        f"{speed} when predictions were fitted than when the front was measured. Relative to the "
+        f"dense model they are off by {100 * rest:.0f} %.",
+        "search again on an idle machine, if models near the limit matter; measuring this front "
+        "again does not change predictions",
+    )
+
+
+def _mean_error(ratios: Sequence[float]) -> float:
+    return sum(abs(ratio - 1.0) for ratio in ratios) / len(ratios)
 
 
 def _noise(view: RunView) -> Iterator[Finding]:

@@ -70,6 +70,28 @@ def test_an_unsure_predictor_says_how_to_measure_again() -> None:
     assert "autoprune verify run" in found[0].remedy
 
 
+@pytest.mark.parametrize(
+    ("dense", "measured_ms", "said"),
+    [
+        # 8/4, 10/5 and 12/5 with dense 20/10: off by 1, 1 and 1.4; by a half of it 0, 0 and 0.2
+        (20.0, (4.0, 5.0, 5.0), ("113 %", "100 %: the device was slower", "off by 7 %")),
+        # 8/16, 10/20, 12/24 with dense 5/10
+        (5.0, (16.0, 20.0, 24.0), ("50 %", "50 %: the device was faster", "off by 0 %")),
+        (10.5, (4.0, 5.0, 5.0), None),  # dense is as predicted
+        (5.0, (4.0, 5.0, 5.0), None),  # in the other direction
+    ],
+)
+def test_another_speed_of_the_device_is_no_fault_of_the_predictor(dense, measured_ms, said) -> None:
+    known = replace(DENSE, predicted=replace(DENSE.measured, latency_ms=dense, source="predicted"))
+    records = [
+        trial(n, 0.9 + n / 1000, ms, predicted=predicted(p))
+        for n, (ms, p) in enumerate(zip(measured_ms, (8.0, 10.0, 12.0), strict=True))
+    ]
+    found = next(f for f in findings(view_of(*records, dense=known)) if "off by" in f.text)
+    assert ("verify" in found.remedy) is (said is None)
+    assert all(words in found.text for words in said or ())
+
+
 def test_noise_is_told_where_it_is_frequent() -> None:
     noisy = Confidence((4.0, 6.0), spread=0.4)
     record = trial(0, 0.9, None, measured=measured(5.0, confidence=noisy))
