@@ -158,13 +158,22 @@ class RunView(RunContents):
         return self.metric.sign * (base - value)
 
     def over_budget(self, record: TrialRecord) -> str | None:
-        """The first limit that the measured model breaks, as words; None where it breaks none."""
+        """The first limit that the measured model breaks, as words; None where it breaks none.
+
+        A share of dense latency is compared with the ratio to the dense model that was measured in
+        turns: a device may change its speed between a model and the next.
+        """
         for limit, _ in self.limits:
+            base, device = split_field(limit.field)
             bound = self.bound(limit, "measured")
             got = record.measured.value(limit.field) if record.measured else None
-            if bound is not None and got is not None and got > bound:
-                device = split_field(limit.field)[1]
-                on = f" on {device}" if device else ""
+            sure = record.measured.confidence_of(device) if record.measured else None
+            on = f" on {device}" if device else ""
+            if limit.relative and base == "latency_ms" and sure is not None and got is not None:
+                if sure.ratio > limit.value:
+                    share = f"{100 * sure.ratio:.3g} % of dense > {100 * limit.value:g} %"
+                    return f"{text.cost(limit.field, got)}, {share}{on}"
+            elif bound is not None and got is not None and got > bound:
                 return f"{text.cost(limit.field, got)} > {text.cost(limit.field, bound)}{on}"
         return None
 

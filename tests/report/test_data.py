@@ -14,6 +14,7 @@ from autoprune.candidate import Candidate
 from autoprune.fitted_space import FittedSpace
 from autoprune.pareto import Objective, ParetoFront
 from autoprune.report import summary, tables, terminal
+from autoprune.report.data import RunView
 from autoprune.space import SearchSpace
 from autoprune.store import DenseReport, SearchPlan
 
@@ -211,3 +212,16 @@ def test_the_limit_of_predictions_is_said_where_it_is_not_the_measured_one() -> 
     equal = replace(view, plan=replace(plan, margins={"latency_ms": 0.2}))
     assert equal.limits_of_predictions == ()
     assert view_of(trial(0, 0.9, 5.0)).limits_of_predictions == ()
+
+
+def test_a_share_of_dense_latency_is_that_measured_in_turns() -> None:
+    # the limit is 80 % of the 10 ms that the dense model took once
+    def of(latency: float, ratio: float) -> RunView:
+        sure = Confidence((7.0, 9.0), ratio)
+        return view_of(trial(0, 0.9, None, measured=measured(latency, confidence=sure)))
+
+    slow, late = of(8.1, 0.79), of(7.9, 0.812)
+    assert slow.over_budget(slow.records[0]) is None
+    assert late.over_budget(late.records[0]) == "7.90 ms, 81.2 % of dense > 80 %"
+    absolute = replace(slow, config=config({"latency_ms": 8.0}))
+    assert absolute.over_budget(slow.records[0]) == "8.10 ms > 8.00 ms"
