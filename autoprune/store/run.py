@@ -167,13 +167,14 @@ class RunFolder(RunContents):
 
     @property
     def config(self) -> RunConfig:
-        """The configuration as it was resolved."""
+        """The configuration as it was resolved; its output is where the run lies now."""
         file = self.path / CONFIG
         try:
             content = printable(read_yaml(file, str(file)))
             if not isinstance(content, dict):
                 raise StoreError(f"{file} holds no mapping · the run folder is damaged")
-            return RunConfig.from_dict(content, place=str(file), base=self.path, resolved=True)
+            here = {**content, "output": str(self.path.resolve())}
+            return RunConfig.from_dict(here, place=str(file), base=self.path, resolved=True)
         except StoreError:
             raise
         except AutopruneError as error:

@@ -28,6 +28,15 @@ def test_a_run_is_found_again(folder: RunFolder) -> None:
     assert again.records() == ()
 
 
+def test_the_output_is_where_the_run_lies(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    content = {"task": "digits", "budget": {"macs": "50%"}, "output": "results/a"}
+    run = RunFolder.create(Path("results/a"), content, {})
+    assert run.config.output == str(tmp_path / "results" / "a")
+    run.path.rename(tmp_path / "moved")
+    assert RunFolder.open(tmp_path / "moved").config.output == str(tmp_path / "moved")
+
+
 def test_a_folder_with_another_run_is_refused_and_untouched(folder: RunFolder) -> None:
     before = (folder.path / "config.yaml").read_text()
     with pytest.raises(StoreError, match="holds another run"):
