@@ -13,7 +13,7 @@ import numpy as np
 
 from autoprune.architecture import INT8
 from autoprune.budget import Cost, Limit
-from autoprune.cost_fields import FILE, MEMORY, split_field
+from autoprune.cost_fields import FILE, MEMORY, is_latency, split_field
 from autoprune.errors import BudgetError
 from autoprune.pareto import CostSource
 from autoprune.recommendation import Recommendation, recommend
@@ -188,6 +188,19 @@ class RunView(RunContents):
         parts = [self._faster(record, field) for field in self.latencies]
         known = [part.good for part in parts if part.good is not None]
         return Verdict("; ".join(part.text for part in parts), all(known) if known else None)
+
+    def reduced(self, record: TrialRecord) -> str:
+        """How much less than dense a model has of each count that was searched for, in words.
+
+        Empty where the goals are latencies alone.
+        """
+        found = []
+        for field in (field for field in text.LABELS if field in self.goals):
+            least, whole = self.count(record, field), self.count(self.dense, field)
+            if not is_latency(field) and least and whole and whole / least >= 1.01:
+                word = "smaller" if field.endswith("bytes") else "fewer"
+                found.append(f"{text.label(field)} {_times(whole / least)} {word} than dense")
+        return ", ".join(found)
 
     def _faster(self, record: TrialRecord, field: str) -> Verdict:
         """One device's part of the verdict; below 2 % either way counts as no difference."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from autoprune.config import RunConfig
 from autoprune.cost_fields import FILE, MEMORY, is_latency, split_field
@@ -92,10 +92,12 @@ def _outcome(view: RunView, limits: str) -> str:
         if difference is not None
     ]
     beside = f" ({', '.join(against)})" if against else ""
+    reduced, verdict = escape(view.reduced(chosen)), escape(view.verdict(chosen).text)
+    gained = f"<b>{reduced}</b>; {verdict}" if reduced else f"<b>{verdict}</b>"
     return (
         f"{count} smaller model{'s' if count > 1 else ''}{within}. "
         f"Recommended is trial {chosen.number} with {escape(f'{name} {text.metric(name, value)}')}"
-        f"{escape(beside)}: <b>{escape(view.verdict(chosen).text)}</b>. "
+        f"{escape(beside)}: {gained}. "
         f'<span class="dim">Why: {escape(why(view))}.</span>'
     )
 
@@ -114,16 +116,30 @@ def _tiles(view: RunView) -> str:
             _cost_words(view, dense),
         )
     ]
+    tiles += [_pick(view, *named) for named in _picks(view)]
+    return f'<div class="tiles">{"".join(tiles)}</div>'
+
+
+def _picks(view: RunView) -> Iterator[tuple[str, str, TrialRecord]]:
+    """The models of the tiles, each once: its first kind, and all that it was picked as."""
     found = view.recommendation
     picks = [
         ("recommended", "Recommended", found.record if found else None),
-        ("knee", "Knee", view.front.knee),
+        ("knee", "Knee", view.front.knee if view.front else None),
         ("fastest", lowest_cost_word(view), view.members[0]),
-        ("best", "Best", view.front.best()),
+        ("best", "Best", view.front.best() if view.front else None),
     ]
     picks += [("level", text.limit(limit, value), best) for limit, value, best in view.levels]
-    tiles += [_pick(view, kind, word, record) for kind, word, record in picks if record]
-    return f'<div class="tiles">{"".join(tiles)}</div>'
+    words: dict[int, list[str]] = {}
+    first: dict[int, tuple[str, TrialRecord]] = {}
+    for kind, word, record in picks:
+        if record is not None:
+            first.setdefault(record.number, (kind, record))
+            words.setdefault(record.number, []).append(word)
+    for number, (kind, record) in first.items():
+        head, *more = words[number]
+        rest = [word if word.startswith("MACs") else word[0].lower() + word[1:] for word in more]
+        yield kind, ", ".join([head, *rest]), record
 
 
 def _pick(view: RunView, kind: str, word: str, record: TrialRecord) -> str:

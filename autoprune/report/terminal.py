@@ -66,6 +66,8 @@ def summary(view: RunView) -> RenderableType:
     state = f"{count} model{'s' * (count != 1)}" + ("" if view.finished else " so far")
     if found is not None:
         lines.append(f"pick    trial {found.record.number}: {why(view)}\n", "bold")
+        if reduced := view.reduced(found.record):
+            lines.append(f"        {reduced}\n")
     lines.append(f"front   {state}, knee trial {knee.number if knee else text.NONE}")
     if view.front.reference is not None:
         lines.append(f", hypervolume {view.front.hypervolume:.4g}")

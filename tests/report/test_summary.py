@@ -12,7 +12,7 @@ from autoprune.architecture import Architecture
 from autoprune.budget import Cost
 from autoprune.candidate import Candidate
 from autoprune.pareto import Objective, ParetoFront
-from autoprune.report import summary
+from autoprune.report import summary, terminal
 from autoprune.store import DenseReport, RetrainingSummary, Spread
 
 
@@ -41,16 +41,24 @@ def test_the_result_in_one_sentence() -> None:
 
 def test_tiles_are_dense_and_what_was_picked() -> None:
     view = view_of(trial(0, 0.895, 4.0), trial(1, 0.7, 2.0))
-    knee = view.front.knee.number
+    assert view.front.knee.number == 0
     assert tiles(summary.head(view)) == [
         ("dense", "Dense", "90.00 %"),
-        ("recommended", "Recommended · trial 0", "89.50 % −0.50 pt"),
-        ("knee", f"Knee · trial {knee}", ("89.50 % −0.50 pt", "70.00 % −20.00 pt")[knee]),
+        ("recommended", "Recommended, knee, best · trial 0", "89.50 % −0.50 pt"),
         ("fastest", "Fastest · trial 1", "70.00 % −20.00 pt"),
-        ("best", "Best · trial 0", "89.50 % −0.50 pt"),
     ]
     assert "10.0 ms measured" in summary.head(view)
     assert '<span class="one">200 MACs</span>' in summary.head(view)
+
+
+def test_the_headline_is_what_the_budget_limits() -> None:
+    # dense has 200 MACs, the model 100: half; it takes 5 of 10 ms
+    page = summary.head(view_of(trial(0, 0.9, 5.0), budget={"macs": "50%"}))
+    assert "<b>MACs 2.0× fewer than dense</b>; 2.0× faster than dense, measured. " in page
+    both = view_of(trial(0, 0.9, 5.0), budget={"macs": "50%", "latency_ms": "80%"})
+    assert "        MACs 2.0× fewer than dense\n" in str(terminal.summary(both))
+    page = summary.head(view_of(trial(0, 0.9, 5.0)))
+    assert "<b>2.0× faster than dense, measured</b>" in page
 
 
 def test_models_are_picked_by_the_cost_that_the_budget_limits() -> None:
@@ -62,12 +70,13 @@ def test_the_cheapest_is_named_by_the_cost() -> None:
     record = trial(0, 0.9, None, predicted=on_two(4.0, 3.0, "predicted"))
     view = replace(view_of(record), devices={"phone": None, "server": None})
     for cost, word in (
-        ("latency_ms@phone", "Fastest on phone · trial 0"),
-        ("macs", "Smallest · trial 0"),
+        ("latency_ms@phone", "fastest on phone"),
+        ("macs", "smallest"),
     ):
         objectives = (Objective("accuracy", "maximize"), Objective(cost))
         shown = replace(view, front=ParetoFront(objectives, (record,)))
-        assert word in [who for _, who, _ in tiles(summary.head(shown))]
+        who = tiles(summary.head(shown))[1][1]
+        assert who == f"Recommended, knee, {word}, best · trial 0"
     assert "4.00 ms predicted on phone" in summary.head(shown)
 
 
