@@ -53,11 +53,20 @@ class Termination:
         if self.stuck is not None:
             return "equal failures"
         if trials >= limits.trials:
-            return f"{limits.trials} trials"
+            return _times(limits.trials, "trial")
         if limits.total_epochs is not None and epochs > limits.total_epochs * (1 + 1e-9):
-            return f"{limits.total_epochs:g} epochs"
+            return _times(limits.total_epochs, "epoch")
         if late:
-            return f"{(limits.seconds or 0.0) / 60.0:.3g} minutes"
+            return _times(float(f"{(limits.seconds or 0.0) / 60.0:.3g}"), "minute")
         if self._stagnation.reached:
-            return f"no progress in {limits.patience} trials"
+            return f"no progress in {_times(limits.patience, 'trial')}"
         return ""
+
+
+def _times(count: float, word: str) -> str:
+    """A number of something, in words.
+
+    >>> _times(1, "trial"), _times(0.5, "minute")
+    ('1 trial', '0.5 minutes')
+    """
+    return f"{count:.6g} {word}{'s' * (count != 1)}"

@@ -24,6 +24,7 @@ _FAR = 4.0  # standard errors between validation and test: not by chance
 _LEAST_GAP = 0.02
 _TIGHT = 0.93  # of a limit that the cheapest model still uses
 _FEW = 8
+_ONE_SAMPLE = 0.005  # of the metric: where one sample is more, a front of one or two is by chance
 
 
 @dataclass(frozen=True)
@@ -124,10 +125,20 @@ def _noise(view: RunView) -> Iterator[Finding]:
     if known and len(noisy) > len(known) / 4:
         yield Finding(
             "warn",
-            f"{len(noisy)} of {len(known)} models of the front were measured while the machine was "
-            "busy.",
+            f"{_of_front(len(noisy), len(known))} measured while the machine was busy.",
             f"close other programs and run: autoprune verify {view.place}",
         )
+
+
+def _of_front(count: int, known: int) -> str:
+    """So many models of the front, with the verb.
+
+    >>> _of_front(1, 1), _of_front(1, 4)
+    ('The model of the front was', '1 of 4 models of the front was')
+    """
+    if known == 1:
+        return "The model of the front was"
+    return f"{count} of {known} models of the front {'was' if count == 1 else 'were'}"
 
 
 def _rungs(view: RunView) -> Iterator[Finding]:
@@ -197,7 +208,16 @@ def _place(parameter: Parameter, value: float) -> float:
 def _split_size(view: RunView) -> Iterator[Finding]:
     name, count = view.metric.name if view.metric else "", view.dense.samples
     values = sorted(v for r in view.members if (v := view.metric_of(r)) is not None)
-    if not count or not text.is_share(name) or len(values) < 3:
+    if not count or not values or not text.is_share(name):
+        return
+    if len(values) < 3:
+        if 1.0 / count > _ONE_SAMPLE:
+            yield Finding(
+                "warn",
+                f"The validation split has only {count} samples: one of them is "
+                f"{100 / count:.2g} pt of {name}, so small differences are chance.",
+                "use a larger split; or retrain with several seeds and compare on test data",
+            )
         return
     middle = values[len(values) // 2]
     error = math.sqrt(max(middle * (1.0 - middle), 1.0 / count) / count)
@@ -295,11 +315,11 @@ def _parts(view: RunView, field: str) -> Sequence[float]:
 
 def _short(view: RunView) -> Iterator[Finding]:
     own = [r for r in view.records if r.is_counted and r.state != "infeasible"]
-    if view.finished and "minutes" in view.ended_by and len(own) < _FEW:
+    if view.finished and " minute" in view.ended_by and len(own) < _FEW:
         yield Finding(
             "warn",
-            f"The time limit ended the search after {len(own)} trials, hardly more than the first "
-            "candidates.",
+            f"The time limit ended the search after {len(own)} trial{'s' * (len(own) != 1)}, "
+            "hardly more than the first candidates.",
             f"continue it: autoprune resume {view.place} --minutes +30",
         )
 
@@ -310,7 +330,7 @@ def _no_gain(view: RunView) -> Iterator[Finding]:
         yield Finding(
             "warn",
             "No model of the front is better than uniform pruning at equal cost.",
-            "more trials; where this stays, one ratio for all layers (space: quick) is enough here",
+            "more trials; if it is so then, one ratio for all layers (space: quick) is enough here",
         )
 
 

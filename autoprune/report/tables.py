@@ -84,7 +84,10 @@ def retrained(view: RunView) -> str:
         f'<div class="scroll"><table class="cards"><thead><tr>{heads(columns)}</tr></thead>'
         f"<tbody>{rows}</tbody></table></div>"
         '<p class="note">The test split was evaluated once per finished model and never used for '
-        f"selection. ± is the sample standard deviation over the seeds.{_rates(view)}</p>",
+        "selection. ± is the sample standard deviation over the seeds. Retrained models start from "
+        "the dense model's weights and are trained for these epochs on top; the dense model is as "
+        "it was before the search, so that a part of a gain may come from longer training."
+        f"{_rates(view)}</p>",
     )
 
 

@@ -96,7 +96,7 @@ def test_noise_is_told_where_it_is_frequent() -> None:
     noisy = Confidence((4.0, 6.0), spread=0.4)
     record = trial(0, 0.9, None, measured=measured(5.0, confidence=noisy))
     assert words(view_of(record)) == [
-        "1 of 1 models of the front were measured while the machine was busy."
+        "The model of the front was measured while the machine was busy."
     ]
 
 
@@ -182,6 +182,16 @@ def test_a_validation_split_that_is_too_small() -> None:
         "by 0.2 pt, and the standard error of their accuracy is 3 pt."
     ]
     assert words(view_of(*records, dense=replace(DENSE, samples=100_000))) == []
+
+
+def test_a_small_split_is_said_where_the_front_has_no_neighbors_to_compare() -> None:
+    # 1 / 114 is 0.88 pt, 1 / 250 is 0.4
+    one = trial(0, 0.9, 5.0)
+    assert words(view_of(one, dense=replace(DENSE, samples=114))) == [
+        "The validation split has only 114 samples: one of them is 0.88 pt of accuracy, so small "
+        "differences are chance."
+    ]
+    assert words(view_of(one, dense=replace(DENSE, samples=250))) == []
 
 
 def retrained(test: float) -> RetrainingSummary:
@@ -278,7 +288,7 @@ def test_the_share_of_a_layer_is_of_the_limited_cost(
 
 def test_a_time_limit_that_came_early() -> None:
     assert words(view_of(trial(0, 0.9, 5.0), ended_by="0.5 minutes")) == [
-        "The time limit ended the search after 1 trials, hardly more than the first candidates."
+        "The time limit ended the search after 1 trial, hardly more than the first candidates."
     ]
 
 

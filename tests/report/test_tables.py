@@ -183,6 +183,7 @@ def test_a_retrained_model_has_its_spread_and_its_speed() -> None:
             *("−1.00 pt", "4.00 ms (2.00×) |±2.5 %"),
         ]
     ]
+    assert "are trained for these epochs on top; the dense model is as" in tables.retrained(view)
     unknown = replace(done, test={}, dense=DenseTest(), measured=None)
     assert rows(tables.retrained(replace(view, retrained=(unknown,)))) == [
         ["trial 7", "20", "0, 2", "–", "–", "–", "–"]

@@ -40,6 +40,13 @@ def test_the_first_limit_that_is_reached_is_named(told: dict[str, object], said:
     assert reached(Termination(LIMITS, volume=0.0), **told) == said
 
 
+def test_one_of_a_limit_is_singular() -> None:
+    one = Limits(trials=1, total_epochs=1.0, seconds=60.0)
+    assert reached(Termination(one, volume=0.0), trials=1) == "1 trial"
+    assert reached(Termination(one, volume=0.0), trials=0, epochs=2.0) == "1 epoch"
+    assert reached(Termination(one, volume=0.0), trials=0, epochs=0.5, late=True) == "1 minute"
+
+
 def test_a_request_comes_first() -> None:
     termination = Termination(LIMITS, volume=0.0)
     assert not termination.is_closed
