@@ -14,7 +14,7 @@ from autoprune.cost.latency import Latency, measured_or_flagged
 from autoprune.cost.targets import find_target
 from autoprune.device.profile import DeviceProfile
 from autoprune.graph import PruningGraph
-from autoprune.graph.types import Block, Frozen
+from autoprune.graph.types import Block, Frozen, Group
 from autoprune.pruning.restrictions import Restrictions, restricted_by
 from autoprune.pruning.verification import prunable
 from autoprune.tasks.base import Task
@@ -24,7 +24,9 @@ from autoprune.tasks.base import Task
 class Layer:
     """One layer that holds parameters: what it costs, and the group that its outputs belong to.
 
-    `group` has `units` prunable units; both are empty where the outputs are not prunable.
+    A parameter of the model itself is a layer of its name. `group` has `units` prunable units, of
+    which each is `channels` of this layer's outputs, such as a head of attention; both are empty
+    where the outputs are not prunable.
     """
 
     name: str
@@ -32,6 +34,7 @@ class Layer:
     macs: int
     group: str = ""
     units: int = 0
+    channels: int = 1
 
 
 @dataclass(frozen=True)
@@ -135,7 +138,7 @@ def layers_of(graph: PruningGraph) -> tuple[Layer, ...]:
     """The layers with parameters, in execution order; a parameter that is shared counts once."""
     sizes = graph.sizes()
     group_of = {
-        part.tensor.rpartition(".")[0]: group
+        part.tensor.rpartition(".")[0]: (group, part.indices.shape[1])
         for group in graph.groups
         for part in group.slices
         if part.role == "out"
@@ -150,16 +153,15 @@ def layers_of(graph: PruningGraph) -> tuple[Layer, ...]:
         fresh = [name for name in own if name not in seen]
         seen.update(fresh)
         held = sum(math.prod(d.size(sizes) for d in graph.parameters[name]) for name in fresh)
-        params[op.layer] = params.get(op.layer, 0) + held
+        layer = op.layer or ", ".join(own) or op.name
+        params[layer] = params.get(layer, 0) + held
         done = math.prod(dim.size(sizes) for dim in op.macs) if op.macs else 0
-        macs[op.layer] = macs.get(op.layer, 0) + done
+        macs[layer] = macs.get(layer, 0) + done
     return tuple(
-        Layer(
-            name,
-            params[name],
-            macs[name],
-            group_of[name].name if name in group_of else "",
-            group_of[name].size if name in group_of else 0,
-        )
-        for name in params
+        Layer(name, params[name], macs[name], *_group(group_of.get(name))) for name in params
     )
+
+
+def _group(found: tuple[Group, int] | None) -> tuple[str, int, int]:
+    """The name of a layer's group, its units, and channels of the layer in each."""
+    return (found[0].name, found[0].size, found[1]) if found else ("", 0, 1)

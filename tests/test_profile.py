@@ -34,3 +34,24 @@ def test_profile_adds_up() -> None:
     assert found.cost.macs == sum(layer.macs for layer in found.layers)
     assert [latency.device.runtime for latency in found.latencies] == ["torch"]
     assert any(frozen.name == "4" for frozen in found.frozen)
+
+
+def test_the_models_own_parameters_are_named_and_heads_have_their_channels() -> None:
+    class Encoder(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.tokens = nn.Embedding(5, 8)
+            self.position = nn.Parameter(torch.zeros(1, 3, 8))
+            self.layer = nn.TransformerEncoderLayer(8, 2, 12, batch_first=True)
+            self.head = nn.Linear(8, 2)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.head(self.layer(self.tokens(x) + self.position).mean(1))
+
+    graph = trace(Encoder().eval(), torch.zeros(1, 3, dtype=torch.long))
+    layers = {layer.name: layer for layer in layers_of(graph)}
+    assert "" not in layers
+    assert layers["position"].params == 24
+    # two heads, each of 4 channels of the embedding
+    assert (layers["tokens"].units, layers["tokens"].channels) == (2, 4)
+    assert (layers["layer.linear1"].units, layers["layer.linear1"].channels) == (12, 1)

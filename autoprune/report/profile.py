@@ -12,7 +12,7 @@ from rich.text import Text
 from autoprune.report import text
 
 if TYPE_CHECKING:
-    from autoprune.profile import Profile
+    from autoprune.profile import Layer, Profile
 
 
 def render(name: str, profile: Profile) -> RenderableType:
@@ -57,7 +57,12 @@ def _layers(profile: Profile) -> Table:
             text.cost("params", layer.params),
             text.cost("macs", layer.macs) if layer.macs else text.NONE,
             text.share(layer.macs, profile.cost.macs) if layer.macs else "",
-            Text(f"{layer.group} ({layer.units})" if layer.group else text.NONE),
+            Text(f"{layer.group} ({_units(layer)})" if layer.group else text.NONE),
             *([Text(profile.restrictions.words(layer.group))] if limited else []),
         )
     return table
+
+
+def _units(layer: Layer) -> str:
+    """How many units, and how many channels of this layer each of them is, where it is several."""
+    return f"{layer.units} × {layer.channels} channels" if layer.channels > 1 else f"{layer.units}"

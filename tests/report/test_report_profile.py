@@ -36,6 +36,12 @@ def test_costs_and_layers_have_their_units_and_shares() -> None:
     assert "keep, bounds" not in shown
 
 
+def test_units_of_several_channels_say_so() -> None:
+    heads = Layer("embedding", 1024, 0, "embedding", 4, 16)
+    shown = text_of(render("m", replace(PROFILE, layers=(heads,))))
+    assert "embedding (4 × 16 channels)" in shown
+
+
 def test_measured_memory_and_noisy_latencies_are_said() -> None:
     # its quartiles are 0.8 and 1.2
     latency = Latency(1.0, 1.2, (0.6, 0.8, 1.0, 1.2, 1.4), Device("x", "torch"))
