@@ -116,6 +116,13 @@ class RunView(RunContents):
         """Whether the search has ended without a way to measure this latency."""
         return self.front is not None and self.finished and self.source_of(field) == "predicted"
 
+    @cached_property
+    def has_predicted_latency(self) -> bool:
+        """Whether any model of the tables has a predicted latency."""
+        models = (self.dense, *self.members, *self.baselines)
+        costs = [model.predicted for model in models]
+        return any(cost.value(field) for cost in costs if cost for field in self.latencies)
+
     def source_of(self, field: str) -> CostSource:
         """Which latency the front was made with: measured, or predicted."""
         return self.front.source_of(field) if self.front else "predicted"

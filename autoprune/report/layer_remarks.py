@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from autoprune.record import TrialRecord
 from autoprune.report import text
 from autoprune.report.data import RunView
@@ -89,7 +87,7 @@ def _limited(view: RunView, layer: LayerInfo, reason: str) -> list[str]:
 
 def _shared(layer: LayerInfo, members: dict[str, list[str]]) -> list[str]:
     """The other layers of a layer's group, which have the same channels."""
-    others: Sequence[str] = [name for name in members[layer.group] if name != layer.name]
+    others = [name for name in dict.fromkeys(members[layer.group]) if name != layer.name]
     if not layer.group or not others:
         return []
     more = f" and {len(others) - 2} more" if len(others) > 2 else ""

@@ -6,6 +6,7 @@ the values that the page puts into the picture, and the cells of the table.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from html import escape as plain_escape
 from typing import Any
@@ -48,6 +49,21 @@ def _named(record: TrialRecord, words: list[str]) -> str:
     precision = record.candidate.architecture.precision
     parts = [f"trial {record.number}", ", ".join(words)]
     return " · ".join([*filter(None, parts), *([precision] if precision != FLOAT32 else [])])
+
+
+def names(layers: Sequence[LayerInfo]) -> list[str]:
+    """What the layers are called: those of one module with a number and what each computes.
+
+    >>> names([LayerInfo("a", "addmm"), LayerInfo("a", "scaled_attention"), LayerInfo("b", "mm")])
+    ['a #1 (addmm)', 'a #2 (attention)', 'b']
+    """
+    times, seen, found = Counter(layer.name for layer in layers), Counter[str](), []
+    for layer in layers:
+        seen[layer.name] += 1
+        kind = "attention" if "attention" in layer.kind else layer.kind
+        several = f" #{seen[layer.name]} ({kind})" if times[layer.name] > 1 else ""
+        found.append(layer.name + several)
+    return found
 
 
 def figure(view: RunView) -> Figure | None:
@@ -139,8 +155,8 @@ def _values(network: Network, key: str) -> dict[str, list[Any]]:
     """What one model puts into the picture."""
     widths = network.models[key].widths
     dense = network.models["dense"].widths
-    layers = zip(network.layers, dense, widths, strict=True)
-    said = [plain_escape(_said(layer, before, after)) for layer, before, after in layers]
+    layers = zip(names(network.layers), network.layers, dense, widths, strict=True)
+    said = [plain_escape(_said(*layer)) for layer in layers]
     gone = [place for place, width in enumerate(widths) if not width]
     return {
         **{"data.0.text": said, "data.1.text": said, "data.1.y": list(widths)},
@@ -152,11 +168,11 @@ def _values(network: Network, key: str) -> dict[str, list[Any]]:
 def _layout(network: Network) -> Figure:
     count = len(network.layers)
     every = max(1, -(-count // _LABELS))
-    full = [layer.name for layer in network.layers]
-    names = [name if len(name) < 22 else "…" + name[-20:] for name in full]
+    full = names(network.layers)
+    short = [name if len(name) < 22 else "…" + name[-20:] for name in full]
     ticks = {
         "tickvals": list(range(0, count, every)),
-        "ticktext": [plain_escape(name) for name in names[::every]],
+        "ticktext": [plain_escape(name) for name in short[::every]],
         "tickangle": -60,
         "tickfont": {"size": 10},
         "range": [-0.7, count - 0.3],
@@ -183,10 +199,10 @@ def _bars(places: list[int], heights: Sequence[float], color: str, width: float)
     }
 
 
-def _said(layer: LayerInfo, before: int, after: int) -> str:
+def _said(name: str, layer: LayerInfo, before: int, after: int) -> str:
     change = f"{before} → {after} channels" if after else f"{before} channels → gone"
     inside = f" · block {layer.block}" if layer.block else ""
-    return f"{layer.name}: {change}{inside}"
+    return f"{name}: {change}{inside}"
 
 
 def _table(network: Network, rows: Sequence[Sequence[str]]) -> str:
@@ -195,10 +211,10 @@ def _table(network: Network, rows: Sequence[Sequence[str]]) -> str:
     columns = ("channels", "MACs", *costs)
     head = heads(("layer", *columns)) + '<th class="l">remarks</th>'
     body = "".join(
-        f"<tr>{cell(escape(layer.name), '', 'l full')}"
+        f"<tr>{cell(escape(name), '', 'l full')}"
         + "".join(cell(escape(v), column) for v, column in zip(values, columns, strict=True))
         + f"{cell(escape(remark), '', 'l full wrap')}</tr>"
-        for layer, (*values, remark) in zip(network.layers, rows, strict=True)
+        for name, (*values, remark) in zip(names(network.layers), rows, strict=True)
     )
     return folded(
         "Layer by layer: before and after, and why",

@@ -52,7 +52,7 @@ def _commands(view: RunView) -> str:
     found = view.recommendation
     if found is None:
         return ""
-    words = "Another model, or the file for its runtime:"
+    words = "Train another model in full, or write one for its runtime:"
     if not view.retrained:
         words = "Train the recommended model in full, then write it for its runtime:"
     return commands(view.folder or view.name, view.config, found.record, words, "--pick trial=N")

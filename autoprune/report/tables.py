@@ -49,13 +49,13 @@ def models(view: RunView) -> str:
             _row(view, record, name, f"{mark}{record.baseline}, {record.title}", "")
             for record in others
         ]
-    predicted = " Predicted is the predictor's estimate." if _is_predicted(view) else ""
+    predicted = " Predicted is the predictor's estimate." if view.has_predicted_latency else ""
     if view.limits_of_predictions:
         predicted += f" Candidates were trained where {' and '.join(view.limits_of_predictions)}."
     return section(
         "Models vs. dense",
         f'<div class="scroll"><table class="cards{" several" if len(view.latencies) > 1 else ""}">'
-        f"<thead>{_model_head(view, name)}</thead>"
+        f"<thead>{_model_head(view)}</thead>"
         f"<tbody>{''.join(rows)}</tbody></table></div>"
         f'<p class="note">{escape(device_line(view))}. Latencies are medians in milliseconds for '
         "one forward pass; the speed-up is the ratio to the dense model, measured interleaved."
@@ -141,13 +141,20 @@ def _sureness(view: RunView) -> str:
 
 def _width(view: RunView) -> int:
     """How many columns the table of models has."""
-    return 8 + len(view.counts) + (len(view.latencies) > 1) + _is_predicted(view)
+    several = len(view.latencies) > 1
+    return 7 + len(view.counts) + several + view.has_predicted_latency + _has_gain(view)
 
 
-def _is_predicted(view: RunView) -> bool:
-    """Whether any model has a predicted latency."""
-    costs = (view.dense.predicted, *(r.predicted for r in (*view.members, *view.baselines)))
-    return any(cost.value(field) for cost in costs if cost for field in view.latencies)
+def _has_gain(view: RunView) -> bool:
+    """Whether any model of the table lies between uniform ones, to be compared with them."""
+    records = (*view.members, *view.baselines)
+    return any(view.gain(r) is not None for r in records if r not in view.uniform)
+
+
+def _value_names(view: RunView) -> tuple[str, ...]:
+    """The columns of the metric."""
+    name = view.metric.name if view.metric else "metric"
+    return (f"val {name}", "to dense", *(("to uniform",) if _has_gain(view) else ()))
 
 
 def _goal_notes(view: RunView) -> str:
@@ -155,7 +162,7 @@ def _goal_notes(view: RunView) -> str:
 
 
 def _uniform_note(view: RunView) -> str:
-    if view.cost is None or all(view.gain(record) is None for record in view.members):
+    if view.cost is None or not _has_gain(view):
         return ""
     cost = f"{view.gain_source} {text.label(view.cost.name)}"
     return f" To uniform: the difference to uniform pruning at equal {cost}, interpolated."
@@ -171,20 +178,20 @@ def _predicted_only_note(view: RunView) -> str:
     )
 
 
-def _model_head(view: RunView, name: str) -> str:
+def _model_head(view: RunView) -> str:
     device = '<th class="l">device</th>' if len(view.latencies) > 1 else ""
     above = '<th class="span"></th>' if device else ""
-    is_predicted = _is_predicted(view)
+    is_predicted = view.has_predicted_latency
     span = '<th class="span predicted">predicted</th>' if is_predicted else ""
     ms = '<th class="predicted">ms</th>' if is_predicted else ""
     groups = (
-        '<tr><th class="l span" colspan="4"></th>'
+        f'<tr><th class="l span" colspan="{1 + len(_value_names(view))}"></th>'
         f'<th class="span" colspan="{len(view.counts)}"></th>'
         f'{above}{span}<th class="span measured" colspan="3">measured</th>'
         '<th class="span"></th></tr>'
     )
     counts = [_HEADS[field] for field in view.counts]
-    plain = (f"val {name}", "to dense", "to uniform", *counts)
+    plain = (*_value_names(view), *counts)
     return (
         f'{groups}<tr><th class="l">model</th>{heads(plain, left=False)}{device}'
         f'{ms}<th class="measured">ms</th><th>p95 ms</th>'
@@ -233,12 +240,11 @@ def _cells(
     view: RunView, who: str, values: tuple[str, str, str], model: TrialRecord | DenseReport
 ) -> str:
     """Who it is, its metric, and its counts, each of which says its share of dense."""
-    name = view.metric.name if view.metric else "metric"
-    names = (f"val {name}", "to dense", "to uniform")
+    names = _value_names(view)
     parts = [cell(who, "", "l full")]
     parts += [
         cell(escape(value), label, "" if value else "empty")
-        for value, label in zip(values, names, strict=True)
+        for value, label in zip(values[: len(names)], names, strict=True)
     ]
     for field in view.counts:
         amount, whole = view.count(model, field), view.count(view.dense, field)
@@ -252,7 +258,7 @@ def _latencies(view: RunView, predicted: Cost | None, measured: Cost | None) -> 
     """Predicted, measured and its p95, in a line for each device; of several, their names first."""
     names = [split_field(field)[1] for field in view.latencies]
     parts = [cell("<br>".join(map(escape, names)), "device", "l")] if len(names) > 1 else []
-    if _is_predicted(view):
+    if view.has_predicted_latency:
         parts.append(cell(_ms(predicted, "latency_ms", names), "predicted ms", "predicted"))
     parts.append(cell(_ms(measured, "latency_ms", names), "measured ms", "measured"))
     parts.append(cell(_ms(measured, "latency_p95_ms", names), "measured p95"))

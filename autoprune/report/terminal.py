@@ -104,7 +104,8 @@ def front_table(view: RunView) -> RenderableType:
         table.add_column(Text(column), justify="right", no_wrap=True)
     if len(view.latencies) > 1:
         table.add_column("device", no_wrap=True)
-    for column in ("predicted\nms", "measured\nms", "its p95\nms", "speed-\nup"):
+    predicted = ("predicted\nms",) if view.has_predicted_latency else ()
+    for column in (*predicted, "measured\nms", "its p95\nms", "speed-\nup"):
         table.add_column(column, justify="right", no_wrap=True)
     table.add_row(*_dense_cells(view, name), style="bold", end_section=True)
     knee, found = view.front.knee if view.front else None, view.recommendation
@@ -204,7 +205,8 @@ def _latencies(view: RunView, predicted: Cost | None, measured: Cost | None) -> 
     """Predicted, measured and its p95, in a line for each device; of several, their names first."""
     names = [split_field(field)[1] for field in view.latencies]
     columns = [names] if len(names) > 1 else []
-    for cost, field in ((predicted, _MS), (measured, _MS), (measured, _P95)):
+    pairs = ((measured, _MS), (measured, _P95))
+    for cost, field in ((predicted, _MS), *pairs) if view.has_predicted_latency else pairs:
         columns.append([_ms(cost, field, name) for name in names])
     return ["\n".join(lines) for lines in columns]
 

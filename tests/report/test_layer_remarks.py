@@ -96,3 +96,11 @@ def test_a_layer_that_is_gone_went_with_its_block() -> None:
     network = Network(LAYERS, {"0": costs}, "", HALVES)
     view = view_of(trial(0, 0.9, 5.0), network=network)
     assert LayerRemarks(view, network).of(record_of(view))[2] == "dropped with block body"
+
+
+def test_a_layer_that_is_called_several_times_is_named_once() -> None:
+    layers = (LayerInfo("attn", "mm", "a"), LayerInfo("attn", "mm", "a"), LayerInfo("b", "mm", "a"))
+    costs = LayerCosts((8, 8, 8), (1, 1, 1))
+    network = Network(layers, {"dense": costs, "0": costs}, "", {})
+    view = view_of(trial(0, 0.9, 5.0), network=network)
+    assert LayerRemarks(view, network).of(record_of(view))[2].startswith("same channels as attn;")

@@ -53,6 +53,17 @@ def test_bars_are_widths_and_milliseconds_before_and_after(view: RunView) -> Non
     assert figure["layout"]["yaxis2"]["title"]["text"] == "ms"
 
 
+def test_layers_of_one_module_can_be_told_apart(view: RunView) -> None:
+    layers = (LayerInfo("attn", "addmm"), LayerInfo("attn", "flash_attention"), LAYERS[2])
+    twice = replace(view, network=replace(FOUND, layers=layers))
+    assert drawn(twice)["layout"]["xaxis"]["ticktext"] == [
+        *("attn #1 (addmm)", "attn #2 (attention)", "head")
+    ]
+    page = page_of(twice)
+    assert ">attn #1 (addmm)<" in page
+    assert ">attn #2 (attention)<" in page
+
+
 def test_every_model_of_the_front_has_a_picture_and_a_table(view: RunView) -> None:
     records = [trial(n, 0.8 + 0.01 * n, 1.0 + n) for n in range(12)]
     records[3] = replace(records[3], candidate=Candidate(Architecture(precision="int8")))

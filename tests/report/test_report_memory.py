@@ -32,7 +32,7 @@ def test_peak_memory_of_several_devices_says_whose_it_is() -> None:
     assert memory.memory(replace(view, front=front)) == ""
 
 
-def test_measured_peak_memory_stands_beside_the_analytic_one(tmp_path) -> None:
+def test_measured_peak_memory_stands_beside_the_counted_one(tmp_path) -> None:
     run = make_run(tmp_path / "run")
     assert "Peak memory</h2>" not in html.page(read(run))  # nothing says that it was measured
     record = read(run).members[0]
@@ -61,3 +61,7 @@ def test_a_row_for_dense_and_each_member() -> None:
         ["trial 0", "1.00 kB", "3.00 kB", "4.00 kB", "75 %"],
     ]
     assert f" forward pass in {DEVICE.runtime}, at the batch" in page
+    assert ">counted peak<" in page
+    limited = memory.memory(view_of(record, dense=dense, budget={"peak_memory_bytes": "50%"}))
+    assert ">predicted peak<" in limited
+    assert "held against the limit" in limited

@@ -106,7 +106,7 @@ def test_commands_are_for_the_folder_and_know_of_retrained_models() -> None:
     assert "autoprune retrain &#x27;results/my run&#x27; --epochs 20 --seeds 3\nautoprune" in page
     assert "Train the recommended model in full" in page
     done = RetrainingSummary(0, record.candidate, 1.0, (0,), {"accuracy": Spread(0.9)})
-    assert "Another model, or the file" in summary.head(replace(view, retrained=(done,)))
+    assert "Train another model in full, or write" in summary.head(replace(view, retrained=(done,)))
 
 
 def test_the_commands_write_the_recommended_model_for_its_runtime() -> None:

@@ -93,6 +93,14 @@ def test_bytes_of_the_file_have_a_column_where_they_are_limited(tmp_path) -> Non
     assert "file" not in text_of(terminal.front_table(read(make_run(tmp_path / "other"))))
 
 
+def test_without_any_predicted_latency_there_is_no_column_of_it() -> None:
+    record = views.trial(0, 0.9, 4.0, predicted=None)
+    text = text_of(terminal.front_table(views.view_of(record)))
+    assert "predicted" not in text.partition("Latency")[0]
+    assert line_of(text, "0 ")[-3:] == ["4.00", "–", "2.50×"]
+    assert "predicted" in text_of(terminal.front_table(views.view_of(views.trial(0, 0.9, 4.0))))
+
+
 def test_show_says_why_a_trial_failed_and_what_was_retrained(view) -> None:
     text = text_of(terminal.show(view))
     assert "trial 11 failed: TrainingError: loss became nan in epoch 1" in text
