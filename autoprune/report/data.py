@@ -119,8 +119,8 @@ class RunView(RunContents):
     @cached_property
     def has_predicted_latency(self) -> bool:
         """Whether any model of the tables has a predicted latency."""
-        models = (self.dense, *self.members, *self.baselines)
-        costs = [model.predicted for model in models]
+        records = (*self.members, *self.baselines)
+        costs = (self.dense.predicted, *(record.predicted for record in records))
         return any(cost.value(field) for cost in costs if cost for field in self.latencies)
 
     def source_of(self, field: str) -> CostSource:

@@ -2,11 +2,27 @@
 
 from __future__ import annotations
 
+import re
+
 from autoprune.record import TrialRecord
 from autoprune.report import text
 from autoprune.report.data import RunView
 from autoprune.report.markup import cell, escape, heads
 from autoprune.report.style import colors
+
+_ORIGINS = {
+    "seed": "tried first, no random number",
+    "uniform": "one ratio for every group",
+    "least": "the widths with the least sensitivity at their cost",
+    "rate": "at another learning rate",
+    "screened": "chosen from a pool by a score before training",
+    "shift": "units moved between the groups of a model of the front",
+    "cross": "widths of two models of the front",
+    "gap": "made where the front had no model",
+    "recipe": "a model of the front, trained otherwise",
+    "projected": "was over the budget and moved into it",
+}
+_OPTIMIZERS = {"sgd": "SGD", "adamw": "AdamW"}
 
 
 def settings(view: RunView) -> str:
@@ -30,7 +46,15 @@ def settings(view: RunView) -> str:
         f'<div class="scroll"><table><thead><tr>{heads(("model", *columns))}</tr></thead>'
         f"<tbody>{''.join(rows)}</tbody></table></div>"
         + (f'<p class="note">The same in all: {escape(same)}.</p>' if same else "")
+        + _origins(view)
     )
+
+
+def _origins(view: RunView) -> str:
+    """What the words of the members' origins mean."""
+    used = {word for r in view.members for word in re.findall("[a-z]+", r.origin)}
+    said = "; ".join(f"{word}: {meaning}" for word, meaning in _ORIGINS.items() if word in used)
+    return f'<p class="note">Origin: {escape(said)}.</p>' if said else ""
 
 
 def _values(view: RunView, record: TrialRecord) -> dict[str, str]:
@@ -47,7 +71,7 @@ def _values(view: RunView, record: TrialRecord) -> dict[str, str]:
         else f"at {schedule.begin:.3g}",
         "importance": made.selection.importance,
         "repair": "yes" if made.selection.repair else "no",
-        "optimizer": record.optimizer or recovery.optimizer,
+        "optimizer": record.optimizer or _OPTIMIZERS.get(recovery.optimizer, recovery.optimizer),
         "lr": text.rate(recovery.lr),
         "distillation": f"{recovery.distillation:.2g}",
         "regularizer": f"{recovery.regularizer:.2g}",

@@ -190,7 +190,7 @@ def test_ratio_and_noise_are_those_of_each_device() -> None:
     assert view.verdict(record).text == (
         "2.0× faster than dense on phone, measured; 1.2× faster than dense on server, measured"
     )
-    assert terminal._latencies(view, None, record.measured)[2] == "4.00\n~2.00"
+    assert terminal._latencies(view, None, record.measured)[1] == "4.00\n~2.00"
     page = tables.models(view)
     assert "4.00<br>~2.00" in page
     said = "Medians are known to ±2.5 to 10 % (95 % confidence). ~ marks noisy ones, "

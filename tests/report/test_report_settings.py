@@ -76,3 +76,22 @@ def test_what_all_have_alike_is_said_once() -> None:
     (note,) = re.findall("The same in all: (.*?)[.]</p>", page)
     assert "precision float32, blocks dropped none" in note
     assert note.endswith("origin tpe")
+
+
+def test_the_words_of_origins_are_explained_where_they_occur() -> None:
+    first, second = trial(0, 0.9, 5.0, origin="seed:least-0"), trial(1, 0.8, 4.0, origin="tpe")
+    page = settings(view_of(first, second))
+    assert (
+        '<p class="note">Origin: seed: tried first, no random number; least: the widths with the '
+        "least sensitivity at their cost.</p>"
+    ) in page
+    assert "Origin:" not in settings(view_of(second))
+
+
+def test_an_optimizer_has_one_name() -> None:
+    named = Candidate(Architecture(), recovery=Recovery(optimizer="sgd"))
+    records = (
+        replace(trial(0, 0.9, 5.0), candidate=named),
+        replace(trial(1, 0.8, 4.0, optimizer="SGD"), candidate=named),
+    )
+    assert "optimizer SGD" in settings(view_of(*records))  # the same in all
