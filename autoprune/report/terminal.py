@@ -115,8 +115,10 @@ def front_table(view: RunView) -> RenderableType:
         mark += _MARKS.get(record.baseline, "")
         mark += " int8" if view.is_int8(record) else ""
         table.add_row(f"{record.number}{mark}", *_cells(view, record, name))
-    for record in (r for r in view.baselines if r not in view.members):
+    others = [record for record in view.baselines if record not in view.members]
+    for record in others:
         mark = f"{record.title.removeprefix('trial ')}{_MARKS[record.baseline]}"
+        mark += " !" if view.over_budget(record) else ""
         table.add_row(mark, *_cells(view, record, name), style="dim")
     kinds = {record.baseline for record in view.baselines}
     marks = "★ recommended · ◆ knee" + (" · ▫ uniform pruning" if "uniform" in kinds else "")
@@ -125,6 +127,7 @@ def front_table(view: RunView) -> RenderableType:
     marks += " · ◇ smaller dense model" if "smaller" in kinds else ""
     shown = (view.dense.measured, *(r.measured for r in (*view.records, *view.smaller)))
     marks += " · ~ noisy measurement" if any(map(text.noise, shown)) else ""
+    marks += " · ! over budget as measured" if any(map(view.over_budget, others)) else ""
     return Group(table, Text("\n".join((marks, *view.goal_notes, *device_lines(view))), "dim"))
 
 

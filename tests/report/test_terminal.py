@@ -101,6 +101,19 @@ def test_without_any_predicted_latency_there_is_no_column_of_it() -> None:
     assert "predicted" in text_of(terminal.front_table(views.view_of(views.trial(0, 0.9, 4.0))))
 
 
+def test_a_baseline_over_the_budget_is_marked() -> None:
+    # the limit is 80 % of 10 ms; the baseline has a worse metric than the model of the front
+    model = views.trial(0, 0.9, 4.0)
+    slow, fast = (
+        views.trial(n, 0.8, ms, origin=f"baseline:uniform-{n}") for n, ms in ((1, 9.0), (2, 7.0))
+    )
+    text = text_of(terminal.front_table(views.view_of(model, slow, fast)))
+    assert line_of(text, "1 ")[:3] == ["1", "▫", "!"]
+    assert line_of(text, "2 ")[:3] == ["2", "▫", "80.00"]
+    assert "· ! over budget as measured" in text
+    assert "!" not in text_of(terminal.front_table(views.view_of(model, fast)))
+
+
 def test_show_says_why_a_trial_failed_and_what_was_retrained(view) -> None:
     text = text_of(terminal.show(view))
     assert "trial 11 failed: TrainingError: loss became nan in epoch 1" in text
