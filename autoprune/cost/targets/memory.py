@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from autoprune.cost.inputs import Inputs, as_call, frozen_copy, tensors
+from autoprune.cost.onnx_export import WrittenModule
 from autoprune.cost.targets import arena
 from autoprune.cost.timing import Call
 
@@ -59,8 +60,10 @@ def unequal(model: nn.Module) -> nn.Module:
 
     Exporters and ONNX Runtime keep equal weights once. Layers that are copies of each other, as in
     an untrained `nn.TransformerEncoder`, would need less memory than after any training. Shared
-    parameters stay shared.
+    parameters stay shared. What was written before (`WrittenModule`) is given back as it is.
     """
+    if isinstance(model, WrittenModule):
+        return model
     changed, seen = frozen_copy(model), Counter[tuple[torch.Size, bytes]]()
     for parameter in changed.parameters():
         if not parameter.is_floating_point() or not parameter.numel():
