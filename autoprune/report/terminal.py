@@ -118,7 +118,7 @@ def front_table(view: RunView) -> RenderableType:
     others = [record for record in view.baselines if record not in view.members]
     for record in others:
         mark = f"{record.title.removeprefix('trial ')}{_MARKS[record.baseline]}"
-        mark += " !" if view.over_budget(record) else ""
+        mark += " ✗" if view.over_budget(record) else ""
         table.add_row(mark, *_cells(view, record, name), style="dim")
     kinds = {record.baseline for record in view.baselines}
     marks = "★ recommended · ◆ knee" + (" · ▫ uniform pruning" if "uniform" in kinds else "")
@@ -127,7 +127,7 @@ def front_table(view: RunView) -> RenderableType:
     marks += " · ◇ smaller dense model" if "smaller" in kinds else ""
     shown = (view.dense.measured, *(r.measured for r in (*view.records, *view.smaller)))
     marks += " · ~ noisy measurement" if any(map(text.noise, shown)) else ""
-    marks += " · ! over budget as measured" if any(map(view.over_budget, others)) else ""
+    marks += " · ✗ over budget as measured" if any(map(view.over_budget, others)) else ""
     return Group(table, Text("\n".join((marks, *view.goal_notes, *device_lines(view))), "dim"))
 
 

@@ -108,10 +108,10 @@ def test_a_baseline_over_the_budget_is_marked() -> None:
         views.trial(n, 0.8, ms, origin=f"baseline:uniform-{n}") for n, ms in ((1, 9.0), (2, 7.0))
     )
     text = text_of(terminal.front_table(views.view_of(model, slow, fast)))
-    assert line_of(text, "1 ")[:3] == ["1", "▫", "!"]
+    assert line_of(text, "1 ")[:3] == ["1", "▫", "✗"]
     assert line_of(text, "2 ")[:3] == ["2", "▫", "80.00"]
-    assert "· ! over budget as measured" in text
-    assert "!" not in text_of(terminal.front_table(views.view_of(model, fast)))
+    assert "· ✗ over budget as measured" in text
+    assert "✗" not in text_of(terminal.front_table(views.view_of(model, fast)))
 
 
 def test_show_says_why_a_trial_failed_and_what_was_retrained(view) -> None:
