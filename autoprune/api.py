@@ -25,6 +25,7 @@ from autoprune.loading import (
     config_around,
     load,
     load_with_task,
+    model_words,
     picked,
     reference_of,
     saved,
@@ -304,15 +305,17 @@ def export(
         settings = replace(quantization or QuantizationSettings(), dynamic_batch=dynamic_batch)
         file = Path(output) if output is not None else inside / INT8_FILE
         threads = _threads(folder)
-        return export_int8(model, file, found, inside, settings, threads=threads, test=test)
+        done = export_int8(model, file, found, inside, settings, threads=threads, test=test)
+        return replace(done, model=model_words(folder))
     name = format or "onnx"
     default = FORMATS[name].file if name in FORMATS else f"model.{name}"
     file = Path(output) if output is not None else inside / default
     if (format or file.suffix.removeprefix(".")) == "packed":
-        return export_packed(file, *saved(folder))
-    return export_model(
+        return replace(export_packed(file, *saved(folder)), model=model_words(folder))
+    done = export_model(
         model, file, found.example_input(), format=format, dynamic_batch=dynamic_batch
     )
+    return replace(done, model=model_words(folder))
 
 
 def compare(*runs: str | Path | Result) -> Comparison:

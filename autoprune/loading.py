@@ -20,7 +20,15 @@ from autoprune.pick import pick as pick_record
 from autoprune.printable import quoted
 from autoprune.recommendation import Recommendation, recommend
 from autoprune.record import TrialRecord
-from autoprune.store import Recipe, RetrainingFolder, RunFolder, is_model, read_model, read_packed
+from autoprune.store import (
+    Recipe,
+    RetrainingFolder,
+    RunFolder,
+    is_model,
+    model_name,
+    read_model,
+    read_packed,
+)
 from autoprune.tasks.base import Task
 from autoprune.tasks.failures import name_of
 from autoprune.tasks.load import OBJECT, load_task
@@ -186,6 +194,31 @@ def model_folder(path: str | Path, pick: str = RECOMMENDED) -> Path:
         return retrained.first_model
     run, record = picked(RunFolder.open(folder), pick)
     return run.newest_model(record)
+
+
+def model_words(folder: Path) -> str:
+    """Which model of a run lies in a folder, and how long it was trained; else empty.
+
+    Of a retrained one also the other seeds.
+    """
+    run = run_around(folder)
+    if run is None:
+        return ""
+    retrained = RetrainingFolder(folder.parent)
+    if (seed := retrained.seed_at(folder)) is not None:
+        summary = retrained.summary()
+        others = [str(each) for each in summary.seeds if each != seed]
+        beside = f"; other seeds: {', '.join(others)}" if others else ""
+        return f"{model_name(summary.number, seed)} ({_epochs(summary.epochs)}{beside})"
+    for record in (*run.records(), *run.smaller()):
+        if record.artifact and (run.path / record.artifact).resolve() == folder.resolve():
+            length = _epochs(record.epochs)
+            return f"{record.title}, as the search trained it ({length}; retrain does so in full)"
+    return ""
+
+
+def _epochs(number: float) -> str:
+    return f"{number:g} epoch{'' if number == 1 else 's'}"
 
 
 def task_of(config: RunConfig) -> Task:

@@ -70,6 +70,7 @@ def test_loaded_model_has_the_recorded_metric(found: api.Result) -> None:
 
 def test_export_is_loaded_again_and_agrees(found: api.Result, tmp_path: Path) -> None:
     written = autoprune.export(found.path, format="onnx", output=tmp_path / "small.onnx")
+    assert written.model.startswith("trial ")
     assert written.path == tmp_path / "small.onnx"
     assert written.path.stat().st_size > 0
     assert written.difference < 1e-4

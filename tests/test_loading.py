@@ -158,6 +158,16 @@ def test_the_retrained_model_of_the_first_seed_is_preferred(run: RunFolder) -> N
     assert loading.model_folder(run.path, "trial=1") == run.path / "models" / "1"
 
 
+def test_words_say_which_model_of_a_run_it_is(run: RunFolder, tmp_path: Path) -> None:
+    searched, retrained = run.path / "models" / "1", retrain(run, 0)
+    words = "trial 1, as the search trained it (2 epochs; retrain does so in full)"
+    assert loading.model_words(searched) == words
+    said = "trial 0, retrained seed {} (1 epoch; other seeds: {})"
+    assert loading.model_words(retrained / "seed-3") == said.format(3, 4)
+    assert loading.model_words(retrained / "seed-4") == said.format(4, 3)
+    assert loading.model_words(tmp_path) == ""
+
+
 def test_what_lies_in_a_run_knows_its_configuration(run: RunFolder, tmp_path: Path) -> None:
     for place in (run.path, run.path / "models" / "0", retrain(run, 0) / "seed-3"):
         found = loading.config_around(place)

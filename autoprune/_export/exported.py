@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from autoprune.store import QuantizationReport
@@ -17,6 +18,8 @@ class Exported:
     that were tried, relative to the largest output. Of an int8 file it is that on the example
     inputs, and `quantization` says how it compares with the float32 file. Where the file has not
     `ran`, as Core ML's do on macOS and iOS only, it is that of the program that was converted.
+    `inputs` are the sizes of each input that the file takes, a name where a size is free (`batch`).
+    `model` says which model of a run it is; empty for one outside of a run.
     """
 
     path: Path
@@ -27,3 +30,5 @@ class Exported:
     quantization: QuantizationReport | None = None
     weights: Path | None = None
     ran: bool = True
+    inputs: Mapping[str, tuple[int | str, ...]] = field(default_factory=dict)
+    model: str = ""

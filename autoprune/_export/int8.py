@@ -34,5 +34,6 @@ def export_int8(
     twin = twin_of(model, task, settings, threads)
     report = timed([twin], [compared(twin, task, settings, test=test)], measure)[0]
     done = saved(twin, report, path, folder)
-    size, exporter = done.int8.file_bytes, twin.int8.written.exporter
-    return Exported(path, "onnx", exporter, twin.difference, size, done)
+    size, written = done.int8.file_bytes, twin.int8.written
+    inputs = dict(zip(written.inputs, twin.int8.shapes, strict=True))
+    return Exported(path, "onnx", written.exporter, twin.difference, size, done, inputs=inputs)

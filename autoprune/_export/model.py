@@ -11,7 +11,8 @@ from torch import nn
 from autoprune._export.agreement import compare, resized, variants
 from autoprune._export.exported import Exported
 from autoprune._export.formats import FORMATS, Format, format_of
-from autoprune.cost.inputs import Inputs, batch_size, frozen_copy, moved
+from autoprune.cost.inputs import Inputs, as_call, batch_size, frozen_copy, moved, tensors
+from autoprune.cost.onnx_export import BATCH, input_names
 from autoprune.errors import ConfigError, ExportError
 from autoprune.graph.replica import plain
 
@@ -62,7 +63,16 @@ def export_model(
         )
         weights = _publish(form, draft, path)
     size = sum(_bytes(file) for file in (path, weights) if file)
-    return Exported(path, name, exporter, difference, size, weights=weights, ran=form.runs)
+    sizes = _sizes(inputs, dynamic_batch)
+    return Exported(path, name, exporter, difference, size, None, weights, form.runs, sizes)
+
+
+def _sizes(inputs: Inputs, dynamic_batch: bool) -> dict[str, tuple[int | str, ...]]:
+    """For each input of the file its sizes, the first one `batch` where that is free."""
+    shapes: list[tuple[int | str, ...]] = [tuple(each.shape) for each in tensors(as_call(inputs))]
+    if dynamic_batch:
+        shapes = [(BATCH, *shape[1:]) if shape else shape for shape in shapes]
+    return dict(zip(input_names(inputs), shapes, strict=True))
 
 
 def _written(

@@ -164,6 +164,8 @@ def export(
     size = text.cost("weight_bytes", written.size_bytes)
     files = f"{written.path} and {written.weights}" if written.weights else f"{written.path}"
     say(f"wrote {files} ({size}, {written.exporter})")
+    for line in _facts(written):
+        say(line)
     if written.format == "packed":
         say("read again: every weight is the same, bit for bit")
         return
@@ -176,6 +178,22 @@ def export(
         say(line)
     for line in int8.warnings(written.quantization, _MAX_DROP if max_drop is None else max_drop):
         say(f"warning: {line}")
+
+
+def _facts(written: Exported) -> Iterator[str]:
+    """Which model a file holds, and what it takes."""
+    if written.model:
+        yield f"model: {written.model}"
+    if not written.inputs:
+        return
+    shapes = (f"{name} {_by(sizes)}" for name, sizes in written.inputs.items())
+    first = next((sizes[0] for sizes in written.inputs.values() if sizes), "")
+    fixed = f" · only batches of {first}; --dynamic-batch leaves the batch free"
+    yield f"input: {', '.join(shapes)}{fixed if isinstance(first, int) else ''}"
+
+
+def _by(sizes: Sequence[int | str]) -> str:
+    return " x ".join(map(str, sizes)) or "a number"
 
 
 def _compared(written: Exported) -> str:

@@ -23,6 +23,7 @@ from autoprune.log_level import log_level
 _log = logging.getLogger(__name__)
 _OPSET = 18
 EXPORTERS = ("torchscript", "dynamo")
+BATCH = "batch"  # what a free first dimension is called
 
 Axes = Sequence[Mapping[int, str]]
 """For each input tensor its dimensions of any size, with a name for each size."""
@@ -66,9 +67,10 @@ def to_onnx(
     The TorchScript-based exporter is tried first (0.1 s for a ResNet-20); where it is gone or does
     not know an operator, the dynamo-based one (seconds); or those of `exporters`, in turn. With
     `dynamic_batch` the first dimension of every input is free, and with `free` those that it names
-    for each tensor. Whether the result agrees with the model is for the caller to compare, perhaps
-    in `check`: what that raises counts as a failure of the exporter. A `WrittenModule` is given
-    back as it was written.
+    for each tensor. The graph's outputs are called `output`, or `output_0`, `output_1`, ... where
+    there are several. Whether the result agrees with the model is for the caller to compare,
+    perhaps in `check`: what that raises counts as a failure of the exporter. A `WrittenModule` is
+    given back as it was written.
 
     Raises:
         ExportError: no exporter can write the model; all reasons are given.
@@ -77,8 +79,8 @@ def to_onnx(
         return model.written
     inputs = moved(example_inputs, "cpu")
     flat = FlatModule(frozen_copy(model), inputs).eval()
-    names = _names(inputs)
-    first = {0: "batch"} if dynamic_batch else {}
+    names = input_names(inputs)
+    first = {0: BATCH} if dynamic_batch else {}
     axes = [{**first, **more} for more in free or [{} for _ in names]]
     reasons = []
     for exporter in exporters:
@@ -105,7 +107,7 @@ def write_unfolded(model: nn.Module, example_inputs: Inputs) -> OnnxModel:
     Whatever the exporter raises passes through.
     """
     inputs = moved(example_inputs, "cpu")
-    names, buffer = _names(inputs), io.BytesIO()
+    names, buffer = input_names(inputs), io.BytesIO()
     flat = FlatModule(model, inputs).eval()
     with _quiet(), unfused(), torch.no_grad():
         torch.onnx.export(
@@ -126,9 +128,11 @@ def _write(flat: FlatModule, names: Sequence[str], exporter: str, axes: Axes) ->
     call = tuple(flat.example)
     options: dict[str, Any] = {"input_names": list(names)}
     with _quiet(), unfused(), torch.no_grad():
+        outputs = _named_outputs(flat, names, free=any(BATCH in axis.values() for axis in axes))
+        options["output_names"] = list(outputs)
         if exporter == "torchscript":
             if any(axes):
-                options["dynamic_axes"] = dict(zip(names, axes, strict=True))
+                options["dynamic_axes"] = dict(zip(names, axes, strict=True)) | outputs
             options |= {"dynamo": False, "opset_version": _OPSET}
             torch.onnx.export(flat, call, buffer, **options)  # type: ignore[arg-type]
         else:
@@ -157,7 +161,33 @@ class FlatModule(nn.Module):
         return tuple(tensors(self.model(*args, **kwargs)))
 
 
-def _names(example_inputs: Inputs) -> list[str]:
+def _named_outputs(
+    flat: FlatModule, inputs: Sequence[str], *, free: bool
+) -> dict[str, dict[int, str]]:
+    """For the name of each output, `{0: "batch"}` where its first dimension is that of the inputs.
+
+    Only a `free` batch is named. Empty where an input has such a name: the exporter takes its own.
+    """
+    found = flat(*flat.example)
+    more = flat(*(_one_more(each) for each in flat.example)) if free else found
+    grows = [a.dim() > 0 and b.shape[0] == a.shape[0] + 1 for a, b in zip(found, more, strict=True)]
+    names = ["output"] if len(found) == 1 else [f"output_{place}" for place in range(len(found))]
+    if set(names) & set(inputs):
+        return {}
+    return {name: {0: BATCH} if one else {} for name, one in zip(names, grows, strict=True)}
+
+
+def _one_more(tensor: Tensor) -> Tensor:
+    """With its first sample once more."""
+    return torch.cat([tensor, tensor[:1]]) if tensor.dim() else tensor
+
+
+def input_names(example_inputs: Inputs) -> list[str]:
+    """What the graph's inputs are called, for each tensor of the example.
+
+    >>> input_names((torch.zeros(1), [torch.zeros(1), torch.zeros(1)]))
+    ['input_0', 'input_1_0', 'input_1_1']
+    """
     args, kwargs = as_call(example_inputs)
     names = [
         f"input_{place}_{inner}" if len(found) > 1 else f"input_{place}"

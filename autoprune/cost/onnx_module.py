@@ -25,7 +25,8 @@ class OnnxModule(WrittenModule):
     inputs, to see in which structure (a tensor, a tuple, a mapping, an output class) it answers. A
     file with a fixed batch size is fed in pieces of that size, the last one filled up. Where a call
     has other sizes than the file elsewhere, `rewrite` is called with its arrays, and may `reopen`
-    the module with another file. There are no parameters, and no gradients.
+    the module with another file. `shapes` are those of its inputs, a name where a size is free.
+    There are no parameters, and no gradients.
 
     Raises ExportError where a call does not fit the file.
     """
@@ -45,8 +46,8 @@ class OnnxModule(WrittenModule):
         """Answer from another file of the same model from now on."""
         self.written = written
         self._session = open_session(written.data, self._threads, CPU)
-        self._shapes = [each.shape for each in self._session.get_inputs()]
-        size = self._shapes[0][:1]
+        self.shapes = [tuple(each.shape) for each in self._session.get_inputs()]
+        size = self.shapes[0][:1]
         self._batch = size[0] if size and isinstance(size[0], int) else None
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
@@ -68,7 +69,7 @@ class OnnxModule(WrittenModule):
         """Whether the sizes are the file's, but for the first dimension."""
         sizes = [
             pair
-            for shape, array in zip(self._shapes, given, strict=True)
+            for shape, array in zip(self.shapes, given, strict=True)
             for pair in zip(shape[1:], array.shape[1:], strict=False)
         ]
         return all(size == found for size, found in sizes if isinstance(size, int))

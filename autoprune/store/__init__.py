@@ -36,6 +36,7 @@ from autoprune.store.quantization import (
     PrecisionReport,
     QuantizationReport,
     QuantizationSettings,
+    model_name,
     read_quantization,
     write_quantization,
 )
@@ -110,6 +111,7 @@ __all__ = [
     "is_model",
     "is_packed",
     "mend",
+    "model_name",
     "pack",
     "packed_parts",
     "read_metrics",

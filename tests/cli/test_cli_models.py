@@ -43,6 +43,26 @@ def test_export_names_both_files(command_line, monkeypatch, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(
+    ("inputs", "said"),
+    [
+        (
+            {"input": (1, 600, 6)},
+            "input: input 1 x 600 x 6 · only batches of 1; --dynamic-batch leaves the batch free",
+        ),
+        ({"a": ("batch", 3), "b": ()}, "input: a batch x 3, b a number"),
+    ],
+)
+def test_export_says_which_model_and_what_it_takes(
+    command_line, monkeypatch, tmp_path: Path, inputs, said: str
+) -> None:
+    made = exported(inputs=inputs, model="trial 3")
+    monkeypatch.setattr(api, "export", lambda path, **options: made)
+    code, out, _ = command_line("export", tmp_path)
+    assert code == 0
+    assert out.splitlines()[1:3] == ["model: trial 3", said]
+
+
+@pytest.mark.parametrize(
     ("ran", "said"),
     [
         (True, "reloaded: outputs agree within 1.0e-07 of the largest"),

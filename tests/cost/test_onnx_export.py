@@ -57,3 +57,58 @@ def test_a_model_without_an_onnx_form_is_an_error_and_no_printed_graph(
     with pytest.raises(ExportError, match="cannot be written as ONNX"):
         to_onnx(Bessel(), torch.rand(1, 2))
     assert capfd.readouterr() == ("", "")
+
+
+class Several(nn.Module):
+    """Two answers with the batch first, and one where it is folded into another dimension."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 4)
+
+    def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+        found = self.layer(x)
+        return {"all": found, "mean": found.mean(1), "rows": found.flatten(0, 1)}
+
+
+def _outputs(written: OnnxModel) -> list[tuple[str, object]]:
+    found = onnxruntime.InferenceSession(written.data).get_outputs()
+    return [(each.name, each.shape[0]) for each in found]
+
+
+@pytest.mark.parametrize("exporter", ["torchscript", "dynamo"])
+def test_outputs_are_named_and_their_free_batch_is_the_inputs(exporter: str) -> None:
+    one = to_onnx(nn.Linear(4, 3), torch.zeros(2, 4), exporters=[exporter])
+    assert _outputs(one) == [("output", 2)]
+    example = torch.zeros(2, 5, 4)
+    free = to_onnx(Several(), example, dynamic_batch=True, exporters=[exporter])
+    first, second, (name, rows) = _outputs(free)
+    assert (first, second) == (("output_0", "batch"), ("output_1", "batch"))
+    assert name == "output_2"
+    assert rows != "batch"
+
+
+def test_a_batch_that_was_reshaped_is_still_named() -> None:
+    """The exporter loses the size behind a reshape, and would call it by a node."""
+
+    class Reshaped(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(6, 2)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.layer(x.view(x.shape[0], -1)[:, :6])
+
+    free = to_onnx(Reshaped(), torch.zeros(2, 2, 4), dynamic_batch=True, exporters=["torchscript"])
+    assert _outputs(free) == [("output", "batch")]
+
+
+@pytest.mark.parametrize("exporter", ["torchscript", "dynamo"])
+def test_an_input_that_is_called_output_keeps_its_name(exporter: str) -> None:
+    class Named(nn.Module):
+        def forward(self, output: torch.Tensor) -> torch.Tensor:
+            return output + 1
+
+    written = to_onnx(Named(), {"output": torch.zeros(1, 2)}, exporters=[exporter])
+    assert written.inputs == ("output",)
+    assert _outputs(written)[0][0] != "output"

@@ -22,6 +22,7 @@ def test_the_file_and_what_is_known_of_it(tmp_path: Path) -> None:
     )
     assert (made.path, made.format, made.weights) == (file, "onnx", None)
     assert made.size_bytes == file.stat().st_size
+    assert made.inputs == {"input": (1, 4)}
     assert 0.0 <= made.difference < 0.5
     assert made.quantization == read_quantization(tmp_path / "model")
     assert made.quantization.float32.latency_ms == 1.0
