@@ -86,8 +86,8 @@ def format_of(path: Path, name: str | None = None) -> str:
     name = name or endings.get(path.suffix, path.suffix.removeprefix("."))
     if name not in FORMATS:
         raise ConfigError(
-            f"format must be one of {', '.join(FORMATS)}, got {name!r} for {path} · or one of the "
-            f"endings {', '.join(endings)}"
+            f"format must be one of {', '.join(FORMATS)}, packed, got {name!r} for {path} · or one "
+            f"of the endings {', '.join(endings)}, .packed"
         )
     form = FORMATS[name]
     if form.weights and path.suffix != form.ending:

@@ -42,6 +42,7 @@ def test_file_computes_what_the_model_computes(tmp_path, name, dynamic):
     exported = export_model(model, tmp_path / "new" / name, X, dynamic_batch=dynamic)
     assert exported.difference < 1e-5
     assert exported.size_bytes == exported.path.stat().st_size
+    assert exported.inputs == {"input": ("batch" if dynamic else 1, 3, 8, 8)}
     assert [entry.name for entry in exported.path.parent.iterdir()] == [name]
     assert all(module.training for module in model.modules())
 
@@ -120,7 +121,7 @@ def test_where_both_exporters_files_are_refused_both_reasons_are_given(tmp_path,
 
 
 def test_unknown_format_names_the_known(tmp_path):
-    with pytest.raises(ConfigError, match=r"format must be one of onnx, pt2, .*, got 'engine'"):
+    with pytest.raises(ConfigError, match=r"one of onnx, pt2, .*, packed, got 'engine' .*\.packed"):
         export_model(residual(), tmp_path / "m.engine", X)
 
 
