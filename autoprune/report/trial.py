@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from rich.box import SIMPLE_HEAD
 from rich.console import Group, RenderableType
 from rich.table import Table
@@ -23,9 +25,25 @@ def trial(view: RunView, number: int) -> RenderableType:
     """
     record = next((r for r in view.records if r.number == number), None)
     if record is None:
-        known = ", ".join(str(r.number) for r in view.records[:8]) or "none yet"
+        known = _ranges([r.number for r in view.records]) or "none yet"
         raise StoreError(f"{view.name} has no trial {number} · trials: {known}")
     return Group(_facts(view, record), _ratios(view, record), _history(record))
+
+
+def _ranges(numbers: Sequence[int]) -> str:
+    """All numbers, those that follow one another as a range.
+
+    >>> _ranges([7, 0, 1, 2, 4, 5])
+    '0 to 2, 4, 5, 7'
+    """
+    runs: list[list[int]] = []
+    for number in sorted(numbers):
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1].append(number)
+        else:
+            runs.append([number])
+    words = [f"{run[0]} to {run[-1]}" if len(run) > 2 else ", ".join(map(str, run)) for run in runs]
+    return ", ".join(words)
 
 
 def _facts(view: RunView, record: TrialRecord) -> Table:

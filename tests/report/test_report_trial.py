@@ -29,7 +29,7 @@ def test_trial_in_detail_lists_every_group_and_evaluation(view) -> None:
 
 
 def test_unknown_trial_is_refused(view) -> None:
-    with pytest.raises(StoreError, match="demo has no trial 99 · trials: 0, 1, 2"):
+    with pytest.raises(StoreError, match="demo has no trial 99 · trials: 0 to "):
         trials.trial(view, 99)
 
 
@@ -139,10 +139,10 @@ def test_of_several_devices_each_has_its_latency_and_its_conditions() -> None:
     )
 
 
-def test_the_first_trials_are_named_where_there_is_no_such() -> None:
-    many = view_of(*(trial(n, 0.9, 5.0) for n in range(10)))
+def test_all_trials_are_named_where_there_is_no_such() -> None:
+    many = view_of(*(trial(n, 0.9, 5.0) for n in (*range(9), 17, 79, 80)))
     with pytest.raises(StoreError) as caught:
         trials.trial(many, 99)
-    assert str(caught.value) == "run has no trial 99 · trials: 0, 1, 2, 3, 4, 5, 6, 7"
+    assert str(caught.value) == "run has no trial 99 · trials: 0 to 8, 17, 79, 80"
     with pytest.raises(StoreError, match="run has no trial 0 · trials: none yet"):
         trials.trial(view_of(), 0)
