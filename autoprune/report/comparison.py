@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -95,9 +95,8 @@ class Comparison:
         return pd.DataFrame(list(found.values()), index=index, columns=names, dtype=object)
 
     def __rich__(self) -> RenderableType:
-        warning = _other_dense(self.views)
         parts: list[RenderableType] = [_runs(self.views, self.fronts)]
-        parts += [Text(warning, "yellow")] if warning else []
+        parts += [Text(warning, "yellow") for warning in _warnings(self.views)]
         return Group(*parts, _levels(self.views, self.fronts), _differences(self.views))
 
     def __str__(self) -> str:
@@ -107,9 +106,8 @@ class Comparison:
 
     def _repr_html_(self) -> str:
         """The three tables, for notebooks."""
-        warning = _other_dense(self.views)
         tables = (self.runs, self.at_cost, self.differences)
-        parts = [f"<p>{escape(warning)}</p>"] if warning else []
+        parts = [f"<p>{escape(warning)}</p>" for warning in _warnings(self.views)]
         return "".join([*parts, *(table.to_html() for table in tables if len(table))])
 
 
@@ -252,12 +250,23 @@ def _differing(views: Sequence[RunView]) -> dict[str, list[Any]]:
     }
 
 
-def _other_dense(views: Sequence[RunView]) -> str:
+def _warnings(views: Sequence[RunView]) -> Iterator[str]:
+    """Why values of the runs may not be comparable: other tasks, or other dense models."""
     first, *others = views
+    tasks = [f"{it.name} ({_task(it)})" for it in others if _task(it) != _task(first)]
+    if tasks:
+        yield (
+            f"other tasks than that of {first.name} ({_task(first)}): {', '.join(tasks)}; values "
+            "of different tasks are not comparable"
+        )
     odd = [view.name for view in others if dict(view.dense.metrics) != dict(first.dense.metrics)]
-    if not odd:
-        return ""
-    return f"other dense models than that of {first.name}: {', '.join(odd)}"
+    if odd:
+        yield f"other dense models than that of {first.name}: {', '.join(odd)}"
+
+
+def _task(view: RunView) -> str:
+    """The task's name, without the folder of its file."""
+    return view.config.task.rpartition("/")[2]
 
 
 def _table(*columns: str) -> Table:

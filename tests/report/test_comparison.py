@@ -12,6 +12,7 @@ from rich.console import Console
 from synthetic_run import make_run
 from views import config, trial, view_of
 
+from autoprune.config import RunConfig
 from autoprune.errors import UsageError
 from autoprune.pareto import Objective, ParetoFront
 from autoprune.report.comparison import Comparison, best_at, hypervolumes
@@ -211,3 +212,21 @@ def test_runs_that_are_alike_say_so_and_where_they_lie_does_not_count() -> None:
 def test_a_front_without_a_reference_has_no_hypervolume() -> None:
     assert hypervolumes([front((5.0, 0.5)), front((5.0, 0.5), reference=None)]) == []
     assert hypervolumes([front((20.0, 0.5))]) == [0.0]  # nothing within the reference
+
+
+def test_runs_of_other_tasks_are_named_before_their_values() -> None:
+    one, same = view_of(trial(0, 0.5, 2.0)), view_of(trial(0, 0.5, 2.0))
+    same = replace(same, name="moved", config=replace_task(same, "elsewhere/t"))
+    other = replace(same, name="other", config=replace_task(same, "jobs/task.py:Seq"))
+    assert "other tasks" not in str(Comparison((one, same)))
+    said = (
+        "other tasks than that of run (t): other (task.py:Seq); values of different tasks are not "
+        "comparable"
+    )
+    found = Comparison((one, other))
+    assert said in " ".join(str(found).split())
+    assert said in found._repr_html_()
+
+
+def replace_task(view: RunView, task: str) -> RunConfig:
+    return view.config.model_copy(update={"task": task})
