@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from autoprune.budget import Cost
 from autoprune.candidate import Candidate
+from autoprune.cost_fields import cost_fields
 
 State = Literal["complete", "stopped", "infeasible", "failed"]
 UNIFORM = "seed:uniform"  # how the origin of a uniform seed begins: a baseline, too
@@ -57,6 +58,17 @@ class TrialRecord:
     artifact: str | None = None
     origin: str = ""
     optimizer: str = ""
+
+    def __repr__(self) -> str:
+        """Number, state, origin, metrics and costs in one line; the fields hold the rest."""
+        found = [f"trial {self.number}", self.state, self.origin, f"epochs {self.epochs:g}"]
+        found += [f"{name} {value:.4g}" for name, value in self.metrics.items()]
+        for source, cost in (("predicted", self.predicted), ("measured", self.measured)):
+            names = dict.fromkeys((*cost_fields(), *cost_fields(cost.names))) if cost else ()
+            values = ((name, cost.value(name)) for name in names) if cost else ()
+            shown = [f"{name} {value:.4g}" for name, value in values if value is not None]
+            found += [f"{source}: {', '.join(shown)}"] if shown else []
+        return f"<{'; '.join(part for part in found if part)}>"
 
     @property
     def baseline(self) -> str:

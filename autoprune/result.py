@@ -40,6 +40,11 @@ class Result:
         records = folder.records()
         return Result(front_of(folder, records), records, folder.path, task)
 
+    def __repr__(self) -> str:
+        """The run, how many trials it has, and the front with a line for each member."""
+        head = f"Result of {self.path}: {len(self.records)} trials, front of {len(self.front)}"
+        return "\n".join([head, *(f"  {member}" for member in self.front.members)])
+
     @property
     def plan(self) -> SearchPlan | None:
         """What was decided before the first trial: objectives, absolute limits, space, dense cost.

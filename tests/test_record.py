@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+from dataclasses import replace
 
 import pytest
 
@@ -71,6 +72,14 @@ def test_it_is_read_back_from_json(made: TrialRecord) -> None:
     again = TrialRecord.from_dict(json.loads(json.dumps(made.to_dict())))
     assert again == made
     assert again.to_dict() == made.to_dict()
+
+
+def test_it_is_printed_as_one_line_without_its_history() -> None:
+    cost = replace(FULL, measured=Cost(macs=100, timings=(PHONE,)))
+    assert repr(cost) == (
+        "<trial 4; complete; tpe; epochs 1.5; accuracy 0.75; predicted: macs 100; "
+        "measured: macs 100, latency_ms@phone 8>"
+    )
 
 
 def test_a_record_from_before_optimizers_were_noted_is_read() -> None:

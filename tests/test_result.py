@@ -30,6 +30,12 @@ def test_it_is_what_the_folder_holds(result: Result) -> None:
     assert result == Result.read(result.path, Pair())  # the task is no part of what was found
 
 
+def test_it_is_printed_as_its_front(result: Result) -> None:
+    first, *members = str(result).splitlines()
+    assert first == f"Result of {result.path}: 2 trials, front of 2"
+    assert [line.split(";")[0] for line in members] == ["  <trial 1", "  <trial 0"]
+
+
 def test_a_run_without_a_front_is_refused(result: Result) -> None:
     (result.path / "front.json").unlink()
     with pytest.raises(StoreError, match="has no front yet · resume it with: autoprune resume"):
