@@ -261,7 +261,8 @@ def _task(
 ) -> Task:
     if reference.startswith(OBJECT):
         raise TaskError(
-            f"this run was made with a Task object ({reference.removeprefix(OBJECT)}) · call it "
-            "from Python with task=..."
+            f"this run was made with a Task object ({reference.removeprefix(OBJECT)}), which a "
+            "command does not have · in Python: autoprune.export(run, task=task); likewise "
+            "retrain, resume, verify, quantize, load"
         )
     return load_task(reference, base=Path(base) if base else None, data=data, args=args)

@@ -202,7 +202,8 @@ def test_a_task_given_as_an_object_must_be_given_again() -> None:
     with pytest.raises(TaskError) as caught:
         loading.task_of(config)
     assert str(caught.value) == (
-        "this run was made with a Task object (Pair) · call it from Python with task=..."
+        "this run was made with a Task object (Pair), which a command does not have · in Python: "
+        "autoprune.export(run, task=task); likewise retrain, resume, verify, quantize, load"
     )
 
 

@@ -44,7 +44,15 @@ def init(
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(text, encoding="utf-8")
         say(f"wrote {file}")
-    say(f"next: autoprune search {quoted(config)}")
+    say(f"next: {_to_write(config, task, task_file)}autoprune search {quoted(config)}")
+
+
+def _to_write(config: Path, task: str, task_file: Path | None) -> str:
+    """What has to be done before a search: the file of the task that is not there."""
+    named = task.rpartition(":")[0]
+    if task_file is not None or not named.endswith(".py") or (config.parent / named).is_file():
+        return ""
+    return f"write {quoted(config.parent / named)} (--task-file makes one to fill in), then "
 
 
 @app.command()

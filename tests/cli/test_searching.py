@@ -146,14 +146,16 @@ def test_init_writes_a_configuration_and_says_how_to_go_on(command_line, tmp_pat
     file = tmp_path / "new" / "budget.yaml"
     code, out, _ = command_line("init", file, "--task", "mine.py:Mine")
     assert code == 0
-    assert out.replace("\n", "|") == f"wrote {file}|next: autoprune search {file}|"
+    missing = f"write {file.parent}/mine.py (--task-file makes one to fill in), then "
+    assert out.replace("\n", "|") == f"wrote {file}|next: {missing}autoprune search {file}|"
     assert RunConfig.load(file).task == f"{file.parent}/mine.py:Mine"
 
 
 def test_init_writes_a_task_that_the_configuration_names(command_line, tmp_path: Path) -> None:
     file = tmp_path / "job" / "b.yaml"
-    code, _, _ = command_line("init", file, "--task-file", tmp_path / "tasks" / "mine.py")
+    code, out, _ = command_line("init", file, "--task-file", tmp_path / "tasks" / "mine.py")
     assert code == 0
+    assert out.splitlines()[-1] == f"next: autoprune search {file}"
     assert "\ntask: ../tasks/mine.py:MyTask\n" in file.read_text()
     config = RunConfig.load(file)
     assert config.task == f"{tmp_path}/job/../tasks/mine.py:MyTask"
