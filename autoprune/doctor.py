@@ -171,7 +171,8 @@ def _configuration(file: Path) -> Iterator[Check]:
         what = f"device {name}".strip()
         try:
             find_target(device.runtime).reach(device.threads)
-            yield Check(what, "good", f"{device.runtime}, {device.threads} threads")
+            threads = f"{device.threads} thread{'s' if device.threads > 1 else ''}"
+            yield Check(what, "good", f"{device.runtime}, {threads}")
         except AutopruneError as error:
             state: State = "warn" if device.profile else "bad"
             yield Check(what, state, str(error))

@@ -53,7 +53,7 @@ def test_a_configuration_is_tried(tmp_path: Path) -> None:
     found = by_name(file)
     assert found["configuration"].state == "good"
     assert "none.py does not exist" in found["task"].text
-    assert found["device"].state == "good"
+    assert (found["device"].state, found["device"].text) == ("good", "torch, 1 thread")
 
 
 TASK = """

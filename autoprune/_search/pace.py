@@ -25,11 +25,11 @@ class Pace:
         """Seconds until the first of the limits, after so many trials and epochs; at least 0.
 
         `deadline_s` is how far away the limit on time is, if there is one. None where nothing is
-        known: there is no pace before two trials have ended, since the first one also waited for
-        the workers to start.
+        known: there is no pace before three trials have ended, since the first one also waited
+        for the workers to start, and the time to the next one alone may be that of a short one.
         """
         left = [] if deadline_s is None else [deadline_s]
-        if len(self._ends) > 1:
+        if len(self._ends) > 2:
             left.extend(self._until(limits, done, epochs))
         return max(0.0, min(left)) if left else None
 

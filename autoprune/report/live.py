@@ -61,7 +61,7 @@ def counts(snapshot: Snapshot) -> str:
 def clock(snapshot: Snapshot) -> str:
     """Time spent and left, training done, and the front's hypervolume."""
     parts = [text.seconds(snapshot.elapsed_s)]
-    if snapshot.left_s is not None:
+    if snapshot.left_s and snapshot.phase == "search":
         parts.append(f"about {text.seconds(snapshot.left_s)} left")
     if snapshot.epochs:
         parts.append(f"{snapshot.epochs:.4g} epochs")

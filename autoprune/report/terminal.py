@@ -56,7 +56,8 @@ def summary(view: RunView) -> RenderableType:
         )
         if state == "complete" and view.over:
             lines.append(f" ({len(view.over)} over budget as measured)")
-    ended = f", ended by {view.ended_by}" if view.ended_by else ""
+    lines.append(_baselines(view))
+    ended = f", ended after {view.ended_by}" if view.ended_by else ""
     lines.append(f"  ·  {view.epochs:.4g} epochs, {text.seconds(view.wall_s)}{ended}\n")
     if view.front is None or not view.members:
         lines.append(f"front   {view.without_model}", "yellow")
@@ -64,19 +65,28 @@ def summary(view: RunView) -> RenderableType:
     knee, found = view.front.knee, view.recommendation
     count = len(view.members)
     state = f"{count} model{'s' * (count != 1)}" + ("" if view.finished else " so far")
+    state += " as measured" if view.front.source == "measured" else ""
     if found is not None:
         lines.append(f"pick    trial {found.record.number}: {why(view)}\n", "bold")
         if reduced := view.reduced(found.record):
             lines.append(f"        {reduced}\n")
     lines.append(f"front   {state}, knee trial {knee.number if knee else text.NONE}")
     if view.front.reference is not None:
-        lines.append(f", hypervolume {view.front.hypervolume:.4g}")
+        unit = " × ".join(objective.name for objective in view.front.objectives)
+        lines.append(f", hypervolume {view.front.hypervolume:.4g} ({unit})")
     for limit, value, record in view.levels:
         lines.append(f"\nlevel   {text.limit(limit, value)}: {_level(view, record)}")
     if view.not_measured:
         lines.append(f"\n        not measured: {view.not_measured}", "yellow")
         lines.append(f"\n        measure it with: autoprune resume {view.place}", "yellow")
     return lines
+
+
+def _baselines(view: RunView) -> str:
+    """How many of the trials are baselines, which the limits of the search do not count."""
+    found = [r for r in view.records if not r.is_counted and not r.is_reused]
+    epochs = sum(record.epochs for record in found)
+    return f" (of them baselines {len(found)}, {epochs:.4g} epochs)" if found else ""
 
 
 def _level(view: RunView, record: TrialRecord | None) -> str:
@@ -105,7 +115,7 @@ def front_table(view: RunView) -> RenderableType:
     if len(view.latencies) > 1:
         table.add_column("device", no_wrap=True)
     predicted = ("predicted\nms",) if view.has_predicted_latency else ()
-    for column in (*predicted, "measured\nms", "its p95\nms", "speed-\nup"):
+    for column in (*predicted, "measured\nms", "p95\nms", "speed-\nup"):
         table.add_column(column, justify="right", no_wrap=True)
     table.add_row(*_dense_cells(view, name), style="bold", end_section=True)
     knee, found = view.front.knee if view.front else None, view.recommendation
@@ -125,6 +135,8 @@ def front_table(view: RunView) -> RenderableType:
     marks += " · ? random widths" if "random" in kinds else ""
     marks += " · 0 from scratch" if "scratch" in kinds else ""
     marks += " · ◇ smaller dense model" if "smaller" in kinds else ""
+    if view.records and max(r.number for r in view.records) >= len(view.records):
+        marks += " · trials are numbered by proposal, most of which are not trained"
     shown = (view.dense.measured, *(r.measured for r in (*view.records, *view.smaller)))
     marks += " · ~ noisy measurement" if any(map(text.noise, shown)) else ""
     marks += " · ✗ over budget as measured" if any(map(view.over_budget, others)) else ""

@@ -26,8 +26,13 @@ from autoprune.report import live
         (Snapshot("verify", front=({"trial": 1},)), "measuring the front · front 1 · 0.0 s"),
         (Snapshot("done", elapsed_s=61.0, epochs=2.5), "done · 1 min 1 s · 2.5 epochs"),
         (
-            Snapshot("tidying", left_s=0.0, hypervolume=0.0),
-            "tidying · 0.0 s · about 0.0 s left · hypervolume 0",
+            Snapshot("search", left_s=75.0, hypervolume=0.0),
+            "searching · 0.0 s · about 1 min 15 s left · hypervolume 0",
+        ),
+        (Snapshot("search", left_s=0.0), "searching · 0.0 s"),
+        (
+            Snapshot("tidying", left_s=9.0, hypervolume=0.0),
+            "tidying · 0.0 s · hypervolume 0",
         ),
     ],
 )

@@ -70,7 +70,20 @@ def test_summary_counts_every_state(view) -> None:
     for state, count in view.states.items():
         word = "over budget" if state == "infeasible" else state
         assert f"{count} {word}" in text
-    assert f"{len(view.members)} models, knee trial {view.front.knee.number}" in text
+    front = view.front
+    assert f"{len(view.members)} models as measured, knee trial {front.knee.number}" in text
+    assert f"hypervolume {front.hypervolume:.4g} (accuracy × latency_ms)" in " ".join(text.split())
+
+
+def test_baselines_and_gaps_in_the_numbers_are_explained() -> None:
+    mine, theirs = views.trial(0, 0.9, 5.0), views.trial(1, 0.9, 4.0, origin="baseline:uniform")
+    text = text_of(terminal.show(views.view_of(mine, replace(theirs, epochs=2.5))), width=200)
+    assert "2 complete" in text
+    assert "(of them baselines 1, 2.5 epochs)" in text
+    assert "numbered by proposal" not in text
+    text = text_of(terminal.show(views.view_of(mine, views.trial(115, 0.9, 4.0))), width=200)
+    assert "baselines" not in text
+    assert "trials are numbered by proposal, most of which are not trained" in text
 
 
 def test_models_over_budget_as_measured_are_counted_apart(view) -> None:
@@ -78,7 +91,7 @@ def test_models_over_budget_as_measured_are_counted_apart(view) -> None:
     complete, refused = view.states["complete"], view.states["infeasible"]
     assert f"{complete} complete (1 over budget as measured), " in text
     assert f"{refused} over budget as predicted, " in text
-    assert "as measured" not in text_of(terminal.summary(view))
+    assert "budget as measured" not in text_of(terminal.summary(view))
 
 
 def test_bytes_of_the_file_have_a_column_where_they_are_limited(tmp_path) -> None:

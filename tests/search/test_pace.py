@@ -20,9 +20,9 @@ def pace_of(patch: pytest.MonkeyPatch, *ends: float, now: float) -> Pace:
     return pace
 
 
-def test_nothing_is_known_before_two_trials_have_ended(monkeypatch: pytest.MonkeyPatch) -> None:
-    pace = pace_of(monkeypatch, 100.0, now=200.0)
-    assert pace.left_s(Limits(trials=10), done=1, epochs=4.0, deadline_s=None) is None
+def test_nothing_is_known_before_three_trials_have_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    pace = pace_of(monkeypatch, 100.0, 101.0, now=200.0)
+    assert pace.left_s(Limits(trials=10), done=2, epochs=4.0, deadline_s=None) is None
     assert pace.left_s(Limits(trials=10), done=1, epochs=4.0, deadline_s=30.0) == 30.0
 
 
@@ -44,7 +44,7 @@ def test_the_first_limit_at_the_pace_so_far_counts(
 
 
 def test_epochs_tell_nothing_until_some_were_trained(monkeypatch: pytest.MonkeyPatch) -> None:
-    pace = pace_of(monkeypatch, 0.0, 1.0, now=1.0)
+    pace = pace_of(monkeypatch, 0.0, 1.0, 2.0, now=2.0)
     limits = Limits(trials=10, total_epochs=4.0)
     assert pace.left_s(limits, done=0, epochs=0.0, deadline_s=None) == 10.0
 
