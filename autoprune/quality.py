@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -84,6 +85,21 @@ def parse_qualities(spec: Mapping[str, object], place: str = "quality") -> tuple
         for metric, texts in spec.items()
         for text in (texts if isinstance(texts, list | tuple) else [texts])
     )
+
+
+def tells_nothing(value: float, constant: float, *, maximize: bool, samples: int | None) -> bool:
+    """Whether a metric is hardly better than `constant`, what a constant output has.
+
+    Values in [0, 1] must differ by two standard errors of a share of the `samples`.
+
+    >>> tells_nothing(0.51, 0.5, maximize=True, samples=1000)
+    True
+    >>> tells_nothing(0.54, 0.5, maximize=True, samples=1000)
+    False
+    """
+    is_share = samples and min(value, constant) >= 0.0 and max(value, constant) <= 1.0
+    error = math.sqrt(constant * (1.0 - constant) / samples) if is_share and samples else 0.0
+    return (value - constant if maximize else constant - value) <= 2.0 * error
 
 
 def check_qualities(

@@ -102,7 +102,8 @@ def search_plan(plan: Plan) -> SearchPlan:
 
 def dense_report(ready: Prepared, measured: Cost | None) -> DenseReport:
     """What is known of the dense model."""
-    return DenseReport(dict(ready.metrics), ready.plan.dense, measured, ready.samples)
+    known = ready.metrics, ready.plan.dense, measured, ready.samples, ready.constant
+    return DenseReport(*known)
 
 
 def importances(study: optuna.Study, plan: Plan) -> dict[str, dict[str, float]]:

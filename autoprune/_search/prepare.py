@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -44,7 +45,7 @@ from autoprune.pruning.restrictions import restricted_by
 from autoprune.pruning.sparsity import sparse_weights
 from autoprune.pruning.verification import prunable
 from autoprune.pruning.weight_importance import SCORES, curves
-from autoprune.quality import check_qualities
+from autoprune.quality import check_qualities, tells_nothing
 from autoprune.space import SearchSpace
 from autoprune.tasks.base import Task
 from autoprune.tasks.failures import name_of
@@ -62,8 +63,8 @@ Say = Callable[[str], None]
 class Prepared:
     """A prepared search.
 
-    `metrics` are the dense model's on the validation split, `samples` is the size of that;
-    `smaller` are other dense models to compare with.
+    `metrics` are the dense model's on the validation split, `samples` is the size of that, and
+    `constant` are those of a constant output; `smaller` are other dense models to compare with.
     """
 
     plan: Plan
@@ -75,6 +76,7 @@ class Prepared:
     sizes: ByteModels = field(default_factory=ByteModels)
     samples: int | None = None
     smaller: tuple[SmallerModel, ...] = ()
+    constant: Mapping[str, float] = field(default_factory=dict)
 
     def with_targets(self, targets: tuple[TargetDevice, ...]) -> Prepared:
         """The same search with costs predicted from these devices' profiles."""
@@ -123,12 +125,13 @@ def prepare(
         check(targets)
     device = training_device(config.train_on)
     say("the dense model")
-    dense = load_dense(task, device=device)
+    dense = load_dense(task, device=device, say=say)
     dense = dense.to("cpu").eval()
     example = task.example_input()
     graph = prunable(dense, example, ignored_layers=task.ignored_layers, num_heads=task.num_heads)
     metrics = dense_metrics(task, dense.to(device))
-    constant = constant_metrics(task, dense)
+    constant, samples = constant_metrics(task, dense), split_size(task.val_loader())
+    say(_dense_words(task, metrics, constant, samples))
     check_qualities(config.quality_limits, metrics, task.metric)
     dense = dense.to("cpu")
     if config.search.baselines.smaller:
@@ -162,8 +165,19 @@ def prepare(
     plan.check()
     distributions(plan)
     rig = MeasurementRig(dense, graph, example, targets)
-    samples = split_size(task.val_loader())
-    return Prepared(plan, dense, graph, metrics, rig, device, sizes, samples, smaller)
+    return Prepared(plan, dense, graph, metrics, rig, device, sizes, samples, smaller, constant)
+
+
+def _dense_words(
+    task: Task, metrics: Mapping[str, float], constant: Mapping[str, float], samples: int | None
+) -> str:
+    """How good the dense model is, and whether that is more than nothing."""
+    value, least = metrics[task.metric], constant.get(task.metric, math.nan)
+    words = f"the dense model: {task.metric} {value:.4g} on validation data"
+    maximize = task.direction == "maximize"
+    if tells_nothing(value, least, maximize=maximize, samples=samples):
+        words += f", hardly better than a constant output ({least:.4g}): is it trained?"
+    return words
 
 
 def correct(ready: Prepared, chosen: Sequence[Architecture], say: Say) -> Prepared:

@@ -9,6 +9,7 @@ from itertools import pairwise
 from typing import Literal
 
 from autoprune.cost_fields import is_latency, split_field
+from autoprune.quality import tells_nothing
 from autoprune.report import text
 from autoprune.report.data import RunView
 from autoprune.report.front_axes import cost_of
@@ -52,6 +53,22 @@ def _no_front(view: RunView) -> Iterator[Finding]:
         return
     remedy = "raise the budget, or allow more: space.ratios.max, space.depth, fewer keep and bounds"
     yield Finding("bad", f"There is no model: {view.without_model}.", remedy)
+
+
+def _untrained(view: RunView) -> Iterator[Finding]:
+    name, dense = view.metric.name if view.metric else "", view.dense
+    value, constant = dense.metrics.get(name), dense.constant.get(name)
+    if value is None or constant is None or view.metric is None:
+        return
+    maximize = view.metric.direction == "maximize"
+    if tells_nothing(value, constant, maximize=maximize, samples=dense.samples):
+        yield Finding(
+            "bad",
+            f"The dense model is hardly better than a constant output: {name} "
+            f"{text.metric(name, value)} and {text.metric(name, constant)} on validation data.",
+            "train it before the search (checkpoint or dense_epochs of the task), or look for what "
+            "is wrong with the validation data",
+        )
 
 
 def _quality(view: RunView) -> Iterator[Finding]:
@@ -336,6 +353,7 @@ def _no_gain(view: RunView) -> Iterator[Finding]:
 
 CHECKS: tuple[Callable[[RunView], Iterator[Finding]], ...] = (
     _no_front,
+    _untrained,
     _quality,
     _tight,
     _predictor,

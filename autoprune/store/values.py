@@ -33,13 +33,15 @@ CandidateValue = Annotated[InstanceOf[Candidate], BeforeValidator(_candidate)]
 class DenseReport:
     """The model before pruning: validation metrics, exact and predicted cost, measured cost.
 
-    `samples` is how many the validation split has, None where that is not known.
+    `samples` is how many the validation split has, None where that is not known; `constant` are the
+    metrics of a model with the same output for every sample, empty where they are not known.
     """
 
     metrics: Mapping[str, float] = field(default_factory=dict)
     predicted: Cost | None = None
     measured: Cost | None = None
     samples: int | None = None
+    constant: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

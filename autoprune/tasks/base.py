@@ -16,7 +16,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from autoprune.errors import TaskError
 from autoprune.tasks.batch_forms import call, inputs_and_targets, logits_of, part, takes_labels
-from autoprune.tasks.dense import train_from_scratch
+from autoprune.tasks.dense import OnEpoch, train_from_scratch
 from autoprune.tasks.failures import name_of, named
 from autoprune.tasks.nested import attributes, device_of, first_sample, to_device, without_workers
 from autoprune.tasks.origin import origin_of, revive
@@ -254,15 +254,7 @@ class Task(ABC):
         Called once when there is no checkpoint; the result is cached. Override it for another
         recipe.
         """
-        train_from_scratch(
-            model,
-            self.train_loader,
-            self.loss,
-            epochs=self.dense_epochs or 0,
-            lr=self.dense_lr,
-            seed=seed,
-            name=name_of(self),
-        )
+        default_recipe(self, model, seed)
 
     def __reduce_ex__(self, protocol: SupportsIndex) -> Any:
         """Pickle by origin when the class came from a file, so that workers find it again.
@@ -345,3 +337,19 @@ def _distance(student: Tensor, teacher: Tensor) -> Tensor:
     log_p = F.log_softmax(student / _TEMPERATURE, dim=1)
     log_q = F.log_softmax(teacher / _TEMPERATURE, dim=1)
     return F.kl_div(log_p, log_q, reduction="batchmean", log_target=True) * _TEMPERATURE**2
+
+
+def default_recipe(
+    task: Task, model: nn.Module, seed: int, on_epoch: OnEpoch | None = None
+) -> None:
+    """What `Task.train_dense` does; `on_epoch` is called after each epoch."""
+    train_from_scratch(
+        model,
+        task.train_loader,
+        task.loss,
+        epochs=task.dense_epochs or 0,
+        lr=task.dense_lr,
+        seed=seed,
+        name=name_of(task),
+        on_epoch=on_epoch,
+    )

@@ -16,6 +16,8 @@ from autoprune.tasks.nested import device_of, to_device
 
 Batches = Callable[[int], Iterable[Any]]  # seed -> one epoch's batches
 Loss = Callable[[nn.Module, Any], Tensor]
+OnEpoch = Callable[[int, float], None]
+"""Called after each epoch: its number from 1, and its mean loss."""
 
 _WARM_UP = 0.1  # share of the steps in which the learning rate rises
 _WEIGHT_DECAY = 0.01
@@ -33,6 +35,7 @@ def train_from_scratch(
     lr: float,
     seed: int,
     name: str,
+    on_epoch: OnEpoch | None = None,
 ) -> None:
     """AdamW: linear warm-up, then a cosine to 0. Leaves the model in eval mode.
 
@@ -55,6 +58,8 @@ def train_from_scratch(
             with named(f"{name}: training the dense model", "on a batch of train_loader"):
                 total += _step(model, loss(model, to_device(batch, device)), optimizer, name)
         log.info("dense model, epoch %d of %d: loss %.4f", epoch + 1, epochs, total / count)
+        if on_epoch is not None:
+            on_epoch(epoch + 1, total / count)
     model.eval()
 
 

@@ -9,7 +9,7 @@ import json
 import logging
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from torch import nn
 
 from autoprune.errors import TaskError
 from autoprune.tasks import checkpoints
-from autoprune.tasks.base import Task
+from autoprune.tasks.base import Task, default_recipe
 from autoprune.tasks.failures import name_of, named
 from autoprune.tasks.folders import DATA_VARIABLE, cache_folder, check_writable
 from autoprune.tasks.origin import Origin, origin_of
@@ -29,6 +29,7 @@ BUILT_IN: dict[str, str] = {
 }
 OBJECT = "python:"  # begins the reference of a task that was given as an object
 _DENSE_SEED = 0
+_LINES = 10  # said of a training of the dense model
 
 log = logging.getLogger(__name__)
 
@@ -106,15 +107,20 @@ def place_of(where: str, base: Path) -> str:
 
 
 def load_dense(
-    task: Task, cache: str | Path | None = None, *, device: torch.device | str = "cpu"
+    task: Task,
+    cache: str | Path | None = None,
+    *,
+    device: torch.device | str = "cpu",
+    say: Callable[[str], None] | None = None,
 ) -> nn.Module:
     """The trained dense model of `task`, in eval mode on `device`.
 
     In this order: the task's `checkpoint`; what an earlier call has trained and kept in the folder
     `cache` (by default AUTOPRUNE_CACHE or ~/.cache/autoprune); `build_model()` as it is, where
     `dense_epochs` is 0; else `task.train_dense` with a fixed seed, kept as safetensors. The
-    caller's random state is left alone. Raises TaskError when the weights do not fit, or when the
-    task has neither a checkpoint nor `dense_epochs`.
+    caller's random state is left alone. `say` is told where the weights come from, and of the
+    default recipe how far the training is. Raises TaskError when the weights do not fit, or when
+    the task has neither a checkpoint nor `dense_epochs`.
     """
     name = name_of(task)
     with torch.random.fork_rng():
@@ -127,7 +133,8 @@ def load_dense(
         if task.checkpoint is not None:
             checkpoints.load(model, _checkpoint_path(task), task=name)
         elif task.dense_epochs != 0:
-            _cached_or_trained(task, model, Path(cache) if cache else cache_folder())
+            place = Path(cache) if cache else cache_folder()
+            _cached_or_trained(task, model, place, say or (lambda note: None))
     return model.eval()
 
 
@@ -143,19 +150,38 @@ def check_weights(task: Task) -> None:
         )
 
 
-def _cached_or_trained(task: Task, model: nn.Module, cache: Path) -> None:
+def _cached_or_trained(
+    task: Task, model: nn.Module, cache: Path, say: Callable[[str], None]
+) -> None:
     name = name_of(task)
     check_weights(task)
     path = cache / "dense" / f"{name.lower()}-{_fingerprint(task, model)}.safetensors"
     if path.is_file():
         log.info("dense model of %s from %s (delete the file to train it again)", name, path)
+        say(f"the dense model, trained before: {path}")
         checkpoints.load(model, path, task=name)
         return
     check_writable(path.parent)
     log.info("%s has no checkpoint: its dense model is trained once and kept in %s", name, path)
     with named(f"{name}.train_dense"):
-        task.train_dense(model, seed=_DENSE_SEED)
+        _train(task, model, say)
     checkpoints.save(model, path)
+
+
+def _train(task: Task, model: nn.Module, say: Callable[[str], None]) -> None:
+    """Train the dense model; of the default recipe each tenth of the training is said."""
+    epochs = task.dense_epochs or 0
+    if type(task).train_dense is not Task.train_dense:
+        say("the dense model: train_dense of the task")
+        task.train_dense(model, seed=_DENSE_SEED)
+        return
+
+    def on_epoch(number: int, loss: float) -> None:
+        if number * _LINES // epochs > (number - 1) * _LINES // epochs:
+            say(f"the dense model: epoch {number} of {epochs}, loss {loss:.4g}")
+
+    say(f"the dense model: {epochs} epochs of AdamW, peak learning rate {task.dense_lr:g}")
+    default_recipe(task, model, _DENSE_SEED, on_epoch)
 
 
 def _fingerprint(task: Task, model: nn.Module) -> str:

@@ -41,6 +41,17 @@ def test_a_good_run_has_none() -> None:
     assert words(view) == []
 
 
+@pytest.mark.parametrize(("constant", "count"), [(0.89, 1), (0.5, 0)])
+def test_a_dense_model_that_has_learned_nothing_is_bad(constant: float, count: int) -> None:
+    # of 100 samples the standard error of 0.89 is 3.1 pt
+    dense = replace(DENSE, samples=100, constant={"accuracy": constant})
+    found = [f for f in findings(view_of(trial(0, 0.899, 5.0), dense=dense)) if f.level == "bad"]
+    assert [f.text for f in found] == [
+        "The dense model is hardly better than a constant output: accuracy 90.00 % and 89.00 % on "
+        "validation data."
+    ] * count
+
+
 def test_no_model_within_the_loss() -> None:
     (found,) = words(view_of(trial(0, 0.88, 5.0)))
     assert found == (

@@ -61,6 +61,7 @@ def ready(*targets: Any, **changes: Any) -> Any:
         "targets": targets,
         "metrics": {"accuracy": 0.9},
         "samples": 60,
+        "constant": {"accuracy": 0.5},
     }
     return SimpleNamespace(**{**values, **changes})
 
@@ -92,7 +93,7 @@ def test_what_is_known_before_the_first_trial_can_be_read_again(folder: RunFolde
     assert found.frozen == (FrozenInfo("head", 3, "it is the output"),)
     assert found.blocks == (BlockInfo("layer1", "residual"),)
     assert folder.plan() == search_plan(PLAN)
-    assert folder.dense() == DenseReport({"accuracy": 0.9}, toy.DENSE, None, 60)
+    assert folder.dense() == DenseReport({"accuracy": 0.9}, toy.DENSE, None, 60, {"accuracy": 0.5})
 
 
 def test_profiles_are_written_by_device_and_precision(folder: RunFolder) -> None:

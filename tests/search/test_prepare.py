@@ -136,7 +136,13 @@ def test_limits_on_quality_know_the_dense_models_metrics() -> None:
 
 
 def test_what_is_done_is_said() -> None:
-    assert made()[1] == ["the dense model"]
+    bad = "hardly better than a constant output (0.8): is it trained?"
+    said = f"the dense model: accuracy 0.8 on validation data, {bad}"
+    assert made()[1] == ["the dense model", said]
+    low = Error()  # 0.2, where less is better; one that never errs beats every constant output
+    low.evaluate = lambda model, split: {"error": 0.2 if model._forward_hooks else 0.0}  # type: ignore[method-assign]
+    assert made(low)[1][-1] == "the dense model: error 0 on validation data"
+    assert made(low)[0].constant == {"error": 0.2}
 
 
 def sparse(**more: Any) -> SearchSpace:

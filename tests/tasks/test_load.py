@@ -209,6 +209,23 @@ def test_the_dense_model_is_trained_once_and_kept(folder, tmp_path):
     )
 
 
+def test_it_is_said_where_the_dense_model_comes_from(folder, tmp_path):
+    said = []
+    task = load(folder)
+    type(task).dense_epochs = 20
+    load_dense(task, tmp_path / "kept", say=said.append)
+    assert said[0] == "the dense model: 20 epochs of AdamW, peak learning rate 0.002"
+    numbers = [int(note.split()[4]) for note in said[1:]]
+    assert numbers == list(range(2, 21, 2))  # ten lines
+    assert said[-1].startswith("the dense model: epoch 20 of 20, loss ")
+    load_dense(task, tmp_path / "kept", say=said.append)
+    assert said[-1].startswith(f"the dense model, trained before: {tmp_path / 'kept'}")
+
+    type(task).train_dense = lambda self, model, seed: None
+    load_dense(task, tmp_path / "other", say=said.append)
+    assert said[-1] == "the dense model: train_dense of the task"
+
+
 def test_settings_without_a_lasting_name_do_not_train_again(folder, tmp_path):
     for _ in range(2):
         task = load(folder)
