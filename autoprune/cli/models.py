@@ -102,13 +102,15 @@ def retrain(
             schedule=replaced.get("schedule"),
             find_lr=find_lr,
             quantization_aware=quantization_aware,
-            on_entry=None if quiet else _say_entry,
+            on_entry=None if quiet else _Entries(epochs),
             on_rate=None if quiet else _say_rate,
             trust=trust,
         )
     except KeyboardInterrupt as error:
         fail("stopped; checkpoints are saved · the same command resumes", code_of(error))
     say(terminal.retrained_table(read(done.path.parents[1])))
+    for line in _seeds(done.summary):
+        say(line)
     recovery = done.summary.candidate.recovery
     say(f"optimizer {recovery.optimizer}, peak learning rate {recovery.lr:.3g}")
     for line in _speeds(done.summary):
@@ -292,9 +294,35 @@ def _say_rate(tried: RateTrial) -> None:
     say(f"learning rate x {tried.factor:g} · {tried.epochs:.3g} epochs at {tried.lr:.3g} · {score}")
 
 
-def _say_entry(seed: int, entry: Mapping[str, float]) -> None:
+class _Entries:
+    """Prints the first validation of each seed, and one for each tenth of its training."""
+
+    def __init__(self, epochs: float) -> None:
+        self._epochs = epochs
+        self._said: dict[int, int] = {}
+
+    def __call__(self, seed: int, entry: Mapping[str, float]) -> None:
+        tenth = int(10 * entry["epoch"] / self._epochs + 1e-9)
+        if self._said.get(seed) == tenth:
+            return
+        self._said[seed] = tenth
+        shown = {n: v for n, v in entry.items() if n not in ("epoch", "lr", "params")}
+        say(f"seed {seed} · epoch {entry['epoch']:g} · {_metrics(shown)}")
+
+
+def _seeds(summary: RetrainingSummary) -> Iterator[str]:
+    """The test of each seed, and what validation had at the end over all of them."""
     from autoprune.report import text
 
-    shown = [name for name in entry if name not in ("epoch", "lr", "params")]
-    facts = ", ".join(f"{name} {text.metric(name, entry[name])}" for name in shown)
-    say(f"seed {seed} · epoch {entry['epoch']:g} · {facts}")
+    for each in summary.runs:
+        yield f"seed {each.seed} · test {_metrics(each.test)}"
+    known = summary.validation.items()
+    words = ", ".join(f"{name} {text.spread(name, v.mean, v.std)}" for name, v in known)
+    if words:
+        yield f"validation at the end: {words}"
+
+
+def _metrics(values: Mapping[str, float]) -> str:
+    from autoprune.report import text
+
+    return ", ".join(f"{name} {text.metric(name, value)}" for name, value in values.items())

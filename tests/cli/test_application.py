@@ -34,6 +34,13 @@ def test_version_is_printed(command_line) -> None:
     assert command_line("--version") == (0, f"autoprune {autoprune.__version__}\n", "")
 
 
+@pytest.mark.parametrize("command", [(), ("export",)])
+def test_the_help_has_a_short_option(command_line, command: tuple[str, ...]) -> None:
+    code, out, _ = command_line(*command, "-h")
+    assert (code, out) == (0, command_line(*command, "--help")[1])
+    assert "Usage:" in out
+
+
 def test_verbose_shows_the_traceback_of_a_mistake() -> None:
     command = [sys.executable, "-m", "autoprune"]
     quiet = subprocess.run([*command, "show", "none"], capture_output=True, text=True, check=False)

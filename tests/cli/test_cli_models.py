@@ -24,6 +24,7 @@ from autoprune.store import (
     QuantizationSettings,
     RateTrial,
     RetrainingSummary,
+    SeedReport,
     Spread,
 )
 
@@ -221,6 +222,30 @@ def test_retrain_prints_the_speed_on_each_device(
     place = said.index("optimizer sgd, peak learning rate 0.05")
     assert said[place + 1 : place + 1 + len(lines)] == lines
     assert said[-1] == f"next  autoprune export {shown_run}/retrained/0 --format onnx"
+
+
+def test_retrain_prints_tenths_of_the_training_and_each_seeds_test(
+    command_line, shown_run: Path, monkeypatch
+) -> None:
+    runs = (SeedReport(0, {"accuracy": 0.88}, 9.0), SeedReport(1, {"accuracy": 0.92}, 9.0))
+    validation = {"accuracy": Spread(0.95, 0.01)}
+    found = replace(summary(None, None), runs=runs, validation=validation)
+
+    def retrain(path: Path, *, on_entry: OnEntry, **options: Any) -> api.RetrainResult:
+        for seed in (0, 1):
+            for epoch in range(1, 41):
+                on_entry(seed, {"epoch": float(epoch), "accuracy": 0.9})
+        return api.RetrainResult(path / "retrained" / "0", found)
+
+    monkeypatch.setattr(api, "retrain", retrain)
+    _, out, _ = command_line("retrain", shown_run, "--epochs", 40)
+    said = [line for line in out.splitlines() if "epoch " in line and line.startswith("seed 1")]
+    # the first, then 4, 8, ... 40
+    assert [line.split()[4] for line in said] == [str(n) for n in (1, *range(4, 41, 4))]
+    lines = out.splitlines()
+    place = lines.index("seed 0 · test accuracy 88.00 %")
+    assert lines[place + 1] == "seed 1 · test accuracy 92.00 %"
+    assert lines[place + 2] == "validation at the end: accuracy 95.00 ± 1.00 %"
 
 
 def test_a_retraining_that_is_stopped_says_how_it_is_resumed(
