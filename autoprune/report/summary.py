@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 from autoprune.config import RunConfig
 from autoprune.cost_fields import FILE, MEMORY, is_latency, split_field
@@ -66,9 +67,11 @@ def commands(run: str, config: RunConfig, record: TrialRecord, words: str, *pick
     field = next((limit.field for limit in config.budget.limits), "latency_ms")
     *most, last = ("--pick knee", *picks, f'--pick "{field}<=N"')
     shown = ", ".join(f"<code>{escape(pick)}</code>" for pick in most)
+    is_absolute = Path(run).is_absolute()
+    from_where = "" if is_absolute else "; to be run where this report was written from"
     return (
         f'<div class="commands"><p>{words} <span class="dim">other models with '
-        f"{shown} or <code>{escape(last)}</code></span>"
+        f"{shown} or <code>{escape(last)}</code>{from_where}</span>"
         f'</p><pre><code>{code}</code></pre><button type="button" class="copy">Copy</button></div>'
     )
 

@@ -105,6 +105,8 @@ def test_commands_are_for_the_folder_and_know_of_retrained_models() -> None:
     page = summary.head(view)
     assert "autoprune retrain &#x27;results/my run&#x27; --epochs 20 --seeds 3\nautoprune" in page
     assert "Train the recommended model in full" in page
+    assert "to be run where this report was written from" in page
+    assert "to be run where" not in summary.head(replace(view, folder="/data/run"))
     done = RetrainingSummary(0, record.candidate, 1.0, (0,), {"accuracy": Spread(0.9)})
     assert "Train another model in full, or write" in summary.head(replace(view, retrained=(done,)))
 
