@@ -74,9 +74,20 @@ def prepare_log() -> None:
 
 
 def say(what: RenderableType) -> None:
-    """Print a line, a table or a panel; raises BrokenPipeError where nobody reads it."""
+    """Print a line, a table or a panel; raises BrokenPipeError where nobody reads it.
+
+    In a pipe no line is wrapped, and none ends with blanks.
+    """
     what = printable(what) if isinstance(what, str) else what
-    console().print(what, soft_wrap=isinstance(what, str), highlight=False, markup=False)
+    where = console()
+    if where.is_terminal:
+        where.print(what, soft_wrap=isinstance(what, str), highlight=False, markup=False)
+        return
+    with where.capture() as held:
+        where.print(what, soft_wrap=True, highlight=False, markup=False)
+    lines = (line.rstrip() for line in held.get().split("\n"))
+    where.file.write("\n".join(lines))
+    where.file.flush()
 
 
 def fail(message: str, code: int) -> NoReturn:

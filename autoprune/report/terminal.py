@@ -136,7 +136,7 @@ def front_table(view: RunView) -> RenderableType:
     marks += " · 0 from scratch" if "scratch" in kinds else ""
     marks += " · ◇ smaller dense model" if "smaller" in kinds else ""
     if view.records and max(r.number for r in view.records) >= len(view.records):
-        marks += " · trials are numbered by proposal, most of which are not trained"
+        marks += " · trials are numbered by proposal, also by those not trained"
     shown = (view.dense.measured, *(r.measured for r in (*view.records, *view.smaller)))
     marks += " · ~ noisy measurement" if any(map(text.noise, shown)) else ""
     marks += " · ✗ over budget as measured" if any(map(view.over_budget, others)) else ""

@@ -11,7 +11,9 @@ from io import BytesIO, StringIO, TextIOWrapper
 from pathlib import Path
 
 import pytest
-from rich.console import Console
+from rich.console import Console, Group
+from rich.table import Table
+from rich.text import Text
 
 from autoprune._search.interrupts import Terminated
 from autoprune._search.progress import Snapshot
@@ -92,6 +94,17 @@ def test_every_sign_of_the_tables_has_one_like_it_in_ascii() -> None:
     stream.write(shown + "ä")
     stream.flush()
     assert stream.buffer.getvalue() == b"---x+-<=->...*R>=o#.?"
+
+
+def test_a_pipe_gets_long_lines_whole_and_tables_without_blanks_at_the_end(capsys) -> None:
+    table = Table("a", "b")
+    table.add_row("1", "")
+    sentence = "word " * 60
+    terminal.say(Group(Text(f"{sentence}end"), table))
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == f"{sentence}end"
+    assert not any(line.endswith(" ") for line in lines)
+    assert len(lines) > 3
 
 
 def test_a_long_error_is_cut_and_has_one_line(capsys) -> None:

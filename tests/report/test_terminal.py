@@ -83,7 +83,7 @@ def test_baselines_and_gaps_in_the_numbers_are_explained() -> None:
     assert "numbered by proposal" not in text
     text = text_of(terminal.show(views.view_of(mine, views.trial(115, 0.9, 4.0))), width=200)
     assert "baselines" not in text
-    assert "trials are numbered by proposal, most of which are not trained" in text
+    assert "trials are numbered by proposal, also by those not trained" in text
 
 
 def test_models_over_budget_as_measured_are_counted_apart(view) -> None:
