@@ -47,7 +47,7 @@ def _limit(view: RunView, limit: QualityLimit) -> str:
     maximize = view.metric is None or view.metric.direction == "maximize"
     bound = text.metric(limit.metric, limit.bound(dense, maximize))
     drop = (
-        f"{100 * limit.value:.3g} % of dense"
+        f"{100 * limit.value:.3g} % of the dense value"
         if limit.kind == "relative drop"
         else text.change(limit.metric, limit.value).lstrip("+") + " of dense"
     )

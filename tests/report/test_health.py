@@ -55,7 +55,8 @@ def test_a_dense_model_that_has_learned_nothing_is_bad(constant: float, count: i
 def test_no_model_within_the_loss() -> None:
     (found,) = words(view_of(trial(0, 0.88, 5.0)))
     assert found == (
-        "No model of the front has accuracy within 1 % of dense (≥ 89.10 %): the nearest, trial 0, "
+        "No model of the front has accuracy within 1 % of the dense value (≥ 89.10 %): the "
+        "nearest, trial 0, "
         "has accuracy 88.00 %."
     )
 

@@ -16,10 +16,13 @@ from autoprune.store import DenseReport
 def test_why_says_how_many_there_were() -> None:
     view = view_of(trial(0, 0.9, 6.0), trial(1, 0.895, 5.0), trial(2, 0.7, 4.0))
     assert why(view) == (
-        "the lowest measured latency of the 2 models with accuracy within 1 % of dense (≥ 89.10 %)"
+        "the lowest measured latency of the 2 models with accuracy within 1 % of the dense "
+        "value (≥ 89.10 %)"
     )
     only = view_of(trial(0, 0.9, 6.0), trial(2, 0.7, 4.0))
-    assert why(only).startswith("the only model of the front with accuracy within 1 % of dense")
+    assert why(only).startswith(
+        "the only model of the front with accuracy within 1 % of the dense value"
+    )
 
 
 def test_nothing_is_said_without_a_front() -> None:
@@ -28,7 +31,8 @@ def test_nothing_is_said_without_a_front() -> None:
 
 def test_the_nearest_is_called_so() -> None:
     assert why(view_of(trial(0, 0.88, 5.0))) == (
-        "no model of the front has accuracy within 1 % of dense (≥ 89.10 %); this one is the "
+        "no model of the front has accuracy within 1 % of the dense value (≥ 89.10 %); this one "
+        "is the "
         "nearest"
     )
 
@@ -42,7 +46,7 @@ def test_an_unknown_dense_model_leaves_the_knee() -> None:
     ("more", "words"),
     [
         ({"recommend": "drop <= 2 pt"}, "accuracy within 2.00 pt of dense (≥ 88.00 %)"),
-        ({"recommend": "drop <= 0.5 %"}, "accuracy within 0.5 % of dense (≥ 89.55 %)"),
+        ({"recommend": "drop <= 0.5 %"}, "accuracy within 0.5 % of the dense value (≥ 89.55 %)"),
         ({"recommend": ">= 0.85"}, "accuracy ≥ 85.00 %"),
         (
             {"quality": {"loss": "<= 0.5", "accuracy": [">= 80 %", "drop <= 3 pt"]}},
@@ -63,7 +67,7 @@ def test_the_bound_of_a_loss_lies_above_it() -> None:
     dense = DenseReport({"loss": 0.4}, None, measured(10.0))
     front = ParetoFront((Objective("loss"), Objective("latency_ms")), (record,), source="measured")
     view = replace(view_of(record, dense=dense), front=front)
-    assert limits_in_words(view) == "loss within 1 % of dense (≤ 0.404)"
+    assert limits_in_words(view) == "loss within 1 % of the dense value (≤ 0.404)"
 
 
 def test_counts_are_neither_measured_nor_predicted() -> None:
