@@ -169,17 +169,29 @@ def _named_outputs(
     Only a `free` batch is named. Empty where an input has such a name: the exporter takes its own.
     """
     found = flat(*flat.example)
-    more = flat(*(_one_more(each) for each in flat.example)) if free else found
-    grows = [a.dim() > 0 and b.shape[0] == a.shape[0] + 1 for a, b in zip(found, more, strict=True)]
     names = ["output"] if len(found) == 1 else [f"output_{place}" for place in range(len(found))]
     if set(names) & set(inputs):
         return {}
+    grows = _growing(flat, found) if free else [False] * len(found)
     return {name: {0: BATCH} if one else {} for name, one in zip(names, grows, strict=True)}
 
 
-def _one_more(tensor: Tensor) -> Tensor:
-    """With its first sample once more."""
-    return torch.cat([tensor, tensor[:1]]) if tensor.dim() else tensor
+def _growing(flat: FlatModule, found: Sequence[Tensor]) -> list[bool]:
+    """Which outputs have one more row where the inputs have one more; none where that fails."""
+    size = max((len(each) for each in flat.example if each.dim()), default=0)
+    try:
+        more = flat(*(_resized(each, size + 1) for each in flat.example))
+    except Exception:  # noqa: BLE001 - the caller compares the file at other sizes, and says why
+        return [False] * len(found)
+    pairs = zip(found, more, strict=True)
+    return [a.dim() > 0 and (len(a), len(b)) == (size, size + 1) for a, b in pairs]
+
+
+def _resized(tensor: Tensor, size: int) -> Tensor:
+    """With so many rows: its own, then the first one again."""
+    if not tensor.dim() or not len(tensor):
+        return tensor
+    return torch.cat([tensor, tensor[:1].expand(size - len(tensor), *tensor.shape[1:])])
 
 
 def input_names(example_inputs: Inputs) -> list[str]:

@@ -112,3 +112,22 @@ def test_an_input_that_is_called_output_keeps_its_name(exporter: str) -> None:
     written = to_onnx(Named(), {"output": torch.zeros(1, 2)}, exporters=[exporter])
     assert written.inputs == ("output",)
     assert _outputs(written)[0][0] != "output"
+
+
+def test_inputs_of_other_sizes_and_models_of_one_batch_are_written_as_before() -> None:
+    """A broadcast input grows with the batch; a model that takes one batch only has no free one."""
+
+    class Scaled(nn.Module):
+        def forward(self, x: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+            return x * scale
+
+    example = (torch.ones(2, 3), torch.ones(1, 3))
+    free = to_onnx(Scaled(), example, dynamic_batch=True, exporters=["torchscript"])
+    assert _outputs(free) == [("output", "batch")]
+
+    class Fixed(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x.view(2, 3) + 1
+
+    fixed = to_onnx(Fixed(), torch.ones(2, 3), dynamic_batch=True, exporters=["torchscript"])
+    assert _outputs(fixed) == [("output", 2)]
