@@ -59,10 +59,3 @@ def test_what_is_not_prunable_and_what_is_kept_is_listed() -> None:
     assert "  head (10): output of the model" in shown
     assert "keep, bounds" in shown
     assert restrictions.words("conv") in shown
-
-
-def test_heads_and_what_belongs_to_no_layer_are_named() -> None:
-    layers = (Layer("", 2050, 0), Layer("emb", 58, 10_000, "emb", 4, "head"))
-    shown = text_of(render("digits", replace(PROFILE, layers=layers)))
-    assert line_of(shown, "(the model's own)")[-4:] == ["2.05", "k", "–", "–"]
-    assert "emb (4 heads)" in shown
