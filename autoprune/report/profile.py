@@ -53,7 +53,7 @@ def _layers(profile: Profile) -> Table:
         table.add_column("keep, bounds")
     for layer in profile.layers:
         table.add_row(
-            Text(layer.name or "(the model's own)"),
+            Text(layer.name),
             text.cost("params", layer.params),
             text.cost("macs", layer.macs) if layer.macs else text.NONE,
             text.share(layer.macs, profile.cost.macs) if layer.macs else "",
