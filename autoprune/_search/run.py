@@ -135,7 +135,7 @@ def _run(
     sensitivity = _sensitivity(config, task, store, ready, context, say)
     importance = relative_importance(context.scores) if sensitivity and context.scores else None
     first = seeds(ready.plan, sensitivity, importance)
-    if not resume:
+    if not store.records():
         chosen = dict.fromkeys(proposal.candidate.architecture for proposal in first)
         ready = correct(ready, list(chosen)[:CHECKED], say)
         ready.plan.check()

@@ -188,6 +188,21 @@ def test_a_correction_meets_later_measurements_and_leaves_the_dense_model() -> N
     assert again.predict(later[0].counts) == pytest.approx(fixed.predict(later[0].counts))
 
 
+def test_checks_near_the_dense_model_hardly_change_the_predictions_of_small_ones() -> None:
+    graph = chain((64, 48, 40))
+    fitted = LatencyPredictor.from_samples(
+        graph, samples_of(graph, by_layers), device=DEVICE, dense_ms=3.0
+    )
+    whole = graph.counts(Architecture({name: size - 4 for name, size in graph.sizes().items()}))
+    ratio = fitted.predict(whole) / fitted.dense_ms
+    assert 0.8 < ratio < 0.95
+    late = Sample(whole, 3.0, ratio**0.5)  # measured several percent too slow
+    fixed = fitted.corrected([late])
+    assert 0.85 < fixed.exponent < 1.0
+    small = graph.counts(Architecture({name: size // 4 for name, size in graph.sizes().items()}))
+    assert fixed.predict(small) == pytest.approx(fitted.predict(small), rel=0.25)
+
+
 def test_a_few_measurements_move_a_predictor_to_another_precision() -> None:
     graph = chain((64, 48, 40))
     fitted = LatencyPredictor.from_samples(
