@@ -86,8 +86,11 @@ def say(what: RenderableType) -> None:
     with where.capture() as held:
         where.print(what, soft_wrap=True, highlight=False, markup=False)
     lines = (line.rstrip() for line in held.get().split("\n"))
-    where.file.write("\n".join(lines))
-    where.file.flush()
+    try:
+        where.file.write("\n".join(lines))
+        where.file.flush()
+    except BrokenPipeError:
+        raise BrokenPipeError from None  # without a number, of which Click makes exit code 1
 
 
 def fail(message: str, code: int) -> NoReturn:

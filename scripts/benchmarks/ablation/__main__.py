@@ -38,11 +38,10 @@ those of [search](../search/README.md) (hypervolume over multiply-accumulates, t
 few epochs; over bytes: [whole searches](../samplers/searches.md)),
 [equal cost](../equal_cost/README.md) and [recipes](../recipes/README.md) (accuracy in % at a share
 of the dense model's cost, after the epochs that are named). One seed has no interval.
-Rows of `search` are of earlier engines ([which](../search/README.md)). The keyword net was trained
-at rates of 0.02 and 0.03, which is high for it: half of 0.03 gives more
-([recipes](../recipes/README.md)), and parts may bring less then. In the example of
-[voice commands](../examples/voice_commands/README.md), at 0.011, removal in steps brings less than
-the spread of three seeds.
+Rows of `search` are of earlier engines ([which](../search/README.md)). For the keyword net 0.02 and
+0.03 are high rates ([recipes](../recipes/README.md)); at the better one of 0.003 and 0.01 int8
+brings as much as there. In the example of [voice commands](../examples/voice_commands/README.md),
+at 0.011, removal in steps brings less than the spread of three seeds.
 Made by `python -m scripts.benchmarks.ablation`.
 """
 
