@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from autoprune._search.target_devices import FinishedModel
 from autoprune._search.trainable import Spec
 from autoprune._search.verify import verify
 from autoprune._search.worker import WorkerContext
+from autoprune.architecture import Architecture
 from autoprune.budget import Budget, Cost
 from autoprune.config import RunConfig
 from autoprune.errors import BudgetError, ConfigError, StoreError, TaskError
@@ -242,3 +244,20 @@ def test_a_device_without_a_limit_is_measured_and_not_predicted() -> None:
     assert cost.names == beside.names == ("server", "other")
     assert [d.batch for name in cost.names if (d := cost.device_of(name))] == [1, 2]
     assert cost.macs == found.plan.dense.macs
+
+
+def test_a_search_that_is_resumed_before_its_first_trial_checks_its_predictions_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checked: list[int] = []
+
+    def killed(ready: Prepared, chosen: Sequence[Architecture], say: object) -> Prepared:
+        checked.append(len(chosen))
+        raise SystemExit
+
+    monkeypatch.setattr("autoprune._search.run.correct", killed)
+    for resume in (False, True):
+        with pytest.raises(SystemExit):
+            run(config(), Ready(), tmp_path / "run", resume=resume)
+    assert len(checked) == 2
+    assert checked[0] == checked[1] > 0
