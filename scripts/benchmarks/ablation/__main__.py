@@ -76,6 +76,8 @@ EQUAL_COST = (
     Part("allocation of widths in int8", "uniform + int8", "channels + int8"),
 )
 SAMPLERS = (
+    Part("sampler (TPE) and screening", "random", "tpe, screened"),
+    Part("sampler: Gaussian process for random draws", "random", "gp"),
     Part("sampler: TPE for random draws", "random", "tpe"),
     Part("sampler: Gaussian process for TPE", "tpe", "gp"),
     Part("sampler: moves and expected improvement for TPE", "tpe", "front"),
