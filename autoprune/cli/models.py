@@ -86,7 +86,7 @@ def retrain(
 
     RunFolder.open(run)  # before torch is loaded: a wrong folder is reported at once
     from autoprune import api
-    from autoprune.report import commands, terminal
+    from autoprune.report import commands, terminal, text
     from autoprune.report.read import read
 
     replaced = _sections(settings or [])
@@ -112,7 +112,7 @@ def retrain(
     for line in _seeds(done.summary):
         say(line)
     recovery = done.summary.candidate.recovery
-    say(f"optimizer {recovery.optimizer}, peak learning rate {recovery.lr:.3g}")
+    say(f"optimizer {text.optimizer(recovery.optimizer)}, peak learning rate {recovery.lr:.3g}")
     for line in _speeds(done.summary):
         say(line)
     say(f"wrote {done.path}")

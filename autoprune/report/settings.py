@@ -22,7 +22,6 @@ _ORIGINS = {
     "recipe": "a model of the front, trained otherwise",
     "projected": "was over the budget and moved into it",
 }
-_OPTIMIZERS = {"sgd": "SGD", "adamw": "AdamW"}
 
 
 def settings(view: RunView) -> str:
@@ -71,7 +70,7 @@ def _values(view: RunView, record: TrialRecord) -> dict[str, str]:
         else f"at {schedule.begin:.3g}",
         "importance": made.selection.importance,
         "repair": "yes" if made.selection.repair else "no",
-        "optimizer": record.optimizer or _OPTIMIZERS.get(recovery.optimizer, recovery.optimizer),
+        "optimizer": record.optimizer or text.optimizer(recovery.optimizer),
         "lr": text.rate(recovery.lr),
         "distillation": f"{recovery.distillation:.2g}",
         "regularizer": f"{recovery.regularizer:.2g}",

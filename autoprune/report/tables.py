@@ -215,6 +215,7 @@ def _dense_row(view: RunView, name: str) -> str:
 def _row(view: RunView, record: TrialRecord, name: str, who: str, kind: str) -> str:
     value = view.metric_of(record)
     verdict = view.verdict(record)
+    words = verdict.text.replace(" than dense", "")  # as the heading says
     tone = {True: "good", False: "bad", None: "dim"}[verdict.good]
     ratios = [view.speedup(record, field) for field in view.latencies]
     speed = "<br>".join(f"{ratio:.2f}×" if ratio else text.NONE for ratio in ratios)
@@ -232,7 +233,7 @@ def _row(view: RunView, record: TrialRecord, name: str, who: str, kind: str) -> 
     cells += _latencies(view, record.predicted, record.measured)
     return (
         f'<tr class="{kind}" id="trial-{record.number}">{cells}'
-        f"{cell(speed, 'speed-up')}{cell(escape(verdict.text), '', f'l full verdict {tone}')}</tr>"
+        f"{cell(speed, 'speed-up')}{cell(escape(words), '', f'l full verdict {tone}')}</tr>"
     )
 
 

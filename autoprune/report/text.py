@@ -220,3 +220,12 @@ def last_line(error: str | None) -> str:
     """
     lines = (error or "").strip().splitlines() or ["no reason was recorded"]
     return lines[-1] if lines[0].startswith("Traceback") else lines[0]
+
+
+def optimizer(name: str) -> str:
+    """The class of a built-in optimizer, as trials record it; other names as they are.
+
+    >>> optimizer("adamw"), optimizer("Lion")
+    ('AdamW', 'Lion')
+    """
+    return {"sgd": "SGD", "adamw": "AdamW"}.get(name, name)
