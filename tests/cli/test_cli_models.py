@@ -219,7 +219,7 @@ def test_retrain_prints_the_speed_on_each_device(
     assert code == 0
     said = out.splitlines()
     assert said[0] == "seed 1 · epoch 0.5 · accuracy 87.50 %, loss 0.25"
-    place = said.index("optimizer sgd, peak learning rate 0.05")
+    place = said.index("optimizer SGD, peak learning rate 0.05")
     assert said[place + 1 : place + 1 + len(lines)] == lines
     assert said[-1] == f"next  autoprune export {shown_run}/retrained/0 --format onnx"
 
