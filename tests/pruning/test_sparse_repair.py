@@ -41,8 +41,9 @@ def test_what_is_left_of_a_row_is_fitted_to_the_data(seed: int, has_bias: bool) 
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed)
     model = nn.Sequential(nn.Linear(5, 3, bias=has_bias))
-    x = torch.randn(200, 5, generator=generator) @ torch.randn(5, 5, generator=generator)
-    x = x + torch.randn(5, generator=generator)
+    turned = torch.linalg.qr(torch.randn(5, 5, generator=generator))[0]
+    x = torch.randn(200, 5, generator=generator) * torch.tensor([0.5, 1.0, 1.5, 2.0, 3.0]) @ turned
+    x = x + torch.randn(5, generator=generator)  # correlated, but not so that the ridge counts
     mask = torch.rand(3, 5, generator=generator) < 0.4
     layer, before = model[0], model(x).detach().double().numpy()
     with torch.no_grad():
