@@ -1,6 +1,6 @@
 """The models of one search in every runtime: chosen for one of them, run in another.
 
-    AUTOPRUNE_DATA=... python -m scripts.benchmarks.runtimes.searched  # 25 min
+    AUTOPRUNE_DATA=... python -m scripts.benchmarks.runtimes.searched  # 10 min, LiteRT 6 more
     python -m scripts.benchmarks.runtimes.searched --runtimes litert  # adds or replaces one
 
 Searches ResNet-20 on CIFAR-10 once for latency in ONNX Runtime (channels and blocks, 24 trials, a
