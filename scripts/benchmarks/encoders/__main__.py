@@ -278,5 +278,4 @@ def page(rows: pd.DataFrame) -> str:
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(2)
     main()
