@@ -54,7 +54,7 @@ if TYPE_CHECKING:
     from autoprune._export import Exported
     from autoprune._retraining.rates import OnRate
     from autoprune._retraining.seeds import OnEntry
-    from autoprune._search.progress import Progress
+    from autoprune._search.state.progress import Progress
     from autoprune.report.comparison import Comparison
 
 Precision = Literal["float32", "int8"]

@@ -14,8 +14,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Literal
 
-from autoprune._search.reuse import EarlierRun
-from autoprune._search.target_devices import check_int8, load_targets
+from autoprune._search.measuring.target_devices import check_int8, load_targets
+from autoprune._search.preparing.reuse import EarlierRun
 from autoprune.architecture import INT8 as INT8_MODELS
 from autoprune.callbacks import trackers
 from autoprune.config import RunConfig

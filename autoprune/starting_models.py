@@ -29,7 +29,7 @@ from autoprune.tasks.load import OBJECT
 from autoprune.trust import check_run, note
 
 if TYPE_CHECKING:
-    from autoprune._search.progress import Progress, Snapshot
+    from autoprune._search.state.progress import Progress, Snapshot
 
 
 def search_starting_models(
@@ -86,8 +86,8 @@ def search_starts(
         )
     for name in config.starting_models:  # before they are imported: `load` may do that again
         note(config.starting_from(name))
-    from autoprune._search.describe import environment
-    from autoprune._search.starting_checks import check_starting_models
+    from autoprune._search.ending.describe import environment
+    from autoprune._search.preparing.starting_checks import check_starting_models
 
     check_starting_models(tasks or _named_tasks(config), config)
     folder = Path(config.output) if config.output else Path("results") / api.run_name(config.task)
@@ -220,8 +220,8 @@ class _Search:
         asked = (*joint.front.fields, *self.config.budget.fields)
         if len(joint.runs) < 2 or not any(map(is_latency, asked)):
             return
-        from autoprune._search.progress import Snapshot
-        from autoprune._search.together import dense_together
+        from autoprune._search.measuring.together import dense_together
+        from autoprune._search.state.progress import Snapshot
 
         if self.progress is not None:
             self.progress.update(Snapshot("verify", "the dense models in turns"))

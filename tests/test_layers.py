@@ -71,6 +71,18 @@ FLOORS = {
     "html_table": 0,
     "cost_fields": 0,
 }
+SEARCH_FLOORS = {
+    "run": 8,
+    "ending": 7,
+    "preparing": 6,
+    "trials": 5,
+    "initial": 4,
+    "sampling": 3,
+    "state": 2,
+    "measuring": 2,
+    "plan": 1,
+    "allocation": 0,
+}
 ONLY_IN = {"optuna": "_search", "ray": "_search"}
 NEVER = {"pickle", "dill", "cloudpickle", "shelve"}
 FLOOR_0_MAY_USE = {"numpy"}
@@ -120,6 +132,22 @@ def breaches(room_name: str, source: str) -> list[str]:
             found.append(f"{line}: floor 0 is stdlib and NumPy only, imports {top}")
     if room_name != "cli":
         found += [f"{line}: prints; only cli/ prints" for line in prints(tree)]
+    return found
+
+
+def search_breaches(file: str, source: str) -> list[str]:
+    """The imports of a module of `_search` that point up or across its rooms.
+
+    `file` is below `_search/`: `state/ledger.py` or `plan.py`.
+    """
+    own = file.split("/")[0].removesuffix(".py")
+    found = []
+    for line, name in imports(ast.parse(source)):
+        top, room_name, *rest = [*name.split("."), ""]
+        if (top, room_name) != ("autoprune", "_search") or rest[0] == own:
+            continue
+        if SEARCH_FLOORS[rest[0]] >= SEARCH_FLOORS[own]:
+            found.append(f"{line}: {own} imports {rest[0]}, which is not below it")
     return found
 
 
@@ -202,6 +230,23 @@ def test_breach_is_found(room_name: str, source: str, breach: str) -> None:
     found = breaches(room_name, source)
     assert len(found) == 1
     assert breach in found[0]
+
+
+SEARCH_SOURCES = sorted((PACKAGE / "_search").rglob("*.py"))
+
+
+@pytest.mark.parametrize("file", SEARCH_SOURCES, ids=lambda file: str(file.name))
+def test_the_rooms_of_the_search_import_downwards(file: Path) -> None:
+    below = str(file.relative_to(PACKAGE / "_search"))
+    assert search_breaches(below, file.read_text()) == []
+
+
+def test_an_import_upwards_in_the_search_is_found() -> None:
+    upwards = "from autoprune._search.trials.tuning import tune"
+    assert search_breaches("state/ledger.py", upwards) == [
+        "1: state imports trials, which is not below it"
+    ]
+    assert search_breaches("run.py", upwards) == []
 
 
 def test_no_modules_import_each_other() -> None:

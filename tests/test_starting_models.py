@@ -201,7 +201,7 @@ def test_dense_models_are_measured_in_turns_and_again_by_verify(
         taken.append(list(runs))
         return {name: Cost(macs=len(taken)) for name in tasks}
 
-    monkeypatch.setattr("autoprune._search.together.dense_together", together)
+    monkeypatch.setattr("autoprune._search.measuring.together.dense_together", together)
     budget = {"macs": "80%", "latency_ms": 5}
     search("wide_stripes:WideStripes", **options(tmp_path, budget=budget))
     assert taken == [["large", "small"]] * 2  # after each round
@@ -221,7 +221,7 @@ def test_a_verify_that_fails_leaves_what_was_measured(
             raise DeviceLostError("the board is off")
         return found
 
-    monkeypatch.setattr("autoprune._search.together.dense_together", together)
+    monkeypatch.setattr("autoprune._search.measuring.together.dense_together", together)
     budget = {"macs": "80%", "latency_ms": 5}
     search("wide_stripes:WideStripes", **options(tmp_path, budget=budget))
     before = RunFolder.open(tmp_path / "run").starting()

@@ -13,7 +13,7 @@ from torch import nn
 
 from autoprune._retraining.rates import OnRate, find_rate
 from autoprune._retraining.seeds import OnEntry, Retraining, retrain
-from autoprune._search.target_devices import (
+from autoprune._search.measuring.target_devices import (
     FinishedModel,
     TargetDevice,
     measurable_targets,

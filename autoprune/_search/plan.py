@@ -11,7 +11,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from autoprune._search.allocation import Item
+from autoprune._search.allocation.problem import Item
 from autoprune.architecture import BLOCK, IN_FLOAT, Architecture
 from autoprune.budget import Budget, Cost, Limit
 from autoprune.candidate import Candidate

@@ -7,36 +7,36 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
-from autoprune._search.baselines import baselines
-from autoprune._search.context import (
-    make_context,
-    make_screening,
-    measure_sensitivity,
-    relative_importance,
-)
-from autoprune._search.describe import (
+from autoprune._search.ending.describe import (
     describe,
     environment,
     importances,
     search_plan,
 )
-from autoprune._search.finishing import finish, replace_front
-from autoprune._search.ledger import Ledger, OnTrial
+from autoprune._search.ending.finishing import finish, replace_front
+from autoprune._search.ending.smaller_training import train_smaller
+from autoprune._search.initial.baselines import baselines
+from autoprune._search.initial.proposals import Proposal
+from autoprune._search.initial.seeding import seeds
+from autoprune._search.measuring.target_devices import Profiles
 from autoprune._search.plan import Plan
-from autoprune._search.prepare import Prepared, Say, correct, prepare
-from autoprune._search.progress import NullProgress, Progress, Snapshot
-from autoprune._search.proposals import Proposal
-from autoprune._search.reuse import EarlierRun, check_same_model
-from autoprune._search.screening import Screening
-from autoprune._search.searcher import BudgetedOptunaSearch
-from autoprune._search.seeding import seeds
-from autoprune._search.sendable import check_sendable
-from autoprune._search.smaller_training import train_smaller
-from autoprune._search.study import StudyFile
-from autoprune._search.target_devices import Profiles
-from autoprune._search.tuning import check_session, quiet, run_trials
-from autoprune._search.variables import Allocated
-from autoprune._search.worker import WorkerContext
+from autoprune._search.preparing.context import (
+    make_context,
+    make_screening,
+    measure_sensitivity,
+    relative_importance,
+)
+from autoprune._search.preparing.prepare import Prepared, Say, correct, prepare
+from autoprune._search.preparing.reuse import EarlierRun, check_same_model
+from autoprune._search.sampling.screening import Screening
+from autoprune._search.sampling.study import StudyFile
+from autoprune._search.sampling.variables import Allocated
+from autoprune._search.state.ledger import Ledger, OnTrial
+from autoprune._search.state.progress import NullProgress, Progress, Snapshot
+from autoprune._search.trials.searcher import BudgetedOptunaSearch
+from autoprune._search.trials.sendable import check_sendable
+from autoprune._search.trials.tuning import check_session, quiet, run_trials
+from autoprune._search.trials.worker import WorkerContext
 from autoprune.architecture import PRECISIONS
 from autoprune.config import RunConfig
 from autoprune.device.profile import DeviceProfile

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from rich.console import Console, RenderableType
     from rich.live import Live
 
-    from autoprune._search.progress import Snapshot
+    from autoprune._search.state.progress import Snapshot
 
 USAGE, FAILED, INTERRUPTED = 2, 1, 130
 _PAGE = 140
@@ -198,7 +198,7 @@ def code_of(interrupt: KeyboardInterrupt) -> int:
 @contextmanager
 def terminable() -> Iterator[None]:
     """Inside, SIGTERM and SIGHUP raise a KeyboardInterrupt with `signum`."""
-    from autoprune._search.interrupts import SIGNALS, Terminated
+    from autoprune._search.trials.interrupts import SIGNALS, Terminated
 
     def end(number: int, _: FrameType | None) -> None:
         raise Terminated(number)

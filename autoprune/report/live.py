@@ -15,7 +15,7 @@ from autoprune.cost_fields import is_cost, is_latency
 from autoprune.report import text
 
 if TYPE_CHECKING:
-    from autoprune._search.progress import Snapshot
+    from autoprune._search.state.progress import Snapshot
 
 _ROWS = 12  # members shown while the search runs; `show` has them all
 _PHASES = {

@@ -12,7 +12,7 @@ import small_run
 from autoprune import api
 from autoprune._export import Exported
 from autoprune._retraining.seeds import OnEntry
-from autoprune._search.interrupts import Terminated
+from autoprune._search.trials.interrupts import Terminated
 from autoprune.architecture import Architecture
 from autoprune.budget import Confidence, Cost, Device, Timing
 from autoprune.candidate import Candidate, Recovery

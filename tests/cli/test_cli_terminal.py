@@ -15,8 +15,8 @@ from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
-from autoprune._search.interrupts import Terminated
-from autoprune._search.progress import Snapshot
+from autoprune._search.state.progress import Snapshot
+from autoprune._search.trials.interrupts import Terminated
 from autoprune.cli import terminal
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from autoprune._search.interrupts import Terminated
+from autoprune._search.trials.interrupts import Terminated
 from autoprune.cli import commands
 from autoprune.errors import BudgetError, ExportError, TrainingError
 

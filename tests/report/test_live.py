@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from views import line_of, text_of
 
-from autoprune._search.progress import Snapshot
+from autoprune._search.state.progress import Snapshot
 from autoprune.report import live
 
 

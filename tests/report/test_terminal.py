@@ -7,7 +7,7 @@ import views
 from synthetic_run import CONFIG, ENVIRONMENT, make_run, record
 from views import line_of, text_of
 
-from autoprune._search.progress import Snapshot
+from autoprune._search.state.progress import Snapshot
 from autoprune.budget import Confidence
 from autoprune.pareto import Objective
 from autoprune.report import html, live, summary, terminal, trial

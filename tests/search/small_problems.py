@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 from hypothesis import strategies as st
 
-from autoprune._search.allocation import Bounded, Item, Problem, Rows
+from autoprune._search.allocation.problem import Bounded, Item, Problem, Rows
 
 
 @st.composite

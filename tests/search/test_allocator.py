@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import toy
 
-from autoprune._search.allocator import Allocator, Item
+from autoprune._search.allocation.allocator import Allocator, Item
 from autoprune.architecture import Architecture
 from autoprune.space import SearchSpace
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import toy
 
-from autoprune._search.baselines import baselines
+from autoprune._search.initial.baselines import baselines
 from autoprune._search.plan import Limits
 from autoprune.space import SearchSpace
 from autoprune.store import RunFolder

@@ -9,8 +9,8 @@ import pytest
 import stripes
 from stripes import Stripes
 
-from autoprune._search.byte_models import ByteModels, file_sizes, peak_memories
-from autoprune._search.target_devices import ProfiledModel
+from autoprune._search.measuring.byte_models import ByteModels, file_sizes, peak_memories
+from autoprune._search.measuring.target_devices import ProfiledModel
 from autoprune.architecture import FLOAT32, INT8, Architecture
 from autoprune.cost.activations import PeakMemory
 from autoprune.cost.file_size import MARGIN, FileSize

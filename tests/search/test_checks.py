@@ -9,7 +9,8 @@ import torch
 from stripes import Stripes
 from torch import nn
 
-from autoprune._search.checks import (
+from autoprune._search.measuring.target_devices import TargetDevice
+from autoprune._search.preparing.checks import (
     check_methods,
     check_precisions,
     check_variables,
@@ -18,7 +19,6 @@ from autoprune._search.checks import (
     objectives_for,
     values_of,
 )
-from autoprune._search.target_devices import TargetDevice
 from autoprune.budget import Device
 from autoprune.config import RunConfig
 from autoprune.config_sections import DeviceConfig

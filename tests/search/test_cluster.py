@@ -12,8 +12,8 @@ import ray
 import toy
 from torch import nn
 
-from autoprune._search import tuning
-from autoprune._search.cluster import Delivery, address_of, check_rungs
+from autoprune._search.trials import tuning
+from autoprune._search.trials.cluster import Delivery, address_of, check_rungs
 from autoprune.architecture import Architecture
 from autoprune.candidate import Candidate
 from autoprune.config_sections import RayConfig
@@ -101,7 +101,7 @@ sys.path.insert(0, sys.argv[2])
 import ray, toy
 from ray.cluster_utils import Cluster
 from autoprune._search.plan import Limits
-from autoprune._search.tuning import run_trials
+from autoprune._search.trials.tuning import run_trials
 from autoprune.config_sections import RayConfig
 from autoprune.store import RunFolder
 ray.cloudpickle.register_pickle_by_value(toy)

@@ -8,10 +8,10 @@ import pytest
 import torch
 from deep_task import Wider
 
-from autoprune._search.context import make_context, make_screening, relative_importance
-from autoprune._search.prepare import Prepared, prepare
-from autoprune._search.trainable import Spec
-from autoprune._search.worker import WorkerContext
+from autoprune._search.preparing.context import make_context, make_screening, relative_importance
+from autoprune._search.preparing.prepare import Prepared, prepare
+from autoprune._search.trials.trainable import Spec
+from autoprune._search.trials.worker import WorkerContext
 from autoprune.architecture import Architecture
 from autoprune.candidate import Candidate, Recovery, Selection
 from autoprune.config import RunConfig

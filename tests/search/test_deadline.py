@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from autoprune._search import deadline as module
-from autoprune._search.deadline import Deadline
+from autoprune._search.state import deadline as module
+from autoprune._search.state.deadline import Deadline
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ import stripes
 import torch
 import toy
 
-from autoprune._search.describe import (
+from autoprune._search.ending.describe import (
     dense_report,
     describe,
     environment,

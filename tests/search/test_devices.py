@@ -12,7 +12,7 @@ from rich.console import Console
 
 import autoprune
 from autoprune import api, cli
-from autoprune._search import target_devices
+from autoprune._search.measuring import target_devices
 from autoprune.cost.targets import device_name
 from autoprune.device.predictor import LatencyPredictor
 from autoprune.profile import fit_device

@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 import toy
 
-from autoprune._search.deadline import Deadline
-from autoprune._search.display import Display
-from autoprune._search.pace import Pace
 from autoprune._search.plan import Limits
-from autoprune._search.progress import Snapshot
+from autoprune._search.state.deadline import Deadline
+from autoprune._search.state.display import Display
+from autoprune._search.state.pace import Pace
+from autoprune._search.state.progress import Snapshot
 from autoprune.pareto import ParetoFront
 from autoprune.record import TrialRecord
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import toy
 
-from autoprune._search.equal_failures import EqualFailures
+from autoprune._search.state.equal_failures import EqualFailures
 from autoprune.record import TrialRecord
 
 

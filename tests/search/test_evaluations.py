@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from autoprune._search.evaluations import evaluations, rung_at
+from autoprune._search.trials.evaluations import evaluations, rung_at
 from autoprune.architecture import Architecture
 from autoprune.candidate import Candidate
 from autoprune.schedule import Schedule

@@ -4,8 +4,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_problems import additive, least_total
 
-from autoprune._search.allocation import Bounded, Item, Problem
-from autoprune._search.exchange import exchange, fill
+from autoprune._search.allocation.exchange import exchange, fill
+from autoprune._search.allocation.problem import Bounded, Item, Problem
 
 
 def smallest(bounded: Bounded) -> np.ndarray:

@@ -3,7 +3,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from autoprune._search.failure import (
+from autoprune._search.state.failure import (
     LONGEST,
     LONGEST_LINE,
     bounded,

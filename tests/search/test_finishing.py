@@ -11,9 +11,9 @@ import pytest
 import readme_task
 
 import autoprune
-from autoprune._search import target_devices
-from autoprune._search.finishing import replace_front
-from autoprune._search.target_devices import TargetDevice
+from autoprune._search.ending.finishing import replace_front
+from autoprune._search.measuring import target_devices
+from autoprune._search.measuring.target_devices import TargetDevice
 from autoprune.budget import Device
 from autoprune.config_sections import DeviceConfig
 from autoprune.cost.targets import device_name

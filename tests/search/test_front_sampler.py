@@ -12,12 +12,12 @@ import pytest
 import toy
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from autoprune._search.front_sampler import ENOUGH, FrontSampler
-from autoprune._search.moves import random_values
 from autoprune._search.plan import Limits, Plan
-from autoprune._search.projection import project
-from autoprune._search.study import distributions
-from autoprune._search.variables import Allocated
+from autoprune._search.sampling.front_sampler import ENOUGH, FrontSampler
+from autoprune._search.sampling.moves import random_values
+from autoprune._search.sampling.projection import project
+from autoprune._search.sampling.study import distributions
+from autoprune._search.sampling.variables import Allocated
 from autoprune.candidate import Candidate
 from autoprune.settings import Value
 from autoprune.store import RunFolder

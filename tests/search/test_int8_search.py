@@ -8,12 +8,12 @@ import torch
 from deep_task import Deep
 
 import autoprune
-from autoprune._search import worker
-from autoprune._search.context import make_context
-from autoprune._search.prepare import Prepared, prepare
-from autoprune._search.seeding import recipe
-from autoprune._search.trainable import Spec
-from autoprune._search.worker import WorkerContext
+from autoprune._search.initial.seeding import recipe
+from autoprune._search.preparing.context import make_context
+from autoprune._search.preparing.prepare import Prepared, prepare
+from autoprune._search.trials import worker
+from autoprune._search.trials.trainable import Spec
+from autoprune._search.trials.worker import WorkerContext
 from autoprune.architecture import FLOAT32, INT8
 from autoprune.config import RunConfig
 from autoprune.cost.precisions import int8_weight_bytes

@@ -3,7 +3,13 @@ import threading
 
 import pytest
 
-from autoprune._search.interrupts import GRACE_S, SIGNALS, Interrupts, Terminated, handlers_kept
+from autoprune._search.trials.interrupts import (
+    GRACE_S,
+    SIGNALS,
+    Interrupts,
+    Terminated,
+    handlers_kept,
+)
 
 
 class Clock:

@@ -7,10 +7,10 @@ from dataclasses import replace
 import pytest
 import toy
 
-from autoprune._search.keeping import dominated, over_quota
-from autoprune._search.ledger import Ledger
-from autoprune._search.messages import Report
 from autoprune._search.plan import Limits
+from autoprune._search.state.keeping import dominated, over_quota
+from autoprune._search.state.ledger import Ledger
+from autoprune._search.state.messages import Report
 from autoprune.record import TrialRecord
 from autoprune.store import RunFolder
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import toy
 
-from autoprune._search.ledger import Ledger
-from autoprune._search.messages import Report
 from autoprune._search.plan import Limits
+from autoprune._search.state.ledger import Ledger
+from autoprune._search.state.messages import Report
 from autoprune.record import SCRATCH, TrialRecord
 from autoprune.store import RunFolder, RunState
 

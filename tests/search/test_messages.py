@@ -2,7 +2,7 @@ from dataclasses import FrozenInstanceError
 
 import pytest
 
-from autoprune._search.messages import Conversion, Report
+from autoprune._search.state.messages import Conversion, Report
 
 
 def test_a_report_without_anything_ends_no_trial() -> None:

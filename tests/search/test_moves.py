@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import toy
 
-from autoprune._search.moves import GAP, Moves, random_values
 from autoprune._search.plan import Plan
+from autoprune._search.sampling.moves import GAP, Moves, random_values
 from autoprune.architecture import Architecture
 from autoprune.budget import Budget
 from autoprune.candidate import Candidate

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import toy
 
-from autoprune._search import pace as module
-from autoprune._search.pace import Pace, total_trial_s, usual_trial_s
 from autoprune._search.plan import Limits
+from autoprune._search.state import pace as module
+from autoprune._search.state.pace import Pace, total_trial_s, usual_trial_s
 from autoprune.record import CONVERTED, TrialRecord
 
 

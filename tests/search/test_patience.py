@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import toy
 
-from autoprune._search.ledger import Ledger
 from autoprune._search.plan import Limits
+from autoprune._search.state.ledger import Ledger
 from autoprune.candidate import Candidate
 from autoprune.errors import UsageError
 from autoprune.extension import extend

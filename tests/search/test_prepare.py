@@ -13,8 +13,8 @@ import torch
 from stripes import Stripes
 from torch import Tensor, nn
 
-from autoprune._search.byte_models import ByteModels
-from autoprune._search.prepare import Prepared, correct, prepare, weight_curves
+from autoprune._search.measuring.byte_models import ByteModels
+from autoprune._search.preparing.prepare import Prepared, correct, prepare, weight_curves
 from autoprune.architecture import Architecture
 from autoprune.budget import Device
 from autoprune.config import RunConfig

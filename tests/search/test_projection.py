@@ -3,7 +3,7 @@ import toy
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from autoprune._search.projection import project
+from autoprune._search.sampling.projection import project
 from autoprune.architecture import Architecture
 from autoprune.budget import Budget
 from autoprune.candidate import Candidate

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from autoprune._search.ledger import Ledger
-from autoprune._search.messages import Report
-from autoprune._search.proposals import Proposal, ProposalQueue
+from autoprune._search.initial.proposals import Proposal, ProposalQueue
+from autoprune._search.state.ledger import Ledger
+from autoprune._search.state.messages import Report
 from autoprune.architecture import Architecture
 from autoprune.candidate import Candidate, Recovery
 from autoprune.record import SCRATCH

@@ -1,7 +1,7 @@
 import numpy as np
 import toy
 
-from autoprune._search.ranking import Ranking
+from autoprune._search.allocation.ranking import Ranking
 from autoprune.architecture import Architecture
 from autoprune.space import SearchSpace
 

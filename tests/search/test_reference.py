@@ -9,7 +9,7 @@ import torch
 from stripes import Stripes, dense
 from torch import Tensor, nn
 
-from autoprune._search.reference import constant_metrics, reference_point
+from autoprune._search.preparing.reference import constant_metrics, reference_point
 from autoprune.budget import Cost
 from autoprune.pareto import Objective
 from autoprune.tasks.wrap import wrap

@@ -4,8 +4,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_problems import additive, all_rows, least_total
 
-from autoprune._search.allocation import Bounded, Item, Problem
-from autoprune._search.relaxation import relax
+from autoprune._search.allocation.problem import Bounded, Item, Problem
+from autoprune._search.allocation.relaxation import relax
 
 
 @settings(max_examples=40, deadline=None)

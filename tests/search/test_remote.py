@@ -17,9 +17,9 @@ from torch import nn
 
 import autoprune
 from autoprune import api, loading
-from autoprune._search.prepare import prepare
-from autoprune._search.progress import Snapshot
-from autoprune._search.target_devices import check, load_targets
+from autoprune._search.measuring.target_devices import check, load_targets
+from autoprune._search.preparing.prepare import prepare
+from autoprune._search.state.progress import Snapshot
 from autoprune.budget import Device
 from autoprune.config import RunConfig
 from autoprune.cost.latency import Latency

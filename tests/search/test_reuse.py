@@ -13,7 +13,7 @@ import toy
 from deep_task import Deep, Wider
 
 import autoprune
-from autoprune._search.reuse import _is_expressible, unmeasured
+from autoprune._search.preparing.reuse import _is_expressible, unmeasured
 from autoprune.architecture import Architecture
 from autoprune.candidate import Candidate
 from autoprune.errors import UsageError

@@ -14,15 +14,15 @@ from stripes import Stripes
 from torch import nn
 
 import autoprune
-from autoprune._search import target_devices
-from autoprune._search.context import make_context, measure_sensitivity
-from autoprune._search.prepare import Prepared, prepare
+from autoprune._search.initial.seeding import seeds
+from autoprune._search.measuring import target_devices
+from autoprune._search.measuring.target_devices import FinishedModel
+from autoprune._search.measuring.verify import verify
+from autoprune._search.preparing.context import make_context, measure_sensitivity
+from autoprune._search.preparing.prepare import Prepared, prepare
 from autoprune._search.run import run
-from autoprune._search.seeding import seeds
-from autoprune._search.target_devices import FinishedModel
-from autoprune._search.trainable import Spec
-from autoprune._search.verify import verify
-from autoprune._search.worker import WorkerContext
+from autoprune._search.trials.trainable import Spec
+from autoprune._search.trials.worker import WorkerContext
 from autoprune.architecture import Architecture
 from autoprune.budget import Budget, Cost
 from autoprune.config import RunConfig

@@ -8,9 +8,9 @@ import time
 import pytest
 import toy
 
-from autoprune._search.failure import LONGEST
-from autoprune._search.messages import Report
-from autoprune._search.running import Running
+from autoprune._search.state.failure import LONGEST
+from autoprune._search.state.messages import Report
+from autoprune._search.state.running import Running
 from autoprune.record import SCRATCH
 
 

@@ -10,10 +10,10 @@ import toy
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import TrialScheduler
 
-from autoprune._search.failure import LONGEST
-from autoprune._search.interrupts import Interrupts, Terminated
-from autoprune._search.messages import REPORT, Report
-from autoprune._search.scheduler import Rungs, RungScheduler, error_of, objective_end
+from autoprune._search.state.failure import LONGEST
+from autoprune._search.state.messages import REPORT, Report
+from autoprune._search.trials.interrupts import Interrupts, Terminated
+from autoprune._search.trials.scheduler import Rungs, RungScheduler, error_of, objective_end
 from autoprune.candidate import Candidate
 from autoprune.pareto import Objective
 from autoprune.record import TrialRecord

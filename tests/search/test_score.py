@@ -10,7 +10,7 @@ import torch
 from stripes import Stripes, dense
 from torch import Tensor, nn
 
-from autoprune._search.score import NO_DIVERGENCE, SLICE, STATISTICS, RepairScore, heads
+from autoprune._search.sampling.score import NO_DIVERGENCE, SLICE, STATISTICS, RepairScore, heads
 from autoprune.architecture import Architecture
 from autoprune.candidate import Candidate, Selection
 from autoprune.graph import trace

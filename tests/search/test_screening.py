@@ -17,16 +17,21 @@ from optuna.trial import TrialState
 from stripes import Stripes
 from torch import Tensor
 
-from autoprune._search.ledger import Ledger
-from autoprune._search.moves import Moves
+from autoprune._search.initial.proposals import Proposal
 from autoprune._search.plan import Limits, Plan
-from autoprune._search.projection import project
-from autoprune._search.proposals import Proposal
-from autoprune._search.score import RepairScore, heads
-from autoprune._search.screening import ENOUGH, PooledProposal, Screening
-from autoprune._search.searcher import SCORE, SCREENED
-from autoprune._search.study import NAME
-from autoprune._search.surrogate import Posterior, ScoredCandidate, Surrogate, expected_improvement
+from autoprune._search.sampling.moves import Moves
+from autoprune._search.sampling.projection import project
+from autoprune._search.sampling.score import RepairScore, heads
+from autoprune._search.sampling.screening import ENOUGH, PooledProposal, Screening
+from autoprune._search.sampling.study import NAME
+from autoprune._search.sampling.surrogate import (
+    Posterior,
+    ScoredCandidate,
+    Surrogate,
+    expected_improvement,
+)
+from autoprune._search.state.ledger import Ledger
+from autoprune._search.trials.searcher import SCORE, SCREENED
 from autoprune.architecture import Architecture
 from autoprune.budget import Budget
 from autoprune.candidate import Candidate, Recovery, Selection

@@ -12,11 +12,11 @@ from optuna.trial import TrialState
 from ray.tune.search import Searcher
 from sqlalchemy.exc import OperationalError
 
-from autoprune._search import study
-from autoprune._search.messages import REPORT, Report
+from autoprune._search.initial.proposals import Proposal
 from autoprune._search.plan import Limits
-from autoprune._search.proposals import Proposal
-from autoprune._search.study import NAME, make_sampler
+from autoprune._search.sampling import study
+from autoprune._search.sampling.study import NAME, make_sampler
+from autoprune._search.state.messages import REPORT, Report
 from autoprune.budget import Budget
 from autoprune.errors import ConfigError
 from autoprune.fitted_space import FittedSpace

@@ -1,8 +1,8 @@
 import pytest
 import toy
 
+from autoprune._search.initial.seeding import recipe, seeds
 from autoprune._search.plan import Limits
-from autoprune._search.seeding import recipe, seeds
 from autoprune.budget import Budget
 from autoprune.fitted_space import FittedSpace
 from autoprune.space import SearchSpace

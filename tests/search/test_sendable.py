@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from autoprune._search.sendable import check_sendable
+from autoprune._search.trials.sendable import check_sendable
 from autoprune.errors import TaskError
 
 

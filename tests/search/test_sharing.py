@@ -9,7 +9,7 @@ import pytest
 import ray
 import torch
 
-from autoprune._search.sharing import shared_tensors
+from autoprune._search.trials.sharing import shared_tensors
 
 pytestmark = pytest.mark.usefixtures("ray_session")
 

@@ -11,7 +11,7 @@ from stripes import images
 from torch import Tensor, nn
 from wide_stripes import WideStripes
 
-from autoprune._search.smaller_models import SmallerModel, smaller_models
+from autoprune._search.preparing.smaller_models import SmallerModel, smaller_models
 from autoprune.config import RunConfig
 from autoprune.cost_fields import FILE
 from autoprune.errors import TaskError

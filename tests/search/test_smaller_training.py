@@ -14,8 +14,8 @@ import torch
 from wide_stripes import WideStripes
 
 import autoprune
-from autoprune._search.smaller_models import smaller_models
-from autoprune._search.smaller_training import measured_smaller, train_smaller
+from autoprune._search.ending.smaller_training import measured_smaller, train_smaller
+from autoprune._search.preparing.smaller_models import smaller_models
 from autoprune.architecture import Architecture
 from autoprune.budget import Cost
 from autoprune.candidate import Candidate, Recovery, Selection

@@ -2,9 +2,9 @@ from dataclasses import replace
 
 import toy
 
+from autoprune._search.initial.seeding import recipe
+from autoprune._search.initial.sparse_seeds import sparse_seeds
 from autoprune._search.plan import Plan
-from autoprune._search.seeding import recipe
-from autoprune._search.sparse_seeds import sparse_seeds
 from autoprune.architecture import Architecture
 from autoprune.budget import Budget, Cost
 from autoprune.candidate import Candidate

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from autoprune._search.stagnation import GROWTH, Stagnation
+from autoprune._search.state.stagnation import GROWTH, Stagnation
 
 
 def test_growth_of_less_than_half_a_percent_is_none() -> None:

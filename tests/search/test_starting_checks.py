@@ -9,7 +9,7 @@ import pytest
 from torch import nn
 from wide_stripes import WideStripes
 
-from autoprune._search.starting_checks import check_starting_models
+from autoprune._search.preparing.starting_checks import check_starting_models
 from autoprune.config import RunConfig
 from autoprune.errors import AutopruneError, ConfigError, GraphError, TaskError
 from autoprune.tasks.base import Task

@@ -13,7 +13,7 @@ import toy
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from autoprune._search.study import (
+from autoprune._search.sampling.study import (
     BEGUN,
     MADE,
     ROUND,

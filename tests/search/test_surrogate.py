@@ -9,7 +9,7 @@ import toy
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from autoprune._search.surrogate import (
+from autoprune._search.sampling.surrogate import (
     Posterior,
     ScoredCandidate,
     Surrogate,

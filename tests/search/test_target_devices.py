@@ -9,7 +9,7 @@ import pytest
 import stripes
 import torch
 
-from autoprune._search.target_devices import (
+from autoprune._search.measuring.target_devices import (
     FinishedModel,
     ProfiledModel,
     TargetDevice,

@@ -6,7 +6,7 @@ import pytest
 import toy
 
 from autoprune._search.plan import Limits
-from autoprune._search.termination import Termination
+from autoprune._search.state.termination import Termination
 from autoprune.record import TrialRecord
 
 LIMITS = Limits(trials=10, total_epochs=40.0, seconds=90.0, equal_failures=2, patience=2)

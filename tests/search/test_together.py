@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from wide_stripes import WideStripes
 
-from autoprune._search import together
-from autoprune._search.together import dense_together
+from autoprune._search.measuring import together
+from autoprune._search.measuring.together import dense_together
 from autoprune.budget import Device
 from autoprune.errors import DeviceError, UsageError
 from autoprune.joint import JointFront

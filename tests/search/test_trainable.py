@@ -9,9 +9,9 @@ import torch
 from stripes import Stripes, dense
 from torch import Tensor, nn
 
-from autoprune._search.messages import REPORT, Report
-from autoprune._search.trainable import SPEC, PruneTrial, Spec
-from autoprune._search.worker import WorkerContext
+from autoprune._search.state.messages import REPORT, Report
+from autoprune._search.trials.trainable import SPEC, PruneTrial, Spec
+from autoprune._search.trials.worker import WorkerContext
 from autoprune.architecture import Architecture
 from autoprune.candidate import Candidate, Recovery
 from autoprune.store import RunFolder

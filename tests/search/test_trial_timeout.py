@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import toy
 
-from autoprune._search.trial_timeout import TrialTimeout
+from autoprune._search.state.trial_timeout import TrialTimeout
 from autoprune.record import State, TrialRecord
 
 

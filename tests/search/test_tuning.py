@@ -15,9 +15,9 @@ import pytest
 import ray
 import toy
 
-from autoprune._search import tuning, watchdog
 from autoprune._search.plan import Limits
-from autoprune._search.study import NAME
+from autoprune._search.sampling.study import NAME
+from autoprune._search.trials import tuning, watchdog
 from autoprune.config_sections import RayConfig
 from autoprune.errors import UsageError, WorkError
 from autoprune.record import TrialRecord
@@ -177,7 +177,7 @@ def test_a_signal_lets_running_trials_finish_and_loses_nothing(
     code = (
         "import sys; sys.path.insert(0, sys.argv[2])\n"
         "import ray, toy\n"
-        "from autoprune._search.interrupts import Terminated\n"
+        "from autoprune._search.trials.interrupts import Terminated\n"
         "from autoprune._search.plan import Limits\n"
         "from autoprune.store import RunFolder\n"
         "ray.cloudpickle.register_pickle_by_value(toy)\n"

@@ -8,10 +8,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from autoprune._search.initial.seeding import recipe
 from autoprune._search.plan import Plan
-from autoprune._search.seeding import recipe
-from autoprune._search.study import candidate_of, distributions
-from autoprune._search.variables import COST, DEPTH, STAGES, Allocated
+from autoprune._search.sampling.study import candidate_of, distributions
+from autoprune._search.sampling.variables import COST, DEPTH, STAGES, Allocated
 from autoprune.architecture import BLOCK, INT8, Architecture
 from autoprune.budget import Budget, Cost
 from autoprune.fitted_space import FittedSpace

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import toy
 
-from autoprune._search.target_devices import TargetDevice
-from autoprune._search.verify import _check_limits, verify
+from autoprune._search.measuring.target_devices import TargetDevice
+from autoprune._search.measuring.verify import _check_limits, verify
 from autoprune.architecture import Architecture
 from autoprune.budget import Budget, Cost, Device, Timing
 from autoprune.candidate import Candidate

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from ray.tune.experiment import Trial
 
-from autoprune._search import watchdog
-from autoprune._search.watchdog import GRACE_S, Watchdog
+from autoprune._search.trials import watchdog
+from autoprune._search.trials.watchdog import GRACE_S, Watchdog
 
 
 class Controller:

@@ -10,8 +10,8 @@ import pytest
 import torch
 from stripes import Stripes, dense
 
-from autoprune._search.trainable import Spec
-from autoprune._search.worker import RecoveryTrial, WorkerContext
+from autoprune._search.trials.trainable import Spec
+from autoprune._search.trials.worker import RecoveryTrial, WorkerContext
 from autoprune.architecture import Architecture
 from autoprune.candidate import Candidate, Recovery
 from autoprune.schedule import Schedule

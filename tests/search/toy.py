@@ -8,15 +8,15 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from autoprune._search.ledger import Ledger
-from autoprune._search.messages import REPORT, Report
+from autoprune._search.initial.proposals import Proposal
 from autoprune._search.plan import Limits, Plan
-from autoprune._search.proposals import Proposal
-from autoprune._search.screening import Screening
-from autoprune._search.searcher import BudgetedOptunaSearch
-from autoprune._search.study import StudyFile
-from autoprune._search.trainable import SPEC, Spec
-from autoprune._search.tuning import run_trials
+from autoprune._search.sampling.screening import Screening
+from autoprune._search.sampling.study import StudyFile
+from autoprune._search.state.ledger import Ledger
+from autoprune._search.state.messages import REPORT, Report
+from autoprune._search.trials.searcher import BudgetedOptunaSearch
+from autoprune._search.trials.trainable import SPEC, Spec
+from autoprune._search.trials.tuning import run_trials
 from autoprune.architecture import Architecture
 from autoprune.budget import Budget, Cost
 from autoprune.candidate import Candidate

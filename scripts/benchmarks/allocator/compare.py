@@ -19,7 +19,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from autoprune._search.allocator import Allocator
+from autoprune._search.allocation.allocator import Allocator
 from scripts.benchmarks.allocator.instances import (
     Instance,
     brute_force,

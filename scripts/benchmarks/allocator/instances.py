@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from autoprune._search.allocator import Item
+from autoprune._search.allocation.allocator import Item
 
 COSTS = ("macs", "latency_ms", "peak_memory_bytes", "weight_bytes")
 Rows = NDArray[np.float64]

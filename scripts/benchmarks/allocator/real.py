@@ -21,7 +21,7 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 
-from autoprune._search.allocator import Allocator, Item, total_sensitivity
+from autoprune._search.allocation.allocator import Allocator, Item, total_sensitivity
 from autoprune.cost.model import CostModel
 from autoprune.device.predictor import LatencyPredictor
 from autoprune.device.sampling import Until

@@ -11,9 +11,9 @@ import numpy as np
 from scipy.optimize import LinearConstraint, milp
 from scipy.sparse import coo_matrix
 
-from autoprune._search.allocation import Bounded, Item, Load, Problem, Rows, Sensitivity
-from autoprune._search.exchange import fill
-from autoprune._search.relaxation import _added, relax
+from autoprune._search.allocation.exchange import fill
+from autoprune._search.allocation.problem import Bounded, Item, Load, Problem, Rows, Sensitivity
+from autoprune._search.allocation.relaxation import _added, relax
 
 Price = Callable[[Mapping[str, int]], float]
 _ALL = 1 << 30

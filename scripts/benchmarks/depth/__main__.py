@@ -17,9 +17,9 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from autoprune._search.allocator import Allocator
+from autoprune._search.allocation.allocator import Allocator
 from autoprune._search.plan import Plan
-from autoprune._search.score import STATISTICS, heads
+from autoprune._search.sampling.score import STATISTICS, heads
 from autoprune.architecture import Architecture
 from autoprune.budget import Budget
 from autoprune.candidate import Candidate, Recovery, Selection

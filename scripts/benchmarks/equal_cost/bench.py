@@ -9,10 +9,10 @@ from dataclasses import dataclass
 import numpy as np
 from torch import nn
 
-from autoprune._search.allocator import Allocator, Item
-from autoprune._search.context import measure_sensitivity
-from autoprune._search.prepare import prepare
-from autoprune._search.score import heads
+from autoprune._search.allocation.allocator import Allocator, Item
+from autoprune._search.preparing.context import measure_sensitivity
+from autoprune._search.preparing.prepare import prepare
+from autoprune._search.sampling.score import heads
 from autoprune.architecture import BLOCK, IN_FLOAT, INT8, Architecture
 from autoprune.candidate import Candidate, Recovery, Selection
 from autoprune.config import RunConfig

@@ -17,8 +17,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from autoprune._search.progress import Snapshot
 from autoprune._search.run import run
+from autoprune._search.state.progress import Snapshot
 from autoprune.config import RunConfig
 from autoprune.record import TrialRecord
 from autoprune.store import RunFolder

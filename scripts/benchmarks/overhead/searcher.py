@@ -19,13 +19,13 @@ from pathlib import Path
 import optuna
 import torch
 
-from autoprune._search.ledger import Ledger
-from autoprune._search.messages import REPORT, Report
+from autoprune._search.initial.seeding import seeds
 from autoprune._search.plan import Limits, Plan
-from autoprune._search.screening import Screening
-from autoprune._search.searcher import BudgetedOptunaSearch
-from autoprune._search.seeding import seeds
-from autoprune._search.study import StudyFile
+from autoprune._search.sampling.screening import Screening
+from autoprune._search.sampling.study import StudyFile
+from autoprune._search.state.ledger import Ledger
+from autoprune._search.state.messages import REPORT, Report
+from autoprune._search.trials.searcher import BudgetedOptunaSearch
 from autoprune.budget import Budget
 from autoprune.candidate import Candidate
 from autoprune.cost.model import CostModel

@@ -24,15 +24,15 @@ import torch
 from optuna.trial import FrozenTrial
 from scipy import stats
 
-from autoprune._search.ledger import Ledger
-from autoprune._search.messages import REPORT, Report
-from autoprune._search.moves import random_values
+from autoprune._search.initial.proposals import Proposal
 from autoprune._search.plan import Plan
-from autoprune._search.projection import project
-from autoprune._search.proposals import Proposal
-from autoprune._search.searcher import BudgetedOptunaSearch
-from autoprune._search.study import StudyFile
-from autoprune._search.trainable import SPEC
+from autoprune._search.sampling.moves import random_values
+from autoprune._search.sampling.projection import project
+from autoprune._search.sampling.study import StudyFile
+from autoprune._search.state.ledger import Ledger
+from autoprune._search.state.messages import REPORT, Report
+from autoprune._search.trials.searcher import BudgetedOptunaSearch
+from autoprune._search.trials.trainable import SPEC
 from autoprune.store import RunFolder
 from autoprune.training.rng import derive
 from scripts.benchmarks import harness

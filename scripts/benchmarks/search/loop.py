@@ -15,7 +15,7 @@ import torch
 from ray import tune
 from ray.tune.search.optuna import OptunaSearch
 
-from autoprune._search.tuning import quiet, session, threads_for
+from autoprune._search.trials.tuning import quiet, session, threads_for
 from autoprune.candidate import Candidate, Recovery, Selection
 from autoprune.errors import TrainingError
 from autoprune.space import kept_units

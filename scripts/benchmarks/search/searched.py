@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from autoprune._search import context as search_context
-from autoprune._search.progress import Snapshot
+from autoprune._search.preparing import context as search_context
 from autoprune._search.run import run as search_run
+from autoprune._search.state.progress import Snapshot
 from autoprune.budget import Cost
 from autoprune.config import RunConfig
 from autoprune.record import TrialRecord

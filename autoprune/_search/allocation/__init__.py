@@ -1,0 +1,1 @@
+"""The exact allocator: the least sensitive widths, blocks and precision within limits."""

@@ -1,0 +1,1 @@
+"""Candidates that no sampler proposes: the first ones and the baselines."""

@@ -1,0 +1,1 @@
+"""Measuring on target devices, and verifying the front."""

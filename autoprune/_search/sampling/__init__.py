@@ -1,0 +1,1 @@
+"""Proposing candidates: samplers of Optuna, moves around the front, screening, projection."""

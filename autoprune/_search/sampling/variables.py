@@ -1,0 +1,118 @@
+"""What Optuna samples instead of one ratio for each group: a few variables of the allocator."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+
+import numpy as np
+
+from autoprune._search.allocation.allocator import Allocator, Choice, Sensitivity
+from autoprune._search.plan import Plan
+from autoprune.architecture import BLOCK, FLOAT32, IN_FLOAT, Architecture
+from autoprune.candidate import Candidate
+from autoprune.fitted_space import PRECISION
+from autoprune.settings import Parameter, Value
+
+COST = "cost"
+STAGES = ("early", "middle", "late")
+DEPTH = "depth"
+_OFFSET = "offset."
+_MOST = 2.0  # of an offset: its factor is between 1/7.4 and 7.4
+_PER_WIDTH = 4.0  # offset that is taken for a natural log unit of width more than expected
+
+
+class Allocated:
+    """A share of the budget, offsets of the sensitivities, precision, schedule and recovery.
+
+    The allocator turns the first two into widths and dropped blocks within the limits: `cost` is
+    the share of the limits that may be used, and the sensitivities of the groups in the first,
+    second and last third of the model, and those of the blocks, are multiplied by e to the power of
+    their `offset`. So the sampler decides what interacts, in few dimensions whatever the size of
+    the model. A candidate from elsewhere has no exact values; it gets those of its cost, with
+    offsets by how much wider each third is than the allocator would have it.
+    """
+
+    def __init__(self, plan: Plan, sensitivity: Sensitivity) -> None:
+        """`sensitivity(item, option)` as the allocator takes it, of every item of the space."""
+        self._plan, self._sensitivity = plan, sensitivity
+        self._parts = _parts(plan)
+        space = plan.space
+        least = {name: space.choices(name)[0] for name in space.items}
+        self._least = min(0.99, max(1e-6, plan.load(space.counts(space.architecture(least)))))
+        self._reference: dict[tuple[object, ...], Allocator] = {}
+
+    @property
+    def parameters(self) -> tuple[Parameter, ...]:
+        """The share of the budget, the offsets, and what else varies."""
+        used = set(self._parts.values())
+        names = [name for name in (*STAGES, DEPTH) if name in used]
+        offsets = (Parameter(f"{_OFFSET}{name}", -_MOST, _MOST) for name in names)
+        space = self._plan.space.space
+        several = len(space.precisions) > 1
+        precision = (Parameter(PRECISION, choices=space.precisions),) if several else ()
+        cost = Parameter(COST, self._least, 1.0, log=True)
+        return (cost, *offsets, *precision, *self._plan.space.varied)
+
+    def candidate(self, params: Mapping[str, Value]) -> Candidate:
+        """The candidate that the allocator makes of these values."""
+        start = self._plan.space.candidate(params)
+        allocator = self._allocator(start.architecture, params)
+        return self._plan.resized(start, allocator.at(float(params[COST])))
+
+    def params(self, candidate: Candidate) -> dict[str, Value]:
+        """The values that come near to a candidate."""
+        space = self._plan.space
+        counts = space.counts(candidate.architecture)
+        price = self._plan.price(candidate.architecture, self._plan.budget.fields)
+        used = 1.0 + max(self._plan.over(price).values())
+        load = min(1.0, max(self._least, used))
+        expected = self._expected(candidate.architecture).about(load)
+        found: dict[str, Value] = {COST: load, **space.settings(candidate)}
+        for part in set(self._parts.values()):
+            found[f"{_OFFSET}{part}"] = self._offset(part, counts, expected)
+        if len(space.space.precisions) > 1:
+            found[PRECISION] = candidate.architecture.precision
+        return {parameter.name: found[parameter.name] for parameter in self.parameters}
+
+    def _allocator(self, there: Architecture, params: Mapping[str, Value]) -> Allocator:
+        """The allocator for the precision and the patterns of an architecture."""
+        factors = {
+            item: math.exp(float(params.get(f"{_OFFSET}{part}", 0.0)))
+            for item, part in self._parts.items()
+        }
+
+        def scaled(item: str, option: int) -> float:
+            return factors.get(item, 1.0) * self._sensitivity(item, option)
+
+        option = (int(there.precision == FLOAT32),)
+        share = self._plan.file_share(there.patterns)
+        items = [
+            dataclasses.replace(item, options=option) if item.name == IN_FLOAT else item
+            for item in self._plan.items
+        ]
+        return Allocator(items, scaled, lambda rows: self._plan.loads(rows, share), effort=0)
+
+    def _expected(self, there: Architecture) -> Allocator:
+        """The allocator without offsets, which remembers what it has found."""
+        key = (there.precision, tuple(there.patterns.items()))
+        if key not in self._reference:
+            self._reference[key] = self._allocator(there, {})
+        return self._reference[key]
+
+    def _offset(self, part: str, counts: Choice, expected: Choice) -> float:
+        items = [item for item, its in self._parts.items() if its == part]
+        if part == DEPTH:
+            more = sum(counts[item] - expected[item] for item in items) / len(items)
+        else:
+            more = float(np.mean([math.log(counts[i] / expected[i]) for i in items]))
+        return min(_MOST, max(-_MOST, _PER_WIDTH * more))
+
+
+def _parts(plan: Plan) -> dict[str, str]:
+    """Item -> the offset that its sensitivity has; items that cannot vary have none."""
+    free = [name for name in plan.space.items if len(plan.space.choices(name)) > 1]
+    widths = [name for name in free if name in plan.space.widths]
+    found = {name: STAGES[place * len(STAGES) // len(widths)] for place, name in enumerate(widths)}
+    return {**found, **{name: DEPTH for name in free if name.startswith(BLOCK)}}

@@ -1,0 +1,1 @@
+"""Trials in Ray Tune: its searcher, scheduler and trainable, and their workers."""
