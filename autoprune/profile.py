@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from autoprune.budget import Cost
 from autoprune.config import RunConfig
 from autoprune.cost.analytic import count_cost
 from autoprune.cost.inputs import batched
 from autoprune.cost.latency import Latency, measured_or_flagged
+from autoprune.cost.layer_times import layer_times
 from autoprune.cost.targets import find_target
 from autoprune.device.profile import DeviceProfile
 from autoprune.graph import PruningGraph
@@ -24,9 +25,10 @@ from autoprune.tasks.base import Task
 class Layer:
     """One layer that holds parameters: what it costs, and the group that its outputs belong to.
 
-    A parameter of the model itself is a layer of its name. `group` has `units` prunable units, of
-    which each is `channels` of this layer's outputs, such as a head of attention; both are empty
-    where the outputs are not prunable.
+    A parameter of the model itself is a layer of its name. `ms` is its time in a pass in ONNX
+    Runtime by `layer_times`, None where it has no operator of its own (it is fused into another).
+    `group` has `units` prunable units, of which each is `channels` of this layer's outputs, such as
+    a head of attention; both are empty where the outputs are not prunable.
     """
 
     name: str
@@ -35,6 +37,7 @@ class Layer:
     group: str = ""
     units: int = 0
     channels: int = 1
+    ms: float | None = None
 
 
 @dataclass(frozen=True)
@@ -42,7 +45,7 @@ class Profile:
     """The dense model of a task before any pruning.
 
     `memory` is the measured peak by runtime, None where it does not tell; `restrictions` what the
-    configuration keeps or bounds.
+    configuration keeps or bounds, `other_ms` the time in ONNX Runtime of all that is no layer.
     """
 
     cost: Cost
@@ -52,6 +55,7 @@ class Profile:
     frozen: tuple[Frozen, ...]
     blocks: tuple[Block, ...] = ()
     restrictions: Restrictions = field(default_factory=Restrictions)
+    other_ms: float | None = None
 
 
 def profile(
@@ -75,6 +79,9 @@ def profile(
     graph = prunable(model, example, ignored_layers=task.ignored_layers, num_heads=task.num_heads)
     restricted = restricted_by(config, graph, config.space) if config else Restrictions()
     inputs = batched(example, batch)
+    layers, rest = layers_of(graph), None
+    if "onnxruntime" in runtimes:
+        layers, rest = _timed(layers, layer_times(model, inputs, threads))
     return Profile(
         cost=count_cost(model, example),
         latencies=tuple(
@@ -84,10 +91,11 @@ def profile(
             (runtime, find_target(runtime).peak_memory(model, inputs, threads))
             for runtime in runtimes
         ),
-        layers=layers_of(graph),
+        layers=layers,
         frozen=graph.frozen,
         blocks=graph.blocks,
         restrictions=restricted,
+        other_ms=rest,
     )
 
 
@@ -160,6 +168,15 @@ def layers_of(graph: PruningGraph) -> tuple[Layer, ...]:
     return tuple(
         Layer(name, params[name], macs[name], *_group(group_of.get(name))) for name in params
     )
+
+
+def _timed(
+    layers: Sequence[Layer], times: Mapping[str, float]
+) -> tuple[tuple[Layer, ...], float | None]:
+    """The layers with their times, and the time of everything else; None without any times."""
+    timed = tuple(replace(layer, ms=times.get(layer.name)) for layer in layers)
+    rest = sum(times.values()) - sum(layer.ms or 0.0 for layer in timed)
+    return timed, max(0.0, rest) if times else None
 
 
 def _group(found: tuple[Group, int] | None) -> tuple[str, int, int]:

@@ -55,3 +55,19 @@ def test_the_models_own_parameters_are_named_and_heads_have_their_channels() -> 
     # two heads, each of 4 channels of the embedding
     assert (layers["tokens"].units, layers["tokens"].channels) == (2, 4)
     assert (layers["layer.linear1"].units, layers["layer.linear1"].channels) == (12, 1)
+
+
+def test_times_of_the_layers_and_of_the_rest_are_those_of_the_profiler(monkeypatch) -> None:
+    times = {"0": 0.5, "2": 0.25, "4": 0.125, "": 0.0625}
+    monkeypatch.setattr("autoprune.profile.layer_times", lambda *_: times)
+    batches = [(X, torch.zeros(1, dtype=torch.long))]
+    found = profile(wrap(small_net(), batches, batches))
+    assert {layer.name: layer.ms for layer in found.layers} == {"0": 0.5, "1": None, "4": 0.125}
+    assert found.other_ms == 0.25 + 0.0625
+
+
+def test_a_model_that_the_profiler_cannot_tell_apart_has_no_times(monkeypatch) -> None:
+    monkeypatch.setattr("autoprune.profile.layer_times", lambda *_: {})
+    batches = [(X, torch.zeros(1, dtype=torch.long))]
+    found = profile(wrap(small_net(), batches, batches))
+    assert found.other_ms is None

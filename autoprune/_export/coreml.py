@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -120,19 +120,30 @@ def _convert(program: Any, path: Path, options: Mapping[str, Any]) -> None:
 def _check_package(flat: FlatModule, path: Path, dynamic_batch: bool) -> None:
     """Read the package again; raises ExportError where it is not one of this model in float32."""
     import coremltools
-    from coremltools.optimize.coreml import get_weights_metadata
 
     with _quiet(), torch.no_grad():
         outputs = flat(*flat.example)
-        package = coremltools.models.MLModel(str(path), skip_model_load=True)
-        description = package.get_spec().description
-        weights = get_weights_metadata(package, weight_threshold=0)
+        spec = coremltools.models.MLModel(str(path), skip_model_load=True).get_spec()
+    description = spec.description
     fixed = slice(1 if dynamic_batch else 0, None)
     _check_shapes("inputs", flat.example, description.input, path, fixed)
     _check_shapes("outputs", outputs, description.output, path, fixed)
-    half = [name for name, weight in weights.items() if weight.val.dtype == np.float16]
-    if half:
-        raise ExportError(f"{path.name} must have weights in float32, got float16 for {half[0]}")
+    functions = spec.mlProgram.functions.values()
+    blocks = [block for each in functions for block in each.block_specializations.values()]
+    half = next(_in_float16(blocks), None)
+    if half is not None:
+        raise ExportError(f"{path.name} must have weights in float32, got float16 for {half}")
+
+
+def _in_float16(blocks: Iterable[Any]) -> Iterator[str]:
+    """The names of the constants of a program in float16, those of inner blocks too."""
+    from coremltools.proto import MIL_pb2
+
+    for operation in (operation for block in blocks for operation in block.operations):
+        made = operation.outputs[0] if operation.type == "const" else None
+        if made is not None and made.type.tensorType.dataType == MIL_pb2.FLOAT16:
+            yield made.name
+        yield from _in_float16(operation.blocks)
 
 
 def _check_shapes(

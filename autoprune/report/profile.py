@@ -47,6 +47,9 @@ def _layers(profile: Profile) -> Table:
     table.add_column("layer")
     for column in ("params", "MACs", "of all MACs"):
         table.add_column(column, justify="right")
+    timed = profile.other_ms is not None
+    if timed:
+        table.add_column("ms (onnxruntime)", justify="right")
     table.add_column("group (units)")
     limited = bool(profile.restrictions.ranges)
     if limited:
@@ -57,10 +60,17 @@ def _layers(profile: Profile) -> Table:
             text.cost("params", layer.params),
             text.cost("macs", layer.macs) if layer.macs else text.NONE,
             text.share(layer.macs, profile.cost.macs) if layer.macs else "",
+            *([_ms(layer.ms)] if timed else []),
             Text(f"{layer.group} ({_units(layer)})" if layer.group else text.NONE),
             *([Text(profile.restrictions.words(layer.group))] if limited else []),
         )
+    if profile.other_ms is not None:
+        table.add_row("all else", "", "", "", _ms(profile.other_ms))
     return table
+
+
+def _ms(value: float | None) -> str:
+    return text.NONE if value is None else f"{value:.3f}"
 
 
 def _units(layer: Layer) -> str:

@@ -145,6 +145,12 @@ def test_where_torchscript_fails_torch_export_is_tried_and_both_reasons_are_give
     assert [one.name for one in tmp_path.iterdir()] == ["net.mlpackage"]
 
 
+def test_a_recurrent_network_is_written(tmp_path):
+    coremltools()
+    exported = export_model(nn.GRU(4, 6, 2), tmp_path / "gru.mlpackage", torch.randn(5, 1, 4))
+    assert exported.size_bytes > 4 * sum(each.numel() for each in nn.GRU(4, 6, 2).parameters())
+
+
 def test_weights_in_float16_are_refused(tmp_path, monkeypatch):
     ct = coremltools()
     convert = ct.convert

@@ -59,3 +59,13 @@ def test_what_is_not_prunable_and_what_is_kept_is_listed() -> None:
     assert "  head (10): output of the model" in shown
     assert "keep, bounds" in shown
     assert restrictions.words("conv") in shown
+
+
+def test_times_of_layers_and_of_all_else_have_a_column() -> None:
+    layers = (replace(LAYERS[0], ms=0.25), *LAYERS[1:])
+    shown = text_of(render("digits", replace(PROFILE, layers=layers, other_ms=0.0125)))
+    assert "ms (onnxruntime)" in shown
+    assert line_of(shown, "conv")[6:8] == ["%", "0.250"]
+    assert line_of(shown, "norm") == ["norm", "32", "–", "–", "conv", "(16)"]
+    assert line_of(shown, "all else") == ["all", "else", "0.013"]
+    assert "onnxruntime" not in text_of(render("digits", PROFILE))
