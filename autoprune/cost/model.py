@@ -13,6 +13,7 @@ from autoprune.budget import Cost, Device, Timing
 from autoprune.cost.activations import COUNTED, Activations, PeakMemory
 from autoprune.cost.file_size import FileSize
 from autoprune.cost.int8_file import Int8File, Int8Parts
+from autoprune.cost.int8_weights import int8_copies
 from autoprune.cost.sizes import Floats, Sizes
 from autoprune.cost_fields import COUNTS, FILE, LATENCIES, field_at
 from autoprune.graph import PruningGraph
@@ -45,8 +46,10 @@ class CostModel:
     the model after surgery, and so does peak memory unless `memory` holds fits to measurements in a
     runtime; of several, the largest. With `file`, `file_bytes` is predicted: of a packed file, in
     int8 (an `Int8File`) of an ONNX file. With `latency`, costs also hold its prediction, and their
-    source is `predicted`; several predictors are given by the names of their devices. In int8,
-    bytes are those that `int8_weight_bytes` counts, and activations are as `int8_cost` counts them.
+    source is `predicted`; several predictors are given by the names of their devices. In int8, a
+    matrix or filter takes a byte an element and four for the scale of each output channel, as often
+    as the file holds it (`int8_copies`); what stays float32 takes what it did, and activations are
+    as `int8_cost` counts them.
     """
 
     def __init__(
@@ -70,9 +73,14 @@ class CostModel:
         self._held_itemsizes = np.array([graph.itemsizes.get(name, 4) for name in held], float)
         self._scales = sizes.products([])
         if precision == INT8:
-            matrices = {name: dims for name, dims in graph.parameters.items() if len(dims) > 1}
-            self._held_itemsizes[[name in matrices for name in held]] = 1.0
-            self._scales = sizes.products((d[0], *present[n]) for n, d in matrices.items())
+            copies = {name: count for name, count in int8_copies(graph).items() if count}
+            for name, count in copies.items():
+                self._held_itemsizes[self._places[name]] = count
+            self._scales = sizes.products(
+                (graph.parameters[name][0], *present[name])
+                for name, count in copies.items()
+                for _ in range(count)
+            )
         calls = zip(graph.ops, graph.present(), strict=True)
         self._macs = sizes.products((*op.macs, *there) for op, there in calls if op.macs)
         self._activations, self._memory = Activations(graph, sizes, precision), tuple(memory)

@@ -13,8 +13,9 @@ from autoprune.architecture import FLOAT32, IN_FLOAT, INT8, Architecture
 from autoprune.budget import Cost
 from autoprune.cost.analytic import count
 from autoprune.cost.inputs import Inputs
-from autoprune.cost.model import SCALE_BYTES, CostModel
+from autoprune.cost.model import CostModel
 from autoprune.cost_fields import MEMORY
+from autoprune.graph import trace
 
 Prices = Callable[[NDArray[np.int64], Collection[str]], Mapping[str, NDArray[np.float64]]]
 """Costs by field of `candidates x items` (see `FittedSpace.items`): arrays over the candidates."""
@@ -74,26 +75,18 @@ class PrecisionCosts:
 def int8_cost(model: nn.Module, example_inputs: Inputs) -> Cost:
     """As `count_cost` of the model in int8.
 
-    `weight_bytes` is `int8_weight_bytes`; activations take a byte an element, inputs and outputs
-    what they take in float32.
-    """
-    counted = count(model, example_inputs, INT8).cost
-    weights = int8_weight_bytes(model)
-    live = counted.get(MEMORY) - counted.get("weight_bytes")
-    return dataclasses.replace(counted, weight_bytes=weights, peak_memory_bytes=weights + int(live))
+    `weight_bytes` is what `CostModel` counts, without the folding of batch normalizations, which
+    need less in the file; activations take a byte an element, inputs and outputs what they take in
+    float32. Raises GraphError where the model cannot be traced.
 
-
-def int8_weight_bytes(model: nn.Module) -> int:
-    """The bytes of parameters and buffers once matrices and filters are int8.
-
-    One byte an element and four for the scale of each output channel; vectors and buffers stay as
-    they are. A batch normalization that is folded into its layer needs less than is counted here.
-
-    >>> int8_weight_bytes(nn.Linear(100, 10))
+    >>> import torch
+    >>> int8_cost(nn.Linear(100, 10), torch.zeros(1, 100)).weight_bytes
     1080
     """
-    matrices = [parameter for parameter in model.parameters() if parameter.dim() > 1]
-    rest = [*(p for p in model.parameters() if p.dim() <= 1), *model.buffers()]
-    scales = SCALE_BYTES * sum(matrix.shape[0] for matrix in matrices)
-    floats = sum(tensor.numel() * tensor.element_size() for tensor in rest)
-    return int(sum(matrix.numel() for matrix in matrices) + scales + floats)
+    counted = count(model, example_inputs, INT8).cost
+    in_int8 = CostModel(trace(model, example_inputs), precision=INT8)
+    weights = in_int8.cost(Architecture(), ["weight_bytes"]).get("weight_bytes")
+    live = counted.get(MEMORY) - counted.get("weight_bytes")
+    return dataclasses.replace(
+        counted, weight_bytes=int(weights), peak_memory_bytes=int(weights + live)
+    )

@@ -9,10 +9,9 @@ from torch import nn
 from autoprune.architecture import FLOAT32, INT8, Architecture
 from autoprune.cost.activations import COUNTED, Activations, PeakMemory
 from autoprune.cost.inputs import Inputs
-from autoprune.cost.precisions import int8_weight_bytes
+from autoprune.cost.model import CostModel
 from autoprune.cost.sizes import Sizes
 from autoprune.cost.targets import find_target
-from autoprune.cost.targets.memory import held_bytes
 from autoprune.device.sampling import Convert, pruned, random_architectures
 from autoprune.graph import PruningGraph
 
@@ -42,7 +41,9 @@ def fit_peak_memory(
     target = find_target(runtime)
     chosen = [Architecture(), *random_architectures(graph, _PRUNINGS, seed)]
     rows, measured = [], []
-    activations = Activations(graph, Sizes(graph.columns()), INT8 if int8 else FLOAT32)
+    precision = INT8 if int8 else FLOAT32
+    activations = Activations(graph, Sizes(graph.columns()), precision)
+    costs = CostModel(graph, precision=precision)
     for architecture in chosen:
         small = pruned(model, graph, architecture)
         measurable = int8(small) if int8 else small
@@ -51,7 +52,7 @@ def fit_peak_memory(
             return COUNTED
         counts = np.array([list(graph.counts(architecture).values())])
         inputs, *peaks = activations.peaks(counts)[0]
-        held = int8_weight_bytes(small) if int8 else held_bytes(small, ())
+        held = costs.cost(architecture, ["weight_bytes"]).get("weight_bytes")
         rows.append([held + inputs, *peaks])
         measured.append(found)
     x, y = np.array(rows), np.array(measured, dtype=np.float64)

@@ -15,7 +15,7 @@ from autoprune.cost import targets
 from autoprune.cost.activations import COUNTED
 from autoprune.cost.memory import measure_peak_memory
 from autoprune.cost.model import CostModel
-from autoprune.cost.precisions import int8_weight_bytes
+from autoprune.cost.precisions import int8_cost
 from autoprune.device import memory
 from autoprune.device.memory import fit_peak_memory
 from autoprune.device.sampling import pruned, random_architectures
@@ -131,7 +131,7 @@ def test_int8_models_are_measured_in_place_of_prunings_and_their_windows_are_lea
         live = max(2 * a, a + b, 2 * b, b + c, 5 * c)  # the output in float32
         needed = [72 if is_fast(layer) else 9 * layer.in_channels for layer in convolutions]
         windows = sum(n for place, n in enumerate(needed) if n > max(needed[:place], default=0))
-        return int8_weight_bytes(model) + 4 * X.numel() + 144 * (2 * live + 3 * windows)
+        return int8_cost(model, X).weight_bytes + 4 * X.numel() + 144 * (2 * live + 3 * windows)
 
     monkeypatch.setattr(memory, "find_target", lambda runtime: Telling(law))
     model = net()

@@ -16,12 +16,13 @@ from autoprune._search.trials.trainable import Spec
 from autoprune._search.trials.worker import WorkerContext
 from autoprune.architecture import FLOAT32, INT8
 from autoprune.config import RunConfig
-from autoprune.cost.precisions import int8_weight_bytes
+from autoprune.cost.precisions import int8_cost
 from autoprune.errors import ConfigError, ExportError
 from autoprune.report.read import read
 from autoprune.store import RunFolder, pack, read_model, read_quantization
 
 TASK = Path(__file__).parents[1] / "deep_task.py"
+EXAMPLE = torch.zeros(1, 1, 8, 8)
 SHORT = {
     "trials": 5,
     "epochs": 0.5,
@@ -73,7 +74,7 @@ def test_int8_models_have_a_file_of_the_metric_and_bytes_that_are_recorded(
         assert report.int8.validation["accuracy"] == record.metrics["accuracy"]
         model = autoprune.load(found.path, pick=f"trial={record.number}")
         assert record.predicted is not None
-        assert record.predicted.weight_bytes == int8_weight_bytes(model)
+        assert record.predicted.weight_bytes == int8_cost(model, EXAMPLE).weight_bytes
 
 
 def test_the_front_is_measured_in_the_precision_of_its_members(found: autoprune.Result) -> None:
