@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Literal
 
 from autoprune._search.measuring.target_devices import check_int8, load_targets
+from autoprune._search.preparing.checks import check_restrictions
 from autoprune._search.preparing.reuse import EarlierRun
 from autoprune.architecture import INT8 as INT8_MODELS
 from autoprune.callbacks import trackers
@@ -161,7 +162,7 @@ def _configuration(file: Path) -> Iterator[Check]:
     for name in names:
         yield from _task(f"task {name}".strip(), config.starting_from(name) if name else config)
     for name in config.search.baselines.smaller:
-        yield from _task(f"task {name}", config.smaller_model(name))
+        yield from _task(f"task {name}", config.smaller_model(name), is_pruned=False)
     yield from _data(config)
     for name in config.track:
         yield _tried(f"track {name}", "is installed", partial(trackers, [name]))
@@ -188,8 +189,8 @@ def _tried(name: str, good: str, look: Callable[[], object]) -> Check:
     return Check(name, "good", good)
 
 
-def _task(name: str, config: RunConfig) -> Iterator[Check]:
-    """Whether a task can be made, and has weights."""
+def _task(name: str, config: RunConfig, *, is_pruned: bool = True) -> Iterator[Check]:
+    """Whether a task can be made, has weights, and what may not be pruned is in its model."""
     base = Path(config.base) if config.base else None
     try:
         task = load_task(config.task, base=base, data=config.data, args=config.task_args)
@@ -198,7 +199,11 @@ def _task(name: str, config: RunConfig) -> Iterator[Check]:
         return
     yield Check(name, "good", config.task)
     weights = str(task.checkpoint) if task.checkpoint else "no checkpoint is needed"
-    yield _tried(f"weights{name.removeprefix('task')}", weights, partial(check_weights, task))
+    model = name.removeprefix("task")
+    yield _tried(f"weights{model}", weights, partial(check_weights, task))
+    if is_pruned and (config.keep or config.bounds):
+        look = partial(check_restrictions, config, task)
+        yield _tried(f"keep and bounds{model}", "match layers of the model", look)
 
 
 def _data(config: RunConfig) -> Iterator[Check]:

@@ -65,6 +65,15 @@ class Weighted(Pair):
         self.checkpoint = checkpoint
 """
 
+BROKEN = """
+from pathlib import Path
+from small_run import Pair
+
+class Broken(Pair):
+    def build_model(self):
+        return Path("lost.pt").read_bytes()
+"""
+
 
 def examined(folder: Path, **keys: object) -> dict[str, doctor.Check]:
     (folder / "mine.py").write_text(TASK)
@@ -130,3 +139,32 @@ def test_every_smaller_dense_model_is_tried(tmp_path: Path) -> None:
     found = examined(tmp_path, search={"baselines": {"smaller": smaller}})
     assert [found[f"task {name}"].state for name in smaller] == ["good", "bad"]
     assert (found["weights lost"].state, found["task"].state) == ("bad", "good")
+
+
+@pytest.mark.parametrize(
+    ("keys", "said"),
+    [
+        ({"keep": ["absent.*"]}, "keep: 'absent.*' matches no group, block or layer"),
+        ({"bounds": {"absent": {"max_ratio": 0.3}}}, "bounds: 'absent' matches no group"),
+    ],
+)
+def test_patterns_that_match_nothing_are_bad(tmp_path: Path, keys: dict, said: str) -> None:
+    found = examined(tmp_path, **keys)["keep and bounds"]
+    assert (found.state, found.text.startswith(said)) == ("bad", True)
+    assert examined(tmp_path, keep=["0"])["keep and bounds"].state == "good"
+    assert "keep and bounds" not in examined(tmp_path)
+
+
+def test_patterns_are_held_against_every_starting_model_but_no_smaller_one(tmp_path: Path) -> None:
+    starts, smaller = {"one": {}, "two": {}}, {"least": "mine.py:Weighted"}
+    search = {"baselines": {"smaller": smaller}}
+    found = examined(tmp_path, starting_models=starts, search=search, keep=["absent"])
+    restricted = [name for name in found if name.startswith("keep")]
+    assert restricted == ["keep and bounds one", "keep and bounds two"]
+
+
+def test_a_model_that_cannot_be_built_is_bad(tmp_path: Path) -> None:
+    (tmp_path / "broken.py").write_text(BROKEN)
+    found = examined(tmp_path, task="broken.py:Broken", keep=["0"])["keep and bounds"]
+    assert found.state == "bad"
+    assert found.text.startswith("Broken.build_model failed: FileNotFoundError: ")

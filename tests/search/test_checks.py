@@ -13,10 +13,12 @@ from autoprune._search.measuring.target_devices import TargetDevice
 from autoprune._search.preparing.checks import (
     check_methods,
     check_precisions,
+    check_restrictions,
     check_variables,
     dense_metrics,
     needs_calibration,
     objectives_for,
+    untrained_graph,
     values_of,
 )
 from autoprune.budget import Device
@@ -287,3 +289,24 @@ def test_allocation_needs_the_sensitivity_of_each_group(spec: dict[str, Any]) ->
         "a ratio for each group, and repair or importance obs · set space.ratios.per: group and "
         "space.repair: true, or search.variables: ratios"
     )
+
+
+class Unbuildable(Stripes):
+    def build_model(self) -> nn.Module:
+        raise FileNotFoundError("lost.pt")
+
+
+def test_the_graph_of_the_untrained_model_leaves_the_random_state_alone() -> None:
+    torch.manual_seed(3)
+    wanted = torch.rand(1)
+    torch.manual_seed(3)
+    assert set(untrained_graph(Stripes()).sizes()) == {"0", "3"}
+    assert torch.equal(torch.rand(1), wanted)
+
+
+def test_a_model_is_built_only_where_patterns_are_to_be_matched() -> None:
+    check_restrictions(config(), Unbuildable())
+    for keys in ({"keep": ["0"]}, {"bounds": {"0": {"max_ratio": 0.3}}}):
+        check_restrictions(config(**keys), Stripes())
+        with pytest.raises(TaskError, match="build_model failed: FileNotFoundError"):
+            check_restrictions(config(**keys), Unbuildable())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -19,7 +20,7 @@ from autoprune.architecture import Architecture
 from autoprune.budget import Device
 from autoprune.config import RunConfig
 from autoprune.cost_fields import FILE
-from autoprune.errors import DeviceError, GraphError
+from autoprune.errors import ConfigError, DeviceError, GraphError, TaskError
 from autoprune.quality import QualityLimit
 from autoprune.space import SearchSpace
 
@@ -38,6 +39,15 @@ class Ready(Stripes):
 
 class Error(Ready):
     metric, direction = "error", "minimize"
+
+
+class Untrained(Ready):
+    """Its training fails."""
+
+    dense_epochs = 1
+
+    def train_dense(self, model: nn.Module, seed: int) -> None:
+        raise AssertionError("it is trained")
 
 
 class Fixed(Ready):
@@ -106,6 +116,33 @@ def test_a_model_without_groups_is_refused_with_the_reasons() -> None:
     said = str(caught.value)
     assert said.startswith("the model of Fixed has no prunable groups · ")
     assert "\n" not in said
+
+
+@pytest.mark.parametrize(
+    "restricted", [{"keep": ["absent"]}, {"bounds": {"absent": {"max_ratio": 0.3}}}]
+)
+def test_patterns_that_match_nothing_are_refused_before_the_dense_model_is_trained(
+    restricted: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AUTOPRUNE_CACHE", str(tmp_path))
+    with pytest.raises(ConfigError, match="'absent' matches no group"):
+        made(Untrained(), **restricted)
+    with pytest.raises(TaskError, match="it is trained"):  # the others come to that
+        made(Untrained(), keep=["0"])
+
+
+def test_a_resumed_search_does_not_hold_its_patterns_against_the_model_again() -> None:
+    builds = []
+
+    class Counted(Ready):
+        def build_model(self) -> nn.Module:
+            builds.append(1)
+            return super().build_model()
+
+    for is_resumed in (False, True):
+        prepare(config(keep=["0"]), Counted(), lambda note: None, is_resumed=is_resumed)
+        builds.append(0)
+    assert builds == [1, 1, 0, 1, 0]
 
 
 def test_a_limit_on_files_needs_their_size_and_has_its_margin() -> None:

@@ -1,4 +1,4 @@
-"""What must hold before a search is prepared: objectives, precisions, the task's methods."""
+"""What must hold before a search is prepared: objectives, precisions, restrictions, methods."""
 
 from __future__ import annotations
 
@@ -6,24 +6,25 @@ import difflib
 import math
 from collections.abc import Sequence
 
+import torch
 from torch import nn
 
-from autoprune._search.measuring.target_devices import (
-    TargetDevice,
-    check_int8,
-)
+from autoprune._search.measuring.target_devices import TargetDevice, check_int8
 from autoprune._search.measuring.verify import objectives_of
 from autoprune.candidate import BY_ACTIVATIONS
 from autoprune.config import RunConfig
 from autoprune.cost.targets import is_remote
 from autoprune.cost_fields import FILE, MEMORY, cost_fields
 from autoprune.errors import ConfigError, TaskError
+from autoprune.graph import PruningGraph
 from autoprune.pareto import Objective
+from autoprune.pruning.restrictions import restricted_by
+from autoprune.pruning.verification import prunable
 from autoprune.schedule import MOST_STEPS, Schedule
 from autoprune.settings import Value
 from autoprune.space import SearchSpace
 from autoprune.tasks.base import Task
-from autoprune.tasks.failures import name_of
+from autoprune.tasks.failures import name_of, named
 from autoprune.tasks.metrics import evaluated
 
 _METHODS = {  # what a task defines where a setting is `task`
@@ -77,6 +78,30 @@ def check_precisions(
             f"space.patterns: zeros make no int8 file smaller, and {FILE} counts · leave patterns "
             "out, or search with precision: float32"
         )
+
+
+def untrained_graph(task: Task) -> PruningGraph:
+    """The verified graph of the model as `build_model` makes it: groups do not depend on weights.
+
+    Raises TaskError for what the task's code raises, GraphError where the model cannot be traced.
+    """
+    with torch.random.fork_rng(devices=[]), named(f"{name_of(task)}.build_model"):
+        model = task.build_model().eval()
+    return prunable(
+        model,
+        task.example_input(),
+        ignored_layers=task.ignored_layers,
+        num_heads=task.num_heads,
+    )
+
+
+def check_restrictions(config: RunConfig, task: Task) -> None:
+    """Raise ConfigError for a pattern of `keep` or `bounds` that matches nothing of the model.
+
+    It takes seconds, where the training of a dense model or the profile of a device may take hours.
+    """
+    if config.keep or config.bounds:
+        restricted_by(config, untrained_graph(task), config.space)
 
 
 def dense_metrics(task: Task, dense: nn.Module) -> dict[str, float]:

@@ -23,6 +23,7 @@ from autoprune._search.plan import Limits, Plan
 from autoprune._search.preparing.checks import (
     check_methods,
     check_precisions,
+    check_restrictions,
     check_variables,
     dense_metrics,
     objectives_for,
@@ -113,7 +114,7 @@ def prepare(
     """Everything up to the plan; raises UsageError for a user error.
 
     `profiles` are those that are there already. Unless the run is resumed, devices without one are
-    asked whether they can measure.
+    asked whether they can measure, and `keep` and `bounds` are held against the untrained model.
     """
     objectives = objectives_for(config, task)
     check_variables(config)
@@ -123,6 +124,7 @@ def prepare(
         check_precisions(config, objectives, targets)
     if not is_resumed:
         check(targets)
+        check_restrictions(config, task)
     device = training_device(config.train_on)
     say("the dense model")
     dense = load_dense(task, device=device, say=say)

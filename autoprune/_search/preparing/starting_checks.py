@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import torch
-
+from autoprune._search.preparing.checks import untrained_graph
 from autoprune._search.trials.sendable import check_sendable
 from autoprune.config import RunConfig
 from autoprune.errors import AutopruneError, ConfigError, GraphError, TaskError
 from autoprune.pruning.restrictions import restricted_by
-from autoprune.pruning.verification import prunable
 from autoprune.tasks.base import Task
 
 
@@ -46,14 +44,7 @@ def _check_metric(first: tuple[str, Task], name: str, task: Task) -> None:
 
 
 def _check_model(task: Task, config: RunConfig) -> None:
-    with torch.random.fork_rng(devices=[]):
-        model = task.build_model().eval()
-    graph = prunable(
-        model,
-        task.example_input(),
-        ignored_layers=task.ignored_layers,
-        num_heads=task.num_heads,
-    )
+    graph = untrained_graph(task)
     if not graph.groups:
         raise GraphError("it has no prunable groups")
     restricted_by(config, graph, config.space)
