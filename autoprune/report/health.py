@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Literal
 
 from autoprune.cost_fields import is_latency, split_field
@@ -13,6 +12,7 @@ from autoprune.quality import tells_nothing
 from autoprune.report import text
 from autoprune.report.data import RunView
 from autoprune.report.front_axes import cost_of
+from autoprune.report.sampling_error import allowed_loss, apart, error_of_difference, nearest
 from autoprune.report.why import limits_in_words
 from autoprune.settings import Parameter
 
@@ -25,7 +25,6 @@ _FAR = 4.0  # standard errors between validation and test: not by chance
 _LEAST_GAP = 0.02
 _TIGHT = 0.93  # of a limit that the cheapest model still uses
 _FEW = 8
-_ONE_SAMPLE = 0.005  # of the metric: where one sample is more, a front of one or two is by chance
 
 
 @dataclass(frozen=True)
@@ -222,32 +221,49 @@ def _place(parameter: Parameter, value: float) -> float:
     return (value - low) / (high - low) if high > low else 0.5
 
 
-def _split_size(view: RunView) -> Iterator[Finding]:
-    name, count = view.metric.name if view.metric else "", view.dense.samples
-    values = sorted(v for r in view.members if (v := view.metric_of(r)) is not None)
-    if not count or not values or not text.is_share(name):
+def _neighbors(view: RunView) -> Iterator[Finding]:
+    """The recommended model and the member nearest in the metric, less than an error apart."""
+    name, value, count = _recommended_share(view)
+    near = nearest(view)
+    if value is None or near is None or view.recommendation is None:
         return
-    if len(values) < 3:
-        if 1.0 / count > _ONE_SAMPLE:
-            yield Finding(
-                "warn",
-                f"The validation split has only {count} samples: one of them is "
-                f"{100 / count:.2g} pt of {name}, so small differences are chance.",
-                "use a larger split; or retrain with several seeds and compare on test data",
-            )
-        return
-    middle = values[len(values) // 2]
-    error = math.sqrt(max(middle * (1.0 - middle), 1.0 / count) / count)
-    gaps = sorted(b - a for a, b in pairwise(values))
-    gap = gaps[len(gaps) // 2]
+    gap, error = abs(near.value - value), error_of_difference(value, near.value, count)
     if gap < error:
         yield Finding(
             "warn",
-            f"The validation split ({count} samples) hardly tells neighbors of the front apart: "
-            f"they differ by {100 * gap:.2g} pt, and the standard error of their {name} is "
-            f"{100 * error:.2g} pt.",
-            "use a larger split; or retrain the candidates with several seeds and compare those",
+            f"The validation split ({count} samples) hardly tells the recommended trial "
+            f"{view.recommendation.record.number} ({name} {text.metric(name, value)}) and trial "
+            f"{near.number} ({text.metric(name, near.value)}) apart: {apart(gap, count)}, and the "
+            f"standard error of the difference is {100 * error:.2g} pt.",
+            "use a larger split; or retrain both with several seeds and compare those on test "
+            f"data: autoprune retrain {view.place} --pick trial={near.number} --seeds 3",
         )
+
+
+def _single(view: RunView) -> Iterator[Finding]:
+    """A recommended model without neighbors, whose limits allow less of a loss than the error."""
+    name, value, count = _recommended_share(view)
+    dense, allowed = view.dense.metrics.get(name), allowed_loss(view)
+    if value is None or dense is None or not allowed or nearest(view):
+        return
+    error = error_of_difference(value, dense, count)
+    if allowed < error:
+        yield Finding(
+            "warn",
+            f"The validation split ({count} samples) hardly tells whether the recommended model is "
+            f"good enough: it may lose {100 * allowed:.2g} pt of {name}, and the standard error of "
+            f"the difference from the dense model is {100 * error:.2g} pt.",
+            "use a larger split; or retrain it with several seeds and compare it with the dense "
+            f"model on test data: autoprune retrain {view.place} --seeds 3",
+        )
+
+
+def _recommended_share(view: RunView) -> tuple[str, float | None, int]:
+    """The metric, the recommended model's value where it is a share of samples, and their count."""
+    name, count = view.metric.name if view.metric else "", view.dense.samples or 0
+    found = view.recommendation
+    value = view.metric_of(found.record) if found else None
+    return name, value if count and text.is_share(name) else None, count
 
 
 def _contaminated(view: RunView) -> Iterator[Finding]:
@@ -361,7 +377,8 @@ CHECKS: tuple[Callable[[RunView], Iterator[Finding]], ...] = (
     _rungs,
     _failed,
     _learning_rate,
-    _split_size,
+    _neighbors,
+    _single,
     _contaminated,
     _short,
     _no_gain,

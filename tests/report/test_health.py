@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import pytest
@@ -184,26 +185,79 @@ def test_learning_rates_at_an_end_of_their_choices(
     assert words(view) == wanted
 
 
-def test_a_validation_split_that_is_too_small() -> None:
-    values = (0.896, 0.898, 0.9)
+@pytest.mark.parametrize(
+    ("values", "samples", "text"),
+    [
+        # sqrt((0.9777 * 0.0223 + 0.9805 * 0.0195) / 359) = 1.07 pt
+        (
+            (0.9777, 0.9805),
+            359,
+            "The validation split (359 samples) hardly tells the recommended trial 0 (accuracy "
+            "97.77 %) and trial 1 (98.05 %) apart: they differ by 0.28 pt, as much as 1 sample, "
+            "and the standard error of the difference is 1.1 pt.",
+        ),
+        ((0.9777, 0.9805), 10_000, None),  # 0.20 pt
+        # of 0.899 and 0.9: 0.43 pt of 10,000 samples, 0.10 of 200,000; of 0.88 and 0.9: 0.44
+        (
+            (0.899, 0.9),
+            10_000,
+            "The validation split (10000 samples) hardly tells the recommended trial 0 (accuracy "
+            "89.90 %) and trial 1 (90.00 %) apart: they differ by 0.1 pt, as much as 10 samples, "
+            "and the standard error of the difference is 0.43 pt.",
+        ),
+        ((0.899, 0.9), 200_000, None),
+        ((0.98, 1.0), 10_000, None),  # two points of difference: the error is 0.14
+        ((0.88, 0.9), 10_000, None),
+        ((0.95, 0.952, 0.99), 200, "trial 0 (accuracy 95.00 %) and trial 1 (95.20 %) apart"),
+    ],
+)
+def test_a_validation_split_that_does_not_tell_neighbors_apart(
+    values: tuple[float, ...], samples: int, text: str | None
+) -> None:
     records = [trial(n, v, 5.0 + n, predicted=predicted(5.0 + n)) for n, v in enumerate(values)]
-    # the standard error of 0.898 on 100 samples is 3 points, the differences are 0.2
-    small = words(view_of(*records, dense=replace(DENSE, samples=100)))
-    assert small == [
-        "The validation split (100 samples) hardly tells neighbors of the front apart: they differ "
-        "by 0.2 pt, and the standard error of their accuracy is 3 pt."
-    ]
-    assert words(view_of(*records, dense=replace(DENSE, samples=100_000))) == []
+    dense = replace(DENSE, metrics={"accuracy": values[0]}, samples=samples)
+    found = findings(view_of(*records, dense=dense))
+    assert [text in f.text for f in found] == ([True] if text else [])
+    for finding in found:
+        assert finding.remedy.endswith("autoprune retrain run --pick trial=1 --seeds 3")
 
 
-def test_a_small_split_is_said_where_the_front_has_no_neighbors_to_compare() -> None:
-    # 1 / 114 is 0.88 pt, 1 / 250 is 0.4
-    one = trial(0, 0.9, 5.0)
-    assert words(view_of(one, dense=replace(DENSE, samples=114))) == [
-        "The validation split has only 114 samples: one of them is 0.88 pt of accuracy, so small "
-        "differences are chance."
-    ]
-    assert words(view_of(one, dense=replace(DENSE, samples=250))) == []
+def test_neighbors_are_those_of_the_recommended_model() -> None:
+    """0.5 and 0.501 are one sample of 1,000 apart; the recommended 0.9 is far from both."""
+    values = (0.5, 0.501, 0.9)
+    records = [trial(n, v, 4.0 + n, predicted=predicted(4.0 + n)) for n, v in enumerate(values)]
+    assert words(view_of(*records, dense=replace(DENSE, samples=1000))) == []
+
+
+@pytest.mark.parametrize(
+    ("samples", "quality", "found"),
+    [
+        # the error is sqrt(2 * 0.09 / n): 4.0 pt of 114, 0.85 pt of 2500, 0.95 pt of 2000
+        (114, {}, "lose 0.9 pt of accuracy, and the standard error of .* dense model is 4 pt."),
+        (2000, {}, "lose 0.9 pt of accuracy, and the standard error of .* dense model is 0.95 pt."),
+        (2500, {}, None),
+        (114, {"accuracy": ">= 0.85"}, None),  # 5 pt
+        (114, {"accuracy": ">= 0.91"}, None),  # says nothing of a loss
+        (None, {}, None),
+    ],
+)
+def test_a_split_that_does_not_tell_an_allowed_loss_from_chance(
+    samples: int | None, quality: dict[str, str], found: str | None
+) -> None:
+    view = view_of(trial(0, 0.9, 5.0), dense=replace(DENSE, samples=samples))
+    view = replace(view, config=config({"latency_ms": "80%"}, quality=quality))
+    said = [text for text in words(view) if "validation split" in text]
+    assert len(said) == (found is not None)
+    assert not found or re.search(found, said[0])
+
+
+def test_metrics_that_are_no_shares_of_samples_have_no_standard_error() -> None:
+    records = [trial(n, 0.0, 5.0 + n, metrics={"map": 0.5 + n / 1e3}) for n in range(2)]
+    objectives = (Objective("map", "maximize"), Objective("latency_ms"))
+    dense = replace(DENSE, metrics={"map": 0.5}, samples=100)
+    front = ParetoFront(objectives, tuple(records), source="measured")
+    view = replace(view_of(*records, dense=dense), front=front)
+    assert [text for text in words(view) if "validation split" in text] == []
 
 
 def retrained(test: float) -> RetrainingSummary:
