@@ -61,7 +61,7 @@ def models(view: RunView) -> str:
         "one forward pass; the speed-up is the ratio to the dense model, measured interleaved."
         f"{escape(_sureness(view))}{predicted} Measured is the trained model, after the "
         "search and one at a time."
-        f"{_predicted_only_note(view)}{_goal_notes(view)}{_uniform_note(view)}</p>",
+        f"{_over_note(view)}{_predicted_only_note(view)}{_goal_notes(view)}{_uniform_note(view)}</p>",
     )
 
 
@@ -72,7 +72,7 @@ def retrained(view: RunView) -> str:
     columns = (
         "model",
         "epochs",
-        "seeds",
+        "trained with",
         "test, mean ± std",
         "dense, test",
         "difference",
@@ -168,6 +168,11 @@ def _uniform_note(view: RunView) -> str:
     return f" To uniform: the difference to uniform pruning at equal {cost}, interpolated."
 
 
+def _over_note(view: RunView) -> str:
+    over = any(map(view.over_budget, (*view.members, *view.baselines)))
+    return " Over: above a limit of the budget as measured." if over else ""
+
+
 def _predicted_only_note(view: RunView) -> str:
     away = [split_field(field)[1] for field in view.latencies if view.is_predicted_only(field)]
     if not any(away):
@@ -214,9 +219,6 @@ def _dense_row(view: RunView, name: str) -> str:
 
 def _row(view: RunView, record: TrialRecord, name: str, who: str, kind: str) -> str:
     value = view.metric_of(record)
-    verdict = view.verdict(record)
-    words = verdict.text.replace(" than dense", "")  # as the heading says
-    tone = {True: "good", False: "bad", None: "dim"}[verdict.good]
     ratios = [view.speedup(record, field) for field in view.latencies]
     speed = "<br>".join(f"{ratio:.2f}×" if ratio else text.NONE for ratio in ratios)
     gain = view.gain(record) if record not in view.uniform else None
@@ -233,8 +235,19 @@ def _row(view: RunView, record: TrialRecord, name: str, who: str, kind: str) -> 
     cells += _latencies(view, record.predicted, record.measured)
     return (
         f'<tr class="{kind}" id="trial-{record.number}">{cells}'
-        f"{cell(speed, 'speed-up')}{cell(escape(words), '', f'l full verdict {tone}')}</tr>"
+        f"{cell(speed, 'speed-up')}{_verdict(view, record)}</tr>"
     )
+
+
+def _verdict(view: RunView, record: TrialRecord) -> str:
+    """A line for each device, short enough not to wrap beside all other columns."""
+    verdict, over = view.verdict(record), view.over_budget(record)
+    words = verdict.text.replace(" than dense", "").split("; ")  # as the heading says
+    if over:  # of a share of dense without the latency, which has a column
+        words = [f"over: {over.rpartition(', ')[2].replace(' of dense', '')}"]
+    tone = {True: "good", False: "bad", None: "dim"}[verdict.good]
+    lines = "<br>".join(map(escape, words))
+    return f'<td class="l full verdict {tone}" title="{escape(verdict.text)}">{lines}</td>'
 
 
 def _cells(
@@ -308,7 +321,7 @@ def _retrained_row(result: RetrainingSummary) -> str:
         "<tr>"
         + cell(f"trial {result.number}", "", "l full")
         + cell(f"{result.epochs:g}", "epochs")
-        + cell(escape(", ".join(str(seed) for seed in result.seeds)), "seeds")
+        + cell(text.seeds(result.seeds), "trained with")
         + cell(test or text.NONE, "test, mean ± std")
         + cell(dense or text.NONE, "dense, test")
         + cell("<br>".join(changes) or text.NONE, "difference")

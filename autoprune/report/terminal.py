@@ -175,7 +175,7 @@ def retrained_table(view: RunView) -> Table:
     """Retrained members: test metrics as mean ± standard deviation over seeds."""
     table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False, title="retrained models")
     table.title_justify = "left"
-    for column in ("model", "epochs", "seeds", "test, mean ± std", "dense, test"):
+    for column in ("model", "epochs", "trained with", "test, mean ± std", "dense, test"):
         table.add_column(column, justify="left" if column == "model" else "right")
     for result in view.retrained:
         table.add_row(*_retrained_cells(result))
@@ -243,11 +243,10 @@ def _device(name: str, *costs: Cost | None) -> str | None:
 def _retrained_cells(result: RetrainingSummary) -> list[str | Text]:
     test = [f"{name} {text.spread(name, v.mean, v.std)}" for name, v in result.test.items()]
     dense = [f"{name} {text.metric(name, value)}" for name, value in result.dense.test.items()]
-    seeds = ", ".join(str(seed) for seed in result.seeds)
     return [
         f"trial {result.number}",
         f"{result.epochs:g}",
-        seeds,
+        text.seeds(result.seeds),
         Text("\n".join(test) or text.NONE),
         Text("\n".join(dense) or text.NONE),
     ]

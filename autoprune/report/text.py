@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from autoprune.budget import Cost, Limit
 from autoprune.candidate import Recovery
 from autoprune.cost_fields import split_field
@@ -178,6 +180,15 @@ def seconds(value: float | None) -> str:
     if whole < 3600:
         return f"{whole // 60} min {whole % 60} s"
     return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def seeds(numbers: Sequence[int]) -> str:
+    """The seeds themselves, so that a single one is not taken for their number.
+
+    >>> seeds((0,)), seeds((0, 1, 2))
+    ('seed 0', 'seeds 0, 1, 2')
+    """
+    return f"seed{'s' * (len(numbers) != 1)} {', '.join(map(str, numbers))}"
 
 
 def limit(bound: Limit, value: float | None) -> str:

@@ -35,6 +35,7 @@ def test_every_member_and_baseline_has_a_row_with_its_verdict(view) -> None:
             )
         ]
         words = view.verdict(record).text.replace(" than dense", "")
+        words = words.replace("over the budget as measured: ", "over: ")
         assert shown[-1].replace("&gt;", ">") == words
 
 
@@ -138,6 +139,31 @@ def test_baselines_that_are_not_on_the_front_are_under_their_own_head() -> None:
     assert [row[0] for row in rows(page)[4:]] == ["uniform, trial 1"]
 
 
+def test_a_model_over_the_budget_says_so_in_few_words() -> None:
+    """The limit is 80 % of 10 ms; the ratio that was measured in turns counts."""
+    sure = Confidence((8.3, 8.5), ratio=0.84)
+    slow = trial(0, 0.9, None, measured=measured(8.4, confidence=sure))
+    page = tables.models(view_of(slow))
+    assert rows(page)[1][-1] == "over: 84 % &gt; 80 %"
+    assert 'title="over the budget as measured: 8.40 ms, 84 % of dense &gt; 80 %"' in page
+    assert "Over: above a limit of the budget as measured." in page
+    absolute = tables.models(view_of(slow, budget={"latency_ms": 8.0}))
+    assert rows(absolute)[1][-1] == "over: 8.40 ms &gt; 8.00 ms"
+    assert "Over:" not in tables.models(view_of(trial(0, 0.9, 4.0)))
+
+
+def test_the_verdict_has_a_line_for_each_device() -> None:
+    record = trial(0, 0.9, None, measured=on_two(5.0, 2.0, "measured"))
+    dense = DenseReport({"accuracy": 0.9}, None, on_two(10.0, 3.0, "measured"))
+    objectives = (Objective("accuracy", "maximize"), Objective("latency_ms@phone"))
+    front = ParetoFront(objectives, (record,), source="measured")
+    view = replace(view_of(record, dense=dense), front=front)
+    view = replace(view, devices={"phone": None, "server": None})
+    assert rows(tables.models(view))[1][-1] == (
+        "2.0× faster on phone, measured|1.5× faster on server, measured"
+    )
+
+
 def test_the_difference_to_uniform_is_named_with_its_cost() -> None:
     uniform = [
         trial(n, accuracy, ms, origin=f"baseline:uniform-{n}")
@@ -180,15 +206,17 @@ def test_a_retrained_model_has_its_spread_and_its_speed() -> None:
     view = replace(view_of(record), retrained=(done,))
     assert rows(tables.retrained(view)) == [
         [
-            *("trial 7", "20", "0, 2", "accuracy 91.00 ± 0.20 %|f&lt;1 0.5", "accuracy 92.00 %"),
-            *("−1.00 pt", "4.00 ms (2.00×) |±2.5 %"),
+            *("trial 7", "20", "seeds 0, 2", "accuracy 91.00 ± 0.20 %|f&lt;1 0.5"),
+            *("accuracy 92.00 %", "−1.00 pt", "4.00 ms (2.00×) |±2.5 %"),
         ]
     ]
     assert "are trained for these epochs on top; the dense model is as" in tables.retrained(view)
     unknown = replace(done, test={}, dense=DenseTest(), measured=None)
     assert rows(tables.retrained(replace(view, retrained=(unknown,)))) == [
-        ["trial 7", "20", "0, 2", "–", "–", "–", "–"]
+        ["trial 7", "20", "seeds 0, 2", "–", "–", "–", "–"]
     ]
+    alone = replace(unknown, seeds=(0,))
+    assert rows(tables.retrained(replace(view, retrained=(alone,))))[0][2] == "seed 0"
     assert tables.retrained(view_of(record)) == ""
 
 

@@ -131,6 +131,7 @@ def test_show_says_why_a_trial_failed_and_what_was_retrained(view) -> None:
     text = text_of(terminal.show(view))
     assert "trial 11 failed: TrainingError: loss became nan in epoch 1" in text
     assert "91.12 ± 0.11 %" in text
+    assert line_of(text, "trial 43")[2:6] == ["20", "seeds", "0,", "1,"]
 
 
 def test_runs_without_a_front_or_a_trial_can_be_shown(tmp_path) -> None:
