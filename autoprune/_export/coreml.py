@@ -184,9 +184,9 @@ def _runner(program: _Program) -> Runner:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without bars, and warnings of what torch and coremltools use themselves."""
+    """Without bars, and warnings of what torch, coremltools and torchao use themselves."""
     with (
-        log_level("torch", "coremltools"),
+        log_level("torch", "coremltools", "torchao"),
         warnings.catch_warnings(),
         contextlib.redirect_stderr(io.StringIO()),
     ):

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import sys
+from types import SimpleNamespace
+
 import pytest
 import torch
 from models.keywords import INPUTS, TwoByName
@@ -48,6 +52,38 @@ def test_calls_that_were_prepared_for_other_threads_are_refused(monkeypatch):
         ExecuTorch().pinned(1),
     ):
         pass
+
+
+class Talkative(Pool):
+    """Writes as C++ does, to the file descriptor of the standard error."""
+
+    def _threadpool_get_thread_count(self) -> int:
+        os.write(2, b"[cpuinfo_utils.cpp:125] CPU info and manual query on # of cpus dont match.")
+        return super()._threadpool_get_thread_count()
+
+    def _unsafe_reset_threadpool(self, threads: int) -> None:
+        os.write(2, b"[threadpool.cpp:66] Resetting threadpool")
+        super()._unsafe_reset_threadpool(threads)
+
+
+def test_what_the_pool_writes_when_it_is_made_is_dropped_and_nothing_else(monkeypatch, capfd):
+    class Told(Talkative):
+        count = 0
+
+        def _threadpool_get_thread_count(self) -> int:
+            self.count += 1
+            method = Talkative if self.count == 1 else Pool
+            return method._threadpool_get_thread_count(self)
+
+    pool = Told(1)
+    package = SimpleNamespace(portable_lib=pool)
+    for name in ("executorch", "executorch.extension"):
+        monkeypatch.setitem(sys.modules, name, SimpleNamespace(__path__=[]))
+    monkeypatch.setitem(sys.modules, "executorch.extension.pybindings", package)
+    executorch.use_threads(2)
+    assert (pool.threads, pool.resets) == (2, 1)
+    os.write(2, b"after")
+    assert capfd.readouterr() == ("", "after")
 
 
 @pytest.mark.slow  # seconds to convert

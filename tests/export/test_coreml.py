@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 
 import autoprune
 from autoprune._export import export_model
-from autoprune._export.coreml import _check_shapes
+from autoprune._export.coreml import _check_shapes, _quiet
 from autoprune.errors import ConfigError, ExportError
 
 X = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(1))
@@ -243,3 +244,12 @@ def test_a_package_of_other_tensors_is_refused(shapes, fixed, same):
             ExportError, match=r"net\.mlpackage must have inputs of shapes \[\(2, 3"
         ):
             _check_shapes("inputs", wanted, features, Path("net.mlpackage"), fixed)
+
+
+def test_what_coremltools_and_torchao_log_when_they_are_imported_is_dropped(caplog):
+    with _quiet():
+        logging.getLogger("torchao").warning("Failed to load _C.so")
+        logging.getLogger("torchao.kernel.intmm").warning("Detected no triton")
+        logging.getLogger("coremltools").warning("Torch version was not tested")
+        logging.getLogger("other").warning("kept")
+    assert caplog.messages == ["kept"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -92,6 +93,7 @@ class LoadedProgram:
         with _quiet():
             from executorch.runtime import Runtime
 
+        _pool()  # made here, without its messages, and not where the program is loaded
         self._program = Runtime.get().load_program(program)
         self._forward = self._program.load_method("forward")
 
@@ -104,17 +106,37 @@ def use_threads(threads: int) -> None:
     """Give the process's pool this number of threads, before models are loaded that use it."""
     pool = _pool()
     if pool._threadpool_get_thread_count() != threads:
-        pool._unsafe_reset_threadpool(threads)
+        with _unprinted():
+            pool._unsafe_reset_threadpool(threads)
     given = pool._threadpool_get_thread_count()
     if given != threads:
         raise DeviceError(f"executorch must use {threads} threads, got {given}")
 
 
 def _pool() -> Any:
+    """The module of the process's pool, which tells of its files about the processor when made."""
     with _quiet():
         from executorch.extension.pybindings import portable_lib
 
+    with _unprinted():
+        portable_lib._threadpool_get_thread_count()
     return portable_lib
+
+
+@contextmanager
+def _unprinted() -> Iterator[None]:
+    """Drop what C++ writes to the standard error; it knows no log level. For calls that are short.
+
+    File descriptor 2 is that of all threads.
+    """
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
 
 
 @contextmanager
