@@ -3,9 +3,11 @@
     AUTOPRUNE_DATA=/data autoprune search budget.yaml   # task: examples/cifar10.py:Cifar10ResNet20
 
 The data folder (the configuration's `data`, or AUTOPRUNE_DATA) or its subfolder `cifar10` holds the
-images in one of the forms of `FORMATS`. Trained weights, `resnet20_cifar10.safetensors` and so on,
-lie there or in its subfolder `checkpoints`; without them set `task_args: {dense_epochs: 40}`. All
-forms but the binary version need `pip install 'autoprune[examples]'`.
+images in one of the forms of `FORMATS`. Trained weights lie there or in its subfolder
+`checkpoints` (`weights` of each task names the files: the public one as it is downloaded, or
+safetensors; examples/README.md has the commands); without them set
+`task_args: {dense_epochs: 40}`. All forms but the binary version need
+`pip install 'autoprune[examples]'`.
 """
 
 from __future__ import annotations
@@ -50,7 +52,7 @@ class Cifar10ResNet20(InMemoryTask):
     """
 
     depth = 20
-    weights = "resnet20_cifar10.safetensors"
+    weights: tuple[str, ...] = ("resnet20_cifar10.safetensors", "resnet20-12fca82f.th")
     dense_lr = 4e-3
     batch_size = 128
     augment = PadCropFlip(pad=4)
@@ -59,7 +61,7 @@ class Cifar10ResNet20(InMemoryTask):
     def __init__(self, data: str | Path | None = None, dense_epochs: int | None = None) -> None:
         self.data, self.dense_epochs = data, dense_epochs
         if dense_epochs is None:
-            self.checkpoint = find_file(data, "checkpoints", [self.weights])
+            self.checkpoint = find_file(data, "checkpoints", self.weights)
 
     def build_model(self) -> nn.Module:
         """The ResNet; its state-dict names are those of the public checkpoints."""
@@ -74,25 +76,25 @@ class Cifar10ResNet32(Cifar10ResNet20):
     """The same with 32 layers."""
 
     depth = 32
-    weights = "resnet32_cifar10.safetensors"
+    weights = ("resnet32_cifar10.safetensors", "resnet32-d509ac18.th")
 
 
 class Cifar10ResNet56(Cifar10ResNet20):
     """The same with 56 layers."""
 
     depth = 56
-    weights = "resnet56_cifar10.safetensors"
+    weights = ("resnet56_cifar10.safetensors", "resnet56-4bfd9763.th")
 
 
 class Cifar10ResNet8(Cifar10ResNet20):
     """The network of MLPerf Tiny (Banbury et al., NeurIPS 2021) for a camera without a display.
 
     Its reference weights are in the repository mlcommons/tiny as a Keras file; the checkpoint has
-    them under the names of `ResNet8`, filters as PyTorch orders them. They have seen the validation
-    split too.
+    them under the names of `ResNet8`, filters as PyTorch orders them
+    (`scripts/mlperf_tiny_weights.py`). They have seen the validation split too.
     """
 
-    weights = "resnet8_mlperf_tiny_cifar10.safetensors"
+    weights = ("resnet8_mlperf_tiny_cifar10.safetensors",)
     prepare = Normalize(mean=(0.0,) * 3, std=(1 / 255,) * 3)  # 0 to 255, as in its training
 
     def build_model(self) -> nn.Module:

@@ -8,7 +8,7 @@ unpacked archive speech_commands_test_set_v0.02.tar.gz, one folder of WAV files 
 their log-mel features, `logmel_49x40.npz`. `dscnn_mlperf_tiny_kws.safetensors` lies there or in
 `checkpoints`: the reference weights (Banbury et al., MLPerf Tiny Benchmark, NeurIPS 2021; in the
 repository mlcommons/tiny as a SavedModel) under the names of `KeywordNet`, filters as PyTorch
-orders them. Without it set `task_args: {dense_epochs: 60}`.
+orders them (`scripts/mlperf_tiny_weights.py`). Without it set `task_args: {dense_epochs: 60}`.
 """
 
 from __future__ import annotations

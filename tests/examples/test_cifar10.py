@@ -268,6 +268,28 @@ def test_without_trained_weights_the_dense_model_can_be_trained(tmp_path):
     assert load_task(TASK, data=tmp_path, args={"dense_epochs": 3}).checkpoint is None
 
 
+@pytest.mark.parametrize(
+    ("depth", "file"),
+    [(20, "resnet20-12fca82f.th"), (32, "resnet32-d509ac18.th"), (56, "resnet56-4bfd9763.th")],
+)
+def test_the_public_file_is_read_as_it_is_downloaded(tmp_path, depth, file):
+    """As their training wrote it: of DataParallel, in the old format, without counters."""
+    weights = {
+        f"module.{name}": value
+        for name, value in CifarResNet(depth).state_dict().items()
+        if not name.endswith("num_batches_tracked")
+    }
+    (tmp_path / "checkpoints").mkdir()
+    torch.save(
+        {"state_dict": weights, "best_prec1": torch.tensor(91.7)},
+        tmp_path / "checkpoints" / file,
+        _use_new_zipfile_serialization=False,
+    )
+    model = load_dense(load_task(TASK.replace("ResNet20", f"ResNet{depth}"), data=tmp_path))
+    assert torch.equal(model.conv1.weight, weights["module.conv1.weight"])
+    assert torch.equal(model.linear.bias, weights["module.linear.bias"])
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(not DATA, reason="AUTOPRUNE_DATA names no folder with CIFAR-10")
 def test_the_public_checkpoint_has_its_published_accuracy():
