@@ -231,11 +231,12 @@ def retrain(
     quantized at the end, and the last fifth of its training simulates int8 where its trial lost
     more than 1 % of the metric by that; `quantization_aware` says otherwise. The test split
     is read once for each finished model. Written to `retrained/<trial>/` in the run's folder:
-    `seed-<n>/` and `summary.json` with the latency of the first seed's model, measured beside the
-    dense one. An interrupted retraining is resumed when it is called again, a finished one is
-    returned. `on_entry(seed, entry)` is called after each validation. `trust` as for `resume`.
-    Raises StoreError where the folder holds another retraining or nothing fits `pick`, UsageError
-    where an argument does not fit, TrainingError where the loss becomes NaN.
+    `seed-<n>/`, `summary.json` with the latency of the first seed's model, measured beside the
+    dense one, and a model card, `README.md`. An interrupted retraining is resumed when it is called
+    again, a finished one is returned. `on_entry(seed, entry)` is called after each validation.
+    `trust` as for `resume`. Raises StoreError where the folder holds another retraining or nothing
+    fits `pick`, UsageError where an argument does not fit, TrainingError where the loss becomes
+    NaN.
     """
     from autoprune._retraining.trial import retrain_trial
 

@@ -17,7 +17,7 @@ from autoprune.joint import JointFront
 from autoprune.pareto import ParetoFront
 from autoprune.pick import RECOMMENDED
 from autoprune.pick import pick as pick_record
-from autoprune.printable import quoted
+from autoprune.printable import counted, quoted
 from autoprune.recommendation import Recommendation, recommend
 from autoprune.record import TrialRecord
 from autoprune.store import (
@@ -209,16 +209,12 @@ def model_words(folder: Path) -> str:
         summary = retrained.summary()
         others = [str(each) for each in summary.seeds if each != seed]
         beside = f"; other seeds: {', '.join(others)}" if others else ""
-        return f"{model_name(summary.number, seed)} ({_epochs(summary.epochs)}{beside})"
+        return f"{model_name(summary.number, seed)} ({counted(summary.epochs, 'epoch')}{beside})"
     for record in (*run.records(), *run.smaller()):
         if record.artifact and (run.path / record.artifact).resolve() == folder.resolve():
-            length = _epochs(record.epochs)
+            length = counted(record.epochs, "epoch")
             return f"{record.title}, as the search trained it ({length}; retrain does so in full)"
     return ""
-
-
-def _epochs(number: float) -> str:
-    return f"{number:g} epoch{'' if number == 1 else 's'}"
 
 
 def task_of(config: RunConfig) -> Task:

@@ -17,6 +17,15 @@ _SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 80
 _SHORT.maxdict = _SHORT.maxlist = _SHORT.maxlevel = 6
 
 
+def counted(number: float, word: str) -> str:
+    """So many of what the word says.
+
+    >>> counted(1, "epoch"), counted(2.5, "epoch")
+    ('1 epoch', '2.5 epochs')
+    """
+    return f"{number:g} {word}{'s' * (number != 1)}"
+
+
 def printable(value: Any) -> Any:
     """The same without control characters in any string, which could steer a terminal.
 

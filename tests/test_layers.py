@@ -29,6 +29,7 @@ FLOORS = {
     "options": 6,
     "result": 6,
     "report": 6,
+    "cards": 6,
     "huggingface": 6,
     "_retraining": 6,
     "_export": 6,

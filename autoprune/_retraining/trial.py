@@ -23,6 +23,8 @@ from autoprune._search.measuring.target_devices import (
 from autoprune.architecture import INT8
 from autoprune.budget import Cost
 from autoprune.candidate import AUTO, BY_OPTIMIZER, Candidate
+from autoprune.cards.card import CARD
+from autoprune.cards.retrained import card_of_retraining
 from autoprune.config import RunConfig
 from autoprune.errors import DeviceError, StoreError, TrainingError, UsageError
 from autoprune.graph import PruningGraph
@@ -44,6 +46,7 @@ from autoprune.store import (
     recipe_of,
     save_model,
     with_file_bytes,
+    write_text,
 )
 from autoprune.tasks.base import Task
 from autoprune.tasks.load import load_dense
@@ -128,7 +131,9 @@ def retrain_trial(
         if record.predicted is not None and record.predicted.file_bytes is not None:
             cost = with_file_bytes(cost, folder.seed_folder(done.runs[0].seed))
         summary = done.summary(record.number, measured=cost, dense_measured=beside)
-        folder.save_summary(replace(summary, found_rate=found))
+        summary = replace(summary, found_rate=found)
+        write_text(folder.path / CARD, card_of_retraining(run, record, plan, summary))
+        folder.save_summary(summary)
     return folder
 
 

@@ -1,20 +1,20 @@
-"""The model card of a saved model: README.md with the front matter that the Hub reads."""
+"""The model card of a model of transformers: what its configuration says of the dense one."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import yaml
 from torch import nn
 
-from autoprune.huggingface.measured import Measured, Row
+from autoprune.cards.card import Card, code, table
+from autoprune.cards.measured import Measured, Row
 from autoprune.pruning.configuration import dense_config, dense_twin
 from autoprune.pruning.depth import Removed
 
-CARD = "README.md"
 _HUB = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 
 
@@ -24,13 +24,19 @@ def card_of(model: nn.Module, *, has_config: bool, measured: Measured | None = N
     Sizes are those of the model and of its class with the dense configuration; costs and metrics
     are those of `measured`.
     """
-    known, twin = measured or Measured(), dense_twin(model)
+    twin, name = dense_twin(model), type(model).__name__
     base = base_model(dense_config(model))
-    parts = [_front_matter(base, known.metrics, has_config=has_config), _lead(model, base)]
-    parts += _table(model, twin, known)
-    parts += _pruned(model, twin) if twin is not None else []
-    parts += ["## How to load it", _usage(type(model), has_config=has_config)]
-    return "\n\n".join(parts) + "\n"
+    origin = f"[{base}](https://huggingface.co/{base})" if base else f"`{name}`"
+    return Card(
+        title=f"{name}, pruned",
+        lead=f"A smaller version of {origin}, made with autoprune: units and blocks were removed, "
+        "not masked.",
+        measured=_with_parameters(measured or Measured(), model, twin),
+        pruned=list(_pruned(model, twin)) if twin is not None else [],
+        usage=_usage(type(model), has_config=has_config),
+        library="transformers" if has_config else "autoprune",
+        base=base,
+    ).text()
 
 
 def base_model(config: Any) -> str | None:
@@ -45,34 +51,12 @@ def base_model(config: Any) -> str | None:
     return name if _HUB.fullmatch(name) and not Path(name).exists() else None
 
 
-def _front_matter(base: str | None, metrics: Sequence[str], *, has_config: bool) -> str:
-    found: dict[str, Any] = {"library_name": "transformers" if has_config else "autoprune"}
-    if base:
-        found["base_model"] = base
-    found["tags"] = ["autoprune", "pruning"]
-    if judged := [name for name in metrics if "loss" not in name]:
-        found["metrics"] = judged
-    return f"---\n{yaml.safe_dump(found, sort_keys=False)}---"
-
-
-def _lead(model: nn.Module, base: str | None) -> str:
-    origin = f"[{base}](https://huggingface.co/{base})" if base else f"`{type(model).__name__}`"
-    return (
-        f"# {type(model).__name__}, pruned\n\nA smaller version of {origin}, made with autoprune: "
-        "units and blocks were removed, not masked."
-    )
-
-
-def _table(model: nn.Module, twin: nn.Module | None, known: Measured) -> Iterator[str]:
-    rows = list(known.rows)
-    if not any(row.label == "parameters" for row in rows):
-        counts = [f"{_params(net):,}" if net is not None else "–" for net in (twin, model)]
-        rows.insert(0, Row("parameters", *counts))
-    lines = ["|  | dense | pruned |", "|---|---:|---:|"]
-    lines += [f"| {row.label} | {row.dense} | {row.pruned} |" for row in rows]
-    yield "\n".join(lines)
-    if known.notes:
-        yield " ".join(known.notes)
+def _with_parameters(known: Measured, model: nn.Module, twin: nn.Module | None) -> Measured:
+    """The same with the number of parameters, where no row has it."""
+    if any(row.label == "parameters" for row in known.rows):
+        return known
+    counts = [f"{_params(net):,}" if net is not None else "–" for net in (twin, model)]
+    return replace(known, rows=(Row("parameters", *counts), *known.rows))
 
 
 def _params(model: nn.Module) -> int:
@@ -83,19 +67,17 @@ def _pruned(model: nn.Module, twin: nn.Module) -> Iterator[str]:
     """Which weights have other shapes than the dense ones, and which modules are gone."""
     now = {name: tuple(held.shape) for name, held in model.named_parameters()}
     gone = [path for path, module in model.named_modules() if isinstance(module, Removed)]
-    lines = []
+    rows = []
     for name, held in twin.named_parameters():
         after = now.get(name)
         is_gone = any(name.startswith(f"{path}.") for path in gone)
         if held.dim() > 1 and not is_gone and after != held.shape:
             shown = "gone" if after is None else _shape(after)
-            lines.append(f"| `{name}` | {_shape(tuple(held.shape))} | {shown} |")
-    if lines or gone:
-        yield "## What was pruned"
+            rows.append((f"`{name}`", _shape(tuple(held.shape)), shown))
     if gone:
         yield f"Removed: {', '.join(f'`{path}`' for path in gone)}."
-    if lines:
-        yield "\n".join(["| weight | dense | pruned |", "|---|---:|---:|", *lines])
+    if rows:
+        yield table(("weight", "dense", "pruned"), rows)
 
 
 def _shape(sizes: Sequence[int]) -> str:
@@ -113,6 +95,6 @@ def _usage(kind: type[nn.Module], *, has_config: bool) -> str:
     else:
         lines = ["import autoprune", f"from {source} import {kind.__name__}", ""]
         call = f"autoprune.load_hf(folder, model_class={kind.__name__})"
-    code = "\n".join([*lines, f"model = {call}  # the folder of this file"])
+    block = code(*lines, f"model = {call}  # the folder of this file")
     why = "" if has_config else "Its layers have unequal sizes, which no configuration gives. "
-    return f"{why}\n\n```python\n{code}\n```".strip()
+    return f"{why}\n\n{block}".strip()

@@ -12,12 +12,13 @@ from typing import Any
 
 from torch import nn
 
+from autoprune.cards.card import CARD
+from autoprune.cards.measured import measured_in
 from autoprune.errors import ExportError, StoreError, UsageError, first_line
 from autoprune.graph.replica import plain
 from autoprune.graph.trace import Inputs
-from autoprune.huggingface.card import CARD, card_of
+from autoprune.huggingface.card import card_of
 from autoprune.huggingface.layers import without_empty_layers
-from autoprune.huggingface.measured import measured_in
 from autoprune.huggingface.recipe import HFRecipe, rebuilt, recipe_of
 from autoprune.log_level import log_level
 from autoprune.pick import RECOMMENDED

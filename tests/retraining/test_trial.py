@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -89,6 +90,25 @@ def test_what_was_trained_is_written_and_done_once(run: RunFolder) -> None:
     before = (folder.path / "summary.json").read_bytes()
     assert retrained(run, recovery={"lr": 0.02, "distillation": 0.0}).summary() == summary
     assert (folder.path / "summary.json").read_bytes() == before
+
+
+def test_a_card_stands_beside_the_models_and_its_call_loads_them(
+    run: RunFolder, tmp_path: Path
+) -> None:
+    folder = retrained(run, recovery={"lr": 0.02}, seeds=(3, 4))
+    card = (folder.path / "README.md").read_text(encoding="utf-8")
+    summary = folder.summary()
+    test = summary.test["accuracy"]
+    assert f"| {100 * test.mean:.2f} ± {100 * (test.std or 0.0):.2f} % |\n" in card
+    assert "| `0` | 8 | 6 |\n" in card
+    assert "Trial 0 of the search run, retrained for 1 epoch with seeds 3, 4." in card
+    assert str(tmp_path) not in card
+    shutil.copytree(folder.path, tmp_path / "apart")
+    assert "autoprune.load(folder, model=dense)" in card
+    for place, first in (("apart", 3), ("apart/seed-4", 4)):
+        model = load(tmp_path / place, model=Pair().build_model())
+        wanted = next(it for it in summary.runs if it.seed == first).test
+        assert Pair().evaluate(model, "test") == wanted
 
 
 def test_a_rate_is_found_once_and_written(run: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,22 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
+from autoprune.architecture import INT8
 from autoprune.budget import Cost
-from autoprune.cost_fields import field_at
+from autoprune.cost_fields import FILE, field_at
 from autoprune.errors import UsageError
 from autoprune.loading import model_folder, run_around, saved
+from autoprune.printable import counted
 from autoprune.record import TrialRecord
 from autoprune.report import text
-from autoprune.store import DenseReport, RetrainingFolder, RunFolder
+from autoprune.store import (
+    INT8_FILE,
+    DenseReport,
+    RetrainingFolder,
+    RetrainingSummary,
+    RunFolder,
+    Spread,
+)
 
 _COUNTS = ("params", "macs", "weight_bytes")
+_OF_SEEDS = (*_COUNTS, FILE)
 _OF_ANY_PRECISION = ("params", "macs")
+Costs = tuple[Cost | None, ...]
 
 
 @dataclass(frozen=True)
@@ -61,6 +72,44 @@ def measured_in(model: nn.Module, path: str | Path, pick: str) -> Measured:
     return found
 
 
+def measured_over_seeds(
+    run: RunFolder, record: TrialRecord, summary: RetrainingSummary
+) -> Measured:
+    """What a run knows of a retrained trial: costs as predicted and as measured, metrics of seeds.
+
+    Of an int8 model all but the number of parameters is that of its int8 file.
+    """
+    dense = run.dense() or DenseReport()
+    before, after = (dense.measured, dense.predicted), (summary.measured, record.predicted)
+    expected = list(_latencies(record.predicted, dense.predicted, "predicted"))
+    timed = list(_latencies(summary.measured, summary.dense.measured))
+    rows = [*_counts(before, after, _OF_SEEDS)]
+    rows += [replace(row, label=f"{row.label}, predicted") for row, _ in expected]
+    rows += [replace(row, label=f"{row.label}, measured") for row, _ in timed]
+    rows += _spreads(summary.test, summary.dense.test, "test")
+    rows += _spreads(summary.validation, dense.metrics, "validation")
+    many = len(summary.seeds) > 1
+    words = (
+        f"{_origin(run, summary)} with {text.seeds(summary.seeds)}. The test split was read once "
+        f"for each finished model{'; ± is the standard deviation over the seeds' if many else ''}."
+    )
+    notes = [words, *(note for _, note in timed or expected)]
+    if record.candidate.architecture.precision == INT8:
+        notes.append(f"Metrics and costs are those of `{INT8_FILE}`, in the folder of each seed.")
+    return Measured(tuple(rows), tuple(summary.test), tuple(notes))
+
+
+def _origin(run: RunFolder, summary: RetrainingSummary) -> str:
+    name, length = run.path.resolve().name, counted(summary.epochs, "epoch")
+    return f"Trial {summary.number} of the search {name}, retrained for {length}"
+
+
+def _spreads(found: Mapping[str, Spread], dense: Mapping[str, float], split: str) -> Iterator[Row]:
+    for name, it in found.items():
+        shown = text.metric(name, dense.get(name)), text.spread(name, it.mean, it.std)
+        yield Row(f"{name}, {split}", *shown)
+
+
 def _are_equal(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
     same = one.keys() == other.keys()
     return same and all(torch.equal(one[name].cpu(), other[name]) for name in one)
@@ -73,13 +122,10 @@ def _retrained(run: RunFolder, folder: Path) -> Measured | None:
     if seed is None:
         return None
     summary, dense = retraining.summary(), run.dense() or DenseReport()
-    record = next(record for record in run.records() if record.number == summary.number)
     metrics = next(report.test for report in summary.runs if report.seed == seed)
     beside = DenseReport(summary.dense.test, dense.predicted, summary.dense.measured)
-    words = (
-        f"Trial {record.number} of the search {run.path.resolve().name}, retrained for "
-        f"{summary.epochs:g} epochs with seed {seed}. Metrics are of the test split."
-    )
+    words = f"{_origin(run, summary)} with seed {seed}. Metrics are of the test split."
+    record = next(record for record in run.records() if record.number == summary.number)
     return _facts(record, metrics, summary.measured, beside, words)
 
 
@@ -89,7 +135,7 @@ def _searched(run: RunFolder, folder: Path) -> Measured | None:
         if record.artifact and (run.path / record.artifact).resolve() == folder.resolve():
             words = (
                 f"Trial {record.number} of the search {run.path.resolve().name}, trained for "
-                f"{record.epochs:g} epochs. Metrics are of the validation split."
+                f"{counted(record.epochs, 'epoch')}. Metrics are of the validation split."
             )
             dense = run.dense() or DenseReport()
             return _facts(record, record.metrics, record.measured, dense, words)
@@ -104,12 +150,12 @@ def _facts(
     words: str,
 ) -> Measured:
     """The table; of an int8 model only what holds for its float32 weights, too."""
-    if record.candidate.architecture.precision != "float32":
+    costs = (dense.predicted, dense.measured), (record.predicted, record.measured)
+    if record.candidate.architecture.precision == INT8:
         note = "It was measured in int8; only what holds for float32 is shown."
-        return Measured(tuple(_counts(record, dense, _OF_ANY_PRECISION)), notes=(words, note))
-    before = dense.measured
-    timed = list(_latencies(measured, before)) if measured and before else []
-    rows = [*_counts(record, dense, _COUNTS), *(row for row, _ in timed)]
+        return Measured(tuple(_counts(*costs, _OF_ANY_PRECISION)), notes=(words, note))
+    timed = list(_latencies(measured, dense.measured))
+    rows = [*_counts(*costs, _COUNTS), *(row for row, _ in timed)]
     rows += [
         Row(name, text.metric(name, dense.metrics.get(name)), text.metric(name, value))
         for name, value in metrics.items()
@@ -117,25 +163,30 @@ def _facts(
     return Measured(tuple(rows), tuple(metrics), (words, *(note for _, note in timed)))
 
 
-def _counts(record: TrialRecord, dense: DenseReport, names: tuple[str, ...]) -> Iterator[Row]:
+def _counts(dense: Costs, pruned: Costs, names: tuple[str, ...]) -> Iterator[Row]:
     for name in names:
-        values = [_count(dense, name), _count(record, name)]
+        values = [_count(costs, name) for costs in (dense, pruned)]
         if None not in values:
             yield Row(text.label(name), *(text.cost(name, value) for value in values))
 
 
-def _count(of: TrialRecord | DenseReport, name: str) -> float | None:
-    costs = (cost for cost in (of.predicted, of.measured) if cost is not None)
-    return next((value for cost in costs if (value := cost.value(name)) is not None), None)
+def _count(costs: Costs, name: str) -> float | None:
+    """The value of the first cost that has one."""
+    known = (cost.value(name) for cost in costs if cost is not None)
+    return next((value for value in known if value is not None), None)
 
 
-def _latencies(measured: Cost, dense: Cost) -> Iterator[tuple[Row, str]]:
-    """A row for each device on which both were measured, and what it is."""
-    for name in measured.names or ("",):
+def _latencies(
+    cost: Cost | None, dense: Cost | None, how: str = "measured"
+) -> Iterator[tuple[Row, str]]:
+    """A row for each device of both costs, and where that was."""
+    if cost is None or dense is None:
+        return
+    for name in cost.names or ("",):
         column = field_at("latency_ms", name)
-        values = [dense.value(column), measured.value(column)]
+        values = [dense.value(column), cost.value(column)]
         if None not in values:
-            label, noise = text.label(column), measured.note(name)
+            label, noise = text.label(column), cost.note(name)
             row = Row(label, *(text.cost(column, value) for value in values))
-            where = f"{measured.device_of(name)}{f' ({noise})' if noise else ''}"
-            yield row, f"Measured {label}: {where}."
+            where = f"{cost.device_of(name)}{f' ({noise})' if noise else ''}"
+            yield row, f"{how.capitalize()} {label}: {where}."

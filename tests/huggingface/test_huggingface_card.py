@@ -11,8 +11,8 @@ import yaml
 from configured import Config, Net, without
 from torch import nn
 
+from autoprune.cards.measured import Measured, Row
 from autoprune.huggingface.card import base_model, card_of
-from autoprune.huggingface.measured import Measured, Row
 from autoprune.pruning.configuration import remember
 from autoprune.pruning.depth import Removed
 

@@ -12,8 +12,8 @@ import torch
 
 import autoprune
 from autoprune.budget import Confidence, Cost, Device, Timing
+from autoprune.cards.measured import Row, measured_in, measured_over_seeds
 from autoprune.errors import UsageError
-from autoprune.huggingface.measured import Row, measured_in
 from autoprune.store import (
     DenseReport,
     DenseTest,
@@ -132,3 +132,52 @@ def test_a_model_outside_of_a_run_is_refused(run: RunFolder, tmp_path: Path) -> 
     save_model(tmp_path / "apart", small_run.model_of(0), recipe)
     with pytest.raises(UsageError, match=r"run must be a run or a model in it, got .*apart"):
         measured_in(small_run.model_of(0), tmp_path / "apart", "recommended")
+
+
+def summary(run: RunFolder, **more: Any) -> RetrainingSummary:
+    (record, _) = run.records()
+    values: dict[str, Any] = {
+        "validation": {"accuracy": Spread(0.65, 0.05)},
+        "dense": DenseTest({"accuracy": 0.75}, timed(4.0)),
+        "measured": replace(timed(1.5, NOISY), file_bytes=100),
+    }
+    test = {"accuracy": Spread(0.7, 0.1)}
+    return RetrainingSummary(0, record.candidate, 20.0, (3, 5), test, **{**values, **more})
+
+
+def test_over_seeds_metrics_have_their_spread_and_costs_both_sources(run: RunFolder) -> None:
+    (record, _) = run.records()
+    known = run.dense() or DenseReport()
+    predicted = replace(known.predicted or Cost(), latency_ms=3.0, device=DEVICE, file_bytes=400)
+    run.save_dense(replace(known, predicted=predicted))
+    assert record.predicted is not None
+    expected = replace(record.predicted, latency_ms=1.25, device=DEVICE)
+    record = replace(record, predicted=expected)
+    found = measured_over_seeds(run, record, summary(run))
+    assert found.rows == (
+        Row("parameters", "67", "51"),
+        Row("MACs", "56", "42"),
+        Row("weights", "268 B", "204 B"),
+        Row("file", "400 B", "100 B"),  # as measured; of dense it is only predicted
+        Row("latency, predicted", "3.00 ms", "1.25 ms"),
+        Row("latency, measured", "4.00 ms", "1.50 ms"),
+        Row("accuracy, test", "75.00 %", "70.00 ± 10.00 %"),
+        Row("accuracy, validation", "81.00 %", "65.00 ± 5.00 %"),
+    )
+    assert found.metrics == ("accuracy",)
+    assert found.notes == (
+        "Trial 0 of the search run, retrained for 20 epochs with seeds 3, 5. The test split was "
+        "read once for each finished model; ± is the standard deviation over the seeds.",
+        "Measured latency: a CPU, onnxruntime, float32, batch 1, 1 thread (noisy: spread 30%).",
+    )
+    away = measured_over_seeds(run, record, summary(run, measured=None, dense=DenseTest()))
+    assert away.notes[1:] == ("Predicted latency: a CPU, onnxruntime, float32, batch 1, 1 thread.",)
+
+
+def test_of_int8_models_over_seeds_it_is_said_whose_costs_these_are(run: RunFolder) -> None:
+    (record, _) = run.records()
+    int8 = replace(record, candidate=record.candidate.in_precision("int8"))
+    found = measured_over_seeds(run, int8, summary(run))
+    assert found.notes[-1] == (
+        "Metrics and costs are those of `model.int8.onnx`, in the folder of each seed."
+    )

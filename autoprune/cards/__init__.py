@@ -1,0 +1,1 @@
+"""Model cards: README.md beside a saved model, for people and for the Hub."""
