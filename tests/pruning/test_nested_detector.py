@@ -97,7 +97,7 @@ def test_it_equals_the_masked_dense_model(dense: NestedDetector) -> None:
     draw = torch.Generator().manual_seed(1)
     scores = {group.name: torch.rand(group.size, generator=draw) for group in graph.groups}
 
-    def score(group: Group, *_: Any, **__: Any) -> Tensor:
+    def score(group: Group, weights: Any) -> Tensor:
         return scores[group.name]
 
     small = autoprune.prune_model(dense, X, 0.5, importance=score).eval()
