@@ -6,6 +6,7 @@ import json
 import re
 import statistics
 import tempfile
+import time
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
@@ -18,7 +19,8 @@ from autoprune.cost.inputs import Inputs
 from autoprune.cost.onnx_export import to_onnx
 from autoprune.cost.targets.on_device import open_session
 
-_WARMUP, _RUNS = 10, 40
+_WARMUP, _RUNS = 5, 40
+_LONGEST_S = 1.0  # for a large model, fewer runs
 _FUSED = {"BatchNormalization", "Relu", "Clip", "Add", "Mul", "Sigmoid", "LeakyRelu", "HardSwish"}
 _CONTRACTIONS = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
 _END = "_kernel_time"
@@ -27,7 +29,8 @@ _END = "_kernel_time"
 def layer_times(model: nn.Module, example_inputs: Inputs, threads: int = 1) -> dict[str, float]:
     """Milliseconds of a pass by module; under "" what runs between modules or cannot be assigned.
 
-    Medians of 40 passes after warm-up, batch as in the example inputs. An operator that ONNX
+    Medians of 40 passes after warm-up, of fewer where they take over a second, batch as in the
+    example inputs. An operator that ONNX
     Runtime fuses into a convolution or a matrix product counts for that one's module, any other for
     the module whose `forward` calls it. The profiler adds a microsecond or two to each operator.
     Empty where the exporter does not name the modules (the dynamo-based one, for models that the
@@ -43,7 +46,10 @@ def layer_times(model: nn.Module, example_inputs: Inputs, threads: int = 1) -> d
     feed = written.feed(example_inputs)
     with tempfile.TemporaryDirectory() as folder:
         session = open_session(written.data, threads, profile=str(Path(folder) / "profile"))
-        for _ in range(_WARMUP + _RUNS):
+        end = time.monotonic() + _LONGEST_S
+        for run in range(_WARMUP + _RUNS):
+            if run > _WARMUP + 1 and time.monotonic() > end:
+                break
             session.run(None, feed)
         events = json.loads(Path(session.end_profiling()).read_text())
     found: dict[str, float] = defaultdict(float)

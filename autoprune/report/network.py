@@ -22,6 +22,10 @@ from autoprune.report.style import Figure, axis, layout
 from autoprune.report.summary import lowest_cost_word
 from autoprune.store import LayerCosts, LayerInfo, Network
 
+_TIMED = (
+    " Measured in the table are the times that ONNX Runtime's profiler gives for float32 models; "
+    "what is fused into a layer counts for it."
+)
 _LABELS = 48  # layers that are named below the picture
 
 
@@ -98,7 +102,8 @@ def network(view: RunView, drawn: Mapping[str, Any]) -> str:
     return section(
         "Network",
         "<p>Output channels of every layer, in the order of execution: gray is the dense model, "
-        f"blue what is left; a cross is a layer that is gone. {_below(view, view.network)}</p>"
+        "blue what is left; a cross is a layer that is gone. "
+        f"{_below(view, view.network)}{_TIMED if _is_timed(view.network) else ''}</p>"
         '<p><label class="choice">Model <select data-for="network-plot" autocomplete="off">'
         f"{options}</select></label></p>"
         f'<div class="plot" id="network-plot" data-figure="network" data-model="{first}"></div>'
@@ -208,7 +213,7 @@ def _said(name: str, layer: LayerInfo, before: int, after: int) -> str:
 def _table(network: Network, rows: Sequence[Sequence[str]]) -> str:
     """Every layer of one model beside the dense one, with why it is as it is."""
     costs = ("estimated ms", "of the time") if network.latency else ("of all MACs",)
-    columns = ("channels", "MACs", *costs)
+    columns = ("channels", "MACs", *costs, *(("measured ms",) if _is_timed(network) else ()))
     head = heads(("layer", *columns)) + '<th class="l">remarks</th>'
     body = "".join(
         f"<tr>{cell(escape(name), '', 'l full')}"
@@ -225,7 +230,7 @@ def _table(network: Network, rows: Sequence[Sequence[str]]) -> str:
 
 def _rows(network: Network, key: str, remarks: Sequence[str]) -> list[list[str]]:
     """The cells of each layer after its name."""
-    dense, small = network.models["dense"], network.models[key]
+    dense, small, timed = network.models["dense"], network.models[key], _is_timed(network)
     parts = _parts(network, key)
     return [
         [
@@ -233,6 +238,7 @@ def _rows(network: Network, key: str, remarks: Sequence[str]) -> list[list[str]]
             _change(*(text.cost("macs", costs.macs[place]) for costs in (dense, small))),
             *([_change(_ms(dense, place), _ms(small, place))] if network.latency else []),
             text.share(parts[place], sum(parts)) if parts else text.NONE,
+            *([_change(_measured(dense, place), _measured(small, place))] if timed else []),
             said,
         ]
         for place, said in enumerate(remarks)
@@ -241,6 +247,16 @@ def _rows(network: Network, key: str, remarks: Sequence[str]) -> list[list[str]]
 
 def _ms(costs: LayerCosts, place: int) -> str:
     return text.three_digits(costs.ms[place]) if costs.ms else text.NONE
+
+
+def _is_timed(network: Network) -> bool:
+    return any(costs.measured for costs in network.models.values())
+
+
+def _measured(costs: LayerCosts, place: int) -> str:
+    """The measured time; a layer that is gone has none, nor has one of an int8 model."""
+    value = costs.measured[place] if costs.measured else None
+    return text.three_digits(value) if value is not None and costs.widths[place] else text.NONE
 
 
 def _change(before: str, after: str) -> str:

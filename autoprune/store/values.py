@@ -100,14 +100,16 @@ class LayerInfo:
 
 @dataclass(frozen=True)
 class LayerCosts:
-    """Of each layer of a model: output channels, multiply-accumulates, estimated ms.
+    """Of each layer of a model: output channels, multiply-accumulates, estimated and measured ms.
 
-    A width is 0 where the layer is gone; `ms` is empty where no latency is predicted.
+    A width is 0 where the layer is gone; `ms` is empty where no latency is predicted, `measured`
+    where no layers were timed. Of several layers of one module, the first has the measured time.
     """
 
     widths: tuple[int, ...]
     macs: tuple[int, ...]
     ms: tuple[float, ...] = ()
+    measured: tuple[float | None, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -128,8 +130,9 @@ class Network:
     def __post_init__(self) -> None:
         count = len(self.layers)
         for name, costs in self.models.items():
-            for what, values in (("widths", costs.widths), ("macs", costs.macs), ("ms", costs.ms)):
-                if len(values) != count and (what != "ms" or values):
+            for what in ("widths", "macs", "ms", "measured"):
+                values = getattr(costs, what)
+                if len(values) != count and (what in ("widths", "macs") or values):
                     raise ValueError(
                         f"{what} of {name} must have one value for each of {count} layers, "
                         f"got {len(values)}"

@@ -124,3 +124,18 @@ def test_a_model_without_predicted_latency_has_dashes(view: RunView) -> None:
     figure = drawn(replace(view, network=replace(FOUND, models=models)))
     assert figure["models"]["0"]["put"]["data.4.y"] == []
     assert figure["models"]["0"]["rows"][0][2:4] == ["1.00 → –", "–"]
+
+
+def test_measured_times_have_a_column_of_their_own(view: RunView) -> None:
+    models = {
+        "dense": replace(DENSE, measured=(0.25, 0.5, None)),
+        "0": replace(SMALL, measured=(0.125, 0.5, None)),
+    }
+    timed = replace(view, network=replace(FOUND, models=models))
+    rows = drawn(timed)["models"]["0"]["rows"]
+    # the second layer is gone, the third was not told apart
+    assert [row[4] for row in rows] == ["0.250 → 0.125", "0.500 → –", "–"]
+    page = page_of(timed)
+    assert "measured ms" in page
+    assert "ONNX Runtime's profiler" in page
+    assert "measured ms" not in page_of(view)

@@ -20,16 +20,12 @@ from autoprune._search.ending.describe import (
     describe,
     environment,
     importances,
-    save_layers,
     search_plan,
 )
 from autoprune.architecture import INT8, Architecture
 from autoprune.budget import Budget, Cost, Device
-from autoprune.candidate import Candidate
 from autoprune.config import RunConfig
 from autoprune.graph import Frozen
-from autoprune.pareto import ParetoFront
-from autoprune.record import TrialRecord
 from autoprune.store import (
     BlockInfo,
     DenseReport,
@@ -111,53 +107,6 @@ def test_a_measured_dense_model_is_not_forgotten(folder: RunFolder) -> None:
     found = folder.dense()
     assert found is not None
     assert (found.measured, found.metrics) == (measured, {"accuracy": 0.9})
-
-
-def test_layers_are_those_of_the_dense_the_smallest_and_the_fronts_models(
-    folder: RunFolder,
-) -> None:
-    record = TrialRecord(
-        7,
-        Candidate(Architecture(HALF)),
-        "complete",
-        0,
-        1.0,
-        {"accuracy": 0.8},
-        predicted=Cost(macs=5),
-    )
-
-    front = ParetoFront(PLAN.objectives, (record,))
-    plan = SimpleNamespace(smallest_architecture=Architecture({"0": 4, "3": 4}), budget=BUDGET)
-    save_layers(folder, ready(target("a"), plan=plan), front)
-    found = folder.network()
-    assert found is not None
-    assert list(found.models) == ["dense", "smallest", "7"]
-    # 3x3 from 1 channel on 6x6, 3x3 on 4x4, and the head
-    assert found.models["dense"].macs == (36 * 16 * 9, 16 * 16 * 16 * 9, 16 * 3)
-    assert found.models["7"].macs == (36 * 8 * 9, 16 * 8 * 8 * 9, 8 * 3)
-    assert found.models["smallest"].widths == (4, 4, 3)
-    assert (found.latency, found.models["dense"].ms) == ("", ())
-    # half of the first group's 16 halves all but the head; half of the second's the last two
-    first, second, head = found.models["dense"].macs
-    half = {"0": (first + second) / 2, "3": (second + head) / 2}
-    whole = first + second + head
-    assert found.halves == pytest.approx({name: saved / whole for name, saved in half.items()})
-
-
-def test_layers_have_the_latency_of_the_device_that_has_a_limit(folder: RunFolder) -> None:
-    predictor = SimpleNamespace(
-        predict=lambda counts: 1.0 + counts["0"],
-        by_layer=lambda counts: {"a": 1.0, "b": 2.0, "c": 3.0},
-    )
-    profiles = (SimpleNamespace(predictor=predictor),) * 2
-    targets = tuple(map(target, ("phone", "server"), profiles))
-    budget = Budget.parse({"latency_p95_ms@server": "50%"})
-    plan = SimpleNamespace(smallest_architecture=Architecture(), budget=budget)
-    save_layers(folder, ready(*targets, plan=plan), ParetoFront(PLAN.objectives, ()))
-    found = folder.network()
-    assert found is not None
-    assert (found.latency, found.models["dense"].ms) == ("latency_ms@server", (1.0, 2.0, 3.0))
-    assert found.halves == pytest.approx({"0": 8 / 17, "3": 0.0})  # 1 + 8 of 1 + 16
 
 
 def test_the_environment_has_the_machine_the_versions_and_the_seed() -> None:

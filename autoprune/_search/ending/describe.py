@@ -17,9 +17,6 @@ from autoprune.architecture import INT8
 from autoprune.budget import Cost
 from autoprune.config import RunConfig
 from autoprune.cost.targets import PACKAGES, cores, device_name
-from autoprune.cost_fields import field_at, split_field
-from autoprune.device.layers import SMALLEST, halves, network
-from autoprune.pareto import ParetoFront
 from autoprune.store import (
     BlockInfo,
     DenseReport,
@@ -65,29 +62,6 @@ def environment(config: RunConfig) -> dict[str, Any]:
         "cores": cores(),
         "seed": config.search.seed,
     }
-
-
-def save_layers(store: RunFolder, ready: Prepared, front: ParetoFront) -> None:
-    """Write the layers of the front's models, and how long each is estimated to take.
-
-    That is on the first device with a profile whose latency is an objective or has a limit.
-    """
-    goals = (*(o.name for o in front.objectives), *(it.field for it in ready.plan.budget.limits))
-    wanted = {split_field(name)[1] for name in goals if name.startswith("latency")}
-    known = [target for target in ready.targets if target.profile is not None]
-    target = min(known, key=lambda it: it.name not in wanted, default=None)
-    predictor = target.profile.predictor if target and target.profile else None
-    found = network(
-        ready.graph,
-        predictor,
-        {
-            SMALLEST: ready.plan.smallest_architecture,
-            **{str(r.number): r.candidate.architecture for r in front.members},
-        },
-        field_at("latency_ms", target.name) if target else "",
-        target.int8.predictor if target and target.int8 else None,
-    )
-    store.save_network(replace(found, halves=halves(ready.graph, predictor)))
 
 
 def search_plan(plan: Plan) -> SearchPlan:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from autoprune._search.ending.describe import dense_report, save_layers
+from autoprune._search.ending.describe import dense_report
+from autoprune._search.ending.layers import save_layers
 from autoprune._search.ending.smaller_training import measured_smaller
 from autoprune._search.measuring.target_devices import check_measurable
 from autoprune._search.measuring.verify import Verified, verify

@@ -54,7 +54,7 @@ def main() -> None:
 
 
 def page(rows: pd.DataFrame) -> str:
-    """The table, and what the second search needed and reached of what it has from the beginning."""
+    """The table, and what `from_run` needed and reached beside the search from the beginning."""
     by = rows.set_index(["seed", "search"])[["epochs", "hypervolume"]].unstack()
     shares = {
         name: by[name]["from_run"] / by[name]["from the beginning"]
