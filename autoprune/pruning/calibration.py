@@ -130,18 +130,42 @@ def run(model: nn.Module, batch: Any, forward: Forward | None = None) -> Any:
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Eval mode without fused attention; modes and the random state are put back on leaving."""
+    """Eval mode without fused attention and LSTMs, which would hide their products.
+
+    Modes and the random state are put back on leaving.
+    """
     modes = [(module, module.training) for module in model.modules()]
     fused = torch.backends.mha.get_fastpath_enabled()
     model.eval()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[]), _plain_lstm(model):
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fused)
         for module, mode in modes:
             module.training = mode
+
+
+@contextmanager
+def _plain_lstm(model: nn.Module) -> Iterator[None]:
+    """Without oneDNN while an `nn.LSTM` runs; convolutions still have it, and need its speed."""
+    enabled = torch.backends.mkldnn.enabled
+
+    def switch(to: Any) -> None:
+        torch.backends.mkldnn.enabled = to
+
+    handles = []
+    for module in model.modules():
+        if isinstance(module, nn.LSTM):
+            handles.append(module.register_forward_pre_hook(lambda *_: switch(to=False)))
+            handles.append(module.register_forward_hook(lambda *_: switch(enabled)))
+    try:
+        yield
+    finally:
+        switch(enabled)
+        for handle in handles:
+            handle.remove()
 
 
 def take(batch: Any, limit: int) -> tuple[Any, int]:

@@ -112,6 +112,34 @@ def test_the_model_its_modes_and_the_random_state_are_unchanged():
     assert all(p.grad is None and p.requires_grad for p in model.parameters())
 
 
+class Noting(nn.Module):
+    """Passes its input on, and notes whether oneDNN is on."""
+
+    def forward(self, x):
+        self.enabled = torch.backends.mkldnn.enabled
+        return x
+
+
+def test_both_layers_of_an_lstm_have_moments_and_other_modules_keep_onednn():
+    torch.manual_seed(0)
+    enabled = torch.backends.mkldnn.enabled
+    model = nn.Sequential(Noting(), nn.LSTM(3, 4, num_layers=2, batch_first=True))
+    x = torch.randn(6, 5, 3) + 1.0
+    calibration = calibrate(model, [x])
+    below = nn.LSTM(3, 4, batch_first=True)
+    below.load_state_dict({n: model[1].state_dict()[n] for n in below.state_dict()})
+    for layer, rows in enumerate((x, below(x)[0].detach())):
+        moment = calibration.moments[f"1.weight_ih_l{layer}"]
+        mean, covariance = reference(rows.reshape(30, -1))
+        np.testing.assert_allclose(moment.mean[0], mean, rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(moment.covariance[0], covariance, rtol=1e-4, atol=1e-5)
+    assert {"1.weight_hh_l0", "1.weight_hh_l1"} < calibration.moments.keys()
+    assert not calibration.skipped
+    assert (model[0].enabled, torch.backends.mkldnn.enabled) == (enabled, enabled)
+    assert not model[1]._forward_hooks
+    assert not model[1]._forward_pre_hooks
+
+
 class Sharing(nn.Module):
     """An embedding tied with the output, a layer that is called twice, attention, a bare weight."""
 
