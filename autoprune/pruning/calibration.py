@@ -20,6 +20,7 @@ from torch.utils._pytree import tree_flatten, tree_map
 
 from autoprune.errors import UsageError
 from autoprune.pruning.linear_ops import LinearOp, LinearOpMode, NormTracker
+from autoprune.pruning.normalized import plain_weights
 
 Forward = Callable[[nn.Module, Any], Any]
 
@@ -99,9 +100,9 @@ def calibrate(
     """
     if max_samples < 1:
         raise UsageError(f"max_samples must be at least 1, got {max_samples}")
-    recorder = _Recorder(model, max_samples, seed)
     seen = 0
-    with evaluating(model), torch.no_grad():
+    with evaluating(model), plain_weights(model), torch.no_grad():
+        recorder = _Recorder(model, max_samples, seed)
         for batch in batches:
             batch, size = take(batch, max_samples - seen)
             recorder.size = size

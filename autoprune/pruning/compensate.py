@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from autoprune.errors import UsageError
 from autoprune.pruning.calibration import Calibration, Forward, Moment, calibrate, evaluating, run
+from autoprune.pruning.normalized import plain_weights
 from autoprune.pruning.obs import obs_scores
 
 if TYPE_CHECKING:
@@ -75,7 +76,7 @@ def repair(
         raise UsageError(f"ridge must be above 0, got {ridge}")
     parameters = dict(small.named_parameters())
     buffers = dict(small.named_buffers())
-    with torch.no_grad():
+    with torch.no_grad(), plain_weights(small), plain_weights(dense):
         for cut in _cuts(dense, graph, kept_indices, calibration):
             moment = cut.moment
             fresh, shift = _solve(cut, ridge, centered=_absorbs_shift(moment))
@@ -103,20 +104,21 @@ def predict_batchnorm(
     `reestimate_batchnorm`: changes of the inputs by earlier layers are ignored.
     """
     state = {**dict(small.named_parameters()), **dict(small.named_buffers())}
-    for cut in _cuts(dense, graph, kept_indices, calibration):
-        if cut.moment.norm is None:
-            continue
-        ratio = torch.ones(len(cut.rows), dtype=torch.float64)
-        repaired = _matrix(state[cut.name], cut)
-        whole = cut.weight[cut.rows]
-        for block, own in _blocks(cut):
-            second = cut.moment.covariance[block]
-            kept = second[cut.columns][:, cut.columns]
-            before = ((whole[own] @ second) * whole[own]).sum(1)
-            after = ((repaired[own] @ kept) * repaired[own]).sum(1)
-            ratio[own] = torch.where(before > 0.0, after / before, 1.0)
-        variance = state[f"{cut.moment.norm}.running_var"]
-        variance.mul_(ratio.to(variance))
+    with plain_weights(small), plain_weights(dense):
+        for cut in _cuts(dense, graph, kept_indices, calibration):
+            if cut.moment.norm is None:
+                continue
+            ratio = torch.ones(len(cut.rows), dtype=torch.float64)
+            repaired = _matrix(state[cut.name], cut)
+            whole = cut.weight[cut.rows]
+            for block, own in _blocks(cut):
+                second = cut.moment.covariance[block]
+                kept = second[cut.columns][:, cut.columns]
+                before = ((whole[own] @ second) * whole[own]).sum(1)
+                after = ((repaired[own] @ kept) * repaired[own]).sum(1)
+                ratio[own] = torch.where(before > 0.0, after / before, 1.0)
+            variance = state[f"{cut.moment.norm}.running_var"]
+            variance.mul_(ratio.to(variance))
 
 
 def reconstruction_errors(
@@ -134,22 +136,23 @@ def reconstruction_errors(
     state = {**dict(small.named_parameters()), **dict(small.named_buffers())}
     original = {**dict(dense.named_parameters()), **dict(dense.named_buffers())}
     errors = {}
-    for cut in _cuts(dense, graph, kept_indices, calibration):
-        moment, shift = cut.moment, torch.zeros(len(cut.rows), dtype=torch.float64)
-        key = moment.bias or (f"{moment.norm}.running_mean" if moment.norm else None)
-        if key is not None:
-            sign = 1.0 if moment.bias else -1.0
-            shift = sign * (state[key] - original[key][cut.rows]).detach().cpu().double()
-        change = -cut.weight[cut.rows]
-        change[:, cut.columns] += _matrix(state[cut.name], cut)
-        lost, total = 0.0, 0.0
-        for block, own in _blocks(cut):
-            part, covariance = change[own], moment.covariance[block]
-            lost += float(((part @ covariance) * part).sum())
-            lost += float((part @ moment.mean[block] + shift[own]).square().sum())
-            whole = cut.weight[cut.rows][own]
-            total += float(((whole @ covariance) * whole).sum())
-        errors[cut.name] = lost / total if total > 0.0 else 0.0
+    with plain_weights(small), plain_weights(dense):
+        for cut in _cuts(dense, graph, kept_indices, calibration):
+            moment, shift = cut.moment, torch.zeros(len(cut.rows), dtype=torch.float64)
+            key = moment.bias or (f"{moment.norm}.running_mean" if moment.norm else None)
+            if key is not None:
+                sign = 1.0 if moment.bias else -1.0
+                shift = sign * (state[key] - original[key][cut.rows]).detach().cpu().double()
+            change = -cut.weight[cut.rows]
+            change[:, cut.columns] += _matrix(state[cut.name], cut)
+            lost, total = 0.0, 0.0
+            for block, own in _blocks(cut):
+                part, covariance = change[own], moment.covariance[block]
+                lost += float(((part @ covariance) * part).sum())
+                lost += float((part @ moment.mean[block] + shift[own]).square().sum())
+                whole = cut.weight[cut.rows][own]
+                total += float(((whole @ covariance) * whole).sum())
+            errors[cut.name] = lost / total if total > 0.0 else 0.0
     return errors
 
 

@@ -15,6 +15,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 from autoprune.errors import UsageError
 from autoprune.pruning.calibration import Forward, evaluating, run, take
 from autoprune.pruning.linear_ops import LinearOp, LinearOpMode, NormTracker
+from autoprune.pruning.normalized import plain_weights
 
 _MIN_ROWS = 8_192  # places that are drawn of each product, more where it has very many inputs
 _MAX_INPUTS = 2_304  # the outputs of a wider product are not kept
@@ -87,14 +88,15 @@ def record(
     seen = sum(samples for _, samples in joined)
     means = dict(dense.named_buffers())
     parts = []
-    for batch, samples in joined:
-        watch = _Watch(dense, samples, seed, share=samples / seen)
-        try:  # about 1.5 times as fast for images on a CPU, but code with `view` may not take it
-            batch = _watched(watch, dense, _channels_last(batch), forward)
-        except RuntimeError:
+    with plain_weights(dense):
+        for batch, samples in joined:
             watch = _Watch(dense, samples, seed, share=samples / seen)
-            batch = _watched(watch, dense, batch, forward)
-        parts.append(ReferenceBatch(batch, samples, watch.targets(means)))
+            try:  # 1.5 times as fast for images on a CPU, but code with `view` may not take it
+                batch = _watched(watch, dense, _channels_last(batch), forward)
+            except RuntimeError:
+                watch = _Watch(dense, samples, seed, share=samples / seen)
+                batch = _watched(watch, dense, batch, forward)
+            parts.append(ReferenceBatch(batch, samples, watch.targets(means)))
     return DenseOutputs(tuple(parts))
 
 

@@ -17,6 +17,7 @@ from autoprune.graph.flow import Flow
 from autoprune.graph.replica import replica
 from autoprune.graph.rules import RULES, reduced
 from autoprune.graph.statistics import REDUCTIONS
+from autoprune.pruning.normalized import normalized
 from autoprune.pruning.surgery import kept_positions
 
 
@@ -27,17 +28,22 @@ def masked(
 
     Pruned units are zero where they are produced, in the norms behind, and where they are consumed
     (an activation may not map zero to zero). Means and variances over
-    channels (of LayerNorm, GroupNorm, RMSNorm, or written out) are over the kept units.
+    channels (of LayerNorm, GroupNorm, RMSNorm, or written out) are over the kept units. What is
+    kept of a weight with a weight norm or a spectral norm is the same weight as before.
     """
     result = replica(model)
     held = dict(result.named_parameters(remove_duplicate=False))
     held.update(result.named_buffers(remove_duplicate=False))  # type: ignore[arg-type]
     kept = kept_positions(graph, kept_indices)
+    norms = {name: norm for name, norm in normalized(result).items() if name in kept}
+    scales = {name: norm.scale() for name, norm in norms.items()}
     with torch.no_grad():
         for name, dims in kept.items():
             for dim, indices in dims.items():
                 if not _is_direction(name, dim, kept):
                     _zero_others(held[name], dim, torch.from_numpy(indices))
+        for name, norm in norms.items():
+            norm.keep(scales[name])
     if graph.averages and kept:
         hooks = _AverageOverKept(graph, kept_indices)
         result.register_forward_pre_hook(hooks.enter)

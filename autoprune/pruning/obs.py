@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from autoprune.errors import UsageError
 from autoprune.graph import Group, PruningGraph
 from autoprune.pruning.calibration import Calibration, Moment
+from autoprune.pruning.effective import effective
 from autoprune.pruning.threads import threads_of
 
 RIDGE = 1e-3  # λ over the mean of the inputs' variances
@@ -52,7 +53,7 @@ def obs_scores(
     """
     if not ridge > 0.0:
         raise UsageError(f"ridge must be above 0, got {ridge}")
-    parameters = {name: p.detach().cpu() for name, p in model.named_parameters()}
+    parameters = {name: p.cpu() for name, p in effective(model).items()}
     buffers = {name: b.detach().cpu() for name, b in model.named_buffers()}
     state = {**parameters, **buffers}
     with torch.no_grad(), threads_of(1):  # many small steps: more threads wait for each other
@@ -219,7 +220,7 @@ def _output_scales(moment: Moment, state: Mapping[str, Tensor], rows: int) -> Te
 def _producer_norms(group: Group, state: Mapping[str, Tensor]) -> Tensor:
     squares = torch.zeros(group.size, dtype=torch.float64)
     for piece in group.slices:
-        if piece.role == "out" and state[piece.tensor].dim() > 1:
+        if piece.role == "out" and piece.tensor in state and state[piece.tensor].dim() > 1:
             lines = state[piece.tensor].double().movedim(piece.dim, 0).flatten(1).square().sum(1)
             squares += lines[torch.from_numpy(piece.indices)].sum(1)
     return squares.sqrt()

@@ -50,7 +50,9 @@ def prune_model(
     remaining weights are repaired by least squares, in milliseconds. With `refit`, a few batches of
     training inputs (512 samples are used), every layer is then fitted again on the inputs that it
     has in the smaller model: seconds, and the best result without training; it cannot be used with
-    patterns. Units that cannot be pruned safely are kept. The `config` of a model of transformers
+    patterns. Units that cannot be pruned safely are kept. Behind a weight norm or a spectral norm
+    the weights that stay are those of the dense model (the first step of training gives a smaller
+    weight with spectral norm its norm of 1 again). The `config` of a model of transformers
     gets the new sizes, where its class can express them (see `save_hf`). Raises GraphError or
     UsageError where an argument does not fit.
 

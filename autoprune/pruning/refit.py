@@ -32,6 +32,7 @@ from autoprune.pruning.dense_outputs import (
     record,
 )
 from autoprune.pruning.linear_ops import LinearOp, LinearOpMode
+from autoprune.pruning.normalized import plain_weights
 
 if TYPE_CHECKING:
     from autoprune.graph import PruningGraph
@@ -70,8 +71,8 @@ def refit(
             mask = torch.ones(len(kept[name]), dtype=torch.bool)
             mask[torch.from_numpy(removed)] = False
             kept[name] = mask.nonzero()[:, 0]
-    fitter = _Fitter(small, kept, shapes, ridge)
-    with evaluating(small), torch.no_grad():
+    with evaluating(small), plain_weights(small), torch.no_grad():
+        fitter = _Fitter(small, kept, shapes, ridge)
         for part in reference.parts:
             fitter.start(part)
             with fitter:

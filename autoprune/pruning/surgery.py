@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from autoprune.errors import GraphError
 from autoprune.graph import Indices, PruningGraph
+from autoprune.pruning.normalized import normalized
 
 
 def prune(
@@ -26,7 +27,8 @@ def prune(
     holds them). Their gradients and state in `optimizer` are cut alike: numbers, and tensors of
     the parameter's shape or with size 1 in some dimensions; a parameter with state of any other
     shape starts with empty state. Sizes in attributes (`out_channels`, `num_features`, …) are
-    corrected.
+    corrected. What stays of a weight with a weight norm or a spectral norm is the same weight as
+    before (until training estimates the spectral norm again, see `normalized`).
 
     Raises GraphError for units that do not exist or a model that does not fit the graph; the model
     is unchanged then.
@@ -36,12 +38,16 @@ def prune(
     buffers = dict(model.named_buffers(remove_duplicate=False))
     for name, dims in cuts.items():
         _check(name, parameters.get(name, buffers.get(name)), dims, graph)
+    scales = {name: norm.scale() for name, norm in normalized(model).items() if name in cuts}
     with torch.no_grad():
         for name, dims in cuts.items():
             if name in parameters:
                 _cut_parameter(parameters[name], dims, optimizer)
             else:
                 _cut_buffer(model, name, buffers, dims)
+        smaller_norms = normalized(model)
+        for name, scale in scales.items():
+            smaller_norms[name].keep(_cut(scale, _wide(scale, cuts[name])))
     smaller = graph.shrink(kept_indices)
     _update_attributes(model, smaller)
     return smaller
@@ -100,8 +106,13 @@ def _cut_state(
             or any(mine not in (1, size) for mine, size in zip(value.shape, shape, strict=True))
         ):
             return {}
-        cut[key] = _cut(value, {dim: rows for dim, rows in dims.items() if value.shape[dim] > 1})
+        cut[key] = _cut(value, _wide(value, dims))
     return cut
+
+
+def _wide(tensor: Tensor, dims: Mapping[int, Indices]) -> dict[int, Indices]:
+    """The cuts of dimensions that this tensor has."""
+    return {d: rows for d, rows in dims.items() if d < tensor.dim() and tensor.shape[d] > 1}
 
 
 def _cut_buffer(

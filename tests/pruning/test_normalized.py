@@ -1,0 +1,152 @@
+"""Layers with a norm against the same net with plain weights, and by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from models.cutting import gap
+from torch import nn
+from torch.nn.utils import parametrizations
+
+from autoprune.graph import trace
+from autoprune.pruning.calibration import calibrate
+from autoprune.pruning.normalized import normalized, plain_weights
+from autoprune.pruning.one_shot import prune_model
+from autoprune.pruning.surgery import prune
+
+pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")
+Wrap = Callable[[nn.Module], nn.Module]
+NORMS: dict[str, Wrap] = {
+    "weight norm": parametrizations.weight_norm,
+    "weight norm of inputs": lambda layer: parametrizations.weight_norm(layer, dim=1),
+    "weight norm of all": lambda layer: parametrizations.weight_norm(layer, dim=None),
+    "weight norm by a hook": nn.utils.weight_norm,
+    "spectral norm": parametrizations.spectral_norm,
+    "spectral norm by a hook": nn.utils.spectral_norm,
+}
+
+
+class Net(nn.Module):
+    """Two layers that may have a norm, of which one is transposed."""
+
+    def __init__(self, wrap: Wrap) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(2, 12, 3)
+        self.middle = wrap(nn.Conv2d(12, 8, 3))
+        self.wider = wrap(nn.ConvTranspose2d(8, 6, 2, stride=2))
+        self.last = nn.Conv2d(6, 3, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = torch.relu(self.middle(torch.relu(self.first(x))))
+        return self.last(torch.relu(self.wider(x)))
+
+
+def settled(wrap: Wrap) -> tuple[nn.Module, torch.Tensor]:
+    torch.manual_seed(0)
+    net, x = Net(wrap), torch.randn(16, 2, 8, 8)
+    for _ in range(20):
+        net.train()(x)
+    return net.eval(), x
+
+
+def without_norms(net: nn.Module, x: torch.Tensor) -> nn.Module:
+    """The same weights as plain parameters."""
+    net(x)
+    plain = Net(lambda layer: layer)
+    with torch.no_grad():
+        for name, parameter in plain.named_parameters():
+            path, _, leaf = name.rpartition(".")
+            parameter.copy_(getattr(net.get_submodule(path), leaf))
+    return plain.eval()
+
+
+@pytest.mark.parametrize("options", ["cut", "repaired", "refit"])
+@pytest.mark.parametrize("name", NORMS)
+def test_a_pruned_net_with_norms_is_that_with_plain_weights(name: str, options: str) -> None:
+    net, x = settled(NORMS[name])
+    plain = without_norms(net, x)
+    before = {key: value.clone() for key, value in net.state_dict().items()}
+    answers = []
+    for model in (net, plain):
+        given: dict[str, Any] = {}
+        if options != "cut":
+            given["calibration"] = calibrate(model, [x])
+        if options == "refit":
+            given["refit"] = [x]
+        answers.append(prune_model(model, x, 0.4, **given).eval()(x))
+    torch.testing.assert_close(answers[0], answers[1], atol=2e-5, rtol=1e-3)
+    assert all(torch.equal(before[key], value) for key, value in net.state_dict().items())
+
+
+def test_a_length_is_made_smaller_by_what_its_direction_loses() -> None:
+    layer = parametrizations.weight_norm(nn.Linear(2, 1, bias=False))
+    net = nn.Sequential(nn.Linear(1, 2), layer)
+    with torch.no_grad():
+        layer.parametrizations.weight.original0.fill_(10.0)
+        layer.parametrizations.weight.original1.copy_(torch.tensor([[3.0, 4.0]]))
+    prune(net, trace(net, torch.zeros(1, 1)), {"0": [0]})
+    assert layer.parametrizations.weight.original1.tolist() == [[3.0]]
+    torch.testing.assert_close(layer.parametrizations.weight.original0, torch.tensor([[6.0]]))
+    torch.testing.assert_close(layer.weight, torch.tensor([[6.0]]))
+
+
+def test_training_gives_a_pruned_weight_its_spectral_norm_of_one_again() -> None:
+    net, x = settled(parametrizations.spectral_norm)
+    small = prune_model(net, x, 0.4)
+    weight = small.middle.weight.flatten(1)
+    assert torch.linalg.matrix_norm(weight, 2) < 0.95
+    small.train()(x)
+    torch.testing.assert_close(
+        torch.linalg.matrix_norm(small.middle.weight.flatten(1), 2),
+        torch.tensor(1.0),
+        atol=1e-3,
+        rtol=0,
+    )
+
+
+@pytest.mark.parametrize("train", [False, True])
+@pytest.mark.parametrize("name", NORMS)
+def test_the_masked_net_is_the_pruned_one(name: str, train: bool) -> None:
+    net, x = settled(NORMS[name])
+    net, x = net.double(), x.double()
+    with torch.no_grad():
+        net(x)  # a hook's weight without a gradient can be copied
+    graph = trace(net, x)
+    keep = {group.name: range(1, group.size, 2) for group in graph.groups}
+    assert gap(net, graph, {n: list(units) for n, units in keep.items()}, x, train=train) < 1e-6
+
+
+def test_a_weight_that_is_set_inside_is_the_layers_afterwards() -> None:
+    for wrap in NORMS.values():
+        net, x = settled(wrap)
+        key = next(iter(normalized(net)))
+        wanted = torch.randn(8, 12, 3, 3)
+        with torch.no_grad(), plain_weights(net):
+            dict(net.named_parameters())[key].copy_(wanted)
+            net(x)
+            torch.testing.assert_close(net.middle.weight.data, wanted)
+        net(x)
+        torch.testing.assert_close(net.middle.weight.data, wanted, atol=1e-5, rtol=1e-4)
+
+
+def test_outputs_of_length_zero_stay_zero() -> None:
+    layer = parametrizations.weight_norm(nn.Linear(3, 2, bias=False))
+    length = layer.parametrizations.weight.original0
+    with torch.no_grad():
+        length[0] = 0.0
+        with plain_weights(layer):
+            layer.parametrizations.weight.original1.add_(1.0)
+    assert layer.weight[0].tolist() == [0.0, 0.0, 0.0]
+    assert torch.isfinite(layer.weight).all()
+
+
+def test_a_direction_that_loses_all_it_had_is_zero() -> None:
+    layer = nn.utils.weight_norm(nn.Linear(2, 1, bias=False))
+    net = nn.Sequential(nn.Linear(1, 2), layer)
+    with torch.no_grad():
+        layer.weight_v.copy_(torch.tensor([[0.0, 1.0]]))
+    prune(net, trace(net, torch.zeros(1, 1)), {"0": [0]})
+    assert net(torch.ones(1, 1)).item() == 0.0
