@@ -11,7 +11,7 @@ from torch import nn
 from torch.utils import _pytree as pytree
 
 from autoprune.errors import DeviceError
-from autoprune.graph.replica import replica
+from autoprune.graph.replica import replica, same_embeddings
 
 Inputs = torch.Tensor | tuple[Any, ...] | list[Any] | Mapping[str, Any]
 
@@ -88,11 +88,12 @@ def frozen_copy(model: nn.Module, device: torch.device | str = "cpu") -> nn.Modu
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """The model in eval mode; each module's own mode is restored."""
+    """The model in eval mode; each module's own mode and embeddings are restored."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
-        yield
+        with same_embeddings(model):
+            yield
     finally:
         for module, mode in modes:
             module.training = mode

@@ -85,6 +85,21 @@ def eager(model: nn.Module) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def same_embeddings(model: nn.Module) -> Iterator[None]:
+    """Undo, on leaving, what reading did to embeddings with `max_norm`: it scales the rows down."""
+    limited = (nn.Embedding, nn.EmbeddingBag)
+    found = [m for m in model.modules() if isinstance(m, limited) and m.max_norm is not None]
+    before = [(module.weight, module.weight.detach().clone()) for module in found]
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for weight, rows in before:
+                if not torch.equal(weight, rows):
+                    weight.copy_(rows)
+
+
 def plain_tensor(tensor: Tensor) -> Tensor:
     """The detached data of a tensor as a plain `torch.Tensor`."""
     found = tensor.detach()

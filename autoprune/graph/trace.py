@@ -22,7 +22,7 @@ from autoprune.graph.calls import owner
 from autoprune.graph.flow import Flow
 from autoprune.graph.ids import OUT
 from autoprune.graph.outputs import answers_in
-from autoprune.graph.replica import eager, plain, plain_tensor, replica
+from autoprune.graph.replica import eager, plain, plain_tensor, replica, same_embeddings
 from autoprune.graph.rules import RULES
 from autoprune.graph.sizes import mark
 from autoprune.graph.statistics import refuse
@@ -123,7 +123,7 @@ def as_call(example_inputs: Inputs) -> tuple[tuple[Any, ...], dict[str, Any]]:
 
 @contextmanager
 def untouched(model: nn.Module) -> Iterator[None]:
-    """Restore modes, buffers and the random state, also after an error.
+    """Restore modes, buffers, embeddings and the random state, also after an error.
 
     Where buffers of a module were replaced, its other attributes are restored too, since one of
     them may describe the new buffers (a table that grew, and its length).
@@ -137,7 +137,8 @@ def untouched(model: nn.Module) -> Iterator[None]:
     buffers = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
     devices = {p.device.index or 0 for p in model.parameters() if p.device.type == "cuda"}
     fast = torch.backends.mha.get_fastpath_enabled()
-    with torch.random.fork_rng(devices=sorted(devices)), torch.no_grad(), eager(model):
+    random = torch.random.fork_rng(devices=sorted(devices))
+    with random, torch.no_grad(), eager(model), same_embeddings(model):
         torch.backends.mha.set_fastpath_enabled(False)  # the fused layer would hide its parts
         try:
             yield

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_map
 
 from autoprune.errors import UsageError
+from autoprune.graph.replica import same_embeddings
 from autoprune.pruning.linear_ops import LinearOp, LinearOpMode, NormTracker
 from autoprune.pruning.normalized import plain_weights
 
@@ -133,14 +134,14 @@ def run(model: nn.Module, batch: Any, forward: Forward | None = None) -> Any:
 def evaluating(model: nn.Module) -> Iterator[None]:
     """Eval mode without fused attention and LSTMs, which would hide their products.
 
-    Modes and the random state are put back on leaving.
+    Modes, embeddings and the random state are put back on leaving.
     """
     modes = [(module, module.training) for module in model.modules()]
     fused = torch.backends.mha.get_fastpath_enabled()
     model.eval()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
-        with torch.random.fork_rng(devices=[]), _plain_lstm(model):
+        with torch.random.fork_rng(devices=[]), _plain_lstm(model), same_embeddings(model):
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fused)

@@ -17,6 +17,7 @@ from autoprune.candidate import BY_GRADIENTS
 from autoprune.errors import TrainingError, UsageError
 from autoprune.graph import Group, PruningGraph, Slice
 from autoprune.graph.replica import plain
+from autoprune.graph.trace import untouched
 from autoprune.pruning.effective import effective
 
 if TYPE_CHECKING:
@@ -148,8 +149,9 @@ def accumulate_gradients(
 ) -> dict[str, Tensor]:
     """The mean gradient of `loss(model, batch)` over `batches`, by `state_dict` name.
 
-    The model runs in its present mode; its `.grad` fields are not changed. Parameters that
-    the loss does not reach get zeros. Raises UsageError for no batch at all.
+    The model runs in its present mode; its `.grad` fields, buffers (running statistics) and the
+    random state are not changed. Parameters that the loss does not reach get zeros. Raises
+    UsageError for no batch at all.
 
     >>> net = nn.Sequential(nn.Linear(1, 2, bias=False), nn.Linear(2, 1, bias=False))
     >>> batches = [(torch.ones(4, 1), torch.zeros(4, 1)), (torch.ones(2, 1), torch.ones(2, 1))]
@@ -161,13 +163,14 @@ def accumulate_gradients(
     trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
     total = {name: torch.zeros_like(p) for name, p in trainable.items()}
     count = 0
-    for batch in batches:
-        value = loss(model, batch)
-        found = torch.autograd.grad(value, list(trainable.values()), allow_unused=True)
-        for name, gradient in zip(trainable, found, strict=True):
-            if gradient is not None:
-                total[name] += gradient
-        count += 1
+    with untouched(model), torch.enable_grad():
+        for batch in batches:
+            value = loss(model, batch)
+            found = torch.autograd.grad(value, list(trainable.values()), allow_unused=True)
+            for name, gradient in zip(trainable, found, strict=True):
+                if gradient is not None:
+                    total[name] += gradient.detach()
+            count += 1
     if count == 0:
         raise UsageError("gradients need at least one batch, got none")
     return {name: value / count for name, value in total.items()}

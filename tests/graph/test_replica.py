@@ -9,7 +9,7 @@ from torch.nn.utils import prune
 
 from autoprune.errors import GraphError
 from autoprune.graph import trace
-from autoprune.graph.replica import replica
+from autoprune.graph.replica import replica, same_embeddings
 
 
 class Keeping(nn.Module):
@@ -61,6 +61,17 @@ def test_a_weight_that_a_hook_computes_is_copied() -> None:
     net(torch.randn(2, 8))
     assert torch.equal(replica(net)[0].weight, net[0].weight)
     assert trace(net, torch.randn(2, 8)).sizes() == {"0": 16}
+
+
+def test_reading_an_embedding_with_a_largest_norm_is_undone() -> None:
+    model = nn.Sequential(nn.Embedding(4, 2, max_norm=1.0))
+    before = torch.tensor([[3.0, 4.0], [0.3, 0.4], [6.0, 8.0], [0.0, 0.0]])
+    with torch.no_grad():
+        model[0].weight.copy_(before)
+    with torch.no_grad(), same_embeddings(model):
+        torch.testing.assert_close(model(torch.tensor([0])), torch.tensor([[0.6, 0.8]]))
+        torch.testing.assert_close(model[0].weight[0], torch.tensor([0.6, 0.8]))
+    assert torch.equal(model[0].weight, before)
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")

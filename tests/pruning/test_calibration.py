@@ -9,8 +9,10 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from autoprune.cost.analytic import count_cost
 from autoprune.errors import UsageError
 from autoprune.pruning.calibration import calibrate
+from autoprune.pruning.dense_outputs import record
 
 
 def reference(rows):
@@ -110,6 +112,16 @@ def test_the_model_its_modes_and_the_random_state_are_unchanged():
     assert [m.training for m in model] == [True, False, True, True, True]
     assert all(torch.equal(before[k], v) for k, v in model.state_dict().items())
     assert all(p.grad is None and p.requires_grad for p in model.parameters())
+
+
+def test_embeddings_with_a_largest_norm_are_unchanged_by_calibration_and_cost():
+    model = nn.Sequential(nn.Embedding(9, 4, max_norm=0.5), nn.Linear(4, 2))
+    before = model[0].weight.detach().clone()
+    x = torch.arange(8).reshape(4, 2)
+    calibrate(model, [x])
+    count_cost(model, x)
+    record(model, [x])
+    assert torch.equal(model[0].weight, before)
 
 
 class Noting(nn.Module):

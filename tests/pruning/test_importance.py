@@ -137,6 +137,24 @@ def test_taylor_gradients_are_the_mean_over_batches_and_leave_grad_alone() -> No
     assert model.weight.grad is None
 
 
+def test_gradients_in_training_mode_change_nothing_of_the_model() -> None:
+    net = nn.Sequential(nn.Embedding(9, 4, max_norm=0.5), nn.Flatten(), nn.BatchNorm1d(8))
+    net.append(nn.Dropout()).append(nn.utils.parametrizations.spectral_norm(nn.Linear(8, 3)))
+    net.train()
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    state = torch.get_rng_state()
+    x = torch.arange(8).reshape(4, 2)
+
+    def loss(model: nn.Module, batch: torch.Tensor) -> torch.Tensor:
+        return model(batch).square().sum()
+
+    gradients = importance.accumulate_gradients(net, loss, [x])
+    assert gradients["0.weight"].abs().sum() > 0
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(module.training for module in net.modules())
+    assert all(torch.equal(before[name], value) for name, value in net.state_dict().items())
+
+
 def test_taylor_gradients_need_a_batch() -> None:
     with pytest.raises(UsageError, match="at least one batch"):
         importance.accumulate_gradients(nn.Linear(1, 1), lambda net, x: net(x).sum(), [])
