@@ -3,7 +3,8 @@
 For a layer y = W x + b every question of closed-form pruning (how to repair W when inputs are
 removed, which inputs matter least) is answered by the mean and the covariance of x. Here x is a
 feature vector of a `Linear` layer (one row per token) or the patch under a convolution's kernel
-(one row per output position, the columns in the order of `weight.reshape(out, -1)`).
+(one row per output position, the columns in the order of `weight.reshape(out, -1)`; of a transposed
+convolution what each tap of the kernel brings there, 0 for taps that bring nothing).
 """
 
 from __future__ import annotations
@@ -89,8 +90,9 @@ def calibrate(
     first `max_samples` samples are used; of their patches at least 65,536 per layer are drawn with
     `seed` (all of them where there are fewer). The model runs in eval mode on its own device and is
     unchanged afterwards. Sums are kept in float64. Weights that are used in another way as well
-    (a tied embedding) or through a permuted or reshaped view, depthwise and transposed convolutions
-    are left out.
+    (a tied embedding) or through a permuted or reshaped view, depthwise convolutions and transposed
+    ones in groups are left out. Weights with a weight norm or a spectral norm are under the name of
+    the parameter of their shape.
 
     Raises UsageError when there is no batch.
 

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from autoprune.errors import UsageError
 from autoprune.pruning.calibration import Calibration, Forward, Moment, calibrate, evaluating, run
+from autoprune.pruning.linear_ops import as_matrix, in_shape
 from autoprune.pruning.normalized import plain_weights
 from autoprune.pruning.obs import obs_scores
 
@@ -81,8 +82,7 @@ def repair(
             moment = cut.moment
             fresh, shift = _solve(cut, ridge, centered=_absorbs_shift(moment))
             target = parameters[cut.name]
-            fresh = fresh if moment.input_dim == 1 else fresh.T
-            target.copy_(fresh.reshape(target.shape))
+            target.copy_(in_shape(fresh, target.shape, moment.input_dim))
             if moment.bias is not None:
                 parameters[moment.bias].add_(shift.to(target))
             elif moment.norm is not None:
@@ -188,9 +188,7 @@ def reestimate_batchnorm(
 
 def _matrix(weight: Tensor, cut: _Cut) -> Tensor:
     """The smaller model's weight as (rows, columns) in float64 on the CPU."""
-    weight = weight.detach().cpu().double()
-    weight = weight if cut.moment.input_dim == 1 else weight.T
-    return weight.reshape(len(cut.rows), -1)
+    return as_matrix(weight.detach().cpu().double(), cut.moment.input_dim)
 
 
 def _absorbs_shift(moment: Moment) -> bool:
@@ -211,13 +209,12 @@ def _cuts(
         if lost is None:
             continue
         weight = weights[name].detach().cpu().double()
-        weight = weight if moment.input_dim == 1 else weight.T
-        outputs, inputs = weight.shape[:2]
-        columns = _kept(inputs, lost)
+        columns = _kept(weight.shape[moment.input_dim], lost)
         taps = math.prod(weight.shape[2:])
         columns = (columns[:, None] * taps + torch.arange(taps)).flatten()
-        rows = _kept(outputs, removed.get((name, 1 - moment.input_dim)))
-        yield _Cut(name, moment, weight.reshape(outputs, -1), rows, columns)
+        matrix = as_matrix(weight, moment.input_dim)
+        rows = _kept(len(matrix), removed.get((name, 1 - moment.input_dim)))
+        yield _Cut(name, moment, matrix, rows, columns)
 
 
 def _kept(size: int, removed: np.ndarray | None) -> Tensor:

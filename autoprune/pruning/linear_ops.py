@@ -1,9 +1,9 @@
 """The linear operations y = W x of a running model: which weight, which inputs, which outputs.
 
 They are convolutions and matrix products with a parameter as it is stored, or with the transpose of
-a matrix. Their inputs are given as rows (the patch under the kernel for each output
-position, or a token) that can be sampled one by one, so that large activations are never unfolded
-completely.
+a matrix. Their inputs are given as rows (the patch under the kernel for each output position, or a
+token; of a transposed convolution, what each tap of the kernel brings to an output position, or 0)
+that can be sampled one by one, so that large activations are never unfolded completely.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ class LinearOp:
 
     `blocks` is the number of groups of a convolution, `inputs` the columns of one block;
     `input_dim` is the contracted dimension of the weight. `items` x `positions` is the number of
-    places. `window` is (kernel, stride, padding, dilation) of a convolution.
+    places. `window` is (kernel, stride, padding, dilation) of a convolution, `output_padding` a
+    transposed one's.
     """
 
     name: str
@@ -38,6 +39,7 @@ class LinearOp:
     positions: int
     x: Tensor
     window: tuple[Any, Any, Any, Any] | None = None
+    output_padding: tuple[int, ...] | None = None
 
     def draw(self, wanted: int, generator: torch.Generator) -> Tensor:
         """At least `wanted` places (all where there are fewer), as many of each item."""
@@ -53,6 +55,8 @@ class LinearOp:
         places = places.to(self.x.device)
         if self.window is None:
             return self.x.reshape(-1, self.inputs)[places].float()[None]
+        if self.output_padding is not None:
+            return self._sources(places)[None]
         view, spots = self._patches()
         where = torch.unravel_index(places % self.positions, spots)
         rows = view[(places // self.positions, *where)].float()
@@ -70,9 +74,29 @@ class LinearOp:
     def spots(self) -> tuple[int, ...]:
         """Output positions of a convolution by dimension."""
         assert self.window is not None
+        return spots_of(self.x.shape[2:], self.window, self.output_padding)
+
+    def _sources(self, places: Tensor) -> Tensor:
+        """Of a transposed convolution: (places, inputs) by channel and tap of the kernel.
+
+        The tap k brings x_p to the output position s p - padding + dilation k.
+        """
+        assert self.window is not None
         kernel, stride, padding, dilation = self.window
-        sizes = [n + 2 * p for n, p in zip(self.x.shape[2:], padding, strict=True)]
-        return places_of(sizes, kernel, stride, dilation)
+        where = torch.unravel_index(places % self.positions, self.spots())
+        dims, there, sources = len(kernel), torch.ones((), device=places.device), []
+        for dim, spot in enumerate(where):
+            taps = torch.arange(kernel[dim], device=places.device)
+            shifted = spot[:, None] + padding[dim] - dilation[dim] * taps
+            source = shifted.div(stride[dim], rounding_mode="floor")
+            last = self.x.shape[2 + dim] - 1
+            met = (shifted % stride[dim] == 0) & (source >= 0) & (source <= last)
+            shape = [-1, *(kernel[dim] if d == dim else 1 for d in range(dims))]
+            there = there * met.reshape(shape)
+            sources.append(source.clamp(0, last).reshape(shape))
+        item = (places // self.positions).reshape(-1, *[1] * dims)
+        rows = self.x.movedim(1, -1)[(item, *sources)].float() * there[..., None]
+        return rows.movedim(-1, 1).reshape(len(places), self.inputs)
 
     def _patches(self) -> tuple[Tensor, tuple[int, ...]]:
         """A view (items, *spots, channels, *kernel) of the padded input."""
@@ -93,6 +117,35 @@ def places_of(sizes: Any, kernel: Any, stride: Any, dilation: Any) -> tuple[int,
         (n - d * (k - 1) - 1) // s + 1
         for n, k, s, d in zip(sizes, kernel, stride, dilation, strict=True)
     )
+
+
+def spots_of(shape: Any, window: Any, output_padding: Any) -> tuple[int, ...]:
+    """Output positions of a convolution, by dimension; transposed, where it has output padding."""
+    kernel, stride, padding, dilation = window
+    sizes = [n + 2 * p for n, p in zip(shape, padding, strict=True)]
+    if output_padding is None:
+        return places_of(sizes, kernel, stride, dilation)
+    return tuple(
+        (n - 1) * s - 2 * p + d * (k - 1) + more + 1
+        for n, k, s, p, d, more in zip(shape, *window, output_padding, strict=True)
+    )
+
+
+def as_matrix(weight: Tensor, input_dim: int) -> Tensor:
+    """(outputs, inputs), the columns in the order of the rows of a product's inputs.
+
+    >>> as_matrix(torch.arange(6).view(1, 2, 3), 0)  # a transposed convolution of 1 channel to 2
+    tensor([[0, 1, 2],
+            [3, 4, 5]])
+    """
+    return (weight if input_dim == 1 else weight.transpose(0, 1)).flatten(1)
+
+
+def in_shape(matrix: Tensor, shape: torch.Size, input_dim: int) -> Tensor:
+    """The inverse of `as_matrix`, for a weight of this shape."""
+    if input_dim == 1:
+        return matrix.reshape(shape)
+    return matrix.reshape(shape[1], shape[0], *shape[2:]).transpose(0, 1)
 
 
 class LinearOpMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -153,28 +206,30 @@ class LinearOpMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return self.parameters.get(tensor.untyped_storage().data_ptr())
 
     def _convolution(self, x: Tensor, weight: Tensor, bias: Any, *rest: Any) -> LinearOp | None:
-        stride, padding, dilation, transposed, _, groups = rest
+        stride, padding, dilation, transposed, output_padding, groups = rest
         found = self.parameter(weight)
         if found is None:
             return None
-        if transposed:
-            self.skipped[found[0]] = "a transposed convolution"
+        if transposed and groups > 1:
+            self.skipped[found[0]] = "a transposed convolution in groups"
             return None
         if _layout(weight) != _layout(found[1]):
             self.skipped[found[0]] = _why_not(weight, found[1])
             return None
-        kernel = tuple(weight.shape[2:])
-        padded = [n + 2 * p for n, p in zip(x.shape[2:], padding, strict=True)]
+        window = (tuple(weight.shape[2:]), stride, padding, dilation)
+        more = tuple(output_padding) if transposed else None
+        input_dim = 0 if transposed else 1
         return LinearOp(
             found[0],
             self._bias(bias),
             groups,
-            math.prod(weight.shape[1:]),
-            1,
+            weight.shape[input_dim] * math.prod(weight.shape[2:]),
+            input_dim,
             x.shape[0],
-            math.prod(places_of(padded, kernel, stride, dilation)),
+            math.prod(spots_of(x.shape[2:], window, more)),
             x,
-            (kernel, stride, padding, dilation),
+            window,
+            more,
         )
 
     def _matrix(self, x: Tensor, weight: Tensor, bias: Any) -> LinearOp | None:

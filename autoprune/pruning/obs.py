@@ -25,6 +25,7 @@ from autoprune.errors import UsageError
 from autoprune.graph import Group, PruningGraph
 from autoprune.pruning.calibration import Calibration, Moment
 from autoprune.pruning.effective import effective
+from autoprune.pruning.linear_ops import as_matrix
 from autoprune.pruning.threads import threads_of
 
 RIDGE = 1e-3  # λ over the mean of the inputs' variances
@@ -184,15 +185,12 @@ def _consumers(
     found = {}
     for name, parts in indices.items():
         moment = calibration.moments[name]
-        weight = state[name].double()
-        weight = weight if moment.input_dim == 1 else weight.T
-        weight = weight * _output_scales(moment, state, weight.shape[0]).view(
-            -1, *[1] * (weight.dim() - 1)
-        )
-        taps = math.prod(weight.shape[2:])
+        weight = as_matrix(state[name].double(), moment.input_dim)
+        weight = weight * _output_scales(moment, state, len(weight))[:, None]
+        taps = math.prod(state[name].shape[2:])
         units = torch.from_numpy(np.concatenate(parts, axis=1))
         columns = (units[:, :, None] * taps + torch.arange(taps)).flatten(1)
-        blocks = weight.flatten(1).chunk(moment.covariance.shape[0])
+        blocks = weight.chunk(moment.covariance.shape[0])
         found[name] = [
             _Consumer(block, second(moment, index), columns, *options)
             for index, block in enumerate(blocks)

@@ -31,7 +31,7 @@ from autoprune.pruning.dense_outputs import (
     is_sum,
     record,
 )
-from autoprune.pruning.linear_ops import LinearOp, LinearOpMode
+from autoprune.pruning.linear_ops import LinearOp, LinearOpMode, as_matrix, in_shape
 from autoprune.pruning.normalized import plain_weights
 
 if TYPE_CHECKING:
@@ -208,7 +208,7 @@ class _Fitter(LinearOpMode):  # type: ignore[no-untyped-call]
         """Least squares of `wanted` (places, outputs) on the present inputs, near the weight."""
         target = self.targets[product.name]
         parameter = self.named[product.name]
-        weight = parameter if product.input_dim == 1 else parameter.T
+        weight = as_matrix(parameter, product.input_dim)
         weight = weight.reshape(product.blocks, -1, product.inputs).float()
         rows = product.rows(target.places)  # (blocks, n, d)
         wanted = wanted.reshape(wanted.shape[0], product.blocks, -1).transpose(0, 1)
@@ -225,7 +225,7 @@ class _Fitter(LinearOpMode):  # type: ignore[no-untyped-call]
         shift = sums.level.flatten() - mean
         spread = ((fresh @ second.float()) * fresh).sum(2).flatten()
         fresh = fresh.flatten(0, 1)
-        parameter.copy_((fresh if product.input_dim == 1 else fresh.T).reshape(parameter.shape))
+        parameter.copy_(in_shape(fresh, parameter.shape, product.input_dim))
         if target.bias is not None:
             self.named[target.bias].copy_(shift)
         elif target.mean is not None:
@@ -273,7 +273,7 @@ def _like_result(product: LinearOp, args: Any) -> Tensor:
     if product.window is None:
         weight: Tensor = args[-1]
         return x.new_empty((*x.shape[:-1], weight.shape[-1]))
-    shape = (x.shape[0], args[1].shape[0], *product.spots())
+    shape = (x.shape[0], args[1].shape[1 - product.input_dim], *product.spots())
     last = x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last)
     layout = torch.channels_last if last else torch.contiguous_format
     return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=layout)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from autoprune.graph import Indices, PruningGraph
 from autoprune.pruning.calibration import Calibration, Moment
+from autoprune.pruning.linear_ops import as_matrix, in_shape
 from autoprune.pruning.obs import second
 from autoprune.pruning.row_solve import refit_rows
 from autoprune.pruning.surgery import kept_positions
@@ -53,11 +54,11 @@ def repair_rows(
     """
     parameters, buffers = dict(model.named_parameters()), dict(model.named_buffers())
     weight, dim = parameters[name], moment.input_dim
-    before, pruned = as_matrix(weight, dim), as_matrix(mask, dim) > 0
+    before, pruned = exact_matrix(weight, dim), exact_matrix(mask, dim) > 0
     blocks = len(moment.covariance)
     pairs = zip(before.chunk(blocks), pruned.chunk(blocks), strict=True)
     after = torch.cat([refit_rows(w, p, second(moment, b)) for b, (w, p) in enumerate(pairs)])
-    weight.copy_(in_shape(after, weight, dim))
+    weight.copy_(in_shape(after, weight.shape, dim))
     moves = (before - after).chunk(blocks)
     shift = torch.cat([part @ mean for part, mean in zip(moves, moment.mean, strict=True)])
     if moment.bias is not None:
@@ -71,18 +72,9 @@ def repair_rows(
         variance.mul_(torch.where(_spread(before, moment) > 0.0, spread, 1.0).to(variance))
 
 
-def as_matrix(weight: Tensor, dim: int) -> Tensor:
+def exact_matrix(weight: Tensor, input_dim: int) -> Tensor:
     """(outputs, inputs) in float64 on the CPU, the columns in the order of a moment's."""
-    weight = weight.detach().cpu().double()
-    return (weight if dim == 1 else weight.transpose(0, 1)).flatten(1)
-
-
-def in_shape(matrix: Tensor, weight: Tensor, dim: int) -> Tensor:
-    """The inverse of `_matrix`, in the weight's shape."""
-    if dim == 1:
-        return matrix.reshape(weight.shape)
-    shape = (weight.shape[1], weight.shape[0], *weight.shape[2:])
-    return matrix.reshape(shape).transpose(0, 1)
+    return as_matrix(weight.detach().cpu().double(), input_dim)
 
 
 def _spread(rows: Tensor, moment: Moment) -> Tensor:

@@ -16,7 +16,8 @@ from autoprune.graph import PruningGraph
 from autoprune.graph.views import RULES as VIEWS
 from autoprune.patterns import of_groups, sparsity
 from autoprune.pruning.calibration import Calibration, Moment
-from autoprune.pruning.sparse_repair import as_matrix, in_shape, repair_rows
+from autoprune.pruning.linear_ops import in_shape
+from autoprune.pruning.sparse_repair import exact_matrix, repair_rows
 from autoprune.pruning.weight_importance import SingleWeight, WeightMethod, magnitude
 
 Masks = dict[str, Tensor]
@@ -129,15 +130,15 @@ def sparsify(
 
 def _scores(name: str, weight: Tensor, dim: int, choice: Choice, moment: Moment | None) -> Tensor:
     gradient = (choice.gradients or {}).get(name)
-    values = as_matrix(weight, dim)
-    slope = None if gradient is None else as_matrix(gradient, dim)
+    values = exact_matrix(weight, dim)
+    slope = None if gradient is None else exact_matrix(gradient, dim)
     scores = choice.method(SingleWeight(values, slope, moment))
     if scores.shape != values.shape or not bool(torch.isfinite(scores).all()):
         raise UsageError(
             f"the importance of single weights must be finite and of shape {tuple(values.shape)}, "
             f"got {tuple(scores.shape)} for {name}"
         )
-    return in_shape(scores, weight, dim)
+    return in_shape(scores, weight.shape, dim)
 
 
 def _clear(optimizer: Optimizer | None, weight: Tensor, mask: Tensor) -> None:

@@ -75,6 +75,33 @@ def test_the_repaired_layer_is_the_least_squares_fit_on_the_data():
     np.testing.assert_allclose(small[2].bias.detach(), fit[3], atol=2e-4)
 
 
+def test_a_repaired_transposed_convolution_is_the_least_squares_fit_of_its_taps():
+    torch.manual_seed(0)
+    wide = nn.ConvTranspose2d(6, 2, 3, stride=2, padding=1)
+    model = nn.Sequential(nn.Conv2d(3, 6, 1), nn.ReLU(), wide)
+    slices = [piece("0.weight", 0, each(6)), piece("0.bias", 0, each(6))]
+    graph = graph_of(hidden=[*slices, Slice("2.weight", 0, each(6), "in")])
+    x, keep = torch.randn(8, 3, 5, 4), {"hidden": [1, 2, 5]}
+    small = cut(model, graph, keep)
+    calibration = calibrate(model, [x])
+    repair(small, model, graph, keep, calibration, ridge=1e-10)
+    hidden = model[:2](x).detach()
+    columns = []  # what a weight of 1 at one tap alone gives
+    for channel in keep["hidden"]:
+        for tap in torch.eye(9).view(9, 1, 1, 3, 3):
+            column = F.conv_transpose2d(hidden[:, channel, None], tap, stride=2, padding=1)
+            columns.append(column.flatten().numpy())
+    design = np.stack([*columns, np.ones_like(columns[0])], axis=1)
+    wanted = model(x).detach().movedim(1, -1).reshape(-1, 2).numpy()
+    fit = np.linalg.lstsq(design, wanted, rcond=None)[0]
+    found = small[2].weight.detach().movedim(1, -1).reshape(27, 2)
+    np.testing.assert_allclose(found, fit[:27], atol=5e-4)
+    np.testing.assert_allclose(small[2].bias.detach(), fit[27], atol=5e-4)
+    errors = reconstruction_errors(small, model, graph, keep, calibration)
+    left = np.square(design @ fit - wanted).sum() / np.square(wanted - wanted.mean(0)).sum()
+    assert errors["2.weight"] == pytest.approx(left, rel=1e-2)
+
+
 def test_without_a_bias_the_fit_goes_through_the_origin():
     torch.manual_seed(0)
     model, graph = two_layers(bias=False)

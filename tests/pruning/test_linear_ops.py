@@ -12,7 +12,14 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from autoprune.pruning.linear_ops import LinearOp, LinearOpMode, NormTracker, places_of
+from autoprune.pruning.linear_ops import (
+    LinearOp,
+    LinearOpMode,
+    NormTracker,
+    as_matrix,
+    in_shape,
+    places_of,
+)
 
 
 class Seen(LinearOpMode):
@@ -57,7 +64,7 @@ def check(model: nn.Module, x: Tensor) -> LinearOp:
     places = torch.arange(product.items * product.positions)
     rows, outputs = product.rows(places), product.outputs(out, places)
     weight = dict(model.named_parameters())[product.name].detach()
-    weight = weight if product.input_dim == 1 else weight.T
+    weight = weight if product.input_dim == 1 else weight.transpose(0, 1)
     parts = weight.flatten(1).chunk(product.blocks)
     found = torch.cat([r @ w.T for r, w in zip(rows, parts, strict=True)], dim=1)
     if product.bias is not None:
@@ -76,6 +83,12 @@ CONVOLUTIONS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "3d": (lambda: nn.Conv3d(2, 3, 2, padding=1), (2, 2, 3, 3, 4)),
     "dilated": (lambda: nn.Conv2d(2, 3, 3, dilation=2, bias=False), (2, 2, 7, 6)),
     "grouped": (lambda: nn.Conv2d(6, 9, 3, groups=3), (2, 6, 5, 5)),
+    "transposed 1d": (lambda: nn.ConvTranspose1d(4, 6, 3, stride=2, output_padding=1), (2, 4, 5)),
+    "transposed 2d": (
+        lambda: nn.ConvTranspose2d(4, 6, (3, 2), stride=(1, 2), padding=(2, 0), dilation=(2, 1)),
+        (2, 4, 4, 5),
+    ),
+    "transposed 3d": (lambda: nn.ConvTranspose3d(2, 3, 2, stride=2, bias=False), (2, 2, 3, 3, 4)),
     "pointwise": (lambda: nn.Conv2d(4, 5, 1), (3, 4, 3, 3)),
 }
 
@@ -88,6 +101,17 @@ def test_a_convolution_multiplies_its_patches(name: str) -> None:
     product = check(model, x)
     assert product.blocks == getattr(model, "groups", 1)
     assert product.spots() == tuple(model(x).shape[2:])
+
+
+@pytest.mark.parametrize("shape", [(4, 3), (4, 3, 2), (4, 3, 2, 5)])
+@pytest.mark.parametrize("dim", [0, 1])
+def test_a_matrix_has_outputs_in_rows_and_comes_back(shape: tuple[int, ...], dim: int) -> None:
+    weight = torch.randn(shape)
+    matrix = as_matrix(weight, dim)
+    assert matrix.shape == (shape[1 - dim], weight.numel() // shape[1 - dim])
+    assert torch.equal(in_shape(matrix, weight.shape, dim), weight)
+    expected = weight if dim == 1 else weight.transpose(0, 1)
+    assert torch.equal(matrix[0], expected[0].flatten())
 
 
 def test_channels_last_changes_nothing() -> None:
@@ -170,8 +194,8 @@ class Uses(nn.Module):
         (
             (4, 3, 2),
             (2, 4, 5),
-            lambda x, w: F.conv_transpose1d(x, w),
-            "a transposed convolution",
+            lambda x, w: F.conv_transpose1d(x, w, groups=2),
+            "a transposed convolution in groups",
         ),
         (
             (6, 4),

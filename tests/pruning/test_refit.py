@@ -318,6 +318,42 @@ def test_a_sum_of_transposed_rows_is_no_target():
     np.testing.assert_allclose(small.down.bias.detach(), bias, atol=1e-3)
 
 
+class UpAndSkip(nn.Module):
+    """A decoder's step: a transposed convolution with a norm, added to what was before."""
+
+    def __init__(self):
+        super().__init__()
+        self.skip, self.down = nn.Conv2d(3, 4, 1), nn.Conv2d(3, 8, 2, stride=2)
+        self.up, self.norm = nn.ConvTranspose2d(8, 4, 2, stride=2, bias=False), nn.BatchNorm2d(4)
+        self.head = nn.Conv2d(4, 2, 1)
+
+    def forward(self, x):
+        return self.head(self.skip(x) + self.norm(self.up(F.relu(self.down(x)))))
+
+
+@pytest.mark.parametrize("last", [False, True])
+def test_channels_that_are_there_twice_leave_a_transposed_convolution_without_loss(last):
+    torch.manual_seed(0)
+    model, x = UpAndSkip(), torch.randn(64, 3, 6, 6)
+    with torch.no_grad():
+        for held in (model.down.weight, model.down.bias):
+            held[4:] = held[:4]
+        for _ in range(60):
+            model(x)
+    x = x.contiguous(memory_format=torch.channels_last) if last else x
+    model.eval()
+    calibration, ratio = calibrate(model, [x]), {"down": 0.5}
+    first = {"importance": lambda group, weights: -torch.arange(group.size)}
+    wanted, plain = model(x), prune_model(model, x, ratio, **first)(x)
+    repaired = prune_model(model, x, ratio, calibration=calibration)(x)
+    fitted = prune_model(model, x, ratio, calibration=calibration, refit=[x])(x)
+    assert (plain - wanted).norm() > 0.1 * wanted.norm()
+    assert (repaired - wanted).norm() < 5e-3 * wanted.norm()
+    assert (fitted - wanted).norm() < 5e-3 * wanted.norm()
+    alone = prune_model(model, x, ratio, **first, refit=[x])(x)
+    assert (alone - wanted).norm() < 0.05 * wanted.norm()
+
+
 def test_batches_of_different_lengths_count_as_one():
     torch.manual_seed(0)
     model = nn.Sequential(nn.Embedding(50, 6), nn.Linear(6, 10), nn.ReLU(), nn.Linear(10, 3))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 
 import numpy as np
-import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -14,25 +13,11 @@ from torch import Tensor, nn
 from autoprune.graph import trace
 from autoprune.pruning.compensate import calibrate
 from autoprune.pruning.sparse_repair import (
-    as_matrix,
     cut_like,
-    in_shape,
     moments_after,
     repair_rows,
 )
 from autoprune.pruning.surgery import prune
-
-
-@pytest.mark.parametrize("shape", [(4, 3), (4, 3, 2), (4, 3, 2, 5)])
-@pytest.mark.parametrize("dim", [0, 1])
-def test_a_matrix_has_outputs_in_rows_and_comes_back(shape: tuple[int, ...], dim: int) -> None:
-    weight = torch.randn(shape)
-    matrix = as_matrix(weight, dim)
-    assert matrix.shape == (shape[1 - dim], weight.numel() // shape[1 - dim])
-    assert matrix.dtype == torch.float64
-    assert torch.equal(in_shape(matrix, weight, dim).float(), weight)
-    expected = weight if dim == 1 else weight.transpose(0, 1)
-    assert torch.equal(matrix[0].float(), expected[0].flatten())
 
 
 @settings(max_examples=12, deadline=None)
