@@ -1,19 +1,23 @@
 """Training in simulated int8, so that the weights learn what rounding will do to them.
 
-Weights and inputs of convolutions and linear layers are rounded in the forward pass, and gradients
-pass through the rounding (Jacob et al. 2018, arXiv:1712.05877).
+Weights and inputs of convolutions (transposed ones, too), linear layers and the projections of
+attention are rounded in the forward pass, and gradients pass through the rounding (Jacob et al.
+2018, arXiv:1712.05877).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-_LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
+_TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+_LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear, *_TRANSPOSED, nn.MultiheadAttention)
+_PROJECTIONS = ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")
+_PROJECTED = ("query", "key", "value")  # the first arguments of attention; masks are not rounded
 _TINY = 1e-8
 
 
@@ -25,32 +29,35 @@ def fake_quantization(model: nn.Module, weight_bits: int = 7) -> Iterator[None]:
     zero point, one scale a tensor. Nothing is stored: parameters and buffers stay what they are.
     """
     layers = [module for module in model.modules() if isinstance(module, _LAYERS)]
-    handles = [layer.register_forward_pre_hook(_round_input) for layer in layers]
+    handles = [layer.register_forward_pre_hook(_round_input, with_kwargs=True) for layer in layers]
     try:
         for layer in layers:
-            weight = layer._parameters.get("weight")  # None where it is computed from others
-            if weight is not None:  # what lies in `__dict__` is found before the parameter
-                layer.__dict__["weight"] = rounded_weight(weight, weight_bits)
+            dim = 1 if isinstance(layer, _TRANSPOSED) else 0
+            for name in _weights(layer):
+                weight = layer._parameters.get(name)  # None where it is computed from others
+                if weight is not None:  # what lies in `__dict__` is found before the parameter
+                    layer.__dict__[name] = rounded_weight(weight, weight_bits, dim)
         yield
     finally:
         for layer in layers:
-            layer.__dict__.pop("weight", None)
+            for name in _weights(layer):
+                layer.__dict__.pop(name, None)
         for handle in handles:
             handle.remove()
 
 
-def rounded_weight(weight: Tensor, bits: int) -> Tensor:
-    """The weight at its nearest representable values, `2**bits` of them a channel of dimension 0.
+def rounded_weight(weight: Tensor, bits: int, dim: int = 0) -> Tensor:
+    """The weight at its nearest representable values, `2**bits` of them a channel (of `dim`).
 
     >>> rounded_weight(torch.tensor([[1.0, 0.49], [100.0, -100.0]]), 3)
     tensor([[   1.0000,    0.3333],
             [ 100.0000, -100.0000]])
     """
     most = 2 ** (bits - 1) - 1
-    largest = weight.detach().flatten(1).abs().amax(1).clamp_min(_TINY)
-    zeros = torch.zeros(len(weight), dtype=torch.int32, device=weight.device)
+    largest = weight.detach().movedim(dim, 0).flatten(1).abs().amax(1).clamp_min(_TINY)
+    zeros = torch.zeros(len(largest), dtype=torch.int32, device=weight.device)
     return torch.fake_quantize_per_channel_affine(
-        weight, largest.float() / most, zeros, 0, -most, most
+        weight, largest.float() / most, zeros, dim, -most, most
     )
 
 
@@ -63,8 +70,22 @@ def rounded_activation(x: Tensor) -> Tensor:
     return torch.fake_quantize_per_tensor_affine(x, scale, zero, 0, 255)
 
 
-def _round_input(layer: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
-    return tuple(rounded_activation(x) if _is_float(x) else x for x in args)
+def _weights(layer: nn.Module) -> tuple[str, ...]:
+    return _PROJECTIONS if isinstance(layer, nn.MultiheadAttention) else ("weight",)
+
+
+def _round_input(
+    layer: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    most, names = len(args), set(kwargs)
+    if isinstance(layer, nn.MultiheadAttention):
+        most, names = len(_PROJECTED), names.intersection(_PROJECTED)
+    given = [*args[:most], *(kwargs[name] for name in names)]
+    rounded = {id(x): rounded_activation(x) for x in given if _is_float(x)}  # one tensor stays one
+    return (
+        tuple(rounded.get(id(x), x) if place < most else x for place, x in enumerate(args)),
+        {name: rounded.get(id(x), x) if name in names else x for name, x in kwargs.items()},
+    )
 
 
 def _is_float(x: Any) -> bool:

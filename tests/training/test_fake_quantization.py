@@ -1,3 +1,5 @@
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -50,3 +52,37 @@ def test_an_exception_leaves_the_parameters_in_place() -> None:
         model(torch.zeros(1, 7))
     assert model.weight is weight
     assert [name for name, _ in model.named_parameters()] == ["weight", "bias"]
+
+
+def test_a_transposed_convolution_has_a_scale_for_each_output_channel():
+    layer, x = nn.ConvTranspose2d(3, 2, 2, stride=2), torch.randn(4, 3, 5, 5)
+    with torch.no_grad():
+        layer.weight[:, 1] *= 100.0
+    steps = layer.weight.detach().abs().amax((0, 2, 3)) / 63  # 7 bits
+    nearest = (layer.weight / steps.view(1, 2, 1, 1)).round() * steps.view(1, 2, 1, 1)
+    wanted = nn.functional.conv_transpose2d(rounded_activation(x), nearest, layer.bias, stride=2)
+    with fake_quantization(layer):
+        torch.testing.assert_close(layer(x), wanted)
+
+
+@pytest.mark.parametrize("width", [None, 6])
+def test_the_projections_of_attention_are_rounded_and_its_mask_is_not(width):
+    torch.manual_seed(0)
+    layer = nn.MultiheadAttention(8, 2, kdim=width, vdim=width, batch_first=True)
+    query, mask = torch.randn(3, 4, 8), torch.randn(4, 5)
+    key = torch.randn(3, 5, width or 8)
+    exact = copy.deepcopy(layer)
+    with torch.no_grad():
+        for name, weight in exact.named_parameters():
+            if weight.dim() > 1:
+                step = weight.abs().amax(1, keepdim=True) / 63
+                weight.copy_((weight / step).round() * step)
+                assert name.endswith("weight")
+    inputs = [rounded_activation(x) for x in (query, key)]
+    wanted = exact(inputs[0], inputs[1], inputs[1], attn_mask=mask)[0]
+    with fake_quantization(layer):
+        found = layer(query, key, value=key, attn_mask=mask)[0]
+        found.sum().backward()
+    torch.testing.assert_close(found, wanted)
+    assert all(weight.grad is not None for weight in layer.parameters())
+    assert not torch.allclose(layer(query, key, key, attn_mask=mask)[0], wanted, atol=1e-6)
