@@ -96,5 +96,5 @@ def _usage(kind: type[nn.Module], *, has_config: bool) -> str:
         lines = ["import autoprune", f"from {source} import {kind.__name__}", ""]
         call = f"autoprune.load_hf(folder, model_class={kind.__name__})"
     block = code(*lines, f"model = {call}  # the folder of this file")
-    why = "" if has_config else "Its layers have unequal sizes, which no configuration gives. "
+    why = "" if has_config else "No configuration of its class gives its sizes. "
     return f"{why}\n\n{block}".strip()

@@ -28,7 +28,10 @@ from autoprune.store.files import read, read_json, write_json, write_text
 
 _log = logging.getLogger(__name__)
 RECIPE, WEIGHTS, CONFIG = "autoprune.json", "autoprune.safetensors", "config.json"
-_HINT = "pruned by autoprune to unequal layers: load it with autoprune.load_hf(folder)"
+_HINT = (
+    "pruned by autoprune to sizes that no configuration of its class gives: load it with "
+    "autoprune.load_hf(folder)"
+)
 
 
 @dataclass(frozen=True)
@@ -55,8 +58,9 @@ def save_hf(
     Layers of which dropped blocks left nothing are taken out of their lists, and the configuration
     gets the sizes that the model has: where its class can express them, the folder is what
     `save_pretrained` writes, and `from_pretrained` reads it. Where it cannot (layers of unequal
-    widths, attention without its feed-forward part), the folder holds a recipe that `load_hf`
-    reads, and `from_pretrained` fails with an error that says so. Either is loaded again and must
+    widths, a width that the class derives from another one, attention without its feed-forward
+    part), the folder holds a recipe that `load_hf` reads, and `from_pretrained` fails with an error
+    that says so. Either is loaded again and must
     give the same outputs on the example inputs. The model is not changed.
 
     A model card, README.md, says what was pruned, from what, and how the folder is loaded. With
@@ -87,7 +91,7 @@ def save_hf(
         if not has_config:
             shutil.rmtree(draft, ignore_errors=True)
             _write_recipe(model, draft)
-            _log.warning("%s: no configuration of its class gives this model · %s", path, _HINT)
+            _log.warning("%s: %s", path, _HINT)
             if not agree(outputs(load_hf(draft, model_class=kind), example_inputs), wanted):
                 raise ExportError(f"{path}: the saved model does not give the same outputs")
         card = card_of(model, has_config=has_config, measured=measured)

@@ -1,4 +1,4 @@
-"""A recipe for models that no configuration of their class gives: layers of unequal widths.
+"""A recipe for models that no configuration of their class gives, such as of unequal layers.
 
 The class is built from the dense configuration, and everything in which the pruned model differs is
 changed: shapes of tensors, plain attributes, entries of configurations, modules that were removed.

@@ -180,6 +180,23 @@ def test_dropped_parts_of_layers_come_back_with_the_recipe(tmp_path: Path) -> No
     assert same(autoprune.load_hf(autoprune.save_hf(again, tmp_path / "2", x).path), small, x)
 
 
+def modernbert() -> Any:
+    config = transformers.ModernBertConfig(**WIDTHS, pad_token_id=0, attn_implementation="sdpa")
+    return transformers.ModernBertForSequenceClassification(config).eval()
+
+
+def test_a_model_of_which_no_layer_is_left_has_a_recipe(tmp_path: Path) -> None:
+    model, x = modernbert(), words()  # its class cannot draw weights for no layer
+    small = without(model, x, [block.name for block in prunable(model, x).blocks])
+    saved = autoprune.save_hf(small, tmp_path / "model", x)
+    assert not saved.has_config
+    assert same(autoprune.load_hf(saved.path), small, x)
+    card = (saved.path / "README.md").read_text()
+    assert "No configuration of its class gives its sizes" in card
+    with pytest.raises((OSError, ValueError, KeyError), match="no configuration of its class"):
+        type(model).from_pretrained(saved.path)
+
+
 def test_a_saved_model_takes_the_place_of_an_older_one(tmp_path: Path) -> None:
     model, x = bert(), words()
     (tmp_path / "model").mkdir()

@@ -93,6 +93,22 @@ def test_a_configuration_that_would_change_the_outputs_is_not_taken() -> None:
     assert small.config.width == 32
 
 
+class Dividing(Encoder):
+    """Divides by zero where it draws the weights of a narrow model, which `meta` has none of."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(config)
+        if not self.o.weight.is_meta:
+            self.spread = 1.0 / (config.width // 32)
+
+
+def test_a_configuration_that_the_class_cannot_be_built_with_is_not_taken() -> None:
+    small = prune_model(Dividing(encoder().config), example(), 0.5)
+    assert fitted(small).width == 16
+    assert not mend(small, example())
+    assert small.config.width == 32
+
+
 def test_the_given_model_keeps_its_configuration() -> None:
     model = encoder()
     prune_model(model, example(), 0.5)
