@@ -38,6 +38,10 @@ def test_it_is_neutral_in_sums_and_absorbs_the_rest() -> None:
         EMPTY + nn.Parameter(x),
         EMPTY + 1.0,
         EMPTY @ x,
+        1.0 / EMPTY,
+        EMPTY > 0,
+        EMPTY == 0,
+        torch.where(EMPTY > 0, EMPTY, 0.1 * EMPTY),
     ):
         assert absorbed is EMPTY
 
@@ -76,6 +80,133 @@ def test_it_has_as_many_dimensions_as_a_tensor_in_its_place(
     tensor, empty = shaping(torch.zeros(1, 1, 1)), shaping(nothing(3))
     assert isinstance(empty, Nothing)
     assert (empty.dim(), len(empty.shape), empty.size(0)) == (tensor.dim(), tensor.dim(), 1)
+
+
+def test_it_has_the_type_and_the_device_of_the_tensor_in_whose_place_it_stands() -> None:
+    empty = nothing(2, torch.int64, torch.device("meta"))
+    assert empty is nothing(2, torch.int64, torch.device("meta")) is not EMPTY
+    part = empty.unsqueeze(0)[0].flatten()
+    assert (part.ndim, part.dtype, part.device.type) == (1, torch.int64, "meta")
+    assert not torch.is_floating_point(empty)
+    assert EMPTY.is_floating_point()
+    assert pickle.loads(pickle.dumps(empty)) is empty
+
+
+PARTS: list[tuple[Callable[[Any], Any], int]] = [
+    (lambda x: x.chunk(3, -1), 3),
+    (lambda x: torch.chunk(x, chunks=3, dim=0), 3),
+    (lambda x: x.split([1, 2, 4]), 3),
+    (lambda x: torch.split_with_sizes(x, (1, 2, 4), 1), 3),
+    (lambda x: x.tensor_split(3, 1), 3),
+    (lambda x: x.tensor_split((1, 2), 1), 3),
+    (lambda x: x.split(16, -1), 3),
+    (lambda x: torch.split(x, 16), 3),
+    (lambda x: x.unbind(1), 2),
+    (lambda x: x.view(1, 1, 1, 1).permute(2, 0, 1, 3), 3),
+]
+
+
+@pytest.mark.parametrize(("cut", "ndim"), PARTS)
+def test_it_is_unpacked_into_as_many_parts_as_the_code_names(
+    cut: Callable[[Any], Any], ndim: int
+) -> None:
+    q, k, v = cut(nothing(3))
+    assert q is k is v is nothing(ndim)
+
+
+@pytest.mark.parametrize("parts", [lambda x: x, lambda x: x.unbind(1), lambda x: x.split(4)])
+def test_code_that_goes_through_it_finds_one_part(parts: Callable[[Any], Any]) -> None:
+    found = parts(nothing(3))
+    assert len(list(found)) == len([part for part in found]) == len(found) == 1  # noqa: C416
+    assert len(list(reversed(found))) == 1
+    assert found[5] is found[0] is next(iter(found))
+    assert torch.stack(found) is not None
+
+
+def test_it_ends_where_a_tensor_without_dimensions_does() -> None:
+    for ask in (len, list):
+        with pytest.raises(TypeError, match="0-d"):
+            ask(nothing(0))
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        bool,
+        lambda x: bool((x > 0).any()),
+        lambda x: x == 0 or x,
+        lambda x: 0 in x,
+        lambda x: int(x.sum()),
+        lambda x: float(x.item()),
+        lambda x: range(x.max()),
+    ],
+)
+def test_it_has_no_value_to_decide_by(asked: Callable[[Any], Any]) -> None:
+    with pytest.raises(TypeError):
+        asked(EMPTY)
+
+
+def test_it_has_what_a_tensor_has_and_no_more() -> None:
+    assert not hasattr(EMPTY, "module")  # code unwraps what has one
+    assert EMPTY.grad_fn is EMPTY._base is EMPTY.grad is None
+    assert EMPTY.is_contiguous()
+    assert not EMPTY.requires_grad
+    assert not EMPTY.is_cuda
+    assert EMPTY.real.T.data is EMPTY
+    with pytest.raises(AttributeError):
+        EMPTY.mark = 1
+    EMPTY[0] = 1.0
+
+
+class Steps(nn.Module):
+    """A branch whose code goes through the time steps."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter, self.leave = nn.Linear(8, 8), nn.Linear(8, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        steps = [torch.relu(step) for step in self.enter(x).unbind(1)]
+        states = [0.0]
+        for step in torch.stack(steps, 1).transpose(0, 1):
+            states.append(torch.tanh(step + 0.5 * states[-1]))
+        return x + self.leave(torch.stack(states[1:], 1))
+
+
+class Fused(nn.Module):
+    """Attention whose projections are one layer, cut in the block's own code."""
+
+    def __init__(self, cut: Callable[[Tensor], Any]) -> None:
+        super().__init__()
+        self.cut, self.qkv, self.out = cut, nn.Linear(8, 24), nn.Linear(8, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = self.cut(self.qkv(x))
+        q, k, v = (y.view(*y.shape[:2], 2, -1).transpose(1, 2) for y in (q, k, v))
+        y = nn.functional.scaled_dot_product_attention(q, k, v)
+        return x + self.out(y.transpose(1, 2).flatten(2))
+
+
+@pytest.mark.parametrize(
+    "block",
+    [
+        Steps(),
+        Fused(lambda y: y.chunk(3, -1)),
+        Fused(lambda y: y.split(8, -1)),
+        Fused(lambda y: y.view(2, 5, 3, 8).unbind(2)),
+        Fused(lambda y: y.view(2, 5, 3, 8).permute(2, 0, 1, 3)),
+    ],
+)
+def test_a_branch_whose_code_goes_through_parts_can_be_dropped(block: nn.Module) -> None:
+    torch.manual_seed(0)
+    model, x = nn.Sequential(nn.Linear(3, 8), block, nn.Linear(8, 2)), torch.randn(2, 5, 3)
+    graph = prunable(model.eval(), x)
+    assert [block.name for block in graph.blocks] == ["1"]
+    small = copy.deepcopy(model)
+    drop(small, graph, ["1"])
+    wanted = model[2](model[0](x))
+    assert torch.equal(small(x), wanted)
+    assert torch.equal(torch.export.export(small, (x,)).module()(x), wanted)
 
 
 class Windows(nn.Module):
