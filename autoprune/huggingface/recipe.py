@@ -86,10 +86,10 @@ def rebuilt(recipe: HFRecipe, tensors: Mapping[str, Tensor], kind: Any, place: s
         modules[parent]._modules[leaf] = Removed(modules[path], _unpacked(packed))
     for name in recipe.gone:
         parent, _, leaf = name.rpartition(".")
-        ndim = getattr(modules[parent], leaf).dim()
+        tensor = getattr(modules[parent], leaf)
         for held in (modules[parent]._parameters, modules[parent]._buffers):
             held.pop(leaf, None)
-        setattr(modules[parent], leaf, nothing(ndim))
+        setattr(modules[parent], leaf, nothing(tensor.dim(), tensor.dtype, tensor.device))
     for path, values in recipe.attributes.items():
         for name, value in values.items():
             setattr(modules[path], name, _unpacked(value))

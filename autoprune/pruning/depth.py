@@ -26,7 +26,7 @@ from autoprune.graph.replica import replica
 from autoprune.graph.trace import Inputs, as_call, set_training, untouched, without_mkldnn
 from autoprune.graph.types import Block, Structure
 from autoprune.pruning.bisection import faults
-from autoprune.pruning.nothing import nothing
+from autoprune.pruning.nothing import Nothing, nothing
 
 TOLERANCE = 1e-4
 """How far outputs without a block may lie from those of the dense model around it, relative."""
@@ -37,7 +37,8 @@ _PLAIN = (bool, int, float, str, type(None))
 class Removed(nn.Module):
     """In place of a module whose block was dropped: no parameters, no computation.
 
-    Plain attributes (numbers, flags, names) are kept, since a model's code may ask for them.
+    Plain attributes (numbers, flags, names) are kept, since a model's code may ask for them; for
+    the type and the device of its weights `nothing` stands, which follows `to`.
     """
 
     def __init__(self, module: nn.Module, structure: Structure) -> None:
@@ -46,15 +47,42 @@ class Removed(nn.Module):
         for name, value in vars(module).items():
             if isinstance(value, _PLAIN) and name != "training":
                 setattr(self, name, value)
-        for name in module._parameters:
-            self.register_parameter(name, None)
-        self._result = pytree.tree_map(
-            lambda x: nothing(x.ndim) if isinstance(x, Slot) else x, structure
-        )
+        for name, tensor in (*module._parameters.items(), *module._buffers.items()):
+            if tensor is None:
+                self.register_parameter(name, None)
+            else:
+                setattr(self, name, nothing(tensor.dim(), tensor.dtype, tensor.device))
+        like = next((p for p in module.parameters() if p.is_floating_point()), _USUAL)
+        self._result = _stands_in(structure, like)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Nothing, in the structure of what was returned before."""
         return self._result
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Removed:
+        """What `to`, `half` and `cuda` do."""
+        for name, value in vars(self).items():
+            if isinstance(value, Nothing):
+                vars(self)[name] = _moved(value, fn)
+        self._result = pytree.tree_map_only(Nothing, lambda x: _moved(x, fn), self._result)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        return self
+
+
+_USUAL = torch.empty(0)
+
+
+def _stands_in(structure: Structure, like: Tensor) -> Any:
+    """A module's output with `nothing` for tensors."""
+    return pytree.tree_map_only(
+        (Slot, Nothing), lambda x: nothing(x.ndim, like.dtype, like.device), structure
+    )
+
+
+def _moved(value: Nothing, fn: Any) -> Nothing:
+    """It where `fn` would put a tensor."""
+    tensor = fn(torch.empty(0, dtype=value.dtype, device=value.device))
+    return nothing(value.ndim, tensor.dtype, tensor.device)
 
 
 def drop(
@@ -92,14 +120,14 @@ def _remove(model: nn.Module, block: Block) -> None:
             home._modules[leaf] = Removed(module, structure)
             if isinstance(home, nn.TransformerEncoderLayer):
                 home.activation_relu_or_gelu = 0  # its fused kernel needs all weights
-    for tensor in block.loose:
-        parent, _, leaf = tensor.rpartition(".")
+    for name in block.loose:
+        parent, _, leaf = name.rpartition(".")
         home = _module_at(model, parent)
         if home is not None:
-            ndim = getattr(home, leaf).dim()
+            tensor = getattr(home, leaf)
             for held in (home._parameters, home._buffers):
                 held.pop(leaf, None)
-            setattr(home, leaf, nothing(ndim))
+            setattr(home, leaf, nothing(tensor.dim(), tensor.dtype, tensor.device))
 
 
 def _module_at(model: nn.Module, path: str) -> nn.Module | None:

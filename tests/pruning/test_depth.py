@@ -86,6 +86,38 @@ def test_nothing_of_a_block_is_held_or_computed() -> None:
     assert calls.count("aten::layer_norm") == 1
 
 
+class AsksForTheType(nn.Module):
+    """As Mamba's blocks do, which keep the residual stream in another type."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.inner = nn.LayerNorm(8), nn.Linear(8, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight = self.norm.weight
+        inner = self.inner(self.norm(x.to(weight.dtype).to(weight.device)))
+        return x + inner.to(inner.dtype)
+
+
+@pytest.mark.parametrize("now", [torch.float64, torch.bfloat16, "meta"])
+def test_code_may_ask_for_the_type_and_the_device_of_weights_that_are_gone(
+    now: torch.dtype | str,
+) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 8), AsksForTheType(), nn.Linear(8, 2)).eval()
+    x = torch.randn(3, 4)
+    graph = prunable(model, x)
+    assert [block.name for block in graph.blocks] == ["1"]
+    drop(model, graph, ["1"])
+    assert torch.equal(model(x), model[2](model[0](x)))
+    model.to(now)
+    gone = model[1]
+    for empty in (gone.norm.weight, gone.inner.bias, gone.inner(x)):
+        assert now in (empty.dtype, empty.device.type)
+    assert model(x.to(now)).dtype is model[2].weight.dtype
+    assert not gone.state_dict()
+
+
 def test_the_optimizer_forgets_what_is_dropped_and_keeps_the_rest() -> None:
     model, x = chain()
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.1)
