@@ -81,8 +81,8 @@ class Size(int):
         return _made("//", other, self)
 
     def __eq__(self, other: object) -> bool:
-        same = int.__eq__(self, other) is True
-        if same and isinstance(other, Size) and (listener := LISTENER.get()) is not None:
+        same = int.__eq__(self, other)  # NotImplemented: a float, an array, a tensor answers
+        if same is True and isinstance(other, Size) and (listener := LISTENER.get()) is not None:
             pair = (self.source, other.source)
             for one, two in (pair, pair[::-1]):
                 if isinstance(one, Held) and isinstance(two, Seen):
@@ -90,9 +90,15 @@ class Size(int):
         return same
 
     def __ne__(self, other: object) -> bool:
-        return not self == other
+        same = self.__eq__(other)
+        return same if same is NotImplemented else not same
 
     __hash__ = int.__hash__
+
+    def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **kwargs: Any) -> Any:
+        """NumPy takes an int for a number of the array's type, and a subclass for an array."""
+        plain = (int(value) if isinstance(value, Size) else value for value in inputs)
+        return getattr(ufunc, method)(*plain, **kwargs)
 
     def __copy__(self) -> Size:
         return self
