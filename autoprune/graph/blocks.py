@@ -3,7 +3,8 @@
 In `x + f(x)` everything that only `f` uses is removed together with the addition. A block is found
 from the operations alone: an addition, and the calls that nothing else needs without one of its
 operands. That operand must be computed from the other one, also through a norm that other calls
-read (or from the input of a cheaper shortcut).
+read (or from the input of a cheaper shortcut). A difference `x - f(x)` is such an addition, too, of
+which only `f` can go.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ from torch.utils import _pytree as pytree
 from autoprune.graph.calls import owner
 from autoprune.graph.types import Block, Op, PruningGraph, Structure
 
-ADDITIONS = ("add", "add_")
+_DIFFERENCES = ("sub", "sub_")
+ADDITIONS = ("add", "add_", *_DIFFERENCES)
 _ATTENTION = ("softmax", "attention")
 _PRODUCTS = ("addmm", "mm", "bmm", "linear", "matmul", "baddbmm")
 _PLAIN = (bool, int, float, str, type(None))
@@ -119,6 +121,8 @@ class _Values:
         if self._shape(written) != self._shape(reads[0]):
             return None
         dead = [self._dead(addition, value) for value in reads]
+        if self._graph.ops[addition].name in _DIFFERENCES:
+            dead[0] = set()
         for gone, left in ((0, 1), (1, 0)):
             if self._comes_from(self._reads_of(dead[gone]), reads[left]):
                 return self._checked(addition, dead[gone], reads[left])

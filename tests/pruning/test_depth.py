@@ -240,6 +240,39 @@ def test_a_branch_with_a_difference_inside_is_a_block() -> None:
     assert torch.equal(model(x), model[2](model[0](x)))
 
 
+class Denoiser(nn.Module):
+    """Takes off what it estimates, as RED and DnCNN do; `negated` with the other sign."""
+
+    def __init__(self, *, negated: bool = False, in_place: bool = False) -> None:
+        super().__init__()
+        self.inner, self.negated, self.in_place = nn.Linear(8, 8), negated, in_place
+
+    def forward(self, x: Tensor) -> Tensor:
+        noise = self.inner(torch.tanh(x))
+        if self.in_place:
+            return x.sub_(noise)
+        return noise - x if self.negated else x - noise
+
+
+@pytest.mark.parametrize("in_place", [False, True])
+def test_what_is_taken_off_is_a_block(in_place: bool) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 8), Denoiser(in_place=in_place), nn.Linear(8, 2)).eval()
+    x = torch.randn(3, 4)
+    graph = prunable(model, x)
+    assert [block.name for block in graph.blocks] == ["1"]
+    assert CostModel(graph).cost(Architecture(dropped=["1"])).macs == 3 * (4 * 8 + 8 * 2)
+    drop(model, graph, ["1"])
+    assert torch.equal(model(x), model[2](model[0](x)))
+
+
+def test_what_something_is_taken_off_from_is_no_block() -> None:
+    torch.manual_seed(0)
+    denoiser = Denoiser(negated=True)
+    model = nn.Sequential(nn.Linear(4, 8), denoiser, nn.Linear(8, 2)).eval()
+    assert trace(model, torch.randn(3, 4)).blocks == ()
+
+
 def test_building_drops_blocks_and_narrows_the_rest() -> None:
     torch.manual_seed(0)
     make, example = ZOO["resnet18"]
