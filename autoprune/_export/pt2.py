@@ -25,6 +25,7 @@ def write(
     try:
         with torch.no_grad(), _quiet():
             program = torch.export.export(model, args, kwargs, dynamic_shapes=shapes)
+            _without_unread(program)
             torch.export.save(program, path)
             loaded = torch.export.load(path).module()
     except Exception as error:
@@ -37,6 +38,12 @@ def write(
             return tensors(loaded(*args, **kwargs))
 
     return "torch.export", run
+
+
+def _without_unread(program: torch.export.ExportedProgram) -> None:
+    """Take out calls whose results nothing reads: those in front of a dropped branch."""
+    program.graph.eliminate_dead_code()
+    program.graph_module.recompile()
 
 
 def _free_batch(example_inputs: Inputs) -> Any:

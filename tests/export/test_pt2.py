@@ -71,3 +71,34 @@ def test_a_model_without_blocks_is_written_and_agrees(tmp_path: Path, free: bool
     assert sum("conv2d" in call for call in calls) == 1 + 2 * 2
     assert sum("aten.add.Tensor" in call for call in calls) == 2
     assert not any(name.startswith("blocks.1.") for name in program.state_dict)
+
+
+class Pooled(nn.Module):
+    """A branch that begins and ends with a function."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter, self.inner = nn.Conv2d(3, 4, 1), nn.Conv2d(4, 4, 3, padding=1)
+        self.register_buffer("seen", torch.zeros(1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.seen.add_(1)
+        x = self.enter(x)
+        small = nn.functional.max_pool2d(x, 2)
+        return x + nn.functional.interpolate(self.inner(small), scale_factor=2.0)
+
+
+@pytest.mark.parametrize("free", [False, True])
+def test_nothing_of_a_dropped_branch_is_in_the_file(tmp_path: Path, free: bool) -> None:
+    torch.manual_seed(0)
+    model, x = Pooled().eval(), torch.randn(2, 3, 8, 8)
+    graph = trace(model, x)
+    (block,) = graph.blocks
+    small = build(model, graph, Architecture(dropped=[block.name])).model
+    _, run = write(small, tmp_path / "x.pt2", x, free)
+    torch.testing.assert_close(run(x)[0], model.enter(x).detach())
+    program = torch.export.load(tmp_path / "x.pt2")
+    calls = [str(node.target) for node in program.graph.nodes if node.op == "call_function"]
+    assert not any("pool" in call for call in calls)
+    assert sum("conv2d" in call for call in calls) == 1
+    assert any("add" in call for call in calls)  # what it writes to the buffer stays
