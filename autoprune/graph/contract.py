@@ -9,6 +9,7 @@ from torch import Tensor
 
 from autoprune.graph.calls import Call
 from autoprune.graph.flow import Flow, Rule
+from autoprune.graph.given import meet_groups
 from autoprune.graph.ids import IN, OUT, Labels, free, is_free
 from autoprune.graph.types import Indices
 
@@ -72,6 +73,7 @@ def _grouped(flow: Flow, call: Call, x: Indices | None, w: Labels) -> Indices | 
                 flow.join(held, np.ascontiguousarray(column))
         flow.block(w[1], "is one group's share of a grouped convolution")
         flow.note(flow.state(weight).names, "groups", held, groups)
+        meet_groups(flow, held)
         return np.repeat(held, per_out) if transposed or first is None else first
     if x is not None:
         held = ids.tie_columns(x.reshape(groups, per_in), why)

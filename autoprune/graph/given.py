@@ -98,6 +98,13 @@ def meet_norm(flow: Flow, args: Sequence[Any], kwargs: Mapping[str, Any], labels
         meet(flow, given, labels[len(labels) - len(given) :])
 
 
+def meet_groups(flow: Flow, channels: Indices | None) -> None:
+    """The number of groups that the code passed is that of these channels."""
+    args, kwargs = flow.arguments
+    name, place = ("num_groups", 1) if flow.caller == "group_norm" else ("groups", 6)
+    meet(flow, [kwargs.get(name, args[place] if len(args) > place else None)], (channels,))
+
+
 def cut_given(flow: Flow, edge: int) -> Source | None:
     """The source of a slice bound; None for a literal."""
     index = flow.arguments[0][1] if flow.caller == "__getitem__" else ()

@@ -6,6 +6,7 @@ import numpy as np
 
 from autoprune.graph.calls import Call
 from autoprune.graph.flow import Flow, Rule
+from autoprune.graph.given import meet_groups
 from autoprune.graph.types import Indices
 
 
@@ -73,6 +74,7 @@ def group_norm(flow: Flow, call: Call) -> None:
             label = np.tile(held, groups) if label.min() >= 0 else label
         if groups == channels:
             flow.note(names, "num_groups", label, groups)
+            meet_groups(flow, label)
         flow.note(names, "num_channels", label, channels)
         flow.take_statistic([label])
     labels[1] = label

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from models.cutting import gap, random_keep
@@ -10,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from autoprune.graph import PruningGraph
+from autoprune.pruning.surgery import prune
 from autoprune.pruning.verification import prunable
 
 CONVOLUTIONS = {
@@ -47,6 +50,41 @@ def test_grouped_convolutions_stay_grouped(groups: int, units: int) -> None:
     torch.manual_seed(0)
     net = nn.Sequential(nn.Conv2d(3, 8, 1), nn.Conv2d(8, 8, 3, groups=groups), nn.Conv2d(8, 4, 1))
     assert units_of(checked(net, torch.randn(2, 3, 6, 6)), "0") == units
+
+
+class Held(nn.Module):
+    """A grouped convolution by function; the number of groups is an attribute."""
+
+    def __init__(self, per_group: int = 1, *, transposed: bool = False, named: bool = True) -> None:
+        super().__init__()
+        self.dim, self.named = 16 // per_group, named
+        self.run = F.conv_transpose2d if transposed else F.conv2d
+        self.weight = nn.Parameter(torch.rand(16, per_group, 2, 2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.named:
+            return self.run(x, self.weight, groups=self.dim)
+        return self.run(x, self.weight, None, 1, 0, 1, self.dim)
+
+
+@pytest.mark.parametrize(
+    ("middle", "units"),
+    [
+        (Held(), 16),
+        (Held(named=False), 16),
+        (Held(transposed=True), 16),
+        (Held(per_group=2), 8),
+    ],
+)
+def test_an_attribute_that_is_the_number_of_groups_follows(middle: Held, units: int) -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(3, 16, 1), nn.ReLU(), middle, nn.Conv2d(16, 4, 1))
+    graph = checked(net, torch.randn(2, 3, 6, 6))
+    assert units_of(graph, "0") == units
+    assert {(a.module, a.name) for a in graph.attributes if not a.guessed} >= {("2", "dim")}
+    small = copy.deepcopy(net)
+    prune(small, graph, {graph.groups[0].name: [0, 2, 3]})
+    assert small[2].dim == 3
 
 
 class Bilinear(nn.Module):

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from autoprune.graph import trace
-from autoprune.graph.given import cut_given, made, meet, parts_given, shape_given
+from autoprune.graph.given import cut_given, made, meet, meet_groups, parts_given, shape_given
 from autoprune.graph.ids import FREE, Ids
 from autoprune.graph.sizes import Made, Seen, Size
 
@@ -121,6 +121,27 @@ def test_a_product_ties_what_repeats_and_a_quotient_what_is_repeated() -> None:
     whole, half = flow.ids.fresh(4), flow.ids.fresh(2)
     meet(flow, [Size(2, Made("//", Seen(whole, flow), 2))], (half,))  # type: ignore[arg-type]
     assert flow.ids.find(whole).tolist() == flow.ids.find(half).tolist() * 2
+
+
+@pytest.mark.parametrize(
+    ("caller", "args", "kwargs"),
+    [
+        ("group_norm", [X, None], {}),
+        ("conv2d", [X, X, X, 1, 0, 1, None], {}),
+        ("conv2d", [X, X], {"groups": None}),
+        ("group_norm", [X], {"num_groups": None}),
+    ],
+)
+def test_the_number_of_groups_has_the_ids_of_the_channels(
+    caller: str, args: list[Any], kwargs: dict[str, Any]
+) -> None:
+    flow = Joins()
+    seen, channels = flow.ids.fresh(4), flow.ids.fresh(4)
+    passed = Size(4, Seen(seen, flow))
+    flow.caller = caller
+    flow.arguments = [passed if a is None else a for a in args], dict.fromkeys(kwargs, passed)
+    meet_groups(flow, channels)  # type: ignore[arg-type]
+    assert flow.ids.find(channels).tolist() == seen.tolist()
 
 
 def test_a_constant_takes_the_ids_of_its_sizes_and_is_free_elsewhere() -> None:

@@ -70,6 +70,21 @@ def test_a_norm_written_out_by_hand_is_one() -> None:
     assert units_of(checked(ByHand(), images=False), "0") == 8
 
 
+@pytest.mark.parametrize("count", [8, 2])
+def test_the_number_of_groups_may_be_an_attribute(count: int) -> None:
+    class Grouped(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.count = count
+
+        def forward(self, x: Tensor) -> Tensor:
+            return nn.functional.group_norm(x, self.count)
+
+    graph = checked(Grouped(), images=True)
+    assert units_of(graph, "0") == (8 if count == 8 else 4)
+    assert [a.name for a in graph.attributes if a.module == "1"] == ["count"] * (count == 8)
+
+
 def test_the_length_of_features_is_a_norm() -> None:
     class Unit(nn.Module):
         def forward(self, x: Tensor) -> Tensor:
