@@ -161,7 +161,7 @@ class Flow(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return (1 << 40) + len(label) if seen else len(label)
 
     def take_statistic(self, labels: Sequence[Indices]) -> None:
-        """A mean or variance is taken over these dimensions."""
+        """A mean, variance or extreme is taken over these dimensions."""
         self.averaged += labels
 
     def refuse_parts(self, labels: Indices | None) -> None:

@@ -1,9 +1,9 @@
-"""Means and variances over channels: normalization is prunable, any other use of them is not.
+"""Means, variances and extremes over channels: normalization is prunable, other uses are not.
 
-A mean over channels changes when channels are pruned. Where it only centers or scales the tensor it
-was taken from, as a normalization does, the smaller model takes it over the kept channels. Where it
-is used as a value, or one of the channels is selected and used, the channels are not prunable (code
-may select one only for the shape of the rest).
+They change when channels are pruned. Where one only centers or scales the tensor it was taken from,
+as a normalization does, the smaller model takes it over the kept channels. Where it is used as a
+value, or one of the channels is selected and used, the channels are not prunable (code may select
+one only for the shape of the rest).
 """
 
 from __future__ import annotations
@@ -15,7 +15,9 @@ from torch import Tensor
 from autoprune.graph.calls import Call, Statistic
 from autoprune.graph.flow import Flow
 
-REDUCTIONS = frozenset({"mean", "var", "std", "var_mean", "std_mean"})
+REDUCTIONS = frozenset(
+    "mean var std var_mean std_mean amax amin max min".split()  # noqa: SIM905
+)
 
 _SAME = frozenset(
     """_to_copy clone detach alias view _unsafe_view reshape unsqueeze squeeze expand contiguous

@@ -189,7 +189,7 @@ class PruningGraph:
     freed: Mapping[int, int] | None = None  # storage → the last call for which the run held it
     blocks: tuple[Block, ...] = ()
     dropped: frozenset[str] = frozenset()  # blocks that it has had
-    averages: bool = False  # some call takes means or variances over units of the groups
+    averages: bool = False  # some call takes means, variances or extremes over units of groups
 
     def group(self, name: str) -> Group:
         """The group of that name. Raises GraphError that names the nearest known one."""

@@ -27,9 +27,9 @@ def masked(
     """A copy of the same shapes whose outputs equal those of the model pruned to `kept_indices`.
 
     Pruned units are zero where they are produced, in the norms behind, and where they are consumed
-    (an activation may not map zero to zero). Means and variances over
-    channels (of LayerNorm, GroupNorm, RMSNorm, or written out) are over the kept units. What is
-    kept of a weight with a weight norm or a spectral norm is the same weight as before.
+    (an activation may not map zero to zero). Means, variances and extremes over channels (of
+    LayerNorm, GroupNorm, RMSNorm, or written out) are over the kept units. What is kept of a weight
+    with a weight norm or a spectral norm is the same weight as before.
     """
     result = replica(model)
     held = dict(result.named_parameters(remove_duplicate=False))
@@ -114,7 +114,7 @@ class _KeptOnly(Flow):  # type: ignore[no-untyped-call]
 
     def compute(self, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], call: Call) -> Any:
         """Averages over channels include kept units only."""
-        if call.name in REDUCTIONS:
+        if call.name in REDUCTIONS and call["other"] is None:  # not max(a, b)
             source = args[0]
             for dim in reduced(call, source.dim()):
                 source = self._only_kept(source, self.labels(args[0])[dim], dim)

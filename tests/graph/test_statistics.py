@@ -4,9 +4,12 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from models.cutting import gap
 from torch import Tensor, nn
 
 from autoprune.graph import trace
+from autoprune.pruning.surgery import prune
+from autoprune.pruning.verification import prunable
 
 
 class Uses(nn.Module):
@@ -53,6 +56,57 @@ def test_a_mean_that_is_a_value_of_its_own_keeps_the_channels_whole(
     graph = trace(Uses(use), torch.randn(5, 4))
     assert not graph.groups
     assert graph.frozen[0].reason == "mean over channels"
+
+
+class Scaled(nn.Module):
+    """Divided by the largest channel, as before int8 arithmetic."""
+
+    def __init__(self, largest: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.a, self.b, self.largest = nn.Linear(4, 8), nn.Linear(8, 3), largest
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.a(x)
+        return self.b(torch.tanh(x / self.largest(x)))
+
+
+@pytest.mark.parametrize(
+    "largest",
+    [
+        lambda x: x.abs().amax(-1, keepdim=True),
+        lambda x: x.abs().max(dim=-1, keepdim=True).values.clamp(min=1e-5),
+        lambda x: (x.amax(-1, keepdim=True) - x.amin(-1, keepdim=True)) / 127,
+    ],
+)
+def test_an_extreme_that_scales_is_taken_over_the_kept_channels(
+    largest: Callable[[Tensor], Tensor],
+) -> None:
+    torch.manual_seed(0)
+    model, x = Scaled(largest).eval(), torch.randn(5, 4)
+    graph = prunable(model, x)
+    assert graph.sizes() == {"a": 8}
+    assert gap(model, graph, {"a": [1, 4, 6]}, x, train=False) < 1e-9
+    hidden = model.a(x)[:, [1, 4, 6]]  # by hand
+    wanted = torch.tanh(hidden / largest(hidden)) @ model.b.weight[:, [1, 4, 6]].T + model.b.bias
+    prune(model, graph, {"a": [1, 4, 6]})
+    torch.testing.assert_close(model(x), wanted)
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda x: x * x.amax(-1, keepdim=True).sigmoid(),
+        lambda x: x + x.max(-1, keepdim=True).indices,
+        lambda x: torch.cat([x.amax(-1, True)] * 8, -1),
+        lambda x: torch.maximum(x, x.min(-1, True).values + 1.0),
+    ],
+)
+def test_an_extreme_that_is_a_value_of_its_own_keeps_the_channels_whole(
+    use: Callable[[Tensor], Tensor],
+) -> None:
+    graph = trace(Uses(lambda x, mean: use(x)), torch.randn(5, 4))
+    assert not graph.groups
+    assert "over channels" in graph.frozen[0].reason
 
 
 def test_a_position_that_is_picked_for_its_shape_leaves_the_channels_free() -> None:
