@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -162,6 +163,8 @@ def settle(
         flow.note_held(source, label)
     elif isinstance(source, Made) and source.operator == "//":
         _divided(flow, source, label, size, around)
+    elif isinstance(source, Made) and source.operator == "+" and label is not None:
+        _added(flow, source, label)
     elif isinstance(source, Made) and label is not None:
         _multiplied(flow, source, label, around)
 
@@ -195,10 +198,32 @@ def _divided(
     settle(flow, source.left, np.concatenate([wide, rest]), whole, around)
 
 
+def _added(flow: Flow, source: Made, label: Indices) -> None:
+    """`left + right` is this dimension, or `right + left`: only what the model holds has its place.
+
+    A sum of the sizes of tensors fits them in any order.
+    """
+    edge = _value(source.left)
+    for part, held in ((source.left, label[:edge]), (source.right, label[edge:])):
+        if edge is not None and not isinstance(part, (Seen, int)):
+            settle(flow, part, held, len(held), {})
+
+
+def settle_rest(flow: Flow) -> None:
+    """Products whose dimension was split only after it was cut, now that the run has ended."""
+    waiting, flow.waiting = flow.waiting, []
+    for source, label in waiting:
+        settle(flow, source, label, len(label), {})
+    flow.waiting.clear()
+
+
 def _multiplied(
     flow: Flow, source: Made, label: Indices, around: Mapping[Held, Indices | None]
 ) -> None:
-    """`left * right` is this dimension: one factor follows its ids, the other is not prunable."""
+    """`left * right` is this dimension: one factor follows its ids, the other is not prunable.
+
+    Where neither does, a later call may still tie the ids.
+    """
     roots = flow.ids.find(label)
     for one, other, outer in (
         (source.left, source.right, True),
@@ -214,6 +239,7 @@ def _multiplied(
         if bool((tiled == tiled[:1]).all()) and (not outer or isinstance(other, int)):
             settle(flow, one, label.reshape(times, -1)[0].copy(), len(label) // times, around)
             return
+    flow.waiting.append((source, label))
 
 
 def _value(source: Source | int) -> int | None:
@@ -226,4 +252,7 @@ def _value(source: Source | int) -> int | None:
     left, right = _value(source.left), _value(source.right)
     if left is None or not right:
         return None
-    return left * right if source.operator == "*" else left // right
+    return int(_COMPUTE[source.operator](left, right))
+
+
+_COMPUTE = {"*": operator.mul, "//": operator.floordiv, "+": operator.add}

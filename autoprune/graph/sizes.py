@@ -38,7 +38,7 @@ class Seen:
 
 @dataclass(frozen=True, eq=False)
 class Made:
-    """The result of an operator (`*` or `//`) on two numbers."""
+    """The result of an operator (`*`, `//` or `+`) on two numbers."""
 
     operator: str
     left: Source | int
@@ -67,6 +67,11 @@ class Size(int):
         self = int.__new__(cls, value)
         self.source = source
         return self
+
+    def __add__(self, other: Any) -> Any:
+        if not isinstance(other, Size):  # a sum with a literal is as fixed as that one
+            return int.__add__(self, other)
+        return Size(int(self) + int(other), Made("+", self.source, other.source))
 
     def __mul__(self, other: Any) -> Any:
         return _made("*", self, other)

@@ -20,6 +20,7 @@ from autoprune.graph.blocks import find_blocks
 from autoprune.graph.caller import following
 from autoprune.graph.calls import owner
 from autoprune.graph.flow import Flow
+from autoprune.graph.given import settle_rest
 from autoprune.graph.ids import OUT
 from autoprune.graph.outputs import answers_in
 from autoprune.graph.replica import eager, plain, plain_tensor, replica, same_embeddings
@@ -185,6 +186,7 @@ def _follow(flow: Flow, model: nn.Module, example_inputs: Inputs) -> tuple[list[
                 flow.ids.block(ids, reason)
             return inputs, []
         outputs = _close(flow, result)
+        settle_rest(flow)
         flow.recording = False
         if _unreached(flow, model):
             _follow_training(flow, model, args, kwargs)

@@ -143,6 +143,52 @@ def test_query_heads_that_share_keys_are_pruned_together() -> None:
     assert sorted(group.size for group in graph.groups)[0] == 2
 
 
+class Fused(nn.Module):
+    """Queries, keys and values of one layer, cut by slices; two query heads share keys (Phi-3)."""
+
+    def __init__(self, *, mixed_up: bool = False) -> None:
+        super().__init__()
+        self.heads, self.few, self.width, self.mixed_up = 4, 2, 6, mixed_up
+        self.qkv, self.out = nn.Linear(8, (4 + 2 * 2) * 6), nn.Linear(4 * 6, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y, first, each = self.qkv(x), self.heads * self.width, self.few * self.width
+        parts = (y[..., :first], y[..., first : first + each], y[..., first + each :])
+        if self.mixed_up:
+            parts = (y[..., first:], y[..., :each], y[..., each:first])
+        q, k, v = (part.unflatten(-1, (-1, self.width)).transpose(1, 2) for part in parts)
+        y = F.scaled_dot_product_attention(q, k, v, enable_gqa=True)
+        return self.out(y.transpose(1, 2).flatten(-2))
+
+
+def test_slices_at_sums_of_attributes_leave_heads_prunable() -> None:
+    torch.manual_seed(0)
+    net, x = Fused(), torch.randn(2, 7, 8)
+    graph = checked(net, x)
+    assert graph.sizes() == {"qkv": 2}  # a key head with its two query heads
+    small = copy.deepcopy(net)
+    prune(small, graph, {"qkv": [1]})
+    assert (small.heads, small.few, small.width) == (2, 1, 6)
+    assert small.qkv.weight.shape == ((2 + 2) * 6, 8)
+    by_hand = Fused()
+    by_hand.heads, by_hand.few = 2, 1
+    rows = [*range(12, 24), *range(30, 36), *range(42, 48)]
+    by_hand.qkv, by_hand.out = nn.Linear(8, 24), nn.Linear(12, 5)
+    with torch.no_grad():
+        by_hand.qkv.weight.copy_(net.qkv.weight[rows])
+        by_hand.qkv.bias.copy_(net.qkv.bias[rows])
+        by_hand.out.weight.copy_(net.out.weight[:, 12:])
+        by_hand.out.bias.copy_(net.out.bias)
+    torch.testing.assert_close(small(x), by_hand(x))
+
+
+def test_sums_that_cut_other_heads_than_they_count_are_not_followed() -> None:
+    torch.manual_seed(0)
+    net, x = Fused(mixed_up=True).eval(), torch.randn(2, 7, 8)
+    graph = prunable(net, x)
+    assert gap(net, graph, random_keep(graph, 1), x, train=False) < 1e-9
+
+
 def test_a_product_with_a_constant_matrix_fixes_what_it_contracts() -> None:
     class Mixed(nn.Module):
         def __init__(self) -> None:

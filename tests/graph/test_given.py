@@ -5,14 +5,24 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
 from autoprune.graph import trace
-from autoprune.graph.given import cut_given, made, meet, meet_groups, parts_given, shape_given
+from autoprune.graph.given import (
+    cut_given,
+    made,
+    meet,
+    meet_groups,
+    parts_given,
+    settle,
+    settle_rest,
+    shape_given,
+)
 from autoprune.graph.ids import FREE, Ids
-from autoprune.graph.sizes import Made, Seen, Size
+from autoprune.graph.sizes import Made, Seen, Size, mark
 
 X = torch.zeros(2, 3, 8)
 
@@ -142,6 +152,45 @@ def test_the_number_of_groups_has_the_ids_of_the_channels(
     flow.arguments = [passed if a is None else a for a in args], dict.fromkeys(kwargs, passed)
     meet_groups(flow, channels)  # type: ignore[arg-type]
     assert flow.ids.find(channels).tolist() == seen.tolist()
+
+
+class Holding(Joins):
+    """A flow with a module that holds numbers; notes which dimension each of them gives."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        net = nn.Module()
+        net.a, net.b, net.times = 4, 2, 3
+        mark(net)
+        self.net, self.modules = net, {"": net}
+        self.waiting: list[Any] = []
+        self.noted: list[tuple[str, list[int]]] = []
+
+    def note_held(self, held: Any, label: Any) -> None:
+        self.noted.append((held.name, self.ids.find(label).tolist()))
+
+
+def test_the_parts_of_a_sum_have_their_places_and_those_of_tensors_have_none() -> None:
+    flow = Holding()
+    label = flow.ids.fresh(6)
+    total = flow.net.a + flow.net.b
+    settle(flow, total.source, label, 6, {})  # type: ignore[arg-type]
+    assert flow.noted == [("a", [0, 1, 2, 3]), ("b", [4, 5])]
+    seen = [Size(count, Seen(flow.ids.fresh(count), flow)) for count in (2, 4)]
+    settle(flow, (seen[0] + seen[1]).source, label, 6, {})  # type: ignore[arg-type]
+    assert flow.ids.classes(np.arange(12)) == 12  # they may have been joined in any order
+    assert flow.blocked == []
+
+
+def test_a_product_that_is_split_after_it_was_cut_is_settled_at_the_end() -> None:
+    flow = Holding()
+    label = flow.ids.fresh(12)
+    settle(flow, (flow.net.a * flow.net.times).source, label, 12, {})  # type: ignore[arg-type]
+    assert flow.noted == []
+    flow.ids.tie_columns(label.reshape(4, 3).T.copy(), "")
+    settle_rest(flow)  # type: ignore[arg-type]
+    assert flow.noted == [("a", [0, 3, 6, 9])]
+    assert flow.waiting == []
 
 
 def test_a_constant_takes_the_ids_of_its_sizes_and_is_free_elsewhere() -> None:

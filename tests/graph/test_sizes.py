@@ -27,7 +27,9 @@ def test_products_and_quotients_remember_their_source() -> None:
         assert made == value
         assert isinstance(made.source, Made)
         assert made.source.operator == symbol
-    assert type(width + 1) is int
+    assert type(width + 1) is type(1 + width) is int
+    wide = width + width // 5
+    assert (wide, wide.source.operator, wide.source.left) == (28, "+", width.source)
     assert type(width * 1.5) is float
     assert copy.deepcopy(width) is width
     assert type(pickle.loads(pickle.dumps(width))) is int

@@ -49,6 +49,11 @@ def llama() -> Any:
     return transformers.LlamaForCausalLM(config).eval()
 
 
+def phi3() -> Any:
+    config = transformers.Phi3Config(**WIDTHS, num_key_value_heads=2, pad_token_id=0)
+    return transformers.Phi3ForCausalLM(config).eval()
+
+
 def vit() -> Any:
     held = {k: v for k, v in WIDTHS.items() if k not in ("vocab_size", "max_position_embeddings")}
     config = transformers.ViTConfig(**held, image_size=16, patch_size=8)
@@ -103,8 +108,8 @@ def without(model: nn.Module, inputs: Any, dropped: list[str], ratio: float = 0.
 
 @pytest.mark.parametrize(
     ("make", "inputs"),
-    [(bert, words), (llama, words), (vit, pixels), (gpt2, words), (bart, both)],
-    ids=["bert", "llama", "vit", "gpt2", "bart"],
+    [(bert, words), (llama, words), (phi3, words), (vit, pixels), (gpt2, words), (bart, both)],
+    ids=["bert", "llama", "phi3", "vit", "gpt2", "bart"],
 )
 def test_a_pruned_model_comes_back_from_pretrained(make: Any, inputs: Any, tmp_path: Path) -> None:
     model, x = make(), inputs()
