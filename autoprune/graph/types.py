@@ -251,6 +251,7 @@ class PruningGraph:
         gone = {tensor for block in blocks for tensor in block.tensors}
         calls = frozenset[int]().union(*(block.calls for block in blocks))
         lost = self.lost(block.name for block in blocks)
+        gone_sizes = {name: self.group(name).size for name in lost}
         inside = tuple(f"{path}." for block in blocks for path, _ in block.modules)
         stays = [call for call in range(len(self.ops)) if call not in calls]
         last_first = sorted(blocks, key=lambda block: -block.addition)
@@ -264,7 +265,11 @@ class PruningGraph:
             ops=tuple(self._read_around(call, last_first) for call in stays),
             parameters={n: dims for n, dims in self.parameters.items() if n not in gone},
             buffers={n: dims for n, dims in self.buffers.items() if n not in gone},
-            attributes=tuple(a for a in self.attributes if not f"{a.module}.".startswith(inside)),
+            attributes=tuple(
+                replace(a, dims=tuple(dim.freeze(gone_sizes) for dim in a.dims))
+                for a in self.attributes
+                if not f"{a.module}.".startswith(inside)
+            ),
             blocks=tuple(
                 block.moved({call: place for place, call in enumerate(stays)})
                 for block in self.blocks

@@ -14,6 +14,7 @@ from autoprune.graph import PruningGraph, trace
 from autoprune.pruning import depth, importance
 from autoprune.pruning.build import build, shrink
 from autoprune.pruning.depth import Removed, drop, verify_blocks
+from autoprune.pruning.masks import masked
 from autoprune.pruning.verification import prunable
 from autoprune.schedule import Schedule
 
@@ -238,6 +239,36 @@ def test_a_branch_with_a_difference_inside_is_a_block() -> None:
     assert [block.name for block in graph.blocks] == ["1"]
     drop(model, graph, ["1"])
     assert torch.equal(model(x), model[2](model[0](x)))
+
+
+class Inline(nn.Module):
+    """Attention in the code of the block, which holds the number of heads."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.heads, self.qkv, self.out = 4, nn.Linear(8, 96), nn.Linear(32, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        batch, count, _ = x.shape
+        qkv = self.qkv(torch.tanh(x)).view(batch, count, 3, self.heads, -1)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)
+        y = nn.functional.scaled_dot_product_attention(q, k, v)
+        return x + self.out(y.transpose(1, 2).flatten(2))
+
+
+def test_a_number_that_only_a_dropped_block_needs_stays_while_the_rest_is_pruned() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(3, 8), Inline(), Inline(), nn.Linear(8, 2)).eval()
+    x = torch.randn(2, 5, 3)
+    graph = prunable(model, x)
+    assert [block.name for block in graph.blocks] == ["1", "2"]
+    assert graph.sizes() == {"0": 8, "1.qkv": 4, "2.qkv": 4}
+    units = {"0": [1, 2, 4, 6, 7], "2.qkv": [0, 3]}
+    small = build(model, graph, Architecture({"0": 5, "2.qkv": 2}, ["1"]), kept_indices=units).model
+    assert (small[1].heads, small[2].heads) == (4, 2)
+    by_hand = nn.Sequential(model[0], model[2], model[3])
+    wanted = masked(by_hand, trace(by_hand, x), {"0": units["0"], "1.qkv": units["2.qkv"]})
+    torch.testing.assert_close(small(x), wanted(x))
 
 
 class Denoiser(nn.Module):
