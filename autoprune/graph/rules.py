@@ -154,7 +154,7 @@ def _probe(call: Call, zeros: Any) -> bool:
     def stand_in(value: Any) -> Any:
         if isinstance(value, Tensor):
             zero = next(zeros)
-            if value.is_floating_point():
+            if value.is_floating_point() or value.is_complex():
                 return torch.tensor([0.0 if zero else 1.7])
             return torch.zeros(1, dtype=value.dtype)
         return value
@@ -210,7 +210,7 @@ BY_NAME: dict[str, Rule] = {
         pointwise,
         """_prelu_kernel where masked_fill copy copy_ _to_copy lift_fresh lift_fresh_copy clone
         log_sigmoid_forward hardswish rrelu_with_noise contiguous fake_quantize_per_tensor_affine
-        _unsafe_masked_fill detach alias alias_copy detach_copy""",
+        _unsafe_masked_fill detach alias alias_copy detach_copy polar complex _conj resolve_conj""",
     ),
     **_table(
         alike,

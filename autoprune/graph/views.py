@@ -1,4 +1,4 @@
-"""Views: reshapes, transposes, dimensions of size 1."""
+"""Views: reshapes, transposes, dimensions of size 1, pairs as complex numbers."""
 
 from __future__ import annotations
 
@@ -86,6 +86,22 @@ def expand(flow: Flow, call: Call) -> None:
     call.zero = flow.state(source).zero
 
 
+def complex_(flow: Flow, call: Call) -> None:
+    """Real and imaginary parts, the last dimension, become one number: that one is not prunable."""
+    source = call["self"]
+    *labels, pairs = flow.labels(source)
+    flow.refuse_parts(pairs)
+    flow.block(pairs, "are real and imaginary parts")
+    call.labels = [tuple(labels)]
+    call.zero = flow.state(source).zero
+
+
+def real(flow: Flow, call: Call) -> None:
+    """Complex numbers as pairs, in a new last dimension."""
+    call.labels = [(*flow.labels(call["self"]), None)]
+    call.zero = flow.state(call["self"]).zero
+
+
 RULES: dict[str, Rule] = {
     **table(
         view,
@@ -99,5 +115,7 @@ RULES: dict[str, Rule] = {
     **table(unsqueeze, "unsqueeze unsqueeze_ unsqueeze_copy"),
     **table(squeeze, "squeeze squeeze_ squeeze_copy"),
     **table(expand, "expand expand_copy"),
+    **table(complex_, "view_as_complex view_as_complex_copy"),
+    **table(real, "view_as_real view_as_real_copy"),
 }
 """Operator → rule."""

@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
-from models.through import Function, of_features, of_images, units_of
+import torch
+from models.through import Function, of_features, of_images, reason_of, units_of
+from torch import Tensor, nn
 from torch.nn import functional as F
+
+from autoprune.pruning.masks import masked
+from autoprune.pruning.surgery import prune
+from autoprune.pruning.verification import prunable
 
 SAME: dict[str, Function] = {
     "flatten positions and back": lambda x: x.flatten(0, 1).view(x.shape[0], -1, x.shape[-1]),
@@ -48,3 +56,58 @@ def test_the_order_of_channels_may_change_within_a_known_size() -> None:
         return x.reshape(n, channels, height, width)
 
     assert units_of(of_images(shuffled)) == 4
+
+
+def turned(x: Tensor) -> Tensor:
+    """Each channel with itself as a complex number, turned by the position."""
+    angles = torch.arange(x.shape[1])[:, None].expand(-1, x.shape[-1]).float()
+    pairs = torch.complex(x, x) * torch.polar(torch.ones_like(angles), angles)
+    return torch.view_as_real(pairs.conj().resolve_conj())[..., 0]
+
+
+def test_complex_numbers_carry_channels() -> None:
+    assert units_of(of_features(turned)) == 8
+    assert (
+        units_of(of_features(lambda x: torch.view_as_complex(x.unflatten(-1, (-1, 2))).abs())) == 4
+    )
+
+
+def test_a_sum_over_channels_that_a_complex_number_was_added_to_is_refused() -> None:
+    def shifted(x: Tensor) -> Tensor:
+        return (torch.complex(x, x) + torch.tensor([1.0 + 2.0j])).abs().sum(-1, keepdim=True)
+
+    assert reason_of(of_features(shifted)) == "sum over channels"
+
+
+class Rotary(nn.Module):
+    """Attention whose positions turn pairs of features as complex numbers (Llama's first code)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.heads, self.width = 4, 8
+        self.q, self.k, self.v = (nn.Linear(6, 32) for _ in range(3))
+        self.out = nn.Linear(32, 3)
+        angles = torch.outer(torch.arange(9.0), 100 ** (-torch.arange(4) / 4))
+        self.register_buffer("turns", torch.polar(torch.ones_like(angles), angles))
+
+    def turn(self, x: Tensor) -> Tensor:
+        pairs = torch.view_as_complex(x.reshape(*x.shape[:-1], -1, 2))
+        return torch.view_as_real(pairs * self.turns[: x.shape[1], None]).flatten(3).type_as(x)
+
+    def forward(self, x: Tensor) -> Tensor:
+        batch, count, _ = x.shape
+        q, k, v = (f(x).view(batch, count, self.heads, -1) for f in (self.q, self.k, self.v))
+        q, k, v = (y.transpose(1, 2) for y in (self.turn(q), self.turn(k), v))
+        y = (q @ k.mT / self.width**0.5).softmax(-1) @ v
+        return self.out(y.transpose(1, 2).flatten(2))
+
+
+def test_heads_stay_prunable_where_positions_turn_complex_pairs() -> None:
+    torch.manual_seed(0)
+    model, x = Rotary().eval(), torch.randn(2, 5, 6)
+    graph = prunable(model, x)
+    assert graph.sizes() == {"q": 4}
+    small = copy.deepcopy(model)
+    prune(small, graph, {"q": [0, 3]})
+    assert small.q.weight.shape == (16, 6)
+    torch.testing.assert_close(small(x), masked(model, graph, {"q": [0, 3]})(x))
