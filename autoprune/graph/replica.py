@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from autoprune.errors import GraphError
 from autoprune.graph.outputs import tensors_in
@@ -25,14 +26,19 @@ def replica(model: nn.Module, *, shared: bool = False) -> nn.Module:
     `copy.deepcopy` refuses them. With `shared` the parameters and buffers are those of
     the model: for a copy whose modules change, and no values.
 
+    Raises GraphError for lazy layers whose sizes are not known yet.
+
     >>> net = nn.Linear(2, 2)
     >>> net.kept = net(torch.zeros(1, 2))
     >>> replica(net).kept.requires_grad
     False
     """
     memo: dict[int, Any] = {}
+    held = [*model.parameters(), *model.buffers()]
+    if any(map(is_lazy, held)):
+        raise GraphError(_unsized(model))
     if shared:
-        memo.update((id(held), held) for held in (*model.parameters(), *model.buffers()))
+        memo.update((id(tensor), tensor) for tensor in held)
     seen: dict[int, Any] = {}  # a configuration is held by many modules
     for module in model.modules():
         memo.update(_empty_copies(module))
@@ -43,6 +49,15 @@ def replica(model: nn.Module, *, shared: bool = False) -> nn.Module:
                 if not tensor.is_leaf and id(tensor) not in memo:
                     memo[id(tensor)] = tensor.detach().clone()
     return copy.deepcopy(model, memo)
+
+
+def _unsized(model: nn.Module) -> str:
+    named = (*model.named_parameters(), *model.named_buffers())
+    name = next(name for name, tensor in named if is_lazy(tensor))
+    return (
+        f"a model must know its sizes, got {type(model).__name__} whose {name} has none yet · call "
+        "the model once on an example before"
+    )
 
 
 def plain(model: nn.Module) -> nn.Module:

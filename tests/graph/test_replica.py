@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import prune
 
+from autoprune import prune_model
 from autoprune.errors import GraphError
 from autoprune.graph import trace
 from autoprune.graph.replica import replica, same_embeddings
@@ -53,6 +54,21 @@ def test_empty_containers_are_copied_once_and_shared_as_before() -> None:
     assert not copied[1]._forward_hooks
     x = torch.randn(3, 4)
     assert torch.equal(copied[0](x), 2 * net[0](x))
+
+
+@pytest.mark.parametrize(
+    ("layer", "name"), [(nn.LazyLinear(3), "1.weight"), (nn.LazyBatchNorm1d(), "1.weight")]
+)
+def test_layers_of_unknown_sizes_are_refused_with_the_remedy(layer: nn.Module, name: str) -> None:
+    model, x = nn.Sequential(nn.Linear(4, 8), layer), torch.randn(2, 4)
+    with pytest.raises(GraphError) as caught:
+        prune_model(model, x, 0.5)
+    assert str(caught.value) == (
+        f"a model must know its sizes, got Sequential whose {name} has none yet · call the model "
+        "once on an example before"
+    )
+    model(x)
+    assert replica(model)(x).shape == model(x).shape
 
 
 def test_a_weight_that_a_hook_computes_is_copied() -> None:
