@@ -272,7 +272,10 @@ def _block(
 
 
 def _named(blocks: Sequence[Block], graph: PruningGraph) -> tuple[Block, ...]:
-    """Name each block by the module that it fills, or else by the largest of its modules."""
+    """Name each block by the module that it fills, or else by the largest of its modules.
+
+    The code of the model itself may use parameters alone: then by the largest of these.
+    """
     homes = [_common([*(p for p, _ in b.modules), graph.ops[b.addition].layer]) for b in blocks]
     crowded = {home for home, count in Counter(homes).items() if count > 1 or not home}
     crowded |= {h for h in homes if any(o.startswith(f"{h}.") for o in homes)}
@@ -306,6 +309,11 @@ def _elements(graph: PruningGraph) -> Counter[str]:
 
 def _largest(block: Block, graph: PruningGraph, elements: Mapping[str, int]) -> str:
     paths = [path for path, _ in block.modules]
-    if not paths:
-        return graph.ops[block.addition].layer or "block"
-    return max(paths, key=lambda path: elements.get(path, 0))
+    if paths:
+        return max(paths, key=lambda path: elements.get(path, 0))
+    sizes = graph.sizes()
+
+    def count(name: str) -> int:
+        return math.prod(dim.size(sizes) for dim in graph.parameters.get(name, ()))
+
+    return graph.ops[block.addition].layer or max(block.tensors, key=count, default="block")

@@ -89,6 +89,24 @@ def test_an_unknown_block_is_refused_with_the_nearest() -> None:
         graph_of("resnet18").without(["layer1.7"])
 
 
+def test_blocks_of_parameters_in_the_models_own_code_are_named_by_the_largest() -> None:
+    class Bare(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.up, self.down = (nn.Parameter(torch.rand(s)) for s in ((6, 4), (4, 6)))
+            self.bias, self.last = nn.Parameter(torch.rand(6)), nn.Parameter(torch.rand(4, 4))
+            self.head = nn.Linear(4, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            hidden = torch.relu(nn.functional.linear(x, self.up, self.bias))
+            x = x + nn.functional.linear(hidden, self.down)
+            return self.head(x + torch.tanh(x @ self.last))
+
+    graph = trace(Bare(), torch.randn(2, 4))
+    assert [block.name for block in graph.blocks] == ["up", "last"]
+    assert graph.block("up").loose == ("up", "down", "bias")
+
+
 def test_what_only_a_cache_keeps_holds_no_branch() -> None:
     class Cached(nn.Module):
         def __init__(self) -> None:
