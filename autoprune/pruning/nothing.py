@@ -33,7 +33,7 @@ class Nothing:
     __slots__ = ("device", "dtype", "ndim", "shape")
 
     layout = torch.strided
-    requires_grad = is_sparse = is_nested = is_quantized = is_meta = False
+    requires_grad = False
     grad = grad_fn = _base = None
 
     def __init__(self, ndim: int, dtype: torch.dtype, device: torch.device) -> None:
@@ -84,11 +84,11 @@ class Nothing:
 
     __bool__ = __contains__ = _refuse
 
-    def __getattr__(self, name: str) -> Nothing:
-        """Methods and properties of a tensor."""
+    def __getattr__(self, name: str) -> Any:
+        """Methods and properties of a tensor; `is_cuda` and its like by the device."""
         if name.startswith("__") or not hasattr(Tensor, name):
             raise AttributeError(name)
-        return self
+        return name == f"is_{self.device.type}" if name.startswith("is_") else self
 
     def __setitem__(self, index: Any, value: Any) -> None:
         """Nothing is written to."""
@@ -122,11 +122,6 @@ class Nothing:
     def unbind(self, dim: int = 0) -> tuple[Nothing, ...]:
         """As many as are asked for, with one dimension less."""
         return _Parts((self[0],))
-
-    @property
-    def is_cuda(self) -> bool:
-        """As a tensor on its device."""
-        return self.device.type == "cuda"
 
     def is_contiguous(self, **kwargs: Any) -> bool:
         """In every format."""

@@ -151,7 +151,10 @@ def test_it_has_what_a_tensor_has_and_no_more() -> None:
     assert EMPTY.grad_fn is EMPTY._base is EMPTY.grad is None
     assert EMPTY.is_contiguous()
     assert not EMPTY.requires_grad
-    assert not EMPTY.is_cuda
+    assert [EMPTY.is_cuda, EMPTY.is_cpu, EMPTY.is_sparse, EMPTY.is_nested] == [False, True] + 2 * [
+        False
+    ]
+    assert nothing(2, device=torch.device("cuda")).is_cuda
     assert EMPTY.real.T.data is EMPTY
     with pytest.raises(AttributeError):
         EMPTY.mark = 1
