@@ -63,6 +63,7 @@ def searched(name: str, folder: Path, overrides: list[str]) -> RunFolder:
     if run.is_dir():
         autoprune.resume(run)
     else:
+        (folder / "rows.csv").unlink(missing_ok=True)  # of another search's model
         file = ROOT / "examples" / f"{name}.yaml"
         run_config(RunConfig.load(file, [f"output={run}", *overrides]))
     shutil.copy(run / "trials.csv", folder / "trials.csv")
