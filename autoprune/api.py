@@ -35,7 +35,7 @@ from autoprune.options import SearchOptions, sections
 from autoprune.pick import RECOMMENDED
 from autoprune.record import TrialRecord
 from autoprune.result import Result
-from autoprune.settings import constants
+from autoprune.space.settings import constants
 from autoprune.store import (
     INT8_FILE,
     FrontQuantization,

@@ -7,7 +7,7 @@ import re
 from dataclasses import replace
 
 from autoprune.config import RunConfig
-from autoprune.config_sections import MOST_MINUTES, MOST_TRIALS
+from autoprune.config.sections import MOST_MINUTES, MOST_TRIALS
 from autoprune.errors import UsageError
 from autoprune.record import TrialRecord
 from autoprune.store import DONE, RunFolder, RunState

@@ -8,9 +8,9 @@ from typing import Any, TypedDict
 
 from autoprune.budget import Value
 from autoprune.config import RunConfig
-from autoprune.config_sections import SearchConfig
+from autoprune.config.sections import SearchConfig
+from autoprune.config.yaml_file import nearest
 from autoprune.errors import UsageError
-from autoprune.yaml_file import nearest
 
 _DeviceSpec = str | Path | Mapping[str, Any]
 

@@ -6,10 +6,10 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from autoprune import space
 from autoprune.config import RunConfig
+from autoprune.config.presets import presets
 from autoprune.cost_fields import AT, DEVICE_NAME, FIELDS, LATENCIES
-from autoprune.presets import presets
+from autoprune.space import search_space
 from autoprune.templates import CONFIG
 
 _LIMIT: dict[str, Any] = {
@@ -33,7 +33,7 @@ def config_schema() -> dict[str, Any]:
     reference = {"$ref": "#/$defs/DeviceConfig"}
     device = {"anyOf": [reference, {"type": "string"}]}
     properties["budget"] = _budget()
-    properties["space"] = {"anyOf": [{"enum": [*presets()]}, _FILE, space.schema()]}
+    properties["space"] = {"anyOf": [{"enum": [*presets()]}, _FILE, search_space.schema()]}
     properties["device"] = device
     properties["devices"] = {
         "type": "object",

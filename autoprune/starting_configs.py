@@ -8,7 +8,7 @@ from typing import Any
 
 from autoprune.budget import Cost, Limit
 from autoprune.config import RunConfig
-from autoprune.config_sections import SearchConfig
+from autoprune.config.sections import SearchConfig
 from autoprune.cost_fields import is_cost
 from autoprune.quality import QualityLimit, parse_quality
 from autoprune.store import DenseReport, RunFolder

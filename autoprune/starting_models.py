@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Unpack
 from autoprune import api
 from autoprune.callbacks import Callback
 from autoprune.config import RunConfig
-from autoprune.config_sections import MOST_TRIALS
+from autoprune.config.sections import MOST_TRIALS
 from autoprune.cost_fields import is_latency
 from autoprune.errors import BudgetError, ConfigError, DeviceError, UsageError, WorkError
 from autoprune.extension import Amount, extend, raised, trials_of

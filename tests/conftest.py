@@ -14,9 +14,9 @@ from autoprune.budget import Cost
 from autoprune.candidate import Candidate
 from autoprune.cost import latency
 from autoprune.cost.latency import Effort
-from autoprune.fitted_space import FittedSpace
 from autoprune.pareto import Objective, ParetoFront
 from autoprune.record import TrialRecord
+from autoprune.space import FittedSpace
 from autoprune.store import (
     DenseReport,
     FrontReport,

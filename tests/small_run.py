@@ -10,11 +10,11 @@ from torch import Tensor, nn
 from autoprune.architecture import Architecture
 from autoprune.budget import Cost
 from autoprune.candidate import Candidate
-from autoprune.fitted_space import FittedSpace
 from autoprune.graph import trace
 from autoprune.pareto import Objective, ParetoFront
 from autoprune.pruning.build import build
 from autoprune.record import TrialRecord
+from autoprune.space import FittedSpace
 from autoprune.store import (
     DenseReport,
     FrontReport,

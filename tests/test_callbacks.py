@@ -15,10 +15,9 @@ from autoprune.callbacks import Callback, Callbacks, MLflow, TensorBoard, tracke
 from autoprune.candidate import Candidate
 from autoprune.config import RunConfig
 from autoprune.errors import UsageError
-from autoprune.fitted_space import FittedSpace
 from autoprune.pareto import Objective, ParetoFront
 from autoprune.record import TrialRecord
-from autoprune.space import SearchSpace
+from autoprune.space import FittedSpace, SearchSpace
 from autoprune.store import SearchPlan
 
 OBJECTIVES = (Objective("accuracy", "maximize"), Objective("macs"))

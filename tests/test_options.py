@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from autoprune.config import RunConfig
-from autoprune.config_sections import SearchConfig
+from autoprune.config.sections import SearchConfig
 from autoprune.errors import UsageError
 from autoprune.options import SearchOptions, sections
 

@@ -10,8 +10,8 @@ import yaml
 from jsonschema import Draft202012Validator
 
 from autoprune.config import RunConfig
+from autoprune.config.presets import presets
 from autoprune.errors import UsageError
-from autoprune.presets import presets
 from autoprune.schema import config_schema
 from autoprune.templates import CONFIG
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from autoprune.config import RunConfig
-from autoprune.config_sections import DeviceConfig, SearchConfig
-from autoprune.presets import presets
+from autoprune.config.presets import presets
+from autoprune.config.sections import DeviceConfig, SearchConfig
 from autoprune.tasks.load import load_task
 from autoprune.templates import CONFIG, TASK
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from autoprune.presets import presets
+from autoprune.config.presets import presets
 
 ROOT = Path(__file__).parents[1]
 

@@ -18,12 +18,12 @@ from autoprune.candidate import Candidate
 from autoprune.cost.precisions import Prices
 from autoprune.cost_fields import FILE, MEMORY, is_cost
 from autoprune.errors import BudgetError
-from autoprune.fitted_space import FittedSpace
 from autoprune.pareto import Objective
 from autoprune.quality import QualityLimit
 from autoprune.recommendation import violations
 from autoprune.record import TrialRecord
-from autoprune.settings import Parameter, Value
+from autoprune.space import FittedSpace
+from autoprune.space.settings import Parameter, Value
 
 _IMPOSSIBLE = 1e9
 

@@ -10,10 +10,10 @@ import typer
 
 from autoprune.cli.application import PickOption, Quiet, RunArgument, Trust, app
 from autoprune.cli.terminal import code_of, fail, say
+from autoprune.config.yaml_file import set_key
 from autoprune.errors import UsageError
 from autoprune.pick import RECOMMENDED
-from autoprune.settings import as_mapping, check_keys
-from autoprune.yaml_file import set_key
+from autoprune.space.settings import as_mapping, check_keys
 
 if TYPE_CHECKING:
     from autoprune._export import Exported

@@ -14,9 +14,9 @@ from fnmatch import fnmatchcase
 
 from autoprune.config import RunConfig
 from autoprune.errors import ConfigError
-from autoprune.fitted_space import Range
 from autoprune.graph import PruningGraph
 from autoprune.space import SearchSpace
+from autoprune.space.fitted import Range
 
 _NEAR = 3
 

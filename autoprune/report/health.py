@@ -14,7 +14,7 @@ from autoprune.report.data import RunView
 from autoprune.report.front_axes import cost_of
 from autoprune.report.sampling_error import allowed_loss, apart, error_of_difference, nearest
 from autoprune.report.why import limits_in_words
-from autoprune.settings import Parameter
+from autoprune.space.settings import Parameter
 
 Level = Literal["bad", "warn"]
 _ERROR = 0.1  # of predicted latencies: above, they are unsure

@@ -13,8 +13,8 @@ import yaml
 from filelock import FileLock, Timeout
 
 from autoprune.config import RunConfig
+from autoprune.config.limited_yaml import read_yaml
 from autoprune.errors import AutopruneError, StoreError
-from autoprune.limited_yaml import read_yaml
 from autoprune.printable import printable, quoted
 from autoprune.record import TrialRecord
 from autoprune.store import records as lines

@@ -10,8 +10,8 @@ from pydantic import BeforeValidator, InstanceOf
 
 from autoprune.budget import Budget, Cost, Device
 from autoprune.candidate import Candidate
-from autoprune.fitted_space import FittedSpace
 from autoprune.pareto import CostSource, Objective, ParetoFront
+from autoprune.space import FittedSpace
 
 
 def _candidate(value: object) -> object:

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from torch.optim import SGD
 
-from autoprune.config_sections import Arithmetic
+from autoprune.config.sections import Arithmetic
 from autoprune.errors import DeviceError
 from autoprune.graph.replica import replica
 from autoprune.tasks.base import Batch, Task

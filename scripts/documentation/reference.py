@@ -9,8 +9,8 @@ from typing import Any
 import typer
 
 from autoprune import cli
-from autoprune.presets import presets as named_presets
-from autoprune.presets import resolve_space
+from autoprune.config.presets import presets as named_presets
+from autoprune.config.presets import resolve_space
 from autoprune.schema import config_schema
 
 _SECTIONS = {  # the schema's name: the key in the YAML

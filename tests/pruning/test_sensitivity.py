@@ -12,7 +12,6 @@ import torch
 from torch import nn
 
 from autoprune.errors import TrainingError, UsageError
-from autoprune.fitted_space import FittedSpace
 from autoprune.graph import trace
 from autoprune.pruning import importance, surgery
 from autoprune.pruning.compensate import calibrate, repair
@@ -23,7 +22,7 @@ from autoprune.pruning.sensitivity import (
     drop_order,
     measure,
 )
-from autoprune.space import SearchSpace
+from autoprune.space import FittedSpace, SearchSpace
 
 
 @pytest.fixture

@@ -12,10 +12,10 @@ import numpy as np
 from autoprune.architecture import Architecture
 from autoprune.budget import Cost, Device
 from autoprune.candidate import Candidate, Recovery, Selection
-from autoprune.fitted_space import FittedSpace
 from autoprune.pareto import Objective, ParetoFront
 from autoprune.record import TrialRecord
 from autoprune.schedule import Schedule
+from autoprune.space import FittedSpace
 from autoprune.store import (
     DenseReport,
     DenseTest,

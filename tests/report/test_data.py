@@ -11,11 +11,10 @@ from views import config, measured, on_two, text_of, trial, view_of
 from autoprune.architecture import Architecture
 from autoprune.budget import Confidence, Cost
 from autoprune.candidate import Candidate
-from autoprune.fitted_space import FittedSpace
 from autoprune.pareto import Objective, ParetoFront
 from autoprune.report import summary, tables, terminal
 from autoprune.report.data import RunView
-from autoprune.space import SearchSpace
+from autoprune.space import FittedSpace, SearchSpace
 from autoprune.store import DenseReport, SearchPlan
 
 NARROW = Candidate(Architecture({"conv": 4}))

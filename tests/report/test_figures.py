@@ -11,7 +11,6 @@ from views import trial, view_of
 from autoprune.architecture import Architecture
 from autoprune.budget import Cost
 from autoprune.candidate import Candidate
-from autoprune.fitted_space import FittedSpace
 from autoprune.pareto import Objective, ParetoFront
 from autoprune.record import TrialRecord
 from autoprune.report import (
@@ -19,7 +18,7 @@ from autoprune.report import (
 )
 from autoprune.report.data import RunView
 from autoprune.schedule import Schedule
-from autoprune.space import SearchSpace
+from autoprune.space import FittedSpace, SearchSpace
 from autoprune.store import ProfileSummary, SearchPlan
 
 

@@ -11,10 +11,9 @@ from views import config, measured, trial, view_of
 
 from autoprune.budget import Confidence, Cost, Timing
 from autoprune.candidate import Recovery
-from autoprune.fitted_space import FittedSpace
 from autoprune.pareto import Objective, ParetoFront
 from autoprune.report.health import findings
-from autoprune.space import SearchSpace
+from autoprune.space import FittedSpace, SearchSpace
 from autoprune.store import (
     DenseReport,
     DenseTest,

@@ -11,11 +11,10 @@ from views import config, trial, view_of
 from autoprune.architecture import Architecture
 from autoprune.budget import Cost
 from autoprune.candidate import Candidate
-from autoprune.fitted_space import FittedSpace
 from autoprune.record import TrialRecord
 from autoprune.report.data import RunView
 from autoprune.report.layer_remarks import LayerRemarks
-from autoprune.space import SearchSpace
+from autoprune.space import FittedSpace, SearchSpace
 from autoprune.store import FrozenInfo, LayerCosts, LayerInfo, Network, SearchPlan
 
 SIZES = {"a": 8, "b": 8, "c": 8}

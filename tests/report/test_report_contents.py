@@ -10,7 +10,6 @@ from views import config, trial, view_of
 from autoprune.architecture import Architecture
 from autoprune.budget import Cost
 from autoprune.candidate import Candidate
-from autoprune.fitted_space import FittedSpace
 from autoprune.pareto import Objective
 from autoprune.patterns import WeightCurve
 from autoprune.record import TrialRecord
@@ -18,7 +17,7 @@ from autoprune.report import (
     summary,
     terminal,
 )
-from autoprune.space import SearchSpace
+from autoprune.space import FittedSpace, SearchSpace
 from autoprune.store import DenseReport, SearchPlan
 
 

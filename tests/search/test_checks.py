@@ -23,7 +23,7 @@ from autoprune._search.preparing.checks import (
 )
 from autoprune.budget import Device
 from autoprune.config import RunConfig
-from autoprune.config_sections import DeviceConfig
+from autoprune.config.sections import DeviceConfig
 from autoprune.errors import ConfigError, TaskError
 from autoprune.pareto import Objective
 from autoprune.space import SearchSpace

@@ -16,7 +16,7 @@ from autoprune._search.trials import tuning
 from autoprune._search.trials.cluster import Delivery, address_of, check_rungs
 from autoprune.architecture import Architecture
 from autoprune.candidate import Candidate
-from autoprune.config_sections import RayConfig
+from autoprune.config.sections import RayConfig
 from autoprune.errors import StoreError, UsageError
 from autoprune.store import RunFolder, read_model, recipe_of
 from autoprune.store.models import receive_model
@@ -102,7 +102,7 @@ import ray, toy
 from ray.cluster_utils import Cluster
 from autoprune._search.plan import Limits
 from autoprune._search.trials.tuning import run_trials
-from autoprune.config_sections import RayConfig
+from autoprune.config.sections import RayConfig
 from autoprune.store import RunFolder
 ray.cloudpickle.register_pickle_by_value(toy)
 cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})

@@ -15,7 +15,7 @@ from autoprune._search.ending.finishing import replace_front
 from autoprune._search.measuring import target_devices
 from autoprune._search.measuring.target_devices import TargetDevice
 from autoprune.budget import Device
-from autoprune.config_sections import DeviceConfig
+from autoprune.config.sections import DeviceConfig
 from autoprune.cost.targets import device_name
 from autoprune.errors import DeviceError, DeviceLostError
 from autoprune.pareto import Objective, ParetoFront

@@ -19,7 +19,7 @@ from autoprune._search.sampling.projection import project
 from autoprune._search.sampling.study import distributions
 from autoprune._search.sampling.variables import Allocated
 from autoprune.candidate import Candidate
-from autoprune.settings import Value
+from autoprune.space.settings import Value
 from autoprune.store import RunFolder
 
 PLAN = toy.make_plan(sampler="front", limits=Limits(trials=24))

@@ -12,10 +12,9 @@ from autoprune._search.initial.rates import best_rate, other_rates
 from autoprune._search.initial.seeding import recipe, seeds
 from autoprune._search.plan import Limits, Plan
 from autoprune.candidate import Candidate, Recovery
-from autoprune.fitted_space import FittedSpace
 from autoprune.pareto import Objective
 from autoprune.record import TrialRecord
-from autoprune.space import SearchSpace
+from autoprune.space import FittedSpace, SearchSpace
 from autoprune.store import RunFolder
 
 ACCURACY = Objective("accuracy", "maximize")

@@ -13,8 +13,8 @@ from autoprune._search.sampling.moves import GAP, Moves, random_values
 from autoprune.architecture import Architecture
 from autoprune.budget import Budget
 from autoprune.candidate import Candidate
-from autoprune.settings import Parameter
 from autoprune.space import SearchSpace
+from autoprune.space.settings import Parameter
 
 PLAN = toy.make_plan()
 WIDTHS = SearchSpace.parse({"ratios": {"max": 0.8}, "round_to": 2})  # nothing else varies

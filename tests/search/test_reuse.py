@@ -17,11 +17,10 @@ from autoprune._search.preparing.reuse import _is_expressible, unmeasured
 from autoprune.architecture import Architecture
 from autoprune.candidate import Candidate
 from autoprune.errors import UsageError
-from autoprune.fitted_space import FittedSpace
 from autoprune.pruning.sensitivity import Sensitivity
 from autoprune.record import TrialRecord
 from autoprune.report.read import read
-from autoprune.space import SearchSpace
+from autoprune.space import FittedSpace, SearchSpace
 from autoprune.store import RunFolder
 
 TASK = Path(__file__).parents[1] / "deep_task.py"

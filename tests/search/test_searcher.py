@@ -19,8 +19,7 @@ from autoprune._search.sampling.study import NAME, make_sampler
 from autoprune._search.state.messages import REPORT, Report
 from autoprune.budget import Budget
 from autoprune.errors import ConfigError
-from autoprune.fitted_space import FittedSpace
-from autoprune.space import SearchSpace
+from autoprune.space import FittedSpace, SearchSpace
 from autoprune.store import RunFolder
 
 

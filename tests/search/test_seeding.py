@@ -4,8 +4,7 @@ import toy
 from autoprune._search.initial.seeding import recipe, seeds
 from autoprune._search.plan import Limits
 from autoprune.budget import Budget
-from autoprune.fitted_space import FittedSpace
-from autoprune.space import SearchSpace
+from autoprune.space import FittedSpace, SearchSpace
 
 WEIGHTS = {"a": 1.0, "b": 4.0, "c": 0.5}
 

@@ -8,9 +8,8 @@ from autoprune._search.plan import Plan
 from autoprune.architecture import Architecture
 from autoprune.budget import Budget, Cost
 from autoprune.candidate import Candidate
-from autoprune.fitted_space import FittedSpace
 from autoprune.patterns import WeightCurve
-from autoprune.space import SearchSpace
+from autoprune.space import FittedSpace, SearchSpace
 
 KINDS = ["dense", "unstructured", "2:4"]
 CURVE = (0.0, 0.5, 1.0)  # zeros are spread evenly

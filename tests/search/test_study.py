@@ -29,8 +29,8 @@ from autoprune.candidate import Candidate
 from autoprune.errors import ConfigError
 from autoprune.pareto import Objective
 from autoprune.record import State, TrialRecord
-from autoprune.settings import Parameter
 from autoprune.space import SearchSpace
+from autoprune.space.settings import Parameter
 from autoprune.store import STUDY, RunFolder
 
 PLAN = toy.make_plan()

@@ -19,7 +19,7 @@ from autoprune._search.sampling.surrogate import (
 )
 from autoprune.candidate import Candidate
 from autoprune.pareto import hypervolume
-from autoprune.settings import Parameter
+from autoprune.space.settings import Parameter
 
 PLAN = toy.make_plan()
 

@@ -22,7 +22,7 @@ from autoprune._search.measuring.target_devices import (
 )
 from autoprune.architecture import FLOAT32, INT8, Architecture
 from autoprune.budget import Device
-from autoprune.config_sections import DeviceConfig
+from autoprune.config.sections import DeviceConfig
 from autoprune.cost.activations import COUNTED
 from autoprune.cost.analytic import count_cost
 from autoprune.cost.targets import find_target

@@ -18,7 +18,7 @@ import toy
 from autoprune._search.plan import Limits
 from autoprune._search.sampling.study import NAME
 from autoprune._search.trials import tuning, watchdog
-from autoprune.config_sections import RayConfig
+from autoprune.config.sections import RayConfig
 from autoprune.errors import UsageError, WorkError
 from autoprune.record import TrialRecord
 from autoprune.store import RunFolder, files

@@ -14,10 +14,9 @@ from autoprune._search.sampling.study import candidate_of, distributions
 from autoprune._search.sampling.variables import COST, DEPTH, STAGES, Allocated
 from autoprune.architecture import BLOCK, INT8, Architecture
 from autoprune.budget import Budget, Cost
-from autoprune.fitted_space import FittedSpace
 from autoprune.pareto import Objective
 from autoprune.patterns import WeightCurve
-from autoprune.space import SearchSpace
+from autoprune.space import FittedSpace, SearchSpace
 
 SIZES = {f"g{n}": 40 for n in range(6)}
 BLOCKS = {"b0": ("g0",), "b1": ("g3",)}

@@ -14,7 +14,7 @@ from autoprune._search.measuring.verify import _check_limits, verify
 from autoprune.architecture import Architecture
 from autoprune.budget import Budget, Cost, Device, Timing
 from autoprune.candidate import Candidate
-from autoprune.config_sections import DeviceConfig
+from autoprune.config.sections import DeviceConfig
 from autoprune.cost.targets import device_name
 from autoprune.errors import DeviceLostError
 from autoprune.pareto import Objective

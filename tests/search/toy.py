@@ -20,10 +20,9 @@ from autoprune._search.trials.tuning import run_trials
 from autoprune.architecture import Architecture
 from autoprune.budget import Budget, Cost
 from autoprune.candidate import Candidate
-from autoprune.config_sections import RayConfig
-from autoprune.fitted_space import FittedSpace
+from autoprune.config.sections import RayConfig
 from autoprune.pareto import Objective
-from autoprune.space import SearchSpace
+from autoprune.space import FittedSpace, SearchSpace
 from autoprune.store import RunFolder
 
 SIZES = {"a": 16, "b": 32, "c": 64}

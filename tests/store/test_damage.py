@@ -17,11 +17,11 @@ from autoprune.architecture import Architecture
 from autoprune.budget import Cost
 from autoprune.candidate import Candidate
 from autoprune.errors import StoreError
-from autoprune.fitted_space import FittedSpace
 from autoprune.pareto import Objective, ParetoFront
 from autoprune.record import TrialRecord
 from autoprune.report import html, terminal
 from autoprune.report.read import read
+from autoprune.space import FittedSpace
 from autoprune.store import (
     DenseReport,
     FrontReport,

@@ -12,10 +12,9 @@ from autoprune.architecture import Architecture
 from autoprune.budget import Cost, Device
 from autoprune.candidate import Candidate
 from autoprune.errors import BudgetError, StoreError
-from autoprune.fitted_space import FittedSpace
 from autoprune.pareto import Objective, ParetoFront
 from autoprune.record import TrialRecord
-from autoprune.space import SearchSpace
+from autoprune.space import FittedSpace, SearchSpace
 from autoprune.store import (
     BlockInfo,
     DenseReport,

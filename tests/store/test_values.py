@@ -8,9 +8,8 @@ from autoprune.architecture import Architecture
 from autoprune.budget import Budget, Cost
 from autoprune.candidate import Candidate
 from autoprune.errors import BudgetError, StoreError
-from autoprune.fitted_space import FittedSpace
 from autoprune.pareto import Objective
-from autoprune.space import SearchSpace
+from autoprune.space import FittedSpace, SearchSpace
 from autoprune.store import GroupInfo, Groups, RetrainingSummary, SearchPlan
 from autoprune.store.files import checked, plain
 

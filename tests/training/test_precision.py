@@ -11,7 +11,7 @@ import torch
 from stripes import Stripes, dense
 from torch import Tensor, nn
 
-from autoprune.config_sections import Arithmetic
+from autoprune.config.sections import Arithmetic
 from autoprune.errors import DeviceError
 from autoprune.tasks.wrap import wrap
 from autoprune.training import precision

@@ -10,9 +10,9 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from autoprune.candidate import Candidate
-from autoprune.fitted_space import FittedSpace
 from autoprune.pareto import Objective
 from autoprune.record import RATE, UNIFORM, TrialRecord
+from autoprune.space import FittedSpace
 
 FACTORS = (0.25, 4.0)  # of the usual rate, in separate trials
 LEAST_TRIALS = 16  # of a search, below which two of them are too many for that

@@ -14,10 +14,9 @@ from autoprune._search.plan import Plan
 from autoprune._search.sampling.projection import project
 from autoprune.architecture import Architecture
 from autoprune.candidate import AUTO, BY_OPTIMIZER, Candidate
-from autoprune.fitted_space import FittedSpace
 from autoprune.record import UNIFORM
-from autoprune.settings import Value
-from autoprune.space import SearchSpace
+from autoprune.space import FittedSpace, SearchSpace
+from autoprune.space.settings import Value
 
 LEVELS = 4
 _EFFORT = 20_000  # loads a level

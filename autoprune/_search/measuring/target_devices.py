@@ -13,7 +13,7 @@ from torch import nn
 
 from autoprune.architecture import FLOAT32, INT8, Architecture
 from autoprune.budget import Cost, Device
-from autoprune.config_sections import DeviceConfig
+from autoprune.config.sections import DeviceConfig
 from autoprune.cost.activations import COUNTED, PeakMemory
 from autoprune.cost.analytic import count_cost
 from autoprune.cost.inputs import Inputs, batched, dtype_of

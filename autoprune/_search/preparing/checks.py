@@ -21,8 +21,8 @@ from autoprune.pareto import Objective
 from autoprune.pruning.restrictions import restricted_by
 from autoprune.pruning.verification import prunable
 from autoprune.schedule import MOST_STEPS, Schedule
-from autoprune.settings import Value
 from autoprune.space import SearchSpace
+from autoprune.space.settings import Value
 from autoprune.tasks.base import Task
 from autoprune.tasks.failures import name_of, named
 from autoprune.tasks.metrics import evaluated

@@ -38,7 +38,6 @@ from autoprune.cost_fields import FILE, field_at, is_latency
 from autoprune.device.layers import largest_part
 from autoprune.device.widths import efficient_step
 from autoprune.errors import DeviceError, GraphError
-from autoprune.fitted_space import FittedSpace
 from autoprune.graph import PruningGraph
 from autoprune.pareto import Objective
 from autoprune.patterns import WeightCurve
@@ -47,7 +46,7 @@ from autoprune.pruning.sparsity import sparse_weights
 from autoprune.pruning.verification import prunable
 from autoprune.pruning.weight_importance import SCORES, curves
 from autoprune.quality import check_qualities, tells_nothing
-from autoprune.space import SearchSpace
+from autoprune.space import FittedSpace, SearchSpace
 from autoprune.tasks.base import Task
 from autoprune.tasks.failures import name_of
 from autoprune.tasks.load import load_dense

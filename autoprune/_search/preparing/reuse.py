@@ -13,10 +13,10 @@ from autoprune.architecture import PRECISIONS
 from autoprune.config import RunConfig
 from autoprune.device.profile import DeviceProfile
 from autoprune.errors import StoreError, UsageError
-from autoprune.fitted_space import FittedSpace
 from autoprune.graph import PruningGraph
 from autoprune.pruning.sensitivity import RATIOS, Sensitivity
 from autoprune.record import REUSED, TrialRecord
+from autoprune.space import FittedSpace
 from autoprune.store import RunFolder
 
 _ROUNDED = 1.5  # samples by which a share of them may differ

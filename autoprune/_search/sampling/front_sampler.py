@@ -34,7 +34,7 @@ from autoprune._search.sampling.surrogate import (
 )
 from autoprune.candidate import Candidate
 from autoprune.pareto import non_dominated
-from autoprune.settings import Value
+from autoprune.space.settings import Value
 from autoprune.training.rng import derive
 
 ENOUGH = 6  # complete trials before the regression is used; random values until then

@@ -16,8 +16,8 @@ from autoprune._search.plan import Plan
 from autoprune._search.sampling.surrogate import place_of, value_at
 from autoprune.candidate import Candidate
 from autoprune.cost_fields import is_cost
-from autoprune.settings import Parameter, Value
-from autoprune.space import RATIO
+from autoprune.space.search_space import RATIO
+from autoprune.space.settings import Parameter, Value
 
 GAP = "gap"  # the kind of move that goes where the front has no member
 

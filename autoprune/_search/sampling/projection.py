@@ -9,7 +9,7 @@ from autoprune._search.plan import Plan
 from autoprune.architecture import INT8
 from autoprune.candidate import Candidate
 from autoprune.cost_fields import FILE
-from autoprune.fitted_space import FittedSpace
+from autoprune.space import FittedSpace
 
 _HALVINGS = 12
 

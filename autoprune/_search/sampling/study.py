@@ -34,10 +34,10 @@ from autoprune._search.plan import Plan
 from autoprune._search.sampling.front_sampler import FrontSampler
 from autoprune.candidate import Candidate
 from autoprune.errors import ConfigError, first_line
-from autoprune.fitted_space import DROP
 from autoprune.pareto import Objective
 from autoprune.record import TrialRecord
-from autoprune.settings import Parameter, Value
+from autoprune.space.fitted import DROP
+from autoprune.space.settings import Parameter, Value
 from autoprune.store import STUDY, RunFolder, set_aside
 from autoprune.training.rng import derive
 

@@ -26,7 +26,7 @@ from autoprune.architecture import INT8
 from autoprune.candidate import Candidate
 from autoprune.cost_fields import is_cost
 from autoprune.pareto import Objective
-from autoprune.settings import Parameter, Value
+from autoprune.space.settings import Parameter, Value
 
 Array = npt.NDArray[np.float64]
 

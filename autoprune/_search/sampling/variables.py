@@ -12,8 +12,8 @@ from autoprune._search.allocation.allocator import Allocator, Choice, Sensitivit
 from autoprune._search.plan import Plan
 from autoprune.architecture import BLOCK, FLOAT32, IN_FLOAT, Architecture
 from autoprune.candidate import Candidate
-from autoprune.fitted_space import PRECISION
-from autoprune.settings import Parameter, Value
+from autoprune.space.fitted import PRECISION
+from autoprune.space.settings import Parameter, Value
 
 COST = "cost"
 STAGES = ("early", "middle", "late")

@@ -18,7 +18,7 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from torch import nn
 
-from autoprune.config_sections import RayConfig
+from autoprune.config.sections import RayConfig
 from autoprune.errors import UsageError
 from autoprune.store import TUNE, Recipe, RunFolder, write_text
 from autoprune.store.models import receive_model, save_model

@@ -28,7 +28,7 @@ from autoprune._search.trials.scheduler import RungScheduler
 from autoprune._search.trials.searcher import BudgetedOptunaSearch
 from autoprune._search.trials.sharing import shared_tensors
 from autoprune._search.trials.trainable import Context, PruneTrial
-from autoprune.config_sections import RayConfig
+from autoprune.config.sections import RayConfig
 from autoprune.cost.targets import cores
 from autoprune.errors import UsageError, WorkError, first_line
 from autoprune.log_level import log_level

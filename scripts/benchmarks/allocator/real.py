@@ -25,11 +25,10 @@ from autoprune._search.allocation.allocator import Allocator, Item, total_sensit
 from autoprune.cost.model import CostModel
 from autoprune.device.predictor import LatencyPredictor
 from autoprune.device.sampling import Until
-from autoprune.fitted_space import FittedSpace
 from autoprune.graph import trace
 from autoprune.pruning import sensitivity
 from autoprune.pruning.compensate import calibrate
-from autoprune.space import SearchSpace
+from autoprune.space import FittedSpace, SearchSpace
 from examples.cifar10 import CifarResNet
 from scripts.benchmarks.allocator.rivals import greedy
 

@@ -28,12 +28,11 @@ from autoprune.cost.model import CostModel
 from autoprune.device.predictor import LatencyPredictor
 from autoprune.device.profile import DeviceProfile
 from autoprune.device.sampling import pruned
-from autoprune.fitted_space import FittedSpace
 from autoprune.pareto import Objective
 from autoprune.pruning import sensitivity
 from autoprune.pruning.calibration import calibrate
 from autoprune.pruning.verification import prunable
-from autoprune.space import SearchSpace
+from autoprune.space import FittedSpace, SearchSpace
 from autoprune.store import write_text
 from autoprune.tasks import Split, load_dense
 from autoprune.training import RecoveryRun, choose

@@ -29,10 +29,9 @@ from autoprune._search.trials.searcher import BudgetedOptunaSearch
 from autoprune.budget import Budget
 from autoprune.candidate import Candidate
 from autoprune.cost.model import CostModel
-from autoprune.fitted_space import FittedSpace
 from autoprune.graph import trace
 from autoprune.pareto import Objective
-from autoprune.space import SearchSpace
+from autoprune.space import FittedSpace, SearchSpace
 from autoprune.store import RunFolder
 from examples.cifar10 import CifarResNet
 from scripts.benchmarks import harness

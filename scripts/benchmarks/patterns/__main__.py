@@ -23,7 +23,6 @@ from autoprune.architecture import Architecture
 from autoprune.candidate import Candidate, Recovery, Selection
 from autoprune.cost.file_size import FileSize
 from autoprune.cost.model import CostModel
-from autoprune.fitted_patterns import FittedPatterns
 from autoprune.graph import PruningGraph, trace
 from autoprune.patterns import PatternSpace, WeightCurve
 from autoprune.pruning.compensate import calibrate
@@ -31,6 +30,7 @@ from autoprune.pruning.sparsity import sparse_weights
 from autoprune.pruning.weight_importance import curves
 from autoprune.schedule import Schedule
 from autoprune.space import kept_units
+from autoprune.space.fitted_patterns import FittedPatterns
 from autoprune.store import pack, recipe_of, write_text
 from autoprune.tasks import load_dense
 from autoprune.training import RecoveryRun

@@ -25,10 +25,9 @@ from autoprune._search.plan import Limits, Plan
 from autoprune.budget import Budget
 from autoprune.candidate import Candidate
 from autoprune.cost.model import CostModel
-from autoprune.fitted_space import FittedSpace
 from autoprune.graph import PruningGraph, trace
 from autoprune.pareto import Objective
-from autoprune.space import SearchSpace
+from autoprune.space import FittedSpace, SearchSpace
 from autoprune.tasks.load import load_task
 from scripts.benchmarks.harness import RESULTS, ROOT
 from scripts.benchmarks.search.setup import FULL, MAX_RATIO, MOST

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
 from autoprune.errors import ConfigError
-from autoprune.settings import (
+from autoprune.space.settings import (
     SETTINGS,
     Parameter,
     Setting,

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from autoprune.config.yaml_file import anchored, nearest, set_key
 from autoprune.errors import ConfigError
-from autoprune.yaml_file import anchored, nearest, set_key
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from autoprune.errors import ConfigError
 from autoprune.patterns import DENSE, SCORES, UNSTRUCTURED, PatternSpace, canonical
 from autoprune.printable import shown
 from autoprune.schedule import Curve
-from autoprune.settings import (
+from autoprune.space.settings import (
     AUTO,
     SETTINGS,
     Parameter,

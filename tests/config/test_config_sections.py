@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
-from autoprune.config_sections import (
+from autoprune.config.sections import (
     BaselineConfig,
     BoundConfig,
     DeviceConfig,

@@ -7,10 +7,9 @@ from dataclasses import replace
 
 import pytest
 
-from autoprune.fitted_schedule import schedule_of, values_of
-from autoprune.fitted_space import FittedSpace
 from autoprune.schedule import Schedule
-from autoprune.space import SearchSpace
+from autoprune.space import FittedSpace, SearchSpace
+from autoprune.space.fitted_schedule import schedule_of, values_of
 
 ALL = {
     "kind": ["one_shot", "linear", "cubic", "exponential"],

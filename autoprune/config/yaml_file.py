@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from autoprune.config.limited_yaml import parse_yaml
 from autoprune.errors import ConfigError
-from autoprune.limited_yaml import parse_yaml
 from autoprune.printable import shown
 
 

@@ -6,8 +6,8 @@ import itertools
 from collections.abc import Mapping
 
 from autoprune.schedule import ONE_SHOT, TASK, Schedule
-from autoprune.settings import Parameter, Value
-from autoprune.space import SearchSpace
+from autoprune.space.search_space import SearchSpace
+from autoprune.space.settings import Parameter, Value
 
 _KIND, _BEGIN, _END, _STEPS = (f"schedule.{key}" for key in ("kind", "begin", "end", "steps"))
 

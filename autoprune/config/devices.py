@@ -8,10 +8,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from autoprune.config.yaml_file import anchored
 from autoprune.cost_fields import DEVICE_NAME, by_device, on_device
 from autoprune.errors import BudgetError, ConfigError
 from autoprune.printable import quoted, shown
-from autoprune.yaml_file import anchored
 
 _LONGEST = 255  # characters of a file's name
 

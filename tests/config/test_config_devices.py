@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from autoprune.device_sections import (
+from autoprune.config.devices import (
     check_device_names,
     limits_by_name,
     resolve_device,

@@ -6,15 +6,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from autoprune.config.limited_yaml import read_yaml
+from autoprune.config.yaml_file import anchored
 from autoprune.errors import ConfigError
-from autoprune.limited_yaml import read_yaml
 from autoprune.printable import shown
-from autoprune.yaml_file import anchored
 
 
 def presets() -> dict[str, Path]:
     """The named search spaces that come with autoprune: name -> file."""
-    here = Path(__file__).resolve().parent
+    here = Path(__file__).resolve().parents[1]
     folders = (here / "search_spaces", here.parent / "search_spaces")  # installed, then a checkout
     folder = next((folder for folder in folders if folder.is_dir()), folders[0])
     return {file.stem: file for file in sorted(folder.glob("*.yaml"))}

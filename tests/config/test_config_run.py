@@ -9,9 +9,9 @@ import pytest
 import yaml
 
 from autoprune.config import RunConfig
+from autoprune.config.limited_yaml import read_yaml
+from autoprune.config.presets import presets
 from autoprune.errors import BudgetError, ConfigError, UsageError
-from autoprune.limited_yaml import read_yaml
-from autoprune.presets import presets
 
 MINIMAL = "task: digits\nbudget: {latency_ms: 50%}\n"
 

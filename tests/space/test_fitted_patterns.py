@@ -10,11 +10,10 @@ from hypothesis import strategies as st
 
 from autoprune import patterns
 from autoprune.architecture import Architecture
-from autoprune.fitted_patterns import FittedPatterns
-from autoprune.fitted_space import FittedSpace
 from autoprune.patterns import PatternSpace, WeightCurve
-from autoprune.settings import Parameter
-from autoprune.space import SearchSpace
+from autoprune.space import FittedSpace, SearchSpace
+from autoprune.space.fitted_patterns import FittedPatterns
+from autoprune.space.settings import Parameter
 
 WEIGHTS = {
     "a": WeightCurve(100, 16, (0.0, 0.2, 0.6, 1.0)),

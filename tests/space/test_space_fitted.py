@@ -12,9 +12,8 @@ from hypothesis import strategies as st
 
 from autoprune.architecture import Architecture
 from autoprune.candidate import Candidate, Recovery, Selection
-from autoprune.fitted_space import FittedSpace
-from autoprune.settings import Parameter
-from autoprune.space import SearchSpace, kept_units
+from autoprune.space import FittedSpace, SearchSpace, kept_units
+from autoprune.space.settings import Parameter
 
 SIZES = {"stem": 16, "layer1.conv1": 64, "head": 10, "tiny": 1}
 

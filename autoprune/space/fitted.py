@@ -10,12 +10,12 @@ from typing import Any
 
 from autoprune.architecture import BLOCK, FLOAT32, IN_FLOAT, INT8, Architecture, digest
 from autoprune.candidate import PENALTIES, Candidate, Recovery, Selection
-from autoprune.fitted_patterns import FittedPatterns
-from autoprune.fitted_schedule import schedule_of, values_of
 from autoprune.patterns import WeightCurve
 from autoprune.schedule import Schedule
-from autoprune.settings import Parameter, Value, without_optimizer
-from autoprune.space import RATIO, SearchSpace, kept_units
+from autoprune.space.fitted_patterns import FittedPatterns
+from autoprune.space.fitted_schedule import schedule_of, values_of
+from autoprune.space.search_space import RATIO, SearchSpace, kept_units
+from autoprune.space.settings import Parameter, Value, without_optimizer
 
 DROP = "drop"
 PRECISION = "precision"

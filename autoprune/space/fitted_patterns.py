@@ -15,7 +15,7 @@ from autoprune.patterns import (
     sparsity,
     unstructured,
 )
-from autoprune.settings import Parameter, Value
+from autoprune.space.settings import Parameter, Value
 
 PATTERN, SPARSITY = "pattern", "sparsity"
 _GRID = 100  # sparsities are multiples of 1 / _GRID

@@ -7,10 +7,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from autoprune.config.presets import presets, resolve_space
 from autoprune.errors import ConfigError
-from autoprune.fitted_space import FittedSpace
-from autoprune.presets import presets, resolve_space
-from autoprune.space import SearchSpace
+from autoprune.space import FittedSpace, SearchSpace
 
 NAMES = ["channels", "channels_and_schedule", "int8", "quick", "standard", "unstructured"]
 KINDS = "b.yaml: space must be a preset, a .yaml file or a mapping"

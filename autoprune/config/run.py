@@ -23,7 +23,10 @@ from pydantic import (
 )
 
 from autoprune.budget import Budget, size_in_bytes
-from autoprune.config_sections import (
+from autoprune.config.devices import check_device_names, limits_by_name, resolved_devices
+from autoprune.config.limited_yaml import read_yaml
+from autoprune.config.presets import resolve_space
+from autoprune.config.sections import (
     Arithmetic,
     BoundConfig,
     DeviceConfig,
@@ -33,15 +36,12 @@ from autoprune.config_sections import (
     StartingModels,
     Text,
 )
+from autoprune.config.yaml_file import anchored, nearest, set_key
 from autoprune.cost_fields import on_device
-from autoprune.device_sections import check_device_names, limits_by_name, resolved_devices
 from autoprune.errors import BudgetError, ConfigError
-from autoprune.limited_yaml import read_yaml
-from autoprune.presets import resolve_space
 from autoprune.printable import quoted, shown
 from autoprune.quality import QualityLimit, parse_qualities, parse_quality
 from autoprune.space import SearchSpace
-from autoprune.yaml_file import anchored, nearest, set_key
 
 
 class RunConfig(BaseModel):

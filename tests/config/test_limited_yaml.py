@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from autoprune.config.limited_yaml import parse_yaml, read_yaml
 from autoprune.errors import ConfigError
-from autoprune.limited_yaml import parse_yaml, read_yaml
 
 BOMB = "\n".join(
     ["a0: &a0 [x, x, x, x, x, x, x, x, x]"]
