@@ -172,7 +172,10 @@ def test_reasons_why_a_layer_is_not_prunable_are_those_of_the_code() -> None:
     table = text[text.index("| reason |") :].partition("\n\n")[0]
     rows = [row.split("|")[1] for row in table.splitlines()[2:]]
     reasons = [reason for row in rows for reason in re.findall(r"`([^`]+)`", row)]
-    sources = [*(ROOT / "autoprune" / "graph").glob("*.py"), ROOT / "autoprune" / "config" / "run.py"]
+    sources = [
+        *(ROOT / "autoprune" / "graph").glob("*.py"),
+        ROOT / "autoprune" / "config" / "run.py",
+    ]
     code = "".join(file.read_text(encoding="utf-8") for file in sources)
     assert len(reasons) > 8
     assert [reason for reason in reasons if reason.rstrip(" …") not in code] == []

@@ -25,7 +25,7 @@ def test_wheel_runs_without_the_checkout(tmp_path: Path) -> None:
     (wheel,) = tmp_path.glob("autoprune-*.whl")
     zipfile.ZipFile(wheel).extractall(tmp_path / "installed")
     code = (
-        "import autoprune, autoprune.config as c, autoprune.presets as p\n"
+        "import autoprune, autoprune.config as c, autoprune.config.presets as p\n"
         "spec = {'task': 'digits', 'budget': {'macs': '50%'}}\n"
         "names = [n for n in p.presets() if c.RunConfig.from_dict({**spec, 'space': n})]\n"
         "print(autoprune.__file__, *names)"
