@@ -1,10 +1,10 @@
 """Does a latency budget hold? A search at 40 % of dense, its front measured again by itself.
 
-    python -m scripts.benchmarks.latency.budget       # digits in ONNX Runtime, a few minutes
+    python -m scripts.benchmarks.latency.budget --runtimes torch onnxruntime openvino ncnn  # 10 min
 
-Runs `autoprune search`, then a fresh process loads every member of the front, measures it in turns
-with the dense model, and says whether it is within the budget. Rows: `results/latency/budget.csv`;
-table: `budget.md`.
+Runs `autoprune search` on digits for each runtime, one thread, then a fresh process loads every
+member of the front, measures it in turns with the dense model, and says whether it is within the
+budget. Rows: `results/latency/budget.csv`; table: `budget.md`.
 """
 
 from __future__ import annotations
@@ -25,8 +25,9 @@ from scripts.benchmarks import harness
 from scripts.benchmarks.harness import RESULTS, ROOT, Rows
 
 OUT = RESULTS / "latency"
-SHARE, RUNTIME = 0.4, "onnxruntime"
+SHARE = 0.4
 SHOWN = {
+    "runtime": ("runtime", ""),
     "trial": ("trial", ""),
     "accuracy": ("accuracy", ".2%"),
     "predicted_ms": ("predicted ms", ".3f"),
@@ -48,6 +49,7 @@ search:
 def main() -> None:
     parser = harness.parser(__doc__)
     parser.add_argument("--task", default="digits")
+    parser.add_argument("--runtimes", nargs="+", default=["onnxruntime"])
     parser.add_argument("--trials", type=int, default=16)
     parser.add_argument("--epochs", type=float, default=2.0)
     parser.add_argument("--again", type=Path, help=argparse.SUPPRESS)  # the fresh process
@@ -55,6 +57,12 @@ def main() -> None:
     if given.again:
         print(json.dumps(again(given.again)))
         return
+    for runtime in given.runtimes:
+        _write(given.task, runtime, searched(given, runtime))
+
+
+def searched(given: argparse.Namespace, runtime: str) -> list[dict[str, object]]:
+    """The members of a search for this runtime, as a fresh process measures them."""
     with tempfile.TemporaryDirectory() as folder:
         config, run = Path(folder) / "budget.yaml", Path(folder) / "run"
         config.write_text(
@@ -62,7 +70,7 @@ def main() -> None:
                 task=given.task,
                 run=run,
                 share=SHARE,
-                runtime=RUNTIME,
+                runtime=runtime,
                 trials=given.trials,
                 epochs=given.epochs,
             ),
@@ -72,18 +80,20 @@ def main() -> None:
         subprocess.run([sys.executable, "-m", *search], check=True)
         fresh = [sys.executable, "-m", "scripts.benchmarks.latency.budget", "--again", str(run)]
         done = subprocess.run(fresh, check=True, capture_output=True, text=True, cwd=ROOT)
-    _write(given.task, json.loads(done.stdout.splitlines()[-1]))
+    found: list[dict[str, object]] = json.loads(done.stdout.splitlines()[-1])
+    return found
 
 
 def again(run: Path) -> list[dict[str, object]]:
     """Every member of a run's front, measured beside the dense model in this process."""
     result = autoprune.Result.read(run)
-    task = load_task(RunConfig.load(run / "config.yaml").task)
+    config = RunConfig.load(run / "config.yaml")
+    task = load_task(config.task)
     dense, example = load_dense(task).eval(), task.example_input()
     rows = []
     for record in result.front.members:
         small = autoprune.load(run, pick=f"trial={record.number}").eval()
-        first, found = measured_or_flagged([dense, small], example, RUNTIME, 1)
+        first, found = measured_or_flagged([dense, small], example, config.device.runtime, 1)
         predicted, measured = record.predicted, record.measured
         assert predicted is not None
         assert measured is not None
@@ -102,16 +112,17 @@ def again(run: Path) -> list[dict[str, object]]:
     return rows
 
 
-def _write(task: str, found: list[dict[str, object]]) -> None:
-    file = Rows(OUT / "budget.csv", ["task"])
-    file.put(*({"task": task, **row, **harness.circumstances()} for row in found))
+def _write(task: str, runtime: str, found: list[dict[str, object]]) -> None:
+    file = Rows(OUT / "budget.csv", ["task", "runtime"])
+    key = {"task": task, "runtime": runtime}
+    file.put(*({**key, **row, **harness.circumstances()} for row in found))
     rows = file.find(task=task)
     off = (rows.measured_ms / rows.predicted_ms - 1.0).abs().median()
     within = int((rows.again_ratio <= SHARE).sum())
     words = (
-        f"# A latency budget, held\n\nSearch of `{task}` at {SHARE:.0%} of the dense model's "
-        f"latency in {RUNTIME}. In a fresh process {within} of {len(rows)} members of the front "
-        f"are within it; median of |measured / predicted - 1| is {off:.1%}.\n"
+        f"# A latency budget, held\n\nSearches of `{task}` at {SHARE:.0%} of the dense model's "
+        f"latency, one for each runtime. In a fresh process {within} of {len(rows)} members of the "
+        f"fronts are within it; median of |measured / predicted - 1| is {off:.1%}.\n"
         f"{harness.stamp(rows)}\n\n{harness.table(rows, SHOWN)}\n"
     )
     write_text(OUT / "budget.md", words)
