@@ -28,6 +28,7 @@ from torch import nn
 
 import autoprune
 from autoprune.cost.latency import measure_together
+from autoprune.record import TrialRecord
 from autoprune.store import RunFolder, write_text
 from autoprune.tasks import Task, checkpoints
 from autoprune.tasks.folders import cache_folder
@@ -195,17 +196,18 @@ def searched(case: Case, place: Path, share: float, seed: int, trials: int) -> d
 
 
 def uniform(place: Path, share: float) -> dict[str, Any]:
-    """The largest of the run's uniform models within the limit; their latency is predicted."""
+    """The largest of the run's uniform models within the limit, as measured where that was done."""
     run = RunFolder.open(place)
-    limit = share * run.dense().predicted.get("latency_ms")
-    within = [
-        record
-        for record in run.records()
-        if ":uniform" in record.origin
-        and record.state == "complete"
-        and record.predicted.get("latency_ms") <= limit
-    ]
-    largest = max(within, key=lambda record: record.predicted.get("latency_ms"))
+    dense = run.dense().predicted.get("latency_ms")
+
+    def share_of(record: TrialRecord) -> float:
+        if record.measured is not None and record.measured.confidence is not None:
+            return record.measured.confidence.ratio
+        return record.predicted.get("latency_ms") / dense
+
+    every = [r for r in run.records() if ":uniform" in r.origin and r.state == "complete"]
+    within = [record for record in every if share_of(record) <= share] or every
+    largest = max(within, key=share_of)
     return {"uniform": largest.number, "uniform_val": largest.metrics["accuracy"]}
 
 
