@@ -6,7 +6,8 @@ visible table, to which a method can be added. The numbers are compared inside a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -150,8 +151,9 @@ def accumulate_gradients(
     """The mean gradient of `loss(model, batch)` over `batches`, by `state_dict` name.
 
     The model runs in its present mode; its `.grad` fields, buffers (running statistics) and the
-    random state are not changed. Parameters that the loss does not reach get zeros. Raises
-    UsageError for no batch at all.
+    random state are not changed. Parameters without gradients in training (`requires_grad=False`)
+    have theirs, too; those that the loss does not reach get zeros. Raises UsageError for no batch
+    at all.
 
     >>> net = nn.Sequential(nn.Linear(1, 2, bias=False), nn.Linear(2, 1, bias=False))
     >>> batches = [(torch.ones(4, 1), torch.zeros(4, 1)), (torch.ones(2, 1), torch.ones(2, 1))]
@@ -160,20 +162,37 @@ def accumulate_gradients(
     ['0.weight', '1.weight']
     """
     model = plain(model)
-    trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    total = {name: torch.zeros_like(p) for name, p in trainable.items()}
+    scored = {n: p for n, p in model.named_parameters() if _has_gradient(p)}
+    total = {name: torch.zeros_like(p) for name, p in scored.items()}
     count = 0
-    with untouched(model), torch.enable_grad():
+    with untouched(model), _unfrozen(scored.values()), torch.enable_grad():
         for batch in batches:
             value = loss(model, batch)
-            found = torch.autograd.grad(value, list(trainable.values()), allow_unused=True)
-            for name, gradient in zip(trainable, found, strict=True):
+            found = torch.autograd.grad(value, list(scored.values()), allow_unused=True)
+            for name, gradient in zip(scored, found, strict=True):
                 if gradient is not None:
                     total[name] += gradient.detach()
             count += 1
     if count == 0:
         raise UsageError("gradients need at least one batch, got none")
     return {name: value / count for name, value in total.items()}
+
+
+def _has_gradient(parameter: nn.Parameter) -> bool:
+    return parameter.is_floating_point() or parameter.is_complex()
+
+
+@contextmanager
+def _unfrozen(parameters: Iterable[nn.Parameter]) -> Iterator[None]:
+    """Inside, all of the parameters have gradients."""
+    frozen = [parameter for parameter in parameters if not parameter.requires_grad]
+    for parameter in frozen:
+        parameter.requires_grad_(True)
+    try:
+        yield
+    finally:
+        for parameter in frozen:
+            parameter.requires_grad_(False)
 
 
 def unit_sums(values: Tensor, part: Slice) -> Tensor:

@@ -86,11 +86,24 @@ def _cut_parameter(
 ) -> None:
     shape, gradient = parameter.shape, parameter.grad
     parameter.grad = None
-    parameter.data = _cut(parameter.data, dims)
+    smaller = _cut(parameter.data, dims)
+    _forget_accumulator(parameter)
+    parameter.data = smaller
     if gradient is not None:
         parameter.grad = _cut(gradient, dims)
     if optimizer is not None and parameter in optimizer.state:
         optimizer.state[parameter] = _cut_state(optimizer.state[parameter], shape, dims)
+
+
+def _forget_accumulator(parameter: nn.Parameter) -> None:
+    """Let autograd make a new node for the parameter, of its new shape.
+
+    What the model keeps of a forward pass (a stored activation, the weight of a weight norm) holds
+    the old node, and PyTorch makes a new one only where the type of the data changes.
+    """
+    other = torch.float32 if parameter.dtype == torch.float64 else torch.float64
+    if parameter.requires_grad:
+        parameter.data = parameter.data.new_empty(0, dtype=other)
 
 
 def _cut_state(

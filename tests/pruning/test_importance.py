@@ -137,6 +137,20 @@ def test_taylor_gradients_are_the_mean_over_batches_and_leave_grad_alone() -> No
     assert model.weight.grad is None
 
 
+def test_frozen_weights_have_gradients_and_stay_frozen() -> None:
+    model = nn.Sequential(nn.Linear(1, 1, bias=False), nn.Linear(1, 1, bias=False))
+    model[0].requires_grad_(False)
+    with torch.no_grad():
+        model[0].weight.fill_(2.0)
+        model[1].weight.fill_(5.0)
+    gradients = importance.accumulate_gradients(
+        model, lambda net, x: net(x).sum(), [torch.tensor([[3.0]])]
+    )
+    assert gradients["0.weight"].item() == pytest.approx(15.0)  # 5 x
+    assert gradients["1.weight"].item() == pytest.approx(6.0)  # 2 x
+    assert [p.requires_grad for p in model.parameters()] == [False, True]
+
+
 def test_gradients_in_training_mode_change_nothing_of_the_model() -> None:
     net = nn.Sequential(nn.Embedding(9, 4, max_norm=0.5), nn.Flatten(), nn.BatchNorm1d(8))
     net.append(nn.Dropout()).append(nn.utils.parametrizations.spectral_norm(nn.Linear(8, 3)))

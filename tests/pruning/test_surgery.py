@@ -147,6 +147,32 @@ def test_the_optimizer_goes_on_with_the_state_of_what_stays(make) -> None:
     optimizer.step()
 
 
+class Keeps(nn.Module):
+    """Holds the activation of its last call, with its gradient graph."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(4, 6), nn.Linear(6, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.kept = self.a(x)
+        return self.b(torch.relu(self.kept))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_model_that_keeps_what_it_computed_trains_on(dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    net = Keeps().to(dtype)
+    graph, x = trace(net, torch.randn(2, 4, dtype=dtype)), torch.randn(8, 4, dtype=dtype)
+    net(x).square().sum().backward()
+    before = net.kept
+    prune(net, graph, {"a": [1, 2, 5]})
+    net(x).square().sum().backward()
+    assert net.a.weight.grad is not None
+    assert (net.a.weight.grad.shape, net.a.weight.dtype) == ((3, 4), dtype)
+    assert before.shape == (8, 6)
+
+
 def test_adamw_keeps_its_moments_of_the_kept_units_and_its_step() -> None:
     torch.manual_seed(0)
     net = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 2))
