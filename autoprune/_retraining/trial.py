@@ -49,6 +49,7 @@ from autoprune.store import (
     write_text,
 )
 from autoprune.tasks.base import Task
+from autoprune.tasks.failures import name_of, named
 from autoprune.tasks.load import load_dense
 from autoprune.tasks.metrics import evaluated
 from autoprune.tasks.on_batches import loss_of
@@ -113,7 +114,8 @@ def retrain_trial(
         return folder
     targets = measurable_targets(config.targets, run.devices(config.targets))
     reach(targets)  # before hours of training
-    task.test_loader()
+    with named(f"{name_of(task)}.test_loader"):
+        task.test_loader()
     with run.writing():
         folder.save_plan(plan)
         ready = _prepare(config, task, record)

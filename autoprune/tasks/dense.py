@@ -48,9 +48,7 @@ def train_from_scratch(
     for epoch in range(epochs):
         with named(f"{name}.train_loader"):
             loader = batches(seed * 1000 + epoch)
-        count = len(loader)  # type: ignore[arg-type]  # the Task contract promises it
-        if count == 0:
-            raise TaskError(f"{name}: train_loader must hold at least one batch")
+        count = length_of(loader, name)
         total = 0.0
         for step, batch in enumerate(read(loader, f"{name}.train_loader")):
             for group in optimizer.param_groups:
@@ -61,6 +59,20 @@ def train_from_scratch(
         if on_epoch is not None:
             on_epoch(epoch + 1, total / count)
     model.eval()
+
+
+def length_of(loader: Iterable[Any], name: str) -> int:
+    """The number of batches of a `train_loader`, above 0; TaskError for a task of this `name`."""
+    try:
+        length = len(loader)  # type: ignore[arg-type]
+    except TypeError as error:
+        raise TaskError(
+            f"{name}.train_loader(seed) must have a length, got {type(loader).__name__} "
+            "· give it a __len__ (a DataLoader has that of its dataset)"
+        ) from error
+    if length < 1:
+        raise TaskError(f"{name}: train_loader must hold at least one batch")
+    return length
 
 
 def _share(progress: float) -> float:

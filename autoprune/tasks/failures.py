@@ -10,6 +10,10 @@ from autoprune.errors import AutopruneError, TaskError
 
 _LONGEST = 300  # characters of a cause
 _END = object()
+_REMEDIES = {  # part of a message of PyTorch -> what helps
+    "Expected more than 1 value per channel when training": "a batch normalization needs two "
+    "samples in a batch: leave out the last batch (drop_last=True of a DataLoader)",
+}
 
 
 def name_of(task: object) -> str:
@@ -52,9 +56,15 @@ def read(batches: Iterable[Any], what: str) -> Iterator[Any]:
 
 
 def _cause(error: Exception) -> str:
-    """The kind and the text in one line; of what a DataLoader's worker raised, the last line."""
+    """The kind and the text in one line, with a remedy where one is known.
+
+    Of what a DataLoader's worker raised, the last line.
+    """
     lines = str(error).strip().splitlines()
     if lines and "worker process" in lines[0]:
         return lines[-1][:_LONGEST]
     text = " ".join(str(error).split())[:_LONGEST]
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+    if not text:
+        return type(error).__name__
+    remedies = [f" · {remedy}" for said, remedy in _REMEDIES.items() if said in text]
+    return f"{type(error).__name__}: {text}{''.join(remedies)}"

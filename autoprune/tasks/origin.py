@@ -78,7 +78,7 @@ def _import_name(name: str) -> ModuleType:
                 "it, or name a file instead: path/to/file.py:MyTask"
             ) from error
         raise TaskError(f"task module {name!r} cannot be imported: {_place(error)}") from error
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise TaskError(f"task module {name!r} cannot be imported: {_place(error)}") from error
 
 
@@ -96,7 +96,7 @@ def _import_file(path: Path) -> ModuleType:
     sys.modules[name] = module  # dataclasses look their module up while it runs
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         del sys.modules[name]
         raise TaskError(f"task file {path} cannot be imported: {_place(error)}") from error
     return module

@@ -9,8 +9,9 @@ from typing import Any
 
 from torch import Tensor
 
-from autoprune.errors import TaskError, TrainingError
+from autoprune.errors import TrainingError
 from autoprune.tasks.base import Batch, Task
+from autoprune.tasks.dense import length_of
 from autoprune.tasks.failures import name_of, named
 from autoprune.training.rng import RandomState, derive, preserved, seed_all
 
@@ -88,16 +89,7 @@ def _shuffled(loader: Iterable[Batch], seed: int) -> Iterable[Batch]:
 def _length(task: Task, seed: int) -> int:
     with preserved(), named(f"{name_of(task)}.train_loader"):
         loader = task.train_loader(derive(seed, "epoch", 0))
-    try:
-        length = len(loader)  # type: ignore[arg-type]
-    except TypeError as error:
-        raise TaskError(
-            f"{name_of(task)}.train_loader(seed) must have a length, got "
-            f"{type(loader).__name__} · give it a __len__"
-        ) from error
-    if length < 1:
-        raise TaskError(f"{name_of(task)}.train_loader(seed) must hold a batch, got none")
-    return length
+    return length_of(loader, name_of(task))
 
 
 def _items(batch: Any) -> int:

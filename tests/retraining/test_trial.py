@@ -275,6 +275,17 @@ def test_without_a_test_split_nothing_is_written(run: RunFolder) -> None:
     assert not (run.path / "retrained").exists()
 
 
+def test_a_test_split_that_fails_is_named_before_the_training(run: RunFolder) -> None:
+    class Broken(Pair):
+        def test_loader(self) -> Any:
+            raise NotImplementedError("not there")
+
+    with pytest.raises(TaskError) as caught:
+        retrain_trial(run, run.config, Broken(), run.records()[0], epochs=1.0, seeds=(0,))
+    assert str(caught.value) == "Broken.test_loader failed: NotImplementedError: not there"
+    assert not (run.path / "retrained").exists()
+
+
 def test_a_folder_with_something_else_is_left_alone(run: RunFolder) -> None:
     folder = run.retraining(0)
     for plan, what in (

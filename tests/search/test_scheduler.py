@@ -289,6 +289,11 @@ def test_an_objective_ends_at_the_smallest_models_cost_or_at_0() -> None:
     [
         ("Failure # 1 (occurred)\nray::Trial() RuntimeError: x\n", "ray::Trial() RuntimeError: x"),
         ("Failure # 1\nThe actor DIED unexpectedly\n", "the worker process died"),
+        (
+            "Failure # 1\nThe actor died because of an error raised in its creation task, ray\n"
+            "  File ...\nautoprune.errors.TaskError: Mine.build_model failed: KeyError: 'x'\n\n",
+            "the worker could not start: TaskError: Mine.build_model failed: KeyError: 'x'",
+        ),
         ("Failure # 1\nOutOfMemoryError\n", "out of memory: the worker process was killed"),
         (
             "task killed: node is running out of memory",

@@ -9,11 +9,13 @@ from typing import Any
 import pytest
 import torch
 from stripes import Stripes, dense
+from torch import nn
 
 from autoprune._search.trials.trainable import Spec
 from autoprune._search.trials.worker import RecoveryTrial, WorkerContext
 from autoprune.architecture import Architecture
 from autoprune.candidate import Candidate, Recovery
+from autoprune.errors import TaskError
 from autoprune.schedule import Schedule
 from autoprune.store import RunFolder, pack, read_model
 
@@ -58,8 +60,25 @@ def test_the_dense_model_is_built_from_its_weights(path: str) -> None:
 
 
 def test_weights_of_another_model_are_refused(path: str) -> None:
-    with pytest.raises(RuntimeError, match="Missing key"):
-        context(path, weights={})
+    weights = dict(dense()[0].state_dict())
+    name = next(iter(weights))
+    shape = tuple(weights[name].shape)
+    for other, got in (({**weights, name: torch.zeros(9)}, "(9,)"), ({}, "none")):
+        with pytest.raises(TaskError) as caught:
+            context(path, weights=other)
+        assert str(caught.value) == (
+            "Stripes.build_model must give the same structure at every call, got "
+            f"{name} of shape {shape}, before {got}"
+        )
+
+
+def test_a_model_that_cannot_be_built_is_named(path: str) -> None:
+    class Unbuilt(Stripes):
+        def build_model(self) -> nn.Module:
+            raise KeyError("blocks")
+
+    with pytest.raises(TaskError, match=r"^Unbuilt.build_model failed: KeyError: 'blocks'$"):
+        context(path, task=Unbuilt())
 
 
 def test_a_trial_needs_a_context_that_is_prepared(path: str) -> None:

@@ -127,6 +127,15 @@ def test_no_batch_is_refused() -> None:
     assert str(caught.value) == "Mine: train_loader must hold at least one batch"
 
 
+def test_batches_without_a_length_are_refused_with_the_remedy() -> None:
+    with pytest.raises(TaskError) as caught:
+        trained(1, batches=lambda seed: iter(X.split(2)))
+    assert str(caught.value) == (
+        "Mine.train_loader(seed) must have a length, got tuple_iterator · give it a __len__ "
+        "(a DataLoader has that of its dataset)"
+    )
+
+
 def test_no_epochs_change_nothing() -> None:
     model = trained(0)
     assert model.w.item() == 1.0

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from autoprune.errors import TaskError, TrainingError
@@ -19,6 +20,16 @@ def test_what_it_raises_begins_with_what_and_where_and_has_its_cause() -> None:
     assert isinstance(caught.value.__cause__, RuntimeError)
     with pytest.raises(TaskError, match=r"^Mine\.loss failed: KeyError$"), named("Mine.loss"):
         raise KeyError
+
+
+def test_a_batch_of_one_sample_for_a_batch_normalization_has_a_remedy() -> None:
+    with pytest.raises(TaskError) as caught, named("Mine.loss"):
+        nn.BatchNorm1d(2)(torch.zeros(1, 2))
+    assert str(caught.value).startswith("Mine.loss failed: ValueError: Expected more than 1 value")
+    assert str(caught.value).endswith(
+        " · a batch normalization needs two samples in a batch: leave out the last batch "
+        "(drop_last=True of a DataLoader)"
+    )
 
 
 def test_errors_of_autoprune_pass_through() -> None:

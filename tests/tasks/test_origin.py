@@ -100,6 +100,10 @@ def test_a_file_that_fails_says_where_and_is_tried_again(folder: Path) -> None:
     said = refusal(of_file(folder))
     assert said == f"task file {path} cannot be imported: ValueError: two lines (task.py, line 3)"
     assert refusal(of_file(folder)) == said
+    path.write_text("raise SystemExit('no data')\n")
+    assert refusal(of_file(folder)) == (
+        f"task file {path} cannot be imported: SystemExit: no data (task.py, line 1)"
+    )
     path.write_text("def broken(:\n")
     assert refusal(of_file(folder)).startswith(
         f"task file {path} cannot be imported: SyntaxError: "

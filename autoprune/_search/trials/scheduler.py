@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 ETA = 2
 RANGES = 4
+_CREATION = "error raised in its creation task"  # Ray's words; the error itself is the last line
+_ERRORS = "autoprune.errors."
 
 
 class Rungs:
@@ -190,10 +192,12 @@ def error_of(trial: Trial) -> str:
             text = file.read(LONGEST)
     except (OSError, TypeError):
         return "the worker process died"
-    lines = [line for line in text.splitlines() if not line.startswith("Failure #")]
+    lines = [line for line in text.rstrip().splitlines() if not line.startswith("Failure #")]
     low = text.lower()
     if "out of memory" in low or "outofmemory" in low:
         first = "out of memory: the worker process was killed"
+    elif _CREATION in low:
+        first = f"the worker could not start: {lines[-1].strip().removeprefix(_ERRORS)}"
     elif "actor" in low and "died" in low:
         first = "the worker process died"
     else:

@@ -17,13 +17,14 @@ from autoprune._search.trials.evaluations import evaluations
 from autoprune._search.trials.trainable import Spec
 from autoprune.architecture import FLOAT32, INT8
 from autoprune.cost_fields import FILE
-from autoprune.errors import AutopruneError
+from autoprune.errors import AutopruneError, TaskError
 from autoprune.graph import PruningGraph
 from autoprune.graph.replica import replica
 from autoprune.pruning.compensate import Calibration
 from autoprune.quantization import compared, saved, twin_of
 from autoprune.store import INT8_FILE, QuantizationSettings, RunFolder, pack, recipe_of
 from autoprune.tasks.base import Task
+from autoprune.tasks.failures import name_of, named
 from autoprune.tasks.primitives import limit_kept_operations
 from autoprune.training import Precision, RecoveryRun
 from autoprune.training.rng import untrained
@@ -61,12 +62,28 @@ class WorkerContext:
     dense: nn.Module | None = field(default=None, init=False)
 
     def prepare(self) -> None:
-        """Set the number of threads and build the dense model."""
+        """Set the number of threads and build the dense model.
+
+        Raises TaskError where that fails, or gives a model of another structure.
+        """
         torch.set_num_threads(self.threads)
-        dense = self.task.build_model()
+        with named(f"{name_of(self.task)}.build_model"):
+            dense = self.task.build_model()
         limit_kept_operations(dense)
+        self._check_structure(dense)
         dense.load_state_dict(dict(self.weights), strict=True)
         self.dense = dense.to(self.device).eval()
+
+    def _check_structure(self, dense: nn.Module) -> None:
+        found = {name: tuple(value.shape) for name, value in dense.state_dict().items()}
+        first = {name: tuple(value.shape) for name, value in self.weights.items()}
+        for name in {**first, **found}:
+            got, before = found.get(name, "none"), first.get(name, "none")
+            if got != before:
+                raise TaskError(
+                    f"{name_of(self.task)}.build_model must give the same structure at every call, "
+                    f"got {name} of shape {got}, before {before}"
+                )
 
     def start(self, spec: Spec) -> RecoveryTrial:
         """Begin a trial."""
