@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from numpy.typing import NDArray
 from torch import nn
 from torch.utils import _pytree as pytree
 
@@ -32,6 +33,24 @@ def as_call(example_inputs: Inputs) -> tuple[tuple[Any, ...], dict[str, Any]]:
 def tensors(tree: Any) -> list[torch.Tensor]:
     """Every tensor in nested containers, in a fixed order."""
     return [leaf for leaf in pytree.tree_leaves(tree) if isinstance(leaf, torch.Tensor)]
+
+
+def array_of(tensor: torch.Tensor) -> NDArray[Any]:
+    """The values as ONNX Runtime takes them.
+
+    Raises DeviceError for bfloat16, which NumPy and most of the runtime's kernels lack.
+
+    >>> array_of(torch.tensor([2], dtype=torch.int32)).dtype.name
+    'int32'
+    """
+    if tensor.dtype == torch.bfloat16:
+        raise DeviceError(
+            "ONNX Runtime takes no bfloat16, which the model's inputs have · build the model in "
+            "float32 (arithmetic: bfloat16 trains it in both), or measure with device: "
+            "{runtime: torch}"
+        )
+    found: NDArray[Any] = tensor.detach().cpu().numpy()
+    return found
 
 
 def batch_size(example_inputs: Inputs) -> int:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.jit import TracerWarning  # type: ignore[attr-defined]
 from torch.utils import _pytree as pytree
 
-from autoprune.cost.inputs import Inputs, as_call, frozen_copy, moved, tensors
+from autoprune.cost.inputs import Inputs, array_of, as_call, frozen_copy, moved, tensors
 from autoprune.errors import ExportError, first_line
 from autoprune.log_level import log_level
 
@@ -43,7 +43,7 @@ class OnnxModel:
 
     def feed(self, example_inputs: Inputs) -> dict[str, np.ndarray[Any, Any]]:
         """The inputs as ONNX Runtime wants them: name → array."""
-        arrays = [tensor.detach().cpu().numpy() for tensor in tensors(as_call(example_inputs))]
+        arrays = [array_of(tensor) for tensor in tensors(as_call(example_inputs))]
         return dict(zip(self.inputs, arrays, strict=True))
 
 

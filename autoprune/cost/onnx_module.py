@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from autoprune.cost.inputs import Inputs, as_call, moved, tensors
+from autoprune.cost.inputs import Inputs, array_of, as_call, moved, tensors
 from autoprune.cost.onnx_export import OnnxModel, WrittenModule
 from autoprune.cost.targets.on_device import CPU, open_session
 from autoprune.errors import ExportError, first_line
@@ -76,7 +76,7 @@ class OnnxModule(WrittenModule):
 
     def _arrays(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Array]:
         known = [kwargs[name] for name in self._keywords if name in kwargs]
-        given = [t.detach().cpu().numpy() for t in tensors((args, known))]
+        given = [array_of(tensor) for tensor in tensors((args, known))]
         unknown = [name for name in kwargs if name not in self._keywords and tensors(kwargs[name])]
         if unknown or len(given) != len(self.written.inputs):
             raise ExportError(

@@ -17,9 +17,21 @@ from typing import Any
 import numpy as np
 import onnx
 import torch
+from onnx import numpy_helper
 from torch import nn
 
-from autoprune.cost.inputs import Inputs, as_call, batch_size, batched, frozen_copy, moved, tensors
+from autoprune.architecture import FLOAT32
+from autoprune.cost.inputs import (
+    Inputs,
+    array_of,
+    as_call,
+    batch_size,
+    batched,
+    dtype_of,
+    frozen_copy,
+    moved,
+    tensors,
+)
 from autoprune.cost.onnx_export import OnnxModel
 from autoprune.cost.onnx_module import Array, pieces_of
 from autoprune.errors import ExportError, UsageError, first_line
@@ -60,10 +72,16 @@ def quantize(
     in the calls of `also`, is free.
 
     Raises:
-        ExportError: the model cannot be written, or not be quantized.
+        ExportError: the model is not float32, cannot be written, or not be quantized; weights or
+            training samples hold NaN.
         UsageError: the task has no training samples.
     """
     original = frozen_copy(plain(model))
+    if dtype_of(original) != FLOAT32:
+        raise ExportError(
+            f"an int8 file is made of a {FLOAT32} model, got {dtype_of(original)} · build it in "
+            f"{FLOAT32}, with inputs of that type"
+        )
     calls = calibration_calls(original, task, settings)
     return quantize_on(calls, original, task.example_input(), settings, also)
 
@@ -96,6 +114,8 @@ def quantized_file(
     """A float32 ONNX file as int8, calibrated on `feeds`; ExportError where that cannot be."""
     try:
         return _quantized(data, feeds, settings)
+    except ExportError:
+        raise
     except Exception as error:  # the quantizer raises whatever it meets
         raise ExportError(
             f"the model cannot be quantized ({type(error).__name__}: {first_line(error)}) · keep "
@@ -136,7 +156,7 @@ class _Inputs(nn.Module):
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         ordered = {name: kwargs[name] for name in self.first if name in kwargs} | kwargs
-        self.calls.append([t.detach().cpu().numpy() for t in tensors((args, ordered))])
+        self.calls.append([array_of(tensor) for tensor in tensors((args, ordered))])
         return self.model(*args, **kwargs)
 
 
@@ -153,16 +173,32 @@ def _quantized(data: bytes, feeds: list[dict[str, Array]], settings: Quantizatio
         masks = masks_of(model.graph, feeds)
         before = in_range(model.graph, masks)
         onnx.save(model, ready)
+        limited = feeds_in_range(feeds, masks)
+        _check_finite(model.graph, limited)
         quantize_static(
             ready,
             made,
-            _Reader(by_sizes(feeds_in_range(feeds, masks))),
+            _Reader(by_sizes(limited)),
             nodes_to_exclude=[*_float_nodes(model.graph), *masks.nodes],
             **_options(settings),
         )
         model = onnx.load(made)
         put_back(model.graph, before)
         return compact(model.SerializeToString())
+
+
+def _check_finite(graph: onnx.GraphProto, feeds: Sequence[dict[str, Array]]) -> None:
+    """No range holds NaN, and none an infinite input that is no mask of an attention."""
+    for name, array in chain.from_iterable(feed.items() for feed in feeds):
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            raise ExportError(
+                f"training samples must be finite for int8, got NaN or infinity in {name!r} "
+                "· leave such samples out of train_loader, or replace the values"
+            )
+    for tensor in graph.initializer:
+        array = numpy_helper.to_array(tensor)
+        if array.dtype.kind == "f" and np.isnan(array).any():
+            raise ExportError(f"weights must be numbers for int8, got NaN in {tensor.name!r}")
 
 
 def _options(settings: QuantizationSettings) -> dict[str, Any]:

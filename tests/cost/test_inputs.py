@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from autoprune.cost.inputs import (
+    array_of,
     as_call,
     batch_size,
     batched,
@@ -70,6 +71,12 @@ def test_a_batch_that_is_no_multiple_is_refused(batch: int) -> None:
     assert str(caught.value) == (
         f"device.batch must be a multiple of the example input's batch (2), got {batch}"
     )
+
+
+def test_bfloat16_is_no_array_and_says_what_helps() -> None:
+    assert array_of(torch.ones(2, requires_grad=True)).tolist() == [1.0, 1.0]
+    with pytest.raises(DeviceError, match=r"takes no bfloat16, .* device: \{runtime: torch\}$"):
+        array_of(torch.ones(2, dtype=torch.bfloat16))
 
 
 def test_the_type_is_that_of_the_first_floating_point_parameter() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import onnx
 import onnxruntime
@@ -239,6 +241,36 @@ def test_without_training_samples_it_is_refused() -> None:
     task = Empty()
     with pytest.raises(UsageError, match=r"Empty.train_loader gave none"):
         quantize(task.build_model(), task, MINMAX)
+
+
+@pytest.mark.parametrize("method", ["minmax", "percentile"])
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_samples_that_are_not_finite_are_named(method: str, value: float) -> None:
+    class Damaged(Images):
+        def _batches(self, split: str, seed: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
+            batches = super()._batches(split, seed)
+            batches[0][0][3, 1, 2, 2] = value
+            return batches
+
+    task = Damaged()
+    with pytest.raises(ExportError, match=r"got NaN or infinity in 'input' · leave such samples"):
+        quantize(task.build_model(), task, QuantizationSettings(method, samples=20))
+
+
+def test_weights_that_are_no_numbers_are_named() -> None:
+    task = Images()
+    model = task.build_model()
+    with torch.no_grad():
+        model[4].weight[0, 0] = math.nan
+    with pytest.raises(ExportError, match=r"^weights must be numbers for int8, got NaN in '.*4"):
+        quantize(model, task, MINMAX)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
+def test_a_model_of_another_type_is_refused(dtype: torch.dtype) -> None:
+    task = Images()
+    with pytest.raises(ExportError, match=r"is made of a float32 model, got (b?float16|float64) "):
+        quantize(task.build_model().to(dtype), task, MINMAX)
 
 
 def test_failure_of_the_quantizer_is_one_line(monkeypatch) -> None:
