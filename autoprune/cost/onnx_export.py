@@ -172,17 +172,30 @@ def _named_outputs(
     names = ["output"] if len(found) == 1 else [f"output_{place}" for place in range(len(found))]
     if set(names) & set(inputs):
         return {}
-    grows = _growing(flat, found) if free else [False] * len(found)
+    grows = (_growing(flat, found) if free else None) or [False] * len(found)
     return {name: {0: BATCH} if one else {} for name, one in zip(names, grows, strict=True)}
 
 
-def _growing(flat: FlatModule, found: Sequence[Tensor]) -> list[bool]:
-    """Which outputs have one more row where the inputs have one more; none where that fails."""
+def has_rows_for_samples(model: nn.Module, example_inputs: Inputs) -> bool:
+    """Whether every output has its samples in the first dimension; True where it cannot be told.
+
+    >>> x = torch.zeros(1, 5, 2)
+    >>> has_rows_for_samples(nn.Linear(2, 3), x), has_rows_for_samples(nn.GRU(2, 3), x)
+    (True, False)
+    """
+    flat = FlatModule(frozen_copy(model), moved(example_inputs, "cpu")).eval()
+    with torch.no_grad():
+        grows = _growing(flat, flat(*flat.example))
+    return grows is None or all(grows)
+
+
+def _growing(flat: FlatModule, found: Sequence[Tensor]) -> list[bool] | None:
+    """Which outputs have one more row where the inputs have one more; None where that fails."""
     size = max((len(each) for each in flat.example if each.dim()), default=0)
     try:
         more = flat(*(_resized(each, size + 1) for each in flat.example))
     except Exception:  # noqa: BLE001 - the caller compares the file at other sizes, and says why
-        return [False] * len(found)
+        return None
     pairs = zip(found, more, strict=True)
     return [a.dim() > 0 and (len(a), len(b)) == (size, size + 1) for a, b in pairs]
 

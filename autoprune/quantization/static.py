@@ -32,7 +32,7 @@ from autoprune.cost.inputs import (
     moved,
     tensors,
 )
-from autoprune.cost.onnx_export import OnnxModel
+from autoprune.cost.onnx_export import OnnxModel, has_rows_for_samples
 from autoprune.cost.onnx_module import Array, pieces_of
 from autoprune.errors import ExportError, UsageError, first_line
 from autoprune.graph.replica import plain
@@ -69,7 +69,7 @@ def quantize(
     channel; activations become uint8 with one scale a tensor, found on training samples alone.
     Batch normalizations that cannot be folded into a layer stay float, and so do softmaxes behind a
     mask. Sizes are those of the example input; a dimension that has others in training samples, or
-    in the calls of `also`, is free.
+    in the calls of `also`, is free, and so is the batch where outputs do not hold it first.
 
     Raises:
         ExportError: the model is not float32, cannot be written, or not be quantized; weights or
@@ -95,6 +95,7 @@ def quantize_on(
 ) -> Quantized:
     """As `quantize` of a frozen copy, calibrated on these calls."""
     inputs = traced = moved(example_inputs, "cpu")
+    settings = _with_free_batch(settings, calls, original, inputs)
     if settings.dynamic_batch and batch_size(inputs) < 2:
         traced = batched(inputs, 2)  # the exporter takes a size of 1 for a constant
     written = written_for(original, traced, [*calls, *also], dynamic_batch=settings.dynamic_batch)
@@ -106,6 +107,17 @@ def quantize_on(
     ]
     data = quantized_file(written.data, feeds, settings)
     return Quantized(original, inputs, written, replace(written, data=data, dtype="int8"))
+
+
+def _with_free_batch(
+    settings: QuantizationSettings, calls: Sequence[Call], original: nn.Module, inputs: Inputs
+) -> QuantizationSettings:
+    """A batch that differs is free where outputs do not hold it first: no pieces can be joined."""
+    batch = batch_size(inputs)
+    differs = any(array.shape[0] != batch for call in calls for array in call[:1] if array.ndim)
+    if settings.dynamic_batch or not differs or has_rows_for_samples(original, inputs):
+        return settings
+    return replace(settings, dynamic_batch=True)
 
 
 def quantized_file(

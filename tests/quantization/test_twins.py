@@ -6,6 +6,7 @@ import hashlib
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -74,6 +75,29 @@ def test_sizes_of_validation_that_training_did_not_have_are_taken_too() -> None:
         assert torch.allclose(made.float32(x), expected, atol=1e-5)
         assert float((made.int8(x) - expected).abs().mean()) < 0.03 * float(expected.abs().max())
     assert made.int8.written.data != fixed
+
+
+@pytest.mark.parametrize("layers", [1, 2])
+def test_an_output_that_holds_the_batch_elsewhere_has_a_free_batch(layers: int) -> None:
+    class Sequences(Known):
+        def example_input(self) -> torch.Tensor:
+            return torch.zeros(1, 5, 4)
+
+        def train_loader(self, seed: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
+            x = torch.randn(8, 5, 4, generator=torch.Generator().manual_seed(seed))
+            return [(x, torch.zeros(8, dtype=torch.int64))]
+
+        def outputs(self, model: nn.Module, batch: Any) -> Any:
+            return model(batch[0])
+
+    torch.manual_seed(0)
+    model = nn.GRU(4, 6, num_layers=layers, batch_first=True).eval()
+    made = twin_of(model, Sequences(), SETTINGS, threads=1)
+    for rows in (1, 3):
+        x = torch.randn(rows, 5, 4)
+        for found, expected in zip(made.float32(x), model(x), strict=True):
+            assert torch.allclose(found, expected, atol=1e-5)
+        assert made.int8(x)[1].shape == (layers, rows, 6)
 
 
 def test_the_test_split_is_read_only_if_asked(twin: Twin) -> None:
