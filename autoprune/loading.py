@@ -31,7 +31,7 @@ from autoprune.store import (
 )
 from autoprune.tasks.base import Task
 from autoprune.tasks.failures import name_of
-from autoprune.tasks.load import OBJECT, load_task
+from autoprune.tasks.load import OBJECT, built, load_task
 from autoprune.trust import check_task
 
 if TYPE_CHECKING:
@@ -149,7 +149,7 @@ def rebuild(
     from autoprune.pruning.verification import traced
 
     with torch.random.fork_rng(devices=[]):
-        model = task.build_model().eval()
+        model = built(task).eval()
     graph = traced(
         model,
         task.example_input(),

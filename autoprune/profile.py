@@ -19,6 +19,7 @@ from autoprune.graph.types import Block, Frozen, Group
 from autoprune.pruning.restrictions import Restrictions, restricted_by
 from autoprune.pruning.verification import prunable
 from autoprune.tasks.base import Task
+from autoprune.tasks.load import built
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,7 @@ def profile(
     for a runtime that is missing, or a batch that the example cannot be repeated to, GraphError
     where the model cannot be traced.
     """
-    model, example = task.build_model().eval(), task.example_input()
+    model, example = built(task).eval(), task.example_input()
     graph = prunable(model, example, ignored_layers=task.ignored_layers, num_heads=task.num_heads)
     restricted = restricted_by(config, graph, config.space) if config else Restrictions()
     inputs = batched(example, batch)
@@ -108,7 +109,7 @@ def fit_device(
     cannot be repeated to, or a device that is too busy.
     """
     return DeviceProfile.fit(
-        task.build_model().eval(),
+        built(task).eval(),
         batched(task.example_input(), batch),
         runtime=runtime,
         threads=threads,
@@ -132,7 +133,7 @@ def move_device(
     another model.
     """
     return profile.moved(
-        task.build_model().eval(),
+        built(task).eval(),
         batched(task.example_input(), profile.device.batch),
         runtime=runtime,
         threads=threads,

@@ -106,6 +106,16 @@ def place_of(where: str, base: Path) -> str:
     return origin.file or f"{origin.module} in {base.resolve()}"
 
 
+def built(task: Task) -> nn.Module:
+    """What `task.build_model` returns. Raises TaskError where it fails, or that is no module."""
+    place = f"{name_of(task)}.build_model"
+    with named(place):
+        model: object = task.build_model()
+    if not isinstance(model, nn.Module):
+        raise TaskError(f"{place} must return an nn.Module, got {_described(model)}")
+    return model
+
+
 def load_dense(
     task: Task,
     cache: str | Path | None = None,
@@ -119,15 +129,13 @@ def load_dense(
     `cache` (by default AUTOPRUNE_CACHE or ~/.cache/autoprune); `build_model()` as it is, where
     `dense_epochs` is 0; else `task.train_dense` with a fixed seed, kept as safetensors. The
     caller's random state is left alone. `say` is told where the weights come from, and of the
-    default recipe how far the training is. Raises TaskError when the weights do not fit, or when
-    the task has neither a checkpoint nor `dense_epochs`.
+    default recipe how far the training is. Raises TaskError when `build_model` fails, the weights
+    do not fit, or the task has neither a checkpoint nor `dense_epochs`.
     """
     name = name_of(task)
     with torch.random.fork_rng():
         torch.manual_seed(_DENSE_SEED)
-        model = task.build_model()
-        if not isinstance(model, nn.Module):
-            raise TaskError(f"{name}.build_model must return an nn.Module, got {_described(model)}")
+        model = built(task)
         limit_kept_operations(model)
         model.to(device)
         if task.checkpoint is not None:

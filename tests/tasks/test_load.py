@@ -11,6 +11,7 @@ from torch import nn
 
 from autoprune.errors import TaskError
 from autoprune.tasks import BUILT_IN, load_dense, load_task, task_class
+from autoprune.tasks.load import built
 
 SOURCE = """
 from __future__ import annotations
@@ -247,6 +248,16 @@ def test_no_epochs_means_that_build_model_returns_trained_weights(folder, tmp_pa
     task.build_model = lambda: made
     assert load_dense(task, tmp_path / "kept").weight.item() == 3.0
     assert not (tmp_path / "kept").exists()
+
+
+def test_a_model_that_cannot_be_built_is_named(folder, tmp_path):
+    task = load(folder)
+    task.build_model = lambda: {}["blocks"]
+    with pytest.raises(TaskError, match=r"^Small\.build_model failed: KeyError: 'blocks'$"):
+        load_dense(task, tmp_path)
+    task.build_model = lambda: nn.ReLU
+    with pytest.raises(TaskError, match=r"^Small\.build_model must return an nn\.Module, got "):
+        built(task)
 
 
 def test_a_task_without_weights_and_epochs_is_refused(folder, tmp_path):

@@ -24,7 +24,8 @@ from autoprune.schedule import MOST_STEPS, Schedule
 from autoprune.space import SearchSpace
 from autoprune.space.settings import Value
 from autoprune.tasks.base import Task
-from autoprune.tasks.failures import name_of, named
+from autoprune.tasks.failures import name_of
+from autoprune.tasks.load import built
 from autoprune.tasks.metrics import evaluated
 
 _METHODS = {  # what a task defines where a setting is `task`
@@ -85,8 +86,8 @@ def untrained_graph(task: Task) -> PruningGraph:
 
     Raises TaskError for what the task's code raises, GraphError where the model cannot be traced.
     """
-    with torch.random.fork_rng(devices=[]), named(f"{name_of(task)}.build_model"):
-        model = task.build_model().eval()
+    with torch.random.fork_rng(devices=[]):
+        model = built(task).eval()
     return prunable(
         model,
         task.example_input(),

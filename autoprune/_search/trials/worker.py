@@ -24,7 +24,8 @@ from autoprune.pruning.compensate import Calibration
 from autoprune.quantization import compared, saved, twin_of
 from autoprune.store import INT8_FILE, QuantizationSettings, RunFolder, pack, recipe_of
 from autoprune.tasks.base import Task
-from autoprune.tasks.failures import name_of, named
+from autoprune.tasks.failures import name_of
+from autoprune.tasks.load import built
 from autoprune.tasks.primitives import limit_kept_operations
 from autoprune.training import Precision, RecoveryRun
 from autoprune.training.rng import untrained
@@ -67,8 +68,7 @@ class WorkerContext:
         Raises TaskError where that fails, or gives a model of another structure.
         """
         torch.set_num_threads(self.threads)
-        with named(f"{name_of(self.task)}.build_model"):
-            dense = self.task.build_model()
+        dense = built(self.task)
         limit_kept_operations(dense)
         self._check_structure(dense)
         dense.load_state_dict(dict(self.weights), strict=True)
