@@ -79,8 +79,8 @@ FORMATS: Mapping[str, Format] = {
 def format_of(path: Path, name: str | None = None) -> str:
     """The name of a file's format: the given one, or what the path's ending says.
 
-    Raises ConfigError where it is unknown, or the ending is not that of a format that has several
-    files.
+    Raises ConfigError where it is unknown, the ending is another format's, or it is not that of a
+    format that has several files.
     """
     endings = {form.ending: known for known, form in FORMATS.items()}
     name = name or endings.get(path.suffix, path.suffix.removeprefix("."))
@@ -90,6 +90,11 @@ def format_of(path: Path, name: str | None = None) -> str:
             f"of the endings {', '.join(endings)}, .packed"
         )
     form = FORMATS[name]
+    if endings.get(path.suffix, name) != name:
+        raise ConfigError(
+            f"{path} ends as a file of format {endings[path.suffix]} does, got format {name} · end "
+            f"it with {form.ending}, or leave out the format"
+        )
     if form.weights and path.suffix != form.ending:
         raise ConfigError(
             f"a file of format {name} must end with {form.ending} (its weights lie beside it, as "

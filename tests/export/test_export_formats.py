@@ -89,6 +89,13 @@ def test_a_missing_package_is_said_before_anything_is_written(tmp_path, monkeypa
     assert list(tmp_path.iterdir()) == []
 
 
+def test_the_ending_of_another_format_is_refused(tmp_path):
+    says = r"model\.onnx ends as a file of format onnx does, got format pt2 · end it with \.pt2"
+    with pytest.raises(ConfigError, match=says):
+        format_of(tmp_path / "model.onnx", "pt2")
+    assert format_of(tmp_path / "model.bin", "pt2") == "pt2"
+
+
 @pytest.mark.parametrize("name", FORMATS)
 def test_the_ending_tells_the_format(tmp_path, name):
     assert format_of(tmp_path / FORMATS[name].file) == name

@@ -4,6 +4,7 @@ import contextlib
 import math
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import optuna
 import pytest
@@ -17,6 +18,7 @@ from autoprune._search.plan import Limits
 from autoprune._search.sampling import study
 from autoprune._search.sampling.study import NAME, make_sampler
 from autoprune._search.state.messages import REPORT, Report
+from autoprune._search.trials.searcher import ATTEMPTS
 from autoprune.budget import Budget
 from autoprune.errors import ConfigError
 from autoprune.space import FittedSpace, SearchSpace
@@ -179,6 +181,21 @@ def test_a_space_that_is_used_up_ends_the_search(folder: RunFolder) -> None:
     grid = {hand.searcher._plan.space.candidate({"ratio": r / 1000}).key for r in range(600, 751)}
     assert seen <= grid
     assert len(seen) >= 0.8 * len(grid)
+
+
+def test_asks_of_a_screening_that_finds_nothing_new_count(
+    folder: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hand = toy.Hand(folder, toy.make_plan(limits=Limits(trials=999)))
+    hand.searcher._screening = SimpleNamespace(
+        asks=16,
+        cost=SimpleNamespace(screen_s=0.0, to_dict=dict),
+        choose=lambda proposals, ledger, number: SimpleNamespace(chosen=None, scores={}),
+    )
+    monkeypatch.setattr(hand.searcher.ledger, "duplicate_of", lambda candidate: 0)
+    assert hand.suggest() is None
+    hand.close()
+    assert ATTEMPTS <= len(study_of(folder).trials) < ATTEMPTS + 2 * 16
 
 
 def test_the_same_seed_gives_the_same_candidates_in_the_same_order(tmp_path: Path) -> None:

@@ -237,11 +237,11 @@ class BudgetedOptunaSearch(OptunaSearch):
         return found
 
     def _next(self) -> Asked | None:
-        """The next proposal that may be trained; None when none was found in many attempts."""
+        """The next proposal that may be trained; None when none of the last `ATTEMPTS` may."""
         if self._again:
             return self._again.popleft()
         self._round = len(self._study.get_trials(deepcopy=False))
-        for _ in range(ATTEMPTS):
+        while len(self._study.get_trials(deepcopy=False)) < self._round + ATTEMPTS:
             if not self._queue and self._screening is not None and self._screening.asks:
                 self._screen(self._screening)
             if self._held is not None:
