@@ -52,7 +52,7 @@ def main() -> None:
             known = rows.find(source=source, model=name)
             if len(known) and not options.again:
                 continue
-            found = known.iloc[0].to_dict() if len(known) else {}
+            found = known.iloc[0].dropna().to_dict() if len(known) else {}
             for side in options.side:
                 stale = [key for key in found if key.startswith("tp_") == (side != "ours")]
                 found = {key: value for key, value in found.items() if key not in stale}
