@@ -274,7 +274,8 @@ def page(rows: pd.DataFrame) -> str:
     order = rows.sort_values(["task", "share", "seed"], ascending=[True, False, True])
     shown = {name: how for name, how in SHOWN.items() if name in order}
     return (
-        "# Encoders with attention within a latency\n\nONNX Runtime on one thread, batch 1. "
+        "# Encoders with attention within a latency\n\nONNX Runtime on one thread, batch 1. Where "
+        "the best model within the limit is one with uniform widths, both are the same model. "
         f"{harness.stamp(rows)}\n\n{harness.table(order, shown)}\n"
     )
 
