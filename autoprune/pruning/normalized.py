@@ -10,6 +10,7 @@ training: from then on σ is the smaller V's own, and W has norm 1 again.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -27,7 +28,7 @@ _POWER_STEPS = 15  # as many as PyTorch takes for its first estimate
 
 
 @dataclass(frozen=True, eq=False)
-class Normalized:
+class Normalized(ABC):
     """A layer's `name` (its weight), computed from the parameter `tensor` by `rule`.
 
     `rule` is a hook of the layer or, in `chain`, a parametrization.
@@ -39,17 +40,17 @@ class Normalized:
     chain: Any
     tensor: nn.Parameter
 
+    @abstractmethod
     def scale(self) -> Tensor:
         """|V| or σ, float64 on the CPU."""
-        raise NotImplementedError
 
+    @abstractmethod
     def keep(self, scale: Tensor) -> None:
         """Change g, or u and v, so that V as it is now is divided by this scale."""
-        raise NotImplementedError
 
+    @abstractmethod
     def divisor(self, scale: Tensor) -> Tensor:
         """V / W, where V has this scale."""
-        raise NotImplementedError
 
     @contextmanager
     def plain(self) -> Iterator[None]:
