@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from torch import nn
 
 from autoprune.budget import Cost
 from autoprune.candidate import Candidate
-from autoprune.errors import UsageError
+from autoprune.errors import TaskError, UsageError
 from autoprune.graph import PruningGraph
 from autoprune.pruning.compensate import Calibration
 from autoprune.store import (
@@ -25,7 +26,7 @@ from autoprune.store import (
     write_metrics,
 )
 from autoprune.tasks.base import Task
-from autoprune.tasks.failures import name_of
+from autoprune.tasks.failures import name_of, named
 from autoprune.tasks.metrics import evaluated
 from autoprune.training import Precision, RecoveryRun, checkpoint
 
@@ -112,7 +113,7 @@ def retrain(
     """
     if not seeds or len(set(seeds)) != len(seeds):
         raise UsageError(f"seeds must be different numbers, at least one, got {list(seeds)}")
-    task.test_loader()  # before hours of training
+    need_test_split(task)  # before hours of training
     finished = []
     for seed in seeds:
         run = RecoveryRun(
@@ -133,6 +134,17 @@ def retrain(
     _warn_of_equals(task, finished)
     dense_test = evaluated(task, dense, "test")
     return Retraining(candidate, epochs, tuple(finished), dense_test)
+
+
+def need_test_split(task: Task) -> None:
+    """Raise TaskError where the task has no test split, or one that is known to be empty."""
+    name = f"{name_of(task)}.test_loader"
+    with named(name):
+        loader = task.test_loader()
+    if isinstance(loader, Sized):
+        with contextlib.suppress(TypeError):  # of a DataLoader over an unsized dataset
+            if len(loader) == 0:
+                raise TaskError(f"{name} must hold at least one batch, got 0")
 
 
 def spread(metrics: Sequence[Mapping[str, float]]) -> dict[str, Spread]:

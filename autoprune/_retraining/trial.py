@@ -12,7 +12,7 @@ from typing import Any
 from torch import nn
 
 from autoprune._retraining.rates import OnRate, find_rate
-from autoprune._retraining.seeds import OnEntry, Retraining, retrain
+from autoprune._retraining.seeds import OnEntry, Retraining, need_test_split, retrain
 from autoprune._search.measuring.target_devices import (
     FinishedModel,
     TargetDevice,
@@ -49,7 +49,6 @@ from autoprune.store import (
     write_text,
 )
 from autoprune.tasks.base import Task
-from autoprune.tasks.failures import name_of, named
 from autoprune.tasks.load import load_dense
 from autoprune.tasks.metrics import evaluated
 from autoprune.tasks.on_batches import loss_of
@@ -114,8 +113,7 @@ def retrain_trial(
         return folder
     targets = measurable_targets(config.targets, run.devices(config.targets))
     reach(targets)  # before hours of training
-    with named(f"{name_of(task)}.test_loader"):
-        task.test_loader()
+    need_test_split(task)
     with run.writing():
         folder.save_plan(plan)
         ready = _prepare(config, task, record)

@@ -147,7 +147,10 @@ def export(
     """Write a model for another runtime, load it there and compare the outputs."""
     settings = _settings(calibration_samples, calibration, weight_bits)
     if precision == "float32" and (settings or max_drop is not None or split is not None):
-        raise UsageError("calibration, --weight-bits, --max-drop and --split need --precision int8")
+        raise UsageError(
+            "--calibration, --calibration-samples, --weight-bits, --max-drop and --split need "
+            "--precision int8"
+        )
     test = _is_test(split)
     from autoprune import api
     from autoprune.report import text

@@ -236,6 +236,10 @@ def _read_patterns(written: Any, place: str) -> PatternSpace:
         raise ConfigError(f"{place}.kinds must be a list such as [dense, '2:4'], got {listed!r}")
     kinds = dict.fromkeys(_read_kind(kind, f"{place}.kinds[{i}]") for i, kind in enumerate(listed))
     written = spec.get("sparsity", {})
+    if isinstance(written, list | tuple):
+        raise ConfigError(
+            f"{place}.sparsity must be a number or {{min: ..., max: ...}}, got {list(written)}"
+        )
     bounds = written if isinstance(written, Mapping) else {"min": written, "max": written}
     check_keys(bounds, ("min", "max"), f"{place}.sparsity")
     if bounds and UNSTRUCTURED not in kinds:

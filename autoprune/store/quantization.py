@@ -32,9 +32,8 @@ class QuantizationSettings:
 
     def __post_init__(self) -> None:
         if self.method not in get_args(Method):
-            raise UsageError(
-                f"method must be one of {', '.join(get_args(Method))}, got {self.method!r}"
-            )
+            known = ", ".join(get_args(Method))
+            raise UsageError(f"calibration method must be one of {known}, got {self.method!r}")
         if self.samples < 1:
             raise UsageError(f"calibration samples must be at least 1, got {self.samples}")
         if self.weight_bits not in (7, 8):

@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Sequence
+from typing import Any
 
 from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
-from torch.optim import SGD, AdamW, Optimizer
+from torch.optim import LBFGS, SGD, AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, ReduceLROnPlateau
 
 from autoprune.candidate import Recovery
@@ -25,9 +26,12 @@ _MOST_GROWTH, _HIGHEST_RATE = 4.0, 0.1
 def optimizer_for(task: Task, model: nn.Module, graph: PruningGraph) -> str:
     """What `recovery.optimizer: auto` means: `task` where the task configures one of its own.
 
-    Otherwise `adamw` for a model with attention and `sgd` for any other.
+    Otherwise `adamw` for a model with attention and `sgd` for any other. Raises TaskError where
+    what the task configures cannot train a candidate.
     """
-    if task.configure_optimizers(model, 1.0, 0.0) is not None:
+    own = task.configure_optimizers(model, 1.0, 0.0)
+    if own is not None:
+        _check_own(own, task, model)
         return "task"
     return "adamw" if has_attention(graph) else "sgd"
 
@@ -172,13 +176,19 @@ def _optimizer(
 ) -> Optimizer:
     if name != "task":
         return built_in(model, name, lr, weight_decay)
-    optimizer = task.configure_optimizers(model, lr, weight_decay)
+    return _check_own(task.configure_optimizers(model, lr, weight_decay), task, model)
+
+
+def _check_own(optimizer: Any, task: Task, model: nn.Module) -> Optimizer:
+    """What a task configures, checked; TaskError where it cannot train a candidate."""
     place = f"{name_of(task)}.configure_optimizers"
     if not isinstance(optimizer, Optimizer):
         raise TaskError(
             f"{place} must return a torch optimizer for recovery.optimizer: task, "
             f"got {type(optimizer).__name__}"
         )
+    if isinstance(optimizer, LBFGS):
+        raise TaskError(f"{place} must return an optimizer that steps without a closure, got LBFGS")
     known = {id(parameter) for parameter in model.parameters()}
     held = [id(p) for group in optimizer.param_groups for p in group["params"]]
     if not known.issuperset(held):

@@ -286,6 +286,16 @@ def test_a_test_split_that_fails_is_named_before_the_training(run: RunFolder) ->
     assert not (run.path / "retrained").exists()
 
 
+def test_an_empty_test_split_is_refused_before_the_training(run: RunFolder) -> None:
+    class Empty(Pair):
+        def test_loader(self) -> Any:
+            return []
+
+    with pytest.raises(TaskError, match=r"Empty\.test_loader must hold at least one batch, got 0"):
+        retrain_trial(run, run.config, Empty(), run.records()[0], epochs=1.0, seeds=(0,))
+    assert not (run.path / "retrained").exists()
+
+
 def test_a_folder_with_something_else_is_left_alone(run: RunFolder) -> None:
     folder = run.retraining(0)
     for plan, what in (

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from autoprune.architecture import Architecture
-from scripts.benchmarks.equal_cost.matching import Match, matched, nearer, rescaled
+from scripts.benchmarks.matching import Match, matched, nearer, rescaled
 
 
 def named(width: int) -> Architecture:

@@ -82,6 +82,10 @@ def test_kept_units_agrees_with_a_search_over_all_allowed_numbers(
         ({"recovery": {"grad_clip": -1}}, r"space.recovery.grad_clip must lie in \[0, 1e\+09\]"),
         ({"recovery": {"regularizer": {"min": 0, "max": 1, "log": True}}}, "needs min above 0"),
         ({"recovery": {"distillation": 1.5}}, r"must lie in \[0, 1\], got 1.5"),
+        (
+            {"patterns": {"sparsity": [0.3, 0.8]}},
+            r"a number or {min: ..., max: ...}, got \[0.3, 0.8",
+        ),
         ({"recovery": {"lr": "fast"}}, "must be a number, got 'fast'"),
     ],
 )

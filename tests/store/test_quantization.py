@@ -85,7 +85,10 @@ def test_damage_names_file_and_key(tmp_path: Path, key: str, value: object, mess
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"method": "mean"}, "method must be one of minmax, entropy, percentile, got 'mean'"),
+        (
+            {"method": "mean"},
+            "calibration method must be one of minmax, entropy, percentile, got 'mean'",
+        ),
         ({"samples": 0}, "samples must be at least 1, got 0"),
         ({"weight_bits": 16}, "weight bits must be 7 or 8, got 16"),
     ],

@@ -5,7 +5,7 @@ import torch
 from stripes import Stripes, dense
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.optim import SGD, AdamW, Optimizer
+from torch.optim import LBFGS, SGD, AdamW, Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau, StepLR
 
 from autoprune.architecture import Architecture
@@ -176,3 +176,21 @@ def test_what_a_task_configures_must_fit() -> None:
         Optimization(Others(), model, recovery, 1)
     with pytest.raises(TaskError, match="stepped without a metric, got ReduceLROnPlateau"):
         Optimization(Metric(), model, recovery, 1)
+
+
+def test_an_optimizer_that_cannot_train_is_found_when_it_is_chosen() -> None:
+    model = Stripes().build_model()
+    graph = trace(model, Stripes().example_input())
+
+    class Closure(Stripes):
+        def configure_optimizers(self, model: nn.Module, lr: float, decay: float) -> Optimizer:
+            return LBFGS(model.parameters(), lr=lr)
+
+    class Pair(Stripes):
+        def configure_optimizers(self, model: nn.Module, lr: float, decay: float) -> object:
+            return {"optimizer": SGD(model.parameters(), lr=lr)}
+
+    with pytest.raises(TaskError, match="steps without a closure, got LBFGS"):
+        optimizer_for(Closure(), model, graph)
+    with pytest.raises(TaskError, match=r"must return a torch optimizer .* got dict"):
+        optimizer_for(Pair(), model, graph)

@@ -36,9 +36,9 @@ from autoprune.store import QuantizationSettings, pack, recipe_of
 from autoprune.training.recovery import RecoveryRun
 from scripts.benchmarks import harness
 from scripts.benchmarks.equal_cost.bench import METHODS, SMALLER, TASKS, Bench, Method
-from scripts.benchmarks.equal_cost.matching import Match, matched
 from scripts.benchmarks.equal_cost.table import KEY, OUT, write_page
 from scripts.benchmarks.harness import Rows
+from scripts.benchmarks.matching import Match, matched
 
 COSTS = ("latency_ms", "weight_bytes", "file_bytes", "peak_memory_bytes")
 
