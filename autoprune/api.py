@@ -32,7 +32,7 @@ from autoprune.loading import (
     task_of,
 )
 from autoprune.options import SearchOptions, sections
-from autoprune.pick import RECOMMENDED
+from autoprune.pick import DENSE, RECOMMENDED
 from autoprune.record import TrialRecord
 from autoprune.result import Result
 from autoprune.space.settings import constants
@@ -46,6 +46,7 @@ from autoprune.store import (
     is_model,
 )
 from autoprune.tasks.base import Task
+from autoprune.tasks.load import load_dense
 from autoprune.trust import check_run, note
 
 if TYPE_CHECKING:
@@ -279,9 +280,10 @@ def export(
 
     `format` is `onnx`, `pt2`, `openvino`, `ncnn`, `executorch`, `litert`, `coreml` (the last five
     are extras) or `packed`; by default what the ending of `output` says, or else `onnx`. `path`,
-    `pick` and `trust` as for `load`; `output` defaults to `model.<ending>` in the model's folder;
-    some formats put the weights into a second file beside it. The format `packed` is a compressed
-    file without the zeros of sparse weights, for `load` and `export`; its size is the cost
+    `pick` and `trust` as for `load`; `pick="dense"` is the dense model of a run, to compare with
+    (`dense.<ending>`). `output` defaults to `model.<ending>` in the model's folder; some formats
+    put the weights into a second file beside it. The format `packed` is a compressed file without
+    the zeros of sparse weights, for `load` and `export`; its size is the cost
     `file_bytes`, and it is read again and compared bit for bit.
 
     With `precision="int8"` the model is quantized after training, calibrated on training samples as
@@ -300,6 +302,13 @@ def export(
         raise UsageError("quantization and test need precision='int8'")
     if precision == "int8" and format not in (None, "onnx"):
         raise UsageError(f"an int8 model is written as onnx, got format {format!r}")
+    if pick.strip() == DENSE and not is_model(path):
+        if precision == "int8" or format == "packed":
+            raise UsageError(
+                "pick dense is written as float32, and not packed · autoprune quantize RUN writes "
+                "dense.int8.onnx"
+            )
+        return _export_dense(RunFolder.open(path), format, output, dynamic_batch, task, trust)
     model, found, folder = load_with_task(path, pick=pick, task=task, trust=trust)
     inside = folder.parent if folder.is_file() else folder
     if precision == "int8":
@@ -317,6 +326,26 @@ def export(
         model, file, found.example_input(), format=format, dynamic_batch=dynamic_batch
     )
     return replace(done, model=model_words(folder))
+
+
+def _export_dense(
+    run: RunFolder,
+    format: str | None,  # noqa: A002
+    output: str | Path | None,
+    dynamic_batch: bool,
+    task: Task | None,
+    trust: bool,
+) -> Exported:
+    from autoprune._export import FORMATS, export_model
+
+    run.check_single()
+    found = _task_of_run(run, task, trust)
+    name = format or "onnx"
+    default = FORMATS[name].file if name in FORMATS else f"model.{name}"
+    file = Path(output) if output is not None else run.path / default.replace("model", DENSE, 1)
+    model, example = load_dense(found).eval(), found.example_input()
+    done = export_model(model, file, example, format=format, dynamic_batch=dynamic_batch)
+    return replace(done, model="the dense model")
 
 
 def compare(*runs: str | Path | Result) -> Comparison:

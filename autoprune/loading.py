@@ -192,6 +192,12 @@ def model_folder(path: str | Path, pick: str = RECOMMENDED) -> Path:
     retrained = RetrainingFolder(folder)
     if retrained.is_finished:
         return retrained.first_model
+    if not RunFolder.is_run(folder) and (begun := retrained.plan()) is not None:
+        raise StoreError(
+            f"{folder} holds a retraining that is not finished · to resume it, repeat its command: "
+            f"autoprune retrain RUN --pick trial=N --epochs {begun.epochs:g} "
+            f"--seeds {len(begun.seeds)}"
+        )
     run, record = picked(RunFolder.open(folder), pick)
     return run.newest_model(record)
 

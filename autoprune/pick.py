@@ -14,6 +14,7 @@ from autoprune.pareto import Objective, ParetoFront
 from autoprune.record import TrialRecord
 
 RECOMMENDED = "recommended"
+DENSE = "dense"  # of `export` alone: it is no trial
 FORMS = (
     "recommended, knee, fastest, best, trial=N, or limits such as 'latency_ms<=3' and "
     "'accuracy>=0.9, min latency_ms'"

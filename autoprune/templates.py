@@ -45,7 +45,8 @@ search:
   # variables: ratios          # ratios | allocation: a share of the budget and some offsets
   # objectives: [accuracy, latency_ms]   # default: the task's metric and the first limit
   # levels: [35%, 25%]         # lower limits (of the first cost) to find good models for, too
-  trials: 30                   # the search stops at the first of these three limits
+  trials: 30                   # the search stops at the first of these three limits; up to ten are
+                               # first candidates: uniform widths, the allocator's, learning rates
   # total_epochs: 60           # training epochs of all trials together
   # minutes: 30
   patience: 25                 # stop after so many trials without progress of the front; 0 = never

@@ -76,6 +76,15 @@ def test_export_is_loaded_again_and_agrees(found: api.Result, tmp_path: Path) ->
     assert written.difference < 1e-4
 
 
+def test_the_dense_model_is_exported_to_compare_with(found: api.Result, tmp_path: Path) -> None:
+    written = autoprune.export(found.path, pick="dense", output=tmp_path / "dense.onnx")
+    assert written.model == "the dense model"
+    small = autoprune.export(found.path, output=tmp_path / "small.onnx")
+    assert written.size_bytes > small.size_bytes
+    with pytest.raises(UsageError, match=r"autoprune quantize RUN writes dense\.int8\.onnx"):
+        autoprune.export(found.path, pick="dense", precision="int8")
+
+
 @pytest.fixture
 def quick_timing(monkeypatch: pytest.MonkeyPatch) -> None:
     """Few repeats: what is measured does not matter here."""

@@ -18,6 +18,7 @@ from autoprune.architecture import Architecture
 from autoprune.config import RunConfig
 from autoprune.errors import StoreError, TaskError, UsageError
 from autoprune.store import (
+    RetrainingPlan,
     RetrainingSummary,
     RunFolder,
     Spread,
@@ -148,6 +149,14 @@ def retrain(run: RunFolder, number: int) -> Path:
         RetrainingSummary(number, record.candidate, 1.0, (3, 4), {"accuracy": Spread(0.9)})
     )
     return folder.path
+
+
+def test_an_unfinished_retraining_is_called_so(run: RunFolder) -> None:
+    folder = run.retraining(0)
+    folder.path.mkdir(parents=True)
+    folder.save_plan(RetrainingPlan("key", 5.0, (0, 1)))
+    with pytest.raises(StoreError, match=r"not finished · .* --epochs 5 --seeds 2"):
+        loading.model_folder(folder.path)
 
 
 def test_the_retrained_model_of_the_first_seed_is_preferred(run: RunFolder) -> None:

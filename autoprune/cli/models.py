@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from autoprune.cli.application import PickOption, Quiet, RunArgument, Trust, app
+from autoprune.cli.application import PICK, PickOption, Quiet, RunArgument, Trust, app
 from autoprune.cli.terminal import code_of, fail, say
 from autoprune.config.yaml_file import set_key
 from autoprune.errors import UsageError
@@ -134,7 +134,7 @@ def export(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Default: model.ENDING beside the model.")
     ] = None,
-    pick: PickOption = RECOMMENDED,
+    pick: Annotated[str, typer.Option(help=f"{PICK}; or dense.")] = RECOMMENDED,
     dynamic_batch: Annotated[bool, typer.Option(help="Leave the batch size free.")] = False,
     precision: Annotated[str, typer.Option(help="float32, or int8: quantized.")] = "float32",
     calibration_samples: CalibrationSamples = None,
@@ -168,7 +168,7 @@ def export(
     )
     size = text.cost("weight_bytes", written.size_bytes)
     files = f"{written.path} and {written.weights}" if written.weights else f"{written.path}"
-    say(f"wrote {files} ({size}, {written.exporter})")
+    say(f"wrote {files} ({size}; exporter: {written.exporter})")
     for line in _facts(written):
         say(line)
     if written.format == "packed":
@@ -203,12 +203,13 @@ def _by(sizes: Sequence[int | str]) -> str:
 
 def _compared(written: Exported) -> str:
     """How the outputs of a file, or of what it was converted from, compare with the model's."""
-    within = f"within {written.difference:.1e} of the largest"
+    most = f"{written.difference:.1e} of the largest output"
     if written.ran:
-        return f"reloaded: outputs agree {within}"
+        return f"reloaded: outputs differ by at most {most}"
     return (
-        "not run here (Core ML runs on macOS and iOS only): the program it was converted from "
-        f"agrees {within}; inputs, outputs and types of weights were checked"
+        "not run here (Core ML runs on macOS and iOS only): the outputs of the program it was "
+        f"converted from differ by at most {most}; inputs, outputs and types of weights were "
+        "checked"
     )
 
 

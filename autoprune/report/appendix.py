@@ -20,11 +20,13 @@ def search(view: RunView, drawn: Mapping[str, Any]) -> str:
         for state, count in states.items()
         if count
     )
-    counts = ", ".join(f"{count} {state}" for state, count in states.items() if count)
+    words = {"infeasible": "over budget as predicted"}
+    counts = ", ".join(f"{n} {words.get(state, state)}" for state, n in states.items() if n)
+    own = ", ".join(f"{count} {state}" for state, count in view.own_states.items())
     known = {
-        "trials": f"{len(view.records)}: {counts}" if counts else "none yet",
-        "training epochs": f"{view.epochs:.4g}",
+        "trials": f"{sum(view.own_states.values())}: {own}" if own else "none yet",
         **_extra(view),
+        "training epochs": f"{view.epochs:.4g}",
         "wall time": text.seconds(view.wall_s),
         **({"ended by": view.ended_by} if view.ended_by else {}),
         **{
@@ -42,18 +44,10 @@ def search(view: RunView, drawn: Mapping[str, Any]) -> str:
 
 
 def _extra(view: RunView) -> dict[str, str]:
-    """What does not count towards the limits: baselines, and trials of an earlier run."""
-    baselines = [r for r in view.records if not r.is_counted and not r.is_reused]
-    reused = [r for r in view.records if r.is_reused]
-    found = {}
-    if baselines:
-        epochs = sum(record.epochs for record in baselines)
-        found["of them baselines"] = f"{len(baselines)}, {epochs:.4g} epochs, not counted in limits"
-    if view.smaller:
-        epochs = sum(record.epochs for record in view.smaller)
-        found["smaller dense models"] = f"{len(view.smaller)}, {epochs:.4g} epochs on top"
-    if reused:
-        found["of them from an earlier run"] = f"{len(reused)}, trained there"
+    """What does not count towards the limits: baselines, trials of an earlier run, proposals."""
+    found = dict(view.not_counted)
+    if refused := view.states["infeasible"]:
+        found["over budget as predicted"] = f"{refused} proposals, not trained"
     return found
 
 
@@ -87,7 +81,7 @@ def _without_model(view: RunView) -> str:
         _reasons("Failed trials", [(r, text.last_line(r.error)) for r in ended["failed"]], True),
         _reasons(
             "Within the budget as predicted, over it as measured",
-            [(r, over) for r in ended["complete"] if (over := view.over_budget(r))],
+            [(r, _over(view, r)) for r in ended["complete"] if view.over_budget(r)],
         ),
         _reasons(
             "Over budget as predicted, never trained",
@@ -95,6 +89,13 @@ def _without_model(view: RunView) -> str:
         ),
     ]
     return f'<div style="margin-top:20px">{"".join(parts)}</div>' if any(parts) else ""
+
+
+def _over(view: RunView, record: TrialRecord) -> str:
+    """By how much a model is over the budget, and what it would have reached."""
+    name = view.metric.name if view.metric else ""
+    reached = f" · {name} {text.metric(name, view.metric_of(record))}" if name else ""
+    return f"{view.over_budget(record)}{reached}"
 
 
 def _reasons(title: str, found: list[tuple[TrialRecord, str]], is_open: bool = False) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -156,6 +156,25 @@ class RunContents:
         return {state: counted[state] for state in STATES}
 
     @cached_property
+    def own_states(self) -> dict[str, int]:
+        """How many of the trials that count towards the limits ended in which state, if any."""
+        trained = (r for r in self.records if r.is_counted and r.state != "infeasible")
+        counted = Counter[str](record.state for record in trained)
+        return {state: counted[state] for state in STATES if counted[state]}
+
+    @cached_property
+    def not_counted(self) -> dict[str, str]:
+        """What stands beside the trials that count: how many, and what their training took."""
+        others = [record for record in self.records if not record.is_counted]
+        groups = {
+            "baselines": ([r for r in others if not r.is_converted and not r.is_reused], ""),
+            "in the other precision": ([r for r in others if r.is_converted], ""),
+            "of an earlier run": ([r for r in others if r.is_reused], ""),
+            "smaller dense models": (self.smaller, " on top"),
+        }
+        return {name: _counted(found, end) for name, (found, end) in groups.items() if found}
+
+    @cached_property
     def epochs(self) -> float:
         """The training epochs of all trials together; those of an earlier run do not count."""
         return sum(record.epochs for record in self.records if not record.is_reused)
@@ -217,6 +236,12 @@ class RunContents:
     def removed(self, record: TrialRecord) -> dict[str, float]:
         """The removed fraction of every group, in the order of the model."""
         return record.candidate.architecture.removed(self.groups) if self.groups else {}
+
+
+def _counted(records: Sequence[TrialRecord], end: str) -> str:
+    """How many, and the epochs that this search trained them."""
+    epochs = sum(record.epochs for record in records if not record.is_reused)
+    return f"{len(records)}" + (f" ({epochs:.4g} epochs{end})" if epochs else "")
 
 
 def _by(name: str, more: float) -> str:

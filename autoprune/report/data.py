@@ -6,6 +6,7 @@ a view cannot know is None or empty here, and is named as unknown by what draws 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -16,11 +17,11 @@ from autoprune.budget import Cost, Limit
 from autoprune.cost_fields import FILE, MEMORY, is_latency, split_field
 from autoprune.errors import BudgetError
 from autoprune.pareto import CostSource
-from autoprune.recommendation import Recommendation, recommend
+from autoprune.recommendation import Recommendation, recommend, violations
 from autoprune.record import TrialRecord
 from autoprune.report import text
 from autoprune.report.contents import BY_GOAL, RunContents
-from autoprune.store import DenseReport
+from autoprune.store import DenseReport, RetrainingSummary
 
 _SAME = 0.01  # of a limit: below, that of predictions is not told apart
 
@@ -44,6 +45,32 @@ class RunView(RunContents):
             return None
         limits = self.config.recommended_within(self.metric.name)
         return recommend(self.front, self.dense.metrics, limits)
+
+    def is_good_enough(self, model: TrialRecord | RetrainingSummary) -> bool:
+        """Whether its validation metrics meet the limits of the recommended model."""
+        found = self.recommendation
+        if found is None or found.unknown or self.front is None:
+            return False
+        metrics: Mapping[str, float] = (
+            model.metrics
+            if isinstance(model, TrialRecord)
+            else {name: spread.mean for name, spread in model.validation.items()}
+        )
+        dense, objectives = self.dense.metrics, self.front.objectives
+        return not violations(metrics, dense, found.limits, objectives)
+
+    @cached_property
+    def near_miss(self) -> TrialRecord | None:
+        """The cheapest of the models that are good enough, but over the budget as measured."""
+        cost = self.cost
+        good = [
+            (value, record)
+            for record in self.records
+            if record.state == "complete" and self.over_budget(record)
+            if cost is not None and (value := cost.value(record, "measured")) is not None
+            if self.is_good_enough(record)
+        ]
+        return min(good, key=lambda pair: pair[0])[1] if good else None
 
     @property
     def limits(self) -> tuple[tuple[Limit, float | None], ...]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -74,14 +74,36 @@ def _quality(view: RunView) -> Iterator[Finding]:
     found = view.recommendation
     if found is None or found.is_within or found.unknown:
         return
-    values = found.record.metrics
-    has = " and ".join(f"{name} {text.metric(name, values.get(name))}" for name in found.broken)
-    yield Finding(
-        "warn",
-        f"No model of the front has {limits_in_words(view)}: the nearest, trial "
-        f"{found.record.number}, has {has}.",
-        "short trials understate what a full training reaches: retrain it and look; otherwise "
-        "more search.epochs or trials, or a looser budget",
+    if any(map(view.is_good_enough, view.retrained)):
+        return
+    number, broken = found.record.number, found.broken
+    limits, more = limits_in_words(view), "more search.epochs or trials, or a looser budget"
+    said = f"No model of the front has {limits}: the nearest, trial {number}, has "
+    said += _values(broken, found.record.metrics)
+    remedy = "short trials understate what a full training reaches: retrain it and look; "
+    remedy += f"otherwise {more}"
+    after = [result for result in view.retrained if result.number == number]
+    if after:
+        reached = {name: spread.mean for name, spread in after[-1].validation.items()}
+        epochs = f"{after[-1].epochs:g} epochs of retraining"
+        said += f", and {_values(broken, reached)} after {epochs}"
+        remedy = f"a longer retraining, {more}"
+    yield Finding("warn", f"{said}.{_near_miss(view)}", remedy)
+
+
+def _values(names: Iterable[str], metrics: Mapping[str, float]) -> str:
+    return " and ".join(f"{name} {text.metric(name, metrics.get(name))}" for name in names)
+
+
+def _near_miss(view: RunView) -> str:
+    """The model that is good enough and just over the budget as measured, in words."""
+    near = view.near_miss
+    if near is None or view.metric is None:
+        return ""
+    name = view.metric.name
+    return (
+        f" Trial {near.number} has {name} {text.metric(name, view.metric_of(near))}, but is over "
+        f"the budget as measured: {view.over_budget(near)}."
     )
 
 

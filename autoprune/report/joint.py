@@ -67,7 +67,7 @@ def show(joint: JointFront) -> RenderableType:
     return Group(*parts, table, Text(f"{_legend()}\n{_shares(joint)}", "dim"))
 
 
-_MARKS = {"recommended": "★", "knee": "◆"}
+_MARKS = {"recommended": "★", "knee": "▲"}
 
 
 def _legend() -> str:

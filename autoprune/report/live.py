@@ -74,17 +74,14 @@ def _front(snapshot: Snapshot) -> Table:
     table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
     columns = list(dict.fromkeys(name for member in snapshot.front for name in member))
     for column in columns:
-        table.add_column(Text(_title(column)), justify="right")
+        word = f"{snapshot.source} {column}" if is_latency(column) else column
+        table.add_column(Text(word), justify="right")
     for member in snapshot.front[:_ROWS]:
         table.add_row(*(_cell(column, member.get(column)) for column in columns))
     hidden = len(snapshot.front) - _ROWS
     if hidden > 0:
         table.caption = f"and {hidden} more"
     return table
-
-
-def _title(column: str) -> str:
-    return f"predicted {column}" if is_latency(column) else column
 
 
 def _cell(column: str, value: float | None) -> str:

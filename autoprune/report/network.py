@@ -24,7 +24,8 @@ from autoprune.store import LayerCosts, LayerInfo, Network
 
 _TIMED = (
     " Measured in the table are the times that ONNX Runtime's profiler gives for float32 models; "
-    "what is fused into a layer counts for it."
+    "what is fused into a layer counts for it. Profiling costs time at every layer: their sum may "
+    "exceed the latency of the whole network."
 )
 _LABELS = 48  # layers that are named below the picture
 

@@ -58,7 +58,7 @@ def models(view: RunView) -> str:
         f"<thead>{_model_head(view)}</thead>"
         f"<tbody>{''.join(rows)}</tbody></table></div>"
         f'<p class="note">{escape(device_line(view))}. Latencies are medians in milliseconds for '
-        "one forward pass; the speed-up is the ratio to the dense model, measured interleaved."
+        "one forward pass; the speed-up is the ratio to the dense model, in turns of a few calls."
         f"{escape(_sureness(view))}{predicted} Measured is the trained model, after the "
         "search and one at a time."
         f"{_over_note(view)}{_predicted_only_note(view)}{_goal_notes(view)}{_uniform_note(view)}</p>",

@@ -18,8 +18,7 @@ from autoprune.report.why import why
 from autoprune.store import RetrainingSummary
 
 _STYLES = {"complete": "green", "stopped": "yellow", "infeasible": "dim", "failed": "red"}
-_WORDS = {"infeasible": "over budget as predicted"}  # proposals that were not trained
-_MARKS = {"uniform": " ▫", "random": " ?", "scratch": " 0", "smaller": " ◇"}
+_MARKS = {"uniform": " ▫", "random": " ◇", "scratch": " 0", "smaller": " ◊"}
 _MS, _P95 = "latency_ms", "latency_p95_ms"
 
 
@@ -49,14 +48,16 @@ def summary(view: RunView) -> RenderableType:
     lines.append(f"budget  {budget or text.NONE}\n")
     for words in view.limits_of_predictions:
         lines.append(f"        trained where {words}\n")
-    lines.append(f"trials  {len(view.records)}: ")
-    for index, (state, count) in enumerate(view.states.items()):
-        lines.append(", " if index else "").append(
-            f"{count} {_WORDS.get(state, state)}", _STYLES[state]
-        )
+    lines.append(f"trials  {sum(view.own_states.values())}")
+    for index, (state, count) in enumerate(view.own_states.items()):
+        lines.append(", " if index else ": ").append(f"{count} {state}", _STYLES[state])
         if state == "complete" and view.over:
             lines.append(f" ({len(view.over)} over budget as measured)")
-    lines.append(_baselines(view))
+    for name, how_many in view.not_counted.items():
+        lines.append(f"  ·  {name} {how_many}")
+    if refused := view.states["infeasible"]:
+        words = f"{refused} proposal{'s' * (refused != 1)} over budget as predicted, not trained"
+        lines.append("  ·  ").append(words, _STYLES["infeasible"])
     ended = f", ended after {view.ended_by}" if view.ended_by else ""
     lines.append(f"  ·  {view.epochs:.4g} epochs, {text.seconds(view.wall_s)}{ended}\n")
     if view.front is None or not view.members:
@@ -80,13 +81,6 @@ def summary(view: RunView) -> RenderableType:
         lines.append(f"\n        not measured: {view.not_measured}", "yellow")
         lines.append(f"\n        measure it with: autoprune resume {view.place}", "yellow")
     return lines
-
-
-def _baselines(view: RunView) -> str:
-    """How many of the trials are baselines, which the limits of the search do not count."""
-    found = [r for r in view.records if not r.is_counted and not r.is_reused]
-    epochs = sum(record.epochs for record in found)
-    return f" (of them baselines {len(found)}, {epochs:.4g} epochs)" if found else ""
 
 
 def _level(view: RunView, record: TrialRecord | None) -> str:
@@ -121,7 +115,7 @@ def front_table(view: RunView) -> RenderableType:
     knee, found = view.front.knee if view.front else None, view.recommendation
     for record in view.members:
         mark = " ★" if found is not None and record.number == found.record.number else ""
-        mark += " ◆" if knee is not None and record.number == knee.number else ""
+        mark += " ▲" if knee is not None and record.number == knee.number else ""
         mark += _MARKS.get(record.baseline, "")
         mark += " int8" if view.is_int8(record) else ""
         table.add_row(f"{record.number}{mark}", *_cells(view, record, name))
@@ -131,10 +125,10 @@ def front_table(view: RunView) -> RenderableType:
         mark += " ✗" if view.over_budget(record) else ""
         table.add_row(mark, *_cells(view, record, name), style="dim")
     kinds = {record.baseline for record in view.baselines}
-    marks = "★ recommended · ◆ knee" + (" · ▫ uniform pruning" if "uniform" in kinds else "")
-    marks += " · ? random widths" if "random" in kinds else ""
+    marks = "★ recommended · ▲ knee" + (" · ▫ uniform pruning" if "uniform" in kinds else "")
+    marks += " · ◇ random widths" if "random" in kinds else ""
     marks += " · 0 from scratch" if "scratch" in kinds else ""
-    marks += " · ◇ smaller dense model" if "smaller" in kinds else ""
+    marks += " · ◊ smaller dense model" if "smaller" in kinds else ""
     if view.records and max(r.number for r in view.records) >= len(view.records):
         marks += " · trials are numbered by proposal, also by those not trained"
     shown = (view.dense.measured, *(r.measured for r in (*view.records, *view.smaller)))
@@ -175,7 +169,7 @@ def retrained_table(view: RunView) -> Table:
     """Retrained members: test metrics as mean ± standard deviation over seeds."""
     table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False, title="retrained models")
     table.title_justify = "left"
-    for column in ("model", "epochs", "trained with", "test, mean ± std", "dense, test"):
+    for column in ("model", "epochs", "trained with", "test, mean ± std", "dense", "to dense"):
         table.add_column(column, justify="left" if column == "model" else "right")
     for result in view.retrained:
         table.add_row(*_retrained_cells(result))
@@ -242,11 +236,16 @@ def _device(name: str, *costs: Cost | None) -> str | None:
 
 def _retrained_cells(result: RetrainingSummary) -> list[str | Text]:
     test = [f"{name} {text.spread(name, v.mean, v.std)}" for name, v in result.test.items()]
-    dense = [f"{name} {text.metric(name, value)}" for name, value in result.dense.test.items()]
+    dense, changes = [], []
+    for name, spread in result.test.items():
+        before = result.dense.test.get(name)
+        dense.append(text.metric(name, before))
+        changes.append(text.change(name, None if before is None else spread.mean - before))
     return [
         f"trial {result.number}",
         f"{result.epochs:g}",
         text.seeds(result.seeds),
         Text("\n".join(test) or text.NONE),
         Text("\n".join(dense) or text.NONE),
+        Text("\n".join(changes) or text.NONE),
     ]

@@ -23,11 +23,22 @@ def why(view: RunView) -> str:
         return f"the knee: the dense model's {found.unknown} is not known"
     asked = limits_in_words(view)
     if not found.is_within:
-        return f"no model of the front has {asked}; this one is the nearest"
+        return f"no model of the front has {asked}; this one is the nearest{_retrained(view)}"
     cost = f"the lowest {_cost_name(view, found.cost)}" if found.cost else "the first"
     if len(found.within) == 1:
         return f"the only model of the front with {asked}"
     return f"{cost} of the {len(found.within)} models with {asked}"
+
+
+def _retrained(view: RunView) -> str:
+    """What the recommended model, retrained, has on validation data, where that is enough."""
+    found = view.recommendation
+    reached = [r for r in view.retrained if found and r.number == found.record.number]
+    if not reached or view.metric is None or not view.is_good_enough(reached[-1]):
+        return ""
+    after, name = reached[-1], view.metric.name
+    value = text.metric(name, after.validation[name].mean)
+    return f", and has {value} on validation data after {after.epochs:g} epochs of retraining"
 
 
 def _cost_name(view: RunView, cost: str) -> str:
@@ -47,8 +58,9 @@ def _limit(view: RunView, limit: QualityLimit) -> str:
     maximize = view.metric is None or view.metric.direction == "maximize"
     bound = text.metric(limit.metric, limit.bound(dense, maximize))
     drop = (
-        f"{100 * limit.value:.3g} % of the dense value"
+        f"{100 * limit.value:.3g} % of it"
         if limit.kind == "relative drop"
-        else text.change(limit.metric, limit.value).lstrip("+") + " of dense"
+        else text.change(limit.metric, limit.value).lstrip("+")
     )
-    return f"{limit.metric} within {drop} ({'≥' if maximize else '≤'} {bound})"
+    sign, word = ("≥", "less") if maximize else ("≤", "plus")
+    return f"{limit.metric} {sign} {bound} (dense {word} {drop})"

@@ -39,7 +39,7 @@ def test_export_names_both_files(command_line, monkeypatch, tmp_path: Path) -> N
     monkeypatch.setattr(api, "export", export)
     code, out, _ = command_line("export", tmp_path, "--format", "openvino", "--dynamic-batch")
     assert code == 0
-    assert "wrote m.xml and m.bin (1.50 MB, by us)" in out
+    assert "wrote m.xml and m.bin (1.50 MB; exporter: by us)" in out
     assert (asked["format"], asked["dynamic_batch"]) == ("openvino", True)
 
 
@@ -66,8 +66,8 @@ def test_export_says_which_model_and_what_it_takes(
 @pytest.mark.parametrize(
     ("ran", "said"),
     [
-        (True, "reloaded: outputs agree within 1.0e-07 of the largest"),
-        (False, "not run here (Core ML runs on macOS and iOS only): the program it was converted"),
+        (True, "reloaded: outputs differ by at most 1.0e-07 of the largest output"),
+        (False, "not run here (Core ML runs on macOS and iOS only): the outputs of the program it"),
     ],
 )
 def test_export_says_whether_the_file_ran(
@@ -87,7 +87,7 @@ def exported(**more: Any) -> Exported:
 @pytest.mark.parametrize(
     ("made", "last"),
     [
-        (exported(), "reloaded: outputs agree within 1.0e-07 of the largest"),
+        (exported(), "reloaded: outputs differ by at most 1.0e-07 of the largest output"),
         (
             Exported(Path("m.packed"), "packed", "autoprune", 0.0, 900),
             "read again: every weight is the same, bit for bit",

@@ -93,7 +93,7 @@ def test_every_sign_of_the_tables_has_one_like_it_in_ascii() -> None:
         terminal.prepare_streams()
     stream.write(shown + "ä")
     stream.flush()
-    assert stream.buffer.getvalue() == b"---x+-<=->...*R>=o#.?"
+    assert stream.buffer.getvalue() == b"---x+-<=->...*?sR>=o#.?"
 
 
 def test_a_pipe_gets_long_lines_whole_and_tables_without_blanks_at_the_end(capsys) -> None:

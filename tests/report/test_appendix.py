@@ -26,10 +26,10 @@ def test_the_cost_of_a_search_counts_what_it_trained_itself() -> None:
     view = replace(view_of(*records, ended_by="4 trials"), wall_s=75.0)
     found = facts(appendix.search(view, {}))
     assert found == {
-        "trials": "4: 3 complete, 1 failed",
+        "trials": "2: 1 complete, 1 failed",
+        "baselines": "1 (1 epochs)",
+        "of an earlier run": "1",
         "training epochs": "3",
-        "of them baselines": "1, 1 epochs, not counted in limits",
-        "of them from an earlier run": "1, trained there",
         "wall time": "1 min 15 s",
         "ended by": "4 trials",
         "train, all trials": "2 min 0 s",
@@ -73,7 +73,7 @@ def test_reasons_of_failures_are_open_and_those_of_the_budget_folded() -> None:
     rows = [re.findall(r'<td class="l(?: wrap)?">(.*?)</td>', block) for *_, block in blocks]
     assert rows == [
         ["trial 1", "OOM: &lt;no&gt; memory"],
-        ["trial 3", "9.00 ms &gt; 8.00 ms"],
+        ["trial 3", "9.00 ms &gt; 8.00 ms · accuracy 90.00 %"],
         ["trial 2", "macs 9 over 5"],
     ]
     assert "<details" not in appendix.search(view_of(trial(0, 0.9, 5.0)), {})
@@ -109,6 +109,6 @@ def test_smaller_dense_models_are_counted_apart() -> None:
     view = view_of(trial(0, 0.9, 5.0, epochs=1.0), smaller=(small, replace(failed, error="why")))
     page = appendix.search(view, {})
     assert facts(page)["training epochs"] == "1"
-    assert facts(page)["smaller dense models"] == "2, 2 epochs on top"
+    assert facts(page)["smaller dense models"] == "2 (2 epochs on top)"
     assert "Failed trials (1)" in page
     assert '<td class="l">lost</td>' in page

@@ -55,9 +55,32 @@ def test_a_dense_model_that_has_learned_nothing_is_bad(constant: float, count: i
 def test_no_model_within_the_loss() -> None:
     (found,) = words(view_of(trial(0, 0.88, 5.0)))
     assert found == (
-        "No model of the front has accuracy within 1 % of the dense value (≥ 89.10 %): the "
-        "nearest, trial 0, "
-        "has accuracy 88.00 %."
+        "No model of the front has accuracy ≥ 89.10 % (dense less 1 % of it): the nearest, trial "
+        "0, has accuracy 88.00 %."
+    )
+
+
+def retrained_to(accuracy: float) -> RetrainingSummary:
+    reached = {"accuracy": Spread(accuracy, 0.01)}
+    return RetrainingSummary(0, {}, 20.0, (0,), reached, validation=reached)
+
+
+def test_after_a_retraining_its_metric_counts() -> None:
+    view = view_of(trial(0, 0.88, 5.0))
+    (short,) = findings(replace(view, retrained=(retrained_to(0.885),)))
+    assert short.text.endswith(
+        "has accuracy 88.00 %, and accuracy 88.50 % after 20 epochs of retraining."
+    )
+    assert short.remedy.startswith("a longer retraining")
+    assert not findings(replace(view, retrained=(retrained_to(0.895),)))
+
+
+def test_a_good_model_just_over_the_budget_is_named() -> None:
+    view = view_of(trial(0, 0.88, 5.0), trial(3, 0.9, 8.1), trial(4, 0.9, 9.0))  # allowed: 8 ms
+    front = replace(view.front, records=view.records[:1])
+    found = words(replace(view, front=front))[0]
+    assert found.endswith(
+        "Trial 3 has accuracy 90.00 %, but is over the budget as measured: 8.10 ms > 8.00 ms."
     )
 
 

@@ -59,6 +59,11 @@ def test_the_panel_has_the_front_with_predicted_latencies() -> None:
     assert line_of(shown, "    4") == ["4", "97.12", "%", "0.25", "0.123", "ms", "2.00", "M"]
 
 
+def test_after_the_measurement_latencies_are_measured() -> None:
+    snapshot = Snapshot("done", trials=4, complete=4, front=(MEMBER,), source="measured")
+    assert line_of(text_of(live.panel(snapshot)), "trial")[3:5] == ["measured", "latency_ms@phone"]
+
+
 def test_a_value_that_a_member_lacks_is_a_dash() -> None:
     front = (MEMBER, {"trial": 5.0, "accuracy": 0.5})
     row = line_of(text_of(live.panel(Snapshot("search", front=front))), "    5")

@@ -33,7 +33,7 @@ def shown(joint: JointFront) -> str:
 def test_members_are_named_by_their_starting_model(whole: RunFolder) -> None:
     text = shown(JointFront.read(whole))
     rows = [line.split("  ")[0] for line in text.splitlines() if re.match(r"(large|small), ", line)]
-    assert rows == ["large, dense", "small, dense", "small, trial 1", "large, trial 0 ★ ◆"]
+    assert rows == ["large, dense", "small, dense", "small, trial 1", "large, trial 0 ★ ▲"]
     assert "recommended is large, trial 0" in text
     # of 0.4 x (56 - 14) + 0.4 x (56 - 42): 0.1 x 14, and 0.1 x 28
     assert "large 6.3 %, 4 trials; small 12.5 %, 1 trial\n" in text

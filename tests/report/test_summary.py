@@ -35,7 +35,7 @@ def test_the_result_in_one_sentence() -> None:
     assert text_of(lead[1]) == (
         "2 smaller models within latency ≤ 8.00 ms (80 % of dense). Recommended is trial 0 with "
         "accuracy 89.50 % (−0.50 pt to dense): 2.5× faster than dense, measured. Why: the only "
-        "model of the front with accuracy within 1 % of the dense value (≥ 89.10 %)."
+        "model of the front with accuracy ≥ 89.10 % (dense less 1 % of it)."
     )
 
 

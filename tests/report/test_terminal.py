@@ -67,9 +67,9 @@ def test_a_noisy_measurement_is_flagged_with_its_figures(tmp_path) -> None:
 
 def test_summary_counts_every_state(view) -> None:
     text = text_of(terminal.summary(view))
-    for state, count in view.states.items():
-        word = "over budget" if state == "infeasible" else state
-        assert f"{count} {word}" in text
+    for state, count in view.own_states.items():
+        assert f"{count} {state}" in text
+    assert f"{view.states['infeasible']} proposal" in text
     front = view.front
     assert f"{len(view.members)} models as measured, knee trial {front.knee.number}" in text
     assert f"hypervolume {front.hypervolume:.4g} (accuracy × latency_ms)" in " ".join(text.split())
@@ -78,8 +78,7 @@ def test_summary_counts_every_state(view) -> None:
 def test_baselines_and_gaps_in_the_numbers_are_explained() -> None:
     mine, theirs = views.trial(0, 0.9, 5.0), views.trial(1, 0.9, 4.0, origin="baseline:uniform")
     text = text_of(terminal.show(views.view_of(mine, replace(theirs, epochs=2.5))), width=200)
-    assert "2 complete" in text
-    assert "(of them baselines 1, 2.5 epochs)" in text
+    assert "trials  1: 1 complete  ·  baselines 1 (2.5 epochs)  ·  " in text
     assert "numbered by proposal" not in text
     text = text_of(terminal.show(views.view_of(mine, views.trial(115, 0.9, 4.0))), width=200)
     assert "baselines" not in text
@@ -88,9 +87,8 @@ def test_baselines_and_gaps_in_the_numbers_are_explained() -> None:
 
 def test_models_over_budget_as_measured_are_counted_apart(view) -> None:
     text = text_of(terminal.summary(replace(view, over={1: {"macs": 0.1}})), width=200)
-    complete, refused = view.states["complete"], view.states["infeasible"]
-    assert f"{complete} complete (1 over budget as measured), " in text
-    assert f"{refused} over budget as predicted, " in text
+    assert f"{view.own_states['complete']} complete (1 over budget as measured), " in text
+    assert "over budget as predicted, not trained" in text
     assert "budget as measured" not in text_of(terminal.summary(view))
 
 
@@ -180,8 +178,8 @@ def test_a_smaller_dense_model_stands_below_the_front_by_its_name() -> None:
     failed = replace(failed, error="RuntimeError: no data")
     view = views.view_of(views.trial(0, 0.9, 5.0), smaller=(small, failed))
     text = text_of(terminal.show(view))
-    assert line_of(text, "net-20 ◇")[:6] == ["net-20", "◇", "70.00", "%", "−20.00", "pt"]
-    assert line_of(text, "net-20 ◇")[-1] == "3.33×"  # 10 ms of dense over 3 ms
-    assert "◇ smaller dense model" in text
+    assert line_of(text, "net-20 ◊")[:6] == ["net-20", "◊", "70.00", "%", "−20.00", "pt"]
+    assert line_of(text, "net-20 ◊")[-1] == "3.33×"  # 10 ms of dense over 3 ms
+    assert "◊ smaller dense model" in text
     assert "lost failed: RuntimeError: no data" in text
-    assert "◇" not in text_of(terminal.front_table(views.view_of(views.trial(0, 0.9, 5.0))))
+    assert "◊" not in text_of(terminal.front_table(views.view_of(views.trial(0, 0.9, 5.0))))

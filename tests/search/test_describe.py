@@ -122,14 +122,14 @@ def test_the_environment_has_the_machine_the_versions_and_the_seed() -> None:
     assert "no-such-package" not in found
 
 
-def study(trials: int) -> optuna.Study:
-    """Accuracy depends on x alone, the cost on y alone."""
+def study(trials: int, first: str = "x") -> optuna.Study:
+    """Accuracy depends on the first variable alone, the cost on y alone."""
     made = optuna.create_study(directions=["maximize", "minimize"])
-    ends = {name: optuna.distributions.FloatDistribution(0.0, 1.0) for name in ("x", "y")}
+    ends = {name: optuna.distributions.FloatDistribution(0.0, 1.0) for name in (first, "y")}
     generator = torch.Generator().manual_seed(0)
     for x, y in torch.rand(trials, 2, generator=generator).tolist():
         made.add_trial(
-            optuna.trial.create_trial(params={"x": x, "y": y}, distributions=ends, values=[x, y])
+            optuna.trial.create_trial(params={first: x, "y": y}, distributions=ends, values=[x, y])
         )
     return made
 
@@ -142,6 +142,12 @@ def test_what_mattered_is_told_for_each_objective() -> None:
     assert sum(found["macs"].values()) == pytest.approx(1.0)
 
 
-def test_seven_trials_say_nothing_of_what_mattered() -> None:
-    assert importances(study(7), PLAN) == {}
-    assert importances(study(8), PLAN) != {}
+def test_variables_of_training_say_nothing_of_a_cost() -> None:
+    found = importances(study(60, "recovery.lr"), PLAN)
+    assert list(found["accuracy"]) == ["recovery.lr", "y"]
+    assert found["macs"] == {"y": 1.0}
+
+
+def test_few_trials_say_nothing_of_what_mattered() -> None:
+    assert importances(study(19), PLAN) == {}
+    assert importances(study(20), PLAN) != {}

@@ -14,6 +14,7 @@ import autoprune
 from autoprune._search.ending.finishing import replace_front
 from autoprune._search.measuring import target_devices
 from autoprune._search.measuring.target_devices import TargetDevice
+from autoprune._search.state.progress import Snapshot
 from autoprune.budget import Device
 from autoprune.config.sections import DeviceConfig
 from autoprune.cost.targets import device_name
@@ -21,7 +22,13 @@ from autoprune.errors import DeviceError, DeviceLostError
 from autoprune.pareto import Objective, ParetoFront
 from autoprune.store import RunFolder
 
+SHOWN: list[Snapshot] = []  # by the search
 FILES = ("front.json", "dense.json", "records.jsonl", "state.json")
+
+
+class Display:
+    def update(self, snapshot: Snapshot) -> None:
+        SHOWN.append(snapshot)
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +46,16 @@ def finished(tmp_path_factory: pytest.TempPathFactory, ray_session: None) -> Ite
             rungs=0,
             concurrent=1,
             screen=0,
+            progress=Display(),
         ).path
+
+
+def test_what_is_shown_at_the_end_is_the_measured_front(finished: Path) -> None:
+    assert {each.source for each in SHOWN[:-1]} == {"predicted"}
+    last, front = SHOWN[-1], RunFolder.open(finished).front().front
+    assert (last.phase, last.source) == ("done", "measured")
+    assert [member["number"] for member in last.front] == [r.number for r in front.members]
+    assert last.hypervolume == pytest.approx(front.hypervolume)
 
 
 def content(run: Path) -> list[bytes]:

@@ -17,6 +17,7 @@ from autoprune.architecture import INT8
 from autoprune.budget import Cost
 from autoprune.config import RunConfig
 from autoprune.cost.targets import PACKAGES, cores, device_name
+from autoprune.cost_fields import is_cost
 from autoprune.store import (
     BlockInfo,
     DenseReport,
@@ -27,6 +28,8 @@ from autoprune.store import (
     SearchPlan,
 )
 
+_FEWEST = 20  # complete trials: of fewer, importances are noise
+_OF_TRAINING = ("recovery.", "schedule.", "importance", "repair")  # names of variables
 _PACKAGES = ("autoprune", "torch", "ray", "optuna", "numpy", "onnx")
 
 
@@ -81,19 +84,28 @@ def dense_report(ready: Prepared, measured: Cost | None) -> DenseReport:
 
 
 def importances(study: optuna.Study, plan: Plan) -> dict[str, dict[str, float]]:
-    """Importance of each search variable by objective (PED-ANOVA); empty with too few trials."""
+    """Importance of each search variable by objective (PED-ANOVA); empty with too few trials.
+
+    A cost follows from the architecture alone, so for costs the variables of training are left out.
+    """
     complete = [t for t in study.trials if t.state == optuna.trial.TrialState.COMPLETE]
-    if len(complete) < 8:
+    if len(complete) < _FEWEST:
         return {}
     found: dict[str, dict[str, float]] = {}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         for place, objective in enumerate(plan.objectives):
-            found[objective.name] = optuna.importance.get_param_importances(
+            shares = optuna.importance.get_param_importances(
                 study,
                 evaluator=optuna.importance.PedAnovaImportanceEvaluator(),
                 target=_value_of(place),
+                normalize=False,
             )
+            if is_cost(objective.name):
+                shares = {n: v for n, v in shares.items() if not n.startswith(_OF_TRAINING)}
+            total = sum(shares.values())
+            if total:
+                found[objective.name] = {name: share / total for name, share in shares.items()}
     return found
 
 

@@ -32,6 +32,7 @@ def finish(store: RunFolder, ready: Prepared, ledger: Ledger) -> str | None:
     known = before.measured if before else None
     verified = verify(complete, store, ready.rig, ready.plan, save, known)
     _save_front(store, ready, verified)
+    ledger.show_measured(verified.front)
     return verified.failure or _measure_smaller(store, ready)
 
 

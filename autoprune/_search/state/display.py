@@ -8,7 +8,7 @@ from autoprune._search.plan import Limits
 from autoprune._search.state.deadline import Deadline
 from autoprune._search.state.pace import Pace
 from autoprune._search.state.progress import Progress, Snapshot
-from autoprune.pareto import ParetoFront
+from autoprune.pareto import CostSource, ParetoFront
 from autoprune.record import State
 
 
@@ -19,6 +19,7 @@ class Display:
         """`deadline` and `pace` tell how long the search has gone on, and goes on."""
         self._progress, self._limits, self._deadline, self._pace = progress, limits, deadline, pace
         self._front: tuple[Mapping[str, float], ...] = ()
+        self._source: CostSource = "predicted"
         self._hypervolume: float | None = None
 
     def take(self, front: ParetoFront) -> float:
@@ -28,6 +29,7 @@ class Display:
             {"number": record.number, **dict(zip(names, row, strict=True))}
             for record, row in zip(front.members, front.values.tolist(), strict=True)
         )
+        self._source = front.source
         volume = front.hypervolume
         self._hypervolume = volume if self._front else None
         return volume
@@ -56,6 +58,7 @@ class Display:
                 failed=counts.get("failed", 0),
                 epochs=epochs,
                 front=self._front,
+                source=self._source,
                 hypervolume=self._hypervolume,
                 elapsed_s=self._deadline.elapsed_s,
                 left_s=self._pace.left_s(self._limits, done=done, epochs=epochs, deadline_s=until),

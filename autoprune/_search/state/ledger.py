@@ -216,6 +216,10 @@ class Ledger:
         """The front of the completed trials by predicted cost."""
         return self._front
 
+    def show_measured(self, front: ParetoFront) -> None:
+        """Let the progress display have the front as measured from now on."""
+        self._display.take(front)
+
     def save_state(self, phase: str) -> None:
         """Save the phase and elapsed time, for `resume`."""
         screening = dict(self.screening)

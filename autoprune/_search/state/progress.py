@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from autoprune.pareto import CostSource
+
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
@@ -14,8 +16,9 @@ class Snapshot:
     `phase` is `prepare`, `search`, `verify` or `done`; `note` describes the current step.
     `trials` is the number of trials after which the search ends; `complete`, `stopped` and `failed`
     count towards it, `infeasible` and `running` do not. `front` has one mapping (trial number and
-    objectives by name) a member, ordered by cost; `hypervolume` is in the product of the
-    objectives' units. `left_s` is an estimate of the seconds left, None while there is none.
+    objectives by name) a member, ordered by cost, its latencies by `source`; `hypervolume` is in
+    the product of the objectives' units. `left_s` is an estimate of the seconds left, None while
+    there is none.
     """
 
     phase: str
@@ -28,6 +31,7 @@ class Snapshot:
     failed: int = 0
     epochs: float = 0.0
     front: tuple[Mapping[str, float], ...] = field(default_factory=tuple)
+    source: CostSource = "predicted"
     hypervolume: float | None = None
     elapsed_s: float = 0.0
     left_s: float | None = None
