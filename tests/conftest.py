@@ -11,7 +11,7 @@ import sshd
 from autoprune import cli
 from autoprune.architecture import Architecture
 from autoprune.budget import Cost
-from autoprune.candidate import Candidate
+from autoprune.candidate import Candidate, Recovery
 from autoprune.cost import latency
 from autoprune.cost.latency import Effort
 from autoprune.pareto import Objective, ParetoFront
@@ -73,7 +73,9 @@ def shown_run(tmp_path: Path) -> Path:
     config = {"task": "digits", "budget": {"macs": "50%"}}
     folder = RunFolder.create(tmp_path / "run", config, {})
     known = {"metrics": {"accuracy": 0.9}, "predicted": Cost(macs=10)}
-    record = TrialRecord(0, Candidate(Architecture()), "complete", seed=0, **known)
+    recovery = Recovery(0.05, optimizer="sgd")
+    candidate = Candidate(Architecture(), recovery=recovery)
+    record = TrialRecord(0, candidate, "complete", seed=0, **known)
     folder.append(record)
     objectives = (Objective("accuracy", "maximize"), Objective("macs"))
     space = FittedSpace.of(folder.config.space, {"conv": 8})

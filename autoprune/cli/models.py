@@ -17,6 +17,7 @@ from autoprune.space.settings import as_mapping, check_keys
 
 if TYPE_CHECKING:
     from autoprune._export import Exported
+    from autoprune.report.data import RunView
     from autoprune.store import QuantizationSettings, RateTrial, RetrainingSummary
 
 _MAX_DROP = 0.01
@@ -108,11 +109,13 @@ def retrain(
         )
     except KeyboardInterrupt as error:
         fail("stopped; checkpoints are saved · the same command resumes", code_of(error))
-    say(terminal.retrained_table(read(done.path.parents[1])))
-    for line in _seeds(done.summary):
+    view = read(done.path.parents[1])
+    say(terminal.retrained_table(view))
+    for line in (*_seeds(done.summary), *_goal(view, done.summary)):
         say(line)
     recovery = done.summary.candidate.recovery
-    say(f"optimizer {text.optimizer(recovery.optimizer)}, peak learning rate {recovery.lr:.3g}")
+    rate = f"peak learning rate {recovery.lr:.3g}{_grown(view, done.summary)}"
+    say(f"optimizer {text.optimizer(recovery.optimizer)}, {rate}")
     for line in _speeds(done.summary):
         say(line)
     say(f"wrote {done.path}")
@@ -324,6 +327,22 @@ def _seeds(summary: RetrainingSummary) -> Iterator[str]:
     words = ", ".join(f"{name} {text.spread(name, v.mean, v.std)}" for name, v in known)
     if words:
         yield f"validation at the end: {words}"
+
+
+def _goal(view: RunView, summary: RetrainingSummary) -> Iterator[str]:
+    """Whether validation is as good as a recommended model has to be."""
+    from autoprune.report.why import limits_in_words
+
+    if limits := limits_in_words(view):
+        has = "has" if view.is_good_enough(summary) else "has not"
+        yield f"on validation data it {has} {limits}"
+
+
+def _grown(view: RunView, summary: RetrainingSummary) -> str:
+    """The learning rate of the search's trial, where the training has another one."""
+    record = next((r for r in view.records if r.number == summary.number), None)
+    before, now = (it.candidate.recovery.lr if it else None for it in (record, summary))
+    return f" (in the search {before:.3g})" if before and before != now else ""
 
 
 def _metrics(values: Mapping[str, float]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -219,7 +220,7 @@ def test_retrain_prints_the_speed_on_each_device(
     assert code == 0
     said = out.splitlines()
     assert said[0] == "seed 1 · epoch 0.5 · accuracy 87.50 %, loss 0.25"
-    place = said.index("optimizer SGD, peak learning rate 0.05")
+    place = next(n for n, line in enumerate(said) if line.startswith("optimizer SGD, peak "))
     assert said[place + 1 : place + 1 + len(lines)] == lines
     assert said[-1] == f"next  autoprune export {shown_run}/retrained/0 --format onnx"
 
@@ -229,7 +230,9 @@ def test_retrain_prints_tenths_of_the_training_and_each_seeds_test(
 ) -> None:
     runs = (SeedReport(0, {"accuracy": 0.88}, 9.0), SeedReport(1, {"accuracy": 0.92}, 9.0))
     validation = {"accuracy": Spread(0.95, 0.01)}
-    found = replace(summary(None, None), runs=runs, validation=validation)
+    short = summary(None, None)
+    longer = replace(short.candidate, recovery=replace(short.candidate.recovery, lr=0.1))
+    found = replace(short, candidate=longer, runs=runs, validation=validation)
 
     def retrain(path: Path, *, on_entry: OnEntry, **options: Any) -> api.RetrainResult:
         for seed in (0, 1):
@@ -246,6 +249,11 @@ def test_retrain_prints_tenths_of_the_training_and_each_seeds_test(
     place = lines.index("seed 0 · test accuracy 88.00 %")
     assert lines[place + 1] == "seed 1 · test accuracy 92.00 %"
     assert lines[place + 2] == "validation at the end: accuracy 95.00 ± 1.00 %"
+    assert re.fullmatch(
+        r"on validation data it has accuracy ≥ \d+\.\d+ % \(dense less 1 % of it\)",
+        lines[place + 3],
+    )
+    assert lines[place + 4] == "optimizer SGD, peak learning rate 0.1 (in the search 0.05)"
 
 
 def test_a_retraining_that_is_stopped_says_how_it_is_resumed(
