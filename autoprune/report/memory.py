@@ -26,7 +26,7 @@ def memory(view: RunView) -> str:
     if not any(sure) or not any(cost.peak_memory_bytes for cost in measured):
         return ""  # runs from before it was measured hold the count there
     how = "predicted" if MEMORY in view.goals else "counted"
-    columns = ("model", "weights", f"{how} peak", "measured peak", f"{how}, of measured")
+    columns = ("model", "weights", f"{how} peak", "measured peak", f"{how} / measured")
     rows = "".join(_row(columns, *row) for row in named)
     devices = [c.device_of(name) for c in measured for name in c.names or ("",)]
     runtimes = ", ".join(dict.fromkeys(device.runtime for device in devices if device))

@@ -5,6 +5,7 @@ On a phone their rows become cards, where each cell carries its column's name.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from autoprune.budget import Cost
@@ -18,6 +19,7 @@ from autoprune.report.style import colors
 from autoprune.report.terminal import device_line
 from autoprune.store import DenseReport, RetrainingSummary
 
+_TIMES = re.compile(r"^[\d.]+× ")
 _HEADS = {
     **{"params": "params", "macs": "MACs", "weight_bytes": "weights"},
     **{FILE: "file", MEMORY: "peak memory"},
@@ -243,6 +245,7 @@ def _verdict(view: RunView, record: TrialRecord) -> str:
     """A line for each device, short enough not to wrap beside all other columns."""
     verdict, over = view.verdict(record), view.over_budget(record)
     words = verdict.text.replace(" than dense", "").split("; ")  # as the heading says
+    words = [_TIMES.sub("", each) for each in words]  # which has a column
     if over:  # of a share of dense without the latency, which has a column
         words = [f"over: {over.rpartition(', ')[2].replace(' of dense', '')}"]
     tone = {True: "good", False: "bad", None: "dim"}[verdict.good]
