@@ -48,18 +48,7 @@ def summary(view: RunView) -> RenderableType:
     lines.append(f"budget  {budget or text.NONE}\n")
     for words in view.limits_of_predictions:
         lines.append(f"        trained where {words}\n")
-    lines.append(f"trials  {sum(view.own_states.values())}")
-    for index, (state, count) in enumerate(view.own_states.items()):
-        lines.append(", " if index else ": ").append(f"{count} {state}", _STYLES[state])
-        if state == "complete" and view.over:
-            lines.append(f" ({len(view.over)} over budget as measured)")
-    for name, how_many in view.not_counted.items():
-        lines.append(f"  ·  {name} {how_many}")
-    if refused := view.states["infeasible"]:
-        words = f"{refused} proposal{'s' * (refused != 1)} over budget as predicted, not trained"
-        lines.append("  ·  ").append(words, _STYLES["infeasible"])
-    ended = f", ended after {view.ended_by}" if view.ended_by else ""
-    lines.append(f"  ·  {view.epochs:.4g} epochs, {text.seconds(view.wall_s)}{ended}\n")
+    lines.append(_trials(view))
     if view.front is None or not view.members:
         lines.append(f"front   {view.without_model}", "yellow")
         return lines
@@ -80,6 +69,23 @@ def summary(view: RunView) -> RenderableType:
     if view.not_measured:
         lines.append(f"\n        not measured: {view.not_measured}", "yellow")
         lines.append(f"\n        measure it with: autoprune resume {view.place}", "yellow")
+    return lines
+
+
+def _trials(view: RunView) -> Text:
+    """How the trials ended, what stands beside them, and what they took."""
+    lines = Text(f"trials  {sum(view.own_states.values())}")
+    for index, (state, count) in enumerate(view.own_states.items()):
+        lines.append(", " if index else ": ").append(f"{count} {state}", _STYLES[state])
+        if state == "complete" and view.over:
+            lines.append(f" ({len(view.over)} over budget as measured)")
+    for name, how_many in view.not_counted.items():
+        lines.append(f"  ·  {name} {how_many}")
+    if refused := view.states["infeasible"]:
+        words = f"{refused} proposal{'s' * (refused != 1)} over budget as predicted, not trained"
+        lines.append("  ·  ").append(words, _STYLES["infeasible"])
+    ended = f", ended after {view.ended_by}" if view.ended_by else ""
+    lines.append(f"  ·  {view.epochs:.4g} epochs, {text.seconds(view.wall_s)}{ended}\n")
     return lines
 
 
