@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import pandas as pd
 import pytest
 
 from autoprune.architecture import Architecture
+from scripts.benchmarks.equal_cost.table import at_equal_cost
 from scripts.benchmarks.matching import Match, matched, nearer, rescaled
 
 
@@ -43,6 +45,17 @@ def run(wanted: float, shares: dict[float, tuple[int, float]]) -> tuple[Match, l
         return named(shares[asked[-1]][0])
 
     return matched(wanted, choose, lambda it: taken[it.widths["a"]]), asked
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "equal"),
+    [(0.25, 0.24, True), (0.42, 0.25, False), (0.2, 0.25, False), (float("nan"), 0.25, True)],
+)
+def test_methods_are_compared_at_equal_measured_cost_only(
+    one: float, other: float, equal: bool
+) -> None:
+    rows = (pd.DataFrame({"measured_share": [share]}) for share in (one, other))
+    assert at_equal_cost(*rows) is equal
 
 
 def test_it_ends_where_a_round_is_near_enough() -> None:

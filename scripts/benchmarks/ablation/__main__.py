@@ -17,7 +17,7 @@ import pandas as pd
 
 from autoprune.store import write_text
 from scripts.benchmarks import harness
-from scripts.benchmarks.equal_cost.table import GROUP, paired
+from scripts.benchmarks.equal_cost.table import GROUP, at_equal_cost, paired
 from scripts.benchmarks.harness import RESULTS
 from scripts.benchmarks.search.table import points_of, volume
 
@@ -135,6 +135,9 @@ def equal_costs() -> Iterator[dict[str, object]]:
     for (task, cost, share, epochs, rates, *_), group in rows.groupby(GROUP):
         named, tried = COSTS[str(cost)], str(rates).strip("[]").replace(", ", " or ")
         for part in EQUAL_COST:
+            pair = (group[group.method == name] for name in (part.without, part.other))
+            if not at_equal_cost(*pair):
+                continue
             what = f"accuracy at {share:.0%} of {named}, {epochs:g} epochs, rate {tried}"
             yield from line(part, str(task), what, group)
 

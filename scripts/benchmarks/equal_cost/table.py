@@ -13,6 +13,7 @@ from scripts.benchmarks.equal_cost.bench import METHODS
 from scripts.benchmarks.harness import RESULTS
 
 OUT = RESULTS / "equal_cost"
+EQUAL = 0.1  # of a measured share: models further apart are not compared
 KEY = ["task", "cost", "share", "method", "epochs", "rates", "matched", "seed"]
 BASELINES = {  # float32, widths alone, trained no longer than others
     name for name, method in METHODS.items() if not method.beside and method.epochs == 1
@@ -72,11 +73,22 @@ def _spread(values: pd.Series) -> str:
 
 
 def _lead(members: pd.DataFrame, baseline: pd.DataFrame) -> str:
-    """Mean of the differences seed by seed, with the 95 % interval of Student's t."""
+    """Mean of the differences seed by seed, with the 95 % interval of Student's t.
+
+    Words instead where the measured costs are not equal.
+    """
     both = members.merge(baseline, on="seed", suffixes=("", "_base"))
     if both.empty:
         return ""
+    if not at_equal_cost(members, baseline):
+        return "not at equal cost"
     return paired(100 * (both.test_accuracy - both.test_accuracy_base).to_numpy(), " pt")
+
+
+def at_equal_cost(one: pd.DataFrame, other: pd.DataFrame) -> bool:
+    """Whether the mean measured costs are within `EQUAL`; so are those that nobody measured."""
+    first, second = (rows.measured_share.mean() for rows in (one, other))
+    return not abs(first / second - 1.0) > EQUAL
 
 
 def paired(differences: NDArray[np.float64], unit: str = "") -> str:
@@ -103,7 +115,9 @@ def write_page(rows: pd.DataFrame) -> None:
         "trained (of bytes of weights nothing is measured). The last column: paired differences, "
         "with their 95 % interval, to the baseline that is best on validation (float32, widths "
         "alone, also of a smaller dense model). int8 accuracies and all latencies are those of "
-        f"ONNX Runtime, one thread. {harness.stamp(rows)}\n\n"
+        "ONNX Runtime, one thread. A method that cannot get as low as wanted has the row of its "
+        f"smallest model; costs more than {100 * EQUAL:g} % apart are not compared. "
+        f"{harness.stamp(rows)}\n\n"
         f"{harness.table(summary(rows), SHOWN)}\n"
     )
     write_text(OUT / "README.md", text)
