@@ -38,7 +38,8 @@ _AGAIN = 1.5  # growth of the samples until the fit's penalty is chosen anew, wh
 _REPEATS = (5, 300)  # at least and at most, by how long the dense model takes
 _TIMED_MS = 250.0  # about the time for one pruning
 _WARMUP_S = 0.05
-_DROPPED = 0.7
+_DROPPED = 0.95
+_WIDTHS, _BOTH, _BLOCKS = range(3)  # what is pruned, in turn
 
 Convert = Callable[[nn.Module], nn.Module]
 
@@ -255,19 +256,22 @@ def rows_of(features: LatencyFeatures, samples: Sequence[Sample]) -> tuple[Float
 def random_architectures(graph: PruningGraph, samples: int, seed: int) -> list[Architecture]:
     """Random prunings, from almost dense to almost nothing.
 
-    A uniform level for the model, each group up to 0.3 from it, rounded to 1, 4 or 8 units. Every
-    second one also drops each block with a probability of up to 0.7.
+    A uniform level for the model, each group up to 0.3 from it, rounded to 1, 4 or 8 units. Where
+    the model has blocks, these are a third of them; another third drops each block, too, with a
+    probability of up to 0.95, and the last third drops blocks alone, with that level as probability
+    (`results/latency/draws.md`: what the fit says of models without blocks at full width).
     """
     rng = np.random.default_rng(seed)
     levels = rng.permutation((np.arange(samples) + rng.random(samples)) / samples)
     found = []
     for number, level in enumerate(levels):
+        kind = number % 3 if graph.blocks else _WIDTHS
         round_to = int(rng.choice([1, 4, 8]))
         widths = {}
         for group in graph.groups:
             ratio = float(np.clip(level + rng.uniform(-0.3, 0.3), 0.0, 0.95))
-            widths[group.name] = kept_units(group.size, ratio, round_to)
-        chance = _DROPPED * rng.random() * (number % 2)
+            widths[group.name] = kept_units(group.size, ratio * (kind != _BLOCKS), round_to)
+        chance = {_WIDTHS: 0.0, _BOTH: _DROPPED * rng.random(), _BLOCKS: _DROPPED * level}[kind]
         dropped = [block.name for block in graph.blocks if rng.random() < chance]
         found.append(Architecture(widths, dropped))
     return found

@@ -151,7 +151,7 @@ def test_a_runtime_that_does_not_tell_is_counted(monkeypatch):
     [
         ("mobilenet_v2", "torch", 0.1),
         ("mobilenet_v2", "onnxruntime", 0.2),
-        ("resnet20_padded", "onnxruntime", 0.25),  # 0.22 on a processor with AVX-512
+        ("resnet20_padded", "onnxruntime", 0.25),
     ],
 )
 def test_unseen_prunings_are_near(name, runtime, mean):
@@ -161,7 +161,7 @@ def test_unseen_prunings_are_near(name, runtime, mean):
     found = fit_peak_memory(model, graph, x, runtime=runtime)
     costs = CostModel(graph, memory=[found])
     off = []
-    for each in random_architectures(graph, 5, seed=7):
+    for each in random_architectures(graph, 12, seed=7):
         taken = measure_peak_memory(pruned(model, graph, each), x, runtime)
         off.append(costs.cost(each).get("peak_memory_bytes") / taken - 1.0)
     assert np.mean(np.abs(off)) < mean
@@ -179,7 +179,7 @@ def test_unseen_prunings_in_int8_are_near():
     found = fit_peak_memory(model, graph, x, runtime="onnxruntime", int8=int8)
     costs = CostModel(graph, memory=[found], precision=INT8)
     off = []
-    for each in random_architectures(graph, 5, seed=7):
+    for each in random_architectures(graph, 12, seed=7):
         taken = measure_peak_memory(int8(pruned(model, graph, each)), x, "onnxruntime")
         off.append(costs.cost(each).get("peak_memory_bytes") / taken - 1.0)
     assert np.mean(np.abs(off)) < 0.3

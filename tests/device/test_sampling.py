@@ -140,11 +140,15 @@ def test_rows_begin_with_the_dense_model():
     assert x.tolist() == features.of(np.array([[16, 8], [4, 2]])).tolist()
 
 
-def test_every_second_random_pruning_may_drop_blocks():
+def test_random_prunings_are_of_widths_of_blocks_and_of_both_in_turn():
     graph = trace(Residual().eval(), X)
-    found = random_architectures(graph, 40, seed=0)
-    assert all(not each.dropped for each in found[::2])
-    assert {each.dropped for each in found[1::2]} == {(), ("block",)}
+    found = random_architectures(graph, 42, seed=0)
+    widths, both, blocks = found[::3], found[1::3], found[2::3]
+    assert not any(each.dropped for each in widths)
+    for kind in (both, blocks):
+        assert {each.dropped for each in kind} == {(), ("block",)}
+    assert all(each.widths == graph.sizes() for each in blocks)
+    assert sum(each.widths == graph.sizes() for each in both) < 3
     for each in found:
         assert set(each.widths) == set(graph.sizes())
         assert all(1 <= each.widths[name] <= size for name, size in graph.sizes().items())
