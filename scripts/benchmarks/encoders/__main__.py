@@ -16,7 +16,6 @@ anything of ours, and kept in AUTOPRUNE_CACHE. Rows: `results/encoders/encoders.
 from __future__ import annotations
 
 import tempfile
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,7 +38,7 @@ from scripts.benchmarks.optimizers.models import FashionViT, Sst2, fine_tune
 OUT = RESULTS / "encoders"
 KEY = ["task", "share", "seed", "epochs"]
 SAMPLES, STEPS, BATCH = 8000, 50, 32
-MINUTES = ["preparing_min", "search_min"]  # of the first run; a resumed one has none
+PREPARING = ["preparing_min"]  # of the first run; a resumed one has none
 SHOWN = {
     "task": ("model", ""),
     "share": ("latency wanted", ".0%"),
@@ -145,7 +144,7 @@ def main() -> None:
                 }
                 known = rows.find(**key)
                 found = {
-                    **(dict(known.iloc[0][MINUTES]) if len(known) else {}),
+                    **(dict(known.iloc[0][PREPARING]) if len(known) else {}),
                     **key,
                     "trials": options.trials,
                     **searched(case, place, share, seed, options.trials),
@@ -160,7 +159,7 @@ def main() -> None:
 
 def searched(case: Case, place: Path, share: float, seed: int, trials: int) -> dict[str, Any]:
     """One search; the shares are of the dense model's latency, measured beside it."""
-    watch, began, is_resumed = Watch(), time.monotonic(), place.is_dir()
+    watch, is_resumed = Watch(), place.is_dir()
     if is_resumed:
         result = autoprune.resume(place, task=case.task(SAMPLES), progress=watch)
     else:
@@ -176,14 +175,14 @@ def searched(case: Case, place: Path, share: float, seed: int, trials: int) -> d
             seed=seed,
             output=place,
         )
-    took = time.monotonic() - began
-    minutes = ((watch.prepared_s or took) / 60.0, took / 60.0)
+    took = RunFolder.open(place).state().elapsed_s
     members = result.front.members
     shares = {m.number: m.measured.confidence.ratio for m in members if m.measured}
     within = [m for m in members if shares.get(m.number, 1.0) <= share] or members
     best = max(within, key=lambda m: m.metrics["accuracy"])
     return {
-        **({} if is_resumed else dict(zip(MINUTES, minutes, strict=True))),
+        **({} if is_resumed else {"preparing_min": (watch.prepared_s or took) / 60.0}),
+        "search_min": took / 60.0,
         "within": sum(found <= share for found in shares.values()),
         "noisy": sum(bool(m.measured.confidence.note) for m in members if m.measured),
         "best": best.number,
