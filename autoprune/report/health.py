@@ -74,7 +74,8 @@ def _quality(view: RunView) -> Iterator[Finding]:
     found = view.recommendation
     if found is None or found.is_within or found.unknown:
         return
-    if any(map(view.is_good_enough, view.retrained)):
+    members = {record.number for record in view.members}
+    if any(view.is_good_enough(r) for r in view.retrained if r.number in members):
         return
     number, broken = found.record.number, found.broken
     limits, more = limits_in_words(view), "more search.epochs or trials, or a looser budget"

@@ -73,6 +73,8 @@ def test_after_a_retraining_its_metric_counts() -> None:
     )
     assert short.remedy.startswith("a longer retraining")
     assert not findings(replace(view, retrained=(retrained_to(0.895),)))
+    elsewhere = replace(retrained_to(0.895), number=7)  # over the budget: not on the front
+    assert findings(replace(view, retrained=(elsewhere,)))
 
 
 def test_a_good_model_just_over_the_budget_is_named() -> None:
