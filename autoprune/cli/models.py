@@ -334,8 +334,8 @@ def _goal(view: RunView, summary: RetrainingSummary) -> Iterator[str]:
     from autoprune.report.why import limits_in_words
 
     if limits := limits_in_words(view):
-        has = "has" if view.is_good_enough(summary) else "has not"
-        yield f"on validation data it {has} {limits}"
+        meets = "meets" if view.is_good_enough(summary) else "does not meet"
+        yield f"the validation metric {meets} the limit of a recommended model: {limits}"
 
 
 def _grown(view: RunView, summary: RetrainingSummary) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -249,9 +248,9 @@ def test_retrain_prints_tenths_of_the_training_and_each_seeds_test(
     place = lines.index("seed 0 · test accuracy 88.00 %")
     assert lines[place + 1] == "seed 1 · test accuracy 92.00 %"
     assert lines[place + 2] == "validation at the end: accuracy 95.00 ± 1.00 %"
-    assert re.fullmatch(
-        r"on validation data it has accuracy ≥ \d+\.\d+ % \(dense less 1 % of it\)",
-        lines[place + 3],
+    assert lines[place + 3] == (
+        "the validation metric meets the limit of a recommended model: accuracy ≥ 89.10 % (dense "
+        "less 1 % of it)"
     )
     assert lines[place + 4] == "optimizer SGD, peak learning rate 0.1 (in the search 0.05)"
 
