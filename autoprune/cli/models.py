@@ -333,7 +333,8 @@ def _goal(view: RunView, summary: RetrainingSummary) -> Iterator[str]:
     """Whether validation is as good as a recommended model has to be."""
     from autoprune.report.why import limits_in_words
 
-    if limits := limits_in_words(view):
+    known = view.recommendation is not None and not view.recommendation.unknown
+    if known and (limits := limits_in_words(view)):
         meets = "meets" if view.is_good_enough(summary) else "does not meet"
         yield f"the validation metric {meets} the limit of a recommended model: {limits}"
 

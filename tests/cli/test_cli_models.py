@@ -17,6 +17,7 @@ from autoprune.architecture import Architecture
 from autoprune.budget import Confidence, Cost, Device, Timing
 from autoprune.candidate import Candidate, Recovery
 from autoprune.store import (
+    DenseReport,
     DenseTest,
     FrontQuantization,
     PrecisionReport,
@@ -24,6 +25,7 @@ from autoprune.store import (
     QuantizationSettings,
     RateTrial,
     RetrainingSummary,
+    RunFolder,
     SeedReport,
     Spread,
 )
@@ -253,6 +255,16 @@ def test_retrain_prints_tenths_of_the_training_and_each_seeds_test(
         "less 1 % of it)"
     )
     assert lines[place + 4] == "optimizer SGD, peak learning rate 0.1 (in the search 0.05)"
+
+
+def test_without_the_dense_metric_retrain_says_nothing_of_the_limit(
+    command_line, shown_run: Path, monkeypatch
+) -> None:
+    RunFolder.open(shown_run).save_dense(DenseReport({}, Cost(macs=20)))
+    made = api.RetrainResult(shown_run / "retrained" / "0", summary(None, None))
+    monkeypatch.setattr(api, "retrain", lambda path, **options: made)
+    _, out, _ = command_line("retrain", shown_run)
+    assert "the limit of a recommended model" not in out
 
 
 def test_a_retraining_that_is_stopped_says_how_it_is_resumed(
