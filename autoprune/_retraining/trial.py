@@ -52,7 +52,13 @@ from autoprune.tasks.base import Task
 from autoprune.tasks.load import load_dense
 from autoprune.tasks.metrics import evaluated
 from autoprune.tasks.on_batches import loss_of
-from autoprune.training import Precision, RecoveryRun, training_device, training_precision
+from autoprune.training import (
+    Answers,
+    Precision,
+    RecoveryRun,
+    training_device,
+    training_precision,
+)
 from autoprune.training.batches import sample
 from autoprune.training.optimizers import optimizer_for, rate_for_length
 
@@ -320,6 +326,7 @@ def _found_rate(
     known = folder.found_rate()
     if known is not None:
         return known
+    answers = Answers()  # all rates see the same batches
     task, sign = ready.task, 1.0 if ready.task.direction == "maximize" else -1.0
 
     def score(candidate: Candidate, epochs: float) -> float:
@@ -334,6 +341,7 @@ def _found_rate(
             device=ready.device,
             precision=ready.precision,
             quantization_aware=SIMULATED if plan.quantization_aware else 0.0,
+            answers=answers,
         )
         metrics = short.advance(epochs)
         if candidate.architecture.precision == INT8:

@@ -1,5 +1,6 @@
 """Recovery: training a candidate while its units are pruned."""
 
+from autoprune.training.answers import Answers
 from autoprune.training.precision import (
     Precision,
     choose,
@@ -8,4 +9,4 @@ from autoprune.training.precision import (
 )
 from autoprune.training.recovery import RecoveryRun
 
-__all__ = ["Precision", "RecoveryRun", "choose", "training_device", "training_precision"]
+__all__ = ["Answers", "Precision", "RecoveryRun", "choose", "training_device", "training_precision"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,7 +13,9 @@ from autoprune.errors import TrainingError
 from autoprune.graph.replica import replica
 from autoprune.tasks.base import Task
 from autoprune.tasks.failures import named
+from autoprune.training.answers import Answers
 from autoprune.training.precision import Call, Precision, as_float32
+from autoprune.training.rng import preserved
 
 
 class Teacher:
@@ -24,8 +27,11 @@ class Teacher:
         dense: nn.Module,
         precision: Precision,
         device: torch.device,
+        known: Answers | None = None,
     ) -> None:
+        """`known` are answers of the same dense model, which are not computed again."""
         self._task, self._precision, self._device = task, precision, device
+        self._known = known
         self.model = precision.place(replica(dense), device).eval()
         self.model.requires_grad_(False)
 
@@ -39,8 +45,14 @@ class Teacher:
                 f"{type(self._task).__name__}.loss(model, batch) must call model(...) for "
                 "distillation · set recovery.distillation to 0"
             )
-        with torch.no_grad(), self._precision.autocast(self._device):
-            return [as_float32(self.model(*call.args, **call.kwargs)) for call in calls]
+        known = self._known
+        if known is None:
+            return [self._computed(call) for call in calls]
+        return [known.of(call, self._precision, partial(self._computed, call)) for call in calls]
+
+    def _computed(self, call: Call) -> Any:
+        with preserved(), torch.no_grad(), self._precision.autocast(self._device):
+            return as_float32(self.model(*call.args, **call.kwargs))
 
     def distance(self, calls: Sequence[Call], answers: Sequence[Any]) -> Tensor:
         """The task's distillation loss between the student's outputs and the teacher's answers.

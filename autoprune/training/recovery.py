@@ -21,6 +21,7 @@ from autoprune.pruning.compensate import Calibration
 from autoprune.tasks.base import Split, Task
 from autoprune.tasks.metrics import evaluated
 from autoprune.training import checkpoint
+from autoprune.training.answers import Answers
 from autoprune.training.averaging import MovingAverage
 from autoprune.training.batches import BatchStream
 from autoprune.training.distillation import Teacher
@@ -95,11 +96,13 @@ class RecoveryRun:
         precision: Precision | None = None,
         quantization_aware: float = 0.0,
         teacher: nn.Module | None = None,
+        answers: Answers | None = None,
     ) -> None:
         """`quantization_aware` is the share of the steps, the last ones, in simulated int8.
 
-        `teacher` is what is distilled from, by default `dense`. `scores` are the importance `obs`
-        of the dense model by `calibration`, where it is known.
+        `teacher` is what is distilled from, by default `dense`; `answers` are what it has answered
+        in other runs. `scores` are the importance `obs` of the dense model by `calibration`, where
+        it is known.
         """
         if not 0.0 <= quantization_aware <= 1.0:
             raise ValueError(f"quantization_aware must lie in [0, 1], got {quantization_aware}")
@@ -113,7 +116,7 @@ class RecoveryRun:
         self.history: list[dict[str, float]] = []
         self.times = {"build_s": 0.0, "train_s": 0.0, "evaluate_s": 0.0}
         self._dense, self._dense_graph = dense, graph
-        self._taught_by = teacher or dense
+        self._taught_by, self._answers = teacher or dense, answers
         self._stream = BatchStream(task, seed)
         self.total_steps = round(epochs * self._stream.length) or (1 if epochs else 0)
         self._removals = Removals(
@@ -304,7 +307,8 @@ class RecoveryRun:
     def _make_objective(self) -> Objective:
         recovery, teacher = self.candidate.recovery, None
         if recovery.distillation or recovery.features:
-            teacher = Teacher(self.task, self._taught_by, self.precision, self.device)
+            known = None if recovery.features else self._answers  # features need its forward pass
+            teacher = Teacher(self.task, self._taught_by, self.precision, self.device, known)
         return Objective(
             self.task,
             recovery,

@@ -27,7 +27,7 @@ from autoprune.tasks.base import Task
 from autoprune.tasks.failures import name_of
 from autoprune.tasks.load import built
 from autoprune.tasks.primitives import limit_kept_operations
-from autoprune.training import Precision, RecoveryRun
+from autoprune.training import Answers, Precision, RecoveryRun
 from autoprune.training.rng import untrained
 
 _LOG = logging.getLogger(__name__)
@@ -61,6 +61,7 @@ class WorkerContext:
     sized: bool = False
     scores: Mapping[str, torch.Tensor] | None = None
     dense: nn.Module | None = field(default=None, init=False)
+    answers: Answers = field(default_factory=Answers, init=False)
 
     def prepare(self) -> None:
         """Set the number of threads and build the dense model.
@@ -115,6 +116,7 @@ class RecoveryTrial:
             device=context.device,
             precision=context.precision,
             teacher=context.dense,
+            answers=context.answers,
         )
 
     @property

@@ -11,6 +11,7 @@ that are in `results/depth/depth.csv` already are kept; table: `README.md`.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from functools import partial
 from itertools import product
@@ -37,7 +38,7 @@ from autoprune.pruning.verification import prunable
 from autoprune.space import FittedSpace, SearchSpace
 from autoprune.store import write_text
 from autoprune.tasks import Split, load_dense
-from autoprune.training import RecoveryRun, choose
+from autoprune.training import Answers, RecoveryRun, choose
 from autoprune.training.batches import sample
 from examples.cifar10 import Cifar10ResNet56
 from scripts.benchmarks import harness
@@ -89,6 +90,7 @@ class Bench:
             forward=self.task.loss,
         )
         self.precision = choose(self.task, self.dense, "cpu")
+        self.answers: dict[int, Answers] = defaultdict(Answers)  # of the teacher, by seed
 
     def _predictor(self, file: Path) -> LatencyPredictor:
         if not file.is_file():
@@ -147,6 +149,7 @@ class Bench:
             seed=seed,
             calibration=self.calibration,
             precision=self.precision,
+            answers=self.answers[seed],
         )
         run.build()
         while not run.finished:
