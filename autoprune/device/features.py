@@ -13,6 +13,9 @@ from autoprune.graph import Dim, Op, PruningGraph
 _BLOCKS = (8, 32)  # channels per block of a kernel; a partial block costs as much as a full one
 _STEPS = (4, 8)  # channel counts off these take slower kernels (ONNX Runtime's below 4 a vector)
 _OFF = ("macs with channels in", "macs with channels out", "bytes with channels")
+_SUMMED = ("macs", "bytes in", "bytes out", "calls")
+TOTALS = (*_SUMMED, "other bytes", "other calls")
+LEAST = 1e-3  # of a sum or total, relative to the dense model
 _LIGHT = 8.0  # multiply-accumulates per byte below which a contraction is bandwidth-bound
 
 
@@ -67,6 +70,12 @@ class LatencyFeatures:
         self._kinds = _kinds(heavy, self._own(whole)[0])
         self.contractions = _labels(heavy)
         self._names = _names(self.contractions, [kind for kind, _ in self._kinds], own)
+        self._to_totals = np.zeros((len(self._names), len(TOTALS)))
+        first = len(own) * len(heavy)
+        for column, what in enumerate(_SUMMED):
+            self._to_totals[first + own.index(what) : -3 : len(own), column] = 1.0
+        self._to_totals[[-3, -2], [-2, -1]] = 1.0
+        self._dense_totals = (self._raw(whole) @ self._to_totals)[0]
         extremes = [whole, np.maximum(whole - 1, 1), np.ones_like(whole), np.zeros_like(whole)]
         extremes[-1][:, : len(graph.groups)] = whole[:, : len(graph.groups)]
         seen = self._raw(np.concatenate(extremes))
@@ -88,6 +97,17 @@ class LatencyFeatures:
         """`candidates x columns` → `candidates x features`."""
         used = self._used
         return np.asarray(self._raw(counts)[:, used] / self._scale[used])
+
+    def with_totals(self, counts: NDArray[np.int64]) -> tuple[Floats, Floats]:
+        """`of(counts)`, and `candidates x TOTALS`: sums over the model, relative to the dense one.
+
+        Those of all contractions and of all other operators; 1 where the dense model has none, and
+        at least 0.001, so that they have logarithms.
+        """
+        raw, used, dense = self._raw(counts), self._used, self._dense_totals
+        sums = raw @ self._to_totals
+        totals = np.divide(sums, dense, out=np.ones_like(sums), where=dense > 0.0)
+        return raw[:, used] / self._scale[used], np.maximum(totals, LEAST)
 
     def row(self, counts: Mapping[str, int]) -> NDArray[np.int64]:
         """One candidate as `1 x columns`; columns that are not named are unpruned."""

@@ -1,4 +1,4 @@
-"""Non-negative least squares on relative errors, its cross-validation, and optimal design."""
+"""Non-negative least squares on relative errors, its cross-validation, powers, optimal design."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ Penalty = tuple[float, float]  # on shared features, on those of single layers
 
 FOLDS = 5
 MOVED: tuple[Penalty, ...] = tuple(itertools.product((1e-4, 1e-2), (1e-3, 1e-1, 10.0)))
+_NEAR_ONE = 1e-3  # the penalty of powers, as measured: results/latency/powers.md
 PENALTIES: tuple[Penalty, ...] = tuple(itertools.product((1e-5, 1e-3, 1e-2), (1e-2, 1.0, 100.0)))
 
 
@@ -43,6 +44,18 @@ def left_out(x: Floats, y: Floats, shared: Bools, penalty: Penalty) -> Floats:
     for held in folds(len(y)):
         predicted[held] = x[held] @ fit(x[~held], y[~held], shared, penalty)
     return predicted
+
+
+def powers(logs: Floats, wanted: Floats) -> Floats:
+    """Powers p ≥ 0 of the first column and the others, so that `logs` @ p is near `wanted`.
+
+    Least squares, penalized for the distance from the first column alone. With predictions of rows
+    left out in that column, it is stacked regression (Breiman 1996).
+    """
+    alone = np.arange(logs.shape[1]) == 0
+    weak = np.sqrt(_NEAR_ONE * len(wanted))
+    rows = np.concatenate([logs, weak * np.eye(logs.shape[1])])
+    return np.asarray(nnls(rows, np.concatenate([wanted, weak * alone]), maxiter=50 * len(rows))[0])
 
 
 def error_left_out(x: Floats, y: Floats, shared: Bools, penalty: Penalty) -> float:

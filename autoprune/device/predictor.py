@@ -18,8 +18,8 @@ from autoprune.budget import Device
 from autoprune.cost.inputs import Inputs
 from autoprune.cost.sizes import Floats
 from autoprune.device import fitting
-from autoprune.device.features import LatencyFeatures
-from autoprune.device.sampling import ENOUGH, Sample, Sampler, Until, rows_of
+from autoprune.device.features import LEAST, LatencyFeatures
+from autoprune.device.sampling import ENOUGH, Sample, Sampler, Until, counts_of
 from autoprune.errors import DeviceError
 from autoprune.graph import PruningGraph
 
@@ -28,32 +28,37 @@ _log = logging.getLogger(__name__)
 _DOUBTFUL = 0.1
 _COVERED = 0.95  # coverage of the upper bound on unseen prunings
 _CONFIDENCE = 0.8  # of that coverage
-_FORMAT = 6
-_NOISE, _USUAL = 0.05, 0.15  # of a ratio's logarithm, and of the exponent around 1
-_EXPONENTS = (0.5, 2.0)
+_FORMAT = 7
+_NOISE, _USUAL = 0.05, 0.15  # of a ratio's logarithm, and of the power around 1
+_POWERS = (0.5, 2.0)
 _FEWEST_MOVED = 4
 
 
 @dataclass(frozen=True, eq=False)
 class LatencyPredictor:
-    """An additive, non-negative model of latency relative to the dense model.
+    """A model of latency relative to the dense model, which rises with every amount of work.
 
-    Fitted by least squares on relative errors, with non-negative coefficients (`fitting.fit`) for
-    features of the whole model and of each layer, penalised by amounts that cross-validation
-    chooses. `error` is the mean absolute relative error on prunings that the fit had not seen (five
-    folds, the same that choose the penalty), `held_out` the measured and predicted ratios behind
-    it. `p95_factor` is the usual distance of the 95th percentile.
+    It begins with a sum over layers, fitted by least squares on relative errors, with non-negative
+    coefficients (`fitting.fit`) for features of the whole model and of each layer, penalised by
+    amounts that cross-validation chooses. A sum is too low for narrow models and too high where
+    blocks are dropped, so it is raised to a power near 1, and multiplied by totals of the model
+    (`features.TOTALS`) raised to powers near 0, none of them negative (`fitting.powers`).
+
+    `error` is the mean absolute relative error on prunings that the fit had not seen (five folds,
+    the same that choose the penalty), `held_out` the measured and predicted ratios behind it.
+    `powers` is that of the sum, then those of the totals. `p95_factor` is the usual distance of the
+    95th percentile.
     """
 
     features: LatencyFeatures
     coefficients: Floats
+    powers: Floats
     device: Device
     dense_ms: float
     p95_factor: float
     error: float
     held_out: tuple[tuple[float, float], ...]
     samples: tuple[Sample, ...]
-    exponent: float = 1.0
 
     @property
     def upper_factor(self) -> float:
@@ -127,13 +132,20 @@ class LatencyPredictor:
         Raises ValueError for fewer than 10 samples.
         """
         features = LatencyFeatures(graph)
-        x, y = rows_of(features, samples)
+        x, totals = features.with_totals(counts_of(features, samples))
+        y = np.array([1.0, *(sample.ratio for sample in samples)])
         shared = features.shared
         penalty, _ = fitting.best_penalty(x, y, shared)
-        predicted, measured = fitting.left_out(x, y, shared, penalty)[1:], y[1:]
+        coefficients = fitting.fit(x, y, shared, penalty)
+        dense = x[0] @ coefficients
+        told = fitting.left_out(x, y, shared, penalty)
+        told[0] = dense
+        logs, wanted = _logs(told / dense, totals), np.log(y)
+        predicted, measured = np.exp(_left_out(logs, wanted))[1:], y[1:]
         return LatencyPredictor(
             features=features,
-            coefficients=fitting.fit(x, y, shared, penalty),
+            coefficients=coefficients,
+            powers=fitting.powers(logs, wanted),
             device=device,
             dense_ms=dense_ms,
             p95_factor=p95_factor,
@@ -148,8 +160,7 @@ class LatencyPredictor:
 
     def predict_many(self, counts: NDArray[np.int64]) -> Floats:
         """Median milliseconds of many candidates, given as `candidates x groups`."""
-        ratios = self.additive(counts) / self._dense_ratio
-        return np.asarray(self.dense_ms * self._dense_ratio * ratios**self.exponent)
+        return np.asarray(self.dense_ms * np.exp(self._logs(counts) @ self.powers))
 
     def by_layer(self, counts: Mapping[str, int]) -> dict[str, float]:
         """The part of `predict` that each contraction takes; the rest is of other operators."""
@@ -163,20 +174,19 @@ class LatencyPredictor:
 
         Ratios to the dense model are raised to one power, so that the dense model's stays 1. It is
         the regression of measured on predicted logarithms, drawn to 1 (normal errors of 5 % in a
-        ratio, of 0.15 in the exponent): checks near the dense model say little of it. The checks
+        ratio, of 0.15 in the power): checks near the dense model say little of it. The checks
         are the held-out prunings from then on.
         """
         counts = np.concatenate([self.features.row(check.counts) for check in checks])
-        predicted = self.additive(counts) / self._dense_ratio
+        logs = self._logs(counts) @ self.powers
         measured = np.array([check.ratio for check in checks])
-        told = predicted > 0.0
-        logs, wanted = np.log(predicted[told]), np.log(measured[told])
         usual = (_NOISE / _USUAL) ** 2
-        exponent = float(np.clip((logs @ wanted + usual) / (logs @ logs + usual), *_EXPONENTS))
-        fitted = predicted**exponent
+        power = (logs @ np.log(measured) + usual) / (logs @ logs + usual)
+        power = float(np.clip(power, *_POWERS))
+        fitted = np.exp(power * logs)
         return dataclasses.replace(
             self,
-            exponent=exponent,
+            powers=power * self.powers,
             error=float(np.mean(np.abs(fitted / measured - 1.0))),
             held_out=tuple(zip(measured.tolist(), fitted.tolist(), strict=True)),
         )
@@ -196,18 +206,22 @@ class LatencyPredictor:
             raise ValueError(f"moving needs at least {_FEWEST_MOVED} checks, got {len(checks)}")
         known: list[tuple[Mapping[str, int], float]] = [({}, dense)] if dense is not None else []
         pairs = [*((check.counts, check.ratio) for check in checks), *known]
-        x = self.features.of(np.concatenate([self.features.row(counts) for counts, _ in pairs]))
+        x, totals = self.features.with_totals(
+            np.concatenate([self.features.row(counts) for counts, _ in pairs])
+        )
         y = np.array([ratio for _, ratio in pairs])
-        level = float(np.median(y / np.maximum(x @ self.coefficients, 1e-9)))
-        coefficients, told = fitting.moved(x, y / level, self.coefficients, self.features.shared)
+        power, bent = self.powers[0], np.exp(np.log(totals) @ self.powers[1:])
+        base = self.coefficients / self._dense_ratio
+        level = float(np.median(y / (np.maximum(x @ base, LEAST) ** power * bent)))
+        wanted = (y / level / bent) ** (1.0 / power)
+        coefficients, told = fitting.moved(x, wanted, base, self.features.shared)
         whole = float(self.features.of(self.features.row({}))[0] @ coefficients)
-        told, y = told[: len(checks)] * level, y[: len(checks)]
+        told, y = (level * bent * told**power)[: len(checks)], y[: len(checks)]
         return dataclasses.replace(
             self,
             device=device,
             coefficients=coefficients / whole,
-            dense_ms=self.dense_ms * level * whole,
-            exponent=1.0,
+            dense_ms=self.dense_ms * level * whole**power,
             error=float(np.mean(np.abs(told / y - 1.0))),
             held_out=tuple(zip(y.tolist(), told.tolist(), strict=True)),
             samples=tuple(checks),
@@ -219,8 +233,12 @@ class LatencyPredictor:
         return float(self.additive(self.features.row({}))[0])
 
     def additive(self, counts: NDArray[np.int64]) -> Floats:
-        """The sum over layers, relative to the dense model: never less where a layer does more."""
+        """The sum over layers alone, relative to the dense model."""
         return np.asarray(self.features.of(counts) @ self.coefficients)
+
+    def _logs(self, counts: NDArray[np.int64]) -> Floats:
+        x, totals = self.features.with_totals(counts)
+        return _logs(x @ self.coefficients / self._dense_ratio, totals)
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-ready form with the measurements; `from_dict` reads it back."""
@@ -234,7 +252,7 @@ class LatencyPredictor:
             "held_out": [list(pair) for pair in self.held_out],
             "features": list(self.features.names),
             "coefficients": self.coefficients.tolist(),
-            "exponent": self.exponent,
+            "powers": self.powers.tolist(),
             "samples": [it.to_dict() for it in self.samples],
         }
 
@@ -259,14 +277,27 @@ class LatencyPredictor:
         return LatencyPredictor(
             features=features,
             coefficients=np.array(data["coefficients"], dtype=np.float64),
+            powers=np.array(data["powers"], dtype=np.float64),
             device=Device(**data["device"]),
             dense_ms=data["dense_ms"],
             p95_factor=data["p95_factor"],
             error=data["error"],
             held_out=tuple((ours, theirs) for ours, theirs in data["held_out"]),
             samples=tuple(Sample.from_dict(sample) for sample in data["samples"]),
-            exponent=data["exponent"],
         )
+
+
+def _logs(sums: Floats, totals: Floats) -> Floats:
+    """What `powers` multiply: `candidates x (1 + totals)`, all relative to the dense model."""
+    return np.asarray(np.log(np.concatenate([np.maximum(sums, LEAST)[:, None], totals], axis=1)))
+
+
+def _left_out(logs: Floats, wanted: Floats) -> Floats:
+    """For each row but the first, the cross-validated prediction of `wanted`."""
+    predicted = wanted.copy()
+    for held in fitting.folds(len(wanted)):
+        predicted[held] = logs[held] @ fitting.powers(logs[~held], wanted[~held])
+    return predicted
 
 
 def _unlike(columns: Mapping[str, int], features: LatencyFeatures) -> str:

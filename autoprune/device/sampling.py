@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from torch import nn
 
 from autoprune.architecture import Architecture
@@ -248,9 +249,13 @@ def _even(given: Sequence[Architecture], most: int) -> list[Sequence[Architectur
 
 def rows_of(features: LatencyFeatures, samples: Sequence[Sample]) -> tuple[Floats, Floats]:
     """Features and ratios: first those of the dense model, then one row a sample."""
-    rows = [features.row({}), *(features.row(sample.counts) for sample in samples)]
-    x = features.of(np.concatenate(rows))
+    x = features.of(counts_of(features, samples))
     return x, np.array([1.0, *(sample.ratio for sample in samples)])
+
+
+def counts_of(features: LatencyFeatures, samples: Sequence[Sample]) -> NDArray[np.int64]:
+    """`candidates x columns`: first the dense model, then one row a sample."""
+    return np.concatenate([features.row({}), *(features.row(it.counts) for it in samples)])
 
 
 def random_architectures(graph: PruningGraph, samples: int, seed: int) -> list[Architecture]:

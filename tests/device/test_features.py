@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from chains import chain
 
-from autoprune.device.features import LatencyFeatures
+from autoprune.device.features import LEAST, TOTALS, LatencyFeatures
 
 
 def test_features_are_one_for_the_dense_model_and_count_work_by_hand():
@@ -107,3 +107,25 @@ def test_blocks_and_steps_may_be_others():
     row = dict(zip(features.names, features.of(features.row({"layer0": 6}))[0], strict=True))
     # 6 channels fill two blocks of 5, 16 four: and the 8 after them two
     assert row["layer1: macs in blocks of 5"] == pytest.approx((10 * 10) / (20 * 10))
+
+
+def test_totals_are_sums_over_the_model_relative_to_the_dense_one():
+    """Of chain((16, 8)), whose last layer has 10 channels out of 8."""
+    features = LatencyFeatures(chain((16, 8)))
+    counts = np.concatenate([features.row({}), features.row({"layer0": 9})])
+    x, totals = features.with_totals(counts)
+    assert x.tolist() == features.of(counts).tolist()
+    assert totals[0].tolist() == [1.0] * len(TOTALS)
+    found = dict(zip(TOTALS, totals[1], strict=True))
+    assert found["macs"] == pytest.approx((32 * 9 + 9 * 8 + 80) / (32 * 16 + 16 * 8 + 80))
+    assert found["bytes in"] == pytest.approx((32 + 9 + 8) / (32 + 16 + 8))
+    assert found["bytes out"] == pytest.approx((9 + 8 + 10) / (16 + 8 + 10))
+    assert found["other bytes"] == pytest.approx(27 / 34)
+    assert found["calls"] == found["other calls"] == 1.0
+
+
+def test_a_total_that_is_gone_still_has_a_logarithm():
+    features = LatencyFeatures(chain((16, 8)))
+    totals = features.with_totals(np.zeros((1, 2), dtype=np.int64))[1]
+    assert totals.min() >= LEAST
+    assert np.isfinite(np.log(totals)).all()

@@ -114,3 +114,19 @@ def test_the_farthest_are_those_of_the_largest_variance_each_time():
         matrix += np.outer(x[place], x[place])
     assert fitting.farthest(x, known, range(2, 20), 5, weak) == wanted
     assert sorted(fitting.farthest(x, known, range(2, 6), 99, weak)) == [2, 3, 4, 5]
+
+
+def test_powers_are_found_and_drawn_to_the_first_column_alone():
+    rng = np.random.default_rng(0)
+    logs = -rng.uniform(0.0, 2.0, (60, 3))
+    law = np.array([0.7, 0.3, 0.0])
+    assert fitting.powers(logs, logs @ law) == pytest.approx(law, abs=0.01)
+    near = 1e-3 * logs  # almost dense: they say nothing
+    assert fitting.powers(near, near @ law) == pytest.approx([1.0, 0.0, 0.0], abs=0.01)
+
+
+def test_powers_are_not_negative():
+    logs = -np.random.default_rng(0).uniform(0.0, 2.0, (60, 2))
+    found = fitting.powers(logs, logs @ np.array([1.2, -0.5]))
+    assert (found >= 0.0).all()
+    assert found[1] == 0.0

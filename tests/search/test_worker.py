@@ -18,6 +18,8 @@ from autoprune.candidate import Candidate, Recovery
 from autoprune.errors import TaskError
 from autoprune.schedule import Schedule
 from autoprune.store import RunFolder, pack, read_model
+from autoprune.training.distillation import Teacher
+from autoprune.training.precision import Call
 
 HALF = Candidate(Architecture({"0": 8, "3": 8}), recovery=Recovery(lr=0.05, distillation=0.0))
 
@@ -167,3 +169,26 @@ def test_a_baseline_from_scratch_has_the_dense_model_as_its_teacher(path: str) -
     taught = replace(HALF, recovery=Recovery(lr=0.05, distillation=1.0))
     trial = played(context(path, milestones=(3.0,)).start(Spec(3, taught, 7, scratch=True)))
     assert trial.report().metrics["accuracy"] > 0.8  # of the answers of random weights: chance
+
+
+def test_the_teacher_is_asked_once_for_all_trials_of_a_worker(
+    path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+    computed = Teacher._computed
+
+    def count(teacher: Teacher, call: Call) -> Any:
+        asked.append(len(call.args[0]))
+        return computed(teacher, call)
+
+    monkeypatch.setattr(Teacher, "_computed", count)
+    made, found = context(path), []
+    for number, width in enumerate((8, 4)):
+        taught = replace(
+            HALF,
+            architecture=Architecture({"0": width, "3": width}),
+            recovery=Recovery(lr=0.05, distillation=1.0),
+        )
+        played(made.start(Spec(number, taught, 0)))
+        found.append(len(asked))
+    assert found[0] == found[1] > 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -23,7 +24,7 @@ from autoprune.pruning.calibration import calibrate
 from autoprune.pruning.compensate import obs_scores
 from autoprune.pruning.sensitivity import divergence
 from autoprune.tasks.load import load_task
-from autoprune.training import RecoveryRun, choose
+from autoprune.training import Answers, RecoveryRun, choose
 from autoprune.training.batches import sample
 from autoprune.training.rng import untrained
 from scripts.benchmarks.search.handmade import torch_pruned
@@ -115,6 +116,7 @@ class Bench:
         self.table = measure_sensitivity(config, self.task, ready, self.calibration, print)
         self._scores = obs_scores(self.dense, self.graph, self.calibration)
         self.precision = choose(self.task, self.dense, "cpu")
+        self._answers: dict[int, Answers] = defaultdict(Answers)  # of the teacher, by seed
         self.dense_file_bytes = len(to_onnx(self.dense, self.example).data)
         self._counted = CostModel(self.graph)
 
@@ -229,4 +231,5 @@ class Bench:
             precision=self.precision,
             quantization_aware=QUANTIZATION_AWARE if architecture.precision == INT8 else 0.0,
             teacher=self._teacher or self.dense,
+            answers=self._answers[seed],
         )
