@@ -16,6 +16,7 @@ Penalty = tuple[float, float]  # on shared features, on those of single layers
 
 FOLDS = 5
 MOVED: tuple[Penalty, ...] = tuple(itertools.product((1e-4, 1e-2), (1e-3, 1e-1, 10.0)))
+_LEAST_POWER = 0.1  # of the sum over layers
 _NEAR_ONE = 1e-3  # the penalty of powers, as measured: results/latency/powers.md
 PENALTIES: tuple[Penalty, ...] = tuple(itertools.product((1e-5, 1e-3, 1e-2), (1e-2, 1.0, 100.0)))
 
@@ -50,12 +51,14 @@ def powers(logs: Floats, wanted: Floats) -> Floats:
     """Powers p ≥ 0 of the first column and the others, so that `logs` @ p is near `wanted`.
 
     Least squares, penalized for the distance from the first column alone. With predictions of rows
-    left out in that column, it is stacked regression (Breiman 1996).
+    left out in that column, it is stacked regression (Breiman 1996). The first power is at least
+    0.1: something of the column stays, so that it can be solved for.
     """
     alone = np.arange(logs.shape[1]) == 0
     weak = np.sqrt(_NEAR_ONE * len(wanted))
     rows = np.concatenate([logs, weak * np.eye(logs.shape[1])])
-    return np.asarray(nnls(rows, np.concatenate([wanted, weak * alone]), maxiter=50 * len(rows))[0])
+    found = nnls(rows, np.concatenate([wanted, weak * alone]), maxiter=50 * len(rows))[0]
+    return np.asarray(np.maximum(found, _LEAST_POWER * alone))
 
 
 def error_left_out(x: Floats, y: Floats, shared: Bools, penalty: Penalty) -> float:

@@ -23,8 +23,8 @@ class Answers:
     """A bounded cache of what one teacher answers, keyed by the content of its inputs.
 
     Only inputs on a CPU that consist of tensors and plain values are looked up; everything else is
-    computed each time. When `limit` bytes are full nothing is added: the first batches are what
-    every training begins with.
+    computed each time, and so is an answer that was written into. When `limit` bytes are full
+    nothing is added: the first batches are what every training begins with.
 
     >>> answers, call = Answers(), Call((torch.ones(2, 3),), {}, None)
     >>> answers.of(call, Precision(), lambda: torch.zeros(2))
@@ -35,20 +35,21 @@ class Answers:
 
     def __init__(self, limit: int = LIMIT) -> None:
         self._left = limit
-        self._known: dict[bytes, Any] = {}
+        self._known: dict[bytes, tuple[Any, list[int]]] = {}  # with the tensors' versions
 
     def of(self, call: Call, precision: Precision, compute: Callable[[], Any]) -> Any:
         """The answer to the inputs of `call`, computed in `precision` where it is not known."""
         key = _digest((call.args, call.kwargs), precision)
         if key is None:
             return compute()
-        if key not in self._known:
-            answer = compute()
-            size = _bytes_of(answer)
-            if size > self._left:
-                return answer
-            self._known[key], self._left = answer, self._left - size
-        return self._known[key]
+        known, versions = self._known.get(key, (None, [-1]))
+        if versions == _versions(known):
+            return known
+        answer = compute()
+        size = 0 if key in self._known else _bytes_of(answer)
+        if size <= self._left:
+            self._known[key], self._left = (answer, _versions(answer)), self._left - size
+        return answer
 
 
 class _UnknownError(Exception):
@@ -90,14 +91,22 @@ def _each(update: Callable[[Any], None], values: Any) -> None:
         _add(update, value)
 
 
-def _bytes_of(answer: Any) -> int:
-    """What an answer keeps in memory."""
-    total = 0
+def _tensors(answer: Any) -> list[Tensor]:
+    found: list[Tensor] = []
 
-    def count(tensor: Tensor) -> Tensor:
-        nonlocal total
-        total += tensor.untyped_storage().nbytes()
+    def add(tensor: Tensor) -> Tensor:
+        found.append(tensor)
         return tensor
 
-    mapped(count, answer)
-    return total
+    mapped(add, answer)
+    return found
+
+
+def _versions(answer: Any) -> list[int]:
+    """How often each tensor was changed: a loss may write into what it is given."""
+    return [tensor._version for tensor in _tensors(answer)]
+
+
+def _bytes_of(answer: Any) -> int:
+    """What an answer keeps in memory."""
+    return sum(tensor.untyped_storage().nbytes() for tensor in _tensors(answer))

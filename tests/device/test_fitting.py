@@ -130,3 +130,8 @@ def test_powers_are_not_negative():
     found = fitting.powers(logs, logs @ np.array([1.2, -0.5]))
     assert (found >= 0.0).all()
     assert found[1] == 0.0
+
+
+def test_something_of_the_first_column_stays():
+    logs = -np.random.default_rng(0).uniform(0.0, 2.0, (60, 2))
+    assert fitting.powers(logs, logs[:, 1]) == pytest.approx([0.1, 1.0], abs=0.05)

@@ -112,6 +112,22 @@ def test_a_view_counts_with_all_that_it_keeps_in_memory() -> None:
     assert found.times == 2
 
 
+def test_an_answer_that_a_loss_has_written_into_is_computed_again() -> None:
+    answers, call = Answers(), Call((X,), {}, None)
+    first = answers.of(call, Precision(), lambda: {"logits": torch.ones(2)})
+    first["logits"].mul_(2.0)
+    again = answers.of(call, Precision(), lambda: {"logits": torch.ones(2)})
+    assert again["logits"].tolist() == [1.0, 1.0]
+    assert answers.of(call, Precision(), lambda: None) is again
+
+
+def test_an_answer_without_tensors_is_kept() -> None:
+    answers, found = Answers(), Counted(3.0)
+    for _ in range(2):
+        answers.of(Call((X,), {}, None), Precision(), found)
+    assert found.times == 1
+
+
 def run(answers: Answers | None, features: float = 0.0) -> tuple[RecoveryRun, list[int]]:
     """A run of two epochs with a teacher whose calls are counted."""
     model, graph = dense()
