@@ -234,10 +234,10 @@ def retrain(
     is read once for each finished model. Written to `retrained/<trial>/` in the run's folder:
     `seed-<n>/`, `summary.json` with the latency of the first seed's model, measured beside the
     dense one, and a model card, `README.md`. An interrupted retraining is resumed when it is called
-    again, a finished one is returned. `on_entry(seed, entry)` is called after each validation.
-    `trust` as for `resume`. Raises StoreError where the folder holds another retraining or nothing
-    fits `pick`, UsageError where an argument does not fit, TrainingError where the loss becomes
-    NaN.
+    again, a finished one is returned, and further seeds are added to it. `on_entry(seed, entry)` is
+    called after each validation. `trust` as for `resume`. Raises StoreError where the folder holds
+    another retraining or nothing fits `pick`, UsageError where an argument does not fit,
+    TrainingError where the loss becomes NaN.
     """
     from autoprune._retraining.trial import retrain_trial
 

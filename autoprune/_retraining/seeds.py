@@ -99,8 +99,11 @@ def retrain(
     on_entry: OnEntry | None = None,
     quantization_aware: float = 0.0,
     convert: Convert | None = None,
+    finished: Sequence[SeedResult] = (),
 ) -> Retraining:
     """Train `candidate` from the dense weights with its whole schedule, once for each seed.
+
+    Seeds that are `finished` are not trained or tested again.
 
     The model is validated after each epoch, and `on_entry(seed, entry)` is told. Nothing is chosen
     on the way: the model is the one after the last step, and only then is the test split read,
@@ -114,8 +117,10 @@ def retrain(
     if not seeds or len(set(seeds)) != len(seeds):
         raise UsageError(f"seeds must be different numbers, at least one, got {list(seeds)}")
     need_test_split(task)  # before hours of training
-    finished = []
+    known = {one.seed: one for one in finished}
     for seed in seeds:
+        if seed in known:
+            continue
         run = RecoveryRun(
             task,
             dense,
@@ -130,10 +135,10 @@ def retrain(
         )
         folder = checkpoints / f"{candidate.key}-{epochs:g}-{seed}" if checkpoints else None
         _train(run, folder, on_entry)
-        finished.append(_finish(run, folder, convert))
-    _warn_of_equals(task, finished)
-    dense_test = evaluated(task, dense, "test")
-    return Retraining(candidate, epochs, tuple(finished), dense_test)
+        known[seed] = _finish(run, folder, convert)
+    runs = tuple(known[seed] for seed in seeds)
+    _warn_of_equals(task, runs)
+    return Retraining(candidate, epochs, runs, evaluated(task, dense, "test"))
 
 
 def need_test_split(task: Task) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -12,7 +12,13 @@ from typing import Any
 from torch import nn
 
 from autoprune._retraining.rates import OnRate, find_rate
-from autoprune._retraining.seeds import OnEntry, Retraining, need_test_split, retrain
+from autoprune._retraining.seeds import (
+    OnEntry,
+    Retraining,
+    SeedResult,
+    need_test_split,
+    retrain,
+)
 from autoprune._search.measuring.target_devices import (
     FinishedModel,
     TargetDevice,
@@ -28,6 +34,7 @@ from autoprune.cards.retrained import card_of_retraining
 from autoprune.config import RunConfig
 from autoprune.errors import DeviceError, StoreError, TrainingError, UsageError
 from autoprune.graph import PruningGraph
+from autoprune.loading import load
 from autoprune.pruning.build import KeptIndices
 from autoprune.pruning.compensate import Calibration, calibrate
 from autoprune.pruning.verification import traced
@@ -41,6 +48,7 @@ from autoprune.store import (
     Recipe,
     RetrainingFolder,
     RetrainingPlan,
+    RetrainingSummary,
     RunFolder,
     read_quantization,
     recipe_of,
@@ -115,7 +123,8 @@ def retrain_trial(
     plan = RetrainingPlan(record.candidate.key, float(epochs), tuple(seeds), find_lr, aware)
     is_int8 = record.candidate.architecture.precision == INT8
     _check_free(folder, there, plan, is_asked=is_int8 and quantization_aware is not None)
-    if folder.is_finished:
+    before = folder.summary() if folder.is_finished else None
+    if before is not None and set(plan.seeds) <= set(before.seeds):
         return folder
     targets = measurable_targets(config.targets, run.devices(config.targets))
     reach(targets)  # before hours of training
@@ -128,8 +137,9 @@ def retrain_trial(
             found = _found_rate(folder, ready, record.candidate, plan, on_rate)
         if found is not None:
             record = replace(record, candidate=_with_recovery(record.candidate, {"lr": found.lr}))
-        done = _train(folder, ready, record.candidate, plan, on_entry)
-        _save_models(folder, done, config, task, record)
+        finished = _finished(folder, before, task) if before is not None else []
+        done = _train(folder, ready, record.candidate, plan, on_entry, finished)
+        _save_models(folder, done, config, task, record, {one.seed for one in finished})
         precision = record.candidate.architecture.precision
         small = FinishedModel(done.runs[0].model, precision)
         dense = FinishedModel(ready.dense.to("cpu").eval())
@@ -144,9 +154,16 @@ def retrain_trial(
 
 
 def _save_models(
-    folder: RetrainingFolder, done: Retraining, config: RunConfig, task: Task, record: TrialRecord
+    folder: RetrainingFolder,
+    done: Retraining,
+    config: RunConfig,
+    task: Task,
+    record: TrialRecord,
+    saved_seeds: Collection[int],
 ) -> None:
     for one in done.runs:
+        if one.seed in saved_seeds:
+            continue
         place = folder.seed_folder(one.seed)
         save_model(place, one.model, _recipe(record, one.kept_indices, config, task))
         if record.candidate.architecture.precision == INT8:
@@ -262,6 +279,8 @@ def _check_free(
     """
     if not folder.path.exists():
         return
+    if there is not None and folder.is_finished and _seeds_fit(there.seeds, plan.seeds):
+        there = replace(there, seeds=plan.seeds)
     if there is not None and there.quantization_aware is None and not is_asked:
         there = replace(there, quantization_aware=plan.quantization_aware)
     if there != plan:
@@ -269,6 +288,11 @@ def _check_free(
         raise StoreError(
             f"{folder.path} holds another retraining ({what}) · rename or remove that folder first"
         )
+
+
+def _seeds_fit(there: Sequence[int], asked: Sequence[int]) -> bool:
+    """Whether all that are asked for are there, or all that are there are asked for, too."""
+    return set(asked) <= set(there) or set(there) <= set(asked)
 
 
 def _differences(there: RetrainingPlan, plan: RetrainingPlan) -> str:
@@ -364,6 +388,7 @@ def _train(
     candidate: Candidate,
     plan: RetrainingPlan,
     on_entry: OnEntry | None,
+    finished: Sequence[SeedResult],
 ) -> Retraining:
     return retrain(
         ready.task,
@@ -379,7 +404,30 @@ def _train(
         on_entry=on_entry,
         quantization_aware=SIMULATED if plan.quantization_aware else 0.0,
         convert=partial(_in_int8, ready.task) if candidate.architecture.precision == INT8 else None,
+        finished=finished,
     )
+
+
+def _finished(folder: RetrainingFolder, summary: RetrainingSummary, task: Task) -> list[SeedResult]:
+    """The seeds of an earlier call, as they were written."""
+    found = []
+    for one in summary.runs:
+        place = folder.seed_folder(one.seed)
+        is_int8 = summary.candidate.architecture.precision == INT8
+        report = read_quantization(place) if is_int8 else None
+        metrics = report.int8.validation if report is not None else one.history[-1]
+        found.append(
+            SeedResult(
+                seed=one.seed,
+                model=load(place, task=task),
+                kept_indices={},
+                test=one.test,
+                validation={name: metrics[name] for name in summary.validation},
+                history=one.history,
+                times=one.times,
+            )
+        )
+    return found
 
 
 def _calibration(

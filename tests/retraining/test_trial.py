@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import shutil
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from autoprune.store import (
     RateTrial,
     RetrainingFolder,
     RetrainingPlan,
+    RetrainingSummary,
     RunFolder,
 )
 from autoprune.training import RecoveryRun
@@ -90,6 +92,58 @@ def test_what_was_trained_is_written_and_done_once(run: RunFolder) -> None:
     before = (folder.path / "summary.json").read_bytes()
     assert retrained(run, recovery={"lr": 0.02, "distillation": 0.0}).summary() == summary
     assert (folder.path / "summary.json").read_bytes() == before
+
+
+@pytest.mark.parametrize("precision", ["float32", "int8"])
+def test_further_seeds_are_added_to_finished_ones(
+    run: RunFolder, monkeypatch: pytest.MonkeyPatch, precision: str
+) -> None:
+    """As trained together, without training or testing the first ones again."""
+    record = run.records()[0]
+    record = replace(record, candidate=record.candidate.in_precision(precision))
+    options: dict[str, Any] = {"epochs": 1.0, "recovery": {"lr": 0.02}}
+    retrained = partial(retrain_trial, run, run.config, Pair(), record)
+    first = retrained(seeds=(3,), **options).summary()
+    tested: list[str] = []
+    evaluate = Pair.evaluate
+
+    def counted(task: Pair, model: nn.Module, split: Any) -> Any:
+        tested.append(split)
+        return evaluate(task, model, split)
+
+    monkeypatch.setattr(Pair, "evaluate", counted)
+    trained: list[int] = []
+    options["on_entry"] = lambda seed, entry: trained.append(seed)
+    folder = retrained(seeds=(3, 4), **options)
+    both = folder.summary()
+    assert set(trained) == {4}
+    assert tested.count("test") == 2  # the new seed's model and the dense one
+    assert (both.seeds, both.runs[0]) == ((3, 4), first.runs[0])
+    assert load(folder.seed_folder(4), task=Pair()) is not None
+    shutil.rmtree(folder.path)
+    again = retrained(seeds=(3, 4), **options).summary()
+    assert (again.test, again.validation) == (both.test, both.validation)
+    assert retrained(seeds=(4,), **options).summary() == again  # fewer: nothing to do
+    with pytest.raises(StoreError, match=r"holds another retraining \(epochs 1, seeds \[3, 4\]\)"):
+        retrained(seeds=(3, 5), **options)
+
+
+def test_an_interruption_while_seeds_are_added_loses_nothing(
+    run: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = retrained(run).summary()
+
+    def interrupted(*args: Any, **options: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as broken:
+        broken.setattr("autoprune._retraining.trial.retrain", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            retrained(run, seeds=(3, 4))
+    folder = run.retraining(0)
+    assert folder.summary() == first
+    assert retrained(run).summary() == first
+    assert retrained(run, seeds=(3, 4)).summary().seeds == (3, 4)
 
 
 def test_a_card_stands_beside_the_models_and_its_call_loads_them(
@@ -323,7 +377,7 @@ def int8_retraining(
     found = _for_length(record.candidate, run.config, 1.0)
     folder = run.retraining(0)
     folder.save_plan(RetrainingPlan(found.key, 1.0, (3,), quantization_aware=before))
-    (folder.path / "summary.json").write_text("{}")
+    folder.save_summary(RetrainingSummary(0, found, 1.0, (3,), {}))
     return retrain_trial(
         run, run.config, Pair(), record, epochs=1.0, seeds=(3,), quantization_aware=asked
     )
