@@ -11,6 +11,7 @@ from typing import Any
 
 from torch import nn
 
+from autoprune._retraining.planning import Asked, planned, with_recovery
 from autoprune._retraining.rates import OnRate, find_rate
 from autoprune._retraining.seeds import (
     OnEntry,
@@ -28,11 +29,11 @@ from autoprune._search.measuring.target_devices import (
 )
 from autoprune.architecture import INT8
 from autoprune.budget import Cost
-from autoprune.candidate import AUTO, BY_OPTIMIZER, Candidate
+from autoprune.candidate import Candidate
 from autoprune.cards.card import CARD
 from autoprune.cards.retrained import card_of_retraining
 from autoprune.config import RunConfig
-from autoprune.errors import DeviceError, StoreError, TrainingError, UsageError
+from autoprune.errors import DeviceError, TrainingError
 from autoprune.graph import PruningGraph
 from autoprune.loading import load
 from autoprune.pruning.build import KeptIndices
@@ -40,7 +41,6 @@ from autoprune.pruning.compensate import Calibration, calibrate
 from autoprune.pruning.verification import traced
 from autoprune.quantization import Twin, compared, saved, twin_of
 from autoprune.record import TrialRecord
-from autoprune.schedule import ONE_SHOT, TASK, Schedule
 from autoprune.store import (
     INT8_FILE,
     FoundRate,
@@ -68,18 +68,11 @@ from autoprune.training import (
     training_precision,
 )
 from autoprune.training.batches import sample
-from autoprune.training.optimizers import optimizer_for, rate_for_length
+from autoprune.training.optimizers import optimizer_for
 
 _LOG = logging.getLogger(__name__)
 SIMULATED = 0.2  # of the steps, the last ones, where int8 costs too much quality
 _SETTINGS = QuantizationSettings()
-_IN_STEPS = Schedule("cubic", 0.0, 0.5, 4)
-_AWARE = {
-    True: "quantization-aware",
-    False: "not quantization-aware",
-    None: "not recorded whether quantization-aware",
-}
-MOST_LOST = 0.01  # of the metric, relative to float32
 
 
 def retrain_trial(
@@ -105,24 +98,16 @@ def retrain_trial(
     learning rate SGD's grows with the length of the training (`rate_for_length`), and with
     `find_lr` the best one around that is looked for (`find_rate`), judged in its precision.
     An int8 candidate is quantized after training; where its trial lost more than 1 % of the metric
-    by that (or as `quantization_aware` says), the last fifth of the steps simulates int8. A folder
-    that holds this retraining is resumed (nothing is done when it is finished); one that holds
-    another raises StoreError. DeviceError where the device cannot be asked, before the training or
-    when it is to measure. `config` says where to train and what to measure.
+    by that (or as `quantization_aware` says), the last fifth of the steps simulates int8.
+
+    A folder that holds this retraining is resumed: nothing is done where its seeds are finished,
+    and further ones are added to them. One that holds another raises StoreError. DeviceError where
+    the device cannot be asked, before the training or when it is to measure. `config` says where to
+    train and what to measure.
     """
-    if not (0.0 < epochs < math.inf):
-        raise UsageError(f"epochs must be above 0 and finite, got {epochs:g}")
-    record = replace(record, candidate=_with_recovery(record.candidate, recovery or {}))
-    if schedule:
-        record = replace(record, candidate=_rescheduled(record.candidate, schedule, run, task))
-    if not recovery or "lr" not in recovery:
-        record = replace(record, candidate=_for_length(record.candidate, config, epochs))
+    asked = Asked(epochs, tuple(seeds), recovery or {}, schedule or {}, find_lr, quantization_aware)
+    record, plan = planned(run, config, task, record, asked)
     folder = run.retraining(record.number)
-    there = folder.plan()
-    aware = _simulates_int8(run, record, quantization_aware, there)
-    plan = RetrainingPlan(record.candidate.key, float(epochs), tuple(seeds), find_lr, aware)
-    is_int8 = record.candidate.architecture.precision == INT8
-    _check_free(folder, there, plan, is_asked=is_int8 and quantization_aware is not None)
     before = folder.summary() if folder.is_finished else None
     if before is not None and set(plan.seeds) <= set(before.seeds):
         return folder
@@ -136,7 +121,7 @@ def retrain_trial(
         if find_lr:
             found = _found_rate(folder, ready, record.candidate, plan, on_rate)
         if found is not None:
-            record = replace(record, candidate=_with_recovery(record.candidate, {"lr": found.lr}))
+            record = replace(record, candidate=with_recovery(record.candidate, {"lr": found.lr}))
         finished = _finished(folder, before, task) if before is not None else []
         done = _train(folder, ready, record.candidate, plan, on_entry, finished)
         _save_models(folder, done, config, task, record, {one.seed for one in finished})
@@ -171,25 +156,6 @@ def _save_models(
             saved(twin, compared(twin, task, _SETTINGS), place / INT8_FILE, place)
 
 
-def _simulates_int8(
-    run: RunFolder, record: TrialRecord, asked: bool | None, there: RetrainingPlan | None
-) -> bool:
-    """Whether int8 is simulated: as asked, as the retraining does that is there, or by its loss."""
-    if record.candidate.architecture.precision != INT8:
-        if asked:
-            raise UsageError(
-                f"trial {record.number} is float32, and only int8 models are trained "
-                "quantization-aware · pick an int8 one"
-            )
-        return False
-    if asked is not None:
-        return asked
-    if there is not None and there.quantization_aware is not None:
-        return there.quantization_aware
-    report = read_quantization(run.model_folder(record)) if record.artifact else None
-    return report is None or report.drop > MOST_LOST
-
-
 def _recipe(
     record: TrialRecord, kept_indices: KeptIndices, config: RunConfig, task: Task
 ) -> Recipe:
@@ -210,99 +176,6 @@ def _twin(task: Task, model: nn.Module) -> Twin:
 
 def _in_int8(task: Task, model: nn.Module) -> nn.Module:
     return _twin(task, model).int8
-
-
-def _with_recovery(candidate: Candidate, recovery: Mapping[str, Any]) -> Candidate:
-    before = candidate.recovery
-    own: dict[str, Any] = {}
-    if recovery.get("optimizer", before.optimizer) != before.optimizer:
-        own = {name: None for name in BY_OPTIMIZER if name not in recovery}
-    for name in own:
-        _LOG.warning(
-            "recovery.%s is the default of %s, not the trial's %s with %s",
-            *(name, recovery["optimizer"], getattr(before, name), before.optimizer),
-        )
-    try:
-        return replace(candidate, recovery=replace(before, **own, **recovery))
-    except ValueError as error:
-        raise UsageError(str(error)) from None
-
-
-def _rescheduled(
-    candidate: Candidate, schedule: Mapping[str, Any], run: RunFolder, task: Task
-) -> Candidate:
-    groups = run.groups()
-    if groups is None:
-        raise StoreError(f"{run.path} has no groups.json · resume the run, which writes it again")
-    there = candidate.schedule if candidate.schedule.steps > 1 else _IN_STEPS
-    values = {**there.to_dict(), **schedule}
-    values.pop("shares", None)
-    if values["kind"] == ONE_SHOT:
-        values |= {"begin": schedule.get("begin", 0.0), "steps": 1}
-        values["end"] = values["begin"]
-    try:
-        if values["kind"] == TASK:
-            del values["kind"]
-            planned = Schedule.of_curve(task.removed_share, **values)
-        else:
-            planned = Schedule(**values)
-    except ValueError as error:
-        raise UsageError(str(error)) from None
-    return Candidate.planned(
-        candidate.architecture,
-        groups.sizes,
-        selection=candidate.selection,
-        schedule=planned,
-        recovery=candidate.recovery,
-    )
-
-
-def _for_length(candidate: Candidate, config: RunConfig, epochs: float) -> Candidate:
-    """The candidate with a learning rate for so many epochs."""
-    recovery = candidate.recovery
-    if recovery.lr is None or recovery.optimizer == AUTO:
-        return candidate
-    lr = rate_for_length(recovery, config.search.epochs, epochs)
-    return replace(candidate, recovery=replace(recovery, lr=lr))
-
-
-def _check_free(
-    folder: RetrainingFolder,
-    there: RetrainingPlan | None,
-    plan: RetrainingPlan,
-    *,
-    is_asked: bool,
-) -> None:
-    """Raise StoreError where the folder holds something else; `there` is what is retrained in it.
-
-    A plan that does not say whether int8 is simulated fits, unless that `is_asked` of int8 models.
-    """
-    if not folder.path.exists():
-        return
-    if there is not None and folder.is_finished and _seeds_fit(there.seeds, plan.seeds):
-        there = replace(there, seeds=plan.seeds)
-    if there is not None and there.quantization_aware is None and not is_asked:
-        there = replace(there, quantization_aware=plan.quantization_aware)
-    if there != plan:
-        what = _differences(there, plan) if there else "other files"
-        raise StoreError(
-            f"{folder.path} holds another retraining ({what}) · rename or remove that folder first"
-        )
-
-
-def _seeds_fit(there: Sequence[int], asked: Sequence[int]) -> bool:
-    """Whether all that are asked for are there, or all that are there are asked for, too."""
-    return set(asked) <= set(there) or set(there) <= set(asked)
-
-
-def _differences(there: RetrainingPlan, plan: RetrainingPlan) -> str:
-    what = f"epochs {there.epochs:g}, seeds {list(there.seeds)}"
-    what += ", another recipe" if there.candidate != plan.candidate else ""
-    if there.find_lr != plan.find_lr:
-        what += ", with a rate that was looked for" if there.find_lr else ", a given rate"
-    if there.quantization_aware != plan.quantization_aware:
-        what += f", {_AWARE[there.quantization_aware]}"
-    return what
 
 
 @dataclass(frozen=True, eq=False)
