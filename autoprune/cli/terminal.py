@@ -72,7 +72,6 @@ def prepare_log() -> None:
     handler = logging.StreamHandler()
     handler.setFormatter(Printable("%(message)s"))
     logging.basicConfig(handlers=[handler], level=logging.WARNING)
-    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # PyTorch's profiler logs to stderr by itself
 
 
 def say(what: RenderableType) -> None:

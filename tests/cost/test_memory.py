@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import copy
+import os
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -31,6 +34,16 @@ def test_eager_holds_what_goes_into_a_layer_and_what_comes_out():
     # the activation function reads one hidden tensor and writes another
     assert measure_peak_memory(mlp(), X) == WEIGHTS + INPUT + 2 * HIDDEN
     assert count_cost(mlp(), X).peak_memory_bytes == WEIGHTS + INPUT + 2 * HIDDEN
+
+
+def test_the_profiler_of_pytorch_says_nothing_by_itself():
+    code = (
+        "import torch; from autoprune import measure_peak_memory; "
+        "measure_peak_memory(torch.nn.Linear(3, 4), torch.zeros(1, 3))"
+    )
+    env = {name: value for name, value in os.environ.items() if name != "KINETO_LOG_LEVEL"}
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, check=True)
+    assert not done.stdout + done.stderr
 
 
 def test_onnxruntime_writes_an_activation_over_its_input():

@@ -39,6 +39,7 @@ def held_bytes(model: nn.Module, example_inputs: Inputs) -> int:
 
 def allocated_bytes(call: Call) -> int:
     """The peak of PyTorch's CPU allocator during a call, from its own events."""
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler logs to stderr by itself
     cpu = [torch.profiler.ProfilerActivity.CPU]
     with torch.profiler.profile(activities=cpu, profile_memory=True, acc_events=False) as profiler:
         outputs = call()
