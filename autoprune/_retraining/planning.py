@@ -83,10 +83,13 @@ def with_recovery(candidate: Candidate, recovery: Mapping[str, Any]) -> Candidat
 
 
 def for_length(candidate: Candidate, config: RunConfig, epochs: float) -> Candidate:
-    """The candidate with a learning rate for so many epochs."""
-    recovery = candidate.recovery
-    if recovery.lr is None or recovery.optimizer == AUTO:
+    """The candidate with a learning rate for so many epochs.
+
+    Of another optimizer than the trial's it is made of that one's default.
+    """
+    if candidate.recovery.optimizer == AUTO:
         return candidate
+    recovery = candidate.recovery.resolved(candidate.recovery.optimizer)
     lr = rate_for_length(recovery, config.search.epochs, epochs)
     return replace(candidate, recovery=replace(recovery, lr=lr))
 

@@ -207,6 +207,11 @@ class Plan:
         """The candidate with what the space allows that is nearest to these counts of its items."""
         return self.space.resized(candidate, self.space.architecture(counts))
 
+    def limit(self, field: str) -> float:
+        """The budget's limit on a cost, in its own unit; infinite where it has none."""
+        found = [it.resolve(self.dense) for it in self.budget.limits if it.field == field]
+        return min(found, default=math.inf)
+
     def over(self, cost: Cost) -> dict[str, float]:
         """(cost / limit) - 1 for each limited field, with the margin: above 0 is over budget."""
         found = self.budget.violations(cost, self.dense)

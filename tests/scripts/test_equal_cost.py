@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 
 from autoprune.architecture import Architecture
+from scripts.benchmarks.ablation.__main__ import same_models
 from scripts.benchmarks.equal_cost.table import at_equal_cost
 from scripts.benchmarks.matching import Match, matched, nearer, rescaled
 
@@ -47,15 +48,35 @@ def run(wanted: float, shares: dict[float, tuple[int, float]]) -> tuple[Match, l
     return matched(wanted, choose, lambda it: taken[it.widths["a"]]), asked
 
 
+def rows_of(measured: float, predicted: float = 0.25) -> pd.DataFrame:
+    return pd.DataFrame(
+        {"share": [0.25], "measured_share": [measured], "predicted_share": [predicted]}
+    )
+
+
 @pytest.mark.parametrize(
     ("one", "other", "equal"),
-    [(0.25, 0.24, True), (0.42, 0.25, False), (0.2, 0.25, False), (float("nan"), 0.25, True)],
+    [
+        (rows_of(0.25), rows_of(0.24), True),
+        (rows_of(0.42), rows_of(0.25), False),
+        (rows_of(0.2), rows_of(0.25), False),
+        (rows_of(0.42), rows_of(0.42), False),  # equal, but not at the share
+        (rows_of(float("nan")), rows_of(float("nan"), 0.24), True),
+        (rows_of(float("nan")), rows_of(float("nan"), 0.3), False),
+    ],
 )
-def test_methods_are_compared_at_equal_measured_cost_only(
-    one: float, other: float, equal: bool
+def test_methods_are_compared_at_equal_cost_within_the_share_only(
+    one: pd.DataFrame, other: pd.DataFrame, equal: bool
 ) -> None:
-    rows = (pd.DataFrame({"measured_share": [share]}) for share in (one, other))
-    assert at_equal_cost(*rows) is equal
+    assert at_equal_cost(one, other) is equal
+
+
+def test_a_method_is_not_compared_with_itself() -> None:
+    names = ["precision", "dropped", "macs_share", "file_bytes", "lr", "test_accuracy"]
+    one = pd.DataFrame({"seed": [0, 1], **{name: [1.0, 2.0] for name in names}})
+    assert same_models(one, one.copy())
+    assert not same_models(one, one.assign(test_accuracy=[1.0, 3.0]))
+    assert not same_models(one, one.iloc[:0])
 
 
 def test_it_ends_where_a_round_is_near_enough() -> None:

@@ -39,8 +39,16 @@ def test_without_rungs_only_the_end_is_evaluated() -> None:
 
 def test_an_entry_belongs_to_its_rung_unless_it_is_too_early_or_the_end() -> None:
     late = candidate(Schedule("linear", 0.0, 0.25, 2))
-    assert [rung_at(MILESTONES, late, place, epochs) for place, epochs in enumerate((2, 3, 4))] == [
-        *(0, 1, None)
-    ]
-    assert rung_at(MILESTONES, late, 0, 2.1) == 0  # rounded up to whole steps
-    assert rung_at(MILESTONES, late, 0, 1.0) is None  # of the whole training, as in earlier runs
+    assert [rung_at(MILESTONES, late, epochs) for epochs in (2.0, 3.0, 4.0)] == [0, 1, None]
+    assert rung_at(MILESTONES, late, 2.1) == 0  # rounded up to whole steps
+    assert rung_at(MILESTONES, late, 1.0) is None  # of the whole training, as in earlier runs
+
+
+def test_an_entry_that_was_trained_longer_than_its_rung_is_not_compared_at_it() -> None:
+    """As of an earlier run with other rungs."""
+    plain = candidate(Schedule())
+    assert rung_at(MILESTONES, plain, 1.5) == 0
+    assert rung_at(MILESTONES, plain, 1.5, later=0.1) is None
+    assert rung_at(MILESTONES, plain, 1.05, later=0.1) == 0
+    assert rung_at(MILESTONES, plain, 2.0, later=0.1) == 1  # by its epochs, not by its place
+    assert rung_at(MILESTONES, plain, 4.0, later=0.1) is None

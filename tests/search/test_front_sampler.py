@@ -94,6 +94,46 @@ def test_a_proposal_is_new_and_within_the_budget() -> None:
     assert all(PLAN.fits(it) and it.key not in tried for it in found)
 
 
+def stopped(plan: Plan, params: Mapping[str, Value]) -> FrozenTrial:
+    return create_trial(
+        state=TrialState.PRUNED, params=dict(params), distributions=distributions(plan)
+    )
+
+
+def test_a_trial_that_was_stopped_at_a_rung_is_not_proposed_again() -> None:
+    trials = drawn(PLAN)
+    first = study_of(PLAN, trials).ask(distributions(PLAN))
+    again = study_of(PLAN, [*trials, stopped(PLAN, first.params)])
+    again.sampler.before_trial = lambda study, trial: None  # type: ignore[method-assign]
+    pool = FrontSampler(PLAN)._pool(
+        np.random.default_rng(0),
+        [it.params for it in trials],
+        {PLAN.variables.candidate(first.params).key},
+    )
+    assert PLAN.variables.candidate(first.params).key not in {
+        PLAN.variables.candidate(point.params).key for point in pool
+    }
+    found = PLAN.variables.candidate(again.ask(distributions(PLAN)).params)
+    assert found.key != PLAN.variables.candidate(first.params).key
+
+
+def test_the_regression_learns_from_stopped_trials_what_they_would_have_had() -> None:
+    trials, bad = drawn(PLAN), drawn(PLAN, 2 * COUNT)[COUNT:]
+    study = optuna.create_study(directions=[o.direction for o in PLAN.objectives])
+    study.add_trials([*trials, *(stopped(PLAN, it.params) for it in bad)])
+    known = dict.fromkeys(range(COUNT, 2 * COUNT), 0.25)
+    sampler = FrontSampler(PLAN, lambda: known)
+    ended, unfinished = (
+        sampler._trials(study, state) for state in (TrialState.COMPLETE, TrialState.PRUNED)
+    )
+    learned = sampler._learned(sampler._front(ended), ended, unfinished)
+    assert [metric for _, metric in learned[COUNT:]] == [-0.25] * COUNT  # minimized
+    costs = [point.costs for point, _ in learned[COUNT:]]
+    assert costs == [sampler._costs(sampler._candidate(it.params)) for it in bad]
+    without = FrontSampler(PLAN)._learned(sampler._front(ended), ended, unfinished)
+    assert [metric for _, metric in without] == [metric for _, metric in learned[:COUNT]]
+
+
 def test_trials_that_run_at_the_same_time_differ() -> None:
     study = study_of(PLAN, drawn(PLAN))
     found = [PLAN.variables.candidate(study.ask(distributions(PLAN)).params) for _ in range(4)]

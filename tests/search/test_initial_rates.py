@@ -108,3 +108,20 @@ def test_all_that_follow_have_the_best_rate_also_after_a_resume(tmp_path: Path, 
     again.close()
     assert candidate.recovery.lr == pytest.approx(0.0025)
     assert candidate.architecture == first[4].candidate.architecture
+
+
+def test_an_earlier_run_gives_the_best_rate_to_what_follows(tmp_path: Path, plan: Plan) -> None:
+    """Its uniform candidates are not tried again, so that the queue has none of them."""
+    cost = toy.price(toy.FITTED.at_ratios(dict.fromkeys(toy.SIZES, 0.5)))
+    folder = RunFolder.create(tmp_path / "run", {"task": "digits", "budget": {"macs": "50%"}}, {})
+    first = seeds(plan)
+    for number, (origin, lr) in enumerate(
+        [("seed:uniform-0", 0.01), ("seed:uniform-0-rate-0", 0.0025)]
+    ):
+        known = record(number, f"from_run:{number} {origin}", lr, 0.9 - 10 * lr, "complete")
+        folder.append(replace(known, predicted=cost, epochs=plan.epochs))
+    later = [replace(it, origin=f"seed:least-{n}") for n, it in enumerate(first[-2:])]
+    hand = toy.Hand(folder, plan, later)
+    rates = [candidate.recovery.lr for candidate in hand.play(2)]
+    hand.close()
+    assert rates == pytest.approx([0.0025, 0.0025])

@@ -14,6 +14,7 @@ from autoprune._search.state.failure import LONGEST
 from autoprune._search.state.messages import REPORT, Report
 from autoprune._search.trials.interrupts import Interrupts, Terminated
 from autoprune._search.trials.scheduler import Rungs, RungScheduler, error_of, objective_end
+from autoprune.budget import Budget
 from autoprune.candidate import Candidate
 from autoprune.pareto import Objective
 from autoprune.record import TrialRecord
@@ -275,6 +276,30 @@ def test_rungs_know_the_trials_of_earlier_sessions() -> None:
     )
     assert report(made(FakeSearcher()), 1, 0.5) == CONTINUE
     assert report(made(FakeSearcher({0: known})), 1, 0.5) == PAUSE
+
+
+def test_trials_of_an_earlier_run_with_other_rungs_are_not_compared_at_this_ones() -> None:
+    """Their first evaluation was later: at the end of twice the training."""
+    candidate = Candidate(toy.FITTED.at_ratios(dict.fromkeys(toy.SIZES, 0.5)))
+    cost = toy.price(candidate.architecture)
+    for epochs, answer in ((1.5, CONTINUE), (1.0, PAUSE)):
+        history = ({"epoch": epochs, "accuracy": 0.9},)
+        known = TrialRecord(
+            0, candidate, "complete", 0, history=history, predicted=cost, origin="from_run:3 tpe"
+        )
+        assert known.is_reused
+        assert report(made(FakeSearcher({0: known})), 1, 0.5) == answer
+
+
+def test_cost_ranges_end_at_the_budget() -> None:
+    """Below a low limit there are several of them."""
+    plan = toy.make_plan(budget=Budget.parse({"macs": "25%"}))
+    rungs = RungScheduler(plan, FakeSearcher())._rungs  # type: ignore[arg-type]
+    least, most = plan.smallest().get("macs"), 0.25 * toy.DENSE.get("macs")
+    points = [(0.0, least + part * (most - least)) for part in (0.1, 0.3, 0.6, 0.9)]
+    assert [rungs._range(point) for point in points] == [0, 1, 2, 3]
+    free = RungScheduler(toy.make_plan(budget=Budget.parse({"params": "90%"})), FakeSearcher())  # type: ignore[arg-type]
+    assert free._rungs._range((0.0, toy.DENSE.get("macs"))) == 3
 
 
 def test_an_objective_ends_at_the_smallest_models_cost_or_at_0() -> None:

@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 from functools import partial
 
-from autoprune._search.initial.rates import FIRST, OTHER, best_rate, with_rate
+from autoprune._search.initial.rates import FIRST, OTHER, best_rate, usual_rate, with_rate
 from autoprune._search.plan import Plan
 from autoprune._search.state.ledger import Ledger
 from autoprune.candidate import Candidate, Selection
@@ -31,7 +31,8 @@ class Proposal:
 class ProposalQueue:
     """Proposals in their order; first candidates and baselines at the best learning rate so far.
 
-    That is known once the first uniform candidate was trained at several (`best_rate`).
+    That is known once the first uniform candidate was trained at several (`best_rate`), also in an
+    earlier run whose trials are reused.
     """
 
     def __init__(self, plan: Plan, ledger: Ledger, seeds: Iterable[Proposal]) -> None:
@@ -39,7 +40,7 @@ class ProposalQueue:
         self._plan, self._ledger = plan, ledger
         self._waiting = deque(seeds)
         rates = [it.candidate.recovery.lr for it in self._waiting if it.origin == FIRST]
-        self._usual_rate = rates[0] if rates else None
+        self._usual_rate = rates[0] if rates else usual_rate(ledger.records.values())
 
     def __bool__(self) -> bool:
         """Whether a proposal is queued."""

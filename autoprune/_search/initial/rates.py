@@ -46,14 +46,24 @@ def best_rate(records: Iterable[TrialRecord], metric: Objective) -> float | None
     return best.candidate.recovery.lr
 
 
+def usual_rate(records: Iterable[TrialRecord]) -> float | None:
+    """The rate at which the first candidate was trained first; None where it is not there."""
+    return next((r.candidate.recovery.lr for r in records if _origin(r) == FIRST), None)
+
+
 def with_rate(candidate: Candidate, usual: float, rate: float) -> Candidate:
     """The candidate at another rate, if it has the usual one."""
     return _at(candidate, rate) if candidate.recovery.lr == usual else candidate
 
 
 def _is_one(record: TrialRecord) -> bool:
-    origin = record.origin.partition(" ")[2] if record.is_reused else record.origin
+    origin = _origin(record)
     return origin == FIRST or origin.startswith(OTHER)
+
+
+def _origin(record: TrialRecord) -> str:
+    """In the run that trained it."""
+    return record.origin.partition(" ")[2] if record.is_reused else record.origin
 
 
 def _at(candidate: Candidate, rate: float) -> Candidate:

@@ -8,7 +8,7 @@ regression on the parameters and the logarithms of the costs.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,13 +38,14 @@ from autoprune.space.settings import Value
 from autoprune.training.rng import derive
 
 ENOUGH = 6  # complete trials before the regression is used; random values until then
-LATEST = 200  # complete trials that it learns from, besides the front
+LATEST = 200  # trials that it learns from, besides the front
 _POOL = 64  # candidates of which the most promising one is proposed
 _ALLOCATED = 16  # the same where the allocator makes each, in tens of milliseconds
 _DRAWS = 4  # for each candidate, at most: duplicates and failed moves do not count
 _RANDOM = 0.25  # the part of the draws that is not near the front
 
 Params = Mapping[str, Value]
+Finals = Callable[[], Mapping[int, float]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,13 +63,17 @@ class FrontSampler(BaseSampler):
     (`Moves`; where the plan has variables of the allocator, changes of those), and some random
     ones. Running trials count with the median of their predicted metric. Of several metrics the
     first alone counts. A trial that breaks a constraint teaches the regression, and is no member of
-    the front while there are others. All state is in the study; draws depend on the plan's seed and
-    the trial's number.
+    the front while there are others; so does one that was stopped at a rung. All state but the
+    metrics of these is in the study; draws depend on the plan's seed and the trial's number.
     """
 
-    def __init__(self, plan: Plan) -> None:
-        """For studies with the objectives and the variables of this plan."""
-        self._plan = plan
+    def __init__(self, plan: Plan, finals: Finals = dict) -> None:
+        """For studies with the objectives and the variables of this plan.
+
+        `finals` returns the metrics of trials after their whole training, by number: what stopped
+        ones would have had.
+        """
+        self._plan, self._finals = plan, finals
         self._parameters = plan.variables.parameters
         self._order = metric_first(plan.objectives)
         self._signs = np.array([plan.objectives[place].sign for place in self._order])
@@ -91,14 +96,14 @@ class FrontSampler(BaseSampler):
             return {}
         ended = self._trials(study, TrialState.COMPLETE)
         running = self._trials(study, TrialState.RUNNING)
-        seen = {self._candidate(it.params).key for it in (*ended, *running)}
+        unfinished = self._trials(study, TrialState.PRUNED)  # over budget, or stopped at a rung
+        seen = {self._candidate(it.params).key for it in (*ended, *running, *unfinished)}
         rng = np.random.default_rng(derive(self._plan.seed, "front", trial.number))
         front = self._front(ended)
         pool = self._pool(rng, [it.params for it in front], seen)
-        latest = {it.number: it for it in (*front, *ended[-LATEST:])}
-        learned = [latest[number] for number in sorted(latest)]
+        learned = self._learned(front, ended, unfinished)
         now = [_Point(it.params, self._costs(self._candidate(it.params))) for it in running]
-        gains = self._gains(pool, learned, front, now)
+        gains = self._gains(pool, learned, self._values(front), now)
         if not gains:
             return {}
         best = pool[max(range(len(pool)), key=gains.__getitem__)].params
@@ -128,6 +133,28 @@ class FrontSampler(BaseSampler):
         rows = self._values(within)
         members = sorted(np.flatnonzero(non_dominated(rows)), key=lambda at: tuple(rows[at, 1:]))
         return [within[at] for at in members]
+
+    def _learned(
+        self,
+        front: Sequence[FrozenTrial],
+        ended: Sequence[FrozenTrial],
+        unfinished: Sequence[FrozenTrial],
+    ) -> list[tuple[_Point, float]]:
+        """What the regression learns from, by number: points, and their metrics, minimized."""
+        finals = self._finals()
+        stopped = [it for it in unfinished if it.number in finals]
+        known = sorted([*ended, *stopped], key=lambda it: it.number)
+        latest = {it.number: it for it in (*front, *known[-LATEST:])}
+        found = []
+        for number in sorted(latest):
+            trial = latest[number]
+            if trial.state == TrialState.COMPLETE:
+                metric, *costs = self._values([trial])[0].tolist()
+            else:
+                metric = float(self._signs[0]) * finals[number]
+                costs = self._costs(self._candidate(trial.params))
+            found.append((_Point(trial.params, costs), metric))
+        return found
 
     def _values(self, trials: Sequence[FrozenTrial]) -> Array:
         """`(trials, 1 + costs)`: the metric, then the costs, all minimized."""
@@ -165,16 +192,15 @@ class FrontSampler(BaseSampler):
     def _gains(
         self,
         pool: Sequence[_Point],
-        ended: Sequence[FrozenTrial],
-        front: Sequence[FrozenTrial],
+        learned: Sequence[tuple[_Point, float]],
+        rows: Array,
         running: Sequence[_Point],
     ) -> list[tuple[float, float]]:
         """Expected improvements, then negated medians to break ties; none where the fit fails."""
-        known, rows = self._values(ended), self._values(front)
         reference = reference_of(self._plan, rows[:, 0])
-        points = [_Point(t.params, row[1:]) for t, row in zip(ended, known.tolist(), strict=True)]
-        features = self._features([*points, *pool, *running])
-        posteriors = _posteriors(features, known[:, 0], reference[0])
+        features = self._features([*(point for point, _ in learned), *pool, *running])
+        targets = np.array([metric for _, metric in learned])
+        posteriors = _posteriors(features, targets, reference[0])
         expected = [
             [posterior.median, *point.costs]
             for posterior, point in zip(posteriors[len(pool) :], running, strict=False)

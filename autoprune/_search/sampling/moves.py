@@ -202,10 +202,7 @@ class Moves:
 
     def _limit(self) -> float:
         """The budget's limit on the first cost, over the dense one's; 1 where it has none."""
-        for limit in self._plan.budget.limits:
-            if limit.field == self._cost:
-                return limit.resolve(self._plan.dense) / self._plan.dense.get(self._cost)
-        return 1.0
+        return min(1.0, self._plan.limit(self._cost) / self._plan.dense.get(self._cost))
 
     def _at(self, share: float, nearest: Choice) -> Choice:
         """An allocation of at most that share; by the allocator if sensitivities are known."""

@@ -16,13 +16,13 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from statistics import median
 from typing import Any
 
 import numpy as np
 
 from autoprune._search.allocation.allocator import Sensitivity, total_sensitivity
 from autoprune._search.plan import Plan
+from autoprune._search.sampling.extrapolation import final_metrics
 from autoprune._search.sampling.moves import GAP, Moves
 from autoprune._search.sampling.projection import project
 from autoprune._search.sampling.score import NO_DIVERGENCE, Score
@@ -40,7 +40,6 @@ from autoprune.budget import Cost
 from autoprune.candidate import Candidate, Selection
 from autoprune.cost_fields import is_cost
 from autoprune.pareto import ParetoFront
-from autoprune.record import TrialRecord
 from autoprune.training.rng import derive
 
 _LOG = logging.getLogger(__name__)
@@ -294,42 +293,13 @@ class Screening:
         ended = [record for record in ended if record.baseline != "scratch"]
         ended = sorted(ended, key=lambda record: record.number)
         chosen = {r.number: r for r in [*front.members, *ended[-LATEST:]]}
-        remaining_gain = _remaining_gain(list(chosen.values()), metric.name)
+        finals = final_metrics(chosen.values(), metric)
         found = []
-        for number in sorted(chosen):
-            record = chosen[number]
-            value = metric.value(record)
-            later = 0.0
-            if record.state == "stopped":
-                later = _at(remaining_gain, record.epochs)
-            item = self._score_of(record.candidate, record.predicted) if value is not None else None
-            if item is not None and value is not None and not math.isnan(later):
-                found.append((item, metric.sign * (value + later)))
+        for number in sorted(finals):
+            item = self._score_of(chosen[number].candidate, chosen[number].predicted)
+            if item is not None:
+                found.append((item, metric.sign * finals[number]))
         return found
-
-
-def _remaining_gain(records: Sequence[TrialRecord], metric: str) -> dict[float, float]:
-    """By epoch, the median gain of completed trials from there to their end."""
-    rises: dict[float, list[float]] = {}
-    for record in records:
-        if record.state == "complete" and metric in record.metrics:
-            for entry in record.history:
-                if metric in entry and "epoch" in entry:
-                    rise = record.metrics[metric] - entry[metric]
-                    rises.setdefault(round(entry["epoch"], 6), []).append(rise)
-    return {epoch: median(found) for epoch, found in rises.items()}
-
-
-def _at(gains: Mapping[float, float], epochs: float) -> float:
-    """A gain after so many epochs, linear between those that are known; NaN before all of them.
-
-    Trials that are pruned later are evaluated later.
-    """
-    known = sorted(gains)
-    if not known:
-        return math.nan
-    left = gains[known[0]] if epochs >= known[0] - 1e-6 else math.nan
-    return float(np.interp(epochs, known, [gains[at] for at in known], left=left))
 
 
 def _line(error: Exception) -> str:

@@ -31,7 +31,7 @@ from sqlalchemy import event
 from sqlalchemy.exc import SQLAlchemyError
 
 from autoprune._search.plan import Plan
-from autoprune._search.sampling.front_sampler import FrontSampler
+from autoprune._search.sampling.front_sampler import Finals, FrontSampler
 from autoprune.candidate import Candidate
 from autoprune.errors import ConfigError, first_line
 from autoprune.pareto import Objective
@@ -60,10 +60,11 @@ _STATES = {
 }
 
 
-def make_sampler(plan: Plan, best: Best = frozenset) -> BaseSampler:
+def make_sampler(plan: Plan, best: Best = frozenset, finals: Finals = dict) -> BaseSampler:
     """The sampler of a plan, for several objectives.
 
-    `best` returns the numbers of trials that TPE always considers. Draws depend on the plan's seed,
+    `best` returns the numbers of trials that TPE always considers, `finals` what `FrontSampler`
+    asks for. Draws depend on the plan's seed,
     the trial's number and the trials before it alone, so that a resumed study goes on as it would
     have.
     """
@@ -71,7 +72,7 @@ def make_sampler(plan: Plan, best: Best = frozenset) -> BaseSampler:
         "tpe": lambda: _RecentTPE(best, multivariate=True, constant_liar=plan.concurrent > 1),
         "nsga2": lambda: optuna.samplers.NSGAIISampler(population_size=20),
         "gp": lambda: optuna.samplers.GPSampler(deterministic_objective=False),
-        "front": lambda: FrontSampler(plan),
+        "front": lambda: FrontSampler(plan, finals),
         "random": optuna.samplers.RandomSampler,
     }
     if plan.sampler not in makers:

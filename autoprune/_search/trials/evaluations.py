@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from autoprune.candidate import Candidate
@@ -29,11 +30,16 @@ def evaluations(milestones: Sequence[float], candidate: Candidate) -> tuple[floa
 
 
 def rung_at(
-    milestones: Sequence[float], candidate: Candidate, place: int, epochs: float
+    milestones: Sequence[float], candidate: Candidate, epochs: float, *, later: float = math.inf
 ) -> int | None:
-    """The rung of the entry at a place of a trial's history, made after so many epochs.
+    """The rung of an entry in a trial's history that was made after so many epochs: the last one.
 
-    None for its end, and for one that was made too early for that rung.
+    None for its end, for one that was made before all rungs, and for one that was made more than
+    `later` epochs after its rung: of a search with other rungs, it was trained longer than what it
+    would be compared with.
     """
-    *rungs, _ = evaluations(milestones, candidate)
-    return place if place < len(rungs) and epochs >= rungs[place] - _ROUNDED else None
+    *rungs, end = evaluations(milestones, candidate)
+    passed = [place for place, at in enumerate(rungs) if at <= epochs + _ROUNDED]
+    if not passed or epochs >= end - _ROUNDED or epochs > rungs[passed[-1]] + later:
+        return None
+    return passed[-1]

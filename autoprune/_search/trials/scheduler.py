@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 ETA = 2
 RANGES = 4
+_LATER = 0.02  # of a training: as rounding to whole steps may be
 _CREATION = "error raised in its creation task"  # Ray's words; the error itself is the last line
 _ERRORS = "autoprune.errors."
 
@@ -96,6 +97,7 @@ class RungScheduler(FIFOScheduler):
         self._plan, self._searcher, self._ledger = plan, searcher, searcher.ledger
         ends = [objective.sign * objective_end(plan, objective) for objective in plan.objectives]
         dear = plan.objectives[-1].sign * plan.reference[-1]
+        dear = min(dear, plan.limit(plan.objectives[-1].name))
         self._rungs = Rungs(min(ends[-1], dear), dear)
         for record in self._ledger.records.values():  # of earlier sessions
             self._report_again(record)
@@ -115,8 +117,7 @@ class RungScheduler(FIFOScheduler):
             return str(TrialScheduler.STOP)
         number = self._searcher.number(trial.trial_id)
         running = self._ledger.running[number]
-        place = len(report.history) - 1
-        rung = rung_at(self._plan.milestones, running.candidate, place, report.epochs)
+        rung = rung_at(self._plan.milestones, running.candidate, report.epochs)
         if rung is None:
             return str(TrialScheduler.CONTINUE)
         self._rungs.report(rung, number, self._point(report.metrics, running.predicted))
@@ -164,11 +165,12 @@ class RungScheduler(FIFOScheduler):
         self._paused.pop(trial.trial_id, None)
 
     def _report_again(self, record: TrialRecord) -> None:
-        """The points that a trial of an earlier session reported at the rungs."""
+        """The points that a trial of an earlier session, or run, reported at the rungs."""
         milestones, made = self._plan.milestones, record.candidate
-        for place, entry in enumerate(record.history):
+        later = _LATER * milestones[-1] if record.is_reused else math.inf
+        for entry in record.history:
             known = all(is_cost(o.name) or o.name in entry for o in self._plan.objectives)
-            rung = rung_at(milestones, made, place, entry.get("epoch", 0.0))
+            rung = rung_at(milestones, made, entry.get("epoch", 0.0), later=later)
             if record.predicted is not None and known and rung is not None:
                 point = self._point(entry, record.predicted)
                 self._rungs.report(rung, record.number, point)

@@ -19,6 +19,7 @@ from ray.tune.search.optuna import OptunaSearch
 
 from autoprune._search.initial.proposals import Proposal, ProposalQueue
 from autoprune._search.plan import Plan
+from autoprune._search.sampling.extrapolation import final_metrics
 from autoprune._search.sampling.projection import project
 from autoprune._search.sampling.screening import PooledProposal, Screening
 from autoprune._search.sampling.study import (
@@ -74,7 +75,9 @@ class BudgetedOptunaSearch(OptunaSearch):
             metric=[objective.name for objective in plan.objectives],
             mode=["max" if o.direction == "maximize" else "min" for o in plan.objectives],
             sampler=make_sampler(
-                plan, lambda: {record.number for record in ledger.front().members}
+                plan,
+                best=lambda: {record.number for record in ledger.front().members},
+                finals=lambda: final_metrics(ledger.records.values(), plan.metric),
             ),
             study_name=NAME,
         )

@@ -73,6 +73,7 @@ METHODS = {
 }
 MAX_RATIO = 0.95
 CALIBRATION = 1024  # training samples
+DRAWN = 64  # random allocations, until eight are within the share
 SCORED = 256  # of these, by which random allocations are compared
 QUANTIZATION_AWARE = 0.2  # of the training, at its end
 _RATIOS = np.linspace(0.0, MAX_RATIO, 400)
@@ -213,7 +214,9 @@ class Bench:
             ).model
             return score(small)
 
-        return min(map(allocation, range(8)), key=moved)
+        drawn = list(map(allocation, range(DRAWN)))
+        within = [it for it in drawn if self.plan.load(self.plan.space.counts(it)) <= most]
+        return min(within[:8] or drawn[:8], key=moved)
 
     def run(
         self, architecture: Architecture, epochs: float, lr: float, seed: int, *, scratch: bool
