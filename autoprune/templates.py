@@ -42,7 +42,7 @@ recommend: drop <= 1 %         # of the dense model's metric; or drop <= 1 pt, >
 
 search:
   sampler: tpe                 # tpe | nsga2 | gp | front | random
-  # variables: ratios          # ratios | allocation: a share of the budget and some offsets
+  # variables: auto            # allocation: a share of the budget and some offsets | ratios | auto
   # objectives: [accuracy, latency_ms]   # default: the task's metric and the first limit
   # levels: [35%, 25%]         # lower limits (of the first cost) to find good models for, too
   trials: 30                   # the search stops at the first of these three limits; up to ten are

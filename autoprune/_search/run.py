@@ -243,7 +243,10 @@ def _with_variables(
     config: RunConfig, ready: Prepared, sensitivity: Callable[[str, int], float] | None
 ) -> Prepared:
     """What the sampler draws: ratios, or variables of the allocator."""
-    if config.search.variables == "ratios":
+    space, asked = ready.plan.space, config.search.variables
+    is_free = any(len(space.choices(name)) > 1 for name in space.items)
+    suits = sensitivity is not None and is_free and space.space.per == "group"
+    if asked == "ratios" or (asked == "auto" and not suits):
         return ready
     assert sensitivity is not None, "checked before anything was measured"
     return replace(ready, plan=replace(ready.plan, allocated=Allocated(ready.plan, sensitivity)))

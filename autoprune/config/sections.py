@@ -156,11 +156,11 @@ class SearchConfig(Section):
     form, where good models are wanted too: the search begins with candidates just within each.
     `variables` are what the sampler draws beside schedule and recovery: a share of the budget and
     a few offsets that the allocator turns into widths and dropped blocks (`allocation`), or a ratio
-    for each group (`ratios`, also where sensitivities are not measured).
+    for each group (`ratios`). `auto` is the former where sensitivities are measured.
     """
 
     sampler: Literal["tpe", "nsga2", "gp", "front", "random"] = "tpe"
-    variables: Literal["allocation", "ratios"] = "ratios"
+    variables: Literal["auto", "allocation", "ratios"] = "auto"
     objectives: Annotated[list[str], Field(min_length=1)] | None = None
     levels: tuple[str | float, ...] = ()
     trials: Annotated[Count, _Trials] = 30

@@ -158,7 +158,9 @@ def needs_calibration(space: SearchSpace) -> bool:
 def check_variables(config: RunConfig) -> None:
     """Raise ConfigError where the allocator would have no sensitivities to work with."""
     space = config.space
-    if config.search.variables == "ratios" or (space.per == "group" and needs_calibration(space)):
+    if config.search.variables != "allocation":
+        return
+    if space.per == "group" and needs_calibration(space):
         return
     raise ConfigError(
         "search.variables: allocation needs the sensitivity of each group, which is measured with "

@@ -127,7 +127,7 @@ def searches() -> Iterator[dict[str, object]]:
             yield from line(part, str(task), "hypervolume, short", rows)
 
 
-SEARCHES = "hypervolume over bytes, 32 trials of 1 epoch, allocator's variables"
+SEARCHES = "hypervolume over bytes, 32 trials of 1 epoch, allocator's variables unless named"
 COSTS = {
     **{"weight_bytes": "bytes", "latency_ms": "latency"},
     **{"file_bytes": "the file", "peak_memory_bytes": "peak memory"},

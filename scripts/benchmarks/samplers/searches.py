@@ -219,7 +219,8 @@ def page(rows: pd.DataFrame) -> str:
         f"The keyword net within 60 % of its bytes, {SEARCH['trials']} trials of one epoch. "
         "Hypervolumes are means ± half of the 95 % interval over seeds (Student's t). The last "
         "columns: members of the front, the shares of them that were first candidates, proposed "
-        "by the sampler, or by the screening's moves.\n\n"
+        "by the sampler, or by the screening's moves. A row without screening and of commit "
+        "cde44b8 has no time of its proposals: screening alone was timed.\n\n"
         f"{harness.table(pd.DataFrame(lines), SHOWN)}\n\n{harness.stamp(rows)}\n"
     )
 
