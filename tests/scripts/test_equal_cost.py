@@ -7,7 +7,8 @@ import pytest
 
 from autoprune.architecture import Architecture
 from scripts.benchmarks.ablation.__main__ import same_models
-from scripts.benchmarks.equal_cost.table import at_equal_cost
+from scripts.benchmarks.equal_cost.bench import TASKS
+from scripts.benchmarks.equal_cost.table import TESTED, at_equal_cost, binomial
 from scripts.benchmarks.matching import Match, matched, nearer, rescaled
 
 
@@ -69,6 +70,12 @@ def test_methods_are_compared_at_equal_cost_within_the_share_only(
     one: pd.DataFrame, other: pd.DataFrame, equal: bool
 ) -> None:
     assert at_equal_cost(one, other) is equal
+
+
+def test_the_binomial_error_is_of_the_tasks_test_samples() -> None:
+    rows = pd.DataFrame({"task": ["keywords"] * 2, "test_accuracy": [0.85, 0.95]})
+    assert binomial(rows) == pytest.approx((0.9 * 0.1 / 1238) ** 0.5)
+    assert set(TESTED) == set(TASKS)
 
 
 def test_a_method_is_not_compared_with_itself() -> None:

@@ -19,6 +19,10 @@ BASELINES = {  # float32, widths alone, trained no longer than others
     name for name, method in METHODS.items() if not method.beside and method.epochs == 1
 }
 GROUP = ["task", "cost", "share", "epochs", "rates", "matched"]
+TESTED = {  # test samples of each task
+    **dict.fromkeys(["resnet8", "resnet20", "resnet56", "fashion_mnist"], 10_000),
+    **{"keywords": 1_238, "spoken_digits": 300},
+}
 MEANS = ["measured_share", "file_share", "macs_share", "dropped"]
 SHOWN = {
     "task": ("task", ""),
@@ -35,6 +39,7 @@ SHOWN = {
     "macs_share": ("MACs", ".1%"),
     "dropped": ("blocks dropped", ".0f"),
     "test": ("test", ""),
+    "binomial": ("binomial error", ".1%"),
     "lead": ("beside the best baseline", ""),
 }
 
@@ -53,6 +58,7 @@ def summary(rows: pd.DataFrame) -> pd.DataFrame:
                     "seeds": len(members),
                     "chosen": _rates(members),
                     "test": _spread(members.test_accuracy),
+                    "binomial": binomial(members),
                     "lead": _lead(members, best) if method not in BASELINES else "",
                     **members.reindex(columns=MEANS).mean(),
                 }
@@ -73,6 +79,12 @@ def _best_baseline(group: pd.DataFrame) -> pd.DataFrame:
         return group.iloc[:0]
     means = found[found["size"] == found["size"].max()]["mean"]
     return group[group.method == means.idxmax()]
+
+
+def binomial(members: pd.DataFrame) -> float:
+    """The standard error of one accuracy that the number of test samples brings."""
+    accuracy = float(members.test_accuracy.mean())
+    return float(np.sqrt(accuracy * (1.0 - accuracy) / TESTED[str(members.task.iloc[0])]))
 
 
 def _rates(members: pd.DataFrame) -> str:
@@ -143,7 +155,8 @@ def write_page(rows: pd.DataFrame) -> None:
         "All methods: the same order of units and repair, the same training; of the learning rates "
         "in `rates` (one, where it holds one) each method keeps the best by validation (in "
         "brackets: in how many seeds; a better one may lie beyond the highest and lowest). Test "
-        "accuracy, mean ± standard deviation over seeds. The wanted share of the cost holds as "
+        "accuracy, mean ± standard deviation over seeds; beside it the standard error of a single "
+        "accuracy that the number of test samples brings. The wanted share of the cost holds as "
         "predicted or as measured when the architectures were chosen; `measured` is of what was "
         "trained (of bytes of weights nothing is measured). The last column: paired differences, "
         "with their 95 % interval, to the baseline that is best on validation (float32, widths "
