@@ -325,7 +325,8 @@ def export(
     done = export_model(
         model, file, found.example_input(), format=format, dynamic_batch=dynamic_batch
     )
-    return replace(done, model=model_words(folder))
+    meant = saved(folder)[0].candidate.architecture.precision
+    return replace(done, model=model_words(folder), precision=meant)
 
 
 def _export_dense(

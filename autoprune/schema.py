@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -41,6 +42,7 @@ def config_schema() -> dict[str, Any]:
         "additionalProperties": False,
     }
     found["required"] = ["task", "budget"]
+    found = json.loads(json.dumps(found))  # nothing is shared: each key gets its own description
     words = _comments() | _MEANINGS
     for inner in _sections(found):
         for key, value in inner.items():
@@ -113,6 +115,8 @@ _MEANINGS = {  # of keys without a comment in the template, or where that one is
     "batch": "samples of one forward pass",
     "min_ratio": "lowest pruned fraction",
     "max_ratio": "highest pruned fraction",
+    "trials": "after so many the search stops; up to ten are first candidates: uniform widths, "
+    "the allocator's, other learning rates",
     "seed": "of sampler, initialization and data order",
     "total_epochs": "training epochs of all trials together, after which the search stops",
     "minutes": "time after which the search stops",

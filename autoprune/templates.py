@@ -62,7 +62,7 @@ search:
   # max_disk: 5 GB             # how much they may take
   # ray: {{address: auto}}       # train in a running Ray cluster (docs/cluster.md)
   screen: 32                   # proposals scored before training for each one trained; 0 = none
-  baselines:                   # models to compare with, trained on top of the trials
+  baselines:                   # models to compare with; the first uniform ones count as trials
     uniform: 3
     random: 1
     scratch: false

@@ -104,3 +104,15 @@ def test_a_description_is_the_comment_of_its_own_line() -> None:
     search = config_schema()["$defs"]["SearchConfig"]["properties"]
     assert search["patience"]["description"].startswith("stop after so many trials")
     assert search["total_epochs"]["description"].startswith("training epochs of all trials")
+
+
+def test_each_key_has_its_own_description() -> None:
+    found = config_schema()
+    budget = found["properties"]["budget"]["properties"]
+    assert budget["macs"]["description"].startswith("multiply-accumulates")
+    assert budget["params"]["description"] == "number of parameters"
+    ratios = found["properties"]["space"]["anyOf"][-1]["properties"]["ratios"]["properties"]
+    assert ratios["min"]["description"] == "lowest pruned fraction of a group"
+    assert ratios["max"]["description"] == "highest pruned fraction of a group"
+    trials = found["$defs"]["SearchConfig"]["properties"]["trials"]["description"]
+    assert trials.endswith("learning rates")

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from autoprune.architecture import FLOAT32
 from autoprune.store import QuantizationReport
 
 
@@ -19,7 +20,8 @@ class Exported:
     inputs, and `quantization` says how it compares with the float32 file. Where the file has not
     `ran`, as Core ML's do on macOS and iOS only, it is that of the program that was converted.
     `inputs` are the sizes of each input that the file takes, a name where a size is free (`batch`).
-    `model` says which model of a run it is; empty for one outside of a run.
+    `model` says which model of a run it is; empty for one outside of a run. `precision` is the one
+    for which the model was searched.
     """
 
     path: Path
@@ -32,3 +34,4 @@ class Exported:
     ran: bool = True
     inputs: Mapping[str, tuple[int | str, ...]] = field(default_factory=dict)
     model: str = ""
+    precision: str = FLOAT32

@@ -151,9 +151,10 @@ def _check_free(
 ) -> None:
     """Raise StoreError where the folder holds something else; `there` is what is retrained in it.
 
-    A plan that does not say whether int8 is simulated fits, unless that `is_asked` of int8 models.
+    A plan of which nothing was trained, as where the first epoch failed, may be replaced. One that
+    does not say whether int8 is simulated fits, unless that `is_asked` of int8 models.
     """
-    if not folder.path.exists():
+    if not folder.has_begun:
         return
     if there is not None and folder.is_finished and _seeds_fit(there.seeds, plan.seeds):
         there = replace(there, seeds=plan.seeds)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
+from autoprune.architecture import INT8
 from autoprune.cli.application import PICK, PickOption, Quiet, RunArgument, Trust, app
 from autoprune.cli.terminal import code_of, fail, say
 from autoprune.config.yaml_file import set_key
@@ -179,6 +180,8 @@ def export(
         return
     if written.quantization is None:
         say(_compared(written))
+        if written.precision == INT8:
+            say("this file is float32, the model was searched for int8 · --precision int8")
         return
     from autoprune.report import int8
 

@@ -103,6 +103,8 @@ class RunConfig(BaseModel):
                 f"{file.name} must hold keys such as task and budget, got {shown(data)}"
             )
         for override in overrides:
+            if override.strip().startswith("space."):  # a key of a preset, or of another file
+                data["space"] = resolve_space(data.get("space"), file.parent, file.name)
             set_key(data, override)
         return RunConfig.from_dict(data, place=file.name, base=file.parent)
 

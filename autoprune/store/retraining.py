@@ -26,6 +26,11 @@ class RetrainingFolder:
         """Whether the folder holds a finished retraining."""
         return (self.path / SUMMARY).is_file()
 
+    @property
+    def has_begun(self) -> bool:
+        """Whether the folder holds more than a plan: something that was trained, or is not ours."""
+        return self.path.is_dir() and any(each.name != PLAN for each in self.path.iterdir())
+
     def summary(self) -> RetrainingSummary:
         """What came out. Raises StoreError where it is not finished, or damaged."""
         found = read(self.path / SUMMARY, RetrainingSummary)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -214,6 +215,16 @@ def test_overrides_replace_and_add(write) -> None:
     assert (config.search.trials, config.search.seed) == (7, 3)
     assert config.budget.fields == ("latency_ms", "macs")
     assert config.device.runtime == "torch"
+
+
+@pytest.mark.parametrize("text", ["", "space: standard", "space: mine.yaml"])
+def test_an_override_changes_one_key_of_a_preset_or_a_file(write, text: str) -> None:
+    standard = Path(presets()["standard"]).read_text(encoding="utf-8")
+    write(standard, "mine.yaml")
+    plain = RunConfig.load(write(MINIMAL + text)).space
+    changed = RunConfig.load(write(MINIMAL + text), ["space.ratios.max=0.91"]).space
+    assert (changed.max_ratio, plain.max_ratio) == (0.91, 0.85)
+    assert replace(changed, max_ratio=0.85) == plain
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from torch import nn
 
 from autoprune._retraining.planning import for_length
 from autoprune._retraining.trial import retrain_trial
-from autoprune.errors import StoreError, TaskError, UsageError
+from autoprune.errors import StoreError, TaskError, TrainingError, UsageError
 from autoprune.loading import load
 from autoprune.quantization import twin_of
 from autoprune.schedule import Schedule
@@ -306,7 +306,7 @@ def test_a_folder_with_something_else_is_left_alone(run: RunFolder) -> None:
         (None, "other files"),
         (RetrainingPlan("another", 2.0, (0, 1)), "epochs 2, seeds [0, 1], another recipe"),
     ):
-        folder.path.mkdir(parents=True, exist_ok=True)
+        folder.checkpoints.mkdir(parents=True, exist_ok=True)
         if plan:
             folder.save_plan(plan)
         with pytest.raises(StoreError) as caught:
@@ -315,6 +315,17 @@ def test_a_folder_with_something_else_is_left_alone(run: RunFolder) -> None:
             f"{folder.path} holds another retraining ({what}) · rename or remove that folder first"
         )
         assert not (folder.path / "summary.json").exists()
+
+
+def test_a_training_that_failed_at_once_does_not_block_the_next_one(run: RunFolder) -> None:
+    class Diverged(Pair):
+        def loss(self, model: nn.Module, batch: Any) -> Any:
+            return super().loss(model, batch) * math.nan
+
+    with pytest.raises(TrainingError, match="must be finite"):
+        retrain_trial(run, run.config, Diverged(), run.records()[0], epochs=1.0, seeds=(0,))
+    assert [each.name for each in run.retraining(0).path.iterdir()] == ["plan.json"]
+    assert retrained(run, recovery={"lr": 0.02}).summary().candidate.recovery.lr == 0.02
 
 
 def int8_retraining(
