@@ -105,7 +105,7 @@ def tells_nothing(value: float, constant: float, *, maximize: bool, samples: int
 def check_qualities(
     limits: Iterable[QualityLimit], dense: Mapping[str, float], metric: str
 ) -> None:
-    """Raise ConfigError for a metric that `evaluate` does not give, or a drop without direction.
+    """Raise ConfigError for a metric that `evaluate` does not give, or a drop that says nothing.
 
     `dense` are the dense model's metrics; of these only the task's `metric` has a direction.
     """
@@ -118,4 +118,10 @@ def check_qualities(
             raise ConfigError(
                 f"quality.{limit.metric}: a drop needs to know what is better, and only {metric} "
                 "has a direction · write '>= ...' or '<= ...'"
+            )
+        value = dense[limit.metric]
+        if limit.kind == "drop" and 0.0 < value <= 1.0 <= limit.value:
+            raise ConfigError(
+                f"a drop of {limit.value:g} allows any {limit.metric} (the dense model has "
+                f"{value:.4g}) · write 'drop <= 1 %' (of dense) or 'drop <= 1 pt' (0.01)"
             )

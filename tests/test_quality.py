@@ -68,3 +68,11 @@ def test_a_drop_needs_a_direction() -> None:
     with pytest.raises(ConfigError, match="only accuracy has a direction"):
         check_qualities(limits, {"accuracy": 0.9, "loss": 1.0}, "accuracy")
     check_qualities([QualityLimit("loss", "<=", 0.1)], {"accuracy": 0.9, "loss": 1.0}, "accuracy")
+
+
+def test_a_drop_by_more_than_there_is_has_lost_its_unit() -> None:
+    with pytest.raises(ConfigError, match=r"drop of 1 allows any accuracy .* 'drop <= 1 %'"):
+        check_qualities([QualityLimit("accuracy", "drop", 1.0)], {"accuracy": 0.9}, "accuracy")
+    check_qualities([QualityLimit("accuracy", "drop", 0.05)], {"accuracy": 0.9}, "accuracy")
+    perplexity = QualityLimit("perplexity", "drop", 2.0)
+    check_qualities([perplexity], {"perplexity": 21.0}, "perplexity")

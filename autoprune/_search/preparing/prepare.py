@@ -133,7 +133,7 @@ def prepare(
     metrics = dense_metrics(task, dense.to(device))
     constant, samples = constant_metrics(task, dense), split_size(task.val_loader())
     say(_dense_words(task, metrics, constant, samples))
-    check_qualities(config.quality_limits, metrics, task.metric)
+    check_qualities(config.recommended_within(task.metric), metrics, task.metric)
     dense = dense.to("cpu")
     if config.search.baselines.smaller:
         say("smaller dense models")
