@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
 from autoprune.architecture import INT8
+from autoprune.candidate import Recovery
 from autoprune.cli.application import PICK, PickOption, Quiet, RunArgument, Trust, app
 from autoprune.cli.terminal import code_of, fail, say
 from autoprune.config.yaml_file import set_key
@@ -295,6 +297,9 @@ def _sections(settings: Sequence[str]) -> dict[str, Mapping[str, Any]]:
     data: dict[str, Any] = {}
     for setting in settings:
         set_key(data, setting)
+    known = [each.name for each in fields(Recovery)]
+    for key in (key for key in data if key in known):
+        raise UsageError(f"--set {key}: write --set recovery.{key}=...")
     check_keys(data, ("recovery", "schedule"), "--set")
     return {name: as_mapping(values, f"--set {name}") for name, values in data.items()}
 

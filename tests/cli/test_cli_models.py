@@ -318,6 +318,7 @@ def test_settings_of_the_training_are_passed_on(command_line, shown_run: Path, m
     ("setting", "says"),
     [
         ("search.trials=5", "--set.search is not a key"),
+        ("lr=0.1", "--set lr: write --set recovery.lr=..."),
         ("recovery=5", "--set recovery must be a mapping"),
         ("recovery.emma=0.9", "recovery.emma is not a key · did you mean 'ema'?"),
         ("recovery.ema=1", "recovery.ema must lie in [0, 1), got 1"),
