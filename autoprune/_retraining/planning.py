@@ -91,7 +91,7 @@ def for_length(candidate: Candidate, config: RunConfig, epochs: float) -> Candid
         return candidate
     recovery = candidate.recovery.resolved(candidate.recovery.optimizer)
     lr = rate_for_length(recovery, config.search.epochs, epochs)
-    return replace(candidate, recovery=replace(recovery, lr=lr))
+    return replace(candidate, recovery=replace(candidate.recovery, lr=lr))
 
 
 def _rescheduled(
