@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from autoprune._retraining.seeds import check_seeds
 from autoprune.architecture import INT8
 from autoprune.candidate import AUTO, BY_OPTIMIZER, Candidate
 from autoprune.config import RunConfig
@@ -50,6 +51,7 @@ def planned(
     """
     if not (0.0 < asked.epochs < math.inf):
         raise UsageError(f"epochs must be above 0 and finite, got {asked.epochs:g}")
+    check_seeds(asked.seeds)
     candidate = with_recovery(record.candidate, asked.recovery)
     if asked.schedule:
         candidate = _rescheduled(candidate, asked.schedule, run, task)
@@ -57,7 +59,7 @@ def planned(
         candidate = for_length(candidate, config, asked.epochs)
     record = replace(record, candidate=candidate)
     folder = run.retraining(record.number)
-    there = folder.plan()
+    there = folder.plan() if folder.has_begun else None
     aware = _simulates_int8(run, record, asked.quantization_aware, there)
     plan = RetrainingPlan(candidate.key, float(asked.epochs), asked.seeds, asked.find_lr, aware)
     is_int8 = candidate.architecture.precision == INT8
@@ -156,8 +158,11 @@ def _check_free(
     """
     if not folder.has_begun:
         return
-    if there is not None and folder.is_finished and _seeds_fit(there.seeds, plan.seeds):
-        there = replace(there, seeds=plan.seeds)
+    if there is not None and folder.is_finished:
+        finished = folder.summary().seeds  # fewer than planned, where adding some was interrupted
+        there = replace(there, seeds=finished)
+        if _seeds_fit(finished, plan.seeds):
+            there = replace(there, seeds=plan.seeds)
     if there is not None and there.quantization_aware is None and not is_asked:
         there = replace(there, quantization_aware=plan.quantization_aware)
     if there != plan:

@@ -114,8 +114,7 @@ def retrain(
     Raises UsageError without seeds or with one twice, TaskError without a test split,
     TrainingError where the loss or a metric is not finite.
     """
-    if not seeds or len(set(seeds)) != len(seeds):
-        raise UsageError(f"seeds must be different numbers, at least one, got {list(seeds)}")
+    check_seeds(seeds)
     need_test_split(task)  # before hours of training
     known = {one.seed: one for one in finished}
     for seed in seeds:
@@ -139,6 +138,12 @@ def retrain(
     runs = tuple(known[seed] for seed in seeds)
     _warn_of_equals(task, runs)
     return Retraining(candidate, epochs, runs, evaluated(task, dense, "test"))
+
+
+def check_seeds(seeds: Sequence[int]) -> None:
+    """Raise UsageError without seeds, or with one twice."""
+    if not seeds or len(set(seeds)) != len(seeds):
+        raise UsageError(f"seeds must be different numbers, at least one, got {list(seeds)}")
 
 
 def need_test_split(task: Task) -> None:

@@ -112,6 +112,11 @@ def test_an_interruption_while_seeds_are_added_loses_nothing(
     folder = run.retraining(0)
     assert folder.summary() == first
     assert retrained(run).summary() == first
+    with pytest.raises(StoreError, match=r"holds another retraining \(epochs 1, seeds \[3\]\)"):
+        retrained(run, seeds=(4,))  # planned, but the finished one would be left out
+    for seeds in ((), (3, 3)):
+        with pytest.raises(UsageError, match="seeds must be different numbers"):
+            retrained(run, seeds=seeds)
     assert retrained(run, seeds=(3, 4)).summary().seeds == (3, 4)
 
 
