@@ -122,6 +122,6 @@ def check_qualities(
         value = dense[limit.metric]
         if limit.kind == "drop" and 0.0 < value <= 1.0 <= limit.value:
             raise ConfigError(
-                f"a drop of {limit.value:g} allows any {limit.metric} (the dense model has "
+                f"quality, recommend: a drop of {limit.value:g} allows any {limit.metric} (dense: "
                 f"{value:.4g}) · write 'drop <= 1 %' (of dense) or 'drop <= 1 pt' (0.01)"
             )
