@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 from autoprune.architecture import Architecture
+from autoprune.store import write_text
 
 ROUNDS = 3
 TOLERANCE = 0.02  # below the wanted share: near enough
@@ -62,3 +65,24 @@ def matched(
         asked = rescaled(asked, found.measured, AIM * wanted)
     assert best is not None
     return Match(best.architecture, best.measured, len(tried))
+
+
+class Matches:
+    """Matches that are kept in a file, so that all runs of a benchmark train the same models."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        self._held = json.loads(file.read_text()) if file.is_file() else {}
+
+    def get(self, name: str, find: Callable[[], Match]) -> Match:
+        """The match of this name: the one in the file, or else what `find` gives."""
+        if name not in self._held:
+            found = find()
+            self._held[name] = {
+                "architecture": found.architecture.to_dict(),
+                "measured": found.measured,
+                "rounds": found.rounds,
+            }
+            write_text(self._file, json.dumps(self._held, indent=1) + "\n")
+        held = self._held[name]
+        return Match(**{**held, "architecture": Architecture.from_dict(held["architecture"])})

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pandas as pd
 import pytest
 
@@ -9,7 +11,7 @@ from autoprune.architecture import Architecture
 from scripts.benchmarks.ablation.__main__ import same_models
 from scripts.benchmarks.equal_cost.bench import TASKS
 from scripts.benchmarks.equal_cost.table import TESTED, at_equal_cost, binomial
-from scripts.benchmarks.matching import Match, matched, nearer, rescaled
+from scripts.benchmarks.matching import Match, Matches, matched, nearer, rescaled
 
 
 def named(width: int) -> Architecture:
@@ -105,3 +107,11 @@ def test_three_rounds_are_the_most_and_the_nearest_below_is_kept() -> None:
 def test_the_same_architecture_is_not_measured_twice() -> None:
     found, asked = run(0.25, {0.25: (8, 0.5), 0.12375: (8, 0.5)})
     assert (found, asked) == (Match(named(8), 0.5, 1), [0.25, 0.12375])
+
+
+def test_a_match_in_the_file_is_kept(tmp_path: Path) -> None:
+    first, other = Match(named(8), 0.247, 1), Match(named(9), 0.2, 2)
+    assert Matches(tmp_path / "chosen.json").get("both 0.25", lambda: first) == first
+    again = Matches(tmp_path / "chosen.json")
+    assert again.get("both 0.25", lambda: other) == first
+    assert again.get("both 0.12", lambda: other) == other

@@ -6,7 +6,8 @@ ResNet-56 on CIFAR-10 at 30, 20 and 12 % of its latency in ONNX Runtime (one thr
 beside it: the allocator decides widths alone, dropped blocks alone, or both, by the same
 sensitivities, at a predicted share that is rescaled in three rounds at most. Everything else is
 equal: order of units, repair, recovery. The test split is read once for each finished model. Rows
-that are in `results/depth/depth.csv` already are kept; table: `README.md`.
+that are in `results/depth/depth.csv` already are kept, and so is what was chosen (`chosen.json`):
+seeds may run in processes of their own. Table: `README.md`.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ from autoprune.training.batches import sample
 from examples.cifar10 import Cifar10ResNet56
 from scripts.benchmarks import harness
 from scripts.benchmarks.harness import RESULTS, Rows
-from scripts.benchmarks.matching import Match, matched
+from scripts.benchmarks.matching import Match, Matches, matched
 
 OUT = RESULTS / "depth"
 KEY = ["kind", "share", "epochs", "seed"]
@@ -116,6 +117,10 @@ class Bench:
         )
         return plan.space.architecture(Allocator(plan.items, self.table.at, plan.loads).at(1.0))
 
+    def match(self, kind: str, share: float) -> Match:
+        """The architecture of a kind whose measured latency is `share` of the dense model's."""
+        return matched(share, partial(self.allocate, kind), self.measured_share)
+
     def described(self, match: Match) -> dict[str, float]:
         """Costs of an architecture as shares of the dense model's."""
         cost, dense = self.costs.cost(match.architecture), self.costs.dense
@@ -166,10 +171,10 @@ def main() -> None:
     options = parser.parse_args()
     rows, where = Rows(OUT / "depth.csv", KEY), harness.circumstances()
     OUT.mkdir(parents=True, exist_ok=True)
-    bench = Bench(options.profile)
+    bench, matches = Bench(options.profile), Matches(OUT / "chosen.json")
     trained: dict[tuple[str, float, int], dict[str, float]] = {}  # kinds may choose the same
     chosen = {
-        (kind, share): matched(share, partial(bench.allocate, kind), bench.measured_share)
+        (kind, share): matches.get(f"{kind} {share:g}", partial(bench.match, kind, share))
         for share in options.shares
         for kind in SPACES
     }
