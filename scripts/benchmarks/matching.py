@@ -45,15 +45,16 @@ def matched(
     wanted: float,
     choose: Callable[[float], Architecture],
     measure: Callable[[Architecture], float],
+    rounds: int = ROUNDS,
 ) -> Match:
-    """The architecture whose measured share is nearest at or below `wanted`, of at most 3 rounds.
+    """The architecture whose measured share is nearest at or below `wanted`, of at most `rounds`.
 
     `choose` gives one for a predicted share, `measure` what it takes; both relative to the dense
     model. It ends early where a round is within 2 % below `wanted`, or chooses the same again;
     rounds after the first aim at 1 % below.
     """
     asked, best, tried = wanted, None, set[str]()
-    for _ in range(ROUNDS):
+    for _ in range(rounds):
         made = choose(asked)
         if made.key in tried:
             break

@@ -4,7 +4,7 @@
 
 ResNet-56 on CIFAR-10 at 30, 20 and 12 % of its latency in ONNX Runtime (one thread), as measured
 beside it: the allocator decides widths alone, dropped blocks alone, or both, by the same
-sensitivities, at a predicted share that is rescaled in three rounds at most. Everything else is
+sensitivities, at a predicted share that is rescaled in six rounds at most. Everything else is
 equal: order of units, repair, recovery. The test split is read once for each finished model. Rows
 that are in `results/depth/depth.csv` already are kept, and so is what was chosen (`chosen.json`):
 seeds may run in processes of their own. Table: `README.md`.
@@ -48,6 +48,7 @@ from scripts.benchmarks.matching import Match, Matches, matched
 
 OUT = RESULTS / "depth"
 KEY = ["kind", "share", "epochs", "seed"]
+ROUNDS = 6  # of choosing and measuring
 SPACES = {
     "channels": {"depth": False, "ratios": {"max": 0.9}, "round_to": 4},
     "blocks": {"depth": {"max": 1.0}, "ratios": {"max": 0.0}},
@@ -119,7 +120,7 @@ class Bench:
 
     def match(self, kind: str, share: float) -> Match:
         """The architecture of a kind whose measured latency is `share` of the dense model's."""
-        return matched(share, partial(self.allocate, kind), self.measured_share)
+        return matched(share, partial(self.allocate, kind), self.measured_share, ROUNDS)
 
     def described(self, match: Match) -> dict[str, float]:
         """Costs of an architecture as shares of the dense model's."""
