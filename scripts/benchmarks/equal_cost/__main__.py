@@ -8,19 +8,24 @@ measured: what was chosen for a predicted share is measured beside the dense mod
 for a rescaled share, in three rounds at most (`--no-match` leaves it at the prediction). `smaller
 dense model` is another dense model of the family, narrowed uniformly as far as needed, and
 distilled from the same teacher; `from scratch` methods begin with random weights and learn from
-that teacher, too. Everything else is equal: the importance of units, the repair, the recipe and its
-length (unless the method's name says `double epochs`), and the learning rates (`--rates`), of which
-each method keeps the one that is best on validation. int8 models simulate int8 in the last fifth of
-the training, and their accuracy is that of the quantized file in ONNX Runtime. File sizes, and the
-cost where it is not bytes of weights, are measured on what was trained; a float32 file that is the
-cost is the packed one. The test split is read once for each method and seed. Rows that are there
-are kept; `results/equal_cost/rows.csv`, table `README.md`.
+that teacher, too. `search` is the best of the front of a whole search within the share (32 trials
+of one epoch, for each seed), trained by the recipe of all methods or by its own (schedule,
+distillation, regularizer); its latency is limited as predicted and shown as measured. The compute
+of searches is not in the table. Everything else is equal: the importance of units, the repair, the
+recipe and its length (unless the method's name says `double epochs`), and the learning rates
+(`--rates`), of which each method keeps the one that is best on validation. int8 models simulate
+int8 in the last fifth of the training, and their accuracy is that of the quantized file in ONNX
+Runtime. File sizes, and the cost where it is not bytes of weights, are measured on what was
+trained; a float32 file that is the cost is the packed one. The test split is read once for each
+method and seed. Rows that are there are kept; `results/equal_cost/rows.csv`, table `README.md`.
 """
 
 from __future__ import annotations
 
 from argparse import BooleanOptionalAction, Namespace
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import product
 from typing import Any
 
 import torch
@@ -58,59 +63,91 @@ def main() -> None:
     torch.set_num_threads(given.threads)
     rows, where = Rows(OUT / "rows.csv", KEY), harness.circumstances()
     bench = Bench(given.task, given.cost)
-    smaller: Bench | None = None  # of a smaller dense model, with the same teacher
-    is_matched = given.match and given.cost == "latency_ms"
-    chosen: dict[tuple[str, float], Match] = {}  # the same for all seeds
-    for seed in given.seeds:
-        for share in given.shares:
-            same: dict[str, dict[str, Any]] = {}  # methods may choose one architecture
-            for method in given.methods:
-                key = {
-                    **{"task": given.task, "cost": given.cost, "share": share, "method": method},
-                    **{"epochs": given.epochs, "rates": str(given.rates)},
-                    **{"matched": is_matched, "seed": seed},
+    choices = Choices(bench, is_matched=given.match and given.cost == "latency_ms")
+    methods = [each for each in given.methods if choices.has(METHODS[each])]
+    for seed, share in product(given.seeds, given.shares):
+        same: dict[str, dict[str, Any]] = {}  # methods may choose one model
+        for method in methods:
+            key = {
+                **{"task": given.task, "cost": given.cost, "share": share, "method": method},
+                **{"epochs": given.epochs, "rates": str(given.rates)},
+                **{"matched": choices.is_matched, "seed": seed},
+            }
+            if len(rows.find(**key)):
+                continue
+            how = METHODS[method]
+            choice = choices.of(how, share, seed)
+            model = f"{choice.candidate.key} {how.smaller} {how.scratch} {how.epochs}"
+            if model not in same:
+                run = trained(choice.bench, how, choice.candidate, given, seed)
+                same[model] = {
+                    **described(bench, choice.bench, choice.candidate.architecture),
+                    **run.facts,
+                    **deployed(bench, run, seed),
                 }
-                if len(rows.find(**key)):
-                    continue
-                used, how = bench, METHODS[method]
-                if how.smaller:
-                    if given.task not in SMALLER:
-                        continue
-                    smaller = smaller or Bench(SMALLER[given.task], given.cost, bench.dense)
-                    used = smaller
-                if (method, share) not in chosen:
-                    chosen[method, share] = choice(bench, used, how, share, is_matched)
-                architecture = chosen[method, share].architecture
-                model = f"{architecture.key} {how.smaller} {how.scratch} {how.epochs}"
-                if model not in same:
-                    run = trained(used, how, architecture, given, seed)
-                    same[model] = {
-                        **described(bench, used, architecture),
-                        **run.facts,
-                        **deployed(bench, run, seed),
-                    }
-                found = {**key, "rounds": chosen[method, share].rounds, **same[model]}
-                print({name: found[name] for name in found if name not in where}, flush=True)
-                rows.put({**found, **where})
-                write_page(rows.read())
+            found = {**key, "rounds": choice.rounds, **same[model]}
+            print({name: found[name] for name in found if name not in where}, flush=True)
+            rows.put({**found, **where})
+            write_page(rows.read())
 
 
-def choice(bench: Bench, used: Bench, how: Method, share: float, is_matched: bool) -> Match:
-    """What a method chooses at a share of the dense model's cost, as measured or as predicted.
+@dataclass(frozen=True)
+class Choice:
+    """What a method trains, with the bench of the dense model that it prunes.
 
-    `used` is the bench of the model that it prunes. As predicted it takes 0 rounds.
+    `rounds` of measuring; as predicted it takes none.
     """
 
-    def choose(asked: float) -> Architecture:
-        return used.architecture(how, asked * bench.dense_cost / used.dense_cost)
+    bench: Bench
+    candidate: Candidate
+    rounds: int
 
-    def measure(architecture: Architecture) -> float:
-        small = pruned(used.dense, used.graph, architecture)
-        is_int8 = architecture.precision == INT8
-        module = int8_for_timing(small, bench.example) if is_int8 else small
-        return float(_timed(bench, module)["measured_share"])
 
-    return matched(share, choose, measure) if is_matched else Match(choose(share), share, 0)
+class Choices:
+    """What each method chooses at a share of the dense model's cost, as measured or as predicted.
+
+    An architecture is the same for all seeds, unless a search chooses it.
+    """
+
+    def __init__(self, bench: Bench, *, is_matched: bool) -> None:
+        self._bench, self.is_matched = bench, is_matched
+        self._matches: dict[tuple[Method, float], Match] = {}
+
+    def has(self, how: Method) -> bool:
+        """Whether there is a dense model for a method."""
+        return not how.smaller or self._bench.name in SMALLER
+
+    def of(self, how: Method, share: float, seed: int) -> Choice:
+        """What a method chooses."""
+        used = self._smaller if how.smaller else self._bench
+        if how.is_searched:
+            found = used.searched(share, seed)
+            return Choice(used, found if how.recipe else used.candidate(how, found.architecture), 0)
+        if (how, share) not in self._matches:
+            self._matches[how, share] = self._match(used, how, share)
+        match = self._matches[how, share]
+        return Choice(used, used.candidate(how, match.architecture), match.rounds)
+
+    @cached_property
+    def _smaller(self) -> Bench:
+        """Of a smaller dense model, with the same teacher."""
+        return Bench(SMALLER[self._bench.name], self._bench.cost, self._bench.dense)
+
+    def _match(self, used: Bench, how: Method, share: float) -> Match:
+        bench = self._bench
+
+        def choose(asked: float) -> Architecture:
+            return used.architecture(how, asked * bench.dense_cost / used.dense_cost)
+
+        def measure(architecture: Architecture) -> float:
+            small = pruned(used.dense, used.graph, architecture)
+            is_int8 = architecture.precision == INT8
+            module = int8_for_timing(small, bench.example) if is_int8 else small
+            return float(_timed(bench, module)["measured_share"])
+
+        if self.is_matched:
+            return matched(share, choose, measure)
+        return Match(choose(share), share, 0)
 
 
 def described(bench: Bench, used: Bench, architecture: Architecture) -> dict[str, Any]:
@@ -153,17 +190,17 @@ class Trained:
 
 
 def trained(
-    bench: Bench, method: Method, architecture: Architecture, given: Namespace, seed: int
+    bench: Bench, method: Method, candidate: Candidate, given: Namespace, seed: int
 ) -> Trained:
     """The model of the learning rate that is best on validation, as deployed."""
     best, epochs = None, given.epochs * method.epochs
     for lr in given.rates:
-        run = bench.run(architecture, epochs, lr, seed, scratch=method.scratch)
+        run = bench.run(candidate, epochs, lr, seed, scratch=method.scratch)
         while not run.finished:
             run.advance(epochs)
-        accuracy = _validation(bench, architecture, run, seed)
+        accuracy = _validation(bench, candidate.architecture, run, seed)
         if best is None or accuracy > best.accuracy:
-            best = Trained(bench, architecture, run, lr, accuracy)
+            best = Trained(bench, candidate.architecture, run, lr, accuracy)
     assert best is not None
     return best
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections import defaultdict
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 from torch import nn
@@ -22,12 +22,14 @@ from autoprune.cost.onnx_export import to_onnx
 from autoprune.pruning.build import build
 from autoprune.pruning.calibration import calibrate
 from autoprune.pruning.compensate import obs_scores
-from autoprune.pruning.sensitivity import divergence
+from autoprune.pruning.sensitivity import Sensitivity, divergence
 from autoprune.tasks.load import load_task
 from autoprune.training import Answers, RecoveryRun, choose
 from autoprune.training.batches import sample
 from autoprune.training.rng import untrained
-from scripts.benchmarks.search.handmade import torch_pruned
+from scripts.benchmarks.equal_cost import rules
+from scripts.benchmarks.equal_cost.rules import MAX_RATIO, Counts
+from scripts.benchmarks.equal_cost.whole import searched
 
 TASKS = {
     "resnet8": "examples/cifar10.py:Cifar10ResNet8",
@@ -44,21 +46,32 @@ SMALLER = {"resnet56": "resnet20"}  # a smaller dense model of the family, with 
 class Method:
     """How an architecture is chosen, and from which weights it is trained.
 
-    `widths`: `uniform`, `global l2`, `random`, `allocated`, or `full`: blocks alone. `beside`: what
-    may change beside widths, of `blocks` and `int8`. With `smaller` it prunes another dense model
-    of the family. With `scratch` it begins with random weights; `epochs` times as long as others.
+    `widths`: `uniform`, `global l2`, `fastnas`, `knapsack`, `random`, `allocated`, `full` (blocks
+    alone), or `searched`: by a whole search for each seed. `beside`: what may change beside widths,
+    of `blocks` and `int8`; a search may change everything. With `recipe` it is trained by what the
+    search found (schedule, distillation, regularizer), but with the rates of all methods. With
+    `smaller` it prunes another dense model of the family. With `scratch` it begins with random
+    weights; `epochs` times as long as others.
     """
 
     widths: str
     beside: frozenset[str] = frozenset()
+    recipe: bool = False
     smaller: bool = False
     scratch: bool = False
     epochs: int = 1
+
+    @property
+    def is_searched(self) -> bool:
+        """Whether a whole search chooses."""
+        return self.widths == "searched"
 
 
 METHODS = {
     "uniform": Method("uniform"),
     "global l2": Method("global l2"),
+    "FastNAS rule": Method("fastnas"),
+    "knapsack of units": Method("knapsack"),
     "random, best of 8": Method("random"),
     "smaller dense model": Method("uniform", smaller=True),
     "from scratch": Method("uniform", scratch=True),
@@ -70,8 +83,9 @@ METHODS = {
     "uniform + int8": Method("uniform", frozenset({"int8"})),
     "channels + int8": Method("allocated", frozenset({"int8"})),
     "channels + blocks + int8": Method("allocated", frozenset({"blocks", "int8"})),
+    "search": Method("searched", frozenset({"blocks", "int8"})),
+    "search, its recipe": Method("searched", frozenset({"blocks", "int8"}), recipe=True),
 }
-MAX_RATIO = 0.95
 CALIBRATION = 1024  # training samples
 DRAWN = 64  # random allocations, until eight are within the share
 SCORED = 256  # of these, by which random allocations are compared
@@ -83,7 +97,7 @@ def _at_full_width(item: Item) -> Item:
     """A group that keeps all of its units, unless its block is dropped; others as they are."""
     if item.name == IN_FLOAT or item.name.startswith(BLOCK):
         return item
-    return dataclasses.replace(item, options=(max(item.options),))
+    return replace(item, options=(max(item.options),))
 
 
 class Bench:
@@ -108,7 +122,7 @@ class Bench:
         )
         self.task = load_task(config.task)
         ready = prepare(config, self.task, print)
-        self.plan = dataclasses.replace(ready.plan, margins={})  # costs are measured in the end
+        self.plan = replace(ready.plan, margins={})  # costs are measured in the end
         self.dense, self.graph = ready.dense, ready.graph
         self.example = self.task.example_input()
         self.calibration = calibrate(
@@ -120,6 +134,7 @@ class Bench:
         self._answers: dict[int, Answers] = defaultdict(Answers)  # of the teacher, by seed
         self.dense_file_bytes = len(to_onnx(self.dense, self.example).data)
         self._counted = CostModel(self.graph)
+        self._rules: dict[str, Counts] = {}
 
     def macs(self, architecture: Architecture) -> float:
         """Multiply-accumulates."""
@@ -136,34 +151,45 @@ class Bench:
         return self.plan.dense.get(self.cost)
 
     def architecture(self, method: Method, share: float) -> Architecture:
-        """What a method chooses within a share of the dense float32 model's cost.
+        """What a method other than a search chooses within a share of the dense float32 cost.
 
         The smallest that it can make, where none is within it.
         """
         most = share / 0.5  # loads are relative to the budget of 50 %
-        if method.widths == "uniform":
-            return self._first_within(self._uniform, "int8" in method.beside, most)
-        if method.widths == "global l2":
-            return self._first_within(self._global_l2, False, most)
+        if method.widths in RULES:
+            counts = self._counts(method.widths)
+            return self._first_within(counts, most, int8="int8" in method.beside)
         if method.widths == "random":
             return self._random(most)
         items = [self._restricted(item, method.beside) for item in self.plan.items]
         if method.widths == "full":
             items = [_at_full_width(item) for item in items]
-        allocator = Allocator(items, self.table.at, self.plan.loads)
-        return self.plan.space.architecture(allocator.at(most))
+        increase = self._lost if method.widths == "knapsack" else self.table.at
+        return self.plan.space.architecture(Allocator(items, increase, self.plan.loads).at(most))
+
+    def _counts(self, rule: str) -> Counts:
+        if rule not in self._rules:
+            self._rules[rule] = RULES[rule](self)
+        return self._rules[rule]
+
+    @cached_property
+    def _importances(self) -> Sensitivity:
+        return rules.summed_importances(self.task, self.dense, self.graph)
+
+    def _lost(self, item: str, count: int) -> float:
+        """What the knapsack over units minimizes; precision and blocks are not in it."""
+        known = self._importances
+        return known.at(item, count) if item in known.counts else 0.0
 
     def _restricted(self, item: Item, allowed: frozenset[str]) -> Item:
         if item.name == IN_FLOAT:
-            return dataclasses.replace(item, options=(0,) if "int8" in allowed else (1,))
+            return replace(item, options=(0,) if "int8" in allowed else (1,))
         if "blocks" in allowed:
             return item
         options = (1,) if item.name.startswith(BLOCK) else item.options
-        return dataclasses.replace(item, options=options, block=None)
+        return replace(item, options=options, block=None)
 
-    def _first_within(
-        self, counts_at: Callable[[float], Mapping[str, float]], int8: bool, most: float
-    ) -> Architecture:
+    def _first_within(self, counts_at: Counts, most: float, *, int8: bool = False) -> Architecture:
         """The largest of widths that shrink with a ratio whose load is at most `most`."""
         low, high = 0, len(_RATIOS) - 1  # the load falls with the ratio: halve the interval
 
@@ -178,29 +204,8 @@ class Bench:
                 low = middle + 1
         return self.plan.space.architecture(counts(low))
 
-    def _uniform(self, ratio: float) -> dict[str, float]:
-        return {name: size * (1.0 - ratio) for name, size in self.graph.sizes().items()}
-
-    def _global_l2(self, ratio: float) -> dict[str, float]:
-        """Torch-Pruning's widths; which units, and their repair, are as in all methods."""
-        kept = torch_pruned(self.dense, self.graph, self.example, ratio)
-        return {name: float(len(units)) for name, units in kept.items()}
-
     def _random(self, most: float) -> Architecture:
         """Of eight random allocations the one whose outputs move least after repair."""
-
-        def allocation(seed: int) -> Architecture:
-            rng = np.random.default_rng(seed)
-            strength = {name: rng.uniform(0.0, 2.0) for name in self.graph.sizes()}
-
-            def counts_at(ratio: float) -> dict[str, float]:
-                return {
-                    name: size * (1.0 - min(MAX_RATIO, ratio * strength[name]))
-                    for name, size in self.graph.sizes().items()
-                }
-
-            return self._first_within(counts_at, False, most)
-
         batches = heads(sample(self.task, 0, samples=SCORED), SCORED)
         score = divergence(self.dense, batches, forward=self.task.outputs)
 
@@ -214,25 +219,42 @@ class Bench:
             ).model
             return score(small)
 
-        drawn = list(map(allocation, range(DRAWN)))
+        draws = (rules.scattered(self.graph, seed) for seed in range(DRAWN))
+        drawn = [self._first_within(counts_at, most) for counts_at in draws]
         within = [it for it in drawn if self.plan.load(self.plan.space.counts(it)) <= most]
         return min(within[:8] or drawn[:8], key=moved)
 
+    def candidate(self, method: Method, architecture: Architecture) -> Candidate:
+        """An architecture with the recipe of all methods."""
+        selection = Selection("l2", repair=False) if method.scratch else Selection("obs")
+        return Candidate(architecture, selection, recovery=Recovery(distillation=0.5))
+
+    def searched(self, share: float, seed: int) -> Candidate:
+        """What a whole search finds."""
+        return searched(TASKS[self.name], self.cost, share, seed)
+
     def run(
-        self, architecture: Architecture, epochs: float, lr: float, seed: int, *, scratch: bool
+        self, candidate: Candidate, epochs: float, lr: float, seed: int, *, scratch: bool
     ) -> RecoveryRun:
-        """The training of an architecture from the repaired dense weights, or from random ones."""
-        selection = Selection("l2", repair=False) if scratch else Selection("obs")
+        """The training of a candidate from the repaired dense weights, or from random ones."""
+        is_int8 = candidate.architecture.precision == INT8
         return RecoveryRun(
             self.task,
             untrained(self.task, seed) if scratch else self.dense,
             self.graph,
-            Candidate(architecture, selection, recovery=Recovery(lr, distillation=0.5)),
+            replace(candidate, recovery=replace(candidate.recovery, lr=lr)),
             epochs=epochs,
             seed=seed,
             calibration=None if scratch else self.calibration,
             precision=self.precision,
-            quantization_aware=QUANTIZATION_AWARE if architecture.precision == INT8 else 0.0,
+            quantization_aware=QUANTIZATION_AWARE if is_int8 else 0.0,
             teacher=self._teacher or self.dense,
             answers=self._answers[seed],
         )
+
+
+RULES: dict[str, Callable[[Bench], Counts]] = {  # widths that shrink with a strength
+    "uniform": lambda bench: rules.uniform(bench.graph),
+    "global l2": lambda bench: rules.global_l2(bench.dense, bench.graph, bench.example),
+    "fastnas": lambda bench: rules.fastnas(bench.task, bench.dense, bench.graph),
+}

@@ -24,6 +24,7 @@ from autoprune.pruning.calibration import calibrate
 from autoprune.pruning.compensate import Calibration, reestimate_batchnorm
 from autoprune.pruning.sensitivity import Sensitivity
 from autoprune.space import kept_units
+from autoprune.tasks import Task
 from autoprune.tasks.nested import device_of
 from autoprune.training.batches import sample
 from scripts.benchmarks.search.setup import (
@@ -64,31 +65,31 @@ def fastnas(setup: Setup, seed: int) -> Rule:
     with BatchNorm re-estimated, and scored on validation data; one threshold for all groups then
     says how far each may go, interpolated between the cuts.
     """
-    table = drops(setup, seed)
+    table = drops(setup.task, setup.dense, setup.graph, seed)
     worst = max(values[0] for values in table.increases.values())
 
     def kept_at(share: float) -> dict[str, int]:
-        return {name: _tolerated(table, name, share * worst) for name in table.counts}
+        return {name: tolerated(table, name, share * worst) for name in table.counts}
 
     return lambda level: (fitted(setup, kept_at, level), None)
 
 
-def drops(setup: Setup, seed: int) -> Sensitivity:
+def drops(task: Task, model: nn.Module, graph: PruningGraph, seed: int) -> Sensitivity:
     """How far validation accuracy drops when each group alone is cut; never rising with size."""
-    worth = importance.scores(setup.dense, setup.graph, "l2")
-    batches = sample(setup.task, seed, samples=STATISTICS)
-    dense = score(setup, setup.dense)
+    worth = importance.scores(model, graph, "l2")
+    batches = sample(task, seed, samples=STATISTICS)
+    dense = score(task, model)
     kept: dict[str, tuple[int, ...]] = {}
     increases: dict[str, tuple[float, ...]] = {}
-    for name, size in setup.graph.sizes().items():
+    for name, size in graph.sizes().items():
         counts = sorted({kept_units(size, ratio, 1) for ratio in CUTS} - {size})
         found = {size: 0.0}
         for count in reversed(counts):
-            small = copy.deepcopy(setup.dense)
-            surgery.prune(small, setup.graph, importance.best_units(worth, {name: count}))
+            small = copy.deepcopy(model)
+            surgery.prune(small, graph, importance.best_units(worth, {name: count}))
             with torch.no_grad():
-                reestimate_batchnorm(small, batches, forward=setup.task.loss)
-            found[count] = max(dense - score(setup, small), *found.values())
+                reestimate_batchnorm(small, batches, forward=task.loss)
+            found[count] = max(dense - score(task, small), *found.values())
         kept[name] = tuple(sorted(found))
         increases[name] = tuple(found[count] for count in kept[name])
     return Sensitivity(dense, kept, increases)
@@ -237,18 +238,18 @@ def _tried(
     )
 
 
-def _tolerated(table: Sensitivity, name: str, drop: float) -> int:
+def tolerated(table: Sensitivity, name: str, drop: float) -> int:
     """The fewest units with which a group causes at most `drop`."""
     counts = range(table.counts[name][0], table.counts[name][-1] + 1)
     return next(count for count in counts if table.at(name, count) <= drop + 1e-12)
 
 
-def score(setup: Setup, model: nn.Module, samples: int = SCORED) -> float:
+def score(task: Task, model: nn.Module, samples: int = SCORED) -> float:
     """Accuracy on the first validation samples."""
     right = seen = 0
     model.eval()
     with torch.no_grad():
-        for inputs, targets in islice(setup.task.val_loader(), samples):
+        for inputs, targets in islice(task.val_loader(), samples):
             inputs, targets = (x[: samples - seen].to(device_of(model)) for x in (inputs, targets))
             right += int((model(inputs).argmax(1) == targets).sum())
             seen += len(targets)

@@ -64,7 +64,7 @@ def modelopt(setup: Setup, seed: int) -> Rule:
     drawn = torch.cat([x for x, _ in sample(setup.task, seed, samples=_QUEUE * _EACH)])
     options = {
         "data_loader": [(x,) for x in drawn[: _QUEUE * _EACH].split(_EACH)],
-        "score_func": lambda model: score(setup, model, SCORED),
+        "score_func": lambda model: score(setup.task, model, SCORED),
         "verbose": False,
     }
     example = setup.task.example_input()
