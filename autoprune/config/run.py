@@ -280,10 +280,21 @@ def _one_line(error: ValidationError, place: str) -> str:
     if first["type"] in ("model_type", "model_attributes_type"):
         keys = ", ".join(_keys_at(path))
         return f"{place}: {key} must hold keys ({keys}), got {shown(first['input'])}"
-    message = first["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
+    message = _TYPES.get(first["type"]) or first["msg"].removeprefix("Value error, ").replace(
+        "Input should be", "must be"
+    )
     return f"{place}: {key}: {message}, got {shown(first['input'])}"
 
 
+_TYPES = {
+    **dict.fromkeys(("int_type", "int_parsing", "int_from_float"), "must be a whole number"),
+    **dict.fromkeys(("float_type", "float_parsing"), "must be a number"),
+    **dict.fromkeys(("bool_type", "bool_parsing"), "must be true or false"),
+    **dict.fromkeys(("tuple_type", "list_type"), "must be a list"),
+    "string_type": "must be a text",
+    "dict_type": "must hold keys and values",
+    "too_short": "must hold at least one",
+}
 _MISSING = {
     "task": "e.g. task: digits, or task: path/to/file.py:MyTask",
     "budget": "e.g. budget: {latency_ms: 50%}",

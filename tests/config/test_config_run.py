@@ -60,6 +60,13 @@ def test_defaults_are_those_of_the_documentation(write) -> None:
             "search: {trials: 0}",
             "budget.yaml: search.trials: must be greater than or equal to 1, got 0",
         ),
+        ("search: {trials: 2.5}", "budget.yaml: search.trials: must be a whole number, got 2.5"),
+        ("search: {epochs: null}", "budget.yaml: search.epochs: must be a number, got None"),
+        ("keep: backbone.*", "budget.yaml: keep: must be a list, got 'backbone.*'"),
+        (
+            "search: {ray: {storage: [1]}}",
+            "budget.yaml: search.ray.storage: must be a text, got [1]",
+        ),
         ("search: {epochs: true}", "budget.yaml: search.epochs: a number is needed, got True"),
         (
             "search: {sampler: tpee}",
@@ -91,7 +98,7 @@ def test_defaults_are_those_of_the_documentation(write) -> None:
         ('data: "a\\0b"', "budget.yaml: data: must not be empty, nor hold a null byte"),
         (
             "search: {objectives: []}",
-            "budget.yaml: search.objectives: List should have at least 1 item",
+            "budget.yaml: search.objectives: must hold at least one, got []",
         ),
     ],
 )
