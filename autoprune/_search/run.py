@@ -85,7 +85,7 @@ def run(
     place = Path(folder)
     if resume and is_done(RunFolder.open(place)):
         return
-    check_session()
+    check_session(config.search.ray)
     check_sendable(task)
     since = time.monotonic()
     held = RunFolder.open(place).writing() if resume else RunFolder.claim(place)

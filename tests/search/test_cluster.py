@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -87,6 +88,18 @@ def test_a_cluster_that_does_not_answer_is_one_line_with_the_remedies(
         "leave search.ray.address and RAY_ADDRESS out"
         + ("" if mode else " · one with a token: RAY_AUTH_MODE=token")
     )
+
+
+def test_a_closed_port_is_refused_before_anything_is_prepared(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        for each in (address, f"ray://{address}", "auto"):
+            tuning.check_session(RayConfig(address=each))
+    with pytest.raises(UsageError, match=rf"no Ray cluster answers at {address}: .*refused · "):
+        tuning.check_session(RayConfig(address=address))
 
 
 def test_resources_of_a_trial_are_those_asked_for() -> None:

@@ -61,9 +61,9 @@ def test_a_long_folder_of_temporary_files_is_refused_at_once(
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
     monkeypatch.setenv("RAY_TMPDIR", "/tmp/" + "x" * 100)
     with pytest.raises(UsageError, match="set RAY_TMPDIR to a shorter one"):
-        tuning.check_session()
+        tuning.check_session(RayConfig())
     monkeypatch.setenv("RAY_TMPDIR", "/tmp")
-    tuning.check_session()
+    tuning.check_session(RayConfig())
 
 
 def test_workers_find_the_modules_that_this_process_finds(

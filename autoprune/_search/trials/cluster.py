@@ -8,6 +8,7 @@ object store to an actor beside the driver.
 from __future__ import annotations
 
 import os
+import socket
 import tempfile
 import uuid
 from collections.abc import Callable, Mapping
@@ -26,11 +27,22 @@ from autoprune.store.models import receive_model, save_model
 _ADDRESS = "RAY_ADDRESS"
 _SIGN = ".seen-by-the-driver"
 _ASK_S = 60.0  # for a node to answer
+_KNOCK_S = 10.0  # for a connection
 
 
 def address_of(config: RayConfig) -> str | None:
     """The cluster to join; None where a session is started on this machine."""
     return config.address or os.environ.get(_ADDRESS) or None
+
+
+def knock(address: str) -> None:
+    """Raise OSError where nothing accepts connections at `host:port`, or `ray://host:port`.
+
+    Other addresses, such as `auto`, are not looked at.
+    """
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if colon and port.isdecimal():
+        socket.create_connection((host.strip("[]"), int(port)), _KNOCK_S).close()
 
 
 class Delivery:

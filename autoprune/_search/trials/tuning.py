@@ -22,7 +22,7 @@ from ray._private import worker as ray_worker
 from ray.tune import TuneError
 
 from autoprune._search.plan import Plan
-from autoprune._search.trials.cluster import Delivery, address_of, check_rungs
+from autoprune._search.trials.cluster import Delivery, address_of, check_rungs, knock
 from autoprune._search.trials.interrupts import Interrupts, Terminated, handlers_kept
 from autoprune._search.trials.scheduler import RungScheduler
 from autoprune._search.trials.searcher import BudgetedOptunaSearch
@@ -162,11 +162,7 @@ def _join(address: str, cluster: RayConfig) -> None:
             runtime_env=cluster.runtime_env or None,
         )
     except (ConnectionError, ValueError, TimeoutError) as error:
-        token = "" if "RAY_AUTH_MODE" in os.environ else " · one with a token: RAY_AUTH_MODE=token"
-        raise UsageError(
-            f"no Ray cluster answers at {address}: {first_line(error)} · start one with ray start "
-            f"--head, or leave search.ray.address and RAY_ADDRESS out{token}"
-        ) from error
+        raise _silent(address, error) from error
 
 
 def _start(concurrent: int, gpus: float, cluster: RayConfig) -> None:
@@ -195,8 +191,25 @@ def _workers_silent() -> Iterator[None]:
         ray_worker._worker_logs_enabled = printing
 
 
-def check_session() -> None:
-    """Raise UsageError where a Ray session could not start here."""
+def _silent(address: str, error: Exception) -> UsageError:
+    token = "" if "RAY_AUTH_MODE" in os.environ else " · one with a token: RAY_AUTH_MODE=token"
+    return UsageError(
+        f"no Ray cluster answers at {address}: {first_line(error)} · start one with ray start "
+        f"--head, or leave search.ray.address and RAY_ADDRESS out{token}"
+    )
+
+
+def check_session(cluster: RayConfig) -> None:
+    """Raise UsageError where a Ray session could not start here, or no cluster answers.
+
+    Ray itself looks for a cluster only after the preparation, and for minutes.
+    """
+    address = address_of(cluster)
+    if address and not ray.is_initialized():
+        try:
+            knock(address)
+        except OSError as error:
+            raise _silent(address, error) from error
     folder = os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp"
     if not ray.is_initialized() and len(os.fsencode(folder)) > _LONGEST_FOLDER:
         raise UsageError(
