@@ -289,7 +289,7 @@ class _Search:
         task = self._task(name, config)
         if name in self.tasks:
             config = config.model_copy(update={"task": reference_of(task)})
-        progress = _Named(self.progress, name) if self.progress else None
+        progress = _Named(self.progress, name) if self.progress is not None else None
         place = self.whole.starting_model(name).path
         api.search_into(place, config, task, progress, self.callbacks, resumed=resumed)
 
@@ -325,8 +325,9 @@ class _Named:
         self._progress, self._name = progress, name
 
     def update(self, snapshot: Snapshot) -> None:
-        """Show the state with the name before its note."""
-        self._progress.update(replace(snapshot, note=f"{self._name}: {snapshot.note}"))
+        """Show the state with the name before its note, if it has one."""
+        note = f"{self._name}: {snapshot.note}" if snapshot.note else self._name
+        self._progress.update(replace(snapshot, note=note))
 
 
 def _named_tasks(config: RunConfig) -> dict[str, Task]:

@@ -12,6 +12,7 @@ from wide_stripes import WideStripes
 
 import autoprune
 from autoprune import api
+from autoprune._search.state.progress import Progress, Snapshot
 from autoprune.architecture import Architecture
 from autoprune.budget import Cost, Device
 from autoprune.candidate import Candidate
@@ -42,17 +43,21 @@ class Searches:
         self.seen: list[tuple[str, int, bool]] = []
         self.errors: dict[str, BaseException] = {}
         self.most: dict[str, int] = {}  # trials after which patience ends a run
+        self.notes: list[str] = []  # told to the progress of each run
 
     def __call__(
         self,
         folder: Path,
         config: RunConfig,
         task: Task | None,
-        progress: object,
+        progress: Progress | None,
         callbacks: Sequence[object],
         *,
         resumed: bool,
     ) -> None:
+        for note in self.notes:
+            assert progress is not None
+            progress.update(Snapshot("search", note))
         self.seen.append((folder.name, config.search.trials, resumed))
         if folder.name in self.errors:
             raise self.errors[folder.name]
@@ -102,6 +107,17 @@ def test_the_second_half_goes_to_who_adds_to_the_joint_front(
         ("large", 9, True),  # small is dominated: all 6 that are left
     ]
     assert [joint.start_of(record) for record in joint.front.members] == ["large", "large"]
+
+
+def test_progress_has_the_name_of_the_starting_model(searches: Searches, tmp_path: Path) -> None:
+    class Shown(list[str]):
+        def update(self, snapshot: Snapshot) -> None:
+            self.append(snapshot.note)
+
+    shown = Shown()
+    searches.notes = ["tracing", ""]
+    search("wide_stripes:WideStripes", progress=shown, **options(tmp_path))
+    assert shown[:4] == ["large: tracing", "large", "small: tracing", "small"]
 
 
 def test_more_trials_are_divided_likewise(searches: Searches, tmp_path: Path) -> None:
