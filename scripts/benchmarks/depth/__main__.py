@@ -24,7 +24,7 @@ import torch
 from autoprune._search.allocation.allocator import Allocator
 from autoprune._search.plan import Plan
 from autoprune._search.sampling.score import STATISTICS, heads
-from autoprune.architecture import Architecture
+from autoprune.architecture import BLOCK, Architecture
 from autoprune.budget import Budget
 from autoprune.candidate import Candidate, Recovery, Selection
 from autoprune.cost.latency import measure_together
@@ -38,7 +38,7 @@ from autoprune.pruning.calibration import calibrate
 from autoprune.pruning.verification import prunable
 from autoprune.space import FittedSpace, SearchSpace
 from autoprune.store import write_text
-from autoprune.tasks import Split, load_dense
+from autoprune.tasks import Split, Task, load_dense
 from autoprune.training import Answers, RecoveryRun, choose
 from autoprune.training.batches import sample
 from examples.cifar10 import Cifar10ResNet56
@@ -69,8 +69,9 @@ SHOWN = {
 class Bench:
     """Task, dense model, graph and everything that is computed once."""
 
-    def __init__(self, profile: Path) -> None:
-        self.task = Cifar10ResNet56()
+    def __init__(self, profile: Path, task: Task | None = None) -> None:
+        """`task` is by default ResNet-56 on CIFAR-10."""
+        self.task = task or Cifar10ResNet56()
         self.dense = load_dense(self.task).eval()
         self.example = self.task.example_input()
         self.graph = prunable(self.dense, self.example)
@@ -103,8 +104,11 @@ class Bench:
         profile = DeviceProfile.load(file)
         return profile.matched(self.graph, batch=1, dtype="float32").predictor
 
-    def allocate(self, kind: str, share: float) -> Architecture:
-        """The least sensitive architecture of a kind within a share of the dense latency."""
+    def allocate(self, kind: str, share: float, weight: float = 1.0) -> Architecture:
+        """The least sensitive architecture of a kind within a share of the dense latency.
+
+        `weight` is that of the blocks' sensitivities beside those of widths.
+        """
         blocks = {b.name: tuple(self.graph.lost([b.name])) for b in self.graph.blocks}
         space = SearchSpace.parse(SPACES[kind])
         plan = Plan(
@@ -116,7 +120,11 @@ class Bench:
             objectives=(Objective("accuracy", "maximize"), Objective("latency_ms")),
             reference=(0.0, 1.0),
         )
-        return plan.space.architecture(Allocator(plan.items, self.table.at, plan.loads).at(1.0))
+
+        def increase(item: str, count: int) -> float:
+            return self.table.at(item, count) * (weight if item.startswith(BLOCK) else 1.0)
+
+        return plan.space.architecture(Allocator(plan.items, increase, plan.loads).at(1.0))
 
     def match(self, kind: str, share: float) -> Match:
         """The architecture of a kind whose measured latency is `share` of the dense model's."""
@@ -143,9 +151,10 @@ class Bench:
         epochs: float,
         seed: int,
         splits: Sequence[Split] = ("val", "test"),
+        lr: float | None = None,
     ) -> dict[str, float]:
         """The accuracy on `splits` after repair and `epochs` of training."""
-        recovery = Recovery(lr=0.01 if epochs < 2 else 0.05, distillation=0.5)
+        recovery = Recovery(lr=lr or (0.01 if epochs < 2 else 0.05), distillation=0.5)
         run = RecoveryRun(
             self.task,
             self.dense,
