@@ -9,17 +9,19 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from autoprune._search.preparing.block_factor import balanced
 from autoprune._search.preparing.checks import needs_calibration, values_of
 from autoprune._search.preparing.prepare import Prepared, Say
 from autoprune._search.sampling.score import STATISTICS, RepairScore, heads
 from autoprune._search.sampling.screening import Screening
 from autoprune._search.trials.tuning import threads_for
 from autoprune._search.trials.worker import WorkerContext
-from autoprune.architecture import IN_FLOAT
+from autoprune.architecture import IN_FLOAT, Architecture
 from autoprune.candidate import OBS
 from autoprune.config import RunConfig
 from autoprune.pruning import importance, sensitivity
-from autoprune.pruning.compensate import Calibration, calibrate
+from autoprune.pruning.build import build
+from autoprune.pruning.compensate import Calibration, calibrate, reestimate_batchnorm
 from autoprune.pruning.sensitivity import Sensitivity
 from autoprune.quantization import twin_of
 from autoprune.store import QuantizationSettings
@@ -92,14 +94,18 @@ def measure_sensitivity(
     """How far the outputs move when each group or block alone is pruned, after repair.
 
     On fewer samples where model and number of groups are large, so that it takes about the same.
-    `scores` are the importance `obs` of the dense model, where it is known.
+    What blocks count beside widths is settled by models that have both (`balanced`). `scores` are
+    the importance `obs` of the dense model, where it is known.
     """
     space = ready.plan.space
+    if scores is None:
+        scores = importance.scores(ready.dense, ready.graph, OBS, calibration=calibration)
     builds = len(space.widths) * len(sensitivity.RATIOS)
     builds += sensitivity.BUILDS_PER_BLOCK * len(space.blocks)
     samples = _SENSITIVITY_MACS / max(1, builds * (ready.plan.dense.macs or 1))
     samples = int(min(_SENSITIVITY_SAMPLES, max(_SENSITIVITY_SAMPLES / 8, samples)))
     batches = heads(sample(task, config.search.seed, samples=samples, least=1), samples)
+    statistics = heads(batches, STATISTICS)
     score = sensitivity.divergence(ready.dense, batches, forward=partial(outputs_of, task))
     began = time.monotonic()
 
@@ -117,7 +123,7 @@ def measure_sensitivity(
         scores=scores,
         nearest=space.nearest,
         blocks=tuple(space.blocks) if space.most_dropped else (),
-        statistics=heads(batches, STATISTICS),
+        statistics=statistics,
         forward=partial(loss_of, task),
         progress=told,
     )
@@ -129,7 +135,18 @@ def measure_sensitivity(
         twin = twin_of(ready.dense, task, QuantizationSettings(), threads=1)
         rise = max(0.0, score(twin.int8) - found.dense)
         counts[IN_FLOAT], increases[IN_FLOAT] = (0, 1), (rise, 0.0)
-    return Sensitivity(found.dense, counts, increases)
+
+    def divergence(architecture: Architecture) -> float:
+        small = build(
+            ready.dense, ready.graph, architecture, scores=scores, calibration=calibration
+        ).model
+        if architecture.dropped:
+            reestimate_batchnorm(small, statistics, forward=partial(loss_of, task))
+        return score(small)
+
+    if space.most_dropped:
+        say("sensitivities of blocks beside those of widths")
+    return balanced(Sensitivity(found.dense, counts, increases), ready.plan, divergence)
 
 
 def relative_importance(scores: Mapping[str, Tensor]) -> dict[str, list[float]]:

@@ -23,8 +23,9 @@ import torch
 
 from autoprune._search.allocation.allocator import Allocator
 from autoprune._search.plan import Plan
+from autoprune._search.preparing.block_factor import best_factor, scaled
 from autoprune._search.sampling.score import STATISTICS, heads
-from autoprune.architecture import BLOCK, Architecture
+from autoprune.architecture import Architecture
 from autoprune.budget import Budget
 from autoprune.candidate import Candidate, Recovery, Selection
 from autoprune.cost.latency import measure_together
@@ -34,7 +35,9 @@ from autoprune.device.profile import DeviceProfile
 from autoprune.device.sampling import pruned
 from autoprune.pareto import Objective
 from autoprune.pruning import sensitivity
+from autoprune.pruning.build import build
 from autoprune.pruning.calibration import calibrate
+from autoprune.pruning.compensate import obs_scores, reestimate_batchnorm
 from autoprune.pruning.verification import prunable
 from autoprune.space import FittedSpace, SearchSpace
 from autoprune.store import write_text
@@ -82,11 +85,13 @@ class Bench:
         space = FittedSpace.of(SearchSpace.parse(SPACES["both"]), self.graph.sizes())
         self.score = sensitivity.divergence(self.dense, few, forward=self.task.outputs)
         self.statistics = heads(batches, STATISTICS)
+        self.scores = obs_scores(self.dense, self.graph, self.calibration)
         self.table = sensitivity.measure(
             self.dense,
             self.graph,
             self.calibration,
             self.score,
+            scores=self.scores,
             nearest=space.nearest,
             blocks=[block.name for block in self.graph.blocks],
             statistics=self.statistics,
@@ -104,14 +109,21 @@ class Bench:
         profile = DeviceProfile.load(file)
         return profile.matched(self.graph, batch=1, dtype="float32").predictor
 
-    def allocate(self, kind: str, share: float, weight: float = 1.0) -> Architecture:
+    def allocate(self, kind: str, share: float, factor: float | None = None) -> Architecture:
         """The least sensitive architecture of a kind within a share of the dense latency.
 
-        `weight` is that of the blocks' sensitivities beside those of widths.
+        What blocks count beside widths is multiplied by `factor`, by default that of a search.
         """
+        plan, table = self.plan(kind, share), self.table
+        if kind == "both":
+            table = scaled(table, self.factor(share) if factor is None else factor)
+        return plan.space.architecture(Allocator(plan.items, table.at, plan.loads).at(1.0))
+
+    def plan(self, kind: str, share: float) -> Plan:
+        """What may be pruned within a share of the dense latency."""
         blocks = {b.name: tuple(self.graph.lost([b.name])) for b in self.graph.blocks}
         space = SearchSpace.parse(SPACES[kind])
-        plan = Plan(
+        return Plan(
             space=FittedSpace.of(space, self.graph.sizes(), blocks=blocks),
             price=self.costs.cost,
             prices=self.costs.prices,
@@ -121,10 +133,22 @@ class Bench:
             reference=(0.0, 1.0),
         )
 
-        def increase(item: str, count: int) -> float:
-            return self.table.at(item, count) * (weight if item.startswith(BLOCK) else 1.0)
+    def factor(self, share: float) -> float:
+        """By what a search with this limit multiplies the sensitivities of blocks."""
+        return best_factor(self.table, self.plan("both", share), self.divergence)
 
-        return plan.space.architecture(Allocator(plan.items, increase, plan.loads).at(1.0))
+    def divergence(self, architecture: Architecture) -> float:
+        """Of the repaired model from the dense one, before training."""
+        small = build(
+            self.dense,
+            self.graph,
+            architecture,
+            scores=self.scores,
+            calibration=self.calibration,
+        ).model
+        if architecture.dropped:
+            reestimate_batchnorm(small, self.statistics, forward=self.task.loss)
+        return self.score(small)
 
     def match(self, kind: str, share: float) -> Match:
         """The architecture of a kind whose measured latency is `share` of the dense model's."""

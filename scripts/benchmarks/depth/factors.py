@@ -1,12 +1,13 @@
 """How much a block's sensitivity should count beside those of widths, by trained accuracy.
 
-    AUTOPRUNE_DATA=... python -m scripts.benchmarks.depth.weights    # 1 h
+    AUTOPRUNE_DATA=... python -m scripts.benchmarks.depth.factors    # 1 h
 
 The allocator adds up sensitivities that are measured without training. Training may recover more of
 what a dropped block costs than of what narrow layers cost, or less: here the blocks' sensitivities
-are multiplied by a weight, the allocator chooses blocks and widths within a share of the latency
-(as predicted, ONNX Runtime, one thread), and what it chose is repaired, trained and validated.
-Rows: `results/depth/weights.csv`; table: `weights.md`.
+are multiplied by a factor, the allocator chooses blocks and widths within a share of the latency
+(as predicted, ONNX Runtime, one thread), and what it chose is repaired, trained and validated. A
+search takes the factor whose models are nearest to the dense one before training: `*`.
+Rows: `results/depth/factors.csv`; table: `factors.md`.
 """
 
 from __future__ import annotations
@@ -27,11 +28,11 @@ from scripts.benchmarks.depth.__main__ import OUT, Bench
 from scripts.benchmarks.encoders.__main__ import CASES
 from scripts.benchmarks.harness import Rows
 
-KEY = ["model", "share", "weight", "epochs", "seed"]
+KEY = ["model", "share", "factor", "epochs", "seed"]
 SHOWN = {
     "model": ("model", ""),
     "share": ("latency, predicted", ".0%"),
-    "weight": ("weight of blocks", "g"),
+    "shown": ("factor of blocks", ""),
     "dropped": ("blocks dropped", ""),
     "macs_share": ("MACs", ".1%"),
     "before": ("validation, no training", ".1%"),
@@ -60,27 +61,31 @@ def main() -> None:
     parser = harness.parser(__doc__)
     parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
     parser.add_argument("--shares", nargs="+", type=float, default=[0.5, 0.3, 0.2, 0.12])
-    parser.add_argument("--weights", nargs="+", type=float, default=[1.0, 0.5, 0.25, 0.1])
+    parser.add_argument("--factors", nargs="+", type=float, default=[4.0, 1.0, 0.5, 0.25, 0.125])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     given = parser.parse_args()
-    rows, where = Rows(OUT / "weights.csv", KEY), harness.circumstances()
+    rows, where = Rows(OUT / "factors.csv", KEY), harness.circumstances()
+    picked = Rows(OUT / "picked.csv", ["model", "share"])
     OUT.mkdir(parents=True, exist_ok=True)
     for name in given.models:
         model = MODELS[name]
         bench = Bench(OUT / f"device-{name}.json", model.task())
-        known: dict[tuple[str, int], dict[str, float]] = {}  # weights may choose the same
-        for seed, share, weight in product(given.seeds, given.shares, given.weights):
-            key = {"model": name, "share": share, "weight": weight}
+        known: dict[tuple[str, int], dict[str, float]] = {}  # factors may choose the same
+        for share in given.shares:
+            if picked.find(model=name, share=share).empty:
+                picked.put({"model": name, "share": share, "picked": bench.factor(share), **where})
+        for seed, share, factor in product(given.seeds, given.shares, given.factors):
+            key = {"model": name, "share": share, "factor": factor}
             key |= {"epochs": model.epochs, "seed": seed}
             if len(rows.find(**key)):
                 continue
-            architecture = bench.allocate("both", share, weight)
+            architecture = bench.allocate("both", share, factor)
             if (run := (architecture.key, seed)) not in known:
                 known[run] = trained(bench, architecture, model, seed)
             found = {**key, **known[run], **where}
-            print({column: found[column] for column in SHOWN}, flush=True)
+            print({column: found[column] for column in (*key, *known[run])}, flush=True)
             rows.put(found)
-            write_text(OUT / "weights.md", page(rows.read()))
+            write_text(OUT / "factors.md", page(rows.read(), picked.read()))
 
 
 def trained(bench: Bench, architecture: Architecture, model: Model, seed: int) -> dict[str, float]:
@@ -97,15 +102,18 @@ def trained(bench: Bench, architecture: Architecture, model: Model, seed: int) -
     }
 
 
-def page(rows: pd.DataFrame) -> str:
+def page(rows: pd.DataFrame, picked: pd.DataFrame) -> str:
     """The table with what it was measured on."""
-    columns = ["model", "share", "weight"]
+    columns = ["model", "share", "factor"]
     held = rows.groupby([*columns, "epochs"], as_index=False).mean(numeric_only=True)
+    held = held.merge(picked[["model", "share", "picked"]], on=["model", "share"], how="left")
     held = held.sort_values(columns, ascending=[True, False, False])
+    stars = (held.factor == held.picked).map({True: " *", False: ""})
+    held["shown"] = [f"{factor:g}{star}" for factor, star in zip(held.factor, stars, strict=True)]
     return (
         "# What a block counts beside widths\n\nBlocks and widths chosen together, repaired, "
-        f"trained; {rows.seed.nunique()} seed(s), means. {harness.stamp(rows)}\n\n"
-        f"{harness.table(held, SHOWN)}\n"
+        f"trained; {rows.seed.nunique()} seed(s), means. `*`: what a search takes. "
+        f"{harness.stamp(rows)}\n\n{harness.table(held, SHOWN)}\n"
     )
 
 
