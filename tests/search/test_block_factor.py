@@ -8,7 +8,7 @@ import pytest
 
 from autoprune._search.allocation.allocator import Allocator
 from autoprune._search.plan import Plan
-from autoprune._search.preparing.block_factor import FACTORS, LOADS, balanced, scaled
+from autoprune._search.preparing.block_factor import FACTORS, balanced, loads, scaled
 from autoprune.architecture import BLOCK, Architecture
 from autoprune.budget import Budget, Cost
 from autoprune.pareto import Objective
@@ -71,7 +71,7 @@ def test_the_models_are_as_good_as_with_the_true_factor(factor: float) -> None:
 
     def total(table: Sensitivity) -> float:
         allocator = Allocator(plan.items, table.at, plan.loads, effort=0)
-        made = (plan.space.architecture(allocator.at(load)) for load in LOADS)
+        made = (plan.space.architecture(allocator.at(load)) for load in loads(plan))
         return sum(math.log(divergence(architecture)) for architecture in made)
 
     found = balanced(measured(), plan, divergence)
@@ -86,7 +86,7 @@ def test_the_models_are_as_good_as_with_the_true_factor(factor: float) -> None:
 def test_equal_models_are_built_once() -> None:
     asked: list[Architecture] = []
     balanced(measured(), plan_of({"max": 1.0}), truth(1.0, asked))
-    assert len(asked) == len(set(asked)) < len(FACTORS) * len(LOADS)
+    assert len(asked) == len(set(asked)) < 2 * len(FACTORS)
 
 
 def test_nothing_is_built_where_no_block_may_be_dropped() -> None:
@@ -104,3 +104,8 @@ def test_a_divergence_that_is_not_finite_is_the_worst(value: float) -> None:
 
     found = balanced(whole, plan, broken)
     assert found.at(f"{BLOCK}b0", 0) < 4.0 * ALONE["b0"]
+
+
+@pytest.mark.parametrize(("share", "half_way"), [("25%", 2.0), ("50%", 2**0.5), ("100%", 1.0)])
+def test_the_loads_are_the_limit_and_half_of_the_way_to_dense(share: str, half_way: float) -> None:
+    assert loads(plan_of({"max": 1.0}, share)) == pytest.approx((1.0, half_way))

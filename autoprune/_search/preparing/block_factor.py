@@ -18,7 +18,6 @@ from autoprune.architecture import BLOCK, Architecture
 from autoprune.pruning.sensitivity import Sensitivity
 
 FACTORS = (1.0, 2.0, 0.5, 4.0, 0.25, 8.0, 0.125, 0.0625)  # of equally good ones the first
-LOADS = (1.0, 0.5)  # of the limits
 _LEAST = 1e-9  # smaller divergences count as equal
 
 
@@ -39,9 +38,10 @@ def best_factor(
 ) -> float:
     """The best of `FACTORS`: the allocator's models have the least sum of log divergences.
 
-    It makes one at each of `LOADS`; equal ones are built once. A divergence that is not finite is
+    It makes one at each of `loads`; equal ones are built once. A divergence that is not finite is
     the worst.
     """
+    tried_at = loads(plan)
     known: dict[Architecture, float] = {}
 
     def log_of(architecture: Architecture) -> float:
@@ -53,9 +53,19 @@ def best_factor(
     def total(factor: float) -> float:
         tried = scaled(sensitivity, factor)
         allocator = Allocator(plan.items, tried.at, plan.loads, effort=0)
-        return sum(log_of(plan.space.architecture(allocator.at(load))) for load in LOADS)
+        return sum(log_of(plan.space.architecture(allocator.at(load))) for load in tried_at)
 
     return min(FACTORS, key=total)
+
+
+def loads(plan: Plan) -> tuple[float, float]:
+    """The limits, and half-way from them to the dense model, by ratio.
+
+    A model that is pruned far is near chance before it is trained, and says little of either
+    choice; one that is pruned half as far says more.
+    """
+    dense = plan.load(plan.space.counts(Architecture()))
+    return 1.0, math.sqrt(max(1.0, dense))
 
 
 def scaled(sensitivity: Sensitivity, factor: float) -> Sensitivity:
