@@ -41,6 +41,7 @@ def convolution(flow: Flow, call: Call) -> None:
         made = flow.join(made, flow.labels(bias)[0])
     flow.note(names, "in_channels", _size(x[1], source.shape[1]), source.shape[1])
     flow.note(names, "out_channels", _size(made, out_size), out_size)
+    call.weight = call.weight and not flow.is_applied(weight, source)
     call.labels = [(x[0], made, *([None] * (source.dim() - 2)))]
     call.zero = True
     spatial = source.shape[2:] if transposed else call.outs[0].shape[2:]
@@ -103,8 +104,12 @@ def product(flow: Flow, call: Call) -> None:
     _see_heads(flow, batch, left, right)
     rows = [a[-2]] if left.dim() > 1 else []
     columns = [] if vector else [b[-1]]
-    if not (flow.state(left).weight and flow.state(right).weight):  # not a norm of a weight
+    applied = flow.is_applied(left, right), flow.is_applied(right, left)
+    call.weight = call.weight and not any(applied)
+    alone = flow.state(left).weight != flow.state(right).weight  # two: the norm of a weight
+    if applied[0] or alone:
         _roles(flow, left, a[-1], rows)
+    if applied[1] or alone:
         _roles(flow, right, inner, columns)
     labels = [*batch, *rows, *columns]
     added = call["self"] if call.name in {"addmm", "baddbmm", "addmv"} else None
@@ -154,6 +159,7 @@ def linear(flow: Flow, call: Call) -> None:
     x, w = flow.labels(source), flow.labels(weight)
     _contract(flow, (source, weight), x[-1], w[1])
     _roles(flow, weight, w[1], [w[0]])
+    call.weight = call.weight and not flow.is_applied(weight, source)
     made = w[0]
     if bias is not None:
         flow.ids.mark(flow.labels(bias)[0], OUT)

@@ -119,6 +119,7 @@ class Flow(TorchDispatchMode):  # type: ignore[no-untyped-call]
             state = State((None,) * tensor.dim())
             if name is not None:
                 state = State(self._own(name, tensor), names=(name,), weight=True, zero=True)
+                state.layers = frozenset({owner(name)})
             else:
                 state.index = self._activation(tensor, state.labels)
             self._states[tensor] = state
@@ -127,6 +128,20 @@ class Flow(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def labels(self, tensor: Tensor) -> Labels:
         """The labels of a tensor."""
         return self.state(tensor).labels
+
+    def is_applied(self, weight: Tensor, source: Tensor) -> bool:
+        """Whether the running module applies a weight of its own to parameters from outside of it.
+
+        The result is an activation (of a learned query, a constant first image), no weight.
+        """
+        own, given = self.state(weight), self.state(source)
+        if not own.weight or not given.weight:
+            return False
+        here = self.layer.partition(".parametrizations.")[0]
+        inside = f"{here}." if here else ""
+        return all(f"{path}.".startswith(inside) for path in own.layers) and not any(
+            f"{path}.".startswith(inside) for path in given.layers
+        )
 
     def block(self, labels: Indices | None, reason: str) -> None:
         """Mark ids as not prunable, with the layer appended to the reason."""
@@ -329,6 +344,8 @@ class Flow(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 continue
             names = call.viewed(out, before)
             state = State(labels, -1, names, call.weight, call.zero, call.statistic)
+            if call.weight:
+                state.layers = frozenset[str]().union(*(one.layers for one in before))
             if not names:
                 state.index = self._activation(out, labels)
             self._states[out] = state

@@ -143,6 +143,61 @@ def test_query_heads_that_share_keys_are_pruned_together() -> None:
     assert sorted(group.size for group in graph.groups)[0] == 2
 
 
+class Pooled(nn.Module):
+    """Three learned queries attend to the tokens, in heads by own code or by torch."""
+
+    def __init__(self, *, own: bool) -> None:
+        super().__init__()
+        self.heads, self.own = 4, own
+        self.stem, self.queries = nn.Linear(6, 20), nn.Parameter(torch.randn(1, 3, 20))
+        self.norm = nn.LayerNorm(20)
+        self.q, self.k, self.v = nn.Linear(20, 12, bias=False), nn.Linear(20, 12), nn.Linear(20, 12)
+        self.mix = nn.Linear(12, 20)
+        self.attention = nn.MultiheadAttention(20, 4, batch_first=True)
+        self.head = nn.Linear(20, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        queries = self.norm(self.queries).repeat(len(x), 1, 1)
+        if not self.own:
+            return self.head(self.attention(queries, x, x)[0])
+        given = ((self.q, queries), (self.k, x), (self.v, x))
+        q, k, v = (f(z).unflatten(-1, (self.heads, -1)).transpose(1, 2) for f, z in given)
+        scores = (q @ k.transpose(-2, -1)) * 3**-0.5
+        return self.head(self.mix((scores.softmax(-1) @ v).transpose(1, 2).flatten(2)))
+
+
+@pytest.mark.parametrize(("own", "sizes"), [(True, {"stem": 20, "q": 4, "mix": 20}), (False, {})])
+def test_learned_queries_are_activations(own: bool, sizes: dict[str, int]) -> None:
+    torch.manual_seed(0)
+    net, x = Pooled(own=own), torch.randn(2, 7, 6)
+    graph = checked(net, x)
+    assert graph.sizes() == (sizes or {"stem": 4, "attention.out_proj": 20})
+    heads = next(group for group in graph.groups if group.size == 4)
+    assert heads.kind == "head"
+    small = copy.deepcopy(net)
+    prune(small, graph, {heads.name: [0, 2]})
+    if own:
+        assert small.heads == 2
+        assert small.q.weight.shape == (2 * 3, 20)
+    else:
+        assert (small.attention.num_heads, small.attention.head_dim) == (2, 5)
+
+
+def test_a_low_rank_term_made_of_a_layers_own_parameters_stays_a_weight() -> None:
+    class LowRank(nn.Module):
+        def __init__(self, inside: int, outside: int) -> None:
+            super().__init__()
+            self.a, self.b = nn.Parameter(torch.randn(2, inside)), nn.Linear(2, outside, bias=False)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return F.linear(x, self.b.weight @ self.a)
+
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(6, 8), LowRank(8, 10), nn.ReLU(), nn.Linear(10, 3))
+    assert checked(net, torch.randn(4, 6)).sizes() == {"0": 8, "1.b": 10}
+
+
 class Fused(nn.Module):
     """Queries, keys and values of one layer, cut by slices; two query heads share keys (Phi-3)."""
 
