@@ -23,7 +23,7 @@ from autoprune.graph.blocks import structure_of
 from autoprune.graph.calls import Activation, Call, Note, Record, Site, State, Storages, owner
 from autoprune.graph.ids import Ids, Labels, is_free
 from autoprune.graph.outputs import tensors_in
-from autoprune.graph.sizes import Held, Made, Size, holds
+from autoprune.graph.sizes import Held, Made, Size, Source, holds
 from autoprune.graph.types import Indices, Structure
 
 Rule = Callable[["Flow", "Call"], None]
@@ -70,6 +70,7 @@ class Flow(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.heads_seen: list[Indices] = []
         self.averaged: list[Indices] = []
         self.waiting: list[tuple[Made, Indices]] = []
+        self.constants: set[Source] = set()  # what gave a dimension without ids its size
         self.scripted: set[str] = set()
         self.owned: dict[tuple[str, int], Indices] = {}
         self.structures: dict[str, Structure | None] = {}

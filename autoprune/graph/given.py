@@ -79,6 +79,8 @@ def meet(flow: Flow, given: Sequence[Any], labels: Labels) -> set[int]:
     for place, (size, label) in enumerate(zip(given, labels, strict=False)):
         if isinstance(size, Size) and _is_of(flow, size.source):
             known.add(place)
+            if isinstance(size.source, Held) and label is None:
+                flow.constants.add(size.source)
             settle(flow, size.source, label, int(size), around)
     return known
 
@@ -90,6 +92,14 @@ def _is_of(flow: Flow, source: Source | int) -> bool:
     if isinstance(source, Held):
         return holds(flow.modules.get(source.module), source)
     return isinstance(source, Made) and (_is_of(flow, source.left) or _is_of(flow, source.right))
+
+
+def is_ratio(size: Any) -> bool:
+    """Whether a size is the quotient of two sizes: both may change and leave it as it is."""
+    source = size.source if isinstance(size, Size) else None
+    if not isinstance(source, Made) or source.operator != "//":
+        return False
+    return not isinstance(source.right, int)
 
 
 def meet_norm(flow: Flow, args: Sequence[Any], kwargs: Mapping[str, Any], labels: Labels) -> None:
@@ -222,7 +232,8 @@ def _multiplied(
 ) -> None:
     """`left * right` is this dimension: one factor follows its ids, the other is not prunable.
 
-    Where neither does, a later call may still tie the ids.
+    The left one is the outer one, unless the other is known not to change. Where neither does, a
+    later call may still tie the ids.
     """
     roots = flow.ids.find(label)
     for one, other, outer in (
@@ -230,13 +241,14 @@ def _multiplied(
         (source.right, source.left, False),
     ):
         times = _value(other)
-        if isinstance(one, int) or not times or len(label) % times:
+        stays = isinstance(other, int) or other in flow.constants
+        if isinstance(one, int) or one in flow.constants or not times or len(label) % times:
             continue
         repeated, tiled = roots.reshape(-1, times), roots.reshape(times, -1)
-        if bool((repeated == repeated[:, :1]).all()) and (outer or isinstance(other, int)):
+        if bool((repeated == repeated[:, :1]).all()) and (outer or stays):
             settle(flow, one, label.reshape(-1, times)[:, 0].copy(), len(label) // times, around)
             return
-        if bool((tiled == tiled[:1]).all()) and (not outer or isinstance(other, int)):
+        if bool((tiled == tiled[:1]).all()) and (not outer or stays):
             settle(flow, one, label.reshape(times, -1)[0].copy(), len(label) // times, around)
             return
     flow.waiting.append((source, label))

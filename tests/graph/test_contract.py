@@ -198,6 +198,82 @@ def test_a_low_rank_term_made_of_a_layers_own_parameters_stays_a_weight() -> Non
     assert checked(net, torch.randn(4, 6)).sizes() == {"0": 8, "1.b": 10}
 
 
+class Repeated(nn.Module):
+    """Keys and values repeated for the heads that share them, as often as computed by `ratio`."""
+
+    def __init__(self, ratio: str) -> None:
+        super().__init__()
+        self.heads, self.few, self.width, self.ratio = 6, 3, 4, ratio
+        self.q, self.k = nn.Linear(8, 24), nn.Linear(8, 12)
+        self.v, self.out = nn.Linear(8, 12), nn.Linear(24, 5)
+
+    def repeated(self, x: Tensor, q: Tensor) -> Tensor:
+        batch, few, tokens, width = x.shape
+        x = x[:, :, None]
+        if self.ratio == "shapes":
+            times = q.shape[1] // few
+            return x.expand(batch, few, times, tokens, width).reshape(batch, -1, tokens, width)
+        times = self.heads // self.few
+        if self.ratio == "heads":
+            return x.expand(batch, few, times, tokens, width).reshape(
+                batch, self.heads, tokens, width
+            )
+        return x.expand(-1, -1, times, -1, -1).flatten(1, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        batch, tokens, _ = x.shape
+        q = self.q(x).view(batch, tokens, self.heads, self.width).transpose(1, 2)
+        k, v = (
+            layer(x).view(batch, tokens, self.few, self.width).transpose(1, 2)
+            for layer in (self.k, self.v)
+        )
+        y = F.scaled_dot_product_attention(q, self.repeated(k, q), self.repeated(v, q))
+        return self.out(y.transpose(1, 2).reshape(batch, tokens, -1))
+
+
+@pytest.mark.parametrize("ratio", ["attributes", "heads", "shapes"])
+def test_keys_may_be_repeated_by_a_ratio_of_sizes(ratio: str) -> None:
+    torch.manual_seed(0)
+    net, x = Repeated(ratio), torch.randn(2, 7, 8)
+    graph = checked(net, x)
+    assert graph.sizes() == {"q": 3}  # a key head with its two query heads
+    small = copy.deepcopy(net)
+    prune(small, graph, {"q": [2]})
+    assert (small.heads, small.few, small.width) == (2, 1, 4)
+    assert small(x).shape == (2, 7, 5)
+
+
+class Interleaved(nn.Module):
+    """Rows of one layer: for each key head its query heads, itself, its value head (litgpt)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.heads, self.few, self.width = 6, 3, 4
+        self.qkv, self.out = nn.Linear(8, (6 + 2 * 3) * 4), nn.Linear(24, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        batch, tokens, _ = x.shape
+        times = self.heads // self.few
+        y = self.qkv(x).view(batch, tokens, self.few, times + 2, self.width)
+        q, k, v = y.permute(0, 2, 3, 1, 4).split((times, 1, 1), dim=2)
+        k, v = (z.expand(batch, self.few, times, tokens, self.width) for z in (k, v))
+        q, k, v = (z.reshape(batch, -1, tokens, self.width) for z in (q, k, v))
+        y = F.scaled_dot_product_attention(q, k, v).transpose(1, 2)
+        return self.out(y.reshape(batch, tokens, self.width * self.heads))
+
+
+def test_rows_may_be_interleaved_by_key_head() -> None:
+    torch.manual_seed(0)
+    net, x = Interleaved(), torch.randn(2, 7, 8)
+    graph = checked(net, x)
+    assert graph.sizes() == {"qkv": 3}
+    small = copy.deepcopy(net)
+    prune(small, graph, {"qkv": [0, 2]})
+    assert (small.heads, small.few, small.width) == (4, 2, 4)
+    rows = [*range(16), *range(32, 48)]
+    torch.testing.assert_close(small.qkv.weight, net.qkv.weight[rows])
+
+
 class Fused(nn.Module):
     """Queries, keys and values of one layer, cut by slices; two query heads share keys (Phi-3)."""
 

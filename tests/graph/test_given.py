@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from autoprune.graph import trace
 from autoprune.graph.given import (
     cut_given,
+    is_ratio,
     made,
     meet,
     meet_groups,
@@ -85,6 +86,7 @@ class Joins:
         self.ids = Ids()
         self.blocked: list[tuple[list[int], str]] = []
         self.modules: dict[str, nn.Module] = {}
+        self.constants: set[Any] = set()
 
     def block(self, label: Any, reason: str) -> None:
         self.blocked.append((label.tolist(), reason))
@@ -191,6 +193,27 @@ def test_a_product_that_is_split_after_it_was_cut_is_settled_at_the_end() -> Non
     settle_rest(flow)  # type: ignore[arg-type]
     assert flow.noted == [("a", [0, 3, 6, 9])]
     assert flow.waiting == []
+
+
+def test_a_factor_that_gave_a_fixed_dimension_its_size_does_not_follow() -> None:
+    flow = Holding()
+    a, times = flow.net.a, flow.net.times
+    label = np.repeat(flow.ids.fresh(4), 3)
+    meet(flow, [times], (None,))  # type: ignore[arg-type]
+    assert flow.constants == {times.source}
+    settle(flow, (times * a).source, label, 12, {})  # type: ignore[arg-type]
+    assert flow.noted == [("a", [0, 1, 2, 3])]
+
+
+def test_a_quotient_of_two_sizes_is_a_ratio() -> None:
+    net = nn.Module()
+    net.heads, net.few = 8, 4
+    mark(net)
+    assert is_ratio(net.heads // net.few)
+    assert is_ratio(net.heads // size(2))
+    assert not is_ratio(net.heads // 2)
+    assert not is_ratio(net.heads * net.few)
+    assert not is_ratio(2)
 
 
 def test_a_constant_takes_the_ids_of_its_sizes_and_is_free_elsewhere() -> None:
