@@ -117,13 +117,42 @@ def meet_groups(flow: Flow, channels: Indices | None) -> None:
 
 
 def cut_given(flow: Flow, edge: int) -> Source | None:
-    """The source of a slice bound; None for a literal."""
-    index = flow.arguments[0][1] if flow.caller == "__getitem__" else ()
-    for part in index if isinstance(index, tuple) else (index,):
-        for end in (part.start, part.stop) if isinstance(part, slice) else ():
-            if isinstance(end, Size) and end == edge:
-                return end.source
+    """The source of the bound of a slice, or of a part; None for a literal."""
+    for end in _bounds(flow):
+        if isinstance(end, Size) and end == edge:
+            return end.source
     return None
+
+
+def _bounds(flow: Flow) -> list[Any]:
+    args, kwargs = flow.arguments
+    if flow.caller in ("__getitem__", "__setitem__"):
+        index = args[1] if isinstance(args[1], tuple) else (args[1],)
+        slices = [part for part in index if isinstance(part, slice)]
+        return [end for part in slices for end in (part.start, part.stop)]
+    if flow.caller == "narrow":
+        start, length = (
+            kwargs.get(name, args[place] if len(args) > place else None)
+            for place, name in ((2, "start"), (3, "length"))
+        )
+        return [start + length if start else length, start]
+    if flow.caller == "tensor_split":
+        return _parts(flow, args, kwargs)
+    return []
+
+
+def _parts(flow: Flow, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Any]:
+    """The bounds between the parts of `tensor_split`: as passed, or those of equal parts."""
+    given = kwargs.get("indices_or_sections", kwargs.get("indices", kwargs.get("sections")))
+    given = args[1] if len(args) > 1 else given
+    if isinstance(given, (tuple, list)):
+        return list(given)
+    source, dim = args[0], kwargs.get("dim", args[2] if len(args) > 2 else 0)
+    size, labels = source.shape[dim], flow.known_labels(source)
+    if not isinstance(given, int) or size % given or not labels or labels[dim] is None:
+        return []
+    part = Size(size, Seen(labels[dim], flow)) // int(given)
+    return [part * place for place in range(1, given)]
 
 
 def parts_given(flow: Flow, count: int) -> list[Size] | None:

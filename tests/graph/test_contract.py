@@ -52,6 +52,65 @@ def test_grouped_convolutions_stay_grouped(groups: int, units: int) -> None:
     assert units_of(checked(net, torch.randn(2, 3, 6, 6)), "0") == units
 
 
+class Tokens(nn.Module):
+    """A convolution over tokens, whose spatial dimension is the channels (gMLP)."""
+
+    def __init__(self, size: int, bias: bool, summed: bool) -> None:
+        super().__init__()
+        self.a, self.summed = nn.Linear(6, 8), summed
+        self.mix = nn.Conv1d(5, 7, size, padding=size // 2, bias=bias)
+        self.b = nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.mix(self.a(x))
+        return self.b(y * y.sum(-1, keepdim=True) if self.summed else y)
+
+
+@pytest.mark.parametrize(
+    ("size", "bias", "summed", "units"),
+    [
+        (1, True, False, 8),
+        (1, False, True, 8),
+        (1, True, True, 0),  # the bias is added at pruned positions, too
+        (3, True, False, 0),
+    ],
+)
+def test_a_convolution_of_single_positions_passes_them_on(
+    size: int, bias: bool, summed: bool, units: int
+) -> None:
+    torch.manual_seed(0)
+    net, x = Tokens(size, bias, summed).eval(), torch.randn(2, 5, 6)
+    graph = prunable(net, x)
+    assert units_of(graph, "a") == units
+    assert gap(net, graph, random_keep(graph, 1), x, train=False) < 1e-9
+
+
+class Distances(nn.Module):
+    """Distances to prototypes, and between tokens, by the norm p."""
+
+    def __init__(self, p: float, tokens: int, sigmoid: bool) -> None:
+        super().__init__()
+        self.p, self.sigmoid = p, sigmoid
+        self.a, self.prototypes = nn.Linear(6, 8), nn.Parameter(torch.randn(3, 8))
+        self.head = nn.Linear(3 + tokens, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.a(x).sigmoid() if self.sigmoid else self.a(x).relu()
+        to_others = torch.cdist(x, 2.0 * x, p=self.p)
+        to_prototypes = torch.cdist(x, self.prototypes.expand(len(x), -1, -1), p=self.p)
+        return self.head(torch.cat([to_prototypes, to_others], -1))
+
+
+@pytest.mark.parametrize(("p", "tokens"), [(2.0, 5), (2.0, 30), (1.0, 5), (float("inf"), 5)])
+def test_features_of_distances_are_prunable(p: float, tokens: int) -> None:
+    torch.manual_seed(0)
+    graph = checked(Distances(p, tokens, sigmoid=False), torch.randn(2, tokens, 6))
+    assert graph.sizes() == {"a": 8}
+    assert ("prototypes", 1, "in") in {(s.tensor, s.dim, s.role) for s in graph.groups[0].slices}
+    kept = prunable(Distances(p, tokens, sigmoid=True).eval(), torch.randn(2, tokens, 6))
+    assert kept.groups == ()
+
+
 class Held(nn.Module):
     """A grouped convolution by function; the number of groups is an attribute."""
 

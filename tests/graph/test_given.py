@@ -76,7 +76,35 @@ def test_the_bound_of_a_slice_has_a_source_unless_it_is_a_literal() -> None:
     assert cut_given(called("__getitem__", X, (slice(None), slice(bound, None))), 5) is bound.source
     assert cut_given(called("__getitem__", X, slice(None, 5)), 5) is None
     assert cut_given(called("__getitem__", X, slice(None, bound)), 4) is None
-    assert cut_given(called("narrow", X, slice(None, bound)), 5) is None
+    assert cut_given(called("__setitem__", X, slice(None, bound), X), 5) is bound.source
+    assert cut_given(called("select", X, slice(None, bound)), 5) is None
+
+
+def test_the_bounds_of_parts_have_sources() -> None:
+    half, third = size(4), size(3)
+    assert cut_given(called("narrow", X, 2, 0, half), 4) is half.source
+    assert cut_given(called("narrow", X, 2, half, half), 4) is half.source
+    assert cut_given(called("narrow", X, 2, 0, 4), 4) is None
+    both = cut_given(called("narrow", X, dim=2, start=third, length=half), 7)
+    assert isinstance(both, Made)
+    assert (both.left, both.operator, both.right) == (third.source, "+", half.source)
+    assert cut_given(called("tensor_split", X, (half, 7), 2), 4) is half.source
+    assert cut_given(called("tensor_split", X, (half, 7), 2), 7) is None
+    assert cut_given(called("tensor_split", X, indices=[third], dim=2), 3) is third.source
+
+
+def test_equal_sections_are_bounded_by_multiples_of_the_size_over_their_number() -> None:
+    flow = called("tensor_split", X, 4, 2)
+    flow.known_labels = lambda tensor: (None, None, torch.arange(8).numpy())
+    found = cut_given(flow, 6)
+    assert isinstance(found, Made)
+    assert (found.operator, found.right) == ("*", 3)
+    assert isinstance(found.left, Made)
+    assert (found.left.operator, found.left.right) == ("//", 4)
+    assert cut_given(flow, 5) is None
+    uneven = called("tensor_split", X, sections=3, dim=2)
+    uneven.known_labels = flow.known_labels
+    assert cut_given(uneven, 3) is None
 
 
 class Joins:
