@@ -202,45 +202,56 @@ def test_query_heads_that_share_keys_are_pruned_together() -> None:
     assert sorted(group.size for group in graph.groups)[0] == 2
 
 
-class Pooled(nn.Module):
-    """Three learned queries attend to the tokens, in heads by own code or by torch."""
+class OwnAttention(nn.Module):
+    """Attention by layers of its own, in heads of three features."""
 
-    def __init__(self, *, own: bool) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.heads, self.own = 4, own
-        self.stem, self.queries = nn.Linear(6, 20), nn.Parameter(torch.randn(1, 3, 20))
-        self.norm = nn.LayerNorm(20)
+        self.heads = 4
         self.q, self.k, self.v = nn.Linear(20, 12, bias=False), nn.Linear(20, 12), nn.Linear(20, 12)
         self.mix = nn.Linear(12, 20)
-        self.attention = nn.MultiheadAttention(20, 4, batch_first=True)
-        self.head = nn.Linear(20, 3)
 
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.stem(x)
-        queries = self.norm(self.queries).repeat(len(x), 1, 1)
-        if not self.own:
-            return self.head(self.attention(queries, x, x)[0])
+    def forward(self, queries: Tensor, x: Tensor, _: Tensor) -> tuple[Tensor]:
         given = ((self.q, queries), (self.k, x), (self.v, x))
         q, k, v = (f(z).unflatten(-1, (self.heads, -1)).transpose(1, 2) for f, z in given)
         scores = (q @ k.transpose(-2, -1)) * 3**-0.5
-        return self.head(self.mix((scores.softmax(-1) @ v).transpose(1, 2).flatten(2)))
+        return (self.mix((scores.softmax(-1) @ v).transpose(1, 2).flatten(2)),)
 
 
-@pytest.mark.parametrize(("own", "sizes"), [(True, {"stem": 20, "q": 4, "mix": 20}), (False, {})])
-def test_learned_queries_are_activations(own: bool, sizes: dict[str, int]) -> None:
+class Pooled(nn.Module):
+    """Three learned queries attend to the tokens."""
+
+    def __init__(self, attention: nn.Module) -> None:
+        super().__init__()
+        self.stem, self.queries = nn.Linear(6, 20), nn.Parameter(torch.randn(1, 3, 20))
+        self.norm, self.attention, self.head = nn.LayerNorm(20), attention, nn.Linear(20, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        return self.head(self.attention(self.norm(self.queries).repeat(len(x), 1, 1), x, x)[0])
+
+
+def test_learned_queries_are_activations() -> None:
     torch.manual_seed(0)
-    net, x = Pooled(own=own), torch.randn(2, 7, 6)
-    graph = checked(net, x)
-    assert graph.sizes() == (sizes or {"stem": 4, "attention.out_proj": 20})
-    heads = next(group for group in graph.groups if group.size == 4)
-    assert heads.kind == "head"
+    net = Pooled(OwnAttention())
+    graph = checked(net, torch.randn(2, 7, 6))
+    assert graph.sizes() == {"stem": 20, "attention.q": 4, "attention.mix": 20}
+    assert graph.group("attention.q").kind == "head"
+    assert {frozen.name for frozen in graph.frozen} == {"head"}  # the number of queries is none
     small = copy.deepcopy(net)
-    prune(small, graph, {heads.name: [0, 2]})
-    if own:
-        assert small.heads == 2
-        assert small.q.weight.shape == (2 * 3, 20)
-    else:
-        assert (small.attention.num_heads, small.attention.head_dim) == (2, 5)
+    prune(small, graph, {"attention.q": [0, 2]})
+    assert small.attention.heads == 2
+    assert small.attention.q.weight.shape == (2 * 3, 20)
+
+
+def test_learned_queries_leave_the_heads_of_torch_prunable() -> None:
+    torch.manual_seed(0)
+    net = Pooled(nn.MultiheadAttention(20, 4, batch_first=True))
+    graph = checked(net, torch.randn(2, 7, 6))
+    assert graph.sizes() == {"stem": 4, "attention.out_proj": 20}
+    small = copy.deepcopy(net)
+    prune(small, graph, {"stem": [0, 2]})
+    assert (small.attention.num_heads, small.attention.head_dim) == (2, 5)
 
 
 def test_a_low_rank_term_made_of_a_layers_own_parameters_stays_a_weight() -> None:
