@@ -62,10 +62,16 @@ def heads(flow: Flow, path: str, layer: nn.MultiheadAttention) -> None:
     flow.note_layer(path, embed_dim=width, num_heads=first, kdim=key, vdim=value)
 
 
+def slopes(flow: Flow, path: str, layer: nn.PReLU) -> None:
+    """One slope for each channel, or one for all."""
+    flow.note_layer(path, num_parameters=flow.owner_of(path, "weight", 0))
+
+
 LAYERS: tuple[tuple[type[nn.Module], Callable[[Flow, str, Any], None]], ...] = (
     (nn.RNNBase, recurrent),
     (nn.RNNCellBase, cell),
     (nn.MultiheadAttention, heads),
+    (nn.PReLU, slopes),
 )
 """Layer → what is said when it has run."""
 

@@ -7,6 +7,7 @@ import torch
 from models.cutting import gap, random_keep
 from torch import Tensor, nn
 
+from autoprune.pruning.surgery import prune
 from autoprune.pruning.verification import prunable
 
 
@@ -78,3 +79,12 @@ def test_the_heads_of_a_multihead_attention_are_units() -> None:
     graph = prunable(model, x)
     assert 4 in graph.sizes().values()
     assert gap(model, graph, random_keep(graph, 0), x, train=False) < 1e-9
+
+
+@pytest.mark.parametrize(("slopes", "left"), [(8, 3), (1, 1)])
+def test_a_slope_for_each_channel_is_counted(slopes: int, left: int) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(5, 8), nn.PReLU(slopes), nn.Linear(8, 3)).eval()
+    graph = prunable(model, torch.randn(2, 5))
+    prune(model, graph, {"0": [0, 3, 4]})
+    assert (model[1].num_parameters, len(model[1].weight)) == (left, left)
