@@ -325,8 +325,8 @@ def _features(flow: Flow, left: Tensor, right: Tensor, a: Labels, b: Labels) -> 
         (right, a[1], b[1], *right.shape),
         (left, b[0], a[0], left.shape[1], left.shape[0]),
     ):
-        state = flow.state(tensor)
-        if state.weight and state.names:
+        state, other = flow.state(tensor), flow.state(right if tensor is left else left)
+        if state.weight and (state.names or not other.weight):  # not the factors of a weight
             flow.note(state.names, "in_features", _size(consumed, into), into)
             flow.note(state.names, "out_features", _size(made, out), out)
 

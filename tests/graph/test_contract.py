@@ -254,6 +254,41 @@ def test_learned_queries_leave_the_heads_of_torch_prunable() -> None:
     assert (small.attention.num_heads, small.attention.head_dim) == (2, 5)
 
 
+class Masked(nn.Linear):
+    """A linear layer whose weight has a fixed mask (MADE)."""
+
+    def __init__(self, inside: int, outside: int) -> None:
+        super().__init__(inside, outside)
+        self.register_buffer("mask", (torch.rand(outside, inside) > 0.3).float())
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.weight * self.get_buffer("mask"), self.bias)
+
+
+def test_features_of_a_layer_with_a_computed_weight_follow() -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(Masked(6, 8), nn.ReLU(), Masked(8, 10), nn.Linear(10, 3))
+    graph = checked(net, torch.randn(4, 6))
+    prune(net, graph, {"0": [0, 3, 4], "2": [1, 2]})
+    assert [(m.in_features, m.out_features) for m in (net[0], net[2])] == [(6, 3), (3, 2)]
+
+
+def test_the_rank_of_a_computed_weight_is_not_taken_for_its_features() -> None:
+    class LowRank(nn.Linear):
+        def __init__(self, inside: int, outside: int) -> None:
+            super().__init__(inside, outside, bias=False)
+            self.a, self.b = nn.Linear(inside, inside), nn.Linear(inside, outside)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return F.linear(x, self.weight + 2.0 * self.b.weight @ self.a.weight)
+
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(6, 8), LowRank(8, 10), nn.ReLU(), nn.Linear(10, 3))
+    graph = checked(net, torch.randn(4, 6))
+    prune(net, graph, {"0": [0, 3, 4], "1": [1, 2]})
+    assert (net[1].in_features, net[1].out_features) == (3, 2)
+
+
 def test_a_low_rank_term_made_of_a_layers_own_parameters_stays_a_weight() -> None:
     class LowRank(nn.Module):
         def __init__(self, inside: int, outside: int) -> None:
