@@ -35,6 +35,18 @@ def fractional(spatial: int) -> Rule:
     return rule
 
 
+def unpooled(spatial: int) -> Rule:
+    """Values back at the places that pooling took them from, each channel at its own."""
+
+    def rule(flow: Flow, call: Call) -> None:
+        leading(spatial)(flow, call)
+        (labels,) = call.labels
+        places = _others(flow, call, flow.labels(call["indices"]), spatial)
+        call.labels = [tuple(flow.join(a, b) for a, b in zip(labels, places, strict=True))]
+
+    return rule
+
+
 def sampled(flow: Flow, call: Call) -> None:
     """Values between positions, at the places that a grid says."""
     source, grid = call["input"], call["grid"]
@@ -90,14 +102,16 @@ RULES: dict[str, Rule] = {
         """avg_pool2d max_pool2d_with_indices _adaptive_avg_pool2d adaptive_avg_pool2d
         adaptive_max_pool2d upsample_nearest2d upsample_bilinear2d upsample_bicubic2d
         _upsample_nearest_exact2d _upsample_bilinear2d_aa reflection_pad2d replication_pad2d
-        mkldnn_max_pool2d max_unpool2d _upsample_bicubic2d_aa""",
+        mkldnn_max_pool2d _upsample_bicubic2d_aa""",
     ),
     **table(
         leading(3),
         """avg_pool3d max_pool3d_with_indices _adaptive_avg_pool3d adaptive_max_pool3d
         upsample_nearest3d upsample_trilinear3d _upsample_nearest_exact3d reflection_pad3d
-        replication_pad3d max_unpool3d""",
+        replication_pad3d""",
     ),
+    "max_unpool2d": unpooled(2),
+    "max_unpool3d": unpooled(3),
     "fractional_max_pool2d": fractional(2),
     "fractional_max_pool3d": fractional(3),
     **table(sampled, "grid_sampler_2d grid_sampler_3d cudnn_grid_sampler"),

@@ -41,6 +41,29 @@ def test_channels_of_images_pass(name: str) -> None:
     assert units_of(of_images(IMAGES[name])) == 8
 
 
+class Unpooled(nn.Module):
+    """A decoder that puts its values where the encoder's pooling found its own (SegNet)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1)
+        self.head = nn.Conv2d(8, 3, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x, places = F.max_pool2d(self.a(x), 2, return_indices=True)
+        return self.head(F.max_unpool2d(self.b(x), places, 2))
+
+
+@pytest.mark.parametrize("x", [torch.zeros(2, 3, 6, 6), torch.randn(2, 3, 6, 6)])
+def test_what_is_unpooled_is_pruned_with_the_channels_of_the_places(x: Tensor) -> None:
+    torch.manual_seed(0)
+    net = Unpooled().eval()
+    graph = prunable(net, x)
+    assert graph.sizes() == {"a": 8}  # with the outputs of b
+    drawn = torch.randn(2, 3, 6, 6)
+    assert gap(net, graph, random_keep(graph, 0), drawn, train=False) < 1e-9
+
+
 def test_features_of_tokens_pass_a_transform_over_tokens_and_not_one_over_features() -> None:
     assert units_of(of_features(lambda x: torch.fft.fft(x, dim=1).real)) == 8
     over = of_features(lambda x: torch.fft.rfft(x, dim=-1).abs())
