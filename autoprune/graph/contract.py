@@ -272,8 +272,10 @@ def _contract(
 ) -> None:
     states = [flow.state(tensor) for tensor in operands]
     if not any(state.weight for state in states):
-        flow.refuse_parts(left)
-        flow.refuse_parts(right)
+        pairs = zip(operands, states, strict=True)
+        if not any(state.layers and tensor.dim() == 2 for tensor, state in pairs):  # has no heads
+            flow.refuse_parts(left)
+            flow.refuse_parts(right)
         if not any(state.zero for state in states):
             flow.block(left, "is contracted with another activation")
             flow.block(right, "is contracted with another activation")

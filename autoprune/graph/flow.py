@@ -330,6 +330,8 @@ class Flow(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def _finish(self, call: Call, before: Sequence[State]) -> None:
         outputs = []
+        alone = call.weight or all(state.layers for state in before)
+        layers = frozenset[str]().union(*(state.layers for state in before if alone))
         for place, out in enumerate(call.outs):
             labels = call.labels[place] if place < len(call.labels) else (None,) * out.dim()
             known: State | None = self._states.get(out)
@@ -340,13 +342,13 @@ class Flow(TorchDispatchMode):  # type: ignore[no-untyped-call]
                     known.labels = labels
                     known.weight = call.weight
                     known.statistic = call.statistic
+                    known.layers = layers
                     self._written(out, labels)
                 outputs.append(known.index)
                 continue
             names = call.viewed(out, before)
             state = State(labels, -1, names, call.weight, call.zero, call.statistic)
-            if call.weight:
-                state.layers = frozenset[str]().union(*(one.layers for one in before))
+            state.layers = layers
             if not names:
                 state.index = self._activation(out, labels)
             self._states[out] = state

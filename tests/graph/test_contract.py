@@ -273,6 +273,29 @@ def test_features_of_a_layer_with_a_computed_weight_follow() -> None:
     assert [(m.in_features, m.out_features) for m in (net[0], net[2])] == [(6, 3), (3, 2)]
 
 
+class Generated(nn.Module):
+    """A weight that other layers make of a learned vector (a hypernetwork)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.vector, self.inside, self.outside = nn.Parameter(torch.randn(5)), 8, 10
+        self.maker = nn.Sequential(nn.Linear(5, 6), nn.ReLU(), nn.Linear(6, 8 * 10))
+        self.a, self.head = nn.Linear(6, 8), nn.Linear(10, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight = self.maker(self.vector).view(self.outside, self.inside)
+        return self.head(F.linear(self.a(x), weight).relu())
+
+
+def test_a_generated_weight_follows_the_features_that_it_reads() -> None:
+    torch.manual_seed(0)
+    net = Generated()
+    graph = checked(net, torch.randn(4, 6))
+    assert graph.sizes() == {"maker.0": 6, "maker.2": 8}  # the second with the outputs of a
+    prune(net, graph, {"maker.2": [0, 3, 4]})
+    assert (net.inside, net.outside, net.maker[2].out_features) == (3, 10, 30)
+
+
 def test_the_rank_of_a_computed_weight_is_not_taken_for_its_features() -> None:
     class LowRank(nn.Linear):
         def __init__(self, inside: int, outside: int) -> None:
