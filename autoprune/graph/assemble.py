@@ -177,15 +177,14 @@ class Assembly:
 
     def _frozen(self) -> Iterator[Frozen]:
         counted: dict[tuple[str, str], int] = defaultdict(int)
-        seen: dict[str, tuple[str, int]] = {}
-        for key, start in zip(self._keys, self._starts, strict=True):
-            nodes = self._flow.owned[key]
+        listed: dict[str, set[int]] = defaultdict(set)
+        for key, nodes in self._flow.owned.items():
             layer = owner(key[0]) or key[0]
-            if self._roles[start] != OUT or seen.setdefault(layer, key) != key:
-                continue
-            for root in self._roots[nodes].tolist():
-                if root in self._reasons:
+            roots = self._roots[nodes[self._roles[nodes] == OUT]].tolist()
+            for root in roots:
+                if root in self._reasons and root not in listed[layer]:
                     counted[layer, self._reasons[root]] += 1
+            listed[layer].update(roots)  # a bias has the ids of its weight
         for (layer, reason), size in counted.items():
             yield Frozen(layer, size, reason)
 

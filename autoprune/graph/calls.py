@@ -33,9 +33,10 @@ class State:
     """What the run knows of one tensor.
 
     `names` are the parameters or buffers that it is a view of, `weight` says that it was computed
-    from those alone, `zero` that pruned positions are zero in the masked model. `index` is
-    its place in `Flow.tensors` (-1: a view of a parameter, which costs nothing). `statistic` says
-    that it was computed from means over channels, or from one of them.
+    from those alone and is none of their activations, `zero` that pruned positions are zero in the
+    masked model. `index` is its place in `Flow.tensors` (-1: a view of a parameter, which costs
+    nothing). `statistic` says that it was computed from means over channels, or from one of them.
+    `layers` hold the parameters of a tensor that was computed from parameters alone.
     """
 
     labels: Labels
@@ -44,6 +45,7 @@ class State:
     weight: bool = False
     zero: bool = False
     statistic: Statistic | None = None
+    layers: frozenset[str] = frozenset()
 
 
 @dataclass(eq=False, slots=True)

@@ -23,9 +23,7 @@ def convolution(flow: Flow, call: Call) -> None:
     source, weight, bias = call["input"], call["weight"], call["bias"]
     groups, transposed = call["groups"], call["transposed"]
     x, w = list(flow.labels(source)), flow.labels(weight)
-    for label in x[2:]:
-        flow.refuse_parts(label)
-        flow.block(label, "is a spatial dimension of convolution")
+    x[2:] = _passed(flow, call, x[2:])
     inside, outside = (w[0], w[1]) if transposed else (w[1], w[0])
     names = flow.state(weight).names
     out_size = call.outs[0].shape[1]
@@ -41,12 +39,30 @@ def convolution(flow: Flow, call: Call) -> None:
         made = flow.join(made, flow.labels(bias)[0])
     flow.note(names, "in_channels", _size(x[1], source.shape[1]), source.shape[1])
     flow.note(names, "out_channels", _size(made, out_size), out_size)
-    call.labels = [(x[0], made, *([None] * (source.dim() - 2)))]
-    call.zero = True
-    spatial = source.shape[2:] if transposed else call.outs[0].shape[2:]
+    call.weight = call.weight and not flow.is_applied(weight, source)
+    call.labels = [(x[0], made, *x[2:])]
+    across = any(label is not None for label in x[2:])  # a bias is added at pruned positions, too
+    call.zero = not across or (bias is None and flow.state(source).zero)
+    shape = source.shape[2:] if transposed else call.outs[0].shape[2:]
+    spatial = (_size(label, size) for label, size in zip(x[2:], shape, strict=True))
     first = _size(x[1], source.shape[1]) if transposed else _size(made, out_size)
     per = _size(w[1], weight.shape[1])
     call.macs = (_size(x[0], source.shape[0]), first, per, *spatial, *weight.shape[2:])
+
+
+def _passed(flow: Flow, call: Call, labels: Sequence[Indices | None]) -> list[Indices | None]:
+    """Spatial dimensions pass where the kernel sees single positions; others are not prunable."""
+    result = []
+    for place, label in enumerate(labels):
+        strides, paddings, more = (
+            call[name][place % len(call[name])] for name in ("stride", "padding", "output_padding")
+        )
+        single = call["weight"].shape[2 + place] == strides == 1 and paddings == more == 0
+        if not single:
+            flow.refuse_parts(label)
+            flow.block(label, "is a spatial dimension of convolution")
+        result.append(label if single else None)
+    return result
 
 
 def _grouped(flow: Flow, call: Call, x: Indices | None, w: Labels) -> Indices | None:
@@ -103,8 +119,12 @@ def product(flow: Flow, call: Call) -> None:
     _see_heads(flow, batch, left, right)
     rows = [a[-2]] if left.dim() > 1 else []
     columns = [] if vector else [b[-1]]
-    if not (flow.state(left).weight and flow.state(right).weight):  # not a norm of a weight
+    applied = flow.is_applied(left, right), flow.is_applied(right, left)
+    call.weight = call.weight and not any(applied)
+    alone = flow.state(left).weight != flow.state(right).weight  # two: the norm of a weight
+    if applied[0] or alone:
         _roles(flow, left, a[-1], rows)
+    if applied[1] or alone:
         _roles(flow, right, inner, columns)
     labels = [*batch, *rows, *columns]
     added = call["self"] if call.name in {"addmm", "baddbmm", "addmv"} else None
@@ -154,6 +174,7 @@ def linear(flow: Flow, call: Call) -> None:
     x, w = flow.labels(source), flow.labels(weight)
     _contract(flow, (source, weight), x[-1], w[1])
     _roles(flow, weight, w[1], [w[0]])
+    call.weight = call.weight and not flow.is_applied(weight, source)
     made = w[0]
     if bias is not None:
         flow.ids.mark(flow.labels(bias)[0], OUT)
@@ -187,6 +208,20 @@ def bilinear(flow: Flow, call: Call) -> None:
     call.zero = True
     sizes = zip((a[0], *w), (left.shape[0], *weight.shape), strict=True)
     call.macs = tuple(_size(label, size) for label, size in sizes)
+
+
+def distances(flow: Flow, call: Call) -> None:
+    """Distances of vectors to vectors: positions that are zero in both add nothing to them."""
+    left, right = call["x1"], call["x2"]
+    a, b = flow.labels(left), flow.labels(right)
+    for label in (a[-1], b[-1]):
+        flow.refuse_parts(label)
+        if not (flow.state(left).zero and flow.state(right).zero):
+            flow.block(label, "is a feature of distances, not zero where it is pruned")
+    flow.join(a[-1], b[-1])
+    for tensor, label in ((left, a[-1]), (right, b[-1])):
+        _roles(flow, tensor, label, [])
+    call.labels = [(*_batch(flow, a, b), a[-2], b[-2])]
 
 
 def attention(flow: Flow, call: Call) -> None:
@@ -237,8 +272,10 @@ def _contract(
 ) -> None:
     states = [flow.state(tensor) for tensor in operands]
     if not any(state.weight for state in states):
-        flow.refuse_parts(left)
-        flow.refuse_parts(right)
+        pairs = zip(operands, states, strict=True)
+        if not any(state.layers and tensor.dim() == 2 for tensor, state in pairs):  # has no heads
+            flow.refuse_parts(left)
+            flow.refuse_parts(right)
         if not any(state.zero for state in states):
             flow.block(left, "is contracted with another activation")
             flow.block(right, "is contracted with another activation")
@@ -290,8 +327,8 @@ def _features(flow: Flow, left: Tensor, right: Tensor, a: Labels, b: Labels) -> 
         (right, a[1], b[1], *right.shape),
         (left, b[0], a[0], left.shape[1], left.shape[0]),
     ):
-        state = flow.state(tensor)
-        if state.weight and state.names:
+        state, other = flow.state(tensor), flow.state(right if tensor is left else left)
+        if state.weight and (state.names or not other.weight):  # not the factors of a weight
             flow.note(state.names, "in_features", _size(consumed, into), into)
             flow.note(state.names, "out_features", _size(made, out), out)
 
@@ -332,6 +369,8 @@ RULES: dict[str, Rule] = {
     "_grouped_mm": grouped,
     "transformers::grouped_mm_fallback": grouped,  # where the other does not take the sizes
     "_trilinear": bilinear,
+    "_cdist_forward": distances,
+    "_euclidean_dist": distances,
     "_scaled_dot_product_flash_attention_for_cpu": attention,
     "_scaled_dot_product_flash_attention": attention,
     "_scaled_dot_product_efficient_attention": attention,

@@ -23,7 +23,7 @@ from autoprune.graph.blocks import structure_of
 from autoprune.graph.calls import Activation, Call, Note, Record, Site, State, Storages, owner
 from autoprune.graph.ids import Ids, Labels, is_free
 from autoprune.graph.outputs import tensors_in
-from autoprune.graph.sizes import Held, Made, Size, holds
+from autoprune.graph.sizes import Held, Made, Size, Source, holds
 from autoprune.graph.types import Indices, Structure
 
 Rule = Callable[["Flow", "Call"], None]
@@ -70,6 +70,7 @@ class Flow(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.heads_seen: list[Indices] = []
         self.averaged: list[Indices] = []
         self.waiting: list[tuple[Made, Indices]] = []
+        self.constants: set[Source] = set()  # what gave a dimension without ids its size
         self.scripted: set[str] = set()
         self.owned: dict[tuple[str, int], Indices] = {}
         self.structures: dict[str, Structure | None] = {}
@@ -119,6 +120,7 @@ class Flow(TorchDispatchMode):  # type: ignore[no-untyped-call]
             state = State((None,) * tensor.dim())
             if name is not None:
                 state = State(self._own(name, tensor), names=(name,), weight=True, zero=True)
+                state.layers = frozenset({owner(name)})
             else:
                 state.index = self._activation(tensor, state.labels)
             self._states[tensor] = state
@@ -127,6 +129,20 @@ class Flow(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def labels(self, tensor: Tensor) -> Labels:
         """The labels of a tensor."""
         return self.state(tensor).labels
+
+    def is_applied(self, weight: Tensor, source: Tensor) -> bool:
+        """Whether the running module applies a weight of its own to parameters from outside of it.
+
+        The result is an activation (of a learned query, a constant first image), no weight.
+        """
+        own, given = self.state(weight), self.state(source)
+        if not own.weight or not given.weight:
+            return False
+        here = self.layer.partition(".parametrizations.")[0]
+        inside = f"{here}." if here else ""
+        return all(f"{path}.".startswith(inside) for path in own.layers) and not any(
+            f"{path}.".startswith(inside) for path in given.layers
+        )
 
     def block(self, labels: Indices | None, reason: str) -> None:
         """Mark ids as not prunable, with the layer appended to the reason."""
@@ -314,6 +330,8 @@ class Flow(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def _finish(self, call: Call, before: Sequence[State]) -> None:
         outputs = []
+        alone = call.weight or all(state.layers for state in before)
+        layers = frozenset[str]().union(*(state.layers for state in before if alone))
         for place, out in enumerate(call.outs):
             labels = call.labels[place] if place < len(call.labels) else (None,) * out.dim()
             known: State | None = self._states.get(out)
@@ -324,11 +342,13 @@ class Flow(TorchDispatchMode):  # type: ignore[no-untyped-call]
                     known.labels = labels
                     known.weight = call.weight
                     known.statistic = call.statistic
+                    known.layers = layers
                     self._written(out, labels)
                 outputs.append(known.index)
                 continue
             names = call.viewed(out, before)
             state = State(labels, -1, names, call.weight, call.zero, call.statistic)
+            state.layers = layers
             if not names:
                 state.index = self._activation(out, labels)
             self._states[out] = state

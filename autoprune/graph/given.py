@@ -79,6 +79,8 @@ def meet(flow: Flow, given: Sequence[Any], labels: Labels) -> set[int]:
     for place, (size, label) in enumerate(zip(given, labels, strict=False)):
         if isinstance(size, Size) and _is_of(flow, size.source):
             known.add(place)
+            if isinstance(size.source, Held) and label is None:
+                flow.constants.add(size.source)
             settle(flow, size.source, label, int(size), around)
     return known
 
@@ -90,6 +92,14 @@ def _is_of(flow: Flow, source: Source | int) -> bool:
     if isinstance(source, Held):
         return holds(flow.modules.get(source.module), source)
     return isinstance(source, Made) and (_is_of(flow, source.left) or _is_of(flow, source.right))
+
+
+def is_ratio(size: Any) -> bool:
+    """Whether a size is the quotient of two sizes: both may change and leave it as it is."""
+    source = size.source if isinstance(size, Size) else None
+    if not isinstance(source, Made) or source.operator != "//":
+        return False
+    return not isinstance(source.right, int)
 
 
 def meet_norm(flow: Flow, args: Sequence[Any], kwargs: Mapping[str, Any], labels: Labels) -> None:
@@ -107,13 +117,42 @@ def meet_groups(flow: Flow, channels: Indices | None) -> None:
 
 
 def cut_given(flow: Flow, edge: int) -> Source | None:
-    """The source of a slice bound; None for a literal."""
-    index = flow.arguments[0][1] if flow.caller == "__getitem__" else ()
-    for part in index if isinstance(index, tuple) else (index,):
-        for end in (part.start, part.stop) if isinstance(part, slice) else ():
-            if isinstance(end, Size) and end == edge:
-                return end.source
+    """The source of the bound of a slice, or of a part; None for a literal."""
+    for end in _bounds(flow):
+        if isinstance(end, Size) and end == edge:
+            return end.source
     return None
+
+
+def _bounds(flow: Flow) -> list[Any]:
+    args, kwargs = flow.arguments
+    if flow.caller in ("__getitem__", "__setitem__"):
+        index = args[1] if isinstance(args[1], tuple) else (args[1],)
+        slices = [part for part in index if isinstance(part, slice)]
+        return [end for part in slices for end in (part.start, part.stop)]
+    if flow.caller == "narrow":
+        start, length = (
+            kwargs.get(name, args[place] if len(args) > place else None)
+            for place, name in ((2, "start"), (3, "length"))
+        )
+        return [start + length if start else length, start]
+    if flow.caller == "tensor_split":
+        return _parts(flow, args, kwargs)
+    return []
+
+
+def _parts(flow: Flow, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Any]:
+    """The bounds between the parts of `tensor_split`: as passed, or those of equal parts."""
+    given = kwargs.get("indices_or_sections", kwargs.get("indices", kwargs.get("sections")))
+    given = args[1] if len(args) > 1 else given
+    if isinstance(given, (tuple, list)):
+        return list(given)
+    source, dim = args[0], kwargs.get("dim", args[2] if len(args) > 2 else 0)
+    size, labels = source.shape[dim], flow.known_labels(source)
+    if not isinstance(given, int) or size % given or not labels or labels[dim] is None:
+        return []
+    part = Size(size, Seen(labels[dim], flow)) // int(given)
+    return [part * place for place in range(1, given)]
 
 
 def parts_given(flow: Flow, count: int) -> list[Size] | None:
@@ -222,7 +261,8 @@ def _multiplied(
 ) -> None:
     """`left * right` is this dimension: one factor follows its ids, the other is not prunable.
 
-    Where neither does, a later call may still tie the ids.
+    The left one is the outer one, unless the other is known not to change. Where neither does, a
+    later call may still tie the ids.
     """
     roots = flow.ids.find(label)
     for one, other, outer in (
@@ -230,13 +270,14 @@ def _multiplied(
         (source.right, source.left, False),
     ):
         times = _value(other)
-        if isinstance(one, int) or not times or len(label) % times:
+        stays = isinstance(other, int) or other in flow.constants
+        if isinstance(one, int) or one in flow.constants or not times or len(label) % times:
             continue
         repeated, tiled = roots.reshape(-1, times), roots.reshape(times, -1)
-        if bool((repeated == repeated[:, :1]).all()) and (outer or isinstance(other, int)):
+        if bool((repeated == repeated[:, :1]).all()) and (outer or stays):
             settle(flow, one, label.reshape(-1, times)[:, 0].copy(), len(label) // times, around)
             return
-        if bool((tiled == tiled[:1]).all()) and (not outer or isinstance(other, int)):
+        if bool((tiled == tiled[:1]).all()) and (not outer or stays):
             settle(flow, one, label.reshape(times, -1)[0].copy(), len(label) // times, around)
             return
     flow.waiting.append((source, label))

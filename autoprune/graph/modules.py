@@ -62,12 +62,41 @@ def heads(flow: Flow, path: str, layer: nn.MultiheadAttention) -> None:
     flow.note_layer(path, embed_dim=width, num_heads=first, kdim=key, vdim=value)
 
 
+def slopes(flow: Flow, path: str, layer: nn.PReLU) -> None:
+    """One slope for each channel, or one for all."""
+    flow.note_layer(path, num_parameters=flow.owner_of(path, "weight", 0))
+
+
 LAYERS: tuple[tuple[type[nn.Module], Callable[[Flow, str, Any], None]], ...] = (
     (nn.RNNBase, recurrent),
     (nn.RNNCellBase, cell),
     (nn.MultiheadAttention, heads),
+    (nn.PReLU, slopes),
 )
 """Layer → what is said when it has run."""
+
+
+_SIZES: tuple[tuple[type[nn.Module] | tuple[type[nn.Module], ...], dict[str, int]], ...] = (
+    (nn.Linear, {"out_features": 0, "in_features": 1}),
+    (nn.Embedding, {"embedding_dim": 1}),
+    ((nn.Conv1d, nn.Conv2d, nn.Conv3d), {"out_channels": 0, "in_channels": 1}),
+    (
+        (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d),
+        {"in_channels": 0, "out_channels": 1},
+    ),
+)
+"""Layer → attribute → the dimension of the weight that has this size, without groups."""
+
+
+def note_sizes(flow: Flow) -> None:
+    """Layers whose weight was read by other code, which did not call them, know its sizes, too."""
+    for path, module in flow.modules.items():
+        for attribute, dim in next(
+            (d for kind, d in _SIZES if isinstance(module, kind)), {}
+        ).items():
+            size = flow.owner_of(path, "weight", dim)
+            if size is not None and len(size) == getattr(module, attribute):
+                flow.note_layer(path, **{attribute: size})
 
 
 def finish(flow: Flow, path: str, module: nn.Module) -> None:

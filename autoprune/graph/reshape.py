@@ -7,7 +7,7 @@ from math import prod
 
 import numpy as np
 
-from autoprune.graph.ids import Ids, Labels, free, is_free
+from autoprune.graph.ids import FIXED, Ids, Labels, free, is_free
 from autoprune.graph.types import Indices
 
 Choose = Callable[[Indices, Sequence[int]], int]
@@ -92,7 +92,7 @@ def _spread(
         table = np.broadcast_to(label.reshape(view), shape).reshape(parts)
         place = carrier(ids, table)
         if place is None:
-            place = choose(label, parts)
+            place = choose(label, _useful(ids, table))
             vector = tie(ids, table, place)
         else:
             vector = line(table, place)
@@ -101,6 +101,29 @@ def _spread(
         else:
             taken[place] = vector
     return list(taken.items())
+
+
+def _useful(ids: Ids, table: Indices) -> Sequence[int]:
+    """The sizes of the parts, with 1 for those that would leave one unit of all ids.
+
+    Ids that are already tied, such as those of neighboring pixels, may conflict with a part.
+    """
+    known, held = np.unique(ids.find(table.ravel()), return_inverse=True)
+    if len(known) == table.size:
+        return table.shape
+    local = (held - np.count_nonzero(known < 0)).clip(FIXED).reshape(table.shape)
+    left = [_classes_left(local, place) for place in range(table.ndim)]
+    if max(left) <= 1:
+        return table.shape
+    return [size if count > 1 else 1 for size, count in zip(table.shape, left, strict=True)]
+
+
+def _classes_left(table: Indices, place: int) -> int:
+    """How many classes of these small ids are left where dimension `place` carries them."""
+    alone = Ids()
+    alone.fresh(int(table.max()) + 1)
+    vector = tie(alone, table, place)
+    return alone.classes(vector[vector >= 0])
 
 
 def line(table: Indices, place: int) -> Indices:

@@ -7,8 +7,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils import _pytree as pytree
 
-from autoprune.graph import contract, indexing, modules, movement, norms, statistics
+from autoprune.graph import contract, indexing, modules, movement, norms, positions, statistics
 from autoprune.graph.calls import Call, Statistic
 from autoprune.graph.flow import Flow, Rule
 from autoprune.graph.given import made, shape_given
@@ -53,22 +54,6 @@ def constant(flow: Flow, call: Call) -> None:
 def numbers(flow: Flow, call: Call) -> None:
     """Values that depend on the position: fixed dimensions."""
     call.labels = [(None,) * out.dim() for out in call.outs]
-
-
-def leading(spatial: int) -> Rule:
-    """Pooling and resizing: the last `spatial` dimensions change, the others pass."""
-
-    def rule(flow: Flow, call: Call) -> None:
-        source = call.tensors[0]
-        labels = flow.labels(source)
-        for label in labels[source.dim() - spatial :]:
-            flow.refuse_parts(label)
-            flow.block(label, f"is a spatial dimension of {call.name}")
-        passed = (*labels[: source.dim() - spatial], *([None] * spatial))
-        call.labels = [passed if out.dim() == source.dim() else () for out in call.outs]
-        call.zero = flow.state(source).zero
-
-    return rule
 
 
 def reduction(flow: Flow, call: Call) -> None:
@@ -162,7 +147,8 @@ def _probe(call: Call, zeros: Any) -> bool:
     packet = getattr(torch.ops.aten, call.name.removesuffix("_"), None)
     arguments = {name: stand_in(value) for name, value in call.args.items()}
     try:
-        return bool((packet(**arguments) == 0).all())  # type: ignore[misc]
+        first = pytree.tree_leaves(packet(**arguments))[0]  # type: ignore[misc]
+        return bool((first == 0).all())
     except (RuntimeError, TypeError, NotImplementedError):
         return False
 
@@ -209,7 +195,9 @@ BY_NAME: dict[str, Rule] = {
     **_table(
         pointwise,
         """_prelu_kernel where masked_fill copy copy_ _to_copy lift_fresh lift_fresh_copy clone
-        log_sigmoid_forward hardswish rrelu_with_noise contiguous fake_quantize_per_tensor_affine
+        log_sigmoid_forward hardswish rrelu_with_noise contiguous
+        fake_quantize_per_tensor_affine_cachemask
+        _fake_quantize_per_tensor_affine_cachemask_tensor_qparams
         _unsafe_masked_fill detach alias alias_copy detach_copy polar complex _conj resolve_conj""",
     ),
     **_table(
@@ -227,28 +215,10 @@ BY_NAME: dict[str, Rule] = {
         "arange linspace eye rand randn randperm randint tril_indices triu_indices normal",
     ),
     **_table(
-        leading(1),
-        """avg_pool1d max_pool1d adaptive_avg_pool1d _adaptive_avg_pool1d adaptive_max_pool1d
-        upsample_nearest1d upsample_linear1d _upsample_nearest_exact1d reflection_pad1d
-        replication_pad1d""",
-    ),
-    **_table(
-        leading(2),
-        """avg_pool2d max_pool2d_with_indices _adaptive_avg_pool2d adaptive_avg_pool2d
-        adaptive_max_pool2d upsample_nearest2d upsample_bilinear2d upsample_bicubic2d
-        _upsample_nearest_exact2d _upsample_bilinear2d_aa reflection_pad2d replication_pad2d
-        mkldnn_max_pool2d""",
-    ),
-    **_table(
-        leading(3),
-        """avg_pool3d max_pool3d_with_indices _adaptive_avg_pool3d adaptive_max_pool3d
-        upsample_nearest3d upsample_trilinear3d _upsample_nearest_exact3d reflection_pad3d
-        replication_pad3d""",
-    ),
-    **_table(
         reduction,
         """mean sum amax amin prod std var std_mean var_mean logsumexp linalg_vector_norm norm
-        nansum any all argmax argmin max min median nanmedian count_nonzero aminmax""",
+        nansum any all argmax argmin max min median nanmedian count_nonzero aminmax kthvalue
+        mode""",
     ),
     **_table(
         along, "_softmax _log_softmax _safe_softmax cumsum cumprod sort topk cummax logcumsumexp"
@@ -256,6 +226,7 @@ BY_NAME: dict[str, Rule] = {
     **_table(glu, "glu"),
     **{name: _fitted(rule) for name, rule in movement.RULES.items()},
     **{name: _fitted(rule) for name, rule in indexing.RULES.items()},
+    **{name: _fitted(rule) for name, rule in positions.RULES.items()},
     **{name: _fitted(rule) for name, rule in norms.RULES.items()},
     **{name: _fitted(rule) for name, rule in contract.RULES.items()},
 }

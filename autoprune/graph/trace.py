@@ -22,6 +22,7 @@ from autoprune.graph.calls import owner
 from autoprune.graph.flow import Flow
 from autoprune.graph.given import settle_rest
 from autoprune.graph.ids import OUT
+from autoprune.graph.modules import note_sizes
 from autoprune.graph.outputs import answers_in
 from autoprune.graph.replica import eager, plain, plain_tensor, replica, same_embeddings
 from autoprune.graph.rules import RULES
@@ -79,6 +80,7 @@ def trace(
         for site in flow.sites:
             if site.key in flow.flips:
                 choices[site.key] = site.choice + 1
+    note_sizes(flow)
     for layer in ignored:
         for (name, _), ids in flow.owned.items():
             if owner(name) == layer and flow.ids.roles()[ids[0]] == OUT:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from autoprune.graph import reshape as shapes
 from autoprune.graph.calls import Call
 from autoprune.graph.flow import Flow, Rule, table
-from autoprune.graph.given import made, meet, shape_given
+from autoprune.graph.given import is_ratio, made, meet, shape_given
 
 
 def view(flow: Flow, call: Call) -> None:
@@ -75,7 +75,8 @@ def expand(flow: Flow, call: Call) -> None:
     source, out = call["self"], call.outs[0]
     labels = flow.labels(source)
     front = out.dim() - source.dim()
-    wide = made(flow, shape_given(flow, out.dim()), out.shape)
+    given = [None if is_ratio(size) else size for size in shape_given(flow, out.dim())]
+    wide = made(flow, given, out.shape)
     back = [
         label if old == new else repeated
         for label, repeated, old, new in zip(

@@ -52,6 +52,16 @@ class Normalized(ABC):
     def divisor(self, scale: Tensor) -> Tensor:
         """V / W, where V has this scale."""
 
+    @abstractmethod
+    def _computed(self) -> Tensor:
+        """The weight that a hook computes before each forward pass."""
+
+    def refresh(self) -> None:
+        """Give the layer the weight of its next forward pass, where a hook leaves one with it."""
+        if self.chain is None:
+            with torch.no_grad():
+                setattr(self.layer, self.name, self._computed())
+
     @contextmanager
     def plain(self) -> Iterator[None]:
         """Inside, the layer computes with `tensor`, which holds the effective weight.
@@ -72,6 +82,7 @@ class Normalized(ABC):
                 with torch.no_grad():
                     self.tensor.copy_(exact)
                     self.keep(scale)
+                self.refresh()
 
     @contextmanager
     def _without_rule(self) -> Iterator[None]:
@@ -110,6 +121,10 @@ class _WithLength(Normalized):
     def divisor(self, scale: Tensor) -> Tensor:
         return scale / _exact(self.length)
 
+    def _computed(self) -> Tensor:
+        weight: Tensor = self.rule.compute_weight(self.layer)
+        return weight
+
 
 @dataclass(frozen=True, eq=False)
 class _WithSpectrum(Normalized):
@@ -129,6 +144,10 @@ class _WithSpectrum(Normalized):
 
     def divisor(self, scale: Tensor) -> Tensor:
         return scale
+
+    def _computed(self) -> Tensor:
+        weight: Tensor = self.rule.compute_weight(self.layer, do_power_iteration=False)
+        return weight
 
     def _matrix(self) -> Tensor:
         return _exact(self.tensor).movedim(self.rule.dim, 0).flatten(1)

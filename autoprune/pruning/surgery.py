@@ -48,6 +48,7 @@ def prune(
         smaller_norms = normalized(model)
         for name, scale in scales.items():
             smaller_norms[name].keep(_cut(scale, _wide(scale, cuts[name])))
+            smaller_norms[name].refresh()
     smaller = graph.shrink(kept_indices)
     _update_attributes(model, smaller)
     return smaller

@@ -88,6 +88,25 @@ def test_outputs_are_frozen_once_a_layer_with_the_reason() -> None:
     assert graph.frozen == (Frozen("1", 2, "model output"),)
 
 
+def test_every_output_of_a_layer_with_several_weights_is_listed() -> None:
+    class Gated(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inside, self.gate = nn.Parameter(torch.ones(4, 6)), nn.Parameter(torch.ones(6, 3))
+            self.out, self.bias = nn.Parameter(torch.ones(6, 5)), nn.Parameter(torch.ones(5))
+
+        def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+            y = (x @ self.inside).relu()
+            return (y @ self.gate).softmax(-1), torch.addmm(self.bias, y, self.out)
+
+    graph = trace(nn.Sequential(Gated()), VECTOR)
+    assert graph.sizes() == {"0": 6}
+    assert graph.frozen == (
+        Frozen("0", 3, "_softmax over channels in 0"),
+        Frozen("0", 5, "model output"),
+    )
+
+
 def test_sizes_of_tensors_parameters_and_products_follow_the_units() -> None:
     x = torch.zeros(1, 1, 4, 4)
     graph = graph_of(nn.Conv2d(1, 5, 3), nn.BatchNorm2d(5), nn.Flatten(), nn.Linear(20, 2), x=x)

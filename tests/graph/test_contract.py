@@ -52,6 +52,65 @@ def test_grouped_convolutions_stay_grouped(groups: int, units: int) -> None:
     assert units_of(checked(net, torch.randn(2, 3, 6, 6)), "0") == units
 
 
+class Tokens(nn.Module):
+    """A convolution over tokens, whose spatial dimension is the channels (gMLP)."""
+
+    def __init__(self, size: int, bias: bool, summed: bool) -> None:
+        super().__init__()
+        self.a, self.summed = nn.Linear(6, 8), summed
+        self.mix = nn.Conv1d(5, 7, size, padding=size // 2, bias=bias)
+        self.b = nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.mix(self.a(x))
+        return self.b(y * y.sum(-1, keepdim=True) if self.summed else y)
+
+
+@pytest.mark.parametrize(
+    ("size", "bias", "summed", "units"),
+    [
+        (1, True, False, 8),
+        (1, False, True, 8),
+        (1, True, True, 0),  # the bias is added at pruned positions, too
+        (3, True, False, 0),
+    ],
+)
+def test_a_convolution_of_single_positions_passes_them_on(
+    size: int, bias: bool, summed: bool, units: int
+) -> None:
+    torch.manual_seed(0)
+    net, x = Tokens(size, bias, summed).eval(), torch.randn(2, 5, 6)
+    graph = prunable(net, x)
+    assert units_of(graph, "a") == units
+    assert gap(net, graph, random_keep(graph, 1), x, train=False) < 1e-9
+
+
+class Distances(nn.Module):
+    """Distances to prototypes, and between tokens, by the norm p."""
+
+    def __init__(self, p: float, tokens: int, sigmoid: bool) -> None:
+        super().__init__()
+        self.p, self.sigmoid = p, sigmoid
+        self.a, self.prototypes = nn.Linear(6, 8), nn.Parameter(torch.randn(3, 8))
+        self.head = nn.Linear(3 + tokens, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.a(x).sigmoid() if self.sigmoid else self.a(x).relu()
+        to_others = torch.cdist(x, 2.0 * x, p=self.p)
+        to_prototypes = torch.cdist(x, self.prototypes.expand(len(x), -1, -1), p=self.p)
+        return self.head(torch.cat([to_prototypes, to_others], -1))
+
+
+@pytest.mark.parametrize(("p", "tokens"), [(2.0, 5), (2.0, 30), (1.0, 5), (float("inf"), 5)])
+def test_features_of_distances_are_prunable(p: float, tokens: int) -> None:
+    torch.manual_seed(0)
+    graph = checked(Distances(p, tokens, sigmoid=False), torch.randn(2, tokens, 6))
+    assert graph.sizes() == {"a": 8}
+    assert ("prototypes", 1, "in") in {(s.tensor, s.dim, s.role) for s in graph.groups[0].slices}
+    kept = prunable(Distances(p, tokens, sigmoid=True).eval(), torch.randn(2, tokens, 6))
+    assert kept.groups == ()
+
+
 class Held(nn.Module):
     """A grouped convolution by function; the number of groups is an attribute."""
 
@@ -141,6 +200,205 @@ def test_query_heads_that_share_keys_are_pruned_together() -> None:
     torch.manual_seed(0)
     graph = checked(Attention(heads=4, shared=2), torch.randn(2, 7, 8))
     assert sorted(group.size for group in graph.groups)[0] == 2
+
+
+class OwnAttention(nn.Module):
+    """Attention by layers of its own, in heads of three features."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.heads = 4
+        self.q, self.k, self.v = nn.Linear(20, 12, bias=False), nn.Linear(20, 12), nn.Linear(20, 12)
+        self.mix = nn.Linear(12, 20)
+
+    def forward(self, queries: Tensor, x: Tensor, _: Tensor) -> tuple[Tensor]:
+        given = ((self.q, queries), (self.k, x), (self.v, x))
+        q, k, v = (f(z).unflatten(-1, (self.heads, -1)).transpose(1, 2) for f, z in given)
+        scores = (q @ k.transpose(-2, -1)) * 3**-0.5
+        return (self.mix((scores.softmax(-1) @ v).transpose(1, 2).flatten(2)),)
+
+
+class Pooled(nn.Module):
+    """Three learned queries attend to the tokens."""
+
+    def __init__(self, attention: nn.Module) -> None:
+        super().__init__()
+        self.stem, self.queries = nn.Linear(6, 20), nn.Parameter(torch.randn(1, 3, 20))
+        self.norm, self.attention, self.head = nn.LayerNorm(20), attention, nn.Linear(20, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        return self.head(self.attention(self.norm(self.queries).repeat(len(x), 1, 1), x, x)[0])
+
+
+def test_learned_queries_are_activations() -> None:
+    torch.manual_seed(0)
+    net = Pooled(OwnAttention())
+    graph = checked(net, torch.randn(2, 7, 6))
+    assert graph.sizes() == {"stem": 20, "attention.q": 4, "attention.mix": 20}
+    assert graph.group("attention.q").kind == "head"
+    assert {frozen.name for frozen in graph.frozen} == {"head"}  # the number of queries is none
+    small = copy.deepcopy(net)
+    prune(small, graph, {"attention.q": [0, 2]})
+    assert small.attention.heads == 2
+    assert small.attention.q.weight.shape == (2 * 3, 20)
+
+
+def test_learned_queries_leave_the_heads_of_torch_prunable() -> None:
+    torch.manual_seed(0)
+    net = Pooled(nn.MultiheadAttention(20, 4, batch_first=True))
+    graph = checked(net, torch.randn(2, 7, 6))
+    assert graph.sizes() == {"stem": 4, "attention.out_proj": 20}
+    small = copy.deepcopy(net)
+    prune(small, graph, {"stem": [0, 2]})
+    assert (small.attention.num_heads, small.attention.head_dim) == (2, 5)
+
+
+class Masked(nn.Linear):
+    """A linear layer whose weight has a fixed mask (MADE)."""
+
+    def __init__(self, inside: int, outside: int) -> None:
+        super().__init__(inside, outside)
+        self.register_buffer("mask", (torch.rand(outside, inside) > 0.3).float())
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.weight * self.get_buffer("mask"), self.bias)
+
+
+def test_features_of_a_layer_with_a_computed_weight_follow() -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(Masked(6, 8), nn.ReLU(), Masked(8, 10), nn.Linear(10, 3))
+    graph = checked(net, torch.randn(4, 6))
+    prune(net, graph, {"0": [0, 3, 4], "2": [1, 2]})
+    assert [(m.in_features, m.out_features) for m in (net[0], net[2])] == [(6, 3), (3, 2)]
+
+
+class Generated(nn.Module):
+    """A weight that other layers make of a learned vector (a hypernetwork)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.vector, self.inside, self.outside = nn.Parameter(torch.randn(5)), 8, 10
+        self.maker = nn.Sequential(nn.Linear(5, 6), nn.ReLU(), nn.Linear(6, 8 * 10))
+        self.a, self.head = nn.Linear(6, 8), nn.Linear(10, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight = self.maker(self.vector).view(self.outside, self.inside)
+        return self.head(F.linear(self.a(x), weight).relu())
+
+
+def test_a_generated_weight_follows_the_features_that_it_reads() -> None:
+    torch.manual_seed(0)
+    net = Generated()
+    graph = checked(net, torch.randn(4, 6))
+    assert graph.sizes() == {"maker.0": 6, "maker.2": 8}  # the second with the outputs of a
+    prune(net, graph, {"maker.2": [0, 3, 4]})
+    assert (net.inside, net.outside, net.maker[2].out_features) == (3, 10, 30)
+
+
+def test_the_rank_of_a_computed_weight_is_not_taken_for_its_features() -> None:
+    class LowRank(nn.Linear):
+        def __init__(self, inside: int, outside: int) -> None:
+            super().__init__(inside, outside, bias=False)
+            self.a, self.b = nn.Linear(inside, inside), nn.Linear(inside, outside)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return F.linear(x, self.weight + 2.0 * self.b.weight @ self.a.weight)
+
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(6, 8), LowRank(8, 10), nn.ReLU(), nn.Linear(10, 3))
+    graph = checked(net, torch.randn(4, 6))
+    prune(net, graph, {"0": [0, 3, 4], "1": [1, 2]})
+    assert (net[1].in_features, net[1].out_features) == (3, 2)
+
+
+def test_a_low_rank_term_made_of_a_layers_own_parameters_stays_a_weight() -> None:
+    class LowRank(nn.Module):
+        def __init__(self, inside: int, outside: int) -> None:
+            super().__init__()
+            self.a, self.b = nn.Parameter(torch.randn(2, inside)), nn.Linear(2, outside, bias=False)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return F.linear(x, self.b.weight @ self.a)
+
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(6, 8), LowRank(8, 10), nn.ReLU(), nn.Linear(10, 3))
+    assert checked(net, torch.randn(4, 6)).sizes() == {"0": 8, "1.b": 10}
+
+
+class Repeated(nn.Module):
+    """Keys and values repeated for the heads that share them, as often as computed by `ratio`."""
+
+    def __init__(self, ratio: str) -> None:
+        super().__init__()
+        self.heads, self.few, self.width, self.ratio = 6, 3, 4, ratio
+        self.q, self.k = nn.Linear(8, 24), nn.Linear(8, 12)
+        self.v, self.out = nn.Linear(8, 12), nn.Linear(24, 5)
+
+    def repeated(self, x: Tensor, q: Tensor) -> Tensor:
+        batch, few, tokens, width = x.shape
+        x = x[:, :, None]
+        if self.ratio == "shapes":
+            times = q.shape[1] // few
+            return x.expand(batch, few, times, tokens, width).reshape(batch, -1, tokens, width)
+        times = self.heads // self.few
+        if self.ratio == "heads":
+            return x.expand(batch, few, times, tokens, width).reshape(
+                batch, self.heads, tokens, width
+            )
+        return x.expand(-1, -1, times, -1, -1).flatten(1, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        batch, tokens, _ = x.shape
+        q = self.q(x).view(batch, tokens, self.heads, self.width).transpose(1, 2)
+        k, v = (
+            layer(x).view(batch, tokens, self.few, self.width).transpose(1, 2)
+            for layer in (self.k, self.v)
+        )
+        y = F.scaled_dot_product_attention(q, self.repeated(k, q), self.repeated(v, q))
+        return self.out(y.transpose(1, 2).reshape(batch, tokens, -1))
+
+
+@pytest.mark.parametrize("ratio", ["attributes", "heads", "shapes"])
+def test_keys_may_be_repeated_by_a_ratio_of_sizes(ratio: str) -> None:
+    torch.manual_seed(0)
+    net, x = Repeated(ratio), torch.randn(2, 7, 8)
+    graph = checked(net, x)
+    assert graph.sizes() == {"q": 3}  # a key head with its two query heads
+    small = copy.deepcopy(net)
+    prune(small, graph, {"q": [2]})
+    assert (small.heads, small.few, small.width) == (2, 1, 4)
+    assert small(x).shape == (2, 7, 5)
+
+
+class Interleaved(nn.Module):
+    """Rows of one layer: for each key head its query heads, itself, its value head (litgpt)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.heads, self.few, self.width = 4, 2, 4
+        self.qkv, self.out = nn.Linear(8, (4 + 2 * 2) * 4), nn.Linear(16, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        batch, tokens, _ = x.shape
+        times = self.heads // self.few
+        y = self.qkv(x).view(batch, tokens, self.few, times + 2, self.width)
+        q, k, v = y.permute(0, 2, 3, 1, 4).split((times, 1, 1), dim=2)
+        k, v = (z.expand(batch, self.few, times, tokens, self.width) for z in (k, v))
+        q, k, v = (z.reshape(batch, -1, tokens, self.width) for z in (q, k, v))
+        y = F.scaled_dot_product_attention(q, k, v).transpose(1, 2)
+        return self.out(y.reshape(batch, tokens, self.width * self.heads))
+
+
+def test_rows_may_be_interleaved_by_key_head() -> None:
+    torch.manual_seed(0)
+    net, x = Interleaved(), torch.randn(2, 7, 8)
+    graph = checked(net, x)
+    assert graph.sizes() == {"qkv": 2}
+    small = copy.deepcopy(net)
+    prune(small, graph, {"qkv": [1]})
+    assert (small.heads, small.few, small.width) == (2, 1, 4)
+    torch.testing.assert_close(small.qkv.weight, net.qkv.weight[16:])
 
 
 class Fused(nn.Module):

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from autoprune.graph import trace
 from autoprune.graph.given import (
     cut_given,
+    is_ratio,
     made,
     meet,
     meet_groups,
@@ -75,7 +76,35 @@ def test_the_bound_of_a_slice_has_a_source_unless_it_is_a_literal() -> None:
     assert cut_given(called("__getitem__", X, (slice(None), slice(bound, None))), 5) is bound.source
     assert cut_given(called("__getitem__", X, slice(None, 5)), 5) is None
     assert cut_given(called("__getitem__", X, slice(None, bound)), 4) is None
-    assert cut_given(called("narrow", X, slice(None, bound)), 5) is None
+    assert cut_given(called("__setitem__", X, slice(None, bound), X), 5) is bound.source
+    assert cut_given(called("select", X, slice(None, bound)), 5) is None
+
+
+def test_the_bounds_of_parts_have_sources() -> None:
+    half, third = size(4), size(3)
+    assert cut_given(called("narrow", X, 2, 0, half), 4) is half.source
+    assert cut_given(called("narrow", X, 2, half, half), 4) is half.source
+    assert cut_given(called("narrow", X, 2, 0, 4), 4) is None
+    both = cut_given(called("narrow", X, dim=2, start=third, length=half), 7)
+    assert isinstance(both, Made)
+    assert (both.left, both.operator, both.right) == (third.source, "+", half.source)
+    assert cut_given(called("tensor_split", X, (half, 7), 2), 4) is half.source
+    assert cut_given(called("tensor_split", X, (half, 7), 2), 7) is None
+    assert cut_given(called("tensor_split", X, indices=[third], dim=2), 3) is third.source
+
+
+def test_equal_sections_are_bounded_by_multiples_of_the_size_over_their_number() -> None:
+    flow = called("tensor_split", X, 4, 2)
+    flow.known_labels = lambda tensor: (None, None, torch.arange(8).numpy())
+    found = cut_given(flow, 6)
+    assert isinstance(found, Made)
+    assert (found.operator, found.right) == ("*", 3)
+    assert isinstance(found.left, Made)
+    assert (found.left.operator, found.left.right) == ("//", 4)
+    assert cut_given(flow, 5) is None
+    uneven = called("tensor_split", X, sections=3, dim=2)
+    uneven.known_labels = flow.known_labels
+    assert cut_given(uneven, 3) is None
 
 
 class Joins:
@@ -85,6 +114,7 @@ class Joins:
         self.ids = Ids()
         self.blocked: list[tuple[list[int], str]] = []
         self.modules: dict[str, nn.Module] = {}
+        self.constants: set[Any] = set()
 
     def block(self, label: Any, reason: str) -> None:
         self.blocked.append((label.tolist(), reason))
@@ -191,6 +221,27 @@ def test_a_product_that_is_split_after_it_was_cut_is_settled_at_the_end() -> Non
     settle_rest(flow)  # type: ignore[arg-type]
     assert flow.noted == [("a", [0, 3, 6, 9])]
     assert flow.waiting == []
+
+
+def test_a_factor_that_gave_a_fixed_dimension_its_size_does_not_follow() -> None:
+    flow = Holding()
+    a, times = flow.net.a, flow.net.times
+    label = np.repeat(flow.ids.fresh(4), 3)
+    meet(flow, [times], (None,))  # type: ignore[arg-type]
+    assert flow.constants == {times.source}
+    settle(flow, (times * a).source, label, 12, {})  # type: ignore[arg-type]
+    assert flow.noted == [("a", [0, 1, 2, 3])]
+
+
+def test_a_quotient_of_two_sizes_is_a_ratio() -> None:
+    net = nn.Module()
+    net.heads, net.few = 8, 4
+    mark(net)
+    assert is_ratio(net.heads // net.few)
+    assert is_ratio(net.heads // size(2))
+    assert not is_ratio(net.heads // 2)
+    assert not is_ratio(net.heads * net.few)
+    assert not is_ratio(2)
 
 
 def test_a_constant_takes_the_ids_of_its_sizes_and_is_free_elsewhere() -> None:

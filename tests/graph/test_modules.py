@@ -6,7 +6,9 @@ import pytest
 import torch
 from models.cutting import gap, random_keep
 from torch import Tensor, nn
+from torch.nn import functional as F
 
+from autoprune.pruning.surgery import prune
 from autoprune.pruning.verification import prunable
 
 
@@ -78,3 +80,41 @@ def test_the_heads_of_a_multihead_attention_are_units() -> None:
     graph = prunable(model, x)
     assert 4 in graph.sizes().values()
     assert gap(model, graph, random_keep(graph, 0), x, train=False) < 1e-9
+
+
+@pytest.mark.parametrize(("slopes", "left"), [(8, 3), (1, 1)])
+def test_a_slope_for_each_channel_is_counted(slopes: int, left: int) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(5, 8), nn.PReLU(slopes), nn.Linear(8, 3)).eval()
+    graph = prunable(model, torch.randn(2, 5))
+    prune(model, graph, {"0": [0, 3, 4]})
+    assert (model[1].num_parameters, len(model[1].weight)) == (left, left)
+
+
+class Read(nn.Module):
+    """The weights of layers that are not called."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(5, 8), nn.Conv2d(8, 6, 1)
+        self.c, self.d = nn.ConvTranspose2d(6, 4, 1), nn.Linear(4, 3)
+        self.words = nn.Embedding(2, 4)
+        self.register_buffer("mask", (torch.rand(8, 5) > 0.3).float())
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.linear(x, self.a.weight * self.get_buffer("mask"), self.a.bias)[..., None, None]
+        x = F.conv2d(x.relu(), self.b.weight * 2.0, self.b.bias)
+        x = F.conv_transpose2d(x.relu(), self.c.weight * 2.0, self.c.bias)
+        return self.d(x.flatten(1)[:, None] + self.words.weight)
+
+
+def test_layers_that_are_not_called_know_their_sizes() -> None:
+    torch.manual_seed(0)
+    model = Read().eval()
+    graph = prunable(model, torch.randn(2, 5))
+    assert graph.sizes() == {"a": 8, "b": 6, "c": 4}
+    prune(model, graph, {"a": [0, 3, 4], "b": [1, 2, 3, 4], "c": [0, 1]})
+    assert (model.a.in_features, model.a.out_features) == (5, 3)
+    assert (model.b.in_channels, model.b.out_channels) == (3, 4)
+    assert (model.c.in_channels, model.c.out_channels) == (4, 2)
+    assert (model.d.in_features, model.words.embedding_dim) == (2, 2)

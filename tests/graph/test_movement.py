@@ -50,6 +50,48 @@ def test_channels_before_a_literal_bound_are_not_prunable() -> None:
     assert units_of(of_features(lambda x: x[..., 4:])) == 4
 
 
+HALVES: dict[str, Function] = {
+    "narrow": lambda x: (
+        x.narrow(-1, 0, x.shape[-1] // 2) * x.narrow(-1, x.shape[-1] // 2, x.shape[-1] // 2)
+    ),
+    "narrow by name": lambda x: torch.narrow(
+        x, dim=-1, start=x.shape[-1] // 2, length=x.shape[-1] // 2
+    ),
+    "bounds": lambda x: torch.mul(*x.tensor_split((x.shape[-1] // 2,), -1)),
+    "bounds by name": lambda x: torch.mul(
+        *torch.tensor_split(x, indices=[x.shape[-1] // 2], dim=-1)
+    ),
+    "sections": lambda x: torch.mul(*x.tensor_split(2, -1)),
+    "slices": lambda x: x[..., : x.shape[-1] // 2] * x[..., x.shape[-1] // 2 :],
+}
+
+
+@pytest.mark.parametrize("name", HALVES)
+def test_the_halves_of_a_size_are_pruned_together(name: str) -> None:
+    assert units_of(of_features(HALVES[name])) == 4
+
+
+def test_parts_between_literal_bounds_are_not_prunable() -> None:
+    assert units_of(of_features(lambda x: x.narrow(-1, 0, 3))) == 5  # what is not used
+    assert units_of(of_features(lambda x: torch.tensor_split(x, (3,), -1)[0])) == 5
+    assert units_of(of_features(lambda x: x.tensor_split(3, -1)[0])) == 2  # of 3, 3 and 2
+
+
+def test_more_than_two_equal_sections_are_pruned_together() -> None:
+    assert units_of(of_features(lambda x: torch.cat(x.tensor_split(4, 2)[::-1], 2))) == 2
+
+
+def test_an_assignment_to_a_slice_that_ends_at_a_size_ties_what_is_assigned() -> None:
+    def doubled(x):
+        batch, channels, height, width = x.shape
+        both = x.new_zeros(batch, 2 * channels, height, width)
+        both[:, :channels] = x
+        both[:, channels:] = x.flip(-1)
+        return both
+
+    assert units_of(of_images(doubled)) == 8
+
+
 def test_a_channel_selected_by_its_place_keeps_those_before_it() -> None:
     assert units_of(of_features(lambda x: x * x[..., 2:3])) == 5
 

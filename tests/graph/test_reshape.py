@@ -106,6 +106,36 @@ def test_a_split_may_be_carried_by_another_part() -> None:
     assert ids.roots().tolist() == [0, 0, 0, 3, 3, 3]
 
 
+def test_a_part_that_would_leave_one_unit_is_not_offered() -> None:
+    ids = Ids()
+    label = np.repeat(ids.fresh(4), 3)  # three pixels of each channel
+    offered: list[list[int]] = []
+
+    def choose(label: Indices, parts: Sequence[int]) -> int:
+        offered.append(list(parts))
+        return last(label, parts)
+
+    first, second, third = reshape(ids, (label,), (12,), (2, 2, 3), choose)
+    assert offered == [[2, 2, 1]]  # along the pixels all four channels meet
+    assert second is not None
+    assert (first, second.tolist(), third) == (None, [0, 1], None)
+    assert ids.roots().tolist() == [0, 1, 0, 1]
+
+
+def test_all_parts_are_offered_where_each_would_leave_one_unit() -> None:
+    ids = Ids()
+    label = ids.fresh(8)[[0, 1, 1, 0, 1, 0, 0, 1]]
+    offered: list[list[int]] = []
+
+    def choose(label: Indices, parts: Sequence[int]) -> int:
+        offered.append(list(parts))
+        return last(label, parts)
+
+    reshape(ids, (label,), (8,), (2, 2, 2), choose)
+    assert offered == [[2, 2, 2]]
+    assert ids.find(label).tolist() == [0] * 8
+
+
 @pytest.mark.parametrize(("ranks", "kept", "blocked"), [((1, 0), 0, 1), ((0, 1), 1, 0)])
 def test_of_merged_dimensions_the_one_of_highest_rank_keeps_its_ids(
     ranks: tuple[int, int], kept: int, blocked: int

@@ -105,7 +105,7 @@ def test_an_operator_that_is_not_known_is_the_reason() -> None:
     build, draw = HARD["unknown"]
     graph = trace(build(), draw(2))
     assert [(f.size, f.reason) for f in graph.frozen if f.name == "a"] == [
-        (8, "_fft_r2c is not understood")
+        (8, "renorm is not understood")
     ]
     assert [group.name for group in graph.groups] == ["b"]
 

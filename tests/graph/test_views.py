@@ -43,6 +43,35 @@ def test_a_split_dimension_is_pruned_in_its_parts() -> None:
     assert units_of(of_features(heads)) == 2  # whole heads: the softmax goes over what is inside
 
 
+class Involution(nn.Module):
+    """A kernel for each pixel and group of channels (Li et al. 2021, arXiv:2103.06255)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.groups, self.width = 2, 4
+        self.stem, self.kernel = nn.Conv2d(3, 8, 1), nn.Linear(8, 2 * 9)
+        self.head = nn.Conv2d(8, 3, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        batch, _, height, width = x.shape
+        kernel = self.kernel(x.mean((2, 3))).view(batch, self.groups, 1, 9, 1)
+        pixels = F.unfold(x, 3, padding=1)
+        pixels = pixels.view(batch, self.groups, self.width, 9, height * width)
+        return self.head((kernel * pixels).sum(3).view(batch, -1, height, width))
+
+
+def test_neighborhoods_of_channels_in_groups_are_pruned_by_the_place_in_the_group() -> None:
+    torch.manual_seed(0)
+    net, x = Involution().eval(), torch.randn(2, 3, 5, 5)
+    graph = prunable(net, x)
+    assert graph.sizes() == {"stem": 4}
+    small = copy.deepcopy(net)
+    prune(small, graph, {"stem": [0, 2, 3]})
+    assert (small.groups, small.width, small.stem.out_channels) == (2, 3, 6)
+    torch.testing.assert_close(small(x), masked(net, graph, {"stem": [0, 2, 3]})(x))
+
+
 def test_a_literal_size_is_verified() -> None:
     """`view(-1, 8)` cannot follow; the smaller model would fail."""
     graph = of_features(lambda x: x.reshape(-1, 8).view(2, 5, 8))

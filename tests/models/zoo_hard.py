@@ -163,14 +163,14 @@ class WeightNorm(nn.Module):
 
 
 class UnknownOperator(nn.Module):
-    """Channels go through a Fourier transform; the hidden layer behind it is free."""
+    """Channels go through an operator without a rule; the hidden layer behind it is free."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.a, self.b, self.c = nn.Linear(6, 8), nn.Linear(5, 10), nn.Linear(10, 3)
+        self.a, self.b, self.c = nn.Linear(6, 8), nn.Linear(8, 10), nn.Linear(10, 3)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.c(F.relu(self.b(torch.fft.rfft(self.a(x)).abs())))
+        return self.c(F.relu(self.b(torch.renorm(self.a(x), 2, 0, 1.0))))
 
 
 class ChannelMean(nn.Module):

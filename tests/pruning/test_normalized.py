@@ -81,6 +81,20 @@ def test_a_pruned_net_with_norms_is_that_with_plain_weights(name: str, options: 
     assert all(torch.equal(before[key], value) for key, value in net.state_dict().items())
 
 
+@pytest.mark.parametrize("repaired", [False, True])
+@pytest.mark.parametrize("name", NORMS)
+def test_a_pruned_layer_has_its_weight_before_it_runs(name: str, repaired: bool) -> None:
+    net, x = settled(NORMS[name])
+    given: dict[str, Any] = {"calibration": calibrate(net, [x])} if repaired else {}
+    small = prune_model(net, x, 0.5, **given).eval()
+    before = [layer.weight.detach().clone() for layer in (small.middle, small.wider)]
+    assert [tuple(weight.shape) for weight in before] == [(4, 6, 3, 3), (4, 3, 2, 2)]
+    small(x)
+    after = [layer.weight.detach() for layer in (small.middle, small.wider)]
+    for one, other in zip(before, after, strict=True):
+        torch.testing.assert_close(one, other)
+
+
 def test_a_length_is_made_smaller_by_what_its_direction_loses() -> None:
     layer = parametrizations.weight_norm(nn.Linear(2, 1, bias=False))
     net = nn.Sequential(nn.Linear(1, 2), layer)
