@@ -22,6 +22,7 @@ from autoprune.graph.calls import owner
 from autoprune.graph.flow import Flow
 from autoprune.graph.given import settle_rest
 from autoprune.graph.ids import OUT
+from autoprune.graph.numbers import settle_numbers
 from autoprune.graph.outputs import answers_in
 from autoprune.graph.replica import eager, plain, plain_tensor, replica, same_embeddings
 from autoprune.graph.rules import RULES
@@ -190,6 +191,7 @@ def _follow(flow: Flow, model: nn.Module, example_inputs: Inputs) -> tuple[list[
         flow.recording = False
         if _unreached(flow, model):
             _follow_training(flow, model, args, kwargs)
+        settle_numbers(flow)
     if not outputs:
         for ids in flow.owned.values():
             flow.ids.block(ids, "no tensor is found in what the model returns")

@@ -11,20 +11,22 @@ import torch
 from torch import Tensor, nn
 
 from autoprune.graph import PruningGraph, trace
-from autoprune.graph.outputs import answers_in
 from autoprune.graph.replica import plain, replica
-from autoprune.graph.trace import Inputs, as_call, set_training, untouched
+from autoprune.graph.trace import Inputs
 from autoprune.graph.types import Attribute
 from autoprune.pruning import surgery
 from autoprune.pruning.bisection import faults
+from autoprune.pruning.comparison import Comparison, run
 from autoprune.pruning.depth import verify_blocks
 from autoprune.pruning.masks import masked
 
 _log = logging.getLogger(__name__)
 _MOST_TRIES = 200
 
-TOLERANCE = 1e-3
-"""How far the smaller model's outputs may lie from the masked model's, of what the cut changed."""
+_DIFFERS = (
+    "the smaller model differs from the masked one: its code may compute with a width, or draw "
+    "random numbers"
+)
 
 
 def prunable(
@@ -98,7 +100,8 @@ class _Trials:
         self._modules = dict(model.named_modules())
         self._good: list[str] = []
         self._tries = 0
-        self._wanted: tuple[list[str], list[Tensor]] = ([], [])
+        self._wanted: tuple[list[str], nn.Module, list[Tensor]] | None = None
+        self._comparison = Comparison(model, example_inputs)
         self._trains = not self._untrainable(model)
 
     def accept(self, names: Sequence[str]) -> str:
@@ -153,18 +156,21 @@ class _Trials:
         small = replica(self._model)
         try:
             surgery.prune(small, graph, kept_indices)
-            got = _outputs(small, self._example)
+            got = self._comparison.answers(small)
         except Exception as error:  # noqa: BLE001  whatever a model raises at another size is the answer
             return f"the smaller model does not run: {_said(error)}"
-        if self._wanted[0] != names:
-            self._wanted = names, _outputs(masked(self._model, graph, kept_indices), self._example)
-        if not _agree(got, self._wanted[1]):
-            return "the smaller model differs from the masked one"
+        if self._wanted is None or self._wanted[0] != names:
+            self._wanted = None
+            dense = masked(self._model, graph, kept_indices)
+            self._wanted = names, dense, self._comparison.answers(dense)
+        _, dense, wanted = self._wanted
+        if self._comparison.differ(small, dense, got, wanted):
+            return _DIFFERS
         return self._untrainable(small) if self._trains else ""
 
     def _untrainable(self, model: nn.Module) -> str:
         try:
-            _outputs(model, self._example, training=True)
+            run(model, self._example, training=True)
         except Exception as error:  # noqa: BLE001  as above
             return f"the smaller model does not run in training mode: {_said(error)}"
         return ""
@@ -196,30 +202,6 @@ def _stirred(model: nn.Module) -> nn.Module:
     return result
 
 
-def _outputs(model: nn.Module, example_inputs: Inputs, *, training: bool = False) -> list[Tensor]:
-    args, kwargs = as_call(example_inputs)
-    with untouched(model):
-        if training:
-            set_training(model)
-        else:
-            model.eval()
-        return answers_in(model(*args, **kwargs))
-
-
 def _said(error: Exception) -> str:
     text = str(error).strip().split("\n")[0]
     return f"{type(error).__name__}: {text}"
-
-
-def _agree(got: Sequence[Tensor], wanted: Sequence[Tensor]) -> bool:
-    if [tensor.shape for tensor in got] != [tensor.shape for tensor in wanted]:
-        return False
-    for one, other in zip(got, wanted, strict=True):
-        if not one.is_floating_point():
-            continue
-        a, b = one.double(), other.double()
-        finite = torch.isfinite(a) & torch.isfinite(b)
-        spread = float(b[finite].abs().max()) if bool(finite.any()) else 0.0
-        if not bool(((a - b).abs()[finite] <= TOLERANCE * spread + 1e-12).all()):
-            return False
-    return True
