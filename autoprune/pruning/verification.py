@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import random
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -98,6 +99,7 @@ class _Trials:
         self.graph = graph
         self._model, self._example = model, example_inputs
         self._modules = dict(model.named_modules())
+        self._cuts = trial_cuts(graph.sizes())
         self._good: list[str] = []
         self._tries = 0
         self._wanted: tuple[list[str], nn.Module, list[Tensor]] | None = None
@@ -147,12 +149,8 @@ class _Trials:
         return replace(self.graph, attributes=rest)
 
     def _trouble(self, graph: PruningGraph, names: list[str]) -> str:
-        """The error when about a third of the units of these groups are pruned; empty if none."""
-        kept_indices = {
-            name: _some(size, place)
-            for place, (name, size) in enumerate(graph.sizes().items())
-            if name in names
-        }
+        """The error when some units of these groups are pruned, as `trial_cuts`; empty if none."""
+        kept_indices = {name: self._cuts[name] for name in names}
         small = replica(self._model)
         try:
             surgery.prune(small, graph, kept_indices)
@@ -176,16 +174,44 @@ class _Trials:
         return ""
 
 
-def _some(size: int, place: int) -> list[int]:
-    """The units that a group keeps in a trial: about 2/3, 3/4 or 4/5, by its place.
+def trial_cuts(sizes: Mapping[str, int]) -> dict[str, list[int]]:
+    """The units that each group keeps in trials: a third of them or more, most of them 3/4.
 
-    Equal shares everywhere would hide code that derives one size from another, and round numbers
-    code that divides: where possible the number is odd and no multiple of three.
+    Equal counts would hide code that ties one size to another: where possible, two rows of groups
+    that follow each other differ in some count. Round numbers would hide code that divides: first
+    come counts that are odd and no multiple of three. A single unit, which broadcasts, comes last.
+
+    >>> {name: len(kept) for name, kept in trial_cuts({"a": 12, "b": 12, "c": 8}).items()}
+    {'a': 7, 'b': 11, 'c': 5}
     """
-    wanted = max(1, size * (2 + place % 3) // (3 + place % 3))
-    kept = next((n for n in range(wanted, wanted // 2, -1) if n % 2 and n % 3), wanted)
-    shift = place % size
-    return sorted((u + shift) % size for u in range(min(kept, size - 1)))
+    groups = Counter(sizes.values())
+    counts = {size: iter(_counts(size, groups[size])) for size in groups}
+    return {
+        name: sorted((unit + place) % size for unit in range(next(counts[size])))
+        for place, (name, size) in enumerate(sizes.items())
+    }
+
+
+def _counts(size: int, groups: int) -> list[int]:
+    """How many units groups of one size keep: no row of counts twice in succession if possible."""
+    possible = sorted(
+        range(max(1, size // 3), size),
+        key=lambda n: (n == 1, n % 2 == 0 or n % 3 == 0, abs(n - 0.75 * size)),
+    )
+    draw = random.Random(size)
+    counts: list[int] = []
+    for turn in range(groups):
+        options = possible[turn : turn + 1] or draw.sample(possible, len(possible))
+        fits = (count for count in options if not _repeats([*counts, count]))
+        counts.append(next(fits, options[0]))
+    return counts
+
+
+def _repeats(row: Sequence[int]) -> bool:
+    """Whether the row ends with the same part twice."""
+    return any(
+        row[-1] == row[-1 - m] and row[-m:] == row[-2 * m : -m] for m in range(1, len(row) // 2 + 1)
+    )
 
 
 def _stirred(model: nn.Module) -> nn.Module:

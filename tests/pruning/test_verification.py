@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import logging
 from collections.abc import Callable
 
@@ -16,7 +17,7 @@ from autoprune.graph import trace
 from autoprune.pruning.masks import masked
 from autoprune.pruning.one_shot import groups, prune_model
 from autoprune.pruning.surgery import prune
-from autoprune.pruning.verification import prunable, traced, verify
+from autoprune.pruning.verification import prunable, traced, trial_cuts, verify
 
 
 @pytest.mark.parametrize("name", KINDS)
@@ -318,3 +319,50 @@ def test_a_compiled_model_is_pruned_as_the_module_behind_it() -> None:
     small = prune_model(torch.compile(net, backend="eager"), torch.zeros(1, 4), 0.5)
     assert isinstance(small, nn.Sequential)
     assert small[0].out_features == 4
+
+
+class Momentum(nn.Module):
+    """A teacher that follows the student in training: their widths must stay the same."""
+
+    def __init__(self, widths: tuple[int, ...]) -> None:
+        super().__init__()
+        self.student, self.teacher = (
+            nn.Sequential(*[nn.Linear(a, b) for a, b in itertools.pairwise(widths)])
+            for _ in range(2)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training:
+            with torch.no_grad():
+                pairs = zip(self.student.parameters(), self.teacher.parameters(), strict=True)
+                for one, other in pairs:
+                    other.mul_(0.9).add_(one, alpha=0.1)
+        return self.student(x) - self.teacher(x).detach()
+
+
+@pytest.mark.parametrize(
+    "widths", [(4, 12, 16, 20, 8), (4, 12, 12, 12, 8), (4, *[6] * 9, 8), (4, *[6] * 12, 8)]
+)
+def test_widths_that_must_be_equal_in_training_stay(widths: tuple[int, ...]) -> None:
+    torch.manual_seed(0)
+    graph = prunable(Momentum(widths), torch.randn(4, 4))
+    assert graph.sizes() == {}
+    reasons = {f.reason.partition(":")[0] for f in graph.frozen if f.reason != "model output"}
+    assert reasons == {"the smaller model does not run in training mode"}
+
+
+@pytest.mark.parametrize("size", [5, 6, 9, 12, 64])
+def test_no_two_rows_of_groups_that_follow_each_other_are_cut_alike(size: int) -> None:
+    cuts = list(trial_cuts({str(n): size for n in range(80)}).values())
+    counts = [len(kept) for kept in cuts]
+    for start in range(80):
+        for layers in range(1, (80 - start) // 2 + 1):
+            middle = start + layers
+            assert counts[start:middle] != counts[middle : middle + layers]
+    assert all(size // 3 <= count < size for count in counts)
+    assert all(len(set(kept)) == len(kept) and max(kept) < size for kept in cuts)
+
+
+def test_small_groups_lose_something() -> None:
+    sizes = {"a": 2, "b": 2, "c": 3, "d": 3, "e": 4}
+    assert [len(kept) for kept in trial_cuts(sizes).values()] == [1, 1, 2, 1, 3]
