@@ -14,7 +14,7 @@ from typing import Any
 from torch import Tensor
 
 from autoprune.graph.flow import Flow
-from autoprune.graph.sizes import Held, Made, Seen, Size, Source
+from autoprune.graph.sizes import Held, Made, Seen, Size, Source, holds
 from autoprune.graph.types import Indices
 
 _SCALE = "sets the scale of attention"
@@ -95,7 +95,7 @@ def _labels(flow: Flow, source: Source | int, held: _HeldLabels) -> Iterator[Ind
         yield source.label
     elif isinstance(source, Held):
         label = held.get((source.module, source.name, source.keys))
-        if label is not None:
+        if label is not None and holds(flow.modules.get(source.module), source):
             yield label
     elif isinstance(source, Made):
         yield from _labels(flow, source.left, held)

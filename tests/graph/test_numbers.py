@@ -152,3 +152,15 @@ def test_the_smaller_attention_has_the_scale_of_the_dense_one() -> None:
     small, x = prune_model(model, X, 0.5), torch.randn(1, 5, 8)
     assert small.q.out_features == 8
     assert torch.allclose(small(x), model(x), atol=1e-6)
+
+
+KEPT: list[int] = []
+
+
+def test_numbers_that_are_kept_from_another_run_say_nothing() -> None:
+    def weights(s: nn.Module, q: Tensor, k: Tensor) -> Tensor:
+        KEPT.extend((q.shape[-1], s.q.out_features))
+        return logits(q, k) / (KEPT[0] * KEPT[1]) ** 0.5
+
+    assert trace(Attention(weights), X).sizes() == {"v": 12}
+    assert trace(Attention(weights), X).sizes() == {"q": 16, "v": 12}
