@@ -11,7 +11,8 @@ from torch.overrides import TorchFunctionMode
 
 from autoprune.graph.flow import Flow
 from autoprune.graph.given import meet_norm, seen, settle
-from autoprune.graph.sizes import LISTENER, Held, Seen
+from autoprune.graph.numbers import note_numbers
+from autoprune.graph.sizes import COMPUTING, LISTENER, Held, Seen
 
 
 @contextmanager
@@ -21,12 +22,13 @@ def following(flow: Flow) -> Iterator[None]:
     def compared(held: Held, size: Seen) -> None:
         settle(flow, held, size.label, len(size.label), {})
 
-    token = LISTENER.set(compared)
+    token, other = LISTENER.set(compared), COMPUTING.set(flow.compute_with)
     try:
         with flow.following(), Caller(flow):
             yield
     finally:
         LISTENER.reset(token)
+        COMPUTING.reset(other)
 
 
 class Caller(TorchFunctionMode):
@@ -48,6 +50,7 @@ class Caller(TorchFunctionMode):
             result = seen(flow, func, args, func(*args, **kwargs))
             if name in ("layer_norm", "rms_norm") and isinstance(result, Tensor):
                 meet_norm(flow, args, kwargs, flow.known_labels(result))
+            note_numbers(flow, name, args, kwargs, result)
             return result
         finally:
             flow.caller, flow.arguments = before

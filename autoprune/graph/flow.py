@@ -28,6 +28,8 @@ from autoprune.graph.types import Indices, Structure
 
 Rule = Callable[["Flow", "Call"], None]
 
+_COMPUTED = "its size is used as a number (a scale, for example)"
+
 
 class RuleTable(Protocol):
     """Which rule an operator has."""
@@ -71,6 +73,7 @@ class Flow(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.averaged: list[Indices] = []
         self.waiting: list[tuple[Made, Indices]] = []
         self.constants: set[Source] = set()  # what gave a dimension without ids its size
+        self.computed: list[tuple[Source, str]] = []
         self.scripted: set[str] = set()
         self.owned: dict[tuple[str, int], Indices] = {}
         self.structures: dict[str, Structure | None] = {}
@@ -224,6 +227,10 @@ class Flow(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if before is not label and len(before) == len(label):
             self.join(before, label, f"has the size of {held.name}")
         self.notes.append(Note(held.module, held.name, (label,), True, keys=held.keys))
+
+    def compute_with(self, source: Source, reason: str = _COMPUTED) -> None:
+        """A number that is no size was computed from a size: it must not change (`numbers`)."""
+        self.computed.append((source, self.place(reason)))
 
     def own_nothing(self, size: int) -> Indices:
         """Ids for a dimension of a constant."""

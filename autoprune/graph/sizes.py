@@ -38,7 +38,7 @@ class Seen:
 
 @dataclass(frozen=True, eq=False)
 class Made:
-    """The result of an operator (`*`, `//` or `+`) on two numbers."""
+    """The result of an operator (`*`, `//`, `+`, or `/` of a number) on two numbers."""
 
     operator: str
     left: Source | int
@@ -50,6 +50,9 @@ Source = Held | Seen | Made
 
 LISTENER: ContextVar[Callable[[Held, Seen], None] | None] = ContextVar("listener", default=None)
 """Who is told when an attribute is found equal to the size of a dimension."""
+
+COMPUTING: ContextVar[Callable[[Source], None] | None] = ContextVar("computing", default=None)
+"""Who is told when an integer becomes a number that is no size: in a root, a power, a quotient."""
 
 
 class Size(int):
@@ -85,6 +88,25 @@ class Size(int):
     def __rfloordiv__(self, other: Any) -> Any:
         return _made("//", other, self)
 
+    def __truediv__(self, other: Any) -> Any:
+        result = int.__truediv__(self, other)
+        tell(Made("/", self.source, _source(other)) if isinstance(other, int) else self.source)
+        return result
+
+    def __rtruediv__(self, other: Any) -> Any:
+        tell(self.source)
+        return int.__rtruediv__(self, other)
+
+    def __pow__(self, other: Any, modulus: Any = None) -> Any:
+        result = int.__pow__(self, other, modulus)
+        if not isinstance(result, int):
+            tell(self.source)
+        return result
+
+    def __float__(self) -> float:
+        tell(self.source)
+        return int.__float__(self)
+
     def __eq__(self, other: object) -> bool:
         same = int.__eq__(self, other)  # NotImplemented: a float, an array, a tensor answers
         if same is True and isinstance(other, Size) and (listener := LISTENER.get()) is not None:
@@ -103,7 +125,12 @@ class Size(int):
     def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **kwargs: Any) -> Any:
         """NumPy takes an int for a number of the array's type, and a subclass for an array."""
         plain = (int(value) if isinstance(value, Size) else value for value in inputs)
-        return getattr(ufunc, method)(*plain, **kwargs)
+        result = getattr(ufunc, method)(*plain, **kwargs)
+        if getattr(getattr(result, "dtype", None), "kind", "") == "f":
+            for value in inputs:
+                if isinstance(value, Size):
+                    tell(value.source)
+        return result
 
     def __copy__(self) -> Size:
         return self
@@ -118,12 +145,21 @@ class Size(int):
 def _made(operator: str, left: Any, right: Any) -> Any:
     if not isinstance(left, int) or not isinstance(right, int):
         method = int.__mul__ if operator == "*" else int.__floordiv__
+        for value, other in ((left, right), (right, left)):
+            if isinstance(value, Size) and isinstance(other, float):
+                tell(value.source)
         if isinstance(left, int):
             return method(int(left), right)
         return NotImplemented
     one, other = int(left), int(right)
     value = one * other if operator == "*" else one // other
     return Size(value, Made(operator, _source(left), _source(right)))
+
+
+def tell(source: Source) -> None:
+    """A number with this source is computed with: whoever listens is told."""
+    if (listener := COMPUTING.get()) is not None:
+        listener(source)
 
 
 def _source(value: int) -> Source | int:

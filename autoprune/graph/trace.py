@@ -23,9 +23,11 @@ from autoprune.graph.flow import Flow
 from autoprune.graph.given import settle_rest
 from autoprune.graph.ids import OUT
 from autoprune.graph.modules import note_sizes
+from autoprune.graph.numbers import settle_numbers
 from autoprune.graph.outputs import answers_in
 from autoprune.graph.replica import eager, plain, plain_tensor, replica, same_embeddings
 from autoprune.graph.rules import RULES
+from autoprune.graph.siblings import follow
 from autoprune.graph.sizes import mark
 from autoprune.graph.statistics import refuse
 from autoprune.graph.types import Frozen, PruningGraph
@@ -55,7 +57,8 @@ def trace(
     it) are not prunable, also those of layers that only pass channels on (norms, activations).
     `num_heads` maps an attention layer to its number of heads where that cannot be seen. The
     model's mode, buffers, hooks and the random state are restored. Layers that only run in
-    training mode are followed in a second run; those that neither run reaches are among the frozen.
+    training mode are followed in a second run; those that neither run reaches are among the frozen,
+    unless they are pruned as others in the same list (see `siblings`).
 
     Raises GraphError when the model cannot run on these inputs or a name is unknown.
 
@@ -81,6 +84,8 @@ def trace(
             if site.key in flow.flips:
                 choices[site.key] = site.choice + 1
     note_sizes(flow)
+    unreached = _unreached(flow, model)
+    follows = follow(flow, [frozen.name for frozen in unreached])
     for layer in ignored:
         for (name, _), ids in flow.owned.items():
             if owner(name) == layer and flow.ids.roles()[ids[0]] == OUT:
@@ -91,14 +96,20 @@ def trace(
     sizes = {path: len(next(iter(model.get_submodule(path).parameters()))) for path in scripted}
     black = [Frozen(path, size, "is a program of torch.jit") for path, size in sizes.items()]
     graph = replace(graph, frozen=(*graph.frozen, *black))
-    return _with_unreached(graph, _unreached(flow, model))
+    return _with_unreached(graph, unreached, follows)
 
 
-def _with_unreached(graph: PruningGraph, unreached: Sequence[Frozen]) -> PruningGraph:
-    if unreached and graph.groups:
-        names = ", ".join(frozen.name for frozen in unreached[:5])
-        _warn(f"{len(unreached)} layers: {names}{', …' if len(unreached) > 5 else ''}")
-    return replace(graph, frozen=graph.frozen + tuple(unreached))
+def _with_unreached(
+    graph: PruningGraph, unreached: Sequence[Frozen], follows: Mapping[str, bool]
+) -> PruningGraph:
+    """The graph with the layers that were not reached; a warning of those without siblings."""
+    alone = [frozen.name for frozen in unreached if frozen.name not in follows]
+    if alone and graph.groups:
+        names = ", ".join(alone[:5])
+        _warn(f"{len(alone)} layers: {names}{', …' if len(alone) > 5 else ''}")
+    return replace(
+        graph, frozen=(*graph.frozen, *(f for f in unreached if not follows.get(f.name)))
+    )
 
 
 @functools.cache  # once, however often a model is traced
@@ -192,6 +203,7 @@ def _follow(flow: Flow, model: nn.Module, example_inputs: Inputs) -> tuple[list[
         flow.recording = False
         if _unreached(flow, model):
             _follow_training(flow, model, args, kwargs)
+        settle_numbers(flow)
     if not outputs:
         for ids in flow.owned.values():
             flow.ids.block(ids, "no tensor is found in what the model returns")

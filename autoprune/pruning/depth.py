@@ -183,21 +183,25 @@ def _is_right(
     model: nn.Module, graph: PruningGraph, names: Sequence[str], example: Inputs, *, trains: bool
 ) -> bool:
     small = replica(model, shared=True)
+    additions = {graph.block(name).addition: graph.block(name) for name in names}
     try:
         drop(small, graph, names)
         got = _outputs(small, example)
+        with _Skipping(graph, additions):
+            wanted = _outputs(model, example)
     except Exception:  # noqa: BLE001  a model may do anything with a missing branch
         return False
-    additions = {graph.block(name).addition: graph.block(name) for name in names}
-    with _Skipping(graph, additions):
-        wanted = _outputs(model, example)
     if len(got) != len(wanted) or not all(map(_agree, got, wanted)):
         return False
     return not trains or _runs_in_training(small, example)
 
 
 class _Skipping(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Runs the dense model with some of its additions left out."""
+    """Runs the dense model with some of its additions left out.
+
+    The operand that remains is copied to where the sum would be: with other strides PyTorch might
+    choose other calls for what follows, and additions are known by their place among the calls.
+    """
 
     def __init__(self, graph: PruningGraph, additions: Mapping[int, Block]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -221,7 +225,8 @@ class _Skipping(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if block is None:
             return func(*args, **(kwargs or {}))
         left = args[self._graph.ops[block.addition].inputs.index(block.left)]
-        return args[0].copy_(left) if name == "add_" else left.clone()
+        out = args[0] if name.endswith("_") else func(*args, **(kwargs or {}))
+        return out.copy_(left)
 
 
 def _outputs(model: nn.Module, example: Inputs) -> list[Tensor]:

@@ -112,6 +112,15 @@ class _KeptOnly(Flow):  # type: ignore[no-untyped-call]
                     self.owned[key] = self.ids.fresh(dims[part.dim].size(sizes))
                 self.owned[key][part.indices] = mine[:, None]
 
+    def rank(self, label: Indices) -> int:
+        """Where dimensions are merged, units of the groups keep their ids: they are prunable.
+
+        The numbers that the model holds have no source here, which blocks some of them.
+        """
+        roots = self.ids.find(label[label >= 0])
+        known = bool((roots < len(self._pruned)).any())
+        return (1 << 41) + len(label) if known else super().rank(label)
+
     def compute(self, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], call: Call) -> Any:
         """Averages over channels include kept units only."""
         if call.name in REDUCTIONS and call["other"] is None:  # not max(a, b)

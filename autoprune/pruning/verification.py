@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import random
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -11,20 +12,22 @@ import torch
 from torch import Tensor, nn
 
 from autoprune.graph import PruningGraph, trace
-from autoprune.graph.outputs import answers_in
 from autoprune.graph.replica import plain, replica
-from autoprune.graph.trace import Inputs, as_call, set_training, untouched
+from autoprune.graph.trace import Inputs
 from autoprune.graph.types import Attribute
 from autoprune.pruning import surgery
 from autoprune.pruning.bisection import faults
+from autoprune.pruning.comparison import Comparison, run
 from autoprune.pruning.depth import verify_blocks
 from autoprune.pruning.masks import masked
 
 _log = logging.getLogger(__name__)
 _MOST_TRIES = 200
 
-TOLERANCE = 1e-3
-"""How far the smaller model's outputs may lie from the masked model's, of what the cut changed."""
+_DIFFERS = (
+    "the smaller model differs from the masked one: its code may compute with a width, or draw "
+    "random numbers"
+)
 
 
 def prunable(
@@ -96,9 +99,11 @@ class _Trials:
         self.graph = graph
         self._model, self._example = model, example_inputs
         self._modules = dict(model.named_modules())
+        self._cuts = trial_cuts(graph.sizes())
         self._good: list[str] = []
         self._tries = 0
-        self._wanted: tuple[list[str], list[Tensor]] = ([], [])
+        self._wanted: tuple[list[str], nn.Module, list[Tensor]] | None = None
+        self._comparison = Comparison(model, example_inputs)
         self._trains = not self._untrainable(model)
 
     def accept(self, names: Sequence[str]) -> str:
@@ -144,42 +149,69 @@ class _Trials:
         return replace(self.graph, attributes=rest)
 
     def _trouble(self, graph: PruningGraph, names: list[str]) -> str:
-        """The error when about a third of the units of these groups are pruned; empty if none."""
-        kept_indices = {
-            name: _some(size, place)
-            for place, (name, size) in enumerate(graph.sizes().items())
-            if name in names
-        }
+        """The error when some units of these groups are pruned, as `trial_cuts`; empty if none."""
+        kept_indices = {name: self._cuts[name] for name in names}
         small = replica(self._model)
         try:
             surgery.prune(small, graph, kept_indices)
-            got = _outputs(small, self._example)
+            got = self._comparison.answers(small)
         except Exception as error:  # noqa: BLE001  whatever a model raises at another size is the answer
             return f"the smaller model does not run: {_said(error)}"
-        if self._wanted[0] != names:
-            self._wanted = names, _outputs(masked(self._model, graph, kept_indices), self._example)
-        if not _agree(got, self._wanted[1]):
-            return "the smaller model differs from the masked one"
+        if self._wanted is None or self._wanted[0] != names:
+            self._wanted = None
+            dense = masked(self._model, graph, kept_indices)
+            self._wanted = names, dense, self._comparison.answers(dense)
+        _, dense, wanted = self._wanted
+        if self._comparison.differ(small, dense, got, wanted):
+            return _DIFFERS
         return self._untrainable(small) if self._trains else ""
 
     def _untrainable(self, model: nn.Module) -> str:
         try:
-            _outputs(model, self._example, training=True)
+            run(model, self._example, training=True)
         except Exception as error:  # noqa: BLE001  as above
             return f"the smaller model does not run in training mode: {_said(error)}"
         return ""
 
 
-def _some(size: int, place: int) -> list[int]:
-    """The units that a group keeps in a trial: about 2/3, 3/4 or 4/5, by its place.
+def trial_cuts(sizes: Mapping[str, int]) -> dict[str, list[int]]:
+    """The units that each group keeps in trials: a third of them or more, most of them 3/4.
 
-    Equal shares everywhere would hide code that derives one size from another, and round numbers
-    code that divides: where possible the number is odd and no multiple of three.
+    Equal counts would hide code that ties one size to another: where possible, two rows of groups
+    that follow each other differ in some count. Round numbers would hide code that divides: first
+    come counts that are odd and no multiple of three. A single unit, which broadcasts, comes last.
+
+    >>> {name: len(kept) for name, kept in trial_cuts({"a": 12, "b": 12, "c": 8}).items()}
+    {'a': 7, 'b': 11, 'c': 5}
     """
-    wanted = max(1, size * (2 + place % 3) // (3 + place % 3))
-    kept = next((n for n in range(wanted, wanted // 2, -1) if n % 2 and n % 3), wanted)
-    shift = place % size
-    return sorted((u + shift) % size for u in range(min(kept, size - 1)))
+    groups = Counter(sizes.values())
+    counts = {size: iter(_counts(size, groups[size])) for size in groups}
+    return {
+        name: sorted((unit + place) % size for unit in range(next(counts[size])))
+        for place, (name, size) in enumerate(sizes.items())
+    }
+
+
+def _counts(size: int, groups: int) -> list[int]:
+    """How many units groups of one size keep: no row of counts twice in succession if possible."""
+    possible = sorted(
+        range(max(1, size // 3), size),
+        key=lambda n: (n == 1, n % 2 == 0 or n % 3 == 0, abs(n - 0.75 * size)),
+    )
+    draw = random.Random(size)
+    counts: list[int] = []
+    for turn in range(groups):
+        options = possible[turn : turn + 1] or draw.sample(possible, len(possible))
+        fits = (count for count in options if not _repeats([*counts, count]))
+        counts.append(next(fits, options[0]))
+    return counts
+
+
+def _repeats(row: Sequence[int]) -> bool:
+    """Whether the row ends with the same part twice."""
+    return any(
+        row[-1] == row[-1 - m] and row[-m:] == row[-2 * m : -m] for m in range(1, len(row) // 2 + 1)
+    )
 
 
 def _stirred(model: nn.Module) -> nn.Module:
@@ -196,30 +228,6 @@ def _stirred(model: nn.Module) -> nn.Module:
     return result
 
 
-def _outputs(model: nn.Module, example_inputs: Inputs, *, training: bool = False) -> list[Tensor]:
-    args, kwargs = as_call(example_inputs)
-    with untouched(model):
-        if training:
-            set_training(model)
-        else:
-            model.eval()
-        return answers_in(model(*args, **kwargs))
-
-
 def _said(error: Exception) -> str:
     text = str(error).strip().split("\n")[0]
     return f"{type(error).__name__}: {text}"
-
-
-def _agree(got: Sequence[Tensor], wanted: Sequence[Tensor]) -> bool:
-    if [tensor.shape for tensor in got] != [tensor.shape for tensor in wanted]:
-        return False
-    for one, other in zip(got, wanted, strict=True):
-        if not one.is_floating_point():
-            continue
-        a, b = one.double(), other.double()
-        finite = torch.isfinite(a) & torch.isfinite(b)
-        spread = float(b[finite].abs().max()) if bool(finite.any()) else 0.0
-        if not bool(((a - b).abs()[finite] <= TOLERANCE * spread + 1e-12).all()):
-            return False
-    return True

@@ -291,7 +291,7 @@ class Branching(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.stem = nn.Linear(4, 8)
-        self.ways = nn.ModuleList([nn.Linear(8, 6), nn.Linear(8, 6)])
+        self.ways = nn.ModuleList([nn.Linear(8, 6), nn.Linear(8, 6, bias=False)])
         self.out, self.token = nn.Linear(6, 2), nn.Parameter(torch.zeros(1, 8))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:

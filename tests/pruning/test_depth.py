@@ -417,3 +417,29 @@ def test_residual_branches_of_a_u_net_can_go_on_every_level(dropped: list[str]) 
     assert sum(p.numel() for p in small.parameters()) == sum(
         p.numel() for p in by_hand.parameters()
     )
+
+
+class Mixer(nn.Module):
+    """Branches over positions, whose sums are transposed in memory, before those over channels."""
+
+    def __init__(self, blocks: int, last: nn.Module) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(4, 8), last
+        self.convs = nn.ModuleList(nn.Conv1d(8, 8, 3, padding=1) for _ in range(blocks))
+        self.linears = nn.ModuleList(nn.Linear(8, 8) for _ in range(blocks))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        for conv, linear in zip(self.convs, self.linears, strict=True):
+            x = conv(x.transpose(1, 2)).transpose(1, 2) + x
+            x = x + torch.relu(linear(x))
+        x = self.last(x)
+        return x[0] if isinstance(x, tuple) else x
+
+
+@pytest.mark.parametrize("last", [nn.Linear(8, 3), nn.GRU(8, 8, batch_first=True)])
+def test_sums_that_are_transposed_in_memory_can_go(last: nn.Module) -> None:
+    torch.manual_seed(0)
+    model, x = Mixer(3, last).eval(), torch.randn(2, 6, 4)
+    names = {block.name for block in prunable(model, x).blocks}
+    assert {f"{kind}.{n}" for kind in ("convs", "linears") for n in range(3)} <= names

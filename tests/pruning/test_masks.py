@@ -4,12 +4,14 @@ import copy
 
 import pytest
 import torch
-from models.cutting import flat
+from models.cutting import answers, flat, random_keep
 from models.zoo import ZOO, settled
-from torch import nn
+from torch import Tensor, nn
 
 from autoprune.graph import trace
 from autoprune.pruning.masks import masked
+from autoprune.pruning.surgery import prune
+from autoprune.pruning.verification import prunable
 
 
 def test_what_leaves_is_zero_after_the_norm_too() -> None:
@@ -62,3 +64,32 @@ def test_norms_over_channels_see_only_what_is_kept(norm: nn.Module) -> None:
     wanted = normed @ net[2].weight[:, kept].T + net[2].bias
     copied = copy.deepcopy(masked(net, graph, {"0": kept}))
     torch.testing.assert_close(copied(x), wanted, atol=1e-5, rtol=1e-5)
+
+
+class Windows(nn.Module):
+    """Attention within windows, with a mask for each of four windows that is held as a buffer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.heads, self.qkv, self.proj = 2, nn.Linear(8, 24), nn.Linear(8, 8)
+        self.register_buffer("mask", torch.randn(4, 9, 9))
+
+    def forward(self, x: Tensor) -> Tensor:
+        b, n, c = x.shape
+        q, k, v = self.qkv(x).view(b, n, 3, self.heads, c // self.heads).permute(2, 0, 3, 1, 4)
+        a = (q @ k.transpose(-1, -2)).view(b // 4, 4, self.heads, n, n) + self.mask[None, :, None]
+        a = a.view(-1, self.heads, n, n).softmax(-1)
+        return x + self.proj((a @ v).transpose(1, 2).reshape(b, n, c))
+
+
+def test_heads_are_kept_where_they_are_merged_with_a_larger_dimension() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(5, 8), Windows(), nn.LayerNorm(8), nn.Linear(8, 3)).eval()
+    x = torch.randn(8, 9, 5)
+    graph = prunable(model, x)
+    assert graph.sizes() == {"0": 2}
+    keep = random_keep(graph, 3)
+    small, dense = copy.deepcopy(model), masked(model, graph, keep)
+    prune(small, graph, keep)
+    got, wanted = (answers(net.double(), (x.double(),)) for net in (small, dense))
+    torch.testing.assert_close(got, wanted, atol=1e-12, rtol=1e-12)
