@@ -223,7 +223,7 @@ def test_modelopt_s_ratios_and_units_are_read_from_its_own_search(
 
 
 def test_fastnas_drops_never_rise_with_size(bench: ModuleType, ready: object) -> None:
-    table = bench.handmade.drops(ready, 0)
+    table = bench.handmade.drops(ready.task, ready.dense, ready.graph, 0)
     assert table.counts["conv"][-1] == 4
     assert table.increases["conv"][-1] == 0.0
     assert list(table.increases["conv"]) == sorted(table.increases["conv"], reverse=True)
