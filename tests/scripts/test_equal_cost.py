@@ -10,7 +10,7 @@ import pytest
 from autoprune.architecture import Architecture
 from scripts.benchmarks.ablation.__main__ import same_models
 from scripts.benchmarks.equal_cost.bench import TASKS
-from scripts.benchmarks.equal_cost.table import TESTED, at_equal_cost, binomial
+from scripts.benchmarks.equal_cost.table import TESTED, at_equal_cost, binomial, summary
 from scripts.benchmarks.matching import Match, Matches, matched, nearer, rescaled
 
 
@@ -115,3 +115,19 @@ def test_a_match_in_the_file_is_kept(tmp_path: Path) -> None:
     again = Matches(tmp_path / "chosen.json")
     assert again.get("both 0.25", lambda: other) == first
     assert again.get("both 0.12", lambda: other) == other
+
+
+def test_a_search_is_compared_with_the_best_baseline_but_limits_what_is_predicted() -> None:
+    def row(method: str, accuracy: float) -> dict[str, object]:
+        return {
+            **{"task": "resnet20", "cost": "latency_ms", "share": 0.25, "epochs": 12.0},
+            **{"rates": "[0.02]", "matched": True, "seed": 0, "lr": 0.02, "dropped": 0},
+            **{"measured_share": 0.25, "predicted_share": 0.25, "file_share": 0.2},
+            **{"macs_share": 0.2, "method": method},
+            **{"val_accuracy": accuracy, "test_accuracy": accuracy},
+        }
+
+    rows = [row("FastNAS rule", 0.8), row("knapsack of units", 0.81), row("search", 0.85)]
+    lines = summary(pd.DataFrame(rows)).set_index("method")
+    assert list(lines.equal) == ["measured", "measured", "predicted"]
+    assert list(lines.lead) == ["", "", "+4.00 pt"]
