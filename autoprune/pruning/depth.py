@@ -26,6 +26,7 @@ from autoprune.graph.replica import replica
 from autoprune.graph.trace import Inputs, as_call, set_training, untouched, without_mkldnn
 from autoprune.graph.types import Block, Structure
 from autoprune.pruning.bisection import faults
+from autoprune.pruning.comparison import gap
 from autoprune.pruning.nothing import Nothing, nothing
 
 TOLERANCE = 1e-4
@@ -191,7 +192,7 @@ def _is_right(
             wanted = _outputs(model, example)
     except Exception:  # noqa: BLE001  a model may do anything with a missing branch
         return False
-    if len(got) != len(wanted) or not all(map(_agree, got, wanted)):
+    if gap(got, wanted) > TOLERANCE:
         return False
     return not trains or _runs_in_training(small, example)
 
@@ -245,14 +246,3 @@ def _runs_in_training(model: nn.Module, example: Inputs) -> bool:
         except Exception:  # noqa: BLE001  as above
             return False
     return True
-
-
-def _agree(one: Tensor, other: Tensor) -> bool:
-    if one.shape != other.shape:
-        return False
-    if not one.is_floating_point():
-        return True
-    a, b = one.double(), other.double()
-    finite = torch.isfinite(a) & torch.isfinite(b)
-    spread = float(b[finite].abs().max()) if bool(finite.any()) else 0.0
-    return bool(((a - b).abs()[finite] <= TOLERANCE * spread + 1e-12).all())

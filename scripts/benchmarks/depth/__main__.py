@@ -1,6 +1,6 @@
 """Channels, blocks, or both: what is worth pruning where latency counts.
 
-    AUTOPRUNE_DATA=... python -m scripts.benchmarks.depth --epochs 0 1 8 --seeds 0 1    # 2 h
+    AUTOPRUNE_DATA=... python -m scripts.benchmarks.depth --epochs 0 1 8 --seeds 0    # 2 h a seed
 
 ResNet-56 on CIFAR-10 at 30, 20 and 12 % of its latency in ONNX Runtime (one thread), as measured
 beside it: the allocator decides widths alone, dropped blocks alone, or both, by the same
