@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from functools import partial
+from functools import cached_property, partial
 from itertools import product
 from pathlib import Path
 
@@ -82,11 +82,17 @@ class Bench:
         self.calibration = calibrate(self.dense, batches, forward=self.task.loss)
         self.costs = CostModel(self.graph, latency=self._predictor(profile))
         few = heads(sample(self.task, 0, samples=256), 256)
-        space = FittedSpace.of(SearchSpace.parse(SPACES["both"]), self.graph.sizes())
         self.score = sensitivity.divergence(self.dense, few, forward=self.task.outputs)
         self.statistics = heads(batches, STATISTICS)
         self.scores = obs_scores(self.dense, self.graph, self.calibration)
-        self.table = sensitivity.measure(
+        self.precision = choose(self.task, self.dense, "cpu")
+        self.answers: dict[int, Answers] = defaultdict(Answers)  # of the teacher, by seed
+
+    @cached_property
+    def table(self) -> sensitivity.Sensitivity:
+        """Of every group and block."""
+        space = FittedSpace.of(SearchSpace.parse(SPACES["both"]), self.graph.sizes())
+        return sensitivity.measure(
             self.dense,
             self.graph,
             self.calibration,
@@ -97,8 +103,6 @@ class Bench:
             statistics=self.statistics,
             forward=self.task.loss,
         )
-        self.precision = choose(self.task, self.dense, "cpu")
-        self.answers: dict[int, Answers] = defaultdict(Answers)  # of the teacher, by seed
 
     def _predictor(self, file: Path) -> LatencyPredictor:
         if not file.is_file():
@@ -199,6 +203,7 @@ class Bench:
 def main() -> None:
     parser = harness.parser(__doc__)
     parser.add_argument("--shares", nargs="+", type=float, default=[0.3, 0.2, 0.12])
+    parser.add_argument("--kinds", nargs="+", choices=SPACES, default=list(SPACES))
     parser.add_argument("--epochs", nargs="+", type=float, default=[0.0, 1.0])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--profile", type=Path, default=OUT / "device.json")
@@ -210,7 +215,7 @@ def main() -> None:
     chosen = {
         (kind, share): matches.get(f"{kind} {share:g}", partial(bench.match, kind, share))
         for share in options.shares
-        for kind in SPACES
+        for kind in options.kinds
     }
     for seed, epochs in product(options.seeds, options.epochs):
         for (kind, share), match in chosen.items():
