@@ -226,8 +226,8 @@ class FittedSpace:
         Schedules that remove all at the same time, and at once, are equal (`schedule_of`). Where
         that is before any training, the regularizer is 0 and `rewarm` off; the penalty of a
         regularizer of 0 is the default. Where no width is smaller and no weight has a pattern, the
-        importance is the space's first one. With `optimizer: auto`, what depends on the optimizer is
-        left to its default (`SearchSpace.for_optimizer` says what it is).
+        importance is the space's first one. With `optimizer: auto`, what depends on the optimizer
+        is left to its default (`SearchSpace.for_optimizer` says what it is).
         """
         values = {
             **self.space.fixed,
