@@ -21,8 +21,8 @@ from torch.utils._pytree import tree_flatten, tree_map
 
 from autoprune.errors import UsageError
 from autoprune.graph.replica import same_embeddings
+from autoprune.pruning.computed_weights import plain_weights
 from autoprune.pruning.linear_ops import LinearOp, LinearOpMode, NormTracker
-from autoprune.pruning.normalized import plain_weights
 
 Forward = Callable[[nn.Module, Any], Any]
 

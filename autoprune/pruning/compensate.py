@@ -7,7 +7,8 @@ of the kept weights that restores the outputs best, in the least-squares sense, 
 
 over centered inputs; the mean is corrected in the bias (or in the running mean of the batch
 normalization that follows). λ is relative to the mean of C_SS's diagonal. Because the penalty is on
-the *change*, the reconstruction error is never above that without repair, which is D = 0.
+the *change*, the reconstruction error is never above that without repair, which is D = 0. Of a
+weight with a mask (`torch.nn.utils.prune`) each row changes what the mask leaves (`row_solve`).
 
 The least-squares update of pruning goes back to Optimal Brain Surgeon (Hassibi & Stork 1993); for
 channels of convolutions see He et al. (2017), ThiNet (Luo et al. 2017) and Optimal Brain
@@ -26,9 +27,10 @@ from torch import Tensor, nn
 
 from autoprune.errors import UsageError
 from autoprune.pruning.calibration import Calibration, Forward, Moment, calibrate, evaluating, run
+from autoprune.pruning.computed_weights import plain_weights
 from autoprune.pruning.linear_ops import as_matrix, in_shape
-from autoprune.pruning.normalized import plain_weights
 from autoprune.pruning.obs import obs_scores
+from autoprune.pruning.row_solve import refit_rows
 
 if TYPE_CHECKING:
     from autoprune.graph import PruningGraph
@@ -54,6 +56,7 @@ class _Cut(NamedTuple):
     weight: Tensor  # (outputs, blocks' inputs), float64, dense
     rows: Tensor
     columns: Tensor
+    hidden: Tensor | None  # where a mask keeps elements of `weight` at 0
 
 
 def repair(
@@ -77,8 +80,8 @@ def repair(
         raise UsageError(f"ridge must be above 0, got {ridge}")
     parameters = dict(small.named_parameters())
     buffers = dict(small.named_buffers())
-    with torch.no_grad(), plain_weights(small), plain_weights(dense):
-        for cut in _cuts(dense, graph, kept_indices, calibration):
+    with torch.no_grad(), plain_weights(small), plain_weights(dense) as hidden:
+        for cut in _cuts(dense, graph, kept_indices, calibration, hidden):
             moment = cut.moment
             fresh, shift = _solve(cut, ridge, centered=_absorbs_shift(moment))
             target = parameters[cut.name]
@@ -104,8 +107,8 @@ def predict_batchnorm(
     `reestimate_batchnorm`: changes of the inputs by earlier layers are ignored.
     """
     state = {**dict(small.named_parameters()), **dict(small.named_buffers())}
-    with plain_weights(small), plain_weights(dense):
-        for cut in _cuts(dense, graph, kept_indices, calibration):
+    with plain_weights(small), plain_weights(dense) as hidden:
+        for cut in _cuts(dense, graph, kept_indices, calibration, hidden):
             if cut.moment.norm is None:
                 continue
             ratio = torch.ones(len(cut.rows), dtype=torch.float64)
@@ -136,8 +139,8 @@ def reconstruction_errors(
     state = {**dict(small.named_parameters()), **dict(small.named_buffers())}
     original = {**dict(dense.named_parameters()), **dict(dense.named_buffers())}
     errors = {}
-    with plain_weights(small), plain_weights(dense):
-        for cut in _cuts(dense, graph, kept_indices, calibration):
+    with plain_weights(small), plain_weights(dense) as hidden:
+        for cut in _cuts(dense, graph, kept_indices, calibration, hidden):
             moment, shift = cut.moment, torch.zeros(len(cut.rows), dtype=torch.float64)
             key = moment.bias or (f"{moment.norm}.running_mean" if moment.norm else None)
             if key is not None:
@@ -200,8 +203,9 @@ def _cuts(
     graph: PruningGraph,
     kept_indices: Mapping[str, Sequence[int]],
     calibration: Calibration,
+    masks: Mapping[str, Tensor],
 ) -> Iterable[_Cut]:
-    """The layers with a moment that lose inputs."""
+    """The layers with a moment that lose inputs; `masks` as `plain_weights` gives them."""
     weights = dict(dense.named_parameters())
     removed = graph.removed(kept_indices)
     for name, moment in calibration.moments.items():
@@ -214,7 +218,8 @@ def _cuts(
         columns = (columns[:, None] * taps + torch.arange(taps)).flatten()
         matrix = as_matrix(weight, moment.input_dim)
         rows = _kept(len(matrix), removed.get((name, 1 - moment.input_dim)))
-        yield _Cut(name, moment, matrix, rows, columns)
+        hidden = as_matrix(masks[name], moment.input_dim) if name in masks else None
+        yield _Cut(name, moment, matrix, rows, columns, hidden)
 
 
 def _kept(size: int, removed: np.ndarray | None) -> Tensor:
@@ -242,6 +247,14 @@ def _solve(cut: _Cut, ridge: float, *, centered: bool) -> tuple[Tensor, Tensor]:
         mean, second = cut.moment.mean[block], cut.moment.covariance[block]
         if not centered:
             second = second + mean[:, None] * mean[None, :]
+        if cut.hidden is not None:
+            zeros = cut.hidden[cut.rows][own]
+            zeros[:, removed] = True
+            rows = refit_rows(weight[own], zeros, second, ridge=ridge)
+            fresh[own] = rows[:, cut.columns]
+            if centered:
+                shift[own] = (weight[own] - rows) @ mean
+            continue
         lost = weight[own][:, removed]
         cross = lost @ second[removed][:, cut.columns]
         change = _ridge_solve(second[cut.columns][:, cut.columns], cross, ridge)

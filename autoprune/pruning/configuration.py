@@ -1,13 +1,15 @@
 """Configurations from which a pruned model can be built again.
 
-A model of Hugging Face's transformers is built from its `config` alone. What an entry of it decides
-is found by building the class again with another value, on the meta device: which sizes change, and
-by how much. From that follow the values that give the pruned model's sizes, where any do.
+A model of Hugging Face's transformers is built from its `config` alone, and so are many others (a
+dataclass, a namespace or a dictionary of sizes). What an entry of it decides is found by building
+the class again with another value, on the meta device: which sizes change, and by how much. From
+that follow the values that give the pruned model's sizes, where any do.
 """
 
 from __future__ import annotations
 
 import copy
+import inspect
 import itertools
 import logging
 import math
@@ -15,6 +17,8 @@ import re
 import warnings
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import is_dataclass
+from types import SimpleNamespace
 from typing import Any, TypeVar
 
 import torch
@@ -45,9 +49,21 @@ def is_configured(model: nn.Module) -> bool:
     return hasattr(config, "to_dict") and callable(getattr(model, "save_pretrained", None))
 
 
+def has_config(model: nn.Module) -> bool:
+    """Whether the model's class can be called with the model's `config` alone."""
+    config = getattr(model, "config", None)
+    if not (isinstance(config, dict) or _is_nested(config)):
+        return False
+    try:
+        inspect.signature(type(model)).bind(config)
+    except (TypeError, ValueError):
+        return False
+    return True
+
+
 def remember(model: nn.Module, dense: nn.Module) -> None:
     """Let a pruned copy of `dense` know the configuration from which its class can be built."""
-    if is_configured(dense):
+    if has_config(dense):
         setattr(model, _DENSE, copy.deepcopy(dense_config(dense)))
 
 
@@ -79,13 +95,14 @@ def mend(model: nn.Module, example_inputs: Inputs) -> bool:
     if found is None or not _gives(found, model, example_inputs):
         return False
     before = outputs(model, example_inputs)
-    old = copy.deepcopy(vars(model.config))
+    entries = _entries(model.config)
+    old = copy.deepcopy(entries)
     for keys, value in integers(found):
         write(model.config, keys, value)
     if agree(outputs(model, example_inputs), before):
         return True
-    vars(model.config).clear()
-    vars(model.config).update(old)
+    entries.clear()
+    entries.update(old)
     return False
 
 
@@ -249,21 +266,32 @@ def _tensors(places: Mapping[Place, T]) -> dict[Place, T]:
 
 def integers(config: Any, inside: Keys = ()) -> Iterator[tuple[Keys, int]]:
     """The whole numbers in a configuration that may be widths, also in lists and nested ones."""
-    for name, value in list(vars(config).items()):
-        if _NO_WIDTH.search(name):
+    for name, value in list(_entries(config).items()):
+        if not isinstance(name, str) or _NO_WIDTH.search(name):
             continue
         if type(value) is int and value > 0:
             yield (*inside, name), value
         elif isinstance(value, (list, tuple)) and value and all(type(n) is int for n in value):
             yield from (((*inside, name, place), n) for place, n in enumerate(value) if n > 0)
-        elif hasattr(value, "to_dict") and not isinstance(value, type):
+        elif isinstance(value, dict) or _is_nested(value):
             yield from integers(value, (*inside, name))
+
+
+def _is_nested(value: Any) -> bool:
+    """Whether it is a configuration object."""
+    known = isinstance(value, SimpleNamespace) or hasattr(value, "to_dict") or is_dataclass(value)
+    return known and not isinstance(value, type)
+
+
+def _entries(config: Any) -> dict[Any, Any]:
+    """What a configuration holds, by name; changes of it are the configuration's."""
+    return config if isinstance(config, dict) else vars(config)
 
 
 def read(config: Any, keys: Keys) -> Any:
     """What a configuration holds at a place."""
     for key in keys:
-        config = config[key] if isinstance(key, int) else vars(config)[key]
+        config = config[key] if isinstance(key, int) else _entries(config)[key]
     return config
 
 
@@ -276,7 +304,7 @@ def write(config: Any, keys: Keys, value: Any) -> None:
         kind = type(read(config, outer_keys))
         write(config, outer_keys, kind(held))
     else:
-        vars(read(config, tuple(outer)))[last] = value
+        _entries(read(config, tuple(outer)))[last] = value
 
 
 def outputs(model: nn.Module, example_inputs: Inputs) -> list[torch.Tensor]:
@@ -303,7 +331,7 @@ def agree(found: Sequence[torch.Tensor], wanted: Sequence[torch.Tensor]) -> bool
 def _gives(config: Any, model: nn.Module, example_inputs: Inputs) -> bool:
     try:  # also what was built on the meta device, where weights are not drawn
         again = built(type(model), config).to(next(model.parameters()).dtype)
+        again.load_state_dict(model.state_dict())
     except Exception:  # noqa: BLE001  a class may refuse values in any way
         return False
-    again.load_state_dict(model.state_dict())
     return agree(outputs(again, example_inputs), outputs(model, example_inputs))

@@ -14,8 +14,8 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from autoprune.errors import UsageError
 from autoprune.pruning.calibration import Forward, evaluating, run, take
+from autoprune.pruning.computed_weights import plain_weights
 from autoprune.pruning.linear_ops import LinearOp, LinearOpMode, NormTracker
-from autoprune.pruning.normalized import plain_weights
 
 _MIN_ROWS = 8_192  # places that are drawn of each product, more where it has very many inputs
 _MAX_INPUTS = 2_304  # the outputs of a wider product are not kept

@@ -17,7 +17,7 @@ from autoprune.graph.flow import Flow
 from autoprune.graph.replica import replica
 from autoprune.graph.rules import RULES, reduced
 from autoprune.graph.statistics import REDUCTIONS
-from autoprune.pruning.normalized import normalized
+from autoprune.pruning.computed_weights import computed_weights
 from autoprune.pruning.surgery import kept_positions
 
 
@@ -35,7 +35,7 @@ def masked(
     held = dict(result.named_parameters(remove_duplicate=False))
     held.update(result.named_buffers(remove_duplicate=False))  # type: ignore[arg-type]
     kept = kept_positions(graph, kept_indices)
-    norms = {name: norm for name, norm in normalized(result).items() if name in kept}
+    norms = {name: norm for name, norm in computed_weights(result).items() if name in kept}
     scales = {name: norm.scale() for name, norm in norms.items()}
     with torch.no_grad():
         for name, dims in kept.items():

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from autoprune.errors import UsageError
 from autoprune.pruning.calibration import Forward, evaluating, run
+from autoprune.pruning.computed_weights import plain_weights
 from autoprune.pruning.dense_outputs import (
     DenseOutputs,
     ReferenceBatch,
@@ -32,7 +33,7 @@ from autoprune.pruning.dense_outputs import (
     record,
 )
 from autoprune.pruning.linear_ops import LinearOp, LinearOpMode, as_matrix, in_shape
-from autoprune.pruning.normalized import plain_weights
+from autoprune.pruning.row_solve import solve_rows
 
 if TYPE_CHECKING:
     from autoprune.graph import PruningGraph
@@ -71,8 +72,8 @@ def refit(
             mask = torch.ones(len(kept[name]), dtype=torch.bool)
             mask[torch.from_numpy(removed)] = False
             kept[name] = mask.nonzero()[:, 0]
-    with evaluating(small), plain_weights(small), torch.no_grad():
-        fitter = _Fitter(small, kept, shapes, ridge)
+    with evaluating(small), plain_weights(small) as hidden, torch.no_grad():
+        fitter = _Fitter(small, kept, shapes, ridge, hidden)
         for part in reference.parts:
             fitter.start(part)
             with fitter:
@@ -88,9 +89,10 @@ class _Fitter(LinearOpMode):  # type: ignore[no-untyped-call]
         kept: Mapping[str, Tensor],
         shapes: Mapping[str, torch.Size],
         ridge: float,
+        hidden: Mapping[str, Tensor],
     ) -> None:
         super().__init__(model)
-        self.kept, self.shapes, self.ridge = kept, shapes, ridge
+        self.kept, self.shapes, self.ridge, self.hidden = kept, shapes, ridge, hidden
         self.named = {**dict(model.named_parameters()), **dict(model.named_buffers())}
         self.lost_blocks = any(name not in self.named for name in kept)
         self.sums: dict[str, _Sums] = {}
@@ -216,11 +218,10 @@ class _Fitter(LinearOpMode):  # type: ignore[no-untyped-call]
         sums.add(rows, wanted, centered=target.bias is not None or target.norm is not None)
         second, cross = sums.second / sums.rows, sums.cross / sums.rows
         scale = second.diagonal(dim1=1, dim2=2).mean(1).clamp_min(torch.finfo(torch.float32).tiny)
-        eye = torch.eye(product.inputs, dtype=second.dtype, device=second.device)
-        factor, failed = torch.linalg.cholesky_ex(second + self.ridge * scale[:, None, None] * eye)
-        if bool(failed.any()) or not bool(torch.isfinite(cross).all()):
+        change = self._change(product, cross, second, self.ridge * scale)
+        if change is None:
             return
-        fresh = sums.weight + torch.cholesky_solve(cross, factor).mT.float()
+        fresh = sums.weight + change.float()
         mean = (sums.middle @ fresh.mT).flatten()
         shift = sums.level.flatten() - mean
         spread = ((fresh @ second.float()) * fresh).sum(2).flatten()
@@ -232,6 +233,21 @@ class _Fitter(LinearOpMode):  # type: ignore[no-untyped-call]
             running = self.named[f"{target.norm}.running_mean"]
             running.copy_(target.mean[self.kept[product.name]] - shift)
             self.statistics[target.norm] = (mean, spread)
+
+    def _change(
+        self, product: LinearOp, cross: Tensor, second: Tensor, damping: Tensor
+    ) -> Tensor | None:
+        """The change (blocks, outputs, d) of the weight, or None where it cannot be solved for."""
+        if not bool(torch.isfinite(cross).all()):
+            return None
+        if product.name in self.hidden:
+            hidden = as_matrix(self.hidden[product.name].to(cross.device), product.input_dim)
+            kept = ~hidden.reshape(cross.mT.shape)
+            rows = zip(cross.mT, kept, second, damping.tolist(), strict=True)
+            return torch.stack([solve_rows(*each) for each in rows])
+        eye = torch.eye(product.inputs, dtype=second.dtype, device=second.device)
+        factor, failed = torch.linalg.cholesky_ex(second + damping[:, None, None] * eye)
+        return None if bool(failed.any()) else torch.cholesky_solve(cross, factor).mT
 
 
 class _Sums:

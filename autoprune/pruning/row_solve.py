@@ -43,10 +43,24 @@ def refit_rows(
     scale = float(second.diagonal().mean())
     if scale <= 0.0:  # constant inputs
         return weight * kept
-    damping = ridge * scale
+    change = solve_rows((weight * pruned) @ second, kept, second, ridge * scale, steps=steps)
+    return torch.where(kept, weight + change, 0.0)
+
+
+def solve_rows(
+    cross: Tensor, kept: Tensor, second: Tensor, damping: float, *, steps: int = STEPS
+) -> Tensor:
+    """The rows d, 0 where not `kept`, with d (C + λ I) = `cross` where it is.
+
+    `cross` and `kept` are (rows, d), `second` C (d, d), and `damping` is λ > 0.
+
+    >>> kept = torch.tensor([[True, False]])
+    >>> solve_rows(torch.tensor([[3.0, 5.0]]), kept, torch.eye(2), 0.5)
+    tensor([[2., 0.]])
+    """
     inverse = 1.0 / (second.diagonal() + damping)  # preconditioner
-    residual = ((weight * pruned) @ second) * kept
-    change = torch.zeros_like(weight)
+    residual = cross * kept
+    change = torch.zeros_like(cross)
     ahead = step = residual * inverse
     size = (residual * ahead).sum(1, keepdim=True)
     first = size.clamp_min(torch.finfo(size.dtype).tiny)
@@ -61,4 +75,4 @@ def refit_rows(
         ahead = residual * inverse
         before, size = size, (residual * ahead).sum(1, keepdim=True)
         step = ahead + torch.where(before > 0.0, size / before, 0.0) * step
-    return torch.where(kept, weight + change, 0.0)
+    return change

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from autoprune.errors import GraphError
 from autoprune.graph import Indices, PruningGraph
-from autoprune.pruning.normalized import normalized
+from autoprune.pruning.computed_weights import computed_weights
 
 
 def prune(
@@ -28,7 +28,7 @@ def prune(
     the parameter's shape or with size 1 in some dimensions; a parameter with state of any other
     shape starts with empty state. Sizes in attributes (`out_channels`, `num_features`, …) are
     corrected. What stays of a weight with a weight norm or a spectral norm is the same weight as
-    before (until training estimates the spectral norm again, see `normalized`).
+    before (until training estimates the spectral norm again, see `computed_weights`).
 
     Raises GraphError for units that do not exist or a model that does not fit the graph; the model
     is unchanged then.
@@ -38,14 +38,14 @@ def prune(
     buffers = dict(model.named_buffers(remove_duplicate=False))
     for name, dims in cuts.items():
         _check(name, parameters.get(name, buffers.get(name)), dims, graph)
-    scales = {name: norm.scale() for name, norm in normalized(model).items() if name in cuts}
+    scales = {name: norm.scale() for name, norm in computed_weights(model).items() if name in cuts}
     with torch.no_grad():
         for name, dims in cuts.items():
             if name in parameters:
                 _cut_parameter(parameters[name], dims, optimizer)
             else:
                 _cut_buffer(model, name, buffers, dims)
-        smaller_norms = normalized(model)
+        smaller_norms = computed_weights(model)
         for name, scale in scales.items():
             smaller_norms[name].keep(_cut(scale, _wide(scale, cuts[name])))
             smaller_norms[name].refresh()

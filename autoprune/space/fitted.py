@@ -225,8 +225,9 @@ class FittedSpace:
 
         Schedules that remove all at the same time, and at once, are equal (`schedule_of`). Where
         that is before any training, the regularizer is 0 and `rewarm` off; the penalty of a
-        regularizer of 0 is the default. With `optimizer: auto`, what depends on the optimizer is
-        left to its default (`SearchSpace.for_optimizer` says what it is).
+        regularizer of 0 is the default. Where no width is smaller and no weight has a pattern, the
+        importance is the space's first one. With `optimizer: auto`, what depends on the optimizer
+        is left to its default (`SearchSpace.for_optimizer` says what it is).
         """
         values = {
             **self.space.fixed,
@@ -235,16 +236,24 @@ class FittedSpace:
         schedule = schedule_of(self.space, values)
         ratios = {name: self._ratio_of(name, params) for name in self.widths}
         dropped = [name for name in self.blocks if params.get(f"{DROP}.{name}", False)]
+        architecture = self._with_patterns(
+            self.at_ratios(ratios, dropped, str(params.get(PRECISION, FLOAT32))), params
+        )
+        if not any(architecture.ratios(self.sizes).values()) and not architecture.patterns:
+            values["importance"] = self._first("importance", values["importance"])
         return Candidate.planned(
-            self._with_patterns(
-                self.at_ratios(ratios, dropped, str(params.get(PRECISION, FLOAT32))), params
-            ),
+            architecture,
             self.sizes,
             selection=Selection(str(values["importance"]), bool(values["repair"])),
             schedule=schedule,
             recovery=_recovery(values, trained_before=_trains_before(schedule)),
             nearest=self._nearest,
         )
+
+    def _first(self, name: str, fixed: Value) -> Value:
+        """The first of a setting's choices; `fixed` where it has none."""
+        found = next((p.choices for p in self.space.varied if p.name == name), ())
+        return found[0] if found else fixed
 
     def params(self, candidate: Candidate) -> dict[str, Value]:
         """Values that `candidate` turns into this candidate.

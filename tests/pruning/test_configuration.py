@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+from dataclasses import dataclass
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -133,3 +135,51 @@ def test_numbers_are_read_and_written_in_lists_and_nested_configurations() -> No
 def test_other_ratios_are_found_too(ratio: float) -> None:
     small = prune_model(encoder(), example(), ratio)
     assert small.config.width == round(32 * (1 - ratio))
+
+
+@dataclass(frozen=True)
+class Sizes:
+    width: int = 32
+    inner: int = 48
+
+
+class Plain(nn.Module):
+    def __init__(self, config: Any) -> None:
+        super().__init__()
+        held = config if isinstance(config, dict) else vars(config)
+        self.config = config
+        self.a, self.norm = nn.Linear(10, held["width"]), nn.LayerNorm(held["width"])
+        self.b = nn.Linear(held["width"], held["inner"])
+        self.o = nn.Linear(held["inner"], 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.o(torch.relu(self.b(self.norm(torch.relu(self.a(x))))))
+
+
+class Described(Plain):
+    """Its class takes more than its configuration."""
+
+    def __init__(self, config: Any, name: str) -> None:
+        super().__init__(config)
+        self.name = name
+
+
+@pytest.mark.parametrize(
+    "config", [Sizes(), SimpleNamespace(width=32, inner=48), {"width": 32, "inner": 48}]
+)
+def test_a_plain_configuration_gets_the_sizes(config: Any) -> None:
+    torch.manual_seed(0)
+    model, x = Plain(config), torch.randn(4, 10)
+    small = prune_model(model, x, {"a": 0.5, "b": 0.25})
+    sizes = small.config if isinstance(config, dict) else vars(small.config)
+    assert sizes == {"width": 16, "inner": 36}
+    assert (config if isinstance(config, dict) else vars(config)) == {"width": 32, "inner": 48}
+    again = Plain(small.config)
+    again.load_state_dict(small.state_dict())
+    torch.testing.assert_close(again(x), small(x))
+
+
+def test_a_class_that_takes_more_keeps_its_configuration() -> None:
+    small = prune_model(Described(Sizes(), "wide"), torch.randn(4, 10), 0.5)
+    assert small.config == Sizes()
+    assert small.a.out_features == 16

@@ -325,3 +325,19 @@ def test_widths_that_no_single_ratio_gives_are_refused() -> None:
     uneven = space.resized(made, Architecture({"a": 6, "b": 5}))
     with pytest.raises(ValueError, match="no single ratio of this space gives the candidate's wid"):
         space.common_ratio(uneven)
+
+
+@pytest.mark.parametrize("values", [{"ratio.a": 0.0}, {"drop.b": True}])
+def test_the_importance_counts_only_where_something_is_chosen_by_it(
+    values: dict[str, float | bool],
+) -> None:
+    spec = {"importance": ["l2", "obs"], "depth": True, "ratios": {"max": 0.5}}
+    space = FittedSpace.of(SearchSpace.parse(spec), {"a": 8}, blocks={"b": ()})
+    start = {"ratio.a": 0.0, "drop.b": False, **values}
+    made = [space.candidate({**start, "importance": name}) for name in ("l2", "obs")]
+    assert made[0].key == made[1].key
+    assert space.params(made[1])["importance"] == "l2"
+    pruned = [
+        space.candidate({**start, "ratio.a": 0.5, "importance": name}) for name in ("l2", "obs")
+    ]
+    assert pruned[0].key != pruned[1].key

@@ -9,11 +9,17 @@ import pytest
 import torch
 from models.cutting import gap
 from torch import nn
-from torch.nn.utils import parametrizations
+from torch.nn.utils import parametrizations, parametrize
+from torch.nn.utils import prune as torch_prune
 
 from autoprune.graph import trace
+from autoprune.graph.replica import replica
 from autoprune.pruning.calibration import calibrate
-from autoprune.pruning.normalized import normalized, plain_weights
+from autoprune.pruning.compensate import repair
+from autoprune.pruning.computed_weights import (
+    computed_weights,
+    plain_weights,
+)
 from autoprune.pruning.one_shot import prune_model
 from autoprune.pruning.surgery import prune
 
@@ -136,7 +142,7 @@ def test_the_masked_net_is_the_pruned_one(name: str, train: bool) -> None:
 def test_a_weight_that_is_set_inside_is_the_layers_afterwards() -> None:
     for wrap in NORMS.values():
         net, x = settled(wrap)
-        key = next(iter(normalized(net)))
+        key = next(iter(computed_weights(net)))
         wanted = torch.randn(8, 12, 3, 3)
         with torch.no_grad(), plain_weights(net):
             dict(net.named_parameters())[key].copy_(wanted)
@@ -164,3 +170,90 @@ def test_a_direction_that_loses_all_it_had_is_zero() -> None:
         layer.weight_v.copy_(torch.tensor([[0.0, 1.0]]))
     prune(net, trace(net, torch.zeros(1, 1)), {"0": [0]})
     assert net(torch.ones(1, 1)).item() == 0.0
+
+
+class Times(nn.Module):
+    def __init__(self, mask: torch.Tensor) -> None:
+        super().__init__()
+        self.register_buffer("mask", mask)
+
+    def forward(self, weight: torch.Tensor) -> torch.Tensor:
+        return weight * self.mask
+
+
+class Plus(nn.Module):
+    """An adapter of rank 1."""
+
+    def __init__(self, outputs: int, inputs: int) -> None:
+        super().__init__()
+        self.a, self.b = (nn.Parameter(torch.ones(n, 1)) for n in (outputs, inputs))
+
+    def forward(self, weight: torch.Tensor) -> torch.Tensor:
+        return weight + self.a @ self.b.T
+
+
+def by_hook(layer: nn.Linear, mask: torch.Tensor) -> None:
+    torch_prune.custom_from_mask(layer, "weight", mask)
+
+
+def by_parametrization(layer: nn.Linear, mask: torch.Tensor) -> None:
+    parametrize.register_parametrization(layer, "weight", Times(mask))
+
+
+MASKS = {"hook": by_hook, "parametrization": by_parametrization}
+
+
+def masked_net(kind: str, mask: torch.Tensor) -> tuple[nn.Sequential, torch.Tensor]:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(8, 12), nn.ReLU(), nn.Linear(12, 3)).eval()
+    MASKS[kind](net[2], mask)
+    return net, torch.relu(torch.randn(400, 4)) @ torch.randn(4, 8)
+
+
+@pytest.mark.parametrize("importance", ["obs", "wanda"])
+@pytest.mark.parametrize("kind", MASKS)
+def test_units_that_a_mask_hides_go_first(kind: str, importance: str) -> None:
+    mask = torch.ones(3, 12)
+    mask[:, ::2] = 0.0
+    net, x = masked_net(kind, mask)
+    small = prune_model(net, x, 0.5, importance=importance, calibration=calibrate(net, [x]))
+    torch.testing.assert_close(small(x), net(x))
+
+
+@pytest.mark.parametrize("kind", MASKS)
+def test_repair_changes_what_the_mask_leaves(kind: str) -> None:
+    torch.manual_seed(1)
+    mask = (torch.rand(3, 12) < 0.6).float()
+    net, x = masked_net(kind, mask)
+    graph, moments = trace(net, x), calibrate(net, [x])
+    small = replica(net)
+    keep = {"0": [0, 2, 3, 5, 8, 9, 11]}
+    prune(small, graph, keep)
+    repair(small, net, graph, keep, moments, ridge=1e-9)
+    hidden = torch.relu(net[0](x)).double().detach()
+    dense, fresh = net[2].weight.detach().double(), small[2].weight.detach().double()
+    centered = hidden - hidden.mean(0)
+    for row in range(3):
+        left = [place for place, unit in enumerate(keep["0"]) if mask[row, unit]]
+        units = [keep["0"][place] for place in left]
+        wanted = torch.linalg.lstsq(centered[:, units], (centered @ dense[row])[:, None]).solution
+        torch.testing.assert_close(fresh[row, left], wanted[:, 0], atol=1e-3, rtol=1e-3)
+        assert fresh[row].count_nonzero() == len(left)
+
+
+@pytest.mark.parametrize("kind", MASKS)
+def test_a_refit_leaves_hidden_elements_hidden(kind: str) -> None:
+    torch.manual_seed(1)
+    mask = (torch.rand(3, 12) < 0.6).float()
+    net, x = masked_net(kind, mask)
+    given: dict[str, Any] = {"importance": "l2"}
+    cut, refitted = (prune_model(net, x, 0.4, **given, **more) for more in ({}, {"refit": [x]}))
+    assert torch.equal(refitted[2].weight == 0.0, cut[2].weight == 0.0)
+    errors = [float((small(x) - net(x)).detach().square().mean()) for small in (cut, refitted)]
+    assert errors[1] < 0.5 * errors[0]
+
+
+def test_what_adds_is_no_mask() -> None:
+    layer = nn.Linear(4, 3)
+    parametrize.register_parametrization(layer, "weight", Plus(3, 4))
+    assert computed_weights(layer) == {}

@@ -1,4 +1,4 @@
-"""Weight norm and spectral norm: a layer's weight W is computed from a tensor V that is trained.
+"""Weights W that a layer computes from a tensor V that is trained: norms and masks.
 
 Weight norm (Salimans & Kingma 2016, arXiv:1602.07868) has W = g V / |V|, with a length for each
 slice of V, spectral norm (Miyato et al. 2018, arXiv:1802.05957) W = V / σ, where σ = uᵀ V v is an
@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
-from torch.nn.utils import parametrize
+from torch.nn.utils import parametrize, prune
 from torch.nn.utils.parametrizations import _SpectralNorm, _WeightNorm
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
@@ -28,7 +28,7 @@ _POWER_STEPS = 15  # as many as PyTorch takes for its first estimate
 
 
 @dataclass(frozen=True, eq=False)
-class Normalized(ABC):
+class ComputedWeight(ABC):
     """A layer's `name` (its weight), computed from the parameter `tensor` by `rule`.
 
     `rule` is a hook of the layer or, in `chain`, a parametrization.
@@ -42,15 +42,18 @@ class Normalized(ABC):
 
     @abstractmethod
     def scale(self) -> Tensor:
-        """|V| or σ, float64 on the CPU."""
+        """|V|, σ or M, float64 on the CPU."""
 
     @abstractmethod
     def keep(self, scale: Tensor) -> None:
-        """Change g, or u and v, so that V as it is now is divided by this scale."""
+        """Change g, or u and v, so that V as it is now is divided by this scale.
+
+        A mask stays as it is.
+        """
 
     @abstractmethod
     def divisor(self, scale: Tensor) -> Tensor:
-        """V / W, where V has this scale."""
+        """V / W, where V has this scale; infinite where W is 0 whatever V is."""
 
     @abstractmethod
     def _computed(self) -> Tensor:
@@ -107,7 +110,7 @@ class Normalized(ABC):
 
 
 @dataclass(frozen=True, eq=False)
-class _WithLength(Normalized):
+class _WithLength(ComputedWeight):
     length: nn.Parameter
 
     def scale(self) -> Tensor:
@@ -127,7 +130,7 @@ class _WithLength(Normalized):
 
 
 @dataclass(frozen=True, eq=False)
-class _WithSpectrum(Normalized):
+class _WithSpectrum(ComputedWeight):
     u: Tensor
     v: Tensor
 
@@ -153,14 +156,32 @@ class _WithSpectrum(Normalized):
         return _exact(self.tensor).movedim(self.rule.dim, 0).flatten(1)
 
 
-def normalized(model: nn.Module) -> dict[str, Normalized]:
-    """The layers with a weight norm or a spectral norm alone, by the `state_dict` key of V.
+@dataclass(frozen=True, eq=False)
+class _WithMask(ComputedWeight):
+    mask: Tensor
+
+    def scale(self) -> Tensor:
+        return _exact(self.mask)
+
+    def keep(self, scale: Tensor) -> None:
+        pass
+
+    def divisor(self, scale: Tensor) -> Tensor:
+        return 1.0 / scale
+
+    def _computed(self) -> Tensor:
+        weight: Tensor = self.rule.apply_mask(self.layer)
+        return weight
+
+
+def computed_weights(model: nn.Module) -> dict[str, ComputedWeight]:
+    """The weights with one norm, or with masks, alone, by the `state_dict` key of V.
 
     >>> layer = nn.utils.parametrizations.weight_norm(nn.Linear(2, 3))
-    >>> sorted(normalized(nn.Sequential(layer)))
+    >>> sorted(computed_weights(nn.Sequential(layer)))
     ['0.parametrizations.weight.original1']
     """
-    found: dict[str, Normalized] = {}
+    found: dict[str, ComputedWeight] = {}
     for path, layer in model.named_modules():
         for key, norm in [*_hooked(layer), *_parametrized(layer)]:
             found[f"{path}.{key}" if path else key] = norm
@@ -168,41 +189,68 @@ def normalized(model: nn.Module) -> dict[str, Normalized]:
 
 
 @contextmanager
-def plain_weights(model: nn.Module) -> Iterator[None]:
-    """Inside, parameters with a norm hold the weights that their layers compute with.
+def plain_weights(model: nn.Module) -> Iterator[dict[str, Tensor]]:
+    """Inside, the tensors V hold the weights W that their layers compute with.
 
-    Those that are changed inside are what the layers compute with afterwards, too.
+    Those that are changed inside are what the layers compute with afterwards, too, except for the
+    elements that a mask hides. Gives where these are (True), on the CPU, by the `state_dict` key.
     """
+    weights = computed_weights(model)
+    masks = {name: w.scale() for name, w in weights.items() if isinstance(w, _WithMask)}
     with ExitStack() as stack:
-        for norm in normalized(model).values():
-            stack.enter_context(norm.plain())
-        yield
+        for weight in weights.values():
+            stack.enter_context(weight.plain())
+        yield {name: mask == 0.0 for name, mask in masks.items()}
 
 
-def _hooked(layer: nn.Module) -> Iterator[tuple[str, Normalized]]:
+def _hooked(layer: nn.Module) -> Iterator[tuple[str, ComputedWeight]]:
     for hook in layer._forward_pre_hooks.values():
-        if not isinstance(hook, WeightNorm | SpectralNorm):
-            continue
-        name = hook.name
-        if isinstance(hook, WeightNorm):
+        if isinstance(hook, prune.BasePruningMethod):
+            name = hook._tensor_name
+            tensor, mask = (getattr(layer, f"{name}_{part}") for part in ("orig", "mask"))
+            yield f"{name}_orig", _WithMask(layer, name, hook, None, tensor, mask)
+        elif isinstance(hook, WeightNorm):
+            name = hook.name
             v, g = (getattr(layer, f"{name}_{part}") for part in "vg")
             yield f"{name}_v", _WithLength(layer, name, hook, None, v, g)
-        else:
+        elif isinstance(hook, SpectralNorm):
+            name = hook.name
             tensor, u, v = (getattr(layer, f"{name}_{part}") for part in ("orig", "u", "v"))
             yield f"{name}_orig", _WithSpectrum(layer, name, hook, None, tensor, u, v)
 
 
-def _parametrized(layer: nn.Module) -> Iterator[tuple[str, Normalized]]:
+def _parametrized(layer: nn.Module) -> Iterator[tuple[str, ComputedWeight]]:
     chains: Any = layer.parametrizations if parametrize.is_parametrized(layer) else {}
     for name, chain in chains.items():
         rule, key = chain[0], f"parametrizations.{name}.original"
-        if len(chain) > 1:
-            continue
-        if isinstance(rule, _WeightNorm):
+        if len(chain) == 1 and isinstance(rule, _WeightNorm):
             g, v = chain.original0, chain.original1
             yield f"{key}1", _WithLength(layer, name, rule, chain, v, g)
-        elif isinstance(rule, _SpectralNorm) and chain.original.dim() > 1:
+        elif len(chain) == 1 and isinstance(rule, _SpectralNorm) and chain.original.dim() > 1:
             yield key, _WithSpectrum(layer, name, rule, chain, chain.original, rule._u, rule._v)
+        elif (mask := _mask_of(chain)) is not None:
+            yield key, _WithMask(layer, name, rule, chain, chain.original, mask)
+
+
+def _mask_of(chain: Any) -> Tensor | None:
+    """What parametrizations multiply their one tensor with; None where they do anything else."""
+    tensor = getattr(chain, "original", None)
+    if not isinstance(tensor, nn.Parameter) or not tensor.is_floating_point():
+        return None
+    before, modes = tensor.data, [(module, module.training) for module in chain.modules()]
+    try:
+        with torch.no_grad():
+            weight = chain.eval()()
+            tensor.data = torch.ones_like(before)
+            mask: Tensor = chain()
+    except RuntimeError:  # ones are no weight for it
+        return None
+    finally:
+        tensor.data = before
+        for module, mode in modes:
+            module.training = mode
+    is_mask = weight.shape == mask.shape == before.shape and torch.equal(weight, before * mask)
+    return mask.clone() if is_mask else None
 
 
 def _exact(tensor: Tensor) -> Tensor:
