@@ -16,8 +16,8 @@ from autoprune.pruning import importance as importances
 from autoprune.pruning import refit as fitting
 from autoprune.pruning.build import build
 from autoprune.pruning.compensate import Calibration
-from autoprune.pruning.configuration import is_configured, mend
 from autoprune.pruning.importance import Method
+from autoprune.pruning.pretrained import configure
 from autoprune.pruning.sparsity import Choice, sparse_weights
 from autoprune.pruning.verification import prunable, warn_if_unpruned
 from autoprune.pruning.weight_importance import method_for
@@ -53,8 +53,9 @@ def prune_model(
     patterns. Units that cannot be pruned safely are kept. Behind a weight norm or a spectral norm
     the weights that stay are those of the dense model (the first step of training gives a smaller
     weight with spectral norm its norm of 1 again). The `config` of a model of transformers
-    gets the new sizes, where its class can express them (see `save_hf`). Raises GraphError or
-    UsageError where an argument does not fit.
+    gets the new sizes; where its class cannot express them, a warning says so, and only `save_hf`
+    writes a folder that can be loaded. Raises GraphError or UsageError where an argument does not
+    fit.
 
     >>> import torch
     >>> net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
@@ -93,8 +94,7 @@ def prune_model(
     if refit is not None:
         samples = fitting.record(model, refit)
         fitting.refit(built.model, model, graph, built.kept_indices, samples)
-    if is_configured(built.model):
-        mend(built.model, example_inputs)
+    configure(built.model, example_inputs)
     return built.model
 
 
