@@ -139,6 +139,26 @@ def test_layers_that_are_gone_leave_the_list_and_the_count(tmp_path: Path) -> No
     assert same(again, small, x)
 
 
+def test_an_encoder_may_have_fewer_layers_than_its_decoder(tmp_path: Path) -> None:
+    model, x = t5(), both()
+    gone = [b.name for b in prunable(model, x).blocks if b.name.startswith("encoder.block.1.")]
+    assert len(gone) == 2
+    small = without(model, x, gone)
+    saved = autoprune.save_hf(small, tmp_path / "model", x)
+    assert saved.has_config
+    again = transformers.T5ForConditionalGeneration.from_pretrained(saved.path).eval()
+    assert len(again.encoder.block) == again.config.num_layers == 1
+    assert len(again.decoder.block) == again.config.num_decoder_layers == 2
+    assert same(again, small, x)
+
+
+def test_an_encoder_without_layers_is_saved_too(tmp_path: Path) -> None:
+    model, x = t5(), both()
+    gone = [b.name for b in prunable(model, x).blocks if b.name.startswith("encoder.")]
+    small = without(model, x, gone)
+    assert same(autoprune.load_hf(autoprune.save_hf(small, tmp_path / "model", x).path), small, x)
+
+
 def test_a_decoder_without_its_first_attention_still_generates(tmp_path: Path) -> None:
     model, x = llama(), words()
     gone = [b.name for b in prunable(model, x).blocks if b.name.endswith("layers.0.self_attn")]
