@@ -12,6 +12,7 @@ from autoprune.errors import UsageError
 from autoprune.graph import Group, PruningGraph
 from autoprune.graph.replica import plain
 from autoprune.graph.trace import Inputs
+from autoprune.patterns import canonical
 from autoprune.pruning import importance as importances
 from autoprune.pruning import refit as fitting
 from autoprune.pruning.build import build
@@ -20,7 +21,7 @@ from autoprune.pruning.importance import Method
 from autoprune.pruning.pretrained import configure
 from autoprune.pruning.sparsity import Choice, sparse_weights
 from autoprune.pruning.verification import prunable, warn_if_unpruned
-from autoprune.pruning.weight_importance import method_for
+from autoprune.pruning.weight_importance import SCORES, Score, method_for, spread
 from autoprune.space import kept_units
 
 
@@ -32,6 +33,7 @@ def prune_model(
     ignored_layers: Sequence[str] = (),
     importance: str | Method | None = None,
     patterns: str | Mapping[str, str] | None = None,
+    pattern_score: str | Score | None = None,
     round_to: int = 1,
     calibration: Calibration | None = None,
     gradients: Mapping[str, Tensor] | None = None,
@@ -46,7 +48,10 @@ def prune_model(
     units are selected, by name or as a function (see `importance.scores`): by default `"obs"` with
     a calibration, `"l2"` without; `"taylor"` and `"movement"` need the `gradients` of a loss (see
     `accumulate_gradients`). `patterns` are sparsity patterns of single weights, by name or
-    one for all that can have one: `"0.8"`, or `"2:4"`. With `calibration` (see `calibrate`) the
+    one for all that can have one: `"0.8"`, or `"2:4"`. With a `pattern_score` (`"lamp"`,
+    `"magnitude"`, or a function of a weight that gives one of its shape) a sparsity is that of all
+    weights of the given model together: those with many low scores get the larger share of it, as
+    with `patterns.score` in a search. With `calibration` (see `calibrate`) the
     remaining weights are repaired by least squares, in milliseconds. With `refit`, a few batches of
     training inputs (512 samples are used), every layer is then fitted again on the inputs that it
     has in the smaller model: seconds, and the best result without training; it cannot be used with
@@ -80,12 +85,10 @@ def prune_model(
     widths = {n: kept_units(graph.group(n).size, ratio, round_to) for n, ratio in ratios.items()}
     if patterns and refit is not None:
         raise UsageError("refit fills zeros again · leave it out, or patterns")
-    if isinstance(patterns, str):
-        patterns = dict.fromkeys(sparse_weights(model, graph), patterns)
     built = build(
         model,
         graph,
-        _architecture(widths, patterns or {}),
+        _architecture(widths, _patterns(model, graph, patterns, pattern_score)),
         scores=scores,
         calibration=calibration,
         choice=Choice(method_for(importance), gradients, calibration),
@@ -133,6 +136,31 @@ def _of(model: nn.Module, gradients: Mapping[str, Tensor]) -> Mapping[str, Tenso
                 "autoprune.accumulate_gradients(model, loss, batches)"
             )
     return gradients
+
+
+def _patterns(
+    model: nn.Module,
+    graph: PruningGraph,
+    patterns: str | Mapping[str, str] | None,
+    score: str | Score | None,
+) -> Mapping[str, str]:
+    """The pattern of each weight; with a `score` one sparsity is spread over all of them."""
+    if score is None:
+        if isinstance(patterns, str):
+            return dict.fromkeys(sparse_weights(model, graph), patterns)
+        return patterns or {}
+    if isinstance(score, str) and score not in SCORES:
+        known = ", ".join(SCORES)
+        raise UsageError(f"pattern_score must be one of {known}, or a function, got {score!r}")
+    try:
+        wanted = float(canonical(str(patterns)))  # N:M is no number
+    except ValueError:
+        raise UsageError(
+            f"pattern_score spreads one sparsity, such as patterns='0.8', got patterns={patterns!r}"
+        ) from None
+    parameters = dict(model.named_parameters())
+    weights = {name: parameters[name] for name in sparse_weights(model, graph)}
+    return spread(weights, wanted, SCORES[score] if isinstance(score, str) else score)
 
 
 def _architecture(widths: Mapping[str, int], patterns: Mapping[str, str]) -> Architecture:
