@@ -23,7 +23,6 @@ from autoprune.errors import StoreError, UsageError
 from autoprune.extension import Amount, extend
 from autoprune.loading import (
     config_around,
-    load,
     load_with_task,
     model_words,
     picked,
@@ -411,7 +410,7 @@ def _newest(run: RunFolder, record: TrialRecord, task: Task) -> tuple[nn.Module,
     folder = run.newest_model(record)
     if not is_model(folder):
         raise StoreError(f"{folder} holds no saved model")
-    return load(folder, task=task), folder
+    return load_with_task(folder, task=task)[0], folder
 
 
 def _task_of_run(run: RunFolder, task: Task | None, trust: bool) -> Task:

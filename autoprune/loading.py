@@ -91,16 +91,21 @@ def load(
     and its retrained version (of the first seed) is taken where there is one. The dense
     architecture is built through the task and pruned, and the weights are loaded strictly. With
     `model`, the dense architecture as an object (its weights do not matter), no task is needed and
-    no code is imported. `trust` as for `resume`. Raises StoreError where nothing fits `pick` or the
+    no code is imported. The `config` of a model of transformers gets the new sizes, as by
+    `prune_model`. `trust` as for `resume`. Raises StoreError where nothing fits `pick` or the
     weights do not fit, TaskError where the task's code may not run here.
     """
+    from autoprune.pruning.pretrained import configure
+
     if task is not None and model is not None:
         raise UsageError("load takes a task or a model, got both")
     folder = model_folder(path, pick)
     if model is not None:
         recipe = saved(folder)[0]
         task = task_around(model, recipe, folder)
-    return load_with_task(folder, task=task, trust=trust)[0]
+    found, task, _ = load_with_task(folder, task=task, trust=trust)
+    configure(found, task.example_input())
+    return found
 
 
 def load_with_task(

@@ -35,7 +35,7 @@ from autoprune.cards.retrained import card_of_retraining
 from autoprune.config import RunConfig
 from autoprune.errors import DeviceError, TrainingError
 from autoprune.graph import PruningGraph
-from autoprune.loading import load
+from autoprune.loading import load_with_task
 from autoprune.pruning.build import KeptIndices
 from autoprune.pruning.compensate import Calibration, calibrate
 from autoprune.pruning.verification import traced
@@ -292,7 +292,7 @@ def _finished(folder: RetrainingFolder, summary: RetrainingSummary, task: Task) 
         found.append(
             SeedResult(
                 seed=one.seed,
-                model=load(place, task=task),
+                model=load_with_task(place, task=task)[0],
                 kept_indices={},
                 test=one.test,
                 validation={name: metrics[name] for name in summary.validation},

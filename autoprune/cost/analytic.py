@@ -24,6 +24,7 @@ from autoprune.architecture import FLOAT32, INT8
 from autoprune.budget import Cost
 from autoprune.cost.activations import FLOAT_BYTES
 from autoprune.cost.inputs import Inputs, as_call, evaluating, tensors
+from autoprune.graph.replica import check_module
 
 _log = logging.getLogger(__name__)
 
@@ -143,12 +144,13 @@ def count_cost(model: nn.Module, example_inputs: Inputs) -> Cost:
     where an activation lives as long as the model's own code holds it; the inputs are the caller's
     and live throughout, and the outputs live to the end. Workspaces of kernels are not included
     (see `measure_peak_memory`). Operators without a formula are logged as a warning (`count`
-    returns them).
+    returns them). Raises GraphError where the model is no `nn.Module`.
 
     >>> cost = count_cost(nn.Linear(4, 3), torch.zeros(2, 4))
     >>> cost.params, cost.macs, cost.weight_bytes, cost.peak_memory_bytes
     (15, 24, 60, 116)
     """
+    check_module(model)
     counted = count(model, example_inputs)
     if counted.uncounted:
         names = ", ".join(f"{name} x{times}" for name, times in counted.uncounted.items())

@@ -17,6 +17,7 @@ from autoprune.cost.onnx_export import WrittenModule
 from autoprune.cost.targets import Protocol, Timings, find_target
 from autoprune.cost.timing import half_width, mean_ratio, median_interval
 from autoprune.errors import NoisyError
+from autoprune.graph.replica import check_module
 
 _log = logging.getLogger(__name__)
 
@@ -122,6 +123,7 @@ def measure_latency(
         NoisyError: a DeviceError; without `repeats`, where the interval is wider than ±25 % after
             four tries, or other processes use too much of the cores.
         ExportError: the runtime needs ONNX, and the model cannot be written.
+        GraphError: the model is no `nn.Module`, but a program of `torch.jit` or `torch.export`.
 
     >>> import torch
     >>> latency = measure_latency(nn.Linear(8, 8), torch.zeros(1, 8), repeats=10, warmup_s=0.01)
@@ -155,6 +157,8 @@ def measure_together(
     target = find_target(runtime)
     if not models:
         raise ValueError("measure_together needs at least one model")
+    for model in models:
+        check_module(model)
     if (repeats is not None and repeats < 1) or not warmup_s >= 0.0:
         raise ValueError(f"need repeats >= 1 and warmup_s >= 0, got {repeats} and {warmup_s}")
     effort = EFFORT

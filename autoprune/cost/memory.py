@@ -9,6 +9,7 @@ from torch import nn
 from autoprune.cost.inputs import Inputs
 from autoprune.cost.targets import find_target
 from autoprune.errors import DeviceError
+from autoprune.graph.replica import check_module
 
 
 def measure_peak_memory(
@@ -23,13 +24,15 @@ def measure_peak_memory(
     included. `count_cost` counts the same without measuring. Equal weights of different layers, as
     untrained copies have them, count apart: `onnxruntime` would hold them once.
 
-    Raises DeviceError for a runtime that is unknown or missing, or does not report its memory.
+    Raises DeviceError for a runtime that is unknown or missing, or does not report its memory;
+    GraphError where the model is no `nn.Module`.
 
     >>> import torch
     >>> model, x = nn.Linear(256, 64), torch.zeros(8, 256)
     >>> measure_peak_memory(model, x) == 4 * (256 * 64 + 64 + 8 * 256 + 8 * 64)
     True
     """
+    check_module(model)
     found = find_target(runtime).peak_memory(model, example_inputs, threads)
     if found is None:
         raise DeviceError(

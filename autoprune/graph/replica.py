@@ -60,13 +60,18 @@ def _unsized(model: nn.Module) -> str:
     )
 
 
-def plain(model: nn.Module) -> nn.Module:
-    """The module behind `torch.compile`. Raises GraphError for a ScriptModule."""
-    if isinstance(model, torch.jit.ScriptModule):
+def check_module(model: object) -> None:
+    """Raise GraphError for what is no `nn.Module` in Python: a program, or a function."""
+    if isinstance(model, torch.jit.ScriptModule) or not isinstance(model, nn.Module):
         raise GraphError(
             f"a model must be an nn.Module in Python, got a {type(model).__name__} · give the "
-            "module from before torch.jit.script or torch.jit.trace"
+            "module from before torch.jit.script, torch.jit.trace or torch.export"
         )
+
+
+def plain(model: nn.Module) -> nn.Module:
+    """The module behind `torch.compile`. Raises GraphError for a program (see `check_module`)."""
+    check_module(model)
     return plain(model._modules["_orig_mod"]) if _is_compiled(model) else model  # type: ignore[arg-type]
 
 

@@ -34,11 +34,12 @@ def without_empty_layers(model: nn.Module) -> nn.Module:
     for path, held in lists.items():
         left = [place for place, layer in enumerate(held) if not _is_empty(layer)]
         if len(left) < len(held):
-            config = _counted(type(model), dense_config(result), path, len(held), left)
-            if config is not None:
+            found = _counted(type(model), dense_config(result), path, len(held), left)
+            if found is not None:
+                config, keys = found
                 set_dense_config(result, config)
                 _shorten(result, path, held, left)
-                _recount(result, len(held), left)
+                _recount(result, path, keys, len(held), left)
     return result
 
 
@@ -64,22 +65,20 @@ def _shorten(model: nn.Module, path: str, held: nn.ModuleList, left: Sequence[in
 
 def _counted(
     kind: type[nn.Module], config: Any, path: str, count: int, left: Sequence[int]
-) -> Any | None:
-    """A configuration of a model with fewer layers in this list; None where none gives it."""
+) -> tuple[Any, Keys] | None:
+    """A configuration with fewer layers in this list, and its entry; None where none gives it."""
     dense = set(built(kind, config, device="meta").state_dict())
     gone = {f"{path}.{place}." for place in range(len(left), count)}
     wanted = {name for name in dense if not any(name.startswith(prefix) for prefix in gone)}
     for keys in _counts(config, count):
         changed = copy.deepcopy(config)
-        write(changed, keys, len(left))
-        for name, values in _lists(changed, keys[:-1], count):
-            write(changed, (*keys[:-1], name), _like(values, [values[place] for place in left]))
+        _set_count(changed, keys, count, left)
         try:
             found = set(built(kind, changed, device="meta").state_dict())
         except Exception:  # noqa: BLE001  a class may refuse values in any way
             continue
         if found == wanted:
-            return changed
+            return changed, keys
     return None
 
 
@@ -102,18 +101,28 @@ def _lists(config: Any, inside: Keys, count: int) -> Iterator[tuple[str, Sequenc
             yield name, values
 
 
-def _recount(model: nn.Module, count: int, left: Sequence[int]) -> None:
-    """The configurations that the modules hold: code reads the number of layers from them too."""
+def _recount(model: nn.Module, path: str, keys: Keys, count: int, left: Sequence[int]) -> None:
+    """The configurations around the list and in it: code reads the number of layers from them too.
+
+    That of the whole model may count other lists (an encoder's, a decoder's) by other entries than
+    `keys`; what is held beside the list is theirs.
+    """
     seen: set[int] = set()
-    for module in model.modules():
+    for name, module in model.named_modules():
         config = vars(module).get("config")
-        if not hasattr(config, "to_dict") or id(config) in seen:
+        near = not name or path.startswith(f"{name}.") or f"{name}.".startswith(f"{path}.")
+        if not near or not hasattr(config, "to_dict") or id(config) in seen:
             continue
         seen.add(id(config))
-        for keys in list(_counts(config, count)):
-            for name, values in list(_lists(config, keys[:-1], count)):
-                write(config, (*keys[:-1], name), _like(values, [values[place] for place in left]))
-            write(config, keys, len(left))
+        for entry in list(_counts(config, count)) if name else [keys]:
+            _set_count(config, entry, count, left)
+
+
+def _set_count(config: Any, keys: Keys, count: int, left: Sequence[int]) -> None:
+    """Let an entry count the layers that are left, and lists beside it hold what they have."""
+    for name, values in list(_lists(config, keys[:-1], count)):
+        write(config, (*keys[:-1], name), _like(values, [values[place] for place in left]))
+    write(config, keys, len(left))
 
 
 def _like(values: Sequence[Any], chosen: list[Any]) -> Sequence[Any]:

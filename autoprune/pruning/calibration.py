@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_map
 
 from autoprune.errors import UsageError
-from autoprune.graph.replica import same_embeddings
+from autoprune.graph.replica import check_module, same_embeddings
 from autoprune.pruning.computed_weights import plain_weights
 from autoprune.pruning.linear_ops import LinearOp, LinearOpMode, NormTracker
 
@@ -94,13 +94,14 @@ def calibrate(
     ones in groups are left out. Weights with a weight norm or a spectral norm are under the name of
     the parameter of their shape.
 
-    Raises UsageError when there is no batch.
+    Raises UsageError when there is no batch, GraphError where the model is no `nn.Module`.
 
     >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
     >>> calibration = calibrate(model, [torch.randn(64, 4), torch.randn(64, 4)])
     >>> calibration.samples, calibration.moments["2.weight"].covariance.shape
     (128, torch.Size([1, 8, 8]))
     """
+    check_module(model)
     if max_samples < 1:
         raise UsageError(f"max_samples must be at least 1, got {max_samples}")
     seen = 0

@@ -12,15 +12,16 @@ from autoprune.errors import UsageError
 from autoprune.graph import Group, PruningGraph
 from autoprune.graph.replica import plain
 from autoprune.graph.trace import Inputs
+from autoprune.patterns import canonical
 from autoprune.pruning import importance as importances
 from autoprune.pruning import refit as fitting
 from autoprune.pruning.build import build
 from autoprune.pruning.compensate import Calibration
-from autoprune.pruning.configuration import has_config, mend
 from autoprune.pruning.importance import Method
+from autoprune.pruning.pretrained import configure
 from autoprune.pruning.sparsity import Choice, sparse_weights
 from autoprune.pruning.verification import prunable, warn_if_unpruned
-from autoprune.pruning.weight_importance import method_for
+from autoprune.pruning.weight_importance import SCORES, Score, method_for, spread
 from autoprune.space import kept_units
 
 
@@ -32,6 +33,7 @@ def prune_model(
     ignored_layers: Sequence[str] = (),
     importance: str | Method | None = None,
     patterns: str | Mapping[str, str] | None = None,
+    pattern_score: str | Score | None = None,
     round_to: int = 1,
     calibration: Calibration | None = None,
     gradients: Mapping[str, Tensor] | None = None,
@@ -46,7 +48,10 @@ def prune_model(
     units are selected, by name or as a function (see `importance.scores`): by default `"obs"` with
     a calibration, `"l2"` without; `"taylor"` and `"movement"` need the `gradients` of a loss (see
     `accumulate_gradients`). `patterns` are sparsity patterns of single weights, by name or
-    one for all that can have one: `"0.8"`, or `"2:4"`. With `calibration` (see `calibrate`) the
+    one for all that can have one: `"0.8"`, or `"2:4"`. With a `pattern_score` (`"lamp"`,
+    `"magnitude"`, or a function of a weight that gives one of its shape) a sparsity is that of all
+    weights of the given model together: those with many low scores get the larger share of it, as
+    with `patterns.score` in a search. With `calibration` (see `calibrate`) the
     remaining weights are repaired by least squares, in milliseconds. With `refit`, a few batches of
     training inputs (512 samples are used), every layer is then fitted again on the inputs that it
     has in the smaller model: seconds, and the best result without training; it cannot be used with
@@ -54,8 +59,9 @@ def prune_model(
     the weights that stay are those of the dense model (the first step of training gives a smaller
     weight with spectral norm its norm of 1 again). Elements that a mask hides
     (`torch.nn.utils.prune`) stay hidden. The `config` of a model whose class is built from that
-    alone, as those of transformers, gets the new sizes, where its class can express them (see
-    `save_hf`). Raises GraphError or UsageError where an argument does not fit.
+    alone gets the new sizes; where a class of transformers cannot express them, a warning says so,
+    and only `save_hf` writes a folder that can be loaded. Raises GraphError or UsageError where an
+    argument does not fit.
 
     >>> import torch
     >>> net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
@@ -80,12 +86,10 @@ def prune_model(
     widths = {n: kept_units(graph.group(n).size, ratio, round_to) for n, ratio in ratios.items()}
     if patterns and refit is not None:
         raise UsageError("refit fills zeros again · leave it out, or patterns")
-    if isinstance(patterns, str):
-        patterns = dict.fromkeys(sparse_weights(model, graph), patterns)
     built = build(
         model,
         graph,
-        _architecture(widths, patterns or {}),
+        _architecture(widths, _patterns(model, graph, patterns, pattern_score)),
         scores=scores,
         calibration=calibration,
         choice=Choice(method_for(importance), gradients, calibration),
@@ -94,8 +98,7 @@ def prune_model(
     if refit is not None:
         samples = fitting.record(model, refit)
         fitting.refit(built.model, model, graph, built.kept_indices, samples)
-    if has_config(built.model):
-        mend(built.model, example_inputs)
+    configure(built.model, example_inputs)
     return built.model
 
 
@@ -134,6 +137,31 @@ def _of(model: nn.Module, gradients: Mapping[str, Tensor]) -> Mapping[str, Tenso
                 "autoprune.accumulate_gradients(model, loss, batches)"
             )
     return gradients
+
+
+def _patterns(
+    model: nn.Module,
+    graph: PruningGraph,
+    patterns: str | Mapping[str, str] | None,
+    score: str | Score | None,
+) -> Mapping[str, str]:
+    """The pattern of each weight; with a `score` one sparsity is spread over all of them."""
+    if score is None:
+        if isinstance(patterns, str):
+            return dict.fromkeys(sparse_weights(model, graph), patterns)
+        return patterns or {}
+    if isinstance(score, str) and score not in SCORES:
+        known = ", ".join(SCORES)
+        raise UsageError(f"pattern_score must be one of {known}, or a function, got {score!r}")
+    try:
+        wanted = float(canonical(str(patterns)))  # N:M is no number
+    except ValueError:
+        raise UsageError(
+            f"pattern_score spreads one sparsity, such as patterns='0.8', got patterns={patterns!r}"
+        ) from None
+    parameters = dict(model.named_parameters())
+    weights = {name: parameters[name] for name in sparse_weights(model, graph)}
+    return spread(weights, wanted, SCORES[score] if isinstance(score, str) else score)
 
 
 def _architecture(widths: Mapping[str, int], patterns: Mapping[str, str]) -> Architecture:

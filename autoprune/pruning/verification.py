@@ -61,7 +61,16 @@ def verify(model: nn.Module, graph: PruningGraph, example_inputs: Inputs) -> Pru
 def warn_if_unpruned(model: nn.Module, small: nn.Module, graph: PruningGraph, ratio: float) -> None:
     """Log a warning with the reasons if less than a tenth of the requested ratio was pruned."""
     dense, left = (sum(p.numel() for p in held.parameters()) for held in (model, small))
-    if not dense or 1.0 - left / dense >= 0.1 * ratio:
+    if not dense:
+        if ratio > 0.0:
+            _log.warning(
+                "nothing is pruned although a ratio of %g was requested: the model has no "
+                "parameters (quantized layers hold none) · prune the float model, and quantize it "
+                "afterwards",
+                ratio,
+            )
+        return
+    if 1.0 - left / dense >= 0.1 * ratio:
         return
     sizes: Counter[str] = Counter()
     for frozen in graph.frozen:

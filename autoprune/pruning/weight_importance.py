@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from autoprune.errors import UsageError
+from autoprune.patterns import unstructured
 from autoprune.pruning.calibration import Moment
 from autoprune.pruning.obs import second
 
@@ -129,18 +130,36 @@ def curves(
     >>> curves({"a": torch.ones(2), "b": torch.full((2,), 9.0)}, 3, torch.abs)
     {'a': (0.0, 1.0, 1.0), 'b': (0.0, 0.0, 1.0)}
     """
-    names = list(weights)
-    owners = torch.cat([torch.full((weights[n].numel(),), i) for i, n in enumerate(names)])
-    scores = torch.cat([_scored(name, weights[name].detach().cpu(), score) for name in names])
-    owners = owners[scores.sort(stable=True).indices]
-    found: dict[str, list[float]] = {name: [] for name in names}
-    for point in range(points):
-        zeros = torch.bincount(
-            owners[: round(len(owners) * point / (points - 1))], minlength=len(names)
-        )
-        for name, count in zip(names, zeros.tolist(), strict=True):
-            found[name].append(count / weights[name].numel())
-    return {name: tuple(values) for name, values in found.items()}
+    owners = _owners(weights, score)
+    found = [_shares(weights, owners, point / (points - 1)) for point in range(points)]
+    return {name: tuple(shares[name] for shares in found) for name in weights}
+
+
+def spread(weights: Mapping[str, Tensor], sparsity: float, score: Score = lamp) -> dict[str, str]:
+    """The patterns of weights where those of lowest `score` over all of them are zero.
+
+    `sparsity` is that of all elements together. Weights that stay dense have no pattern. Raises
+    UsageError as `curves`.
+
+    >>> spread({"a": torch.ones(2), "b": torch.full((2,), 9.0)}, 0.25, torch.abs)
+    {'a': '0.5'}
+    """
+    shares = _shares(weights, _owners(weights, score), sparsity) if weights else {}
+    return {name: pattern for name, share in shares.items() if (pattern := unstructured(share))}
+
+
+def _owners(weights: Mapping[str, Tensor], score: Score) -> Tensor:
+    """Which weight each element is of, by ascending scores."""
+    places = [torch.full((weight.numel(),), i) for i, weight in enumerate(weights.values())]
+    scores = [_scored(name, weight.detach().cpu(), score) for name, weight in weights.items()]
+    return torch.cat(places)[torch.cat(scores).sort(stable=True).indices]
+
+
+def _shares(weights: Mapping[str, Tensor], owners: Tensor, sparsity: float) -> dict[str, float]:
+    """Each weight's share of zeros at an overall sparsity."""
+    zeros = torch.bincount(owners[: round(len(owners) * sparsity)], minlength=len(weights))
+    each = zip(weights.items(), zeros.tolist(), strict=True)
+    return {name: count / weight.numel() for (name, weight), count in each}
 
 
 def _scored(name: str, weight: Tensor, score: Score) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import islice
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,9 @@ from autoprune.tasks.base import Batch, Split, Task
 from autoprune.tasks.failures import name_of, named
 from autoprune.tasks.losses import loss_in
 from autoprune.tasks.nested import device_of, to_device, without_workers
+
+if TYPE_CHECKING:
+    from autoprune.graph.types import Group
 
 _END = object()
 
@@ -40,6 +43,11 @@ def wrap(
     ignored_layers: tuple[str, ...] = (),
     num_heads: Mapping[str, int] | None = None,
     steps_per_epoch: int | None = None,
+    importance: Callable[[Group, Any], Tensor] | None = None,
+    weight_importance: Callable[[Any], Tensor] | None = None,
+    sparsity_score: Callable[[Tensor], Tensor] | None = None,
+    removed_share: Callable[[float], float] | None = None,
+    regularize: Callable[[nn.Module, Mapping[str, list[int]], float], None] | None = None,
 ) -> Task:
     """A task of a trained model and its loaders; the model is copied and never changed.
 
@@ -66,6 +74,12 @@ def wrap(
         num_heads: attention module path -> number of heads.
         steps_per_epoch: training batches of one epoch, for a `train_loader` without a length (an
             iterable data set); each epoch begins the loader again.
+        importance: for `importance: task`, as the method of that name of a `Task`; likewise the
+            following ones.
+        weight_importance: for `importance: task`, of the elements of a weight with a pattern.
+        sparsity_score: for `patterns.score: task`.
+        removed_share: for `schedule.kind: task`.
+        regularize: for `recovery.penalty: task`.
 
     Raises TaskError when an argument does not fit.
 
@@ -107,6 +121,16 @@ def wrap(
     task.metric, task.direction = metric, direction
     task.ignored_layers, task.num_heads = ignored_layers, num_heads
     task.steps_per_epoch = steps_per_epoch
+    methods = {
+        "importance": importance,
+        "weight_importance": weight_importance,
+        "sparsity_score": sparsity_score,
+        "removed_share": removed_share,
+        "regularize": regularize,
+    }
+    for name, given in methods.items():
+        if given is not None:
+            setattr(task, name, given)
     task.set_example(example_input)
     return task
 

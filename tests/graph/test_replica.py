@@ -1,12 +1,15 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import prune
 
+import autoprune
 from autoprune import prune_model
 from autoprune.errors import GraphError
 from autoprune.graph import trace
@@ -102,6 +105,31 @@ def test_a_program_of_torch_is_refused_and_as_a_part_it_stays_whole() -> None:
     assert graph.sizes() == {"3": 6}
     assert {f.name: f.size for f in graph.frozen} == {"0": 16, "1": 12, "4": 3}
     assert graph.frozen[-1].reason == "is a program of torch.jit"
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize("kind", ["ScriptFunction", "RecursiveScriptModule", "ExportedProgram"])
+def test_what_is_no_module_is_refused_everywhere(kind: str) -> None:
+    x = torch.zeros(1, 8)
+    model: Any = {
+        "ScriptFunction": lambda: torch.jit.trace(torch.relu, x),
+        "RecursiveScriptModule": lambda: torch.jit.script(nn.Linear(8, 3)),
+        "ExportedProgram": lambda: torch.export.export(nn.Linear(8, 3), (x,)),
+    }[kind]()
+    calls: list[Callable[[], object]] = [
+        lambda: autoprune.groups(model, x),
+        lambda: autoprune.prune_model(model, x, 0.5),
+        lambda: autoprune.count_cost(model, x),
+        lambda: autoprune.measure_latency(model, x),
+        lambda: autoprune.measure_peak_memory(model, x),
+        lambda: autoprune.calibrate(model, [x]),
+        lambda: autoprune.accumulate_gradients(model, lambda m, b: m(b).sum(), [x]),
+    ]
+    for call in calls:
+        with pytest.raises(
+            GraphError, match=f"^a model must be an nn.Module in Python, got a {kind}"
+        ):
+            call()
 
 
 def test_an_example_of_a_subclass_is_a_plain_tensor() -> None:

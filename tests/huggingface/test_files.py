@@ -6,14 +6,17 @@ from typing import Any
 
 import pytest
 import torch
+from configured import Config, Net
 from torch import nn
 
 import autoprune
 from autoprune import UsageError
 from autoprune.architecture import Architecture
+from autoprune.graph.blocks import Slot
 from autoprune.graph.outputs import answers_in
 from autoprune.pruning import importance
 from autoprune.pruning.build import build
+from autoprune.pruning.depth import Removed
 from autoprune.pruning.verification import prunable
 
 transformers = pytest.importorskip("transformers")
@@ -137,6 +140,45 @@ def test_layers_that_are_gone_leave_the_list_and_the_count(tmp_path: Path) -> No
     assert len(again.model.layers) == again.config.num_hidden_layers == 2
     assert [layer.self_attn.layer_idx for layer in again.model.layers] == [0, 1]
     assert same(again, small, x)
+
+
+def test_an_encoder_may_have_fewer_layers_than_its_decoder(tmp_path: Path) -> None:
+    model, x = t5(), both()
+    gone = [b.name for b in prunable(model, x).blocks if b.name.startswith("encoder.block.1.")]
+    assert len(gone) == 2
+    small = without(model, x, gone)
+    saved = autoprune.save_hf(small, tmp_path / "model", x)
+    assert saved.has_config
+    again = transformers.T5ForConditionalGeneration.from_pretrained(saved.path).eval()
+    assert len(again.encoder.block) == again.config.num_layers == 1
+    assert len(again.decoder.block) == again.config.num_decoder_layers == 2
+    assert same(again, small, x)
+
+
+class Counting(Net):
+    """Its code relies on the number of layers."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for place in range(4):
+            x = self.layers[place](x)
+        return x
+
+
+def test_a_model_that_needs_its_empty_layers_keeps_them(tmp_path: Path) -> None:
+    model, x = Counting(Config()).eval(), torch.randn(3, 4)
+    model.layers[1].body = Removed(model.layers[1].body, Slot())
+    saved = autoprune.save_hf(model, tmp_path / "model", x)
+    assert not saved.has_config
+    again = autoprune.load_hf(saved.path, model_class=Counting)
+    assert len(again.layers) == 4
+    assert torch.equal(again(x), model(x))
+
+
+def test_an_encoder_without_layers_is_saved_too(tmp_path: Path) -> None:
+    model, x = t5(), both()
+    gone = [b.name for b in prunable(model, x).blocks if b.name.startswith("encoder.")]
+    small = without(model, x, gone)
+    assert same(autoprune.load_hf(autoprune.save_hf(small, tmp_path / "model", x).path), small, x)
 
 
 def test_a_decoder_without_its_first_attention_still_generates(tmp_path: Path) -> None:

@@ -37,6 +37,33 @@ def test_a_layer_that_still_has_something_stays() -> None:
     assert len(without_empty_layers(without()).layers) == 4
 
 
+class Two(nn.Module):
+    """Two lists of equal lengths; each part has a configuration of its own."""
+
+    def __init__(self, config: Both) -> None:
+        super().__init__()
+        self.config = config
+        self.first, self.second = Net(Config(config.num_layers)), Net(Config(config.num_blocks))
+
+    def save_pretrained(self, path: str) -> None:
+        """As a model of transformers has it."""
+
+
+class Both(Config):
+    def __init__(self) -> None:
+        super().__init__()
+        self.num_layers, self.num_blocks = 4, 4
+
+
+def test_lists_beside_it_are_counted_as_before() -> None:
+    model = Two(Both()).eval()
+    model.second.layers[1].body = Removed(model.second.layers[1].body, Slot())
+    small = without_empty_layers(model)
+    assert (len(small.first.layers), len(small.second.layers)) == (4, 3)
+    assert (small.config.num_layers, small.config.num_blocks) == (4, 3)
+    assert (small.first.config.num_hidden_layers, small.second.config.num_hidden_layers) == (4, 3)
+
+
 class Uncounted(Net):
     """Its list has a length of its own."""
 

@@ -135,6 +135,39 @@ def test_patterns_follow_the_gradients() -> None:
     assert small[1].weight.tolist() == [[3.0, 0.0, 2.0]]
 
 
+@pytest.mark.parametrize("score", ["magnitude", "lamp", torch.abs])
+def test_one_sparsity_is_spread_over_all_weights(score) -> None:
+    """Of 1, 2, 3 and 3, 1, 2 the three smallest elements are 1, 1 and the first 2."""
+    net, x = two_layers(), torch.zeros(1, 1)
+    small = prune_model(net, x, 0.0, patterns="0.5", pattern_score=score)
+    assert small[0].weight.tolist() == [[0.0], [0.0], [3.0]]
+    assert small[1].weight.tolist() == [[3.0, 0.0, 2.0]]
+    each = prune_model(net, x, 0.0, patterns="0.5")
+    assert each[1].weight.tolist() == [[3.0, 0.0, 0.0]]
+
+
+def test_a_score_of_ones_own_spreads_it_differently() -> None:
+    net, x = two_layers(), torch.zeros(1, 1)
+
+    def by_inputs(weight: torch.Tensor) -> torch.Tensor:
+        return weight.abs() * weight.shape[1]  # 1, 2, 3 and 9, 3, 6
+
+    small = prune_model(net, x, 0.0, patterns="0.3", pattern_score=by_inputs)
+    assert small[0].weight.tolist() == [[0.0], [0.0], [3.0]]
+    assert small[1].weight.tolist() == [[3.0, 1.0, 2.0]]
+
+
+@pytest.mark.parametrize("patterns", [None, "2:4", {"0.weight": "0.5"}])
+def test_only_one_sparsity_can_be_spread(patterns) -> None:
+    net, x = two_layers(), torch.zeros(1, 1)
+    with pytest.raises(UsageError, match=r"^pattern_score spreads one sparsity, such as patterns="):
+        prune_model(net, x, 0.0, patterns=patterns, pattern_score="lamp")
+    with pytest.raises(
+        UsageError, match=r"must be one of lamp, magnitude, or a function, got 'l1'"
+    ):
+        prune_model(net, x, 0.0, patterns="0.5", pattern_score="l1")
+
+
 def test_gradients_that_are_missing_or_of_another_model_are_refused() -> None:
     net, x = two_layers(), torch.zeros(1, 1)
     with pytest.raises(UsageError, match=r"needs gradients · get them with autoprune\.accumulate"):

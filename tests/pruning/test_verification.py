@@ -290,6 +290,17 @@ def test_a_model_from_which_next_to_nothing_leaves_is_told_with_the_reasons(
     assert not caplog.records
 
 
+def test_a_model_without_parameters_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    model, x = nn.Sequential(nn.Flatten(), nn.ReLU()), torch.randn(2, 3, 4)  # as quantized ones
+    with caplog.at_level(logging.WARNING):
+        prune_model(model, x, 0.0)
+    assert not caplog.records
+    prune_model(model, x, 0.5)
+    (record,) = caplog.records
+    assert record.message.startswith("nothing is pruned although a ratio of 0.5 was requested: ")
+    assert "the model has no parameters" in record.message
+
+
 class Follower(nn.Module):
     """A second branch that moves towards the first one whenever the model trains."""
 

@@ -75,6 +75,13 @@ def test_the_importance_task_is_the_tasks_own() -> None:
     assert importance.method_for("wanda", own) is importance.wanda
 
 
+def test_a_sparsity_is_spread_by_one_threshold() -> None:
+    weights = {"small": torch.tensor([0.1, 0.2, 0.3, 9.0]), "large": torch.tensor([1.0, 2.0])}
+    assert importance.spread(weights, 0.6667, torch.abs) == {"small": "0.75", "large": "0.5"}
+    assert importance.spread(weights, 0.5, torch.abs) == {"small": "0.75"}
+    assert importance.spread({}, 0.5) == {}
+
+
 def test_curves_share_out_one_threshold() -> None:
     weights = {"small": torch.tensor([0.1, 0.2, 0.3, 9.0]), "large": torch.tensor([1.0, 2.0])}
     found = importance.curves(weights, 7, torch.abs)

@@ -28,6 +28,7 @@ from autoprune.errors import ConfigError, TaskError
 from autoprune.pareto import Objective
 from autoprune.space import SearchSpace
 from autoprune.tasks.base import Task
+from autoprune.tasks.wrap import wrap
 
 
 class Judged(Stripes):
@@ -248,6 +249,20 @@ def test_a_method_that_is_asked_for_must_be_the_tasks_own(spec: dict[str, Any], 
     assert str(caught.value) == says
     check_methods(space(**spec), Own())
     check_methods(space(), Stripes())
+
+
+def test_what_wrap_was_given_counts_as_the_tasks_own() -> None:
+    net, batch = nn.Linear(2, 2), (torch.zeros(3, 2), torch.zeros(3, dtype=torch.long))
+    asked = space(importance="task", schedule={"kind": "task"}, patterns={"score": "task"})
+    given = {"importance": Own().importance, "sparsity_score": torch.abs}
+    task = wrap(net, [batch], [batch], removed_share=math.sqrt, **given)
+    check_methods(asked, task)
+    assert task.removed_share(0.25) == 0.5
+    assert task.sparsity_score(torch.tensor([-1.0])).tolist() == [1.0]
+    with pytest.raises(TaskError, match=r"recovery.penalty 'task' needs Linear.regularize"):
+        check_methods(space(recovery={"penalty": "task"}), task)
+    with pytest.raises(TaskError, match=r"removed_share: a schedule's curve must rise"):
+        check_methods(asked, wrap(net, [batch], [batch], removed_share=lambda t: t / 2, **given))
 
 
 def test_values_are_the_choices_the_constant_or_none() -> None:

@@ -3,6 +3,8 @@ import copy
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
+from torch.nn.utils import parametrizations, weight_norm
 
 from autoprune.training.fake_quantization import (
     fake_quantization,
@@ -86,3 +88,71 @@ def test_the_projections_of_attention_are_rounded_and_its_mask_is_not(width):
     torch.testing.assert_close(found, wanted)
     assert all(weight.grad is not None for weight in layer.parameters())
     assert not torch.allclose(layer(query, key, key, attn_mask=mask)[0], wanted, atol=1e-6)
+
+
+class Product(nn.Module):
+    """As `Conv1D` of transformers: the weight is (inputs, outputs)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight, self.bias = nn.Parameter(torch.randn(8, 5)), nn.Parameter(torch.randn(5))
+
+    def forward(self, x):
+        return torch.addmm(self.bias, x, self.weight)
+
+
+class Operator(Product):
+    def forward(self, x):
+        return x @ self.weight + self.bias
+
+
+class Functional(Product):
+    def forward(self, x):
+        return F.linear(x, weight=self.weight.T, bias=self.bias)
+
+
+def nearest(weight, dim):
+    """At 127 values for each slice of the other dimension."""
+    step = weight.detach().abs().amax(dim, keepdim=True) / 63
+    return (weight.detach() / step).round() * step
+
+
+@pytest.mark.parametrize("kind", [Product, Operator, Functional])
+def test_any_product_with_a_parameter_is_rounded(kind) -> None:
+    torch.manual_seed(0)
+    model, other, x = kind(), kind(), torch.randn(4, 8)
+    exact, theirs = model(x), other(x)
+    wanted = rounded_activation(x) @ nearest(model.weight, 0) + model.bias
+    with fake_quantization(model):
+        found = model(x)
+        found.sum().backward()
+        assert torch.equal(other(x), theirs)  # what a loss computes with
+    torch.testing.assert_close(found, wanted)
+    assert not torch.allclose(found, exact, atol=1e-4)
+    assert model.weight.grad.abs().sum() > 0
+    assert torch.equal(model(x), exact)
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm.*:FutureWarning")
+@pytest.mark.parametrize("normed", [weight_norm, parametrizations.weight_norm])
+def test_weights_that_are_computed_from_others_are_rounded(normed) -> None:
+    torch.manual_seed(0)
+    layer, x = normed(nn.Linear(8, 5)), torch.randn(4, 8)
+    exact, names = layer(x), list(layer.state_dict())
+    wanted = F.linear(rounded_activation(x), nearest(layer.weight, 1), layer.bias)
+    with fake_quantization(layer):
+        found = layer(x)
+        found.sum().backward()
+        assert list(layer.state_dict()) == names
+    torch.testing.assert_close(found, wanted)
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in layer.parameters())
+    assert torch.equal(F.linear(x, layer.weight, layer.bias), exact)
+    assert torch.equal(layer(x), exact)
+
+
+@pytest.mark.parametrize("kind", [nn.RNN, nn.GRU, nn.LSTM])
+def test_recurrent_layers_are_not_rounded_as_in_the_file(kind) -> None:
+    layer, x = kind(8, 6), torch.randn(3, 2, 8)
+    with fake_quantization(layer):
+        found = layer(x)[0]
+    assert torch.equal(found, layer(x)[0])

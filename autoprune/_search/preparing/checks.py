@@ -125,8 +125,8 @@ def check_methods(space: SearchSpace, task: Task) -> None:
     asked = {setting: values_of(space, setting) for setting in _METHODS}
     asked["patterns.score"] = (space.patterns.score,)
     for setting, method in _METHODS.items():
-        own = getattr(type(task), method) is not getattr(Task, method)
-        if "task" in asked[setting] and not own:
+        found = getattr(getattr(task, method), "__func__", None)  # None: a function that it holds
+        if "task" in asked[setting] and found is getattr(Task, method):
             raise TaskError(
                 f"{setting} 'task' needs {name_of(task)}.{method}, which is not defined "
                 "· define it, or use another one"
