@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from autoprune.budget import Value
 from autoprune.loading import front_of, load, recommended
 from autoprune.pareto import ParetoFront
-from autoprune.pick import RECOMMENDED, best_within
+from autoprune.pick import RECOMMENDED, best_within, word_of
 from autoprune.pick import pick as pick_record
 from autoprune.recommendation import Recommendation
 from autoprune.record import TrialRecord
@@ -63,7 +63,7 @@ class Result:
 
         Also limits and a goal: `latency_ms<=3`, or `accuracy>=0.9, min latency_ms`.
         """
-        found = self.recommendation if text.strip() == RECOMMENDED else None
+        found = self.recommendation if word_of(text) == RECOMMENDED else None
         return pick_record(self.front, text, self.records, found.record if found else None)
 
     @property
