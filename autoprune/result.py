@@ -87,12 +87,12 @@ class Result:
     def report(
         self,
         path: str | Path | None = None,
-        format: str = "html",  # noqa: A002 - the word of the command line
+        format: str | None = None,  # noqa: A002 - the word of the command line
     ) -> Path:
         """Write the run's report: `html` (one page), `md`, `csv` or `png`; returns its path.
 
-        The default is a file in the run. Raises UsageError for another format, and where a picture
-        has no browser that draws it.
+        Without a format it is that of the path's ending. The default is a file in the run. Raises
+        UsageError for another format, and where a picture has no browser that draws it.
         """
         from autoprune.report.formats import write
 
