@@ -31,7 +31,7 @@ from autoprune.loading import (
     task_of,
 )
 from autoprune.options import SearchOptions, sections
-from autoprune.pick import DENSE, RECOMMENDED
+from autoprune.pick import DENSE, RECOMMENDED, word_of
 from autoprune.record import TrialRecord
 from autoprune.result import Result
 from autoprune.space.settings import constants
@@ -301,7 +301,7 @@ def export(
         raise UsageError("quantization and test need precision='int8'")
     if precision == "int8" and format not in (None, "onnx"):
         raise UsageError(f"an int8 model is written as onnx, got format {format!r}")
-    if pick.strip() == DENSE and not is_model(path):
+    if word_of(pick) == DENSE and not is_model(path):
         if precision == "int8" or format == "packed":
             raise UsageError(
                 "pick dense is written as float32, and not packed · autoprune quantize RUN writes "

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -12,7 +11,7 @@ from autoprune.budget import Budget, Cost, Timing
 from autoprune.cost_fields import field_at, is_cost
 from autoprune.errors import StoreError, UsageError
 from autoprune.pareto import CostSource, Objective, ParetoFront
-from autoprune.pick import RECOMMENDED
+from autoprune.pick import RECOMMENDED, trial_number, word_of
 from autoprune.pick import pick as pick_record
 from autoprune.printable import quoted
 from autoprune.recommendation import Recommendation, recommend
@@ -123,10 +122,10 @@ class JointFront:
         Raises UsageError for `trial=7`, which is a number in one of the runs; StoreError where
         nothing fits.
         """
-        if re.fullmatch(r"\s*trial\s*=.*", text):
+        if trial_number(text) is not None:
             places = ", ".join(str(run.path) for run in self.runs.values())
             raise UsageError(f"pick: trials are numbered in each run · name one of {places}")
-        found = self.recommendation if text.strip() == RECOMMENDED else None
+        found = self.recommendation if word_of(text) == RECOMMENDED else None
         record = pick_record(self.front, text, (), found.record if found else None)
         return self.runs[self.start_of(record)], record
 

@@ -15,7 +15,7 @@ from autoprune.cost_fields import is_cost
 from autoprune.errors import StoreError, TaskError, UsageError
 from autoprune.joint import JointFront
 from autoprune.pareto import ParetoFront
-from autoprune.pick import RECOMMENDED
+from autoprune.pick import RECOMMENDED, word_of
 from autoprune.pick import pick as pick_record
 from autoprune.printable import counted, quoted
 from autoprune.recommendation import Recommendation, recommend
@@ -73,7 +73,7 @@ def picked(run: RunFolder, text: str) -> tuple[RunFolder, TrialRecord]:
             )
     records = run.records()
     front = front_of(run, records)
-    found = recommended(run, front) if text.strip() == RECOMMENDED else None
+    found = recommended(run, front) if word_of(text) == RECOMMENDED else None
     return run, pick_record(front, text, records, found.record if found else None)
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import difflib
+import math
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from autoprune.budget import Budget, Value
+from autoprune.budget import Budget, Limit, Value
 from autoprune.cost_fields import cost_fields, field_at, is_cost, on_device, split_field
 from autoprune.errors import StoreError, UsageError
 from autoprune.pareto import Objective, ParetoFront
@@ -20,8 +21,10 @@ FORMS = (
     "'accuracy>=0.9, min latency_ms'"
 )
 _EMPTY = "the front is empty: no trial finished within the budget"
-_LIMIT = re.compile(r"([A-Za-z_][\w@.-]*)\s*(<=|>=)\s*(\S.*)")
-_GOAL = re.compile(r"(min|max)\s+([A-Za-z_][\w@.-]*)")
+_LIMIT = re.compile(r"([A-Za-z_][\w@.-]*)\s*([<>]=?)\s*([^\s=].*)")
+_GOAL = re.compile(r"(?i:(min|max))\s+([A-Za-z_][\w@.-]*)")
+_NEXT = re.compile(r"[<>]|\b(min|max)\s", re.IGNORECASE)  # what begins another part
+_SIGNS = {"≤": "<=", "≥": ">=", "=<": "<=", "=>": ">="}
 
 
 def pick(
@@ -35,29 +38,40 @@ def pick(
     `recommended` is the one given (see `recommendation.recommend`), or else the knee: the best
     trade of the front. `best` is its best in the task's metric; `fastest` has the lowest measured
     latency (the lowest predicted one where none was measured); where devices have names,
-    `fastest@phone` says on which one, and `latency_ms@phone<=8`. `trial=N` is any of the front's
-    records or of `records`. Otherwise commas separate limits on costs (`macs<=2 M`) and metrics
-    (`accuracy>=0.9`) and at most one goal (`min latency_ms`, `max accuracy`) among the members
-    within them; by default the best in the metric, or with a limit on a metric the cheapest.
-    Latencies are those that the front was made with.
+    `fastest@phone` says on which one, and `latency_ms@phone<=8`. `trial=N` (or `trial N`, `N`) is
+    any of the front's records or of `records`. Otherwise commas separate limits on costs
+    (`macs<=2 M`) and metrics (`accuracy>=0.9`), which all hold, and at most one goal (`min
+    latency_ms`, `max accuracy`) among the members within them; by default the best in the metric,
+    or with a limit on a metric the cheapest. Latencies are those that the front was made with.
 
     Raises UsageError for another form, StoreError where nothing fits.
     """
-    wanted = text.strip()
-    if match := re.fullmatch(r"trial\s*=\s*(\d+)", wanted):
-        return _numbered(front, int(match.group(1)), records)
-    word, device = split_field(wanted)
+    number, wanted = trial_number(text), word_of(text)
+    if number is not None:
+        return _numbered(front, number, records)
+    word, _ = split_field(wanted)
     is_word = wanted in (RECOMMENDED, *_NAMED) or word == "fastest"
-    query = None if is_word else _Query.parse(wanted, front)
+    query = None if is_word else _Query.parse(text.strip(), front)
     if not front.members:
         raise StoreError(_EMPTY)
     if query is not None:
         return query.answer(front)
     if word == "fastest":
-        return _fastest(front, device)
+        return _fastest(front, split_field(text.strip())[1])
     if wanted == RECOMMENDED:
         return recommended or _knee(front)
     return _NAMED[wanted](front)
+
+
+def word_of(text: str) -> str:
+    """The text as it is compared with the words that are picks: ` Knee` is `knee`."""
+    return text.strip().lower()
+
+
+def trial_number(text: str) -> int | None:
+    """The number in `trial=7`, `trial 7` or `7`; None of other texts."""
+    match = re.fullmatch(r"(?:trial\s*=?\s*)?([0-9]+)", word_of(text))
+    return int(match.group(1)) if match else None
 
 
 def best_within(front: ParetoFront, limits: Mapping[str, Value]) -> TrialRecord:
@@ -81,27 +95,21 @@ class _Query:
 
     @staticmethod
     def parse(text: str, front: ParetoFront) -> _Query:
-        costs: dict[str, Value] = {}
-        metrics, goals = [], []
-        for part in (part.strip() for part in text.split(",")):
+        limits, goals = [], []
+        for part in _parts(text):
             if match := _GOAL.fullmatch(part):
-                name = _known(match.group(2), front)
-                goals.append(Objective(name, "minimize" if match.group(1) == "min" else "maximize"))
+                name, goal = _known(match.group(2), front), match.group(1).lower()
+                goals.append(Objective(name, "minimize" if goal == "min" else "maximize"))
             elif match := _LIMIT.fullmatch(part):
-                name, sign, value = match.groups()
-                name = _known(name, front)
-                if not is_cost(name):
-                    metrics.append((name, sign, _number(name, value)))
-                elif sign == "<=":
-                    costs[name] = value
-                else:
-                    raise UsageError(f"pick: {name} is a cost and takes <=, got {part!r}")
+                limits.append(_limit(match, front))
             else:
                 raise UsageError(f"pick must be {FORMS}, got {text!r}")
         if len(goals) > 1:
             raise UsageError(f"pick takes one goal (min or max), got {text!r}")
-        budget = _budget(front, costs) if costs else None
-        return _Query(budget, tuple(metrics), goals[0] if goals else None, text)
+        costs = [limit for limit in limits if isinstance(limit, Limit)]
+        metrics = tuple(limit for limit in limits if not isinstance(limit, Limit))
+        budget = _tightest(costs) if costs else None
+        return _Query(budget, metrics, goals[0] if goals else None, text)
 
     def answer(self, front: ParetoFront) -> TrialRecord:
         limits = {it.field: it.value for it in self.costs.limits} if self.costs else {}
@@ -186,11 +194,49 @@ def _known(name: str, front: ParetoFront) -> str:
     return name
 
 
+def _parts(text: str) -> list[str]:
+    """What commas separate, with signs as they are usually written; one part at least."""
+    for other, sign in _SIGNS.items():
+        text = text.replace(other, sign)
+    parts = [part.strip() for part in text.split(",")]
+    return [part for part in parts if part] or [text]
+
+
+def _limit(match: re.Match[str], front: ParetoFront) -> Limit | tuple[str, str, float]:
+    """A limit on a cost, or of a metric name, sign and bound."""
+    name, sign, value = _known(match.group(1), front), *match.group(2, 3)
+    if _NEXT.search(value):
+        raise UsageError(f"pick: commas separate limits and a goal, got {match.group()!r}")
+    if not is_cost(name):
+        return name, f"{sign[0]}=", _bound(sign, _number(name, value))
+    if sign[0] == ">":
+        raise UsageError(f"pick: {name} is a cost and takes <=, got {match.group()!r}")
+    found = _budget(front, {name: value}).limits[0]
+    return replace(found, value=_bound(sign, found.value))
+
+
 def _number(name: str, text: str) -> float:
     try:
-        return float(text.rstrip("%")) / (100.0 if text.endswith("%") else 1.0)
+        value = float(text.rstrip("%")) / (100.0 if text.endswith("%") else 1.0)
     except ValueError:
-        raise UsageError(f"pick: {name} needs a number such as 0.9 or 90%, got {text!r}") from None
+        value = math.nan
+    if not math.isfinite(value):
+        raise UsageError(f"pick: {name} needs a number such as 0.9 or 90%, got {text!r}")
+    return value
+
+
+def _bound(sign: str, value: float) -> float:
+    """The bound of `>=` or `<=` that says the same: beside the value of `>` and `<`."""
+    beyond = {">": math.inf, "<": -math.inf}.get(sign)
+    return value if beyond is None else math.nextafter(value, beyond)
+
+
+def _tightest(limits: Iterable[Limit]) -> Budget:
+    """A budget in which of several limits on one cost the lowest is left."""
+    found: dict[str, Limit] = {}
+    for limit in limits:
+        found[limit.field] = min(found.get(limit.field, limit), limit, key=lambda it: it.value)
+    return Budget(tuple(found.values()))
 
 
 def _budget(front: ParetoFront, limits: Mapping[str, Value]) -> Budget:

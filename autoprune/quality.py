@@ -12,7 +12,9 @@ from typing import Literal
 from autoprune.errors import ConfigError
 
 Kind = Literal[">=", "<=", "drop", "relative drop"]
-_FORM = re.compile(r"(drop\s*)?(>=|<=)\s*([0-9]*\.?[0-9]+(?:[eE][+-]?[0-9]+)?)\s*(%|pts?)?")
+_NUMBER = r"[0-9]*\.?[0-9]+(?:[eE][+-]?[0-9]+)?"
+_FORM = re.compile(rf"(drop\s*)?(>=|<=)\s*({_NUMBER})\s*(%|pts?)?")
+PATTERN = rf"^\s*([<>]=\s*{_NUMBER}\s*%?|drop\s*<=\s*{_NUMBER}\s*(%|pts?)?)\s*$"  # of all forms
 _FORMS = "'>= 0.90', '<= 0.3', 'drop <= 1 pt' (0.01 of the metric) or 'drop <= 1 %' (of dense)"
 
 
@@ -105,7 +107,9 @@ def tells_nothing(value: float, constant: float, *, maximize: bool, samples: int
 def check_qualities(
     limits: Iterable[QualityLimit], dense: Mapping[str, float], metric: str
 ) -> None:
-    """Raise ConfigError for a metric that `evaluate` does not give, or a drop that says nothing.
+    """Raise ConfigError for a metric that `evaluate` does not give, or a limit without sense.
+
+    That is a drop that allows anything, or a share above 1, such as an accuracy of 90.
 
     `dense` are the dense model's metrics; of these only the task's `metric` has a direction.
     """
@@ -124,4 +128,9 @@ def check_qualities(
             raise ConfigError(
                 f"quality, recommend: a drop of {limit.value:g} allows any {limit.metric} (dense: "
                 f"{value:.4g}) · write 'drop <= 1 %' (of dense) or 'drop <= 1 pt' (0.01)"
+            )
+        if limit.kind == ">=" and 0.0 <= value <= 1.0 < limit.value:
+            raise ConfigError(
+                f"quality.{limit.metric}: no model has {limit}, the dense one has {value:.4g} · "
+                f"write '>= {limit.value / 100:.4g}' or '>= {limit.value:.4g} %'"
             )

@@ -32,8 +32,8 @@ class TrialRecord:
     """One candidate and what became of it.
 
     `metrics` are validation metrics at the end of training (empty unless `complete` or `stopped`);
-    `history` has one dictionary per evaluation: `epoch`, `loss`, metrics, `params`, `lr`; the last
-    one of a finished model may have `file_bytes`, the size of its file.
+    `history` has one dictionary per evaluation: `epoch`, metrics, `params`, `train_loss`, `lr`; the
+    last one of a finished model may have `file_bytes`, the size of its file.
     `predicted` is the cost before training, `measured` the cost of the finished model measured
     alone. `times` are seconds by name (`train_s`, `evaluate_s`, `build_s`, `wall_s`). `artifact` is
     the saved model's folder relative to the run folder. `origin` says where the candidate came

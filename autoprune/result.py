@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from autoprune.budget import Value
 from autoprune.loading import front_of, load, recommended
 from autoprune.pareto import ParetoFront
-from autoprune.pick import RECOMMENDED, best_within
+from autoprune.pick import RECOMMENDED, best_within, word_of
 from autoprune.pick import pick as pick_record
 from autoprune.recommendation import Recommendation
 from autoprune.record import TrialRecord
@@ -63,7 +63,7 @@ class Result:
 
         Also limits and a goal: `latency_ms<=3`, or `accuracy>=0.9, min latency_ms`.
         """
-        found = self.recommendation if text.strip() == RECOMMENDED else None
+        found = self.recommendation if word_of(text) == RECOMMENDED else None
         return pick_record(self.front, text, self.records, found.record if found else None)
 
     @property
@@ -87,12 +87,12 @@ class Result:
     def report(
         self,
         path: str | Path | None = None,
-        format: str = "html",  # noqa: A002 - the word of the command line
+        format: str | None = None,  # noqa: A002 - the word of the command line
     ) -> Path:
         """Write the run's report: `html` (one page), `md`, `csv` or `png`; returns its path.
 
-        The default is a file in the run. Raises UsageError for another format, and where a picture
-        has no browser that draws it.
+        Without a format it is that of the path's ending. The default is a file in the run. Raises
+        UsageError for another format, and where a picture has no browser that draws it.
         """
         from autoprune.report.formats import write
 

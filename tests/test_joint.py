@@ -45,6 +45,8 @@ def test_numbers_of_trials_need_the_run(tmp_path: Path) -> None:
     joint = JointFront.read(make(tmp_path, large=(0.9, 0.4), small=(0.8, 0.5)))
     with pytest.raises(UsageError, match=r"numbered in each run · name one of .*starts/large"):
         joint.pick("trial=0")
+    with pytest.raises(UsageError, match="numbered in each run"):
+        joint.pick("1")
 
 
 def test_contribution_is_the_hypervolume_that_would_be_lost(tmp_path: Path) -> None:

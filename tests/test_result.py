@@ -116,7 +116,7 @@ def test_its_front_is_a_table_in_a_notebook(result: Result) -> None:
 def test_the_report_is_written_where_it_is_asked_for(result: Result, tmp_path: Path) -> None:
     assert result.report() == result.path / "report.html"
     assert "</html>" in (result.path / "report.html").read_text()
-    written = result.report(tmp_path / "table.csv", format="csv")
+    written = result.report(tmp_path / "table.csv")
     assert written == tmp_path / "table.csv"
     assert written.read_text().startswith("number,state,")
     with pytest.raises(UsageError, match="format must be one of html, md, csv, png, got 'pdf'"):

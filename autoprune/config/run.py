@@ -40,8 +40,11 @@ from autoprune.config.yaml_file import anchored, nearest, set_key
 from autoprune.cost_fields import on_device
 from autoprune.errors import BudgetError, ConfigError
 from autoprune.printable import quoted, shown
-from autoprune.quality import QualityLimit, parse_qualities, parse_quality
+from autoprune.quality import PATTERN, QualityLimit, parse_qualities, parse_quality
 from autoprune.space import SearchSpace
+
+_LIMIT: dict[str, Any] = {"type": "string", "pattern": PATTERN}
+_LIMITS: dict[str, Any] = {"anyOf": [_LIMIT, {"type": "array", "items": _LIMIT}]}
 
 
 class RunConfig(BaseModel):
@@ -75,8 +78,8 @@ class RunConfig(BaseModel):
     space: Annotated[InstanceOf[SearchSpace], WithJsonSchema({})]
     keep: Patterns = ()
     bounds: dict[str, BoundConfig] = {}
-    quality: dict[str, str | list[str]] = {}
-    recommend: str = "drop <= 1 %"
+    quality: dict[str, Annotated[Any, WithJsonSchema(_LIMITS)]] = {}  # checked by its parser
+    recommend: Annotated[str, WithJsonSchema(_LIMIT)] = "drop <= 1 %"
     search: SearchConfig = SearchConfig()
     starting_models: StartingModels = {}
     from_run: Text | None = None

@@ -137,17 +137,25 @@ class RunContents:
 
         Of the widths that were trained at several learning rates the best one, of equals the first.
         """
-        found = at_best_rate(self.records, self._rank)
-        return tuple(record for record in found if record.baseline == "uniform")
+        return tuple(record for record in self.baselines if record.baseline == "uniform")
 
     def _rank(self, record: TrialRecord) -> float:
         return self.metric.rank(record) if self.metric else 0.0
 
     @cached_property
     def baselines(self) -> tuple[TrialRecord, ...]:
-        """All finished baselines, smaller dense models last."""
+        """All finished baselines, smaller dense models last.
+
+        One of an earlier run that is above a limit of this one is none here.
+        """
         every = (*at_best_rate(self.records, self._rank), *self.smaller)
-        return tuple(record for record in every if record.baseline)
+        return tuple(record for record in every if record.baseline and not self._is_above(record))
+
+    def _is_above(self, record: TrialRecord) -> bool:
+        """Whether an earlier run trained it, and a limit is broken as predicted."""
+        limits = self.plan.limits.items() if self.plan and record.is_reused else ()
+        costs = ((record.predicted.value(name), most) for name, most in limits if record.predicted)
+        return any(value is not None and value > most for value, most in costs)
 
     @cached_property
     def states(self) -> dict[str, int]:

@@ -45,16 +45,21 @@ def write(
 def format_of(name: str | None, file: Path | None = None) -> str:
     """The given format, or what a file's ending says: html without either.
 
-    Raises UsageError for another one.
+    Raises UsageError for another one, and where the ending is that of another format.
     """
-    known = ", ".join(FORMATS)
-    if name is None and file is not None and file.suffix.removeprefix(".") not in FORMATS:
+    known, ending = ", ".join(FORMATS), file.suffix.removeprefix(".") if file else "html"
+    if name is None and ending not in FORMATS:
         raise UsageError(
             f"{file} must end with one of .{known.replace(' ', ' .')} · or say --format"
         )
-    found = name or (file.suffix.removeprefix(".") if file else "html")
+    found = name or ending
     if found not in FORMATS:
         raise UsageError(f"format must be one of {known}, got {found!r}")
+    if file is not None and ending in FORMATS and ending != found:
+        raise UsageError(
+            f"{file} ends like {ending}, and the format is {found} · leave one of them out, or "
+            f"write {file.with_suffix('.' + found)}"
+        )
     return found
 
 

@@ -98,7 +98,7 @@ def _figures(view: RunView) -> dict[str, Any]:
         "ratios": figures.ratios(view),
         "schedules": figures.schedules(view),
         "history_metric": figures.history(view, metric) if metric else None,
-        "history_loss": figures.history(view, "loss"),
+        "history_loss": figures.history(view, "train_loss"),
     }
     for index, field in enumerate(view.latencies):
         drawn[f"prediction_{index}"] = figures.prediction(view, field)

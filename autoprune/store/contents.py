@@ -14,6 +14,7 @@ from autoprune.pareto import ParetoFront
 from autoprune.printable import quoted
 from autoprune.record import TrialRecord
 from autoprune.store import records as lines
+from autoprune.store.earlier_names import renamed_record
 from autoprune.store.files import checked, first_line, plain, read, read_json, write_json
 from autoprune.store.values import (
     DONE,
@@ -65,7 +66,7 @@ class RunContents:
 
         Raises StoreError with the line where the file is damaged.
         """
-        found, sizes = lines.read(self.path / RECORDS), self.sizes()
+        found, sizes = self._renamed(lines.read(self.path / RECORDS)), self.sizes()
         for record in found if sizes else ():
             try:
                 record.candidate.architecture.complete(sizes)
@@ -77,7 +78,7 @@ class RunContents:
     def smaller(self) -> tuple[TrialRecord, ...]:
         """The smaller dense models that were trained as baselines; their numbers are below 0."""
         file = self.path / SMALLER
-        return lines.read_smaller(file) if file.exists() else ()
+        return self._renamed(lines.read_smaller(file)) if file.exists() else ()
 
     def save_smaller(self, records: Iterable[TrialRecord]) -> None:
         """Write all of them."""
@@ -234,6 +235,10 @@ class RunContents:
     ) -> None:
         """Write the profile of a device."""
         write_json(self.path / device_file(device, precision), content)
+
+    def _renamed(self, records: tuple[TrialRecord, ...]) -> tuple[TrialRecord, ...]:
+        dense = self.dense() if records else None
+        return tuple(renamed_record(r, dense.metrics) for r in records) if dense else records
 
     def _read(self, name: str, wanted: type[T]) -> T | None:
         file = self.path / name

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from autoprune.errors import StoreError
+from autoprune.store.earlier_names import renamed, renamed_entry
 from autoprune.store.files import read, write_json
 from autoprune.store.values import FoundRate, RetrainingPlan, RetrainingSummary
 
@@ -36,7 +38,7 @@ class RetrainingFolder:
         found = read(self.path / SUMMARY, RetrainingSummary)
         if not found.seeds:
             raise StoreError(f"{self.path / SUMMARY} is damaged: seeds must hold one, got none")
-        return found
+        return _renamed(found)
 
     def save_summary(self, summary: RetrainingSummary) -> None:
         """Write what came out; the checkpoints are removed."""
@@ -79,6 +81,15 @@ class RetrainingFolder:
     def first_model(self) -> Path:
         """The folder of the first seed's model."""
         return self.seed_folder(self.summary().seeds[0])
+
+
+def _renamed(summary: RetrainingSummary) -> RetrainingSummary:
+    names = summary.test
+    runs = (
+        replace(one, history=tuple(renamed_entry(entry, names) for entry in one.history))
+        for one in summary.runs
+    )
+    return replace(summary, validation=renamed(summary.validation, names), runs=tuple(runs))
 
 
 def read_metrics(checkpoint: Path) -> Mapping[str, float] | None:

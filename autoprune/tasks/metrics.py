@@ -8,7 +8,7 @@ from autoprune.errors import TaskError
 from autoprune.tasks.base import Split, Task
 from autoprune.tasks.failures import name_of, named
 
-_TAKEN = ("epoch", "params", "lr")  # other keys of a training history
+_TAKEN = ("epoch", "params", "lr", "train_loss", "file_bytes")  # other keys of a training history
 
 
 def evaluated(task: Task, model: nn.Module, split: Split) -> dict[str, float]:

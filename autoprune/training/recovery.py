@@ -18,6 +18,7 @@ from autoprune.errors import TrainingError
 from autoprune.graph import PruningGraph
 from autoprune.graph.replica import replica
 from autoprune.pruning.compensate import Calibration
+from autoprune.store.earlier_names import renamed_entry
 from autoprune.tasks.base import Split, Task
 from autoprune.tasks.metrics import evaluated
 from autoprune.training import checkpoint
@@ -35,13 +36,8 @@ from autoprune.training.regularizer import Regularizer
 from autoprune.training.removals import Removals
 from autoprune.training.rng import derive, preserved, seed_all
 
-_OF_TRAINING = (
-    "epoch",
-    "params",
-    "lr",
-    "file_bytes",
-)  # what an entry holds beside losses and metrics
-_LOSS, _TRAINED = "loss", "train_loss"
+_OF_TRAINING = ("epoch", "params", "lr", "file_bytes")  # in an entry beside losses and metrics
+_TRAINED = "train_loss"
 _LOOK = 16  # steps between two looks at the losses: each look waits for the device
 
 
@@ -171,7 +167,7 @@ class RecoveryRun:
     def metrics(self) -> dict[str, float]:
         """The validation metrics of the last entry of `history`; empty before the first."""
         last = self.history[-1] if self.history else {}
-        others = {*_OF_TRAINING, _TRAINED if self.task.metric == _LOSS else _LOSS}
+        others = (*_OF_TRAINING, _TRAINED)
         return {name: value for name, value in last.items() if name not in others}
 
     def build(self) -> None:
@@ -188,22 +184,18 @@ class RecoveryRun:
     def advance(self, epochs: float) -> dict[str, float]:
         """Train for `epochs` more (rounded up to whole steps, at most to the end), then validate.
 
-        Returns the new entry of `history`: `epoch`, `loss` (mean over these steps, absent when
-        there were none), the validation metrics (their own loss as `val_loss`), `params`, `lr`.
-        Where the task's metric is called `loss`, that is it, and the other one is `train_loss`.
-        Raises TrainingError where loss or metric is not finite.
+        Returns the new entry of `history`: `epoch`, the validation metrics as `evaluate` names
+        them, `params`, and the training loss as `train_loss` (mean over these steps) and `lr`, both
+        absent where there were no steps. Raises TrainingError where loss or metric is not finite.
         """
         self.build()
         steps = math.ceil(epochs * self._stream.length - 1e-6)
         stop = self.step + max(1, steps)
         losses, rate = self._train_until(min(stop, self.total_steps))
-        metrics = self.evaluate("val")
-        by_loss = self.task.metric == _LOSS
-        if _LOSS in metrics and not by_loss:
-            metrics["val_loss"] = metrics.pop(_LOSS)
-        entry = {"epoch": self.epoch, **metrics, "params": float(_parameters(self.model))}
+        entry = {"epoch": self.epoch, **self.evaluate("val")}
+        entry["params"] = float(_parameters(self.model))
         if losses:
-            entry |= {_TRAINED if by_loss else _LOSS: sum(losses) / len(losses), "lr": rate}
+            entry |= {_TRAINED: sum(losses) / len(losses), "lr": rate}
         self.history.append(entry)
         return entry
 
@@ -278,6 +270,9 @@ class RecoveryRun:
         self.step, self.history, self.times = state["step"], state["history"], state["times"]
         self._regularizer = self._removals.restored_penalty(state["regularizer"])
         self._stream.seek(self.step)
+        if any("lr" in entry and _TRAINED not in entry for entry in self.history):
+            names = self.evaluate("val")  # the history is of an earlier version
+            self.history = [renamed_entry(entry, names) for entry in self.history]
 
     @property
     def _pruner(self) -> GradualPruner:

@@ -21,7 +21,7 @@ def test_a_card_without_facts_has_no_table_and_nothing_that_was_pruned() -> None
 def test_a_card_has_its_parts_in_order() -> None:
     measured = Measured(
         (Row("parameters", "67", "51"), Row("f1", "0.5", "0.4")),
-        ("f1", "val_loss"),
+        ("f1", "loss"),
         ("Of it.", "There."),
     )
     card = Card(

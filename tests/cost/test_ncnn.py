@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from autoprune.cost.targets.ncnn import Ncnn, NcnnNet, convert
+from autoprune.cost.targets.ncnn import Ncnn, NcnnNet, computed, convert
 from autoprune.errors import DeviceError, ExportError
 
 pytest.importorskip("ncnn")
@@ -49,6 +49,25 @@ def test_outputs_keep_their_order_beyond_ten(tmp_path):
     for n, each in enumerate(found):
         torch.testing.assert_close(each, X + n)
     assert len(found) == 12
+
+
+GRAPH = """7767517
+7 8
+Input      in0    0 1 in0
+Input      in1    0 1 in1
+Split      split  1 2 in1 a b
+Embed      embed  1 1 in0 c 0=16 1=50
+ExpandDims expand 1 1 b d -23303=1,1
+BinaryOp   mul    2 1 c d e 0=2
+BinaryOp   add    2 1 a e out0 0=0
+"""
+
+
+def test_inputs_are_indices_or_the_graph_computes_with_them(tmp_path):
+    file = tmp_path / "model.ncnn.param"
+    file.write_text(GRAPH)
+    assert computed(file, [0, 1]) == {1: "mul"}  # through two layers that only move it
+    assert computed(file, [0]) == {}
 
 
 class WithToken(nn.Module):

@@ -142,6 +142,23 @@ def test_several_inputs_by_keyword_and_several_outputs_in_openvino(tmp_path):
     assert export_model(TwoByName(), tmp_path / "net.xml", inputs).difference < 1e-6
 
 
+def test_ncnn_says_which_integers_a_model_computes_with(tmp_path):
+    class Masked(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.embed, self.out = nn.Embedding(9, 4), nn.Linear(4, 2)
+
+        def forward(self, ids, mask):
+            return self.out((self.embed(ids) * mask[..., None]).mean(1))
+
+    need("ncnn")
+    path, ids, mask = tmp_path / "model.ncnn.param", torch.tensor([[3, 1, 8]]), torch.ones(1, 3)
+    says = r"indices of embeddings only, .* mask \(torch\.int64, in mul_\d+\) · give it as float32"
+    with pytest.raises(ExportError, match=says):
+        export_model(Masked(), path, {"ids": ids, "mask": mask.long()}, format="ncnn")
+    assert export_model(Masked(), path, {"ids": ids, "mask": mask}).difference < 1e-5
+
+
 def test_ncnn_files_run_at_any_batch(tmp_path):
     ncnn = pytest.importorskip("ncnn")
     model = small()

@@ -88,7 +88,7 @@ def _history(rng: np.random.Generator, final: float, points: int) -> tuple[dict[
     return tuple(
         {
             "epoch": float(4 * (k + 1) / 4),
-            "loss": float(0.35 + 0.9 * np.exp(-1.2 * k) + rng.normal(0, 0.02)),
+            "train_loss": float(0.35 + 0.9 * np.exp(-1.2 * k) + rng.normal(0, 0.02)),
             "accuracy": float(final - 0.09 * np.exp(-1.1 * k) * (points > 1) + rng.normal(0, 0.002))
             if k < points - 1
             else final,

@@ -111,6 +111,26 @@ def test_of_uniform_widths_at_several_rates_the_best_is_the_baseline() -> None:
     assert view.gain(member) == pytest.approx(0.75 - 0.6 - 0.4 / 4.1)
 
 
+def test_a_baseline_of_an_earlier_run_above_the_limit_is_none_here() -> None:
+    space = FittedSpace.of(SearchSpace.parse({}), {"conv": 8})
+    records = [
+        trial(n, 0.7, None, origin=origin, predicted=Cost(macs=macs))
+        for n, (origin, macs) in enumerate(
+            (
+                ("from_run:4 seed:uniform-0", 101),
+                ("from_run:5 baseline:uniform-1", 100),
+                ("from_run:6 baseline:random-0", 300),
+                ("baseline:uniform-2", 90),
+            )
+        )
+    ]
+    plan = SearchPlan((), (), {"macs": 100.0}, (), space, Cost(macs=200))
+    view = view_of(*records, plan=plan)
+    assert [record.number for record in view.uniform] == [1, 3]
+    assert [record.number for record in view.baselines] == [1, 3]
+    assert [record.number for record in view_of(*records).baselines] == [0, 1, 2, 3]
+
+
 def test_gain_over_uniform_is_read_between_the_two_nearest_baselines() -> None:
     uniform = [trial(n, a, ms, origin="seed:uniform") for n, a, ms in ((0, 0.6, 2), (1, 0.8, 6))]
     better, outside = trial(2, 0.75, 3.0, origin="tpe"), trial(3, 0.9, 7.0, origin="tpe")

@@ -102,7 +102,7 @@ def test_histories_of_members_are_colored_and_others_faint() -> None:
     assert (member["x"], member["y"]) == ([1.0, 2.0], [50.0, 90.0])
     assert figure["layout"]["yaxis"]["title"]["text"] == "accuracy, %"
     assert [shape["y0"] for shape in figure["layout"]["shapes"]] == [90.0]
-    assert figures.history(view_of(*records), "loss") is None
+    assert figures.history(view_of(*records), "train_loss") is None
 
 
 def test_a_prediction_needs_two_models_that_have_both() -> None:

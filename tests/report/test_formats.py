@@ -95,6 +95,7 @@ def test_png_without_a_browser_says_what_is_needed(finished_run, monkeypatch) ->
         (None, "a/report.md", "md"),
         (None, "page.html", "html"),
         ("md", "notes.txt", "md"),
+        ("md", "notes.md", "md"),
         ("csv", None, "csv"),
     ],
 )
@@ -109,6 +110,14 @@ def test_an_unknown_ending_is_refused(finished_run, tmp_path, file: str) -> None
     ):
         formats.write(finished_run, file=tmp_path / file)
     assert not (tmp_path / file).exists()
+
+
+def test_a_format_beside_another_ones_ending_is_refused(finished_run, tmp_path) -> None:
+    with pytest.raises(
+        UsageError, match=r"r\.csv ends like csv, and the format is md · .* or write .*r\.md"
+    ):
+        formats.write(finished_run, "md", tmp_path / "r.csv")
+    assert not (tmp_path / "r.csv").exists()
 
 
 def test_another_format_is_refused(finished_run) -> None:

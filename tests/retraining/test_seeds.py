@@ -85,7 +85,7 @@ def test_the_summary_has_mean_and_spread_over_the_seeds_and_is_read_back(tmp_pat
     found = [run.test["accuracy"] for run in done.runs]
     assert summary.test["accuracy"].mean == pytest.approx(sum(found) / 3)
     assert summary.test["accuracy"].std == pytest.approx(statistics.stdev(found))
-    assert summary.validation.keys() == {"accuracy", "val_loss"}
+    assert summary.validation.keys() == {"accuracy", "loss"}
     assert summary.dense.test == Stripes().evaluate(dense()[0], "test")
     assert summary.seeds == (0, 1, 2)
     assert summary.candidate == CHOSEN

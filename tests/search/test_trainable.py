@@ -56,7 +56,7 @@ def reports(
 def test_a_trial_reports_what_its_model_does_and_saves_it(folder):
     (done,) = reports(folder)
     assert (done.finished, done.error, done.epochs) == (True, None, 1.0)
-    assert done.metrics.keys() == {"accuracy", "val_loss"}
+    assert done.metrics.keys() == {"accuracy", "loss"}
     assert done.history[-1]["accuracy"] == done.metrics["accuracy"]
     assert done.times.keys() == {"build_s", "train_s", "evaluate_s"}
     assert all(seconds > 0 for seconds in done.times.values())

@@ -39,13 +39,13 @@ def recovery(task: Stripes, model: nn.Module, weight: float, ratio: float) -> Re
 def test_an_identical_student_has_no_distillation_loss() -> None:
     task = Plain()
     run = recovery(task, task.build_model(), 1.0, 0.0)
-    assert run.advance(1 / 6)["loss"] == pytest.approx(0.0, abs=1e-6)
+    assert run.advance(1 / 6)["train_loss"] == pytest.approx(0.0, abs=1e-6)
 
 
 def test_the_loss_is_the_weighted_sum_of_both_terms() -> None:
     task = Plain()
     losses = [
-        recovery(task, task.build_model(), weight, 0.5).advance(1 / 6)["loss"]
+        recovery(task, task.build_model(), weight, 0.5).advance(1 / 6)["train_loss"]
         for weight in (0.0, 0.25, 1.0)
     ]
     assert losses[2] > 0.01
@@ -149,7 +149,7 @@ def test_a_head_that_is_there_in_training_only_has_no_target() -> None:
     chosen = Candidate(Architecture({"body.0": 4}), recovery=Recovery(lr=0.05, distillation=0.5))
     graph = trace(model, task.example_input())
     run = RecoveryRun(task, model, graph, chosen, epochs=1, seed=0)
-    assert run.advance(1)["loss"] > 0.0
+    assert run.advance(1)["train_loss"] > 0.0
     x, y = torch.randn(4, 3), torch.randn(4, 3)
     plain = task.distillation_loss(x, y)
     assert torch.equal(task.distillation_loss((x, y), y), plain)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -111,7 +112,7 @@ def test_training_makes_the_small_model_better() -> None:
     run = run_of(candidate(repair=False, recovery=Recovery(lr=0.1, distillation=0.5)), epochs=6)
     start = run.evaluate("val")["loss"]
     entry = run.advance(6)
-    assert entry["val_loss"] < 0.7 * start
+    assert entry["loss"] < 0.7 * start
     assert entry["accuracy"] > 0.9
 
 
@@ -244,7 +245,7 @@ def test_no_epochs_give_the_repaired_model_of_the_final_size() -> None:
     run = run_of(candidate(schedule=GRADUAL), epochs=0)
     entry = run.advance(0)
     assert run.finished
-    assert entry.keys() == {"epoch", "accuracy", "val_loss", "params"}
+    assert entry.keys() == {"epoch", "accuracy", "loss", "params"}
     assert run.model[0].out_channels == 8
     # 8 + 8 filters with their norms, and the last layer: 72 + 16 + 576 + 16 + 24 + 3
     assert entry["params"] == 707
@@ -362,20 +363,31 @@ def test_a_projection_that_becomes_narrow_ends_channels_last() -> None:
     assert layouts == [(32, False), (8, True)]
 
 
-def test_a_metric_that_is_called_loss_keeps_its_name() -> None:
+def test_metrics_have_the_names_that_evaluate_gives() -> None:
     class ByLoss(Stripes):
         metric, direction = "loss", "minimize"
 
-    run = run_of(candidate(), ByLoss())
-    entry = run.advance(1)
-    metrics = ByLoss().evaluate(run.result(), "val")
-    assert entry["loss"] == run.metrics["loss"] == pytest.approx(metrics["loss"])
-    assert entry["train_loss"] > 0.0
-    assert set(run.metrics) == {"accuracy", "loss"}
-    plain = run_of(candidate())
-    plain.advance(1)
-    assert set(plain.metrics) == {"accuracy", "val_loss"}
-    assert plain.history[0]["loss"] == entry["train_loss"]
+    for task in (ByLoss(), Stripes()):
+        run = run_of(candidate(), task)
+        entry = run.advance(1)
+        metrics = task.evaluate(run.result(), "val")
+        assert set(run.metrics) == set(metrics) == {"accuracy", "loss"}
+        assert entry["loss"] == run.metrics["loss"] == pytest.approx(metrics["loss"])
+        assert entry["train_loss"] not in (0.0, entry["loss"])
+
+
+def test_a_state_of_an_earlier_version_has_the_names_of_today(tmp_path: Path) -> None:
+    run, again = run_of(candidate()), run_of(candidate())
+    run.advance(1)
+    run.save(tmp_path)
+    file = tmp_path / "state.json"
+    state = json.loads(file.read_text())
+    entry = state["history"][0]
+    entry |= {"val_loss": entry.pop("loss"), "loss": entry.pop("train_loss")}
+    file.write_text(json.dumps(state))
+    again.restore(tmp_path)
+    assert again.history == run.history
+    assert again.metrics == run.metrics
 
 
 def test_metrics_may_be_tensors_and_must_be_numbers() -> None:

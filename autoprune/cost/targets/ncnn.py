@@ -6,7 +6,7 @@ import re
 import subprocess
 import tempfile
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from autoprune.errors import DeviceError, ExportError, first_line
 
 _LIMIT_S = 600.0
 _TYPES = {torch.float32: "f32", torch.int64: "i64", torch.int32: "i32"}
+_MOVING = ("Split", "Reshape", "ExpandDims", "Squeeze", "Flatten", "Permute", "Slice", "Crop")
 _FLOAT16 = ("use_fp16_storage", "use_fp16_arithmetic", "use_fp16_packed", "use_bf16_storage")
 
 
@@ -190,15 +191,10 @@ def _in_order(pairs: Sequence[tuple[str, str]]) -> tuple[int, ...]:
 
 
 def _constants_concatenated(graph: Path) -> list[str]:
-    """The concatenations in a graph that take a constant, such as a token before all others.
-
-    A line is type, name, numbers of inputs and outputs, their names, and parameters.
-    """
+    """The concatenations in a graph that take a constant, such as a token before all others."""
     found: list[str] = []
     constant: set[str] = set()
-    for line in graph.read_text(encoding="utf-8").splitlines()[2:]:
-        kind, name, inputs, outputs, *rest = line.split()
-        taken, given = rest[: int(inputs)], rest[int(inputs) : int(inputs) + int(outputs)]
+    for kind, name, taken, given in _layers(graph):
         are_constant = [each in constant for each in taken]
         if kind == "MemoryData" or (taken and all(are_constant)):
             constant.update(given)
@@ -207,10 +203,38 @@ def _constants_concatenated(graph: Path) -> list[str]:
     return found
 
 
+def computed(graph: Path, places: Iterable[int]) -> dict[int, str]:
+    """Which of these inputs of a graph it computes with, and the first layer that does.
+
+    The others are indices of embeddings only: ncnn takes the bits of an integer for a float
+    elsewhere.
+    """
+    origins = {f"in{place}": place for place in places}
+    found: dict[int, str] = {}
+    for kind, name, taken, given in _layers(graph):
+        mine = [origins[each] for each in taken if each in origins]
+        if mine and kind in _MOVING:
+            origins |= dict.fromkeys(given, mine[0])
+        elif kind != "Embed":
+            found = {**dict.fromkeys(mine, name), **found}
+    return found
+
+
+def _layers(graph: Path) -> Iterator[tuple[str, str, list[str], list[str]]]:
+    """Type and name of each layer in a graph, with the names of what it takes and gives.
+
+    These follow their numbers in a line, before the parameters.
+    """
+    for line in graph.read_text(encoding="utf-8").splitlines()[2:]:
+        if line.strip():
+            kind, name, inputs, outputs, *rest = line.split()
+            end = int(inputs) + int(outputs)
+            yield kind, name, rest[: int(inputs)], rest[int(inputs) : end]
+
+
 def _unknown(graph: Path) -> list[str]:
     """The types of layers in a graph that ncnn does not have."""
     import ncnn
 
-    lines = graph.read_text(encoding="utf-8").splitlines()[2:]
-    types = dict.fromkeys(line.split()[0] for line in lines if line.strip())
+    types = dict.fromkeys(kind for kind, _, _, _ in _layers(graph))
     return [name for name in types if ncnn.layer_to_index(name) < 0]
