@@ -135,19 +135,23 @@ class RunContents:
     def uniform(self) -> tuple[TrialRecord, ...]:
         """The finished uniform baselines: the same ratio everywhere, the same recovery.
 
-        Of the widths that were trained at several learning rates the best one, of equals the first.
+        Of the widths that were trained at several learning rates the best one, of equals the first;
+        those of an earlier run only where they are predicted to be within this one's budget.
         """
-        found = at_best_rate(self.records, self._rank)
-        return tuple(record for record in found if record.baseline == "uniform")
+        return tuple(record for record in self.baselines if record.baseline == "uniform")
 
     def _rank(self, record: TrialRecord) -> float:
         return self.metric.rank(record) if self.metric else 0.0
 
     @cached_property
     def baselines(self) -> tuple[TrialRecord, ...]:
-        """All finished baselines, smaller dense models last."""
-        every = (*at_best_rate(self.records, self._rank), *self.smaller)
-        return tuple(record for record in every if record.baseline)
+        """All finished baselines (of reused ones as `uniform`), smaller dense models last."""
+        known = at_best_rate(self.records, self._rank)
+        within = [r for r in known if not r.is_reused or self._is_within(r)]
+        return tuple(record for record in (*within, *self.smaller) if record.baseline)
+
+    def _is_within(self, record: TrialRecord) -> bool:
+        return not self.plan or not record.predicted or self.plan.allows(record.predicted)
 
     @cached_property
     def states(self) -> dict[str, int]:
