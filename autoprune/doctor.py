@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import os
 import platform
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import Literal
 
 from autoprune._search.measuring.target_devices import check_int8, load_targets
-from autoprune._search.preparing.checks import check_restrictions
+from autoprune._search.preparing.checks import metric_names, untrained_graph
 from autoprune._search.preparing.reuse import EarlierRun
 from autoprune.architecture import INT8 as INT8_MODELS
 from autoprune.callbacks import trackers
@@ -31,6 +32,9 @@ from autoprune.cost.targets import (
 )
 from autoprune.cost.targets.load import ExternalLoad
 from autoprune.errors import AutopruneError
+from autoprune.pruning.restrictions import unmatched
+from autoprune.quality import check_qualities
+from autoprune.tasks.base import Task
 from autoprune.tasks.folders import DATA_VARIABLE, cache_folder
 from autoprune.tasks.load import check_weights, load_task
 
@@ -202,8 +206,46 @@ def _task(name: str, config: RunConfig, *, is_pruned: bool = True) -> Iterator[C
     model = name.removeprefix("task")
     yield _tried(f"weights{model}", weights, partial(check_weights, task))
     if is_pruned and (config.keep or config.bounds):
-        look = partial(check_restrictions, config, task)
-        yield _tried(f"keep and bounds{model}", "match layers of the model", look)
+        look = partial(_unmatched, config, task)
+        yield from _all(f"keep and bounds{model}", "match layers of the model", look)
+    if is_pruned and config.quality:
+        yield from _quality(f"quality{model}", config, task)
+
+
+def _all(name: str, good: str, look: Callable[[], Sequence[str]]) -> Iterator[Check]:
+    """One check for each thing that is found to be wrong, or a good one."""
+    try:
+        found = look()
+    except AutopruneError as error:
+        found = [str(error)]
+    yield from (Check(name, "bad", text) for text in found)
+    if not found:
+        yield Check(name, "good", good)
+
+
+def _unmatched(config: RunConfig, task: Task) -> list[str]:
+    return unmatched(config, untrained_graph(task))
+
+
+def _quality(name: str, config: RunConfig, task: Task) -> Iterator[Check]:
+    """Whether `evaluate` gives the metrics that are limited."""
+    try:
+        given = metric_names(task)
+    except AutopruneError as error:
+        yield Check(name, "warn", f"names of metrics are not checked: {error}")
+        return
+    look = partial(_unknown, config, task, given)
+    yield from _all(name, f"limits metrics of the task ({', '.join(given)})", look)
+
+
+def _unknown(config: RunConfig, task: Task, given: Sequence[str]) -> list[str]:
+    found, values = [], dict.fromkeys(given, math.nan)  # of the dense model they are not known
+    for limit in config.quality_limits:
+        try:
+            check_qualities([limit], values, task.metric)
+        except AutopruneError as error:
+            found.append(str(error))
+    return list(dict.fromkeys(found))
 
 
 def _data(config: RunConfig) -> Iterator[Check]:

@@ -18,6 +18,7 @@ BASELINE = "baseline:"  # of a baseline that is trained on top of the search's o
 SCRATCH = f"{BASELINE}scratch"  # one that begins from random weights
 SMALLER = f"{BASELINE}smaller "  # then a smaller dense model's name in the configuration
 REUSED = "from_run:"  # of a trial of an earlier run
+_TWIN = " uniform"  # ends that of a trial with the very candidate of a uniform baseline
 _KINDS = {
     UNIFORM: "uniform",
     f"{BASELINE}uniform": "uniform",
@@ -39,8 +40,9 @@ class TrialRecord:
     the saved model's folder relative to the run folder. `origin` says where the candidate came
     from: `seed:<what>`, `baseline:<what>` or the sampler's name, with `projected` where it was
     moved into the budget, or `converted from trial <number>` where it is that trial's model in
-    another precision; after `from_run:<number>` where another run trained it. `optimizer` is the
-    class of the optimizer that trained it. A smaller dense model, which is a baseline and no trial,
+    another precision; after `from_run:<number>` where another run trained it, and before `uniform`
+    where a uniform baseline has the same candidate. `optimizer` is the class of the optimizer that
+    trained it. A smaller dense model, which is a baseline and no trial,
     has a number below 0 and a candidate that names no groups.
     """
 
@@ -77,9 +79,7 @@ class TrialRecord:
         `uniform` or `random` widths, `scratch`: an architecture with random weights, or `smaller`:
         another dense model.
         """
-        origin = self.origin.partition(" ")[2] if self.is_reused else self.origin
-        found = (kind for start, kind in _KINDS.items() if origin.startswith(start))
-        return next(found, "") if self.state == "complete" else ""
+        return baseline_of(self.origin) if self.state == "complete" else ""
 
     @property
     def title(self) -> str:
@@ -128,6 +128,27 @@ class TrialRecord:
             predicted=Cost.from_dict(data["predicted"]) if data["predicted"] else None,
             measured=Cost.from_dict(data["measured"]) if data["measured"] else None,
         )
+
+
+def baseline_of(origin: str) -> str:
+    """The kind of baseline that a trial of this origin is once it is finished, or empty.
+
+    >>> baseline_of("seed:least-1 uniform")
+    'uniform'
+    """
+    own = origin.partition(" ")[2] if origin.startswith(REUSED) else origin
+    kinds = (kind for start, kind in _KINDS.items() if own.startswith(start))
+    return next(kinds, "uniform" if own.endswith(_TWIN) else "")
+
+
+def as_uniform(origin: str) -> str:
+    """The origin of a trial that has the candidate of a uniform baseline."""
+    return origin if baseline_of(origin) else f"{origin}{_TWIN}"
+
+
+def proposed_as(origin: str) -> str:
+    """The origin as of before it was found to be a uniform baseline's, too."""
+    return origin.removesuffix(_TWIN)
 
 
 _PLAIN = ("number", "state", "seed", "epochs", "error", "artifact", "origin")

@@ -75,11 +75,33 @@ class Broken(Pair):
 """
 
 
+BATCHES = """
+from small_run import Pair
+
+class First(Pair):
+    def __init__(self, is_enough=True):
+        self.is_enough = is_enough
+
+    def val_loader(self):
+        yield from self.train_loader(1)
+        raise AssertionError("the second batch was read")
+
+    def evaluate(self, model, split):
+        if not self.is_enough:
+            raise ValueError("two batches are needed")
+        return {**super().evaluate(model, split), "first": 1.0}
+"""
+
+
 def examined(folder: Path, **keys: object) -> dict[str, doctor.Check]:
+    return {check.name: check for check in all_examined(folder, **keys)}
+
+
+def all_examined(folder: Path, **keys: object) -> list[doctor.Check]:
     (folder / "mine.py").write_text(TASK)
     config = {"task": "mine.py:Weighted", "budget": {"macs": "50%"}, **keys}
     (folder / "b.yaml").write_text(json.dumps(config))
-    return by_name(folder / "b.yaml")
+    return doctor.examine(folder / "b.yaml", look_s=0.0)
 
 
 def test_weights_that_are_not_there_are_bad(tmp_path: Path) -> None:
@@ -153,6 +175,33 @@ def test_patterns_that_match_nothing_are_bad(tmp_path: Path, keys: dict, said: s
     assert (found.state, found.text.startswith(said)) == ("bad", True)
     assert examined(tmp_path, keep=["0"])["keep and bounds"].state == "good"
     assert "keep and bounds" not in examined(tmp_path)
+
+
+def test_every_pattern_and_metric_that_is_wrong_is_said(tmp_path: Path) -> None:
+    keys = {
+        "keep": ["absent.*", "0", "lost"],
+        "bounds": {"zz": {"max_ratio": 0.3}},
+        "quality": {"accurcy": ">= 0.9", "loss": "drop <= 1 pt", "accuracy": ">= 0.9"},
+    }
+    found = all_examined(tmp_path, **keys)
+    patterns = [check.text.partition(" matches")[0] for check in found if "keep" in check.name]
+    assert patterns == ["keep: 'absent.*'", "keep: 'lost'", "bounds: 'zz'"]
+    metrics = [check for check in found if check.name == "quality"]
+    assert {check.state for check in metrics} == {"bad"}
+    assert metrics[0].text == "quality.accurcy is no metric of this task · nearest: accuracy"
+    assert metrics[1].text.startswith("quality.loss: a drop needs to know what is better")
+    assert len(metrics) == 2
+
+
+def test_metrics_are_looked_for_on_one_validation_batch(tmp_path: Path) -> None:
+    (tmp_path / "batches.py").write_text(BATCHES)
+    wanted = {"quality": {"first": ">= 0.9"}, "task": "batches.py:First"}
+    good = examined(tmp_path, **wanted)["quality"]
+    assert (good.state, good.text) == ("good", "limits metrics of the task (accuracy, loss, first)")
+    failing = examined(tmp_path, **wanted, task_args={"is_enough": False})["quality"]
+    assert failing.state == "warn"
+    assert "are not checked: First.evaluate failed on val: ValueError: two batches" in failing.text
+    assert "quality" not in examined(tmp_path, task="batches.py:First")
 
 
 def test_patterns_are_held_against_every_starting_model_but_no_smaller_one(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 from autoprune.architecture import Architecture
 from autoprune.budget import Confidence, Cost, Device, Timing
 from autoprune.candidate import Candidate
-from autoprune.record import State, TrialRecord
+from autoprune.record import State, TrialRecord, as_uniform
 
 
 def record(origin: str, state: State = "complete") -> TrialRecord:
@@ -32,6 +32,8 @@ def record(origin: str, state: State = "complete") -> TrialRecord:
         ("from_run:7 tpe", "", False, True, False),
         ("from_run:7 seed:uniform-0", "uniform", False, True, False),
         ("from_run:7 baseline:random-0", "random", False, True, False),
+        ("seed:least-1 uniform", "uniform", True, False, False),
+        ("from_run:7 tpe projected uniform", "uniform", False, True, False),
         ("", "", True, False, False),
     ],
 )
@@ -41,6 +43,16 @@ def test_the_origin_says_what_a_trial_counts_as(
     found = record(origin)
     assert found.baseline == baseline
     assert (found.is_counted, found.is_reused, found.is_converted) == (counted, reused, converted)
+
+
+def test_what_has_the_candidate_of_a_uniform_baseline_is_marked_once() -> None:
+    origins = ("seed:least-1", "seed:least-1 uniform", "seed:uniform-0", "baseline:uniform-1")
+    assert [as_uniform(origin) for origin in origins] == [
+        "seed:least-1 uniform",
+        "seed:least-1 uniform",
+        "seed:uniform-0",
+        "baseline:uniform-1",
+    ]
 
 
 @pytest.mark.parametrize("state", ["stopped", "infeasible", "failed"])

@@ -185,7 +185,7 @@ class _Collate:
         if self._tokenizer is not None and "input_ids" in rows[0]:
             batch = dict(self._tokenizer.pad(rows, return_tensors="pt"))
         else:
-            batch = dict(default_collate([{n: _array(v) for n, v in row.items()} for row in rows]))
+            batch = _batched([{n: _array(v) for n, v in row.items()} for row in rows])
         return {**batch, LABELS: _stacked(labels)}
 
     def _inputs(self, example: Example) -> dict[str, Any]:
@@ -211,6 +211,19 @@ class _Collate:
                 "to the arguments of its forward, or give collate="
             )
         return taken
+
+
+def _batched(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """One row of tensors on another; TaskError for a column whose sizes differ."""
+    for name in rows[0]:
+        sizes = dict.fromkeys(np.shape(row[name]) for row in rows if name in row)
+        if len(sizes) > 1:
+            found = ", ".join("x".join(map(str, size)) or "a number" for size in sizes)
+            raise TaskError(
+                f"wrap_hf: the examples of a batch have several sizes of {name!r} ({found}), and "
+                "nothing pads them · give tokenizer=, or collate= with a padding of its own"
+            )
+    return dict(default_collate(rows))
 
 
 def _label(example: Example) -> Any:

@@ -1,4 +1,4 @@
-"""The `config` of a pruned model; of transformers, with a warning where it cannot have the sizes."""
+"""The `config` of a pruned model, and a warning where one of transformers cannot have the sizes."""
 
 from __future__ import annotations
 

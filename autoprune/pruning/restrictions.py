@@ -51,6 +51,19 @@ def restricted_by(config: RunConfig, graph: PruningGraph, space: SearchSpace) ->
     return restrictions(graph, config.keep, bounds, (space.min_ratio, space.max_ratio))
 
 
+def unmatched(config: RunConfig, graph: PruningGraph) -> list[str]:
+    """What is wrong with each pattern of `keep` and `bounds` that matches nothing."""
+    alone = [{"keep": (pattern,), "bounds": {}} for pattern in config.keep]
+    alone += [{"keep": (), "bounds": {pattern: it}} for pattern, it in config.bounds.items()]
+    found = []
+    for keys in alone:
+        try:
+            restricted_by(config.model_copy(update=keys), graph, config.space)
+        except ConfigError as error:
+            found.append(str(error))
+    return found
+
+
 def restrictions(
     graph: PruningGraph,
     keep: Iterable[str],

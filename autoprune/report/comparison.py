@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _LEVELS = 6  # costs at which fronts are compared
+_LEAST_RANGE = 0.05  # of the costs, below which one level says it all
 _WIDTH = 120  # of the text
 _OWN = ("output", "base", "from_run")  # keys that differ in any case
 
@@ -60,11 +61,12 @@ class Comparison:
     def runs(self) -> pd.DataFrame:
         """A row for each run: trials, epochs, time, front, and the recommended trial.
 
-        `hypervolume_share` is relative to the largest, up to the worst reference point of all.
+        `hypervolume_share` is relative to the largest, up to the worst reference point of all; NaN
+        for runs of different tasks.
         """
         import pandas as pd
 
-        shares = hypervolumes(self.fronts)
+        shares = _volumes(self.views, self.fronts)
         rows = [
             _run(view, front, shares[place] if shares else None)
             for place, (view, front) in enumerate(zip(self.views, self.fronts, strict=True))
@@ -121,7 +123,10 @@ class Levels:
 
 
 def levels(fronts: Sequence[ParetoFront]) -> Levels:
-    """At costs between the ends of all fronts; no rows without a metric and a cost."""
+    """At costs between the ends of all fronts, or at the highest where they are about the same.
+
+    No rows without a metric and a cost.
+    """
     objectives = fronts[0].objectives
     metric = next((o for o in objectives if not is_cost(o.name)), None)
     cost = next((o.name for o in objectives if is_cost(o.name)), None)
@@ -129,7 +134,8 @@ def levels(fronts: Sequence[ParetoFront]) -> Levels:
         return Levels(objectives[0], "", ())
     spent = [v for f in fronts for r in f.members if (v := f.value(cost, r)) is not None]
     low, high = min(spent), max(spent)
-    limits = [low + (high - low) * k / (_LEVELS - 1) for k in range(_LEVELS)]
+    count = _LEVELS if high > low * (1.0 + _LEAST_RANGE) else 1
+    limits = [high - (high - low) * k / (_LEVELS - 1) for k in reversed(range(count))]
     rows = [
         (limit, tuple(best_at(front, metric, cost, limit * (1 + 1e-9)) for front in fronts))
         for limit in limits
@@ -189,9 +195,14 @@ def _run(view: RunView, front: ParetoFront, share: float | None) -> dict[str, An
     }
 
 
+def _volumes(views: Sequence[RunView], fronts: Sequence[ParetoFront]) -> list[float]:
+    """As `hypervolumes`; none of runs of different tasks, whose values are not comparable."""
+    return hypervolumes(fronts) if len({_task(view) for view in views}) == 1 else []
+
+
 def _runs(views: Sequence[RunView], fronts: Sequence[ParetoFront]) -> Table:
     table = _table("run", "trials", "epochs", "time", "front", "hypervolume", "recommended")
-    volumes = hypervolumes(fronts)
+    volumes = _volumes(views, fronts)
     for place, (view, front) in enumerate(zip(views, fronts, strict=True)):
         found, name = view.recommendation, view.metric.name if view.metric else ""
         chosen = (

@@ -135,7 +135,8 @@ class RunContents:
     def uniform(self) -> tuple[TrialRecord, ...]:
         """The finished uniform baselines: the same ratio everywhere, the same recovery.
 
-        Of the widths that were trained at several learning rates the best one, of equals the first.
+        Of the widths that were trained at several learning rates the best one, of equals the first;
+        those of an earlier run only where they are predicted to be within this one's budget.
         """
         return tuple(record for record in self.baselines if record.baseline == "uniform")
 
@@ -144,18 +145,13 @@ class RunContents:
 
     @cached_property
     def baselines(self) -> tuple[TrialRecord, ...]:
-        """All finished baselines, smaller dense models last.
+        """All finished baselines (of reused ones as `uniform`), smaller dense models last."""
+        known = at_best_rate(self.records, self._rank)
+        within = [r for r in known if not r.is_reused or self._is_within(r)]
+        return tuple(record for record in (*within, *self.smaller) if record.baseline)
 
-        One of an earlier run that is above a limit of this one is none here.
-        """
-        every = (*at_best_rate(self.records, self._rank), *self.smaller)
-        return tuple(record for record in every if record.baseline and not self._is_above(record))
-
-    def _is_above(self, record: TrialRecord) -> bool:
-        """Whether an earlier run trained it, and a limit is broken as predicted."""
-        limits = self.plan.limits.items() if self.plan and record.is_reused else ()
-        costs = ((record.predicted.value(name), most) for name, most in limits if record.predicted)
-        return any(value is not None and value > most for value, most in costs)
+    def _is_within(self, record: TrialRecord) -> bool:
+        return not self.plan or not record.predicted or self.plan.allows(record.predicted)
 
     @cached_property
     def states(self) -> dict[str, int]:

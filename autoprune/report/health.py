@@ -25,6 +25,7 @@ _FAR = 4.0  # standard errors between validation and test: not by chance
 _LEAST_GAP = 0.02
 _TIGHT = 0.93  # of a limit that the cheapest model still uses
 _FEW = 8
+_KINDS = {"random": "random widths", "uniform": "uniform pruning"}  # of baselines
 
 
 @dataclass(frozen=True)
@@ -390,6 +391,21 @@ def _no_gain(view: RunView) -> Iterator[Finding]:
         )
 
 
+def _is_baseline(view: RunView) -> Iterator[Finding]:
+    """Uniform widths only where others were possible, and in place of `_no_gain`."""
+    found, space = view.recommendation, view.plan.space if view.plan else None
+    kind = found.record.baseline if found and view.finished else ""
+    is_choice = space is not None and space.per_group and len(space.widths) > 1
+    is_doubtful = kind == "random" or (kind == "uniform" and is_choice and not any(_no_gain(view)))
+    if found and is_doubtful:
+        yield Finding(
+            "warn",
+            f"The recommended model, trial {found.record.number}, is a baseline ({_KINDS[kind]}), "
+            "none that the search itself proposed.",
+            f"give the search more trials: autoprune resume {view.place} --trials +20",
+        )
+
+
 CHECKS: tuple[Callable[[RunView], Iterator[Finding]], ...] = (
     _no_front,
     _untrained,
@@ -405,4 +421,5 @@ CHECKS: tuple[Callable[[RunView], Iterator[Finding]], ...] = (
     _contaminated,
     _short,
     _no_gain,
+    _is_baseline,
 )

@@ -25,6 +25,7 @@ def _candidate(value: object) -> object:
         raise ValueError(" ".join(str(error).split())) from error
 
 
+_ROUNDING = 1e-9
 DONE = "done"  # the phase of a search that has ended
 CandidateValue = Annotated[InstanceOf[Candidate], BeforeValidator(_candidate)]
 
@@ -179,6 +180,15 @@ class SearchPlan:
             dense,
             smallest,
         )
+
+    def allows(self, predicted: Cost) -> bool:
+        """Whether a prediction is within all limits, as far as it has their costs."""
+        loads = (
+            value * (1.0 + self.margins.get(name, 0.0)) / most
+            for name, most in self.limits.items()
+            if (value := predicted.value(name)) is not None
+        )
+        return all(load <= 1.0 + _ROUNDING for load in loads)
 
 
 @dataclass(frozen=True)

@@ -228,5 +228,26 @@ def test_runs_of_other_tasks_are_named_before_their_values() -> None:
     assert said in found._repr_html_()
 
 
+def test_runs_of_other_tasks_have_no_common_hypervolume() -> None:
+    view = view_of(trial(0, 0.5, 2.0), trial(1, 0.9, 4.0))
+    one = replace(view, front=replace(front_of(view), reference=(0.0, 10.0)))
+    other = replace(one, name="other", config=replace_task(one, "jobs/task.py:Seq"))
+    assert Comparison((one, one)).runs["hypervolume_share"].tolist() == [1.0, 1.0]
+    assert "100.0 %" in str(Comparison((one, one)))
+    found = Comparison((one, other))
+    assert found.runs["hypervolume_share"].isna().all()
+    assert "100.0 %" not in str(found)
+
+
+@pytest.mark.parametrize(("cheapest", "rows"), [(4.0, 1), (3.9, 1), (3.5, 6)])
+def test_fronts_of_about_one_cost_are_compared_once(cheapest: float, rows: int) -> None:
+    """4 ms are 3 % above 3.9 ms, and 14 % above 3.5 ms."""
+    view = view_of(trial(0, 0.5, cheapest), trial(1, 0.9, 4.0))
+    table = Comparison((view, replace(view, name="two"))).at_cost
+    assert table.index.tolist()[-1] == 4.0
+    assert table["two"].tolist()[-1] == 0.9
+    assert len(table) == rows
+
+
 def replace_task(view: RunView, task: str) -> RunConfig:
     return view.config.model_copy(update={"task": task})

@@ -393,3 +393,26 @@ def test_nothing_better_than_uniform() -> None:
     view = view_of(*base, *own)
     assert [r.number for r in view.members] == [1, 3, 2, 0]
     assert words(view) == ["No model of the front is better than uniform pruning at equal cost."]
+
+
+@pytest.mark.parametrize(
+    ("origin", "groups", "said"),
+    [
+        ("baseline:random-0", 1, ["random widths"]),
+        ("seed:least-1 uniform", 2, ["uniform pruning"]),
+        ("seed:uniform-0", 1, []),  # of one group there is nothing else
+        ("tpe", 2, []),
+    ],
+)
+def test_a_recommended_model_that_the_search_did_not_find(
+    origin: str, groups: int, said: list[str]
+) -> None:
+    sizes = {f"conv{n}": 16 for n in range(groups)}
+    space = FittedSpace.of(SearchSpace.parse({"ratios": {"max": 0.8}}), sizes)
+    view = view_of(trial(4, 0.9, 5.0, origin=origin), plan=replace(plan({}), space=space))
+    assert words(view) == [
+        f"The recommended model, trial 4, is a baseline ({kind}), none that the search itself "
+        "proposed."
+        for kind in said
+    ]
+    assert words(replace(view, finished=False)) == []

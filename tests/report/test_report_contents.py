@@ -51,6 +51,24 @@ def test_trials_of_an_earlier_run_cost_this_one_nothing() -> None:
     assert view.times == {"train_s": 4.0, "wall_s": 4.0}
 
 
+def test_reused_baselines_over_the_new_budget_are_left_out() -> None:
+    """The limit is 80 macs, with a margin of 10 %: 72.7 are within, 73 are not."""
+    origins = (
+        *("from_run:0 seed:uniform-0", "from_run:1 baseline:uniform-1"),
+        *("from_run:2 baseline:random-0", "baseline:uniform-0", "baseline:smaller net"),
+    )
+    macs = (73, 72, 73, 72, 900)
+    records = [
+        trial(n, 0.9, 5.0, origin=origin, predicted=Cost(macs=count))
+        for n, (origin, count) in enumerate(zip(origins, macs, strict=True))
+    ]
+    space = FittedSpace.of(SearchSpace(), {"conv": 16})
+    plan = SearchPlan((), (), {"macs": 80.0}, (), space, Cost(macs=100), margins={"macs": 0.1})
+    view = view_of(*records[:4], smaller=(records[4],), plan=plan)
+    assert [r.number for r in view.uniform] == [1, 3]
+    assert [r.number for r in view.baselines] == [1, 3, 4]
+
+
 def test_baselines_by_kind() -> None:
     origins = ("baseline:uniform-0", "baseline:random-0", "seed:uniform-1", "tpe")
     view = view_of(*(trial(n, 0.9, 5.0, origin=origin) for n, origin in enumerate(origins)))

@@ -10,6 +10,7 @@ import toy
 
 from autoprune._search.initial.baselines import baselines
 from autoprune._search.plan import Limits
+from autoprune.budget import Budget
 from autoprune.space import SearchSpace
 from autoprune.store import RunFolder
 
@@ -29,6 +30,14 @@ def test_uniform_baselines_have_one_ratio_and_lie_within_the_budget() -> None:
         assert plan.fits(proposal.candidate)
         ratios = proposal.candidate.architecture.ratios(toy.SIZES).values()
         assert max(ratios) - min(ratios) < 2 / 16  # one step of the smallest group
+
+
+def test_uniform_baselines_of_equal_widths_count_once() -> None:
+    """In steps of 16 units, the second and the third cost level have the same widths."""
+    space = SearchSpace.parse({"ratios": {"max": 0.8}, "round_to": 16})
+    plan = toy.make_plan(space=space, budget=Budget.parse({"macs": "60%"}))
+    found = baselines(plan, uniform=3, random=0, known=())
+    assert [p.candidate.architecture.widths["c"] for p in found] == [48, 32, 16]
 
 
 def test_random_baselines_use_the_budget_up_and_differ() -> None:

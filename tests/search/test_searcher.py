@@ -102,6 +102,39 @@ def test_seeds_come_first_and_a_seed_twice_is_tried_once(folder: RunFolder) -> N
     assert folder.records()[0].origin == "seed:x"
 
 
+def test_a_trial_in_place_of_a_uniform_baseline_is_one(folder: RunFolder) -> None:
+    """Also one that ended before the baseline was queued, as in an earlier run."""
+    plan = toy.make_plan(limits=Limits(trials=2))
+    plain = toy.FITTED.candidate({"recovery.lr": 0.05})
+    widths = [toy.FITTED.at_ratios(dict.fromkeys("abc", ratio)) for ratio in (0.5, 0.75)]
+    large, small = (toy.FITTED.resized(plain, each) for each in widths)
+    before = toy.Hand(folder, plan, (Proposal(large, "seed:least-0"),))
+    before.play(1)
+    before.close()
+    queued = (
+        Proposal(small, "seed:least-1"),
+        Proposal(large, "baseline:uniform-0"),
+        Proposal(small, "baseline:uniform-1"),
+    )
+    hand = toy.Hand(folder, plan, queued)
+    suggested = hand.suggest()
+    assert suggested is not None
+    assert hand.ledger.running[1].origin == "seed:least-1 uniform"  # no rung stops it
+    hand.complete(suggested[0], 0.9)
+    assert hand.suggest() is None
+    hand.close()
+    records = folder.records()
+    assert [r.origin for r in records] == ["seed:least-0 uniform", "seed:least-1 uniform"]
+    assert [r.baseline for r in records] == ["uniform", "uniform"]
+    assert all(r.baseline == "uniform" for r in hand.ledger.front().members)
+    assert hand.ledger.done == 2
+    moved = toy.FITTED.resized(plain, toy.FITTED.at_ratios(dict.fromkeys("abc", 0.6)))
+    more = replace(plan, limits=Limits(trials=3))
+    again = toy.Hand(folder, more, (Proposal(moved, "seed:least-1"),))
+    assert again.play(1) != [moved]  # what is marked was tried, nevertheless
+    again.close()
+
+
 WIDE = Budget.parse({"macs": "99%"})  # no proposal is over it
 
 

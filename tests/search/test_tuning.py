@@ -79,6 +79,21 @@ def test_workers_find_the_modules_that_this_process_finds(
     assert variables["MINE"] == "1"
 
 
+def test_a_ray_that_cannot_start_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    def init(**options: object) -> None:
+        raise Exception("The current node timed out during startup.\nIts logs:\n...")  # as Ray does
+
+    monkeypatch.setattr(ray, "init", init)
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    said = (
+        r"Ray could not start on this machine: The current node timed out during startup\. · .*"
+        "; go on with: autoprune resume 'my run'$"
+    )
+    with pytest.raises(WorkError, match=said), tuning.session(1, folder=Path("my run")):
+        pass
+
+
 def test_ray_gets_a_home_where_the_user_has_none(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

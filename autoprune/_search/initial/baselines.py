@@ -29,8 +29,9 @@ def baselines(plan: Plan, *, uniform: int, random: int, known: Collection[str]) 
     found: dict[str, Proposal] = {}
     if nearest is not None and uniform:
         below = uniform_below(plan, start, nearest, max(uniform, LEVELS))
-        for number, candidate in enumerate([nearest, *below][:uniform]):
-            found.setdefault(candidate.key, Proposal(candidate, f"{BASELINE}uniform-{number}"))
+        distinct = list({candidate.key: candidate for candidate in [nearest, *below]}.values())
+        for number, candidate in enumerate(distinct[:uniform]):
+            found[candidate.key] = Proposal(candidate, f"{BASELINE}uniform-{number}")
     random = random if plan.space.per_group else 0
     more = len(found) + random
     for attempt in range(_ATTEMPTS * random):

@@ -11,7 +11,7 @@ from autoprune._search.initial.rates import FIRST, OTHER, best_rate, usual_rate,
 from autoprune._search.plan import Plan
 from autoprune._search.state.ledger import Ledger
 from autoprune.candidate import Candidate, Selection
-from autoprune.record import BASELINE, SCRATCH
+from autoprune.record import BASELINE, SCRATCH, baseline_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +74,11 @@ class ProposalQueue:
         if self._ledger.is_closed:
             return False
         return any(it.origin.startswith(BASELINE) for it in self._waiting)
+
+    def is_uniform(self, candidate: Candidate) -> bool:
+        """Whether a uniform baseline is queued that has this very candidate."""
+        uniform = (it for it in self._waiting if baseline_of(it.origin) == "uniform")
+        return any(self._rated(it).candidate.key == candidate.key for it in uniform)
 
     def from_scratch(self) -> Proposal | None:
         """The best architecture of a search that is over, to be trained from random weights.

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import difflib
 import math
 from collections.abc import Sequence
+from itertools import islice
 
 import torch
 from torch import nn
@@ -24,7 +26,7 @@ from autoprune.schedule import MOST_STEPS, Schedule
 from autoprune.space import SearchSpace
 from autoprune.space.settings import Value
 from autoprune.tasks.base import Task
-from autoprune.tasks.failures import name_of
+from autoprune.tasks.failures import name_of, read
 from autoprune.tasks.load import built
 from autoprune.tasks.metrics import evaluated
 
@@ -103,6 +105,18 @@ def check_restrictions(config: RunConfig, task: Task) -> None:
     """
     if config.keep or config.bounds:
         restricted_by(config, untrained_graph(task), config.space)
+
+
+def metric_names(task: Task) -> list[str]:
+    """What `evaluate` answers for the untrained model on one validation batch, where it reads that.
+
+    Raises TaskError where it cannot answer, which some metrics cannot for so few samples.
+    """
+    first = list(islice(read(task.val_loader(), f"{name_of(task)}.val_loader"), 1))
+    short = copy.copy(task)
+    short.val_loader = lambda: first  # type: ignore[method-assign]
+    with torch.random.fork_rng(devices=[]):
+        return list(evaluated(short, built(task).eval(), "val"))
 
 
 def dense_metrics(task: Task, dense: nn.Module) -> dict[str, float]:

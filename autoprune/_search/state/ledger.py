@@ -7,6 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 
 from autoprune._search.plan import Plan
 from autoprune._search.state.deadline import Deadline
@@ -22,7 +23,7 @@ from autoprune.budget import Cost
 from autoprune.candidate import Candidate
 from autoprune.errors import AutopruneError
 from autoprune.pareto import ParetoFront
-from autoprune.record import State, TrialRecord
+from autoprune.record import State, TrialRecord, as_uniform
 from autoprune.store import RunFolder, RunState
 
 _LOG = logging.getLogger(__name__)
@@ -161,6 +162,15 @@ class Ledger:
     def update(self, record: TrialRecord) -> None:
         """Replace a record by a more complete one with the same number."""
         self._write(record)
+
+    def mark_uniform(self, number: int) -> None:
+        """Let a trial count as the uniform baseline that has its candidate."""
+        if number in self.running:
+            self.running[number].origin = as_uniform(self.running[number].origin)
+        else:
+            record = self.records[number]
+            self.update(replace(record, origin=as_uniform(record.origin)))
+            self._front = self._front_of(self.records.values())
 
     def may_start(self) -> bool:
         """Whether another trial may begin now; that can change, see `over`."""

@@ -21,7 +21,7 @@ from autoprune._search.trials.watchdog import Watchdog
 from autoprune.budget import Cost
 from autoprune.cost_fields import is_cost
 from autoprune.pareto import Objective, crowding, non_dominated_rank
-from autoprune.record import BASELINE, UNIFORM, TrialRecord
+from autoprune.record import TrialRecord, baseline_of
 
 if TYPE_CHECKING:
     from ray.tune.execution.tune_controller import TuneController
@@ -121,7 +121,7 @@ class RungScheduler(FIFOScheduler):
         if rung is None:
             return str(TrialScheduler.CONTINUE)
         self._rungs.report(rung, number, self._point(report.metrics, running.predicted))
-        if self._rungs.may_go_on(rung, number) or running.origin.startswith((UNIFORM, BASELINE)):
+        if self._rungs.may_go_on(rung, number) or baseline_of(running.origin):
             return str(TrialScheduler.CONTINUE)  # baselines are compared at their end
         self._searcher.on_trial_result(
             trial.trial_id, result

@@ -40,7 +40,7 @@ from autoprune._search.trials.trainable import SPEC, Spec
 from autoprune.budget import Cost
 from autoprune.candidate import Candidate
 from autoprune.cost_fields import FILE
-from autoprune.record import CONVERTED, SCRATCH, TrialRecord
+from autoprune.record import CONVERTED, SCRATCH, TrialRecord, as_uniform, baseline_of, proposed_as
 
 ATTEMPTS = 200
 SCORE, SCREENED = "score", "screened"
@@ -97,7 +97,7 @@ class BudgetedOptunaSearch(OptunaSearch):
         tried = {r.origin for r in ledger.records.values() if r.number < len(before)}
         tried |= {origin for *_, origin in self._again}
         self._queue = ProposalQueue(plan, ledger, seeds)
-        self._queue.leave_out(tried)
+        self._queue.leave_out({proposed_as(origin) for origin in tried})
         if screening is not None:
             screening.resume(ledger.screening)
             for trial in before:
@@ -251,7 +251,7 @@ class BudgetedOptunaSearch(OptunaSearch):
                 held, self._held = self._held, None
                 return held
             queued = self._best_alternative(self._queue.pop()) if self._queue else None
-            if queued is not None and self.ledger.duplicate_of(queued.candidate) is not None:
+            if queued is not None and self._is_tried(queued):
                 continue
             found, inside = self._ask(queued)
             if inside is not None:
@@ -263,11 +263,19 @@ class BudgetedOptunaSearch(OptunaSearch):
     def _next_baseline(self) -> Asked | None:
         """The next queued baseline; None where none is left."""
         while self._queue.has_baselines:
-            found, _ = self._ask(self._queue.pop_baseline())
+            queued = self._queue.pop_baseline()
+            found = None if self._is_tried(queued) else self._ask(queued)[0]
             if found is not None:
                 return found
         last = self._queue.from_scratch()
         return self._ask(last)[0] if last is not None else None
+
+    def _is_tried(self, queued: Proposal) -> bool:
+        """Whether another trial has this candidate; in place of a uniform baseline it is one."""
+        twin = self.ledger.duplicate_of(queued.candidate)
+        if twin is not None and baseline_of(queued.origin) == "uniform":
+            self.ledger.mark_uniform(twin)
+        return twin is not None
 
     def _ask(self, queued: Proposal | None) -> tuple[Asked | None, Proposal | None]:
         """Ask Optuna for a trial: (accepted, None), or (None, its projection) if over budget."""
@@ -279,6 +287,7 @@ class BudgetedOptunaSearch(OptunaSearch):
         candidate = queued.candidate if queued else variables.candidate(trial.params)
         tell_dropped(trial, candidate.architecture.dropped)
         origin = queued.origin if queued else self._plan.sampler
+        origin = as_uniform(origin) if self._queue.is_uniform(candidate) else origin
         trial.set_user_attr(ROUND, self._round)
         for name, value in attributes(candidate, origin, self._plan).items():
             trial.set_user_attr(name, value)

@@ -69,7 +69,7 @@ def run_trials(
     with (
         _environment(plan.concurrent),
         quiet(),
-        session(plan.concurrent, gpus=gpus, cluster=cluster) as is_joined,
+        session(plan.concurrent, gpus=gpus, cluster=cluster, folder=folder) as is_joined,
         interrupts.listening(),  # inside: a Ray that starts sets handlers of its own
     ):
         try:
@@ -130,12 +130,17 @@ def _work_error(error: Exception, folder: Path) -> WorkError:
 
 @contextmanager
 def session(
-    concurrent: int, *, gpus: float = 0.0, cluster: RayConfig | None = None
+    concurrent: int,
+    *,
+    gpus: float = 0.0,
+    cluster: RayConfig | None = None,
+    folder: Path | None = None,
 ) -> Iterator[bool]:
     """A Ray session; whether it is of a cluster, or was there before, and is left running.
 
     One that is running in this process is used and kept; then the cluster's address; else one is
-    started here with a CPU slot per trial.
+    started here with a CPU slot per trial. Raises WorkError where that fails; of a search, `folder`
+    is what to go on with.
     """
     cluster = cluster or RayConfig()
     address = address_of(cluster)
@@ -144,7 +149,11 @@ def session(
         return
     with handlers_kept(), _writable_home(), _workers_silent():
         try:
-            _join(address, cluster) if address else _start(concurrent, gpus, cluster)
+            if address:
+                _join(address, cluster)
+            else:
+                with _start_named(folder):
+                    _start(concurrent, gpus, cluster)
         except SystemExit as error:  # Ray's own answer to SIGTERM, until ours is set
             raise Terminated(signal.SIGTERM) from error
         try:
@@ -178,6 +187,19 @@ def _start(concurrent: int, gpus: float, cluster: RayConfig) -> None:
         logging_level=logging.ERROR,
         runtime_env={**own, "env_vars": {**variables, **own.get("env_vars", {})}},
     )
+
+
+@contextmanager
+def _start_named(folder: Path | None) -> Iterator[None]:
+    """What Ray raises where its processes do not start in time becomes a WorkError."""
+    try:
+        yield
+    except Exception as error:  # Ray itself raises Exception
+        after = f"; go on with: autoprune resume {quoted(folder)}" if folder else ""
+        raise WorkError(
+            f"Ray could not start on this machine: {first_line(error)} · mostly the machine is too "
+            f"busy, or its memory or disk is full: see autoprune doctor{after}"
+        ) from error
 
 
 @contextmanager

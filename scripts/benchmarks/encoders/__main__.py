@@ -204,7 +204,7 @@ def uniform(place: Path, share: float) -> dict[str, Any]:
             return record.measured.confidence.ratio
         return record.predicted.get("latency_ms") / dense
 
-    every = [r for r in run.records() if ":uniform" in r.origin and r.state == "complete"]
+    every = [r for r in run.records() if r.baseline == "uniform"]
     within = [record for record in every if share_of(record) <= share] or every
     largest = max(within, key=share_of)
     return {"uniform": largest.number, "uniform_val": largest.metrics["accuracy"]}
