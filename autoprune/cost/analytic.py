@@ -23,7 +23,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from autoprune.architecture import FLOAT32, INT8
 from autoprune.budget import Cost
 from autoprune.cost.activations import FLOAT_BYTES
-from autoprune.cost.inputs import Inputs, as_call, evaluating, tensors
+from autoprune.cost.inputs import Inputs, as_call, bytes_of, evaluating, parts, tensors
+from autoprune.graph.calls import elements
 
 _log = logging.getLogger(__name__)
 
@@ -38,11 +39,11 @@ def _convolution(args: Sequence[Any], outputs: Sequence[Tensor]) -> int:
 
 
 def _product(left: int, right: int) -> Formula:
-    """(..., n, k) @ (..., k, m): elements of the left operand times m."""
+    """(..., n, k) @ (..., k, m): elements of the left operand (if sparse, the stored) times m."""
 
     def macs(args: Sequence[Any], outputs: Sequence[Tensor]) -> int:
         a, b = args[left], args[right]
-        return int(a.numel() * (b.shape[-1] if b.dim() > 1 else 1))
+        return int(elements(a) * (b.shape[-1] if b.dim() > 1 else 1))
 
     return macs
 
@@ -73,6 +74,7 @@ MACS: Mapping[str, Formula] = {
     "aten::mv": _product(0, 1),
     "aten::dot": _product(0, 1),
     "aten::addmm": _product(1, 2),
+    "aten::_sparse_addmm": _product(1, 2),
     "aten::baddbmm": _product(1, 2),
     "aten::addbmm": _product(1, 2),
     "aten::addmv": _product(1, 2),
@@ -168,7 +170,7 @@ def count(model: nn.Module, example_inputs: Inputs, precision: str = FLOAT32) ->
     with evaluating(model), torch.no_grad(), _slow_attention(), watch:
         outputs = model(*args, **kwargs)
     watch.lives.keep_whole(tensors(outputs))
-    weights = _held_bytes(held)
+    weights = bytes_of(held)
     cost = Cost(
         params=sum(parameter.numel() for parameter in model.parameters()),
         macs=sum(watch.macs.values()),
@@ -176,11 +178,6 @@ def count(model: nn.Module, example_inputs: Inputs, precision: str = FLOAT32) ->
         peak_memory_bytes=weights + watch.lives.peak(),
     )
     return Count(cost, dict(watch.macs), dict(watch.uncounted))
-
-
-def _held_bytes(held: Sequence[Tensor]) -> int:
-    unique = {(t.untyped_storage()._cdata, t.storage_offset(), t.shape): t for t in held}
-    return sum(tensor.numel() * tensor.element_size() for tensor in unique.values())
 
 
 class _slow_attention:  # noqa: N801
@@ -215,7 +212,7 @@ class _Lives:
 
     def keep_whole(self, outputs: Sequence[Tensor]) -> None:
         """Count outputs in the precision that they have."""
-        for tensor in outputs:
+        for tensor in parts(outputs):
             number = self._numbers.get(tensor.untyped_storage()._cdata)
             if number is not None:
                 self._bytes[number] = max(self._bytes[number], tensor.untyped_storage().nbytes())
@@ -246,9 +243,9 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.uncounted: Counter[str] = Counter()
         self.lives = _Lives()
         self._now, self._is_int8 = 0, precision == INT8
-        self._held = {tensor.untyped_storage()._cdata for tensor in held}
-        for tensor in inputs:
-            self.lives.add(tensor, 0, tensor.numel() * tensor.element_size())
+        self._held = {tensor.untyped_storage()._cdata for tensor in parts(held)}
+        for tensor in parts(inputs):
+            self.lives.add(tensor, 0, tensor.nbytes)
 
     def _size(self, tensor: Tensor) -> int:
         whole, itemsize = tensor.untyped_storage().nbytes(), tensor.element_size()
@@ -277,7 +274,7 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         outputs = tensors(result)
         if name in MACS:
             self.macs[name] += MACS[name](args, outputs)
-        for tensor in (*tensors((args, kwargs)), *outputs):
+        for tensor in parts((*tensors((args, kwargs)), *outputs)):
             if tensor.layout is torch.strided and not self._is_held(tensor):
                 self.lives.add(tensor, self._now, self._size(tensor))
         self._now += 1

@@ -157,6 +157,42 @@ class Storages:
         return self._count - 1
 
 
+_PARTS = {
+    torch.sparse_coo: ("_indices", "_values"),
+    torch.sparse_csr: ("crow_indices", "col_indices", "values"),
+    torch.sparse_bsr: ("crow_indices", "col_indices", "values"),
+    torch.sparse_csc: ("ccol_indices", "row_indices", "values"),
+    torch.sparse_bsc: ("ccol_indices", "row_indices", "values"),
+}
+
+
+def parts_of(tensor: Tensor) -> tuple[Tensor, ...]:
+    """The dense tensors that hold a tensor: its indices and values if it is sparse, else itself.
+
+    >>> [tuple(part.shape) for part in parts_of(torch.eye(3).to_sparse())]
+    [(2, 3), (3,)]
+    """
+    names = _PARTS.get(tensor.layout)
+    return (tensor,) if names is None else tuple(getattr(tensor, name)() for name in names)
+
+
+def layout_of(tensor: Tensor) -> tuple[tuple[int, ...], int]:
+    """Sizes and bytes of an element; a sparse tensor is as many elements of one byte as it takes.
+
+    >>> layout_of(torch.zeros(2, 3)), layout_of(torch.eye(3).to_sparse())
+    (((2, 3), 4), ((60,), 1))
+    """
+    parts = parts_of(tensor)
+    if len(parts) == 1:
+        return tuple(tensor.shape), tensor.element_size()
+    return (sum(part.nbytes for part in parts),), 1
+
+
+def elements(tensor: Tensor) -> int:
+    """The number of stored elements: of a sparse tensor those of its values."""
+    return parts_of(tensor)[-1].numel()
+
+
 def same_storage(one: Tensor, other: Tensor) -> bool:
     """Whether two tensors share memory."""
     if one.layout is not torch.strided or other.layout is not torch.strided:

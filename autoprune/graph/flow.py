@@ -13,6 +13,7 @@ from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor, nn
 from torch.jit import ScriptModule
 from torch.utils import _pytree as pytree
@@ -20,7 +21,18 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from autoprune.graph.blocks import structure_of
-from autoprune.graph.calls import Activation, Call, Note, Record, Site, State, Storages, owner
+from autoprune.graph.calls import (
+    Activation,
+    Call,
+    Note,
+    Record,
+    Site,
+    State,
+    Storages,
+    layout_of,
+    owner,
+    parts_of,
+)
 from autoprune.graph.ids import Ids, Labels, is_free
 from autoprune.graph.outputs import tensors_in
 from autoprune.graph.sizes import Held, Made, Size, Source, holds
@@ -383,7 +395,8 @@ class Flow(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self.tensors[state.index].labels = state.labels
 
     def _own(self, name: str, tensor: Tensor) -> Labels:
-        if not tensor.is_floating_point() or self._is_scripted(name):
+        dense = tensor.layout is torch.strided
+        if not dense or not tensor.is_floating_point() or self._is_scripted(name):
             return (None,) * tensor.dim()
         labels: list[Indices | None] = []
         for dim, size in enumerate(tensor.shape):
@@ -405,9 +418,11 @@ class Flow(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def _activation(self, tensor: Tensor, labels: Labels) -> int:
         if not self.recording:
             return -1
-        shape = tuple(tensor.shape)
-        number = self._storages.number(tensor)
-        self.tensors.append(Activation(shape, labels, tensor.element_size(), number))
+        shape, itemsize = layout_of(tensor)
+        if len(shape) != len(labels):
+            labels = (None,)
+        number = self._storages.number(parts_of(tensor)[-1])
+        self.tensors.append(Activation(shape, labels, itemsize, number))
         return len(self.tensors) - 1
 
     def _heads_of(self, label: Indices) -> int:

@@ -22,9 +22,9 @@ _OF_ANY_MODULE = frozenset(vars(nn.Module())) - {"_parameters", "_buffers"}
 def replica(model: nn.Module, *, shared: bool = False) -> nn.Module:
     """A deep copy, also of a model that holds results of a forward pass.
 
-    Non-leaf tensors (stored activations, weights computed by hooks) are copied detached;
-    `copy.deepcopy` refuses them. With `shared` the parameters and buffers are those of
-    the model: for a copy whose modules change, and no values.
+    Non-leaf tensors (stored activations, weights computed by hooks) are copied detached, and sparse
+    buffers in any layout; `copy.deepcopy` refuses them. With `shared` the parameters and buffers
+    are those of the model: for a copy whose modules change, and no values.
 
     Raises GraphError for lazy layers whose sizes are not known yet.
 
@@ -37,6 +37,8 @@ def replica(model: nn.Module, *, shared: bool = False) -> nn.Module:
     held = [*model.parameters(), *model.buffers()]
     if any(map(is_lazy, held)):
         raise GraphError(_unsized(model))
+    sparse = [buffer for buffer in model.buffers() if buffer.layout is not torch.strided]
+    memo.update((id(buffer), buffer.detach().clone()) for buffer in sparse)
     if shared:
         memo.update((id(tensor), tensor) for tensor in held)
     seen: dict[int, Any] = {}  # a configuration is held by many modules

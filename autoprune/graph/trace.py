@@ -137,7 +137,7 @@ def as_call(example_inputs: Inputs) -> tuple[tuple[Any, ...], dict[str, Any]]:
 
 @contextmanager
 def untouched(model: nn.Module) -> Iterator[None]:
-    """Restore modes, buffers, embeddings and the random state, also after an error.
+    """Restore modes, dense buffers, embeddings and the random state, also after an error.
 
     Where buffers of a module were replaced, its other attributes are restored too, since one of
     them may describe the new buffers (a table that grew, and its length).
@@ -148,7 +148,8 @@ def untouched(model: nn.Module) -> Iterator[None]:
         for module in model.modules()
         if not isinstance(module, torch.jit.ScriptModule)
     ]
-    buffers = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
+    dense = [buffer for buffer in model.buffers() if buffer.layout is torch.strided]
+    buffers = [(buffer, buffer.detach().clone()) for buffer in dense]
     devices = {p.device.index or 0 for p in model.parameters() if p.device.type == "cuda"}
     fast = torch.backends.mha.get_fastpath_enabled()
     random = torch.random.fork_rng(devices=sorted(devices))
@@ -241,7 +242,7 @@ def _close(flow: Flow, result: Any) -> list[Tensor]:
     refuse(flow, [flow.state(tensor).statistic for tensor in outputs])
     for tensor in outputs:
         for label in flow.labels(tensor):
-            flow.ids.block(label, "model output")
+            flow.ids.block(label, reason)
     return outputs
 
 

@@ -168,7 +168,8 @@ def _drawn(call: Arguments) -> Arguments | None:
     replaced = []
 
     def random(tensor: Tensor) -> Tensor:
-        if not tensor.is_floating_point() or tensor.numel() < 2:
+        dense = tensor.layout is torch.strided and not tensor.is_nested
+        if not dense or not tensor.is_floating_point() or tensor.numel() < 2:
             return tensor
         if int((tensor == tensor.flatten().median()).sum()) * 2 <= tensor.numel():
             return tensor

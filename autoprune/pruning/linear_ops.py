@@ -201,7 +201,7 @@ class LinearOpMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def parameter(self, tensor: Any) -> tuple[str, Tensor] | None:
         """Name and value of the parameter whose memory `tensor` is."""
-        if not isinstance(tensor, Tensor):
+        if not isinstance(tensor, Tensor) or tensor.layout is not torch.strided:
             return None
         return self.parameters.get(tensor.untyped_storage().data_ptr())
 
@@ -237,6 +237,9 @@ class LinearOpMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if found is None:
             return None
         name, value = found
+        if x.layout is not torch.strided:
+            self.skipped[name] = "applied to a sparse tensor"
+            return None
         if weight.dim() == 3 and weight.stride(0) == 0:  # one matrix for the whole batch
             weight = weight[0]
         straight = value.dim() == 2 and _layout(weight) == _layout(value)
