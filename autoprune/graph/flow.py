@@ -189,8 +189,17 @@ class Flow(TorchDispatchMode):  # type: ignore[no-untyped-call]
         roots = set(self.ids.find(label[label >= 0]).tolist())
         if roots <= self.ids.reasons().keys():
             return 0
-        seen = any(not roots.isdisjoint(self.ids.find(ids).tolist()) for ids in self.heads_seen)
-        return (1 << 40) + len(label) if seen else len(label)
+        return (1 << 40) + len(label) if self._are_heads(label) else len(label)
+
+    def has_heads(self, tensor: Tensor) -> bool:
+        """Whether a tensor has a dimension of attention heads of its own."""
+        if tensor.dim() != 4:
+            return False
+        return any(label is not None and self._are_heads(label) for label in self.labels(tensor))
+
+    def _are_heads(self, label: Indices) -> bool:
+        roots = set(self.ids.find(label[label >= 0]).tolist())
+        return any(not roots.isdisjoint(self.ids.find(ids).tolist()) for ids in self.heads_seen)
 
     def take_statistic(self, labels: Sequence[Indices]) -> None:
         """A mean, variance or extreme is taken over these dimensions."""

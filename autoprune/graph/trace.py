@@ -24,7 +24,7 @@ from autoprune.graph.given import settle_rest
 from autoprune.graph.ids import OUT
 from autoprune.graph.modules import note_sizes
 from autoprune.graph.numbers import settle_numbers
-from autoprune.graph.outputs import answers_in
+from autoprune.graph.outputs import answers_in, pairs_in
 from autoprune.graph.replica import eager, plain, plain_tensor, replica, same_embeddings
 from autoprune.graph.rules import RULES
 from autoprune.graph.siblings import follow
@@ -36,6 +36,9 @@ Inputs = Tensor | tuple[Any, ...] | list[Any] | Mapping[str, Any]
 
 _log = logging.getLogger(__name__)
 _ATTEMPTS = 6
+_OUTPUT_OF_HEADS = (
+    "model output of each attention head (give use_cache=False, or no output_attentions)"
+)
 _STILL = (
     nn.modules.batchnorm._BatchNorm,
     nn.modules.instancenorm._InstanceNorm,
@@ -239,8 +242,10 @@ def _follow_training(flow: Flow, model: nn.Module, args: Any, kwargs: Any) -> No
 
 def _close(flow: Flow, result: Any) -> list[Tensor]:
     outputs = answers_in(result)
+    outputs += [tensor for tensor in pairs_in(result) if not flow.has_heads(tensor)]
     refuse(flow, [flow.state(tensor).statistic for tensor in outputs])
     for tensor in outputs:
+        reason = _OUTPUT_OF_HEADS if flow.has_heads(tensor) else "model output"
         for label in flow.labels(tensor):
             flow.ids.block(label, reason)
     return outputs
