@@ -18,13 +18,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.multiprocessing.reductions import StorageWeakRef
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from autoprune.architecture import FLOAT32, INT8
 from autoprune.budget import Cost
 from autoprune.cost.activations import FLOAT_BYTES
 from autoprune.cost.inputs import Inputs, as_call, bytes_of, evaluating, parts, tensors
 from autoprune.graph.calls import elements
+from autoprune.graph.mode import Mode, again_uncompiled, is_program, name_of
 
 _log = logging.getLogger(__name__)
 
@@ -164,13 +164,8 @@ def count(model: nn.Module, example_inputs: Inputs, precision: str = FLOAT32) ->
     In int8, activations other than inputs and outputs take one byte an element; weights are counted
     as they are.
     """
-    args, kwargs = as_call(example_inputs)
-    held = [*model.parameters(), *model.buffers()]
-    watch = _Watch(held, tensors((args, kwargs)), precision)
-    with evaluating(model), torch.no_grad(), _slow_attention(), watch:
-        outputs = model(*args, **kwargs)
-    watch.lives.keep_whole(tensors(outputs))
-    weights = bytes_of(held)
+    watch = again_uncompiled(lambda: _watched(model, example_inputs, precision))
+    weights = bytes_of([*model.parameters(), *model.buffers()])
     cost = Cost(
         params=sum(parameter.numel() for parameter in model.parameters()),
         macs=sum(watch.macs.values()),
@@ -178,6 +173,16 @@ def count(model: nn.Module, example_inputs: Inputs, precision: str = FLOAT32) ->
         peak_memory_bytes=weights + watch.lives.peak(),
     )
     return Count(cost, dict(watch.macs), dict(watch.uncounted))
+
+
+def _watched(model: nn.Module, example_inputs: Inputs, precision: str) -> _Watch:
+    args, kwargs = as_call(example_inputs)
+    held = [*model.parameters(), *model.buffers()]
+    watch = _Watch(held, tensors((args, kwargs)), precision)
+    with evaluating(model), torch.no_grad(), _slow_attention(), watch:
+        outputs = model(*args, **kwargs)
+    watch.lives.keep_whole(tensors(outputs))
+    return watch
 
 
 class _slow_attention:  # noqa: N801
@@ -236,9 +241,9 @@ class _Lives:
         return most
 
 
-class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class _Watch(Mode):  # type: ignore[no-untyped-call]
     def __init__(self, held: Sequence[Tensor], inputs: Sequence[Tensor], precision: str) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self.macs: Counter[str] = Counter()
         self.uncounted: Counter[str] = Counter()
         self.lives = _Lives()
@@ -262,12 +267,13 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         kwargs = kwargs or {}
-        name = str(func._schema.name)
+        name = name_of(func)
         if name not in MACS and not _free(func, name):
-            with self:  # a composite operator is counted by its parts
-                result = func.decompose(*args, **kwargs)
-            if result is not NotImplemented:
-                return result
+            if not is_program(func):
+                with self:  # a composite operator is counted by its parts
+                    result = func.decompose(*args, **kwargs)
+                if result is not NotImplemented:
+                    return result
             self.uncounted[name] += 1
         self.lives.note_freed(self._now)
         result = func(*args, **kwargs)
@@ -282,6 +288,8 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 def _free(func: Any, name: str) -> bool:
+    if is_program(func):
+        return False
     tags = func.tags
     return (
         func.is_view

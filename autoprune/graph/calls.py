@@ -12,6 +12,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils import _pytree as pytree
 
 from autoprune.graph.ids import Labels
+from autoprune.graph.mode import is_program, name_of
 from autoprune.graph.types import Indices
 
 
@@ -115,7 +116,9 @@ class Call:
 
     @staticmethod
     def of(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Call:
-        """The call with its arguments under the names of the operator's schema."""
+        """The call with its arguments under the names of the operator's schema, if it has one."""
+        if is_program(func):
+            return Call(name_of(func), {**{str(n): a for n, a in enumerate(args)}, **kwargs}, [])
         arguments = func._schema.arguments
         bound = {argument.name: argument.default_value for argument in arguments}
         bound.update(zip((argument.name for argument in arguments), args, strict=False))

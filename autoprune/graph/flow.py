@@ -17,7 +17,6 @@ import torch
 from torch import Tensor, nn
 from torch.jit import ScriptModule
 from torch.utils import _pytree as pytree
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from autoprune.graph.blocks import structure_of
@@ -34,6 +33,7 @@ from autoprune.graph.calls import (
     parts_of,
 )
 from autoprune.graph.ids import Ids, Labels, is_free
+from autoprune.graph.mode import Mode, is_program
 from autoprune.graph.outputs import tensors_in
 from autoprune.graph.sizes import Held, Made, Size, Source, holds
 from autoprune.graph.types import Indices, Structure
@@ -62,7 +62,7 @@ def table(rule: Rule, names: str) -> dict[str, Rule]:
     return dict.fromkeys(names.split(), rule)
 
 
-class Flow(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class Flow(Mode):  # type: ignore[no-untyped-call]
     """Ids, activations and calls of the runs of one model."""
 
     def __init__(
@@ -74,7 +74,7 @@ class Flow(TorchDispatchMode):  # type: ignore[no-untyped-call]
         choices: Mapping[int, int] | None = None,
         ignored: Container[str] = (),
     ) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self.ids = Ids()
         self.tensors: list[Activation] = []
         self.records: list[Record] = []
@@ -109,11 +109,6 @@ class Flow(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.caller = ""
         self.arguments: tuple[Sequence[Any], Mapping[str, Any]] = ((), {})
         self._held_sizes: dict[Held, Indices] = {}
-
-    @classmethod
-    def _should_skip_dynamo(cls) -> bool:
-        """The default wraps the mode so that its first use imports the compiler (seconds)."""
-        return False
 
     @property
     def freed(self) -> dict[int, int]:
@@ -324,7 +319,7 @@ class Flow(TorchDispatchMode):  # type: ignore[no-untyped-call]
         kwargs = dict(kwargs or {})
         self._calls += 1
         self._next_site = self._calls << 8
-        rule = self._rules.rule_for(func)
+        rule = self._rules.unknown if is_program(func) else self._rules.rule_for(func)
         if rule is None:
             with self:  # a composite operator is understood by its parts
                 result = func.decompose(*args, **kwargs)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from autoprune.errors import GraphError
+from autoprune.graph.mode import is_loaded
 from autoprune.graph.outputs import tensors_in
 
 _CONTAINERS = frozenset({dict, list, set, OrderedDict})
@@ -90,8 +91,8 @@ def _empty_copies(module: nn.Module) -> dict[int, Any]:
 
 @contextmanager
 def eager(model: nn.Module) -> Iterator[None]:
-    """Run compiled parts of the model eagerly."""
-    compiled = any(
+    """Run compiled parts of the model eagerly, and all if the compiler is loaded."""
+    compiled = is_loaded() or any(
         _is_compiled(module) or getattr(module, "_compiled_call_impl", None) is not None
         for module in model.modules()
     )

@@ -5,9 +5,10 @@ from __future__ import annotations
 import difflib
 import functools
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -22,6 +23,7 @@ from autoprune.graph.calls import owner
 from autoprune.graph.flow import Flow
 from autoprune.graph.given import settle_rest
 from autoprune.graph.ids import OUT
+from autoprune.graph.mode import again_uncompiled
 from autoprune.graph.modules import note_sizes
 from autoprune.graph.numbers import settle_numbers
 from autoprune.graph.outputs import answers_in, pairs_in
@@ -79,8 +81,9 @@ def trace(
     _known_layers(model, list(heads))
     choices: dict[int, int] = {}
     for _ in range(_ATTEMPTS):
-        flow = Flow(model, RULES, heads=heads, choices=choices, ignored=ignored)
-        inputs, outputs = _follow(flow, model, example_inputs)
+        kind = partial(Flow, model, RULES, heads=heads, choices=choices, ignored=ignored)
+        run = partial(_follow, kind, model, example_inputs)
+        flow, inputs, outputs = again_uncompiled(run)
         if not flow.flips:
             break
         for site in flow.sites:
@@ -187,7 +190,11 @@ def _same(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
     return one.keys() == other.keys() and all(one[name] is other[name] for name in one)
 
 
-def _follow(flow: Flow, model: nn.Module, example_inputs: Inputs) -> tuple[list[int], list[int]]:
+def _follow(
+    kind: Callable[[], Flow], model: nn.Module, example_inputs: Inputs
+) -> tuple[Flow, list[int], list[int]]:
+    """A flow after the run, and the places of inputs and outputs among its tensors."""
+    flow = kind()
     args, kwargs = as_call(example_inputs)
     with untouched(model), without_mkldnn():
         model.eval()
@@ -201,7 +208,7 @@ def _follow(flow: Flow, model: nn.Module, example_inputs: Inputs) -> tuple[list[
             reason = f"the model cannot be followed: {_said(error)}"
             for ids in flow.owned.values():
                 flow.ids.block(ids, reason)
-            return inputs, []
+            return flow, inputs, []
         outputs = _close(flow, result)
         settle_rest(flow)
         flow.recording = False
@@ -212,7 +219,7 @@ def _follow(flow: Flow, model: nn.Module, example_inputs: Inputs) -> tuple[list[
         for ids in flow.owned.values():
             flow.ids.block(ids, "no tensor is found in what the model returns")
     held = (flow.state(tensor).index for tensor in outputs)
-    return inputs, [index for index in held if index >= 0]
+    return flow, inputs, [index for index in held if index >= 0]
 
 
 @contextmanager
