@@ -84,6 +84,7 @@ class Flow(Mode):  # type: ignore[no-untyped-call]
         self.heads_seen: list[Indices] = []
         self.averaged: list[Indices] = []
         self.waiting: list[tuple[Made, Indices]] = []
+        self.failure = ""  # why the model cannot be followed
         self.constants: set[Source] = set()  # what gave a dimension without ids its size
         self.computed: list[tuple[Source, str]] = []
         self.scripted: set[str] = set()
@@ -184,15 +185,16 @@ class Flow(Mode):  # type: ignore[no-untyped-call]
         roots = set(self.ids.find(label[label >= 0]).tolist())
         if roots <= self.ids.reasons().keys():
             return 0
-        return (1 << 40) + len(label) if self._are_heads(label) else len(label)
+        return (1 << 40) + len(label) if self.are_heads(label) else len(label)
 
     def has_heads(self, tensor: Tensor) -> bool:
         """Whether a tensor has a dimension of attention heads of its own."""
         if tensor.dim() != 4:
             return False
-        return any(label is not None and self._are_heads(label) for label in self.labels(tensor))
+        return any(label is not None and self.are_heads(label) for label in self.labels(tensor))
 
-    def _are_heads(self, label: Indices) -> bool:
+    def are_heads(self, label: Indices) -> bool:
+        """Whether these are heads of an attention that has run."""
         roots = set(self.ids.find(label[label >= 0]).tolist())
         return any(not roots.isdisjoint(self.ids.find(ids).tolist()) for ids in self.heads_seen)
 
@@ -328,9 +330,11 @@ class Flow(Mode):  # type: ignore[no-untyped-call]
         if self.recording:
             self._storages.note_freed(len(self.records))
         call = Call.of(func, args, kwargs)
+        _refuse_nested(call.tensors)
         before = [self.state(tensor) for tensor in call.tensors]
         result = self.compute(func, args, kwargs, call)
         call.outs = [leaf for leaf in pytree.tree_leaves(result) if isinstance(leaf, Tensor)]
+        _refuse_nested(call.outs)
         call.weight = bool(before) and all(state.weight for state in before)
         self._apply(rule or self._rules.unknown, call)
         self._finish(call, before)
@@ -438,6 +442,11 @@ class Flow(Mode):  # type: ignore[no-untyped-call]
                 if owner(name) == path and members.intersection(self.ids.find(ids).tolist()):
                     return count
         return next((n for path, n in self.heads.items() if path and path == self.layer), 0)
+
+
+def _refuse_nested(tensors: Sequence[Tensor]) -> None:
+    if any(tensor.is_nested for tensor in tensors):
+        raise NotImplementedError("nested tensors have no sizes to follow (give padded ones)")
 
 
 _COUNT = re.compile("head|group")

@@ -39,12 +39,12 @@ class Mode(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if not self._entered:
             stack.enter_context(uncompiled())
         self._entered.append(stack)
-        super().__enter__()
+        super().__enter__()  # type: ignore[no-untyped-call]
         return self
 
     def __exit__(self, *error: Any) -> None:
         """Switch the mode off."""
-        super().__exit__(*error)
+        super().__exit__(*error)  # type: ignore[no-untyped-call]
         self._entered.pop().close()
 
 

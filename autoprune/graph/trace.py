@@ -39,7 +39,7 @@ Inputs = Tensor | tuple[Any, ...] | list[Any] | Mapping[str, Any]
 _log = logging.getLogger(__name__)
 _ATTEMPTS = 6
 _OUTPUT_OF_HEADS = (
-    "model output of each attention head (give use_cache=False, or no output_attentions)"
+    "model output of each attention head (return no keys, values and weights: use_cache=False)"
 )
 _STILL = (
     nn.modules.batchnorm._BatchNorm,
@@ -91,7 +91,7 @@ def trace(
                 choices[site.key] = site.choice + 1
     note_sizes(flow)
     unreached = _unreached(flow, model)
-    follows = follow(flow, [frozen.name for frozen in unreached])
+    follows = {} if flow.failure else follow(flow, [frozen.name for frozen in unreached])
     for layer in ignored:
         for (name, _), ids in flow.owned.items():
             if owner(name) == layer and flow.ids.roles()[ids[0]] == OUT:
@@ -205,9 +205,9 @@ def _follow(
                 result = model(*args, **kwargs)
         except Exception as error:  # noqa: BLE001  a run of its own tells whose fault it is
             _run_alone(model, args, kwargs, given)
-            reason = f"the model cannot be followed: {_said(error)}"
+            flow.failure = f"the model cannot be followed: {_said(error)}"
             for ids in flow.owned.values():
-                flow.ids.block(ids, reason)
+                flow.ids.block(ids, flow.failure)
             return flow, inputs, []
         outputs = _close(flow, result)
         settle_rest(flow)
@@ -268,7 +268,8 @@ def _unreached(flow: Flow, model: nn.Module) -> list[Frozen]:
         if name not in touched and wide and parameter.is_floating_point():
             layer = name if owner(name) in reached else owner(name)
             size = getattr(model.get_submodule(owner(name)), "out_channels", wide[0])
-            found.setdefault(layer, Frozen(layer, size, "not reached by the example input"))
+            reason = flow.failure or "not reached by the example input"
+            found.setdefault(layer, Frozen(layer, size, reason))
     return list(found.values())
 
 
