@@ -18,12 +18,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.multiprocessing.reductions import StorageWeakRef
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from autoprune.architecture import FLOAT32, INT8
 from autoprune.budget import Cost
 from autoprune.cost.activations import FLOAT_BYTES
-from autoprune.cost.inputs import Inputs, as_call, evaluating, tensors
+from autoprune.cost.inputs import Inputs, as_call, bytes_of, evaluating, parts, tensors
+from autoprune.graph.calls import elements
+from autoprune.graph.mode import Mode, again_uncompiled, is_program, name_of
 from autoprune.graph.replica import check_module
 
 _log = logging.getLogger(__name__)
@@ -39,11 +40,11 @@ def _convolution(args: Sequence[Any], outputs: Sequence[Tensor]) -> int:
 
 
 def _product(left: int, right: int) -> Formula:
-    """(..., n, k) @ (..., k, m): elements of the left operand times m."""
+    """(..., n, k) @ (..., k, m): elements of the left operand (if sparse, the stored) times m."""
 
     def macs(args: Sequence[Any], outputs: Sequence[Tensor]) -> int:
         a, b = args[left], args[right]
-        return int(a.numel() * (b.shape[-1] if b.dim() > 1 else 1))
+        return int(elements(a) * (b.shape[-1] if b.dim() > 1 else 1))
 
     return macs
 
@@ -74,6 +75,7 @@ MACS: Mapping[str, Formula] = {
     "aten::mv": _product(0, 1),
     "aten::dot": _product(0, 1),
     "aten::addmm": _product(1, 2),
+    "aten::_sparse_addmm": _product(1, 2),
     "aten::baddbmm": _product(1, 2),
     "aten::addbmm": _product(1, 2),
     "aten::addmv": _product(1, 2),
@@ -164,13 +166,8 @@ def count(model: nn.Module, example_inputs: Inputs, precision: str = FLOAT32) ->
     In int8, activations other than inputs and outputs take one byte an element; weights are counted
     as they are.
     """
-    args, kwargs = as_call(example_inputs)
-    held = [*model.parameters(), *model.buffers()]
-    watch = _Watch(held, tensors((args, kwargs)), precision)
-    with evaluating(model), torch.no_grad(), _slow_attention(), watch:
-        outputs = model(*args, **kwargs)
-    watch.lives.keep_whole(tensors(outputs))
-    weights = _held_bytes(held)
+    watch = again_uncompiled(lambda: _watched(model, example_inputs, precision))
+    weights = bytes_of([*model.parameters(), *model.buffers()])
     cost = Cost(
         params=sum(parameter.numel() for parameter in model.parameters()),
         macs=sum(watch.macs.values()),
@@ -180,9 +177,14 @@ def count(model: nn.Module, example_inputs: Inputs, precision: str = FLOAT32) ->
     return Count(cost, dict(watch.macs), dict(watch.uncounted))
 
 
-def _held_bytes(held: Sequence[Tensor]) -> int:
-    unique = {(t.untyped_storage()._cdata, t.storage_offset(), t.shape): t for t in held}
-    return sum(tensor.numel() * tensor.element_size() for tensor in unique.values())
+def _watched(model: nn.Module, example_inputs: Inputs, precision: str) -> _Watch:
+    args, kwargs = as_call(example_inputs)
+    held = [*model.parameters(), *model.buffers()]
+    watch = _Watch(held, tensors((args, kwargs)), precision)
+    with evaluating(model), torch.no_grad(), _slow_attention(), watch:
+        outputs = model(*args, **kwargs)
+    watch.lives.keep_whole(tensors(outputs))
+    return watch
 
 
 class _slow_attention:  # noqa: N801
@@ -217,7 +219,7 @@ class _Lives:
 
     def keep_whole(self, outputs: Sequence[Tensor]) -> None:
         """Count outputs in the precision that they have."""
-        for tensor in outputs:
+        for tensor in parts(outputs):
             number = self._numbers.get(tensor.untyped_storage()._cdata)
             if number is not None:
                 self._bytes[number] = max(self._bytes[number], tensor.untyped_storage().nbytes())
@@ -241,16 +243,16 @@ class _Lives:
         return most
 
 
-class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class _Watch(Mode):  # type: ignore[no-untyped-call]
     def __init__(self, held: Sequence[Tensor], inputs: Sequence[Tensor], precision: str) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self.macs: Counter[str] = Counter()
         self.uncounted: Counter[str] = Counter()
         self.lives = _Lives()
         self._now, self._is_int8 = 0, precision == INT8
-        self._held = {tensor.untyped_storage()._cdata for tensor in held}
-        for tensor in inputs:
-            self.lives.add(tensor, 0, tensor.numel() * tensor.element_size())
+        self._held = {tensor.untyped_storage()._cdata for tensor in parts(held)}
+        for tensor in parts(inputs):
+            self.lives.add(tensor, 0, tensor.nbytes)
 
     def _size(self, tensor: Tensor) -> int:
         whole, itemsize = tensor.untyped_storage().nbytes(), tensor.element_size()
@@ -267,19 +269,20 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         kwargs = kwargs or {}
-        name = str(func._schema.name)
+        name = name_of(func)
         if name not in MACS and not _free(func, name):
-            with self:  # a composite operator is counted by its parts
-                result = func.decompose(*args, **kwargs)
-            if result is not NotImplemented:
-                return result
+            if not is_program(func):
+                with self:  # a composite operator is counted by its parts
+                    result = func.decompose(*args, **kwargs)
+                if result is not NotImplemented:
+                    return result
             self.uncounted[name] += 1
         self.lives.note_freed(self._now)
         result = func(*args, **kwargs)
         outputs = tensors(result)
         if name in MACS:
             self.macs[name] += MACS[name](args, outputs)
-        for tensor in (*tensors((args, kwargs)), *outputs):
+        for tensor in parts((*tensors((args, kwargs)), *outputs)):
             if tensor.layout is torch.strided and not self._is_held(tensor):
                 self.lives.add(tensor, self._now, self._size(tensor))
         self._now += 1
@@ -287,6 +290,8 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 def _free(func: Any, name: str) -> bool:
+    if is_program(func):
+        return False
     tags = func.tags
     return (
         func.is_view

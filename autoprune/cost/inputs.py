@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -12,6 +12,7 @@ from torch import nn
 from torch.utils import _pytree as pytree
 
 from autoprune.errors import DeviceError
+from autoprune.graph.calls import parts_of
 from autoprune.graph.replica import replica, same_embeddings
 
 Inputs = torch.Tensor | tuple[Any, ...] | list[Any] | Mapping[str, Any]
@@ -33,6 +34,21 @@ def as_call(example_inputs: Inputs) -> tuple[tuple[Any, ...], dict[str, Any]]:
 def tensors(tree: Any) -> list[torch.Tensor]:
     """Every tensor in nested containers, in a fixed order."""
     return [leaf for leaf in pytree.tree_leaves(tree) if isinstance(leaf, torch.Tensor)]
+
+
+def parts(found: Iterable[torch.Tensor]) -> list[torch.Tensor]:
+    """The same tensors, in place of a sparse one its indices and values."""
+    return [part for tensor in found for part in parts_of(tensor)]
+
+
+def bytes_of(found: Iterable[torch.Tensor]) -> int:
+    """What these tensors take, shared memory once.
+
+    >>> bytes_of([torch.zeros(3), torch.eye(4).to_sparse()])
+    92
+    """
+    unique = {(t.untyped_storage()._cdata, t.storage_offset(), t.shape): t for t in parts(found)}
+    return sum(tensor.nbytes for tensor in unique.values())
 
 
 def array_of(tensor: torch.Tensor) -> NDArray[Any]:

@@ -7,9 +7,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
-from autoprune.graph.calls import owner
+from autoprune.graph.calls import layout_of, owner
 from autoprune.graph.flow import Flow
 from autoprune.graph.ids import AFFINE, IN, OUT
 from autoprune.graph.types import (
@@ -75,13 +75,13 @@ class Assembly:
                 )
                 for t in flow.tensors
             ),
-            parameters={n: self._held(n, tuple(p.shape)) for n, p in model.named_parameters()},
-            buffers={n: self._held(n, tuple(b.shape)) for n, b in model.named_buffers()},
+            parameters={n: self._held(n, p) for n, p in model.named_parameters()},
+            buffers={n: self._held(n, b) for n, b in model.named_buffers()},
             attributes=self._attributes(),
             inputs=tuple(inputs),
             outputs=tuple(outputs),
             itemsizes={
-                name: tensor.element_size()
+                name: layout_of(tensor)[1]
                 for name, tensor in (*model.named_parameters(), *model.named_buffers())
             },
             freed=dict(flow.freed),
@@ -209,9 +209,10 @@ class Assembly:
     def _all(self, sizes: Iterable[int | Indices]) -> tuple[Dim, ...]:
         return tuple(self._dim(size) for size in sizes)
 
-    def _held(self, name: str, shape: Sequence[int]) -> tuple[Dim, ...]:
+    def _held(self, name: str, tensor: Tensor) -> tuple[Dim, ...]:
         owned: Mapping[tuple[str, int], Indices] = self._flow.owned
-        return self._all(owned.get((name, dim), size) for dim, size in enumerate(shape))
+        sizes = enumerate(layout_of(tensor)[0])
+        return self._all(owned.get((name, dim), size) for dim, size in sizes)
 
     def _attributes(self) -> tuple[Attribute, ...]:
         found: dict[tuple[str, str, tuple[str | int, ...]], Attribute] = {}

@@ -3,8 +3,8 @@
 In `x + f(x)` everything that only `f` uses is removed together with the addition. A block is found
 from the operations alone: an addition, and the calls that nothing else needs without one of its
 operands. That operand must be computed from the other one, also through a norm that other calls
-read (or from the input of a cheaper shortcut). A difference `x - f(x)` is such an addition, too, of
-which only `f` can go.
+read (or from the input of a cheaper shortcut). An interpolation (`lerp`) is such an addition, too,
+and a difference `x - f(x)` or a scaled addition (`addcmul`), of which only `f` can go.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from torch.utils import _pytree as pytree
 from autoprune.graph.calls import owner
 from autoprune.graph.types import Block, Op, PruningGraph, Structure
 
-_DIFFERENCES = ("sub", "sub_")
-ADDITIONS = ("add", "add_", *_DIFFERENCES)
+_ONLY_SECOND = ("sub", "sub_", "addcmul", "addcmul_")
+ADDITIONS = ("add", "add_", "lerp", "lerp_", *_ONLY_SECOND)
 _ATTENTION = ("softmax", "attention")
 _PRODUCTS = ("addmm", "mm", "bmm", "linear", "matmul", "baddbmm")
 _PLAIN = (bool, int, float, str, type(None))
@@ -121,7 +121,7 @@ class _Values:
         if self._shape(written) != self._shape(reads[0]):
             return None
         dead = [self._dead(addition, value) for value in reads]
-        if self._graph.ops[addition].name in _DIFFERENCES:
+        if self._graph.ops[addition].name in _ONLY_SECOND:
             dead[0] = set()
         for gone, left in ((0, 1), (1, 0)):
             if self._comes_from(self._reads_of(dead[gone]), reads[left]):
@@ -248,7 +248,7 @@ def _block(
     whole = sorted(p for p in inside if inside.isdisjoint(_upwards(p.rpartition(".")[0])))
     if any(path in structures and structures[path] is None for path in whole):
         return None
-    read = {n for call in branch.calls for n in graph.ops[call].parameters}
+    read = {n for c in (*branch.calls, branch.addition) for n in graph.ops[c].parameters}
     gone_calls = branch.calls | {c for p in inside for c in layout.places[p]} | {branch.addition}
     held = list(layout.holders)
     covered = {n for n in held if not inside.isdisjoint(layout.holders[n])}

@@ -12,6 +12,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils import _pytree as pytree
 
 from autoprune.graph.ids import Labels
+from autoprune.graph.mode import is_program, name_of
 from autoprune.graph.types import Indices
 
 
@@ -115,7 +116,9 @@ class Call:
 
     @staticmethod
     def of(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Call:
-        """The call with its arguments under the names of the operator's schema."""
+        """The call with its arguments under the names of the operator's schema, if it has one."""
+        if is_program(func):
+            return Call(name_of(func), {**{str(n): a for n, a in enumerate(args)}, **kwargs}, [])
         arguments = func._schema.arguments
         bound = {argument.name: argument.default_value for argument in arguments}
         bound.update(zip((argument.name for argument in arguments), args, strict=False))
@@ -155,6 +158,42 @@ class Storages:
             self._known[storage._cdata] = (reference, self._count)
         self._count += 1
         return self._count - 1
+
+
+_PARTS = {
+    torch.sparse_coo: ("_indices", "_values"),
+    torch.sparse_csr: ("crow_indices", "col_indices", "values"),
+    torch.sparse_bsr: ("crow_indices", "col_indices", "values"),
+    torch.sparse_csc: ("ccol_indices", "row_indices", "values"),
+    torch.sparse_bsc: ("ccol_indices", "row_indices", "values"),
+}
+
+
+def parts_of(tensor: Tensor) -> tuple[Tensor, ...]:
+    """The dense tensors that hold a tensor: its indices and values if it is sparse, else itself.
+
+    >>> [tuple(part.shape) for part in parts_of(torch.eye(3).to_sparse())]
+    [(2, 3), (3,)]
+    """
+    names = _PARTS.get(tensor.layout)
+    return (tensor,) if names is None else tuple(getattr(tensor, name)() for name in names)
+
+
+def layout_of(tensor: Tensor) -> tuple[tuple[int, ...], int]:
+    """Sizes and bytes of an element; a sparse tensor is as many elements of one byte as it takes.
+
+    >>> layout_of(torch.zeros(2, 3)), layout_of(torch.eye(3).to_sparse())
+    (((2, 3), 4), ((60,), 1))
+    """
+    parts = parts_of(tensor)
+    if len(parts) == 1:
+        return tuple(tensor.shape), tensor.element_size()
+    return (sum(part.nbytes for part in parts),), 1
+
+
+def elements(tensor: Tensor) -> int:
+    """The number of stored elements: of a sparse tensor those of its values."""
+    return parts_of(tensor)[-1].numel()
 
 
 def same_storage(one: Tensor, other: Tensor) -> bool:

@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import torch
 from torch import Tensor
 
-from autoprune.graph.calls import Call
+from autoprune.graph.calls import Call, elements
 from autoprune.graph.flow import Flow, Rule
 from autoprune.graph.given import meet_groups
 from autoprune.graph.ids import IN, OUT, Labels, free, is_free
 from autoprune.graph.types import Indices
 
 _ALIGNED = 16  # bytes
+_ADDED = frozenset({"addmm", "baddbmm", "addmv", "_sparse_addmm"})
 _MODEL_INPUT = "is contracted with a dimension of fixed size"
 
 
@@ -127,7 +129,7 @@ def product(flow: Flow, call: Call) -> None:
     if applied[1] or alone:
         _roles(flow, right, inner, columns)
     labels = [*batch, *rows, *columns]
-    added = call["self"] if call.name in {"addmm", "baddbmm", "addmv"} else None
+    added = call["self"] if call.name in _ADDED else None
     if not vector and left.dim() == 2:
         _features(flow, left, right, a, b)
     if added is not None:
@@ -136,6 +138,8 @@ def product(flow: Flow, call: Call) -> None:
     call.zero = _output_zero(flow, left, right)
     shape = [*left.shape[:-2], *left.shape[-2:], *([] if vector else [right.shape[-1]])]
     known = [*(batch or a[:-2]), *rows, a[-1] if a[-1] is not None else inner, *columns]
+    if left.layout is not torch.strided:  # only its elements are multiplied
+        known, shape = [None, *columns], [elements(left), *right.shape[1:]]
     call.macs = tuple(_size(label, size) for label, size in zip(known, shape, strict=True))
 
 
@@ -339,7 +343,7 @@ def _output_zero(flow: Flow, left: Tensor, right: Tensor) -> bool:
 
 
 def _operands(call: Call) -> tuple[Tensor, Tensor]:
-    if call.name == "addmm":
+    if call.name in {"addmm", "_sparse_addmm"}:
         return call["mat1"], call["mat2"]
     if call.name == "baddbmm":
         return call["batch1"], call["batch2"]
@@ -363,6 +367,7 @@ RULES: dict[str, Rule] = {
     "dot": product,
     "vdot": product,
     "addmm": product,
+    "_sparse_addmm": product,
     "baddbmm": product,
     "addmv": product,
     "linear": linear,

@@ -13,15 +13,27 @@ from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor, nn
 from torch.jit import ScriptModule
 from torch.utils import _pytree as pytree
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from autoprune.graph.blocks import structure_of
-from autoprune.graph.calls import Activation, Call, Note, Record, Site, State, Storages, owner
+from autoprune.graph.calls import (
+    Activation,
+    Call,
+    Note,
+    Record,
+    Site,
+    State,
+    Storages,
+    layout_of,
+    owner,
+    parts_of,
+)
 from autoprune.graph.ids import Ids, Labels, is_free
+from autoprune.graph.mode import Mode, is_program
 from autoprune.graph.outputs import tensors_in
 from autoprune.graph.sizes import Held, Made, Size, Source, holds
 from autoprune.graph.types import Indices, Structure
@@ -50,7 +62,7 @@ def table(rule: Rule, names: str) -> dict[str, Rule]:
     return dict.fromkeys(names.split(), rule)
 
 
-class Flow(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class Flow(Mode):  # type: ignore[no-untyped-call]
     """Ids, activations and calls of the runs of one model."""
 
     def __init__(
@@ -62,7 +74,7 @@ class Flow(TorchDispatchMode):  # type: ignore[no-untyped-call]
         choices: Mapping[int, int] | None = None,
         ignored: Container[str] = (),
     ) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self.ids = Ids()
         self.tensors: list[Activation] = []
         self.records: list[Record] = []
@@ -72,6 +84,7 @@ class Flow(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.heads_seen: list[Indices] = []
         self.averaged: list[Indices] = []
         self.waiting: list[tuple[Made, Indices]] = []
+        self.failure = ""  # why the model cannot be followed
         self.constants: set[Source] = set()  # what gave a dimension without ids its size
         self.computed: list[tuple[Source, str]] = []
         self.scripted: set[str] = set()
@@ -97,11 +110,6 @@ class Flow(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.caller = ""
         self.arguments: tuple[Sequence[Any], Mapping[str, Any]] = ((), {})
         self._held_sizes: dict[Held, Indices] = {}
-
-    @classmethod
-    def _should_skip_dynamo(cls) -> bool:
-        """The default wraps the mode so that its first use imports the compiler (seconds)."""
-        return False
 
     @property
     def freed(self) -> dict[int, int]:
@@ -177,8 +185,18 @@ class Flow(TorchDispatchMode):  # type: ignore[no-untyped-call]
         roots = set(self.ids.find(label[label >= 0]).tolist())
         if roots <= self.ids.reasons().keys():
             return 0
-        seen = any(not roots.isdisjoint(self.ids.find(ids).tolist()) for ids in self.heads_seen)
-        return (1 << 40) + len(label) if seen else len(label)
+        return (1 << 40) + len(label) if self.are_heads(label) else len(label)
+
+    def has_heads(self, tensor: Tensor) -> bool:
+        """Whether a tensor has a dimension of attention heads of its own."""
+        if tensor.dim() != 4:
+            return False
+        return any(label is not None and self.are_heads(label) for label in self.labels(tensor))
+
+    def are_heads(self, label: Indices) -> bool:
+        """Whether these are heads of an attention that has run."""
+        roots = set(self.ids.find(label[label >= 0]).tolist())
+        return any(not roots.isdisjoint(self.ids.find(ids).tolist()) for ids in self.heads_seen)
 
     def take_statistic(self, labels: Sequence[Indices]) -> None:
         """A mean, variance or extreme is taken over these dimensions."""
@@ -303,7 +321,7 @@ class Flow(TorchDispatchMode):  # type: ignore[no-untyped-call]
         kwargs = dict(kwargs or {})
         self._calls += 1
         self._next_site = self._calls << 8
-        rule = self._rules.rule_for(func)
+        rule = self._rules.unknown if is_program(func) else self._rules.rule_for(func)
         if rule is None:
             with self:  # a composite operator is understood by its parts
                 result = func.decompose(*args, **kwargs)
@@ -312,9 +330,11 @@ class Flow(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if self.recording:
             self._storages.note_freed(len(self.records))
         call = Call.of(func, args, kwargs)
+        _refuse_nested(call.tensors)
         before = [self.state(tensor) for tensor in call.tensors]
         result = self.compute(func, args, kwargs, call)
         call.outs = [leaf for leaf in pytree.tree_leaves(result) if isinstance(leaf, Tensor)]
+        _refuse_nested(call.outs)
         call.weight = bool(before) and all(state.weight for state in before)
         self._apply(rule or self._rules.unknown, call)
         self._finish(call, before)
@@ -383,7 +403,8 @@ class Flow(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self.tensors[state.index].labels = state.labels
 
     def _own(self, name: str, tensor: Tensor) -> Labels:
-        if not tensor.is_floating_point() or self._is_scripted(name):
+        dense = tensor.layout is torch.strided
+        if not dense or not tensor.is_floating_point() or self._is_scripted(name):
             return (None,) * tensor.dim()
         labels: list[Indices | None] = []
         for dim, size in enumerate(tensor.shape):
@@ -405,9 +426,11 @@ class Flow(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def _activation(self, tensor: Tensor, labels: Labels) -> int:
         if not self.recording:
             return -1
-        shape = tuple(tensor.shape)
-        number = self._storages.number(tensor)
-        self.tensors.append(Activation(shape, labels, tensor.element_size(), number))
+        shape, itemsize = layout_of(tensor)
+        if len(shape) != len(labels):
+            labels = (None,)
+        number = self._storages.number(parts_of(tensor)[-1])
+        self.tensors.append(Activation(shape, labels, itemsize, number))
         return len(self.tensors) - 1
 
     def _heads_of(self, label: Indices) -> int:
@@ -419,6 +442,11 @@ class Flow(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 if owner(name) == path and members.intersection(self.ids.find(ids).tolist()):
                     return count
         return next((n for path, n in self.heads.items() if path and path == self.layer), 0)
+
+
+def _refuse_nested(tensors: Sequence[Tensor]) -> None:
+    if any(tensor.is_nested for tensor in tensors):
+        raise NotImplementedError("nested tensors have no sizes to follow (give padded ones)")
 
 
 _COUNT = re.compile("head|group")

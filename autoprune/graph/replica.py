@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from autoprune.errors import GraphError
+from autoprune.graph.mode import is_loaded
 from autoprune.graph.outputs import tensors_in
 
 _CONTAINERS = frozenset({dict, list, set, OrderedDict})
@@ -22,9 +23,9 @@ _OF_ANY_MODULE = frozenset(vars(nn.Module())) - {"_parameters", "_buffers"}
 def replica(model: nn.Module, *, shared: bool = False) -> nn.Module:
     """A deep copy, also of a model that holds results of a forward pass.
 
-    Non-leaf tensors (stored activations, weights computed by hooks) are copied detached;
-    `copy.deepcopy` refuses them. With `shared` the parameters and buffers are those of
-    the model: for a copy whose modules change, and no values.
+    Non-leaf tensors (stored activations, weights computed by hooks) are copied detached, and sparse
+    buffers in any layout; `copy.deepcopy` refuses them. With `shared` the parameters and buffers
+    are those of the model: for a copy whose modules change, and no values.
 
     Raises GraphError for lazy layers whose sizes are not known yet.
 
@@ -37,6 +38,8 @@ def replica(model: nn.Module, *, shared: bool = False) -> nn.Module:
     held = [*model.parameters(), *model.buffers()]
     if any(map(is_lazy, held)):
         raise GraphError(_unsized(model))
+    sparse = [buffer for buffer in model.buffers() if buffer.layout is not torch.strided]
+    memo.update((id(buffer), buffer.detach().clone()) for buffer in sparse)
     if shared:
         memo.update((id(tensor), tensor) for tensor in held)
     seen: dict[int, Any] = {}  # a configuration is held by many modules
@@ -93,8 +96,8 @@ def _empty_copies(module: nn.Module) -> dict[int, Any]:
 
 @contextmanager
 def eager(model: nn.Module) -> Iterator[None]:
-    """Run compiled parts of the model eagerly."""
-    compiled = any(
+    """Run compiled parts of the model eagerly, and all if the compiler is loaded."""
+    compiled = is_loaded() or any(
         _is_compiled(module) or getattr(module, "_compiled_call_impl", None) is not None
         for module in model.modules()
     )

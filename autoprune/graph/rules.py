@@ -66,7 +66,8 @@ def reduction(flow: Flow, call: Call) -> None:
     if over and call.name in statistics.REDUCTIONS:
         flow.take_statistic(over)
         if not state.weight:
-            call.statistic = Statistic(over, flow.place(f"{call.name} over channels"))
+            what = "attention heads" if any(map(flow.are_heads, over)) else "channels"
+            call.statistic = Statistic(over, flow.place(f"{call.name} over {what}"))
     elif not harmless:
         for label in over:
             flow.refuse_parts(label)

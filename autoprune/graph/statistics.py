@@ -53,7 +53,8 @@ def refuse(flow: Flow, statistics: Sequence[Statistic | None]) -> None:
     """Mark the channels of these statistics as not prunable."""
     for one in statistics:
         for label in one.labels if one is not None else ():
-            flow.refuse_parts(label)
+            if not flow.are_heads(label):  # which part of a split they are is known
+                flow.refuse_parts(label)
             flow.ids.block(label, one.reason if one is not None else "")
 
 

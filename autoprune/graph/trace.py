@@ -5,9 +5,10 @@ from __future__ import annotations
 import difflib
 import functools
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -22,9 +23,10 @@ from autoprune.graph.calls import owner
 from autoprune.graph.flow import Flow
 from autoprune.graph.given import settle_rest
 from autoprune.graph.ids import OUT
+from autoprune.graph.mode import again_uncompiled
 from autoprune.graph.modules import note_sizes
 from autoprune.graph.numbers import settle_numbers
-from autoprune.graph.outputs import answers_in
+from autoprune.graph.outputs import answers_in, pairs_in
 from autoprune.graph.replica import eager, plain, plain_tensor, replica, same_embeddings
 from autoprune.graph.rules import RULES
 from autoprune.graph.siblings import follow
@@ -36,6 +38,9 @@ Inputs = Tensor | tuple[Any, ...] | list[Any] | Mapping[str, Any]
 
 _log = logging.getLogger(__name__)
 _ATTEMPTS = 6
+_OUTPUT_OF_HEADS = (
+    "model output of each attention head (return no keys, values and weights: use_cache=False)"
+)
 _STILL = (
     nn.modules.batchnorm._BatchNorm,
     nn.modules.instancenorm._InstanceNorm,
@@ -76,8 +81,9 @@ def trace(
     _known_layers(model, list(heads))
     choices: dict[int, int] = {}
     for _ in range(_ATTEMPTS):
-        flow = Flow(model, RULES, heads=heads, choices=choices, ignored=ignored)
-        inputs, outputs = _follow(flow, model, example_inputs)
+        kind = partial(Flow, model, RULES, heads=heads, choices=choices, ignored=ignored)
+        run = partial(_follow, kind, model, example_inputs)
+        flow, inputs, outputs = again_uncompiled(run)
         if not flow.flips:
             break
         for site in flow.sites:
@@ -85,7 +91,7 @@ def trace(
                 choices[site.key] = site.choice + 1
     note_sizes(flow)
     unreached = _unreached(flow, model)
-    follows = follow(flow, [frozen.name for frozen in unreached])
+    follows = {} if flow.failure else follow(flow, [frozen.name for frozen in unreached])
     for layer in ignored:
         for (name, _), ids in flow.owned.items():
             if owner(name) == layer and flow.ids.roles()[ids[0]] == OUT:
@@ -137,7 +143,7 @@ def as_call(example_inputs: Inputs) -> tuple[tuple[Any, ...], dict[str, Any]]:
 
 @contextmanager
 def untouched(model: nn.Module) -> Iterator[None]:
-    """Restore modes, buffers, embeddings and the random state, also after an error.
+    """Restore modes, dense buffers, embeddings and the random state, also after an error.
 
     Where buffers of a module were replaced, its other attributes are restored too, since one of
     them may describe the new buffers (a table that grew, and its length).
@@ -148,7 +154,8 @@ def untouched(model: nn.Module) -> Iterator[None]:
         for module in model.modules()
         if not isinstance(module, torch.jit.ScriptModule)
     ]
-    buffers = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
+    dense = [buffer for buffer in model.buffers() if buffer.layout is torch.strided]
+    buffers = [(buffer, buffer.detach().clone()) for buffer in dense]
     devices = {p.device.index or 0 for p in model.parameters() if p.device.type == "cuda"}
     fast = torch.backends.mha.get_fastpath_enabled()
     random = torch.random.fork_rng(devices=sorted(devices))
@@ -183,7 +190,11 @@ def _same(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
     return one.keys() == other.keys() and all(one[name] is other[name] for name in one)
 
 
-def _follow(flow: Flow, model: nn.Module, example_inputs: Inputs) -> tuple[list[int], list[int]]:
+def _follow(
+    kind: Callable[[], Flow], model: nn.Module, example_inputs: Inputs
+) -> tuple[Flow, list[int], list[int]]:
+    """A flow after the run, and the places of inputs and outputs among its tensors."""
+    flow = kind()
     args, kwargs = as_call(example_inputs)
     with untouched(model), without_mkldnn():
         model.eval()
@@ -194,10 +205,10 @@ def _follow(flow: Flow, model: nn.Module, example_inputs: Inputs) -> tuple[list[
                 result = model(*args, **kwargs)
         except Exception as error:  # noqa: BLE001  a run of its own tells whose fault it is
             _run_alone(model, args, kwargs, given)
-            reason = f"the model cannot be followed: {_said(error)}"
+            flow.failure = f"the model cannot be followed: {_said(error)}"
             for ids in flow.owned.values():
-                flow.ids.block(ids, reason)
-            return inputs, []
+                flow.ids.block(ids, flow.failure)
+            return flow, inputs, []
         outputs = _close(flow, result)
         settle_rest(flow)
         flow.recording = False
@@ -208,7 +219,7 @@ def _follow(flow: Flow, model: nn.Module, example_inputs: Inputs) -> tuple[list[
         for ids in flow.owned.values():
             flow.ids.block(ids, "no tensor is found in what the model returns")
     held = (flow.state(tensor).index for tensor in outputs)
-    return inputs, [index for index in held if index >= 0]
+    return flow, inputs, [index for index in held if index >= 0]
 
 
 @contextmanager
@@ -238,10 +249,12 @@ def _follow_training(flow: Flow, model: nn.Module, args: Any, kwargs: Any) -> No
 
 def _close(flow: Flow, result: Any) -> list[Tensor]:
     outputs = answers_in(result)
+    outputs += [tensor for tensor in pairs_in(result) if not flow.has_heads(tensor)]
     refuse(flow, [flow.state(tensor).statistic for tensor in outputs])
     for tensor in outputs:
+        reason = _OUTPUT_OF_HEADS if flow.has_heads(tensor) else "model output"
         for label in flow.labels(tensor):
-            flow.ids.block(label, "model output")
+            flow.ids.block(label, reason)
     return outputs
 
 
@@ -255,7 +268,8 @@ def _unreached(flow: Flow, model: nn.Module) -> list[Frozen]:
         if name not in touched and wide and parameter.is_floating_point():
             layer = name if owner(name) in reached else owner(name)
             size = getattr(model.get_submodule(owner(name)), "out_channels", wide[0])
-            found.setdefault(layer, Frozen(layer, size, "not reached by the example input"))
+            reason = flow.failure or "not reached by the example input"
+            found.setdefault(layer, Frozen(layer, size, reason))
     return list(found.values())
 
 

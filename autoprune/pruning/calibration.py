@@ -13,6 +13,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_map
 
 from autoprune.errors import UsageError
+from autoprune.graph.mode import again_uncompiled
 from autoprune.graph.replica import check_module, same_embeddings
 from autoprune.pruning.computed_weights import plain_weights
 from autoprune.pruning.linear_ops import LinearOp, LinearOpMode, NormTracker
@@ -104,6 +106,21 @@ def calibrate(
     check_module(model)
     if max_samples < 1:
         raise UsageError(f"max_samples must be at least 1, got {max_samples}")
+    collect = partial(_collect, model, batches, max_samples, seed, forward)
+    seen, recorder = collect() if isinstance(batches, Iterator) else again_uncompiled(collect)
+    if seen == 0:
+        raise UsageError("calibration needs at least one batch, got none · pass a loader with data")
+    return recorder.result(seen)
+
+
+def _collect(
+    model: nn.Module,
+    batches: Iterable[Any],
+    max_samples: int,
+    seed: int,
+    forward: Forward | None,
+) -> tuple[int, _Recorder]:
+    """The samples seen, and the sums over them."""
     seen = 0
     with evaluating(model), plain_weights(model), torch.no_grad():
         recorder = _Recorder(model, max_samples, seed)
@@ -115,9 +132,7 @@ def calibrate(
             seen += size
             if seen >= max_samples:
                 break
-    if seen == 0:
-        raise UsageError("calibration needs at least one batch, got none · pass a loader with data")
-    return recorder.result(seen)
+    return seen, recorder
 
 
 def run(model: nn.Module, batch: Any, forward: Forward | None = None) -> Any:

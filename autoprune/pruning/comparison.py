@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
-from torch.utils._python_dispatch import TorchDispatchMode
 
+from autoprune.graph.mode import Mode
 from autoprune.graph.outputs import answers_in, tensors_in
 from autoprune.graph.replica import replica
 from autoprune.graph.trace import Inputs, as_call, set_training, untouched
@@ -84,16 +84,12 @@ class Comparison:
         return gap([one for one, _ in alike], [other for _, other in alike])
 
 
-class _Decisions(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class _Decisions(Mode):  # type: ignore[no-untyped-call]
     """Copies of the numbers that calls with integer or Boolean results read."""
 
     def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self.read: list[Tensor] = []
-
-    @classmethod
-    def _should_skip_dynamo(cls) -> bool:
-        return False
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None
@@ -168,7 +164,8 @@ def _drawn(call: Arguments) -> Arguments | None:
     replaced = []
 
     def random(tensor: Tensor) -> Tensor:
-        if not tensor.is_floating_point() or tensor.numel() < 2:
+        dense = tensor.layout is torch.strided and not tensor.is_nested
+        if not dense or not tensor.is_floating_point() or tensor.numel() < 2:
             return tensor
         if int((tensor == tensor.flatten().median()).sum()) * 2 <= tensor.numel():
             return tensor

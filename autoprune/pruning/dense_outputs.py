@@ -13,6 +13,7 @@ from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from autoprune.errors import UsageError
+from autoprune.graph.mode import name_of
 from autoprune.pruning.calibration import Forward, evaluating, run, take
 from autoprune.pruning.computed_weights import plain_weights
 from autoprune.pruning.linear_ops import LinearOp, LinearOpMode, NormTracker
@@ -172,7 +173,7 @@ class ResultTracker:
 def is_sum(func: Any, args: Any, kwargs: Any) -> bool:
     """Whether the call adds two tensors of the same shape."""
     return (
-        func._schema.name in ("aten::add", "aten::add_")
+        name_of(func) in ("aten::add", "aten::add_")
         and not kwargs
         and len(args) == 2
         and all(isinstance(a, Tensor) for a in args)

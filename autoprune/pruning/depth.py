@@ -17,10 +17,10 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils import _pytree as pytree
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from autoprune.graph import PruningGraph
 from autoprune.graph.blocks import ADDITIONS, Slot
+from autoprune.graph.mode import Mode, name_of
 from autoprune.graph.outputs import answers_in
 from autoprune.graph.replica import replica
 from autoprune.graph.trace import Inputs, as_call, set_training, untouched, without_mkldnn
@@ -197,7 +197,7 @@ def _is_right(
     return not trains or _runs_in_training(small, example)
 
 
-class _Skipping(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class _Skipping(Mode):  # type: ignore[no-untyped-call]
     """Runs the dense model with some of its additions left out.
 
     The operand that remains is copied to where the sum would be: with other strides PyTorch might
@@ -205,20 +205,16 @@ class _Skipping(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """
 
     def __init__(self, graph: PruningGraph, additions: Mapping[int, Block]) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         sums = [call for call, op in enumerate(graph.ops) if op.name in ADDITIONS]
         self._places = {place: additions[c] for place, c in enumerate(sums) if c in additions}
         self._graph, self._count = graph, 0
-
-    @classmethod
-    def _should_skip_dynamo(cls) -> bool:
-        return False
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None
     ) -> Any:
         """Run the call; of a skipped sum, the operand that remains."""
-        name = str(func._schema.name).removeprefix("aten::")
+        name = name_of(func).removeprefix("aten::")
         if name not in ADDITIONS:
             return func(*args, **(kwargs or {}))
         block = self._places.get(self._count)

@@ -15,9 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 from torch.utils.weak import WeakTensorKeyDictionary
+
+from autoprune.graph.mode import Mode, is_program, name_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -148,11 +149,11 @@ def in_shape(matrix: Tensor, shape: torch.Size, input_dim: int) -> Tensor:
     return matrix.reshape(shape[1], shape[0], *shape[2:]).transpose(0, 1)
 
 
-class LinearOpMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class LinearOpMode(Mode):  # type: ignore[no-untyped-call]
     """Runs every operation; the subclass handles linear operations, norms and all others."""
 
     def __init__(self, model: nn.Module) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self.parameters = {
             p.untyped_storage().data_ptr(): (name, p) for name, p in model.named_parameters()
         }
@@ -168,7 +169,7 @@ class LinearOpMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         kwargs = kwargs or {}
-        name = func._schema.name
+        name = name_of(func)
         if name == "aten::convolution":
             return self.on_linear_op(func, args, self._convolution(*args[:9]), args[0])
         if name in ("aten::mm", "aten::bmm", "aten::addmm"):
@@ -178,7 +179,9 @@ class LinearOpMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return self.on_linear_op(func, args, self._matrix(x, weight, bias), x)
         if "batch_norm" in name:
             return self.on_norm(func, args, kwargs, self._norm_path(args))
-        if not any(r.alias_info and not r.alias_info.is_write for r in func._schema.returns):
+        if is_program(func) or not any(
+            r.alias_info and not r.alias_info.is_write for r in func._schema.returns
+        ):
             self._mark(args, kwargs, name)
             return self.on_other(func, args, kwargs)
         return self.on_view(func, args, kwargs)
@@ -201,7 +204,7 @@ class LinearOpMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def parameter(self, tensor: Any) -> tuple[str, Tensor] | None:
         """Name and value of the parameter whose memory `tensor` is."""
-        if not isinstance(tensor, Tensor):
+        if not isinstance(tensor, Tensor) or tensor.layout is not torch.strided:
             return None
         return self.parameters.get(tensor.untyped_storage().data_ptr())
 
@@ -237,6 +240,9 @@ class LinearOpMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if found is None:
             return None
         name, value = found
+        if x.layout is not torch.strided:
+            self.skipped[name] = "applied to a sparse tensor"
+            return None
         if weight.dim() == 3 and weight.stride(0) == 0:  # one matrix for the whole batch
             weight = weight[0]
         straight = value.dim() == 2 and _layout(weight) == _layout(value)

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 _SUMS = frozenset("add add_ __add__ __radd__ __iadd__".split())  # noqa: SIM905
+_SCALED = frozenset("lerp lerp_ addcmul addcmul_".split())  # noqa: SIM905
 _DIFFERENCES = frozenset("sub sub_ __sub__ __isub__".split())  # noqa: SIM905
 _OWN = frozenset(
     """view reshape expand flatten unsqueeze __getitem__ chunk split split_with_sizes tensor_split
@@ -48,6 +49,8 @@ class Nothing:
         name = getattr(func, "__name__", "")
         if name in _SUMS and len(args) == 2:
             return _sum(*args)
+        if name in _SCALED and len(args) > 1:
+            return _scaled(name, args[0], args[1:])
         if name in _DIFFERENCES and len(args) == 2:
             return _difference(*args)
         found = _first((*args, *(kwargs or {}).values()))
@@ -228,6 +231,13 @@ def _first(values: Iterable[Any]) -> Nothing:
 def _sum(one: Any, other: Any) -> Any:
     empty, rest = (one, other) if isinstance(one, Nothing) else (other, one)
     return rest if _is_activation(rest) else empty
+
+
+def _scaled(name: str, first: Any, rest: Sequence[Any]) -> Any:
+    """An interpolation of two is one of them; a product added to something adds nothing to it."""
+    if name.startswith("lerp"):
+        return _sum(first, rest[0])
+    return first if _is_activation(first) else _first((first, *rest))
 
 
 def _difference(one: Any, other: Any) -> Any:

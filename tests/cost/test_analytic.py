@@ -175,3 +175,25 @@ def test_counting_is_the_same_within_inference_mode():
     outside = count_cost(model, x)
     with torch.inference_mode():
         assert count_cost(model, x) == outside
+
+
+class Sparse(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("held", torch.eye(4).to_sparse_csr())
+
+    def forward(self, x: torch.Tensor, matrix: torch.Tensor) -> torch.Tensor:
+        return self.held @ (matrix @ x)
+
+
+@pytest.mark.filterwarnings("ignore:Sparse CSR tensor support")
+def test_of_a_sparse_matrix_what_is_stored_counts():
+    matrix = torch.eye(4)[:, [1, 2, 3, 0]].to_sparse()
+    inputs = (torch.ones(4, 10), matrix)
+    cost = count_cost(Sparse(), inputs)
+    assert cost.macs == 2 * 4 * 10
+    # five row bounds and four columns in int64, four values
+    assert cost.weight_bytes == 8 * (5 + 4) + 4 * 4
+    # the input, rows and columns in int64 and values of its matrix, two results
+    assert cost.peak_memory_bytes == cost.weight_bytes + 160 + (2 * 8 + 4) * 4 + 2 * 160
+    assert CostModel(trace(Sparse(), inputs)).dense == cost

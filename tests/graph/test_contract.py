@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from autoprune.graph import PruningGraph
+from autoprune.graph.replica import replica
+from autoprune.pruning.masks import masked
 from autoprune.pruning.surgery import prune
 from autoprune.pruning.verification import prunable
 
@@ -460,3 +462,46 @@ def test_a_product_with_a_constant_matrix_fixes_what_it_contracts() -> None:
     graph = checked(Mixed(), torch.randn(4, 6))
     assert units_of(graph, "a") == 0
     assert units_of(graph, "b") == 9
+
+
+class Neighbors(nn.Module):
+    """A graph convolution: sums of each node's neighbors, by a sparse matrix."""
+
+    def __init__(self, held: Tensor | None = None) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(8, 32), nn.Linear(32, 3)
+        self.register_buffer("held", held)
+
+    def forward(self, x: Tensor, adjacency: Tensor | None = None) -> Tensor:
+        matrix = self.held if adjacency is None else adjacency
+        return self.b(torch.relu(torch.sparse.mm(matrix, self.a(x))))
+
+
+@pytest.mark.filterwarnings("ignore:Sparse CSR tensor support")
+@pytest.mark.parametrize("held", [False, True], ids=["input", "buffer"])
+@pytest.mark.parametrize("layout", [torch.sparse_coo, torch.sparse_csr], ids=["coo", "csr"])
+def test_channels_pass_through_a_sparse_matrix(layout: torch.layout, held: bool) -> None:
+    torch.manual_seed(0)
+    matrix = (torch.eye(6) + torch.eye(6).roll(1, 0)).to_sparse(layout=layout)
+    net, x = Neighbors(matrix if held else None).eval(), torch.randn(6, 8)
+    inputs = (x,) if held else (x, matrix)
+    graph = prunable(net, inputs)
+    assert [(group.name, group.size) for group in graph.groups] == [("a", 32)]
+    keep = {"a": [1, 4, 30]}
+    small, dense = replica(net), masked(net, graph, keep)
+    prune(small, graph, keep)
+    assert small.a.weight.shape == (3, 8)
+    torch.testing.assert_close(small(*inputs), dense(*inputs))
+
+
+def test_a_matrix_applied_to_a_sparse_input_is_pruned() -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.w, self.b = nn.Parameter(torch.randn(8, 32)), nn.Linear(32, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.b(torch.sparse.mm(x, self.w))
+
+    graph = prunable(Net(), torch.eye(8).to_sparse())
+    assert [(group.name, group.size) for group in graph.groups] == [("w", 32)]

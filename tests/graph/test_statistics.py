@@ -125,3 +125,23 @@ def test_a_position_that_is_picked_for_its_shape_leaves_the_channels_free() -> N
     graph = trace(Positions(used=True), torch.randn(2, 5, 4))
     assert not graph.groups
     assert graph.frozen[0].reason == "is indexed by position"
+
+
+class Attending(nn.Module):
+    """Attention of which the weights, averaged over heads, are returned."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.m, self.b = nn.Linear(6, 16), nn.MultiheadAttention(16, 4), nn.Linear(16, 2)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        h = self.a(x)
+        y, weights = self.m(h, h, h)
+        return self.b(y), weights
+
+
+def test_the_mean_of_attention_weights_is_the_reason_for_heads() -> None:
+    graph = prunable(Attending(), torch.randn(5, 2, 6))
+    assert graph.sizes() == {"m.out_proj": 16}
+    reasons = {f.name: f.reason for f in graph.frozen}
+    assert reasons["a"] == reasons["m"] == "mean over attention heads in m"

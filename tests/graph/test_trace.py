@@ -17,7 +17,7 @@ from models.zoo import (
 )
 from models.zoo_attention import ViT
 from models.zoo_hard import HARD
-from torch import nn
+from torch import Tensor, nn
 
 from autoprune.architecture import Architecture
 from autoprune.errors import GraphError
@@ -468,3 +468,20 @@ def test_experts_under_the_kernel_for_groups_lose_channels_in_aligned_bundles() 
     )
     masks = masked(model, graph, {"a": [0, 2], "up": [1, 3]})
     torch.testing.assert_close(small.model(x), masks(x))
+
+
+@pytest.mark.parametrize("layout", [torch.strided, torch.jagged], ids=["strided", "jagged"])
+def test_nested_tensors_are_the_reason_for_all_layers(layout: torch.layout) -> None:
+    class Nested(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Linear(8, 16), nn.Linear(16, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            parts = torch.nested.nested_tensor([x[0], x[1, :3]], layout=layout)
+            return self.b(torch.nested.to_padded_tensor(self.a(parts), 0.0))
+
+    graph = trace(Nested(), torch.randn(2, 5, 8))
+    assert not graph.groups
+    assert {f.name for f in graph.frozen} == {"a", "b"}
+    assert all("nested tensors" in f.reason for f in graph.frozen)

@@ -318,3 +318,17 @@ def test_bad_input_is_refused_in_one_line():
         calibrate(layer, ["text"])
     with pytest.raises(UsageError, match="NaN"):
         calibrate(layer, [torch.full((2, 3), float("nan"))])
+
+
+def test_sparse_tensors_are_no_parameters_and_no_samples():
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Linear(4, 5), nn.Parameter(torch.ones(6, 4))
+
+        def forward(self, matrix):
+            return self.a(matrix @ self.b)
+
+    found = calibrate(Net(), [torch.eye(6).to_sparse()])
+    assert list(found.moments) == ["a.weight"]
+    assert found.skipped == {"b": "applied to a sparse tensor"}

@@ -1,4 +1,5 @@
 import copy
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -301,6 +302,51 @@ def test_what_something_is_taken_off_from_is_no_block() -> None:
     torch.manual_seed(0)
     denoiser = Denoiser(negated=True)
     model = nn.Sequential(nn.Linear(4, 8), denoiser, nn.Linear(8, 2)).eval()
+    assert trace(model, torch.randn(3, 4)).blocks == ()
+
+
+class Mixing(nn.Module):
+    """A branch that is mixed in by one call, by a number or by a parameter."""
+
+    def __init__(self, mix: Callable[[Tensor, Tensor, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.inner, self.scale, self.mix = nn.Linear(8, 8), nn.Parameter(torch.rand(8)), mix
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.mix(x, self.inner(torch.tanh(x)), self.scale)
+
+
+MIXES: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
+    "lerp": lambda x, f, s: torch.lerp(x, f, 0.3),
+    "lerp back": lambda x, f, s: torch.lerp(f, x, 0.3),
+    "lerp by a parameter": torch.lerp,
+    "addcmul": torch.addcmul,
+    "addcmul in place": lambda x, f, s: x.addcmul_(s, f, value=0.5),
+}
+
+
+@pytest.mark.parametrize("how", MIXES)
+def test_what_is_mixed_in_by_one_call_is_a_block(how: str) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 8), Mixing(MIXES[how]), nn.Linear(8, 2)).eval()
+    x = torch.randn(3, 4)
+    graph = prunable(model, x)
+    assert [block.name for block in graph.blocks] == ["1"]
+    costs = CostModel(graph)
+    without = costs.cost(Architecture(dropped=["1"]))
+    drop(model, graph, ["1"])
+    assert torch.equal(model(x), model[2](model[0](x)))
+    scales = 8 if "addcmul" not in how and "parameter" not in how else 0  # unread, it stays
+    assert without.params == sum(p.numel() for p in model.parameters()) == 58 + scales
+
+
+def test_what_a_product_is_added_to_is_no_block() -> None:
+    class Added(Mixing):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.addcmul(self.inner(torch.tanh(x)), x, self.scale)
+
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 8), Added(torch.addcmul), nn.Linear(8, 2)).eval()
     assert trace(model, torch.randn(3, 4)).blocks == ()
 
 

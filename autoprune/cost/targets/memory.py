@@ -21,7 +21,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from autoprune.cost.inputs import Inputs, as_call, frozen_copy, tensors
+from autoprune.cost.inputs import Inputs, as_call, bytes_of, frozen_copy, tensors
 from autoprune.cost.onnx_export import WrittenModule
 from autoprune.cost.targets import arena
 from autoprune.cost.timing import Call
@@ -32,9 +32,7 @@ _LIMIT_S = 300.0
 
 def held_bytes(model: nn.Module, example_inputs: Inputs) -> int:
     """Parameters, buffers and inputs, shared memory once."""
-    held = [*model.parameters(), *model.buffers(), *tensors(as_call(example_inputs))]
-    unique = {(t.untyped_storage()._cdata, t.storage_offset(), t.shape): t for t in held}
-    return sum(tensor.numel() * tensor.element_size() for tensor in unique.values())
+    return bytes_of([*model.parameters(), *model.buffers(), *tensors(as_call(example_inputs))])
 
 
 def allocated_bytes(call: Call) -> int:
