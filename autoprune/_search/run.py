@@ -189,6 +189,7 @@ def _first(
         uniform=max(0, asked.uniform - kinds.count("uniform")),
         random=max(0, asked.random - kinds.count("random")),
         known=known,
+        reused={r.candidate.architecture.key for r in reused if r.baseline == "uniform"},
     )
     return [*first, *more]
 

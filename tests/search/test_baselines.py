@@ -40,6 +40,15 @@ def test_uniform_baselines_of_equal_widths_count_once() -> None:
     assert [p.candidate.architecture.widths["c"] for p in found] == [48, 32, 16]
 
 
+def test_uniform_baselines_that_are_reused_make_room_for_others() -> None:
+    plan = toy.make_plan()
+    first, second, third = (
+        p.candidate.architecture for p in baselines(plan, uniform=3, random=0, known=())
+    )
+    found = baselines(plan, uniform=2, random=0, known=(), reused={first.key})
+    assert [p.candidate.architecture for p in found] == [second, third]
+
+
 def test_random_baselines_use_the_budget_up_and_differ() -> None:
     plan = toy.make_plan()
     found = baselines(plan, uniform=0, random=3, known=())

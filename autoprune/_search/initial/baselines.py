@@ -19,18 +19,27 @@ _HALVINGS = 12
 _ATTEMPTS = 8  # draws for each of the random ones: a small space has few
 
 
-def baselines(plan: Plan, *, uniform: int, random: int, known: Collection[str]) -> list[Proposal]:
+def baselines(
+    plan: Plan,
+    *,
+    uniform: int,
+    random: int,
+    known: Collection[str],
+    reused: Collection[str] = (),
+) -> list[Proposal]:
     """So many of each kind within the budget, less those whose candidate is `known` by its key.
 
-    Uniform ratios: as large as the budget allows, then smaller ones. Random ones use it up.
+    Uniform ratios: as large as the budget allows, then smaller ones, without the architectures that
+    are `reused`, by their keys. Random ones use the budget up.
     """
     start = recipe(plan.space)
     nearest = project(start, plan)
     found: dict[str, Proposal] = {}
     if nearest is not None and uniform:
         below = uniform_below(plan, start, nearest, max(uniform, LEVELS))
-        distinct = list({candidate.key: candidate for candidate in [nearest, *below]}.values())
-        for number, candidate in enumerate(distinct[:uniform]):
+        distinct = {candidate.key: candidate for candidate in [nearest, *below]}.values()
+        fresh = [it for it in distinct if it.architecture.key not in reused]
+        for number, candidate in enumerate(fresh[:uniform]):
             found[candidate.key] = Proposal(candidate, f"{BASELINE}uniform-{number}")
     random = random if plan.space.per_group else 0
     more = len(found) + random
