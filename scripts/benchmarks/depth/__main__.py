@@ -241,9 +241,9 @@ def page(rows: pd.DataFrame) -> str:
         "# Channels, blocks, or both\n\nResNet-56 on CIFAR-10, latency in ONNX Runtime on one "
         f"thread; {rows.seed.nunique()} seed(s), means. {harness.stamp(rows)}\n\n"
         "Where a kind cannot get as low as wanted, its row is its smallest model: rows that differ "
-        "in the measured latency alone are one model, measured anew. Blocks are chosen in the order "
-        "of dropping ([order.md](order.md)), and count beside widths what a search lets them count "
-        "([factors.md](factors.md)). Rows that are missing were not run.\n\n"
+        "in the measured latency alone are one model, measured anew. Blocks are chosen in the "
+        "order of dropping ([order.md](order.md)), and count beside widths what a search lets them "
+        "count ([factors.md](factors.md)). Rows that are missing were not run.\n\n"
         + harness.table(means, SHOWN)
         + "\n"
     )
