@@ -66,8 +66,9 @@ def reduction(flow: Flow, call: Call) -> None:
     if over and call.name in statistics.REDUCTIONS:
         flow.take_statistic(over)
         if not state.weight:
-            what = "attention heads" if any(map(flow.are_heads, over)) else "channels"
-            call.statistic = Statistic(over, flow.place(f"{call.name} over {what}"))
+            heads = any(map(flow.are_heads, over))
+            what = "over attention heads" if heads else "over channels"
+            call.statistic = Statistic(over, flow.place(f"{call.name} {what}"))
     elif not harmless:
         for label in over:
             flow.refuse_parts(label)

@@ -14,7 +14,6 @@ import torch
 from torch import Tensor, nn
 
 from autoprune._export import export_model
-from autoprune.api import load
 from autoprune.architecture import Architecture
 from autoprune.candidate import Candidate
 from autoprune.errors import AutopruneError, ExportError
@@ -22,6 +21,7 @@ from autoprune.graph import PruningGraph
 from autoprune.graph.outputs import answers_in
 from autoprune.graph.trace import as_call
 from autoprune.huggingface import save_hf
+from autoprune.loading import load
 from autoprune.pruning import importance
 from autoprune.pruning.build import build
 from autoprune.pruning.configuration import is_configured
