@@ -91,7 +91,7 @@ def load(
     and its retrained version (of the first seed) is taken where there is one. The dense
     architecture is built through the task and pruned, and the weights are loaded strictly. With
     `model`, the dense architecture as an object (its weights do not matter), no task is needed and
-    no code is imported. The `config` of a model of transformers gets the new sizes, as by
+    no code is imported. The `config` of a model that is built from it gets the new sizes, as by
     `prune_model`. `trust` as for `resume`. Raises StoreError where nothing fits `pick` or the
     weights do not fit, TaskError where the task's code may not run here.
     """
