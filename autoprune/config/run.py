@@ -25,6 +25,7 @@ from pydantic import (
 from autoprune.budget import Budget, size_in_bytes
 from autoprune.config.devices import check_device_names, limits_by_name, resolved_devices
 from autoprune.config.limited_yaml import read_yaml
+from autoprune.config.messages import one_line
 from autoprune.config.presets import resolve_space
 from autoprune.config.sections import (
     Arithmetic,
@@ -36,7 +37,7 @@ from autoprune.config.sections import (
     StartingModels,
     Text,
 )
-from autoprune.config.yaml_file import anchored, nearest, set_key
+from autoprune.config.yaml_file import anchored, set_key
 from autoprune.cost_fields import on_device
 from autoprune.errors import BudgetError, ConfigError
 from autoprune.printable import quoted, shown
@@ -136,7 +137,7 @@ class RunConfig(BaseModel):
         try:
             config = RunConfig.model_validate(values)
         except ValidationError as error:
-            raise ConfigError(_one_line(error, place)) from error
+            raise ConfigError(one_line(error, place, RunConfig, _NAMED)) from error
         batches = {name: device.batch for name, device in config.targets.items()}
         config = config.model_copy(
             update={
@@ -272,46 +273,5 @@ def _anchored_task(task: str, base: Path) -> str:
     return f"{anchored(file, base)}:{name}" if colon and file.endswith(".py") else task
 
 
-def _one_line(error: ValidationError, place: str) -> str:
-    first = error.errors()[0]
-    path = [str(part) for part in first["loc"] if not str(part).startswith(("list[", "function-"))]
-    key = ".".join(path)
-    if first["type"] == "extra_forbidden":
-        return f"{place}: {key} is not a key · {nearest(path[-1], _keys_at(path[:-1]))}"
-    if first["type"] == "missing":
-        return f"{place}: {key} is missing · {_MISSING.get(key, 'add it')}"
-    if first["type"] in ("model_type", "model_attributes_type"):
-        keys = ", ".join(_keys_at(path))
-        return f"{place}: {key} must hold keys ({keys}), got {shown(first['input'])}"
-    message = _TYPES.get(first["type"]) or first["msg"].removeprefix("Value error, ").replace(
-        "Input should be", "must be"
-    )
-    return f"{place}: {key}: {message}, got {shown(first['input'])}"
-
-
-_TYPES = {
-    **dict.fromkeys(("int_type", "int_parsing", "int_from_float"), "must be a whole number"),
-    **dict.fromkeys(("float_type", "float_parsing"), "must be a number"),
-    **dict.fromkeys(("bool_type", "bool_parsing"), "must be true or false"),
-    **dict.fromkeys(("tuple_type", "list_type"), "must be a list"),
-    "string_type": "must be a text",
-    "dict_type": "must hold keys and values",
-    "too_short": "must hold at least one",
-}
-_MISSING = {
-    "task": "e.g. task: digits, or task: path/to/file.py:MyTask",
-    "budget": "e.g. budget: {latency_ms: 50%}",
-}
-
-
-def _keys_at(path: Sequence[str]) -> list[str]:
-    named: dict[str, type[BaseModel]] = {"devices": DeviceConfig, "bounds": BoundConfig}
-    if path and path[0] in named:
-        return list(named[path[0]].model_fields)
-    model: type[BaseModel] = RunConfig
-    for part in path:
-        inner = model.model_fields[part].annotation
-        if not (isinstance(inner, type) and issubclass(inner, BaseModel)):
-            break
-        model = inner
-    return list(model.model_fields)
+_NAMED: dict[str, type[BaseModel]] = {"devices": DeviceConfig, "bounds": BoundConfig}
+"""What mappings hold under names of the user's."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -121,101 +120,3 @@ def test_outputs_of_ignored_layers_stay_whole() -> None:
     hidden = flow.ids.find(flow.owned["0.weight", 0]).tolist()
     ignored = [root for root, why in flow.ids.reasons().items() if why == "ignored_layers"]
     assert sorted(ignored) == sorted(hidden)
-
-
-def asked(**options: Any) -> Flow:
-    return Flow(two(), RULES, **options)
-
-
-def test_a_split_dimension_is_carried_by_its_last_part_of_more_than_one() -> None:
-    flow = asked()
-    label = flow.ids.fresh(24)
-    assert [flow.choose(label, parts) for parts in ((4, 6), (24, 1), (1, 24), (2, 3, 4))] == [
-        1,
-        0,
-        1,
-        2,
-    ]
-    assert [(site.key, site.choice, site.carried) for site in flow.sites] == [(0, 0, 6), (3, 0, 4)]
-
-
-def test_a_choice_that_was_refused_takes_the_part_before() -> None:
-    flow = asked(choices={0: 1, 1: 9})
-    label = flow.ids.fresh(24)
-    assert flow.choose(label, (2, 3, 4)) == 1
-    assert flow.choose(label, (2, 3, 4)) == 0  # the first part is the last resort
-    assert [site.key for site in flow.sites] == [0]
-
-
-def test_known_heads_carry_a_split() -> None:
-    flow = asked(heads={"0": 2})
-    run(two(), torch.zeros(1, 4))
-    with flow.following(), torch.no_grad():
-        flow.state(next(iter(flow.modules["0"].parameters())))
-    label = flow.owned["0.weight", 0]
-    assert flow.choose(label, (2, 3)) == 0
-    assert flow.choose(flow.ids.fresh(6), (2, 3)) == 1
-    assert flow.choose(label, (3, 2)) == 1
-
-
-def test_heads_rank_above_larger_dimensions_and_blocked_ones_below() -> None:
-    flow = asked()
-    small, large, head, blocked = (flow.ids.fresh(n) for n in (2, 8, 3, 64))
-    flow.heads_seen.append(head)
-    flow.block(blocked, "fixed")
-    assert flow.rank(head) > flow.rank(large) > flow.rank(small) > flow.rank(blocked)
-    assert (flow.rank(small), flow.rank(blocked)) == (2, 0)
-
-
-def test_a_part_that_is_refused_flips_the_split_that_made_it() -> None:
-    flow = asked()
-    label = flow.ids.fresh(12)
-    flow.choose(label, (3, 4))
-    flow.choose(label, (2, 6))
-    flow.refuse_parts(None)
-    flow.refuse_parts(flow.ids.fresh(4))
-    assert flow.flips == set()
-    flow.refuse_parts(label[:4])  # as long as what the first split carries
-    assert flow.flips == {0}
-    flow.refuse_parts(label[:5])  # as long as none: the last
-    assert flow.flips == {0, 1}
-
-
-def test_a_size_is_noted_where_the_attribute_has_the_value_before() -> None:
-    model = two()
-    flow = Flow(model, RULES)
-    ids = flow.ids.fresh(6)
-    flow.note(["0.weight"], "out_features", ids, 6)
-    flow.note(["0.weight"], "out_features", ids, 7)
-    flow.note(["2.weight"], "no_such_attribute", ids, 6)
-    assert [(note.module, note.name, note.scalar) for note in flow.notes] == [
-        ("0", "out_features", True)
-    ]
-    flow.note_layer("2", in_features=ids, out_features=None)
-    assert [(note.module, note.name) for note in flow.notes[1:]] == [("2", "in_features")]
-
-
-def test_numbers_of_a_module_that_equal_a_size_are_guesses() -> None:
-    model = two()
-    model.width, model.two, model.groups, model.flag = 16, 2, 2, True
-    flow = Flow(model, RULES)
-    wide, narrow = flow.ids.fresh(16), flow.ids.fresh(2)
-    flow.note_sizes((wide, narrow, None), (16, 2, 16))
-    assert sorted((note.name, note.guessed) for note in flow.notes) == [
-        ("groups", True),  # small numbers count under such names only
-        ("width", True),
-    ]
-    before = len(flow.notes)
-    flow.note_sizes((wide,), (16,), known={0})
-    flow.caller = "linear"
-    flow.note_sizes((wide,), (16,))
-    assert len(flow.notes) == before
-
-
-def test_two_dimensions_that_meet_are_united_or_fixed() -> None:
-    flow = asked()
-    left, right = flow.ids.fresh(3), flow.ids.fresh(3)
-    assert flow.join(left, right) is left
-    assert flow.ids.classes(np.concatenate([left, right])) == 3
-    flow.join(left, None)
-    assert set(flow.ids.reasons().values()) == {"meets a dimension of fixed size"}
