@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pandas as pd
 import pytest
 
+from autoprune._search.sampling.moves import Moves
+from autoprune._search.sampling.screening import Screening
 from autoprune.architecture import Architecture
 from autoprune.candidate import Candidate
 from autoprune.record import TrialRecord
@@ -38,7 +42,7 @@ def test_a_converted_model_is_of_who_proposed_the_trial() -> None:
 
 
 def test_differences_to_random_are_those_of_equal_seeds() -> None:
-    common = {"first": 0.5, "members": 4, "firsts": 0.5, "sampled": 0.5, "moved": 0.0}
+    common = {"trials": 32, "first": 0.5, "members": 4, "firsts": 0.5, "sampled": 0.5, "moved": 0.0}
     common |= {"proposing_s": 0.1, "minutes": 2.0, "cores": 1, "threads": 1, "python": "3"}
     common |= {"machine": "m", "versions": "v", "commit": "c", "command": "x", "date": "d"}
     rows = [
@@ -49,3 +53,26 @@ def test_differences_to_random_are_those_of_equal_seeds() -> None:
     gp = next(line for line in searches.page(pd.DataFrame(rows)).splitlines() if "| gp" in line)
     assert "0.0500 ± nan" in gp
     assert "0.1000 ± nan" in gp
+
+
+@pytest.mark.parametrize("variant", searches.LEFT_OUT)
+def test_a_part_is_left_out_of_one_search_only(variant: str) -> None:
+    before = Moves.propose, Screening._improved
+    with searches.without(variant):
+        assert (Moves.propose, Screening._improved) != before
+    assert (Moves.propose, Screening._improved) == before
+
+
+def test_without_local_search_the_best_unknown_alternative_is_taken_as_it_is() -> None:
+    priors = {1: 0.5, 2: 0.2, 3: 0.1}
+    alternatives = [Candidate(Architecture({"fc": units})) for units in (1, 2, 3, 4)]
+
+    def score(candidate: Candidate) -> SimpleNamespace | None:
+        units = candidate.architecture.widths["fc"]
+        prior = priors.get(units)  # the fourth cannot be scored
+        return prior and SimpleNamespace(candidate=candidate, prior=prior, score=10 * prior)
+
+    screening = SimpleNamespace(_score_of=score)
+    ledger = SimpleNamespace(duplicate_of=lambda each: 0 if each is alternatives[2] else None)
+    assert searches.best_as_it_is(screening, alternatives, ledger, 0) == (alternatives[1], 2.0)
+    assert searches.best_as_it_is(screening, alternatives[2:], ledger, 0) is None

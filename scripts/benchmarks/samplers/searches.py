@@ -4,12 +4,14 @@
 
 The keyword net within 60 % of its bytes: widths by the allocator's variables (`ratios`: one ratio a
 group instead), float32 or int8, and the recipe; 32 trials of one epoch. The first candidates are
-the same in all variants, but screening replaces them by the best of their neighbors. `random` draws
-without a sampler and without screening. Rows, one for each variant and seed:
-`results/samplers/searches.csv`; table: `searches.md`, with the hypervolume under the dense model's
-bytes and an accuracy of 50 %, over the largest possible, on validation and test data; whose the
-members of the front are that came after the first candidates; and the difference to `random` of
-equal seeds.
+the same in all variants, but screening replaces them by the best of their neighbors (not with `no
+local search`). `random` draws without a sampler and without screening; with `no moves` only TPE's
+proposals are screened (eight a round, otherwise 24 moves as well); with `rungs` trials may be
+stopped after a quarter and a half of an epoch, and new ones are trained for what that saves.
+Rows, one for each variant and seed: `results/samplers/searches.csv`; table: `searches.md`, with the
+hypervolume under the dense model's bytes and an accuracy of 50 %, over the largest possible, on
+validation and test data; whose the members of the front are that came after the first candidates;
+and the difference to `random` of equal seeds.
 """
 
 from __future__ import annotations
@@ -26,8 +28,12 @@ import pandas as pd
 import torch
 
 import autoprune
+from autoprune._search.sampling.moves import Moves
+from autoprune._search.sampling.screening import Screening
+from autoprune._search.state.ledger import Ledger
 from autoprune._search.trials.searcher import BudgetedOptunaSearch
 from autoprune.api import run_config
+from autoprune.candidate import Candidate
 from autoprune.config import RunConfig
 from autoprune.pareto import hypervolume
 from autoprune.record import BASELINE, CONVERTED, TrialRecord
@@ -49,6 +55,9 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "tpe, screened": {"sampler": "tpe", "screen": SCREENED},
     "gp, screened": {"sampler": "gp", "screen": SCREENED},
     "tpe, screened, ratios": {"sampler": "tpe", "screen": SCREENED, "variables": "ratios"},
+    "tpe, screened, rungs": {"screen": SCREENED, "rungs": 2, "trials": 96, "total_epochs": 32.0},
+    "tpe, screened, no moves": {"screen": SCREENED},
+    "tpe, screened, no local search": {"screen": SCREENED},
 }
 SPACE = {
     "precision": ["float32", "int8"],
@@ -70,6 +79,7 @@ SEARCH = {
 SHOWN = {
     "variant": ("variant", ""),
     "seeds": ("seeds", ""),
+    "trials": ("trials", ".0f"),
     "first": ("after the first candidates", ""),
     "validation": ("validation", ""),
     "ahead": ("less random's", ""),
@@ -82,6 +92,7 @@ SHOWN = {
     "proposing_s": ("s a proposal", ".2f"),
     "minutes": ("minutes", ".1f"),
 }
+MEANS = frozenset({"trials", "members", "firsts", "sampled", "moved", "proposing_s", "minutes"})
 
 
 def main() -> None:
@@ -113,7 +124,7 @@ def searched(task: Task, variant: str, seed: int) -> dict[str, object]:
             "search": {**SEARCH, **VARIANTS[variant], "seed": seed},
         }
         started = time.monotonic()
-        with timed(BudgetedOptunaSearch, "suggest") as proposing_s:
+        with timed(BudgetedOptunaSearch, "suggest") as proposing_s, without(variant):
             result = run_config(RunConfig.from_dict(config))
         minutes = (time.monotonic() - started) / 60
         return {
@@ -121,6 +132,33 @@ def searched(task: Task, variant: str, seed: int) -> dict[str, object]:
             **tested(result, task),
             "minutes": minutes,
         }
+
+
+def best_as_it_is(
+    screening: Screening, alternatives: Sequence[Candidate], ledger: Ledger, round_number: int
+) -> tuple[Candidate, float] | None:
+    """In the place of the local search: the best by its score of those that are not known."""
+    fresh = [each for each in alternatives if ledger.duplicate_of(each) is None]
+    scored = [found for each in fresh if (found := screening._score_of(each)) is not None]
+    best = min(scored, key=lambda found: found.prior, default=None)
+    return None if best is None else (best.candidate, best.score)
+
+
+LEFT_OUT: dict[str, tuple[type, str, Any]] = {  # by variant: what is replaced, and by what
+    "tpe, screened, no moves": (Moves, "propose", lambda *_: None),
+    "tpe, screened, no local search": (Screening, "_improved", best_as_it_is),
+}
+
+
+@contextmanager
+def without(variant: str) -> Iterator[None]:
+    """The search without the part that a variant leaves out."""
+    if variant not in LEFT_OUT:
+        yield
+        return
+    owner, name, instead = LEFT_OUT[variant]
+    with patch.object(owner, name, instead):
+        yield
 
 
 @contextmanager
@@ -203,7 +241,9 @@ def page(rows: pd.DataFrame) -> str:
     lines = []
     for variant, found in rows.groupby("variant", sort=False):
         both = found.merge(rows[rows.variant == "random"], on="seed", suffixes=("", "_random"))
-        means = found[["members", "firsts", "sampled", "moved", "proposing_s", "minutes"]].mean()
+        means = found[
+            ["trials", "members", "firsts", "sampled", "moved", "proposing_s", "minutes"]
+        ].mean()
         lines.append(
             {
                 "variant": variant,
