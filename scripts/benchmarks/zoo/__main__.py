@@ -30,7 +30,7 @@ from scripts.benchmarks.zoo.questions import DENSE_TOO
 
 OUT = RESULTS / "zoo"
 KEY = ["source", "model"]
-LIMITS = {"ours": 240, "torch-pruning": 60}
+LIMITS = dict.fromkeys(SIDES, 240)  # seconds
 _FORK = multiprocessing.get_context("fork")
 EQUAL, SAME_FILE = 1e-5, 1e-4
 
