@@ -49,9 +49,24 @@ def test_each_recipe_is_one_line_in_the_order_of_the_runs():
     sizes = {"weight_bytes": 2000.0, "file_bytes": 3000, "peak_bytes": 4000}
     rows = [
         {"recipe": "dense", "schedule": None, "epochs": 0.0, "seed": 0, "test_accuracy": 0.9},
-        {"recipe": "usual", "schedule": "one_shot", "epochs": 5.0, "seed": 0, "test_accuracy": 0.5},
-        {"recipe": "usual", "schedule": "one_shot", "epochs": 5.0, "seed": 1, "test_accuracy": 0.6},
+        {
+            "recipe": "uniform, L2, no repair",
+            "schedule": "one_shot",
+            "epochs": 5.0,
+            "seed": 0,
+            "test_accuracy": 0.5,
+        },
+        {
+            "recipe": "uniform, L2, no repair",
+            "schedule": "one_shot",
+            "epochs": 5.0,
+            "seed": 1,
+            "test_accuracy": 0.6,
+        },
     ]
     lines = markdown(pd.DataFrame([{**sizes, **row} for row in rows])).splitlines()
     assert lines[2] == "| dense |  | 0 | 1 | 2.0 | 3.0 | 4.0 | 0.900 |"
-    assert lines[3] == "| usual | one_shot | 5 | 2 | 2.0 | 3.0 | 4.0 | 0.550 ± 0.071 |"
+    assert (
+        lines[3]
+        == "| uniform, L2, no repair | one_shot | 5 | 2 | 2.0 | 3.0 | 4.0 | 0.550 ± 0.071 |"
+    )

@@ -1,4 +1,4 @@
-"""A product's search, its recommended model retrained, and what planning the removal buys.
+"""A product's search, its recommended model retrained, and what widths, steps and repair add.
 
     AUTOPRUNE_DATA=... python -m scripts.benchmarks.examples voice_commands --epochs 40 --seeds 3
 
@@ -7,8 +7,10 @@ beside it, for as many epochs at the same learning rate and with the same seeds:
 
 - the same architecture pruned at once from the trained dense model, then fine-tuned (or, where the
   recommended one is itself pruned at once, the same in steps during training);
-- what is usual without a search: uniform widths of as many bytes, chosen by their L2 norm, pruned
-  at once without repair, fine-tuned on the labels alone.
+- uniform widths of as many bytes (or of the same predicted latency), with the recommended model's
+  order of units, repair, schedule and recovery: what the search of widths adds;
+- the same uniform widths, units chosen by their L2 norm, pruned at once without repair, fine-tuned
+  on the labels alone.
 
 The test split is read once for each model. Everything is resumed where it was interrupted; rows in
 `results/examples/<name>/rows.csv`, table `README.md`, picture `front.png`.

@@ -34,6 +34,7 @@ from autoprune.training.batches import sample
 BYTES, LATENCY = "weight_bytes", "latency_ms"
 IN_STEPS = Schedule("cubic", begin=0.0, end=0.4, steps=4)
 PENALTY = 1.0  # the group lasso before each step: units are at zero when they are removed
+PLAIN = "uniform, L2, no repair"
 _RATIOS = np.linspace(0.0, 0.95, 400)
 
 
@@ -143,13 +144,22 @@ def others(bench: Bench, chosen: Candidate) -> dict[str, Candidate]:
         schedule=Schedule() if planned else IN_STEPS,
         recovery=dataclasses.replace(recovery, regularizer=0.0 if planned else PENALTY),
     )
-    usual = Candidate(
-        _uniform(bench, bench.limited, bench.cost(chosen.architecture, bench.limited)),
+    uniform = _uniform(bench, bench.limited, bench.cost(chosen.architecture, bench.limited))
+    repaired = Candidate.planned(
+        uniform,
+        sizes,
+        selection=chosen.selection,
+        schedule=chosen.schedule,
+        recovery=recovery,
+    )
+    plain = Candidate(
+        uniform,
         Selection("l2", repair=False),
         Schedule(),
         Recovery(lr=recovery.lr, distillation=0.0),
     )
-    return {"same widths, at once" if planned else "same widths, in steps": beside, "usual": usual}
+    same = "same widths, at once" if planned else "same widths, in steps"
+    return {same: beside, "uniform, repaired": repaired, PLAIN: plain}
 
 
 def latency_of(run: RunFolder, precision: str) -> LatencyModel | None:

@@ -26,12 +26,14 @@ def write_page(name: str, folder: Path, rows: Rows) -> None:
         "![The front of the search](front.png)\n\n"
         f"{markdown(found)}\n\n"
         "`autoprune` is the recommended model of the search after `autoprune.retrain`; `same "
-        "widths` the same architecture on another schedule; `usual` uniform widths of as many "
-        "bytes (where the budget is a latency: of the same latency, as predicted), chosen by L2 "
-        "norm, pruned at once without repair, fine-tuned on the labels alone. Equal epochs, "
-        "learning rate and seeds; mean and standard deviation over the seeds. Weights as the "
-        "budget counts them; peak memory of one inference in ONNX Runtime, measured (weights, "
-        "input, arena).\n\n"
+        "widths` the same architecture on another schedule; `uniform` has uniform widths of as "
+        "many bytes (where the budget is a latency: of the same latency, as predicted): "
+        "`repaired` with the order of units, the repair and the training of `autoprune`, `L2, no "
+        "repair` with units by their L2 norm, pruned at once and fine-tuned on the labels alone "
+        "at the same learning rate, which suits repaired models, so the difference to it is not "
+        "that of the widths alone. Equal epochs and seeds; mean and standard deviation over the "
+        "seeds. Weights as the budget counts them; peak memory of one inference in ONNX Runtime, "
+        "measured (weights, input, arena). Rows that are missing were not run.\n\n"
         f"{notes.read_text(encoding='utf-8') if notes.is_file() else ''}\n"
         f"{harness.stamp(found)}\n"
     )
@@ -44,7 +46,7 @@ def markdown(rows: pd.DataFrame) -> str:
     columns = [f"{split}_{metric}" for split in ("val", "test") for metric in metrics]
     tests = [column for column in columns if column in rows]
     is_timed = SHARE in rows
-    titles = ["recipe", "schedule", "epochs", "seeds", *SIZES.values()]
+    titles = ["model", "schedule", "epochs", "seeds", *SIZES.values()]
     titles += ["latency of dense"] if is_timed else []
     lines = [[*titles, *(name.replace("_", " ") for name in tests)]]
     lines.append(["---"] * len(lines[0]))
