@@ -28,12 +28,14 @@ from scripts.benchmarks.depth.__main__ import OUT, Bench
 from scripts.benchmarks.encoders.__main__ import CASES
 from scripts.benchmarks.harness import Rows
 
-READ = """Read: in ResNet-56 blocks counted too much: with 1/8 of their sensitivities it is 4.6
-points better after an epoch at 30 % of the latency, 11 at 12 %, and 1.0 worse at 20 % (a seed
-differs from another by up to 0.8). In MiniLM it is the other way round. In the ViT the differences
-have no order. The divergence before training, by which a search chooses, finds on which side of 1
-the factor is; at 12 % of ResNet-56, where a search takes 1/16, models are near chance until
-trained."""
+READ = """In ResNet-56 blocks counted too much: with 1/8 of their sensitivities it is 4.6 points
+better after an epoch at 30 % of the latency, 11 at 12 %, and 1.0 worse at 20 % (a seed differs from
+another by up to 0.8). In MiniLM it is the other way round. In the ViT the differences show no
+trend. The divergence before training, by which a search chooses, finds the right side of 1 for
+ResNet-56, but not for MiniLM (30 %: it takes 1, 4 is better by 0.9 points) or the ViT (50 %: it
+takes 2, 0.25 is better). Where no row has a `*`, the factor that a search takes was not trained:
+ResNet-56 at 12 % (1/16; models are near chance until trained), MiniLM at 20 % and ViT at 50 % (2).
+MiniLM and ViT: one seed."""
 
 KEY = ["model", "share", "factor", "epochs", "seed"]
 SHOWN = {
@@ -120,8 +122,8 @@ def page(rows: pd.DataFrame, picked: pd.DataFrame) -> str:
     stars = (held.factor == held.picked).map({True: " *", False: ""})
     held["shown"] = [f"{factor:g}{star}" for factor, star in zip(held.factor, stars, strict=True)]
     return (
-        "# What a block counts beside widths\n\nBlocks and widths chosen together, repaired, "
-        "trained; means over seeds. `*`: what a search takes. "
+        "# How block and width sensitivities are weighted\n\nBlocks and widths chosen together, "
+        "repaired, trained; means over seeds. `*`: what a search takes. "
         f"{harness.stamp(rows)}\n\n{READ}\n\n{harness.table(held, SHOWN)}\n"
     )
 

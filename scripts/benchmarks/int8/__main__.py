@@ -128,14 +128,13 @@ def markdown() -> str:
     rows["ms"] = [
         f"{'~' if n else ''}{ms:.3f}" for n, ms in zip(noisy, rows.latency_ms, strict=True)
     ]
-    about = (
-        " `~`: others used most of the cores meanwhile; such latencies and speed-ups tell little."
-    )
+    rows.loc[noisy, "speedup"] = None
+    about = " `~`: other programs used most of the cores meanwhile; no speed-up is given for these."
     return (
         "# int8 by post-training quantization\n\n"
         "Public weights of MLPerf Tiny; accuracies, file sizes and latencies (batch 1, one thread, "
-        "in turns with the dense float32 model) of the written files in ONNX Runtime. `pruned` is "
-        "the share of units pruned from every group; those models were repaired and trained for "
+        "alternating with the dense float32 model) of the written files in ONNX Runtime. `pruned` "
+        "is the share of units pruned from every group; those models were repaired and trained for "
         f"the epochs given. Seed {SEED}, 512 training samples for calibration, 7-bit weights, "
         f"percentile ranges.{about if noisy.any() else ''}\n{harness.stamp(rows)}\n\n"
         f"{harness.table(rows, SHOWN)}\n\n"
