@@ -41,8 +41,9 @@ def test_the_page_says_how_far_sessions_differ_for_one_model() -> None:
         ]
     )
     assert depth.sessions(rows) == (
-        "The smallest model of channels was measured at 30.3, 31.8 and 37.2 % of the dense latency "
-        "in different sessions: differences of this size between rows say nothing. "
+        "The smallest model of channels was measured at 30.3, 31.8 and 37.2 % of the dense "
+        "latency, each time beside the dense model: where latencies of rows differ no more than "
+        "that, they say nothing. "
     )
     assert depth.sessions(rows[rows.kind == "both"]) == ""
     assert "measured at 30.3, 31.8 and 37.2 %" in depth.page(rows)

@@ -17,6 +17,7 @@ from autoprune.architecture import Architecture
 from autoprune.candidate import Candidate, Recovery
 from autoprune.errors import TrainingError
 from autoprune.graph import trace
+from autoprune.schedule import Schedule
 from scripts.benchmarks.ablation import __main__ as ablation
 from scripts.benchmarks.ablation.__main__ import same_models
 from scripts.benchmarks.equal_cost import rules
@@ -300,7 +301,8 @@ class Small(Deep):
 """
 
 
-def test_the_dense_models_are_trained_as_long_as_asked_and_the_smaller_one_is_allocated(
+@pytest.mark.slow
+def test_dense_models_widths_and_recipes_are_what_methods_ask_for(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     (tmp_path / "toy.py").write_text(TOY)
@@ -314,6 +316,19 @@ def test_the_dense_models_are_trained_as_long_as_asked_and_the_smaller_one_is_al
     assert choice.bench.graph.sizes() == {"0": 12}
     about = described(bench, choice.bench, choice.candidate.architecture)
     assert 0.1 < about["predicted_share"] <= 0.3
+    dense = Candidate.planned(
+        Architecture(),
+        bench.graph.sizes(),
+        schedule=Schedule("cubic", 0.0, 0.5, 4),
+        recovery=Recovery(features=10.0),
+    )
+    monkeypatch.setattr(Bench, "searched", lambda *_: dense)
+    plain, taught = (
+        ours.of(METHODS[name], 0.3, 0).candidate
+        for name in ("channels", "channels, search's recipe")
+    )
+    assert taught.architecture == plain.architecture != dense.architecture
+    assert (len(taught.stages), taught.recovery) == (4, dense.recovery)
 
 
 def test_searches_of_another_dense_model_have_another_folder() -> None:

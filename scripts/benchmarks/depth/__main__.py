@@ -251,15 +251,15 @@ def write_page(rows: pd.DataFrame) -> None:
 
 
 def sessions(rows: pd.DataFrame) -> str:
-    """How far the latencies of one model differ between sessions; empty where none was repeated."""
+    """How far the latencies of one model differ between sessions; empty where it has one."""
     found = []
     for (kind, *_), same in rows.groupby(["kind", "macs_share", "dropped"]):
         *others, last = [f"{100 * share:.1f}" for share in sorted(set(same.measured_share))]
         if others:
             found.append(
                 f"The smallest model of {kind} was measured at {', '.join(others)} and {last} % of "
-                "the dense latency in different sessions: differences of this size between "
-                "rows say nothing. "
+                "the dense latency, each time beside the dense model: where latencies of rows "
+                "differ no more than that, they say nothing. "
             )
     return "".join(found)
 

@@ -74,7 +74,7 @@ def page(rows: pd.DataFrame) -> str:
         "# A new budget after an earlier run\n\nDigits; first a search for "
         f"{WIDE} of the multiply-accumulates, then one for {TIGHT}, from the beginning and with "
         f"`from_run` and a tenth of the trials. Baselines are off. With `from_run`, {words}. "
-        "Trials, sensitivities and device profiles are reused; the rest takes as long as ever: "
+        "Trials, sensitivities and device profiles are reused; the rest is done anew: "
         "loading and tracing the dense model, its metrics, the calibration, the scores of "
         "candidates before training, the start of the workers and measuring the front. "
         f"{harness.stamp(rows)}\n\n{harness.table(rows.reindex(columns=[*SHOWN]), SHOWN)}\n"
