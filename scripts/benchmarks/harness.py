@@ -81,20 +81,25 @@ def stamp(rows: pd.DataFrame) -> str:
 class Rows:
     """A CSV file whose rows are identified by the columns `key`.
 
+    `absent` has what columns of the key are for rows that were written before these were there.
     Several processes may write to it: a row is added to those in the file by then, under a lock,
     and the file is replaced as a whole, so that a kill loses nothing.
     """
 
-    def __init__(self, path: Path, key: Sequence[str]) -> None:
-        self.path, self.key = path, list(key)
+    def __init__(
+        self, path: Path, key: Sequence[str], absent: Mapping[str, int] | None = None
+    ) -> None:
+        self.path, self.key, self._absent = path, list(key), absent or {}
 
     def read(self) -> pd.DataFrame:
         """All rows; none where there is no file yet."""
-        return (
-            pd.read_csv(self.path, dtype={"commit": str})
-            if self.path.is_file()
-            else pd.DataFrame(columns=self.key)
-        )
+        if not self.path.is_file():
+            return pd.DataFrame(columns=self.key)
+        rows = pd.read_csv(self.path, dtype={"commit": str})
+        for name, value in self._absent.items():
+            there = rows[name] if name in rows else pd.Series(value, rows.index)
+            rows[name] = there.fillna(value).astype(int)
+        return rows
 
     def find(self, **values: object) -> pd.DataFrame:
         """The rows with these values."""

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from filelock import FileLock
+
 from autoprune.architecture import Architecture
 from autoprune.store import write_text
 
@@ -69,21 +71,39 @@ def matched(
 
 
 class Matches:
-    """Matches that are kept in a file, so that all runs of a benchmark train the same models."""
+    """Matches that are kept in a file, so that all runs of a benchmark train the same models.
+
+    Several processes may use it: of two that find one at the same time, the first one's is kept.
+    """
 
     def __init__(self, file: Path) -> None:
         self._file = file
-        self._held = json.loads(file.read_text()) if file.is_file() else {}
+
+    def read(self) -> dict[str, Match]:
+        """All matches in the file, by name."""
+        held = json.loads(self._file.read_text()) if self._file.is_file() else {}
+        return {
+            name: Match(**{**match, "architecture": Architecture.from_dict(match["architecture"])})
+            for name, match in held.items()
+        }
 
     def get(self, name: str, find: Callable[[], Match]) -> Match:
         """The match of this name: the one in the file, or else what `find` gives."""
-        if name not in self._held:
-            found = find()
-            self._held[name] = {
-                "architecture": found.architecture.to_dict(),
-                "measured": found.measured,
-                "rounds": found.rounds,
+        known = self.read().get(name)
+        return known or self._kept(name, find())
+
+    def _kept(self, name: str, found: Match) -> Match:
+        self._file.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{self._file}.lock"):
+            known = self.read()
+            kept = known.setdefault(name, found)
+            data = {
+                name: {
+                    "architecture": match.architecture.to_dict(),
+                    "measured": match.measured,
+                    "rounds": match.rounds,
+                }
+                for name, match in known.items()
             }
-            write_text(self._file, json.dumps(self._held, indent=1) + "\n")
-        held = self._held[name]
-        return Match(**{**held, "architecture": Architecture.from_dict(held["architecture"])})
+            write_text(self._file, json.dumps(data, indent=1) + "\n")
+        return kept

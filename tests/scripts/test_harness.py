@@ -26,6 +26,20 @@ def test_a_row_replaces_the_one_with_its_key(tmp_path: Path) -> None:
     assert file.read().new.isna().tolist() == [True, False]
 
 
+def test_rows_from_before_a_column_of_the_key_keep_their_place(tmp_path: Path) -> None:
+    Rows(tmp_path / "a.csv", ["model"]).put({"model": "a", "x": 1.0}, {"model": "b", "x": 2.0})
+    file = Rows(tmp_path / "a.csv", ["model", "dense"], absent={"dense": 0})
+    assert file.find(model="a", dense=0).x.tolist() == [1.0]
+    file.put({"model": "a", "dense": 40, "x": 3.0})
+    assert file.find(model="a", dense=0).x.tolist() == [1.0]
+    Rows(tmp_path / "a.csv", ["model", "x"]).put({"model": "c", "x": 4.0})
+    file.put({"model": "a", "dense": 0, "x": 5.0})
+    assert sorted(zip(file.read().dense, file.read().x, strict=True)) == [
+        *[(0, 2.0), (0, 4.0), (0, 5.0)],
+        (40, 3.0),
+    ]
+
+
 def test_two_writers_lose_no_rows(tmp_path: Path) -> None:
     one, other = (Rows(tmp_path / "a.csv", ["n"]) for _ in range(2))
     one.put({"n": 0})

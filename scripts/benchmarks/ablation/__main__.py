@@ -17,7 +17,13 @@ import pandas as pd
 
 from autoprune.store import write_text
 from scripts.benchmarks import harness
-from scripts.benchmarks.equal_cost.table import GROUP, at_equal_cost, paired
+from scripts.benchmarks.equal_cost.table import (
+    GROUP,
+    at_equal_cost,
+    dense_model,
+    paired,
+    stored_rows,
+)
 from scripts.benchmarks.harness import RESULTS
 from scripts.benchmarks.search.table import points_of, volume
 
@@ -79,6 +85,8 @@ EQUAL_COST = (
     Part("allocation of widths", "knapsack of units", "channels"),
     Part("search for one allocation", "channels + blocks + int8", "search"),
     Part("recipe that the search found", "search", "search, its recipe"),
+    Part("recipe that the search found", "uniform", "uniform, search's recipe"),
+    Part("recipe that the search found", "channels", "channels, search's recipe"),
     Part("int8", "uniform", "uniform + int8"),
     Part("int8", "channels", "channels + int8"),
     Part("allocation of widths in int8", "uniform + int8", "channels + int8"),
@@ -140,16 +148,15 @@ COSTS = {
 
 def equal_costs() -> Iterator[dict[str, object]]:
     """Test accuracy after full training, at equal bytes or latency."""
-    rows = pd.read_csv(RESULTS / "equal_cost" / "rows.csv").assign(
-        value=lambda found: 100 * found.test_accuracy
-    )
-    for (task, cost, share, epochs, rates, *_), group in rows.groupby(GROUP):
+    rows = stored_rows().read().assign(value=lambda found: 100 * found.test_accuracy)
+    for (task, cost, share, epochs, rates, _, dense), group in rows.groupby(GROUP):
         named, tried = COSTS[str(cost)], str(rates).strip("[]").replace(", ", " or ")
         for part in EQUAL_COST:
             pair = [group[group.method == name] for name in (part.without, part.other)]
             if any(rows.empty for rows in pair) or not at_equal_cost(*pair) or same_models(*pair):
                 continue
             what = f"accuracy at {share:.0%} of {named}, {epochs:g} epochs, rate {tried}"
+            what += f", dense model of {dense_model(dense)}" if dense else ""
             yield from line(part, str(task), what, group)
 
 

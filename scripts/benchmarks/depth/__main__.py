@@ -7,7 +7,8 @@ beside it: the allocator decides widths alone, dropped blocks alone, or both, by
 sensitivities, at a predicted share that is rescaled in six rounds at most. Everything else is
 equal: order of units, repair, recovery. The test split is read once for each finished model. Rows
 that are in `results/depth/depth.csv` already are kept, and so is what was chosen (`chosen.json`):
-seeds may run in processes of their own. Table: `README.md`.
+seeds may run in processes of their own. `--together` trains nothing: it measures all models that
+were chosen and the dense one in one session (`together.csv`). Table: `README.md`.
 """
 
 from __future__ import annotations
@@ -46,10 +47,12 @@ from autoprune.training import Answers, RecoveryRun, choose
 from autoprune.training.batches import sample
 from examples.cifar10 import Cifar10ResNet56
 from scripts.benchmarks import harness
+from scripts.benchmarks.depth.together import measured, section
 from scripts.benchmarks.harness import RESULTS, Rows
 from scripts.benchmarks.matching import Match, Matches, matched
 
 OUT = RESULTS / "depth"
+TOGETHER = "together.csv"
 KEY = ["kind", "share", "epochs", "seed"]
 ROUNDS = 6  # of choosing and measuring
 SPACES = {
@@ -207,10 +210,19 @@ def main() -> None:
     parser.add_argument("--epochs", nargs="+", type=float, default=[0.0, 1.0])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--profile", type=Path, default=OUT / "device.json")
+    parser.add_argument("--together", action="store_true", help="measure what was chosen")
     options = parser.parse_args()
     rows, where = Rows(OUT / "depth.csv", KEY), harness.circumstances()
     OUT.mkdir(parents=True, exist_ok=True)
-    bench, matches = Bench(options.profile), Matches(OUT / "chosen.json")
+    matches = Matches(OUT / "chosen.json")
+    if options.together:
+        if not matches.read() or rows.read().empty:
+            parser.error("--together needs what an earlier call has chosen and trained")
+        found = measured(Cifar10ResNet56(), matches.read()).assign(**where)
+        write_text(OUT / TOGETHER, found.to_csv(index=False))
+        write_page(rows.read())
+        return
+    bench = Bench(options.profile)
     trained: dict[tuple[str, float, int], dict[str, float]] = {}  # kinds may choose the same
     chosen = {
         (kind, share): matches.get(f"{kind} {share:g}", partial(bench.match, kind, share))
@@ -228,7 +240,28 @@ def main() -> None:
             found = {**key, **bench.described(match), **trained[run], **where}
             print({name: found[name] for name in SHOWN}, flush=True)
             rows.put(found)
-            write_text(OUT / "README.md", page(rows.read()))
+            write_page(rows.read())
+
+
+def write_page(rows: pd.DataFrame) -> None:
+    """Write `README.md` from the rows, and from what was measured together."""
+    file = OUT / TOGETHER
+    together = section(pd.read_csv(file, dtype={"commit": str})) if file.is_file() else ""
+    write_text(OUT / "README.md", page(rows) + together)
+
+
+def sessions(rows: pd.DataFrame) -> str:
+    """How far the latencies of one model differ between sessions; empty where it has one."""
+    found = []
+    for (kind, *_), same in rows.groupby(["kind", "macs_share", "dropped"]):
+        *others, last = [f"{100 * share:.1f}" for share in sorted(set(same.measured_share))]
+        if others:
+            found.append(
+                f"The smallest model of {kind} was measured at {', '.join(others)} and {last} % of "
+                "the dense latency, each time beside the dense model: where latencies of rows "
+                "differ no more than that, they say nothing. "
+            )
+    return "".join(found)
 
 
 def page(rows: pd.DataFrame) -> str:
@@ -241,11 +274,14 @@ def page(rows: pd.DataFrame) -> str:
         "# Channels, blocks, or both\n\nResNet-56 on CIFAR-10, latency in ONNX Runtime on one "
         f"thread; {rows.seed.nunique()} seed(s), means. {harness.stamp(rows)}\n\n"
         "Where a kind cannot get as low as wanted, its row is its smallest model: rows that differ "
-        "in the measured latency alone are one model, measured anew. Blocks are chosen in the "
-        "order of dropping ([order.md](order.md)), and count beside widths what a search lets them "
-        "count ([factors.md](factors.md)). Rows that are missing were not run.\n\n"
-        + harness.table(means, SHOWN)
-        + "\n"
+        f"in the measured latency alone are one model, measured anew. {sessions(rows)}The smallest "
+        "model is that of this space (at least 4 channels a layer, and a tenth of each group), not "
+        "of channel pruning as such. The public checkpoint has seen the validation images: "
+        "validation accuracy is optimistic, and a learning rate chosen on it (here one for all "
+        "kinds) favours none of them in particular, but may be too high or too low. Blocks are "
+        "chosen in the order of dropping ([order.md](order.md)), and count beside widths what a "
+        "search lets them count ([factors.md](factors.md)). Rows that are missing were not run."
+        "\n\n" + harness.table(means, SHOWN) + "\n"
     )
 
 

@@ -5,19 +5,24 @@
 Each method chooses one architecture at a share of the dense float32 model's cost (latency or peak
 memory in ONNX Runtime on one thread, bytes of the weights or of the file). Latencies are equal as
 measured: what was chosen for a predicted share is measured beside the dense model, and chosen again
-for a rescaled share, in three rounds at most (`--no-match` leaves it at the prediction). `smaller
-dense model` is another dense model of the family, narrowed uniformly as far as needed, and
-distilled from the same teacher; `from scratch` methods begin with random weights and learn from
-that teacher, too. `search` is the best of the front of a whole search within the share (32 trials
-of one epoch, for each seed), trained by the recipe of all methods or by its own (schedule,
-distillation, regularizer); its latency is limited as predicted and shown as measured. The compute
-of searches is not in the table. Everything else is equal: the importance of units, the repair, the
-recipe and its length (unless the method's name says `double epochs`), and the learning rates
-(`--rates`), of which each method keeps the one that is best on validation. int8 models simulate
-int8 in the last fifth of the training, and their accuracy is that of the quantized file in ONNX
-Runtime. File sizes, and the cost where it is not bytes of weights, are measured on what was
-trained; a float32 file that is the cost is the packed one. The test split is read once for each
-method and seed. Rows that are there are kept; `results/equal_cost/rows.csv`, table `README.md`.
+for a rescaled share, in three rounds at most (`--no-match` leaves it at the prediction). What was
+chosen is kept (`results/equal_cost/chosen.json`): seeds may run in processes of their own.
+`smaller dense model` is another dense model of the family, narrowed uniformly as far as needed (or
+pruned by the allocator: `channels + blocks`), and distilled from the same teacher; `from scratch`
+methods begin with random weights and learn from that teacher, too. `search` is the best of the
+front of a whole search within the share (32 trials of one epoch, for each seed), trained by the
+recipe of all methods or by its own (schedule, distillation, regularizer), which `search's recipe`
+offers to baselines; its latency is limited as predicted and shown as measured. The compute of
+searches is not in the table. Everything else is equal: the largest ratio of a layer, the importance
+of units, the repair, the recipe and its length (unless the method's name says `double epochs`), and
+the learning rates (`--rates`), of which each method keeps the one that is best on validation; a
+training that fails is worse than all others. int8 models simulate int8 in the last fifth of the
+training, and their accuracy is that of the quantized file in ONNX Runtime. File sizes, and the cost
+where it is not bytes of weights, are measured on what was trained; a float32 file that is the cost
+is the packed one. The test split is read once for each method and seed. Dense models are the
+tasks'; those of CIFAR-10 have seen the validation images, unless `--dense-epochs` trains them on
+the training images alone. Rows that are there are kept; `results/equal_cost/rows.csv`, table
+`README.md`.
 """
 
 from __future__ import annotations
@@ -36,19 +41,51 @@ from autoprune.candidate import Candidate
 from autoprune.cost.latency import measure_together
 from autoprune.cost.memory import measure_peak_memory
 from autoprune.device.sampling import pruned
+from autoprune.errors import TrainingError
 from autoprune.quantization import compared, int8_for_timing, twin_of
 from autoprune.store import QuantizationSettings, pack, recipe_of
 from autoprune.training.recovery import RecoveryRun
 from scripts.benchmarks import harness
 from scripts.benchmarks.equal_cost.bench import METHODS, SMALLER, TASKS, Bench, Method
-from scripts.benchmarks.equal_cost.table import KEY, OUT, write_page
-from scripts.benchmarks.harness import Rows
-from scripts.benchmarks.matching import Match, matched
+from scripts.benchmarks.equal_cost.table import OUT, stored_rows, write_page
+from scripts.benchmarks.matching import Match, Matches, matched
 
 COSTS = ("latency_ms", "weight_bytes", "file_bytes", "peak_memory_bytes")
 
 
 def main() -> None:
+    given = arguments()
+    torch.set_num_threads(given.threads)
+    rows, where = stored_rows(), harness.circumstances()
+    bench = Bench(given.task, given.cost, dense_epochs=given.dense_epochs)
+    is_matched = given.match and given.cost == "latency_ms"
+    choices = Choices(bench, Matches(OUT / "chosen.json"), is_matched=is_matched)
+    methods = [each for each in given.methods if choices.has(METHODS[each])]
+    for seed, share in product(given.seeds, given.shares):
+        same: dict[str, dict[str, Any]] = {}  # methods may choose one model
+        for method in methods:
+            key = {
+                **{"task": given.task, "cost": given.cost, "share": share, "method": method},
+                **{"epochs": given.epochs, "rates": str(given.rates)},
+                **{"matched": is_matched, "dense_epochs": given.dense_epochs, "seed": seed},
+            }
+            if len(rows.find(**key)):
+                continue
+            how = METHODS[method]
+            choice = choices.of(how, share, seed)
+            model = f"{choice.candidate.key} {how.smaller} {how.scratch} {how.epochs}"
+            if model not in same:
+                same[model] = columns(bench, choice, how, given, seed)
+            if not same[model]:
+                print(f"{method}, seed {seed}: no training succeeded", flush=True)
+                continue
+            found = {**key, "rounds": choice.rounds, **same[model]}
+            print({name: found[name] for name in found if name not in where}, flush=True)
+            rows.put({**found, **where})
+            write_page(rows.read())
+
+
+def arguments() -> Namespace:
     parser = harness.parser(__doc__)
     parser.add_argument("task", choices=TASKS)
     parser.add_argument("--cost", choices=COSTS, default="latency_ms")
@@ -59,36 +96,8 @@ def main() -> None:
     parser.add_argument("--rates", nargs="+", type=float, default=[0.02, 0.05])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--threads", type=int, default=1, help="of training; latencies have one")
-    given = parser.parse_args()
-    torch.set_num_threads(given.threads)
-    rows, where = Rows(OUT / "rows.csv", KEY), harness.circumstances()
-    bench = Bench(given.task, given.cost)
-    choices = Choices(bench, is_matched=given.match and given.cost == "latency_ms")
-    methods = [each for each in given.methods if choices.has(METHODS[each])]
-    for seed, share in product(given.seeds, given.shares):
-        same: dict[str, dict[str, Any]] = {}  # methods may choose one model
-        for method in methods:
-            key = {
-                **{"task": given.task, "cost": given.cost, "share": share, "method": method},
-                **{"epochs": given.epochs, "rates": str(given.rates)},
-                **{"matched": choices.is_matched, "seed": seed},
-            }
-            if len(rows.find(**key)):
-                continue
-            how = METHODS[method]
-            choice = choices.of(how, share, seed)
-            model = f"{choice.candidate.key} {how.smaller} {how.scratch} {how.epochs}"
-            if model not in same:
-                run = trained(choice.bench, how, choice.candidate, given, seed)
-                same[model] = {
-                    **described(bench, choice.bench, choice.candidate.architecture),
-                    **run.facts,
-                    **deployed(bench, run, seed),
-                }
-            found = {**key, "rounds": choice.rounds, **same[model]}
-            print({name: found[name] for name in found if name not in where}, flush=True)
-            rows.put({**found, **where})
-            write_page(rows.read())
+    parser.add_argument("--dense-epochs", type=int, default=0, help="train the dense models")
+    return parser.parse_args()
 
 
 @dataclass(frozen=True)
@@ -106,12 +115,12 @@ class Choice:
 class Choices:
     """What each method chooses at a share of the dense model's cost, as measured or as predicted.
 
-    An architecture is the same for all seeds, unless a search chooses it.
+    An architecture is the same for all seeds, unless a search chooses it, and for all methods that
+    differ in their training alone.
     """
 
-    def __init__(self, bench: Bench, *, is_matched: bool) -> None:
-        self._bench, self.is_matched = bench, is_matched
-        self._matches: dict[tuple[Method, float], Match] = {}
+    def __init__(self, bench: Bench, matches: Matches, *, is_matched: bool) -> None:
+        self._bench, self._matches, self._is_matched = bench, matches, is_matched
 
     def has(self, how: Method) -> bool:
         """Whether there is a dense model for a method."""
@@ -123,15 +132,22 @@ class Choices:
         if how.is_searched:
             found = used.searched(share, seed)
             return Choice(used, found if how.recipe else used.candidate(how, found.architecture), 0)
-        if (how, share) not in self._matches:
-            self._matches[how, share] = self._match(used, how, share)
-        match = self._matches[how, share]
-        return Choice(used, used.candidate(how, match.architecture), match.rounds)
+        match = self._matches.get(self._name(how, share), lambda: self._match(used, how, share))
+        candidate = used.candidate(how, match.architecture)
+        if how.recipe:
+            candidate = used.plan.space.resized(used.searched(share, seed), match.architecture)
+        return Choice(used, candidate, match.rounds)
 
     @cached_property
     def _smaller(self) -> Bench:
         """Of a smaller dense model, with the same teacher."""
-        return Bench(SMALLER[self._bench.name], self._bench.cost, self._bench.dense)
+        bench = self._bench
+        return Bench(SMALLER[bench.name], bench.cost, bench.dense, bench.dense_epochs)
+
+    def _name(self, how: Method, share: float) -> str:
+        bench, equal = self._bench, "measured" if self._is_matched else "predicted"
+        dense = f"dense model of {bench.dense_epochs} epochs, " if bench.dense_epochs else ""
+        return f"{bench.name}, {dense}{bench.cost} {share:g} as {equal}: {how.choice}"
 
     def _match(self, used: Bench, how: Method, share: float) -> Match:
         bench = self._bench
@@ -145,9 +161,23 @@ class Choices:
             module = int8_for_timing(small, bench.example) if is_int8 else small
             return float(_timed(bench, module)["measured_share"])
 
-        if self.is_matched:
+        if self._is_matched:
             return matched(share, choose, measure)
         return Match(choose(share), share, 0)
+
+
+def columns(
+    bench: Bench, choice: Choice, how: Method, given: Namespace, seed: int
+) -> dict[str, Any]:
+    """What a row says of the model beside its key; empty where every training failed."""
+    run = trained(choice.bench, how, choice.candidate, given, seed)
+    if run is None:
+        return {}
+    return {
+        **described(bench, choice.bench, choice.candidate.architecture),
+        **run.facts,
+        **deployed(bench, run, seed),
+    }
 
 
 def described(bench: Bench, used: Bench, architecture: Architecture) -> dict[str, Any]:
@@ -180,7 +210,8 @@ class Trained:
         if self.architecture.precision == INT8:
             return None
         candidate, kept = Candidate(self.architecture), self.run.kept_indices
-        recipe = recipe_of(candidate, kept, task=TASKS[self.bench.name])
+        task, args = TASKS[self.bench.name], self.bench.task_args
+        recipe = recipe_of(candidate, kept, task=task, task_args=args)
         return len(pack(recipe, self.run.result().state_dict()))
 
     @property
@@ -191,17 +222,24 @@ class Trained:
 
 def trained(
     bench: Bench, method: Method, candidate: Candidate, given: Namespace, seed: int
-) -> Trained:
-    """The model of the learning rate that is best on validation, as deployed."""
+) -> Trained | None:
+    """The model of the learning rate that is best on validation, as deployed.
+
+    A training that fails, as where the loss becomes NaN, is worse than all others; None where all
+    of them fail.
+    """
     best, epochs = None, given.epochs * method.epochs
     for lr in given.rates:
         run = bench.run(candidate, epochs, lr, seed, scratch=method.scratch)
-        while not run.finished:
-            run.advance(epochs)
+        try:
+            while not run.finished:
+                run.advance(epochs)
+        except TrainingError as error:
+            print(f"rate {lr:g}: {error}", flush=True)
+            continue
         accuracy = _validation(bench, candidate.architecture, run, seed)
         if best is None or accuracy > best.accuracy:
             best = Trained(bench, candidate.architecture, run, lr, accuracy)
-    assert best is not None
     return best
 
 

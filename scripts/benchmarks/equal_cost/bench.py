@@ -49,9 +49,9 @@ class Method:
     `widths`: `uniform`, `global l2`, `fastnas`, `knapsack`, `random`, `allocated`, `full` (blocks
     alone), or `searched`: by a whole search for each seed. `beside`: what may change beside widths,
     of `blocks` and `int8`; a search may change everything. With `recipe` it is trained by what the
-    search found (schedule, distillation, regularizer), but with the rates of all methods. With
-    `smaller` it prunes another dense model of the family. With `scratch` it begins with random
-    weights; `epochs` times as long as others.
+    search of the same seed found (schedule, distillation, regularizer), but with the rates of all
+    methods. With `smaller` it prunes another dense model of the family. With `scratch` it begins
+    with random weights; `epochs` times as long as others.
     """
 
     widths: str
@@ -66,6 +66,17 @@ class Method:
         """Whether a whole search chooses."""
         return self.widths == "searched"
 
+    @property
+    def choice(self) -> str:
+        """What its architecture depends on: methods of one choice train the same one.
+
+        >>> Method("allocated", frozenset({"blocks"}), smaller=True, epochs=2).choice
+        'allocated + blocks, smaller dense model'
+        """
+        return (
+            " + ".join([self.widths, *sorted(self.beside)]) + ", smaller dense model" * self.smaller
+        )
+
 
 METHODS = {
     "uniform": Method("uniform"),
@@ -74,10 +85,15 @@ METHODS = {
     "knapsack of units": Method("knapsack"),
     "random, best of 8": Method("random"),
     "smaller dense model": Method("uniform", smaller=True),
+    "smaller dense model, channels + blocks": Method(
+        "allocated", frozenset({"blocks"}), smaller=True
+    ),
     "from scratch": Method("uniform", scratch=True),
     "from scratch, double epochs": Method("uniform", scratch=True, epochs=2),
     "smaller dense model, from scratch": Method("uniform", smaller=True, scratch=True),
     "channels": Method("allocated"),
+    "uniform, search's recipe": Method("uniform", recipe=True),
+    "channels, search's recipe": Method("allocated", recipe=True),
     "channels + blocks": Method("allocated", frozenset({"blocks"})),
     "blocks": Method("full", frozenset({"blocks"})),
     "uniform + int8": Method("uniform", frozenset({"int8"})),
@@ -103,12 +119,20 @@ def _at_full_width(item: Item) -> Item:
 class Bench:
     """Dense model, graph, costs, sensitivities and calibration of one task."""
 
-    def __init__(self, name: str, cost: str, teacher: nn.Module | None = None) -> None:
-        """`teacher` is what is distilled from, by default the dense model."""
+    def __init__(
+        self, name: str, cost: str, teacher: nn.Module | None = None, dense_epochs: int = 0
+    ) -> None:
+        """`teacher` is what is distilled from, by default the dense model.
+
+        That is trained for `dense_epochs` on the training split; with 0 it is the task's own.
+        """
         self.name, self.cost, self._teacher = name, cost, teacher
+        self.dense_epochs = dense_epochs
+        self.task_args = {"dense_epochs": dense_epochs} if dense_epochs else {}
         config = RunConfig.from_dict(
             {
                 "task": TASKS[name],
+                "task_args": self.task_args,
                 "budget": {cost: "50%"},
                 "device": {"runtime": "onnxruntime", "threads": 1},
                 "train_on": "cpu",
@@ -120,7 +144,7 @@ class Bench:
                 },
             }
         )
-        self.task = load_task(config.task)
+        self.task = load_task(config.task, args=self.task_args)
         ready = prepare(config, self.task, print)
         self.plan = replace(ready.plan, margins={})  # costs are measured in the end
         self.dense, self.graph = ready.dense, ready.graph
@@ -231,7 +255,7 @@ class Bench:
 
     def searched(self, share: float, seed: int) -> Candidate:
         """What a whole search finds."""
-        return searched(TASKS[self.name], self.cost, share, seed)
+        return searched(TASKS[self.name], self.cost, share, seed, self.dense_epochs)
 
     def run(
         self, candidate: Candidate, epochs: float, lr: float, seed: int, *, scratch: bool

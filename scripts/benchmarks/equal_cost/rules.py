@@ -46,7 +46,7 @@ def global_l2(dense: nn.Module, graph: PruningGraph, example: torch.Tensor) -> C
     """Torch-Pruning's widths by global l2."""
 
     def counts(ratio: float) -> dict[str, float]:
-        kept = torch_pruned(dense, graph, example, ratio)
+        kept = torch_pruned(dense, graph, example, ratio, MAX_RATIO)
         return {name: float(len(units)) for name, units in kept.items()}
 
     return counts
@@ -54,7 +54,7 @@ def global_l2(dense: nn.Module, graph: PruningGraph, example: torch.Tensor) -> C
 
 def fastnas(task: Task, dense: nn.Module, graph: PruningGraph) -> Counts:
     """The rule of ModelOpt's FastNAS: the same drop of accuracy by every group alone."""
-    table = drops(task, dense, graph, seed=0)
+    table = drops(task, dense, graph, seed=0, largest=MAX_RATIO)
     worst = max(values[0] for values in table.increases.values())
     return lambda ratio: {
         name: float(tolerated(table, name, ratio / MAX_RATIO * worst)) for name in table.counts

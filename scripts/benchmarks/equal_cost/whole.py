@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import autoprune
@@ -26,17 +27,18 @@ SPACE: dict[str, Any] = {
 }
 
 
-def searched(task: str, cost: str, share: float, seed: int) -> Candidate:
+def searched(task: str, cost: str, share: float, seed: int, dense_epochs: int) -> Candidate:
     """The best on validation of the front of a search within `share` of the dense model's cost.
 
-    `task` is what `load_task` takes. A search that was interrupted goes on; a finished one is read.
+    `task` is what `load_task` takes; its dense model is trained for `dense_epochs`, or with 0 the
+    task's own. A search that was interrupted goes on; a finished one is read.
     """
-    name = task.rpartition(":")[2]
-    run = RUNS / f"{name}-{cost}-{share:g}-{seed}"
+    run = run_folder(task, cost, share, seed, dense_epochs)
     if run.is_dir():
         return autoprune.resume(run).pick("best").candidate
     result = autoprune.search(
         str(ROOT / task),
+        task_args={"dense_epochs": dense_epochs} if dense_epochs else {},
         budget={cost: f"{100.0 * share:g}%"},
         objectives=["accuracy", cost],
         space=SPACE,
@@ -51,3 +53,9 @@ def searched(task: str, cost: str, share: float, seed: int) -> Candidate:
         output=run,
     )
     return result.pick("best").candidate
+
+
+def run_folder(task: str, cost: str, share: float, seed: int, dense_epochs: int) -> Path:
+    """Where a search is: another one for other arguments."""
+    trained = f"-{dense_epochs}" if dense_epochs else ""
+    return RUNS / f"{task.rpartition(':')[2]}-{cost}-{share:g}-{seed}{trained}"

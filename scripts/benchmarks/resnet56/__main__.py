@@ -8,8 +8,8 @@ in ONNX Runtime (one thread); later searches reuse the first one's sensitivities
 (`from_run`). The member of the front with the best validation accuracy is retrained and tested
 once for each seed. Without `--dense-epochs` it starts from the public checkpoint, which has seen
 the validation images; with it the dense model is trained on the 45,000 training images alone.
-Searches are resumed where they were interrupted, and rows that are there are kept:
-`results/resnet56/rows.csv`, table `README.md`.
+Searches are resumed where they were interrupted; with other arguments they have another folder.
+Rows that are there are kept: `results/resnet56/rows.csv`, table `README.md`.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ def main() -> None:
     given = arguments()
     torch.set_num_threads(given.threads)
     rows, where = Rows(OUT / "rows.csv", KEY), harness.circumstances()
-    first: Path | None = None
-    for speedup in given.speedups or SPEEDUPS[given.cost]:
-        run = OUT / "runs" / f"{given.cost}-{speedup:g}-{given.dense_epochs or 'public'}"
-        search(run, first, speedup, given)
-        first = first or run
+    speedups = given.speedups or SPEEDUPS[given.cost]
+    first = run_folder(given, speedups[0])
+    for place, speedup in enumerate(speedups):
+        run = run_folder(given, speedup, speedups[0]) if place else first
+        search(run, first if place else None, speedup, given)
         about = {
             **{"cost": given.cost, "wanted": speedup, "dense_epochs": given.dense_epochs or 0},
             **{"trials": given.trials, "search_epochs": given.search_epochs},
@@ -65,6 +65,22 @@ def arguments() -> Namespace:
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="of training")
     parser.add_argument("--threads", type=int, default=2, help="of training; latencies have one")
     return parser.parse_args()
+
+
+def run_folder(given: Namespace, speedup: float, first: float | None = None) -> Path:
+    """Where a search and its retraining are: another one for other arguments.
+
+    `first` is the speed-up of the search that it reuses, if any.
+    """
+    parts = [
+        f"{given.cost}-{speedup:g}",
+        f"dense-{given.dense_epochs or 'public'}",
+        f"{given.trials}x{given.search_epochs:g}",
+        f"retrained-{given.epochs:g}",
+        given.device,
+    ]
+    after = f"-after-{first:g}" if first is not None else ""
+    return OUT / "runs" / ("-".join(parts) + after)
 
 
 def search(run: Path, earlier: Path | None, speedup: float, given: Namespace) -> None:
@@ -103,13 +119,15 @@ def retrained(run: Path, given: Namespace) -> list[dict[str, Any]]:
     summary, folder = done.summary, RunFolder.open(run)
     task = load_task(folder.config.task, args=folder.config.task_args)
     dense, example = load_dense(task).eval(), task.example_input()
-    record = next(r for r in folder.records() if r.number == summary.number)
+    records = folder.records()
+    record = next(r for r in records if r.number == summary.number)
     small = autoprune.load(done.path / f"seed-{summary.seeds[0]}", task=task)
     whole = autoprune.count_cost(dense, example)
     measured = measure_together([dense, small], example, "onnxruntime")[1]
     shared = {
         "trial": summary.number,
         "origin": record.origin,
+        "reused": sum(each.is_reused for each in records),
         "dropped": len(record.candidate.architecture.dropped),
         "macs_speedup": whole.get("macs") / autoprune.count_cost(small, example).get("macs"),
         "latency_speedup": 1.0 / measured.ratio,

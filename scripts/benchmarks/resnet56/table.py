@@ -25,6 +25,8 @@ SHOWN = {
     "macs": ("MACs", ".2f"),
     "latency": ("latency", ".2f"),
     "dropped": ("blocks dropped", ".0f"),
+    "trials": ("trials", ".0f"),
+    "reused": ("reused trials", ".0f"),
     "epochs": ("epochs", "g"),
     "seeds": ("seeds", ".0f"),
     "dense": ("dense, %", ".2f"),
@@ -49,6 +51,8 @@ def summary(rows: pd.DataFrame) -> pd.DataFrame:
                 "macs": group.macs_speedup.mean(),
                 "latency": group.latency_speedup.mean(),
                 "dropped": group.dropped.mean(),
+                "trials": about["trials"],
+                "reused": group.reused.mean(),
                 "epochs": about["epochs"],
                 "seeds": len(group),
                 "dense": 100 * group.dense_test.mean(),
@@ -65,8 +69,9 @@ def write_page(rows: pd.DataFrame) -> None:
         "# ResNet-56 on CIFAR-10\n\n"
         "Speed-ups over the dense model in multiply-accumulates (MACs) and, where measured, in "
         "latency (ONNX Runtime, one thread, batch 1). Rows with epochs are ours: chosen on "
-        "validation data, the test images read once for each seed. The others are published, "
-        "after longer trainings.\n\n"
+        "validation data, the test images read once for each seed; reused trials are those of an "
+        "earlier search with another limit, which this one knows. The others are published, after "
+        "longer trainings.\n\n"
         f"{harness.table(summary(rows), SHOWN)}\n\n{harness.stamp(rows)}\n"
     )
     write_text(OUT / "README.md", text)

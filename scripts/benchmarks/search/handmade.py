@@ -42,7 +42,7 @@ from scripts.benchmarks.search.setup import (
 
 Rule = Callable[[float], tuple[Mapping[str, int], Keep | None]]
 
-CUTS = (0.25, 0.5, 0.65, 0.8, MAX_RATIO)  # where FastNAS's rule looks at each group
+CUTS = (0.25, 0.5, 0.65, 0.8)  # where FastNAS's rule looks at each group, and at the largest ratio
 CALIBRATION = 1024  # training samples of the moments that order and repair need
 SCORED = 1000  # validation samples of one look
 STATISTICS = 256  # training samples that re-estimate BatchNorm before one look
@@ -74,15 +74,20 @@ def fastnas(setup: Setup, seed: int) -> Rule:
     return lambda level: (fitted(setup, kept_at, level), None)
 
 
-def drops(task: Task, model: nn.Module, graph: PruningGraph, seed: int) -> Sensitivity:
-    """How far validation accuracy drops when each group alone is cut; never rising with size."""
+def drops(
+    task: Task, model: nn.Module, graph: PruningGraph, seed: int, largest: float = MAX_RATIO
+) -> Sensitivity:
+    """How far validation accuracy drops when each group alone is cut; never rising with size.
+
+    At most to the ratio `largest`.
+    """
     worth = importance.scores(model, graph, "l2")
     batches = sample(task, seed, samples=STATISTICS)
     dense = score(task, model)
     kept: dict[str, tuple[int, ...]] = {}
     increases: dict[str, tuple[float, ...]] = {}
     for name, size in graph.sizes().items():
-        counts = sorted({kept_units(size, ratio, 1) for ratio in CUTS} - {size})
+        counts = sorted({kept_units(size, ratio, 1) for ratio in (*CUTS, largest)} - {size})
         found = {size: 0.0}
         for count in reversed(counts):
             small = copy.deepcopy(model)
@@ -117,10 +122,15 @@ def global_l2(setup: Setup, seed: int) -> Rule:
 
 
 def torch_pruned(
-    dense: nn.Module, graph: PruningGraph, example: torch.Tensor, ratio: float
+    dense: nn.Module,
+    graph: PruningGraph,
+    example: torch.Tensor,
+    ratio: float,
+    largest: float = MAX_RATIO,
 ) -> dict[str, tuple[int, ...]]:
     """The units that Torch-Pruning keeps of each group, read from numbered running means.
 
+    `ratio` is that of all units together, `largest` what a layer loses at most.
     What its graph couples otherwise than ours, it may not cut: a unit of ours stays unless all of
     its channels left.
     """
@@ -133,7 +143,7 @@ def torch_pruned(
         importance=torch_pruning.importance.MagnitudeImportance(p=2),
         global_pruning=True,
         pruning_ratio=ratio,
-        max_pruning_ratio=MAX_RATIO,
+        max_pruning_ratio=largest,
         ignored_layers=[last],
     ).step()
     logging.getLogger().setLevel(level)

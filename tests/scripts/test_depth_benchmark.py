@@ -1,0 +1,107 @@
+"""The page of the depth benchmark, and its models measured together."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from deep_task import Deep
+
+from autoprune.architecture import Architecture
+from scripts.benchmarks.depth import __main__ as depth
+from scripts.benchmarks.depth import together
+from scripts.benchmarks.harness import Rows
+from scripts.benchmarks.matching import Match, Matches
+
+BLOCKS = ("3", "4")
+WHERE = {
+    **{"machine": "a", "cores": 1, "threads": 1, "versions": "v", "python": "3", "commit": "c"},
+    **{"command": "x", "date": "2026-11-30"},
+}
+
+
+def row(kind: str, share: float, measured: float, macs: float = 0.08) -> dict[str, object]:
+    return {
+        **{"kind": kind, "share": share, "epochs": 0.0, "seed": 0, "measured_share": measured},
+        **{"predicted_share": 0.3, "macs_share": macs, "dropped": 0},
+        **{"val_accuracy": 0.2, "test_accuracy": 0.2, **WHERE},
+    }
+
+
+def test_the_page_says_how_far_sessions_differ_for_one_model() -> None:
+    rows = pd.DataFrame(
+        [
+            row("channels", 0.3, 0.3722),
+            row("channels", 0.2, 0.3031),
+            row("channels", 0.12, 0.3176),
+            row("both", 0.3, 0.29, macs=0.2),
+            row("both", 0.2, 0.19, macs=0.1),
+        ]
+    )
+    assert depth.sessions(rows) == (
+        "The smallest model of channels was measured at 30.3, 31.8 and 37.2 % of the dense "
+        "latency, each time beside the dense model: where latencies of rows differ no more than "
+        "that, they say nothing. "
+    )
+    assert depth.sessions(rows[rows.kind == "both"]) == ""
+    assert "measured at 30.3, 31.8 and 37.2 %" in depth.page(rows)
+
+
+def test_all_models_are_measured_in_one_session_and_equal_ones_once(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    sessions: list[int] = []
+    real = together.measure_together
+
+    def counted(models: list[object], *rest: object) -> object:
+        sessions.append(len(models))
+        return real(models, *rest)
+
+    monkeypatch.setattr(together, "measure_together", counted)
+    monkeypatch.setattr(depth, "OUT", tmp_path)
+    monkeypatch.setattr(depth, "Cifar10ResNet56", Deep)
+    monkeypatch.setattr("sys.argv", [str(depth.__file__), "--together"])
+    narrow, shallow = Architecture({"0": 6}), Architecture({"0": 12}, BLOCKS)
+    matches = Matches(tmp_path / "chosen.json")
+    matches.get("channels 0.2", lambda: Match(narrow, 0.5, 1))
+    matches.get("channels 0.3", lambda: Match(narrow, 0.6, 1))
+    matches.get("blocks 0.3", lambda: Match(shallow, 0.7, 1))
+    Rows(tmp_path / "depth.csv", depth.KEY).put(row("channels", 0.3, 0.6))
+    depth.main()
+    assert sessions == [3]  # the dense model, and two others
+    found = pd.read_csv(tmp_path / "together.csv")
+    assert list(found.kind) == ["blocks", "channels", "channels"]
+    assert list(found.share) == [0.3, 0.3, 0.2]
+    assert list(found.when_chosen) == [0.7, 0.6, 0.5]
+    assert found.measured_share[1] == found.measured_share[2] > 0
+    assert (found.low <= found.high).all()
+    page = (tmp_path / "README.md").read_text()
+    assert "## Measured together" in page
+    assert "| 20% | channels | 50.0% |" in page
+
+
+def test_measuring_together_needs_what_was_chosen(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(depth, "OUT", tmp_path)
+    monkeypatch.setattr("sys.argv", [str(depth.__file__), "--together"])
+    with pytest.raises(SystemExit):
+        depth.main()
+    assert "--together needs what an earlier call has chosen" in capsys.readouterr().err
+
+
+def test_two_processes_keep_the_matches_of_both_and_the_first_of_one_name(tmp_path: Path) -> None:
+    file = tmp_path / "deep" / "chosen.json"
+    one, other = Matches(file), Matches(file)
+    first, second = Match(Architecture({"a": 8}), 0.2, 1), Match(Architecture({"a": 9}), 0.3, 2)
+
+    def overtaken() -> Match:
+        assert other.get("both 0.2", lambda: first) == first
+        return second
+
+    assert one.get("both 0.2", overtaken) == first
+    assert other.get("both 0.3", lambda: second) == second
+    assert one.read() == {"both 0.2": first, "both 0.3": second}
+    assert json.loads(file.read_text())["both 0.3"]["rounds"] == 2
