@@ -6,7 +6,7 @@ The keyword net within 60 % of its bytes: widths by the allocator's variables (`
 group instead), float32 or int8, and the recipe; 32 trials of one epoch. The first candidates are
 the same in all variants, but screening replaces them by the best of their neighbors (not with `no
 local search`). `random` draws without a sampler and without screening; with `no moves` only TPE's
-proposals are screened (eight a round, otherwise 24 moves as well); with `rungs` trials may be
+proposals are screened (eight a round, otherwise 24 moves as well; `more screened`: 32 a round); with `rungs` trials may be
 stopped after a quarter and a half of an epoch, and new ones are trained for what that saves.
 Rows, one for each variant and seed: `results/samplers/searches.csv`; table: `searches.md`, with the
 hypervolume under the dense model's bytes and an accuracy of 50 %, over the largest possible, on
@@ -57,6 +57,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "tpe, screened, ratios": {"sampler": "tpe", "screen": SCREENED, "variables": "ratios"},
     "tpe, screened, rungs": {"screen": SCREENED, "rungs": 2, "trials": 96, "total_epochs": 32.0},
     "tpe, screened, no moves": {"screen": SCREENED},
+    "tpe, more screened, no moves": {"screen": 4 * SCREENED},
     "tpe, screened, no local search": {"screen": SCREENED},
 }
 SPACE = {
@@ -144,8 +145,10 @@ def best_as_it_is(
     return None if best is None else (best.candidate, best.score)
 
 
+NO_MOVES = (Moves, "propose", lambda *_: None)
 LEFT_OUT: dict[str, tuple[type, str, Any]] = {  # by variant: what is replaced, and by what
-    "tpe, screened, no moves": (Moves, "propose", lambda *_: None),
+    "tpe, screened, no moves": NO_MOVES,
+    "tpe, more screened, no moves": NO_MOVES,
     "tpe, screened, no local search": (Screening, "_improved", best_as_it_is),
 }
 
