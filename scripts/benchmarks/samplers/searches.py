@@ -6,12 +6,12 @@ The keyword net within 60 % of its bytes: widths by the allocator's variables (`
 group instead), float32 or int8, and the recipe; 32 trials of one epoch. The first candidates are
 the same in all variants, but screening replaces them by the best of their neighbors (not with `no
 local search`). `random` draws without a sampler and without screening; with `no moves` only TPE's
-proposals are screened (eight a round, otherwise 24 moves as well; `more screened`: 32 a round); with `rungs` trials may be
-stopped after a quarter and a half of an epoch, and new ones are trained for what that saves.
-Rows, one for each variant and seed: `results/samplers/searches.csv`; table: `searches.md`, with the
-hypervolume under the dense model's bytes and an accuracy of 50 %, over the largest possible, on
-validation and test data; whose the members of the front are that came after the first candidates;
-and the difference to `random` of equal seeds.
+proposals are screened (eight a round, with moves 24 more; `more screened`: 32 a round); with
+`rungs` trials may be stopped after a quarter and a half of an epoch, and new ones are trained for
+what that saves. Rows, one for each variant and seed: `results/samplers/searches.csv`; table:
+`searches.md`, with the hypervolume under the dense model's bytes and an accuracy of 50 %, over the
+largest possible, on validation and test data; whose the members of the front are that came after
+the first candidates; and the difference to `random` of equal seeds.
 """
 
 from __future__ import annotations
