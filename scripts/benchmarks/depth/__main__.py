@@ -65,8 +65,9 @@ SHOWN = {
     "kind": ("pruned", ""),
     "measured_share": ("latency measured", ".1%"),
     "macs_share": ("MACs", ".1%"),
-    "dropped": ("blocks dropped", ""),
-    "epochs": ("epochs", ""),
+    "dropped": ("blocks dropped", "g"),
+    "epochs": ("epochs", "g"),
+    "seeds": ("seeds", ""),
     "val_accuracy": ("validation", ".1%"),
     "test_accuracy": ("test", ".1%"),
 }
@@ -238,7 +239,7 @@ def main() -> None:
             if run not in trained:
                 trained[run] = bench.recover(match.architecture, epochs, seed)
             found = {**key, **bench.described(match), **trained[run], **where}
-            print({name: found[name] for name in SHOWN}, flush=True)
+            print({name: found.get(name) for name in SHOWN}, flush=True)
             rows.put(found)
             write_page(rows.read())
 
@@ -267,12 +268,11 @@ def sessions(rows: pd.DataFrame) -> str:
 def page(rows: pd.DataFrame) -> str:
     """The table with what it was measured on."""
     order = rows.sort_values(["share", "kind", "epochs"], ascending=[False, True, True])
-    means = order.groupby(["share", "kind", "epochs"], sort=False, as_index=False).mean(
-        numeric_only=True
-    )
+    groups = order.groupby(["share", "kind", "epochs"], sort=False, as_index=False)
+    means = groups.mean(numeric_only=True).assign(seeds=groups.size()["size"])
     return (
         "# Channels, blocks, or both\n\nResNet-56 on CIFAR-10, latency in ONNX Runtime on one "
-        f"thread; {rows.seed.nunique()} seed(s), means. {harness.stamp(rows)}\n\n"
+        f"thread; means over seeds. {harness.stamp(rows)}\n\n"
         "Where a kind cannot get as low as wanted, its row is its smallest model: rows that differ "
         f"in the measured latency alone are one model, measured anew. {sessions(rows)}The smallest "
         "model is that of this space (at least 4 channels a layer, and a tenth of each group), not "
