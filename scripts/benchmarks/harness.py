@@ -28,6 +28,7 @@ from autoprune.store import write_text
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "results"
+CODE = ("autoprune", "scripts", "examples")  # what a row is made by
 PACKAGES = ("autoprune", "torch", "onnxruntime", "ray", "optuna", "numpy")
 
 
@@ -60,12 +61,13 @@ def command() -> str:
 
 @functools.cache
 def commit() -> str:
-    """The commit of this checkout, `+` where files of the package differ from it."""
+    """The commit of this checkout, `+` where code differs from it or is not in it yet."""
     git = ["git", "-C", str(ROOT)]
     done = subprocess.run([*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True)
     if done.returncode:
         return "unknown"
-    changed = subprocess.run([*git, "diff", "--quiet", "HEAD", "--", "autoprune"]).returncode
+    status = [*git, "status", "--porcelain", "--untracked-files=all", "--", *CODE]
+    changed = subprocess.run(status, capture_output=True, text=True, check=True).stdout
     return done.stdout.strip() + ("+" if changed else "")
 
 

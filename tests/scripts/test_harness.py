@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import re
+import subprocess
 from pathlib import Path
 
 import pandas as pd
@@ -55,6 +56,37 @@ def test_a_row_says_how_it_was_made(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     assert about["command"] == "python -m scripts.benchmarks.graph --models resnet18"
     assert harness.stamp(pd.DataFrame([about])).startswith(f"`{about['command']}`: ")
     assert set(about) > {"machine", "cores", "threads", "versions", "python", "commit", "date"}
+
+
+@pytest.mark.parametrize(
+    ("path", "is_marked"),
+    [
+        ("autoprune/kept.py", True),
+        ("scripts/new.py", True),
+        ("examples/deep/new.py", True),
+        ("results/rows.csv", False),
+    ],
+)
+def test_a_commit_is_marked_where_code_is_changed_or_new(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, path: str, is_marked: bool
+) -> None:
+    def git(*words: str) -> str:
+        who = ["-c", "user.name=a", "-c", "user.email=a@b"]
+        done = subprocess.run(
+            ["git", "-C", str(tmp_path), *who, *words], check=True, text=True, capture_output=True
+        )
+        return done.stdout.strip()
+
+    (tmp_path / "autoprune").mkdir()
+    (tmp_path / "autoprune" / "kept.py").write_text("x = 1\n")
+    for words in (["init"], ["add", "."], ["commit", "-m", "first"]):
+        git(*words)
+    monkeypatch.setattr(harness, "ROOT", tmp_path)
+    head = git("rev-parse", "--short", "HEAD")
+    assert harness.commit.__wrapped__() == head
+    (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / path).write_text("x = 2\n")
+    assert harness.commit.__wrapped__() == head + ("+" if is_marked else "")
 
 
 def test_a_table_formats_each_column_and_marks_what_is_missing() -> None:

@@ -13,8 +13,11 @@ import pytest
 import torch
 from torch import nn
 
+from autoprune.config import RunConfig
 from autoprune.graph import trace
 from autoprune.tasks import Task
+from autoprune.training import Answers, RecoveryRun
+from autoprune.training.precision import Call
 
 pytest.importorskip("torch_pruning")
 
@@ -22,7 +25,8 @@ pytest.importorskip("torch_pruning")
 @pytest.fixture(scope="module")
 def bench() -> ModuleType:
     package = importlib.import_module("scripts.benchmarks.search")
-    for name in ("meter", "setup", "handmade", "loop", "modelopt", "table", "text"):
+    names = ("meter", "setup", "handmade", "loop", "modelopt", "searched", "table", "text")
+    for name in (*names, "picture", "__main__"):
         importlib.import_module(f"scripts.benchmarks.search.{name}")
     return package
 
@@ -119,6 +123,29 @@ def test_counts_of_several_processes_add_up(bench: ModuleType, tmp_path: Path) -
         Net()(torch.zeros(2, 1, 6, 6))
         assert bench.meter.total(tmp_path).samples == 7
     assert bench.meter.total(tmp_path).spent(2.0) == 7 + (6.0 / 2.0) / 3
+
+
+def test_every_trial_asks_the_teacher_while_passes_are_counted(
+    bench: ModuleType, ready: object
+) -> None:
+    def trained(answers: Answers) -> float:
+        before = ready.spent()
+        options = {"epochs": 0.8, "seed": 0, "answers": answers}
+        run = RecoveryRun(
+            ready.task, ready.dense, ready.graph, ready.candidate({"conv": 2}), **options
+        )
+        run.advance(0.8)
+        return ready.spent() - before
+
+    answers = Answers()
+    with bench.meter.metered(ready.counts, Net):
+        spent = [trained(answers) for _ in range(2)]
+    # 4 steps of 8 and the teacher's third, validation and statistics of half the model
+    assert spent == [pytest.approx(32 * 4 / 3 + 0.5 * (40 + 40) / 3)] * 2
+    kept = Answers()  # as in the product
+    call = Call((torch.ones(1),), {}, None)
+    found = [kept.of(call, ready.precision, lambda it=it: torch.tensor(it)) for it in (1.0, 2.0)]
+    assert [float(it) for it in found] == [1.0, 1.0]
 
 
 @pytest.fixture(scope="module")
@@ -220,6 +247,45 @@ def test_modelopt_s_ratios_and_units_are_read_from_its_own_search(
     assert units["0"] in ((1,), (3,))
     assert rule(0.01) == (counts, units)  # its smallest model
     assert all(torch.equal(before[name], tensor) for name, tensor in dense.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("method", "variables", "lr"),
+    [
+        ("autoprune", "auto", 0.02),
+        ("autoprune_ratios", "ratios", 0.02),
+        ("autoprune_lr0.01", "auto", 0.01),
+        ("autoprune_recipe", "auto", {"min": 0.005, "max": 0.1, "log": True}),
+    ],
+)
+def test_a_search_has_the_default_variables_and_rate_unless_its_name_says_otherwise(
+    bench: ModuleType,
+    ready: object,
+    monkeypatch: pytest.MonkeyPatch,
+    method: str,
+    variables: str,
+    lr: object,
+) -> None:
+    configs: list[RunConfig] = []
+
+    def search(config: RunConfig, task: Task, folder: Path, progress: object) -> None:
+        configs.append(config)
+        folder.mkdir(parents=True)
+        (folder / bench.searched.RECORDS).touch()
+
+    monkeypatch.setattr(bench.searched, "search_run", search)
+    methods = importlib.import_module("scripts.benchmarks.search.__main__").METHODS
+    methods[method](ready, 0, ready.budget())
+    given = configs[0].model_dump(mode="json", exclude_unset=True)
+    assert configs[0].search.variables == variables
+    assert given["space"]["recovery"]["lr"] == lr
+
+
+def test_rows_are_of_methods_that_can_be_run(bench: ModuleType) -> None:
+    methods = importlib.import_module("scripts.benchmarks.search.__main__").METHODS
+    table = bench.table.Table(bench.setup.RESULTS / "search" / "trials.csv")
+    assert {name.partition(" x")[0] for name in table.data.method} <= set(methods)
+    assert set(bench.table.SEARCHES) <= set(methods) & set(bench.picture.COLOURS)
 
 
 def test_fastnas_drops_never_rise_with_size(bench: ModuleType, ready: object) -> None:
@@ -342,3 +408,47 @@ def test_the_summary_reads_fronts_levels_and_compute(bench: ModuleType, tmp_path
     long.loc[1, "seed"] = 1  # seed 0 has one at 25 % that is not recovered
     words = bench.text.markdown(table, long)
     assert "| uniform | 2 | 0.6400 (1 of 2) | 90.00 (20%, 1 of 2 seeds) |" in words
+
+
+def runs(method: str, seeds: list[int], volumes: list[float], at_70: list[float]) -> pd.DataFrame:
+    """Runs as in the summary; they have no model below 70 %."""
+    levels = {f"at_{level}%": math.nan for level in (50, 35, 25, 12, 6)}
+    found = {"method": method, "seed": seeds, "hv_test": volumes, "at_70%": at_70, **levels}
+    return pd.DataFrame(found)
+
+
+def test_differences_are_paired_by_seed_with_an_interval(bench: ModuleType) -> None:
+    both = pd.concat(
+        [
+            runs("uniform", [0, 1, 2], [0.50, 0.60, 0.70], [0.9, 0.8, 0.7]),
+            runs("autoprune", [2, 1, 0], [0.73, 0.62, 0.51], [math.nan, 0.82, 0.91]),
+            runs("fastnas", [1], [0.59], [0.8]),
+            runs("modelopt", [5], [0.9], [0.9]),
+        ]
+    )
+    lines = bench.text._differences(
+        both, ["autoprune", "uniform", "fastnas", "modelopt"], "uniform"
+    )
+    # differences 1, 2, 3: 2 ± 4.303 x 1 / sqrt(3); 1, 2: 1.5 ± 12.706 x 0.7071 / sqrt(2)
+    assert lines[4:] == [
+        "| autoprune | 3 | +2.00 (-0.48 to +4.48) | +1.50 (-4.85 to +7.85), 2 of 3 seeds "
+        "| – | – | – | – | – |",
+        "| fastnas | 1 | -1.00 | +0.00 | – | – | – | – | – |",
+        "",
+    ]
+    assert bench.text._differences(both, ["fastnas"], "uniform_repaired") == []
+
+
+def test_few_test_samples_bring_an_error_of_their_own(bench: ModuleType) -> None:
+    accuracies = pd.Series([0.80, 0.84])
+    # sqrt(0.82 x 0.18 / 300) = 0.0222
+    assert bench.text._accuracy(accuracies, "spoken_digits") == "82.00 ± 2.83 [2.2]"
+    assert bench.text._accuracy(accuracies, "cifar10") == "82.00 ± 2.83"
+    assert bench.text._accuracy(pd.Series([math.nan]), "spoken_digits") == "–"
+
+
+def test_a_missing_number_of_a_frame_is_a_dash(bench: ModuleType) -> None:
+    frame = pd.DataFrame({"0.01": [63.62, math.nan]}, index=["repaired", "plain"])
+    assert bench.text.frame(frame, 1) == (
+        "|  | 0.01 |\n|---|---:|\n| repaired | 63.6 |\n| plain | – |"
+    )

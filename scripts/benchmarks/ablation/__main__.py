@@ -10,7 +10,7 @@ one (`equal_cost`, `recipes`), and of whole searches (`samplers.searches`).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import pandas as pd
@@ -28,26 +28,32 @@ from scripts.benchmarks.harness import RESULTS
 from scripts.benchmarks.search.table import points_of, volume
 
 OUT = RESULTS / "ablation" / "README.md"
+Line = dict[str, object]
 SHOWN = {
     "part": ("part", ""),
     "task": ("task", ""),
     "what": ("measure", ""),
     "without": ("without", ""),
     "with": ("with", ""),
-    "seeds": ("seeds", "d"),
+    "seeds": ("seeds", ""),
     "difference": ("difference (95 % interval)", ""),
 }
 HEAD = """# What each part brings
 
 Paired differences, seed by seed, on test data, of methods that differ in one part. The rows are
 those of [search](../search/README.md) (hypervolume over multiply-accumulates, times 100, after a
-few epochs; over bytes: [whole searches](../samplers/searches.md)),
+few epochs; costs below 6 % count as 6 %, so it is at most 94; over bytes, at most 100:
+[whole searches](../samplers/searches.md)),
 [equal cost](../equal_cost/README.md) and [recipes](../recipes/README.md) (accuracy in % at a share
 of the dense model's cost, after the epochs that are named). One seed has no interval. Methods that
-chose the same model, or one above the wanted share, are not compared. From scratch, the higher of
-two rates was best in every seed, so a better one may lie beyond. `find_lr` (rows of commit 3b901c7)
-tried half, one, two and four times the rate of the length, and took half in each seed; it now tries
-a quarter to two times. The decay of averaged weights was not reached in so few steps.
+chose the same model, or one above the wanted share, are not compared; parts without rows stand at
+the end. `autoprune_ratios` is the search with a ratio for each group, the default until 30
+November; its rows are older than that, so `autoprune` is to be compared with new ones. From
+scratch, the higher of two rates was best in every seed, so a better one may lie beyond. `find_lr`
+(rows of commit 3b901c7) tried half, one, two and four times the rate of the length, and took half
+in each seed; it now tries a quarter to two times. The decay of averaged weights was not reached in
+so few steps. `_recipe` begins at the rate 0.01, `autoprune_ratios` has 0.03 throughout: their
+difference is not that of searching the rate, for which `_lr0.01` is meant.
 Rows of `search` are of earlier engines ([which](../search/README.md)). For the keyword net 0.02 and
 0.03 are high rates ([recipes](../recipes/README.md)); at the better one of 0.003 and 0.01 int8
 brings as much as there. In the example of [voice commands](../examples/voice_commands/README.md),
@@ -67,11 +73,18 @@ class Part:
 
 SEARCH = (
     Part("order and repair", "uniform", "uniform_repaired"),
-    Part("order alone", "autoprune_l2", "autoprune"),
-    Part("search of widths", "uniform_repaired", "autoprune"),
-    Part("costs told to the search", "autoprune", "autoprune_levels"),
-    Part("rate and distillation searched", "autoprune", "autoprune_recipe"),
-    Part("search by the allocator's variables", "autoprune", "autoprune_allocation"),
+    *(
+        part
+        for search in ("autoprune_ratios", "autoprune")
+        for part in (
+            Part("order alone", f"{search}_l2", search),
+            Part("search of widths", "uniform_repaired", search),
+            Part("costs told to the search", search, f"{search}_levels"),
+            Part("first rate 0.01 for 0.03, then searched", search, f"{search}_recipe"),
+            Part("rate and distillation searched", f"{search}_lr0.01", f"{search}_recipe"),
+        )
+    ),
+    Part("search by the allocator's variables", "autoprune_ratios", "autoprune"),
 )
 EQUAL_COST = (
     Part("allocation of widths", "uniform", "channels"),
@@ -120,13 +133,26 @@ RECIPES = tuple(
 def main() -> None:
     """Write the table anew, and print it."""
     harness.parser(__doc__).parse_args()
-    lines = pd.DataFrame([*searches(), *whole_searches(), *equal_costs(), *recipes()])
-    text = f"{HEAD}\n{harness.table(lines, SHOWN)}\n"
+    lines = [*searches(), *whole_searches(), *equal_costs(), *recipes()]
+    lines += not_run((*SEARCH, *SAMPLERS, *EQUAL_COST, *RECIPES), lines)
+    text = f"{HEAD}\n{harness.table(pd.DataFrame(lines), SHOWN)}\n"
     write_text(OUT, text)
     print(text)
 
 
-def searches() -> Iterator[dict[str, object]]:
+def not_run(parts: Iterable[Part], lines: Sequence[Line]) -> list[Line]:
+    """A line for each part that no line is of."""
+    known = {line["of"] for line in lines}
+    return [lacking(part, None, None, "not run") for part in parts if part not in known]
+
+
+def lacking(part: Part, task: str | None, what: str | None, why: str) -> Line:
+    """A line without a comparison."""
+    about = {"of": part, "part": part.name, "task": task, "what": what}
+    return {**about, "without": part.without, "with": part.other, "seeds": None, "difference": why}
+
+
+def searches() -> Iterator[Line]:
     """Hypervolume on test after the short recovery."""
     trials = pd.read_csv(RESULTS / "search" / "trials.csv")
     volumes = pd.DataFrame(
@@ -146,18 +172,23 @@ COSTS = {
 }
 
 
-def equal_costs() -> Iterator[dict[str, object]]:
+def equal_costs() -> Iterator[Line]:
     """Test accuracy after full training, at equal bytes or latency."""
     rows = stored_rows().read().assign(value=lambda found: 100 * found.test_accuracy)
     for (task, cost, share, epochs, rates, _, dense), group in rows.groupby(GROUP):
         named, tried = COSTS[str(cost)], str(rates).strip("[]").replace(", ", " or ")
         for part in EQUAL_COST:
             pair = [group[group.method == name] for name in (part.without, part.other)]
-            if any(rows.empty for rows in pair) or not at_equal_cost(*pair) or same_models(*pair):
+            if any(rows.empty for rows in pair):
                 continue
             what = f"accuracy at {share:.0%} of {named}, {epochs:g} epochs, rate {tried}"
             what += f", dense model of {dense_model(dense)}" if dense else ""
-            yield from line(part, str(task), what, group)
+            if same_models(*pair):
+                yield lacking(part, str(task), what, "the same model")
+            elif not at_equal_cost(*pair):
+                yield lacking(part, str(task), what, "not at equal cost")
+            else:
+                yield from line(part, str(task), what, group)
 
 
 def same_models(one: pd.DataFrame, other: pd.DataFrame) -> bool:
@@ -167,7 +198,7 @@ def same_models(one: pd.DataFrame, other: pd.DataFrame) -> bool:
     return not both.empty and all((both[it] == both[f"{it}_other"]).all() for it in what)
 
 
-def whole_searches() -> Iterator[dict[str, object]]:
+def whole_searches() -> Iterator[Line]:
     """Hypervolume over bytes of searches with other samplers."""
     file = RESULTS / "samplers" / "searches.csv"
     if not file.is_file():
@@ -178,7 +209,7 @@ def whole_searches() -> Iterator[dict[str, object]]:
         yield from line(part, "keywords", SEARCHES, rows)
 
 
-def recipes() -> Iterator[dict[str, object]]:
+def recipes() -> Iterator[Line]:
     """Test accuracy of one architecture after other trainings."""
     rows = pd.read_csv(RESULTS / "recipes" / "rows.csv").rename(columns={"recipe": "method"})
     rows = rows.assign(value=100 * rows.test_accuracy)
@@ -188,19 +219,20 @@ def recipes() -> Iterator[dict[str, object]]:
             yield from line(part, str(task), what, group)
 
 
-def line(part: Part, task: str, what: str, rows: pd.DataFrame) -> Iterator[dict[str, object]]:
+def line(part: Part, task: str, what: str, rows: pd.DataFrame) -> Iterator[Line]:
     """The paired comparison of a part, where a seed has both methods."""
     without, other = (rows[rows.method == name] for name in (part.without, part.other))
     both = other.merge(without, on="seed", suffixes=("", "_without"))
     if both.empty:
         return
     yield {
+        "of": part,
         "part": part.name,
         "task": task,
         "what": what,
         "without": f"{both.value_without.mean():.1f} ({part.without})",
         "with": f"{both.value.mean():.1f} ({part.other})",
-        "seeds": len(both),
+        "seeds": str(len(both)),
         "difference": paired((both.value - both.value_without).to_numpy()),
     }
 

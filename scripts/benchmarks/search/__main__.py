@@ -11,14 +11,17 @@ compute in training samples (`meter.py` says how it is counted). Each finished r
 seed) is added to `results/search/trials.csv`; `summary.md` and `fronts.png` are made anew.
 
 Methods:
-    autoprune    its public search; variants:
+    autoprune    its public search, with the default variables; variants:
                  autoprune_depth (drops residual blocks too),
-                 autoprune_allocation (the sampler draws variables of the allocator),
                  autoprune_l2 (units by l2), autoprune_plain (by l2 and without repair),
-                 autoprune_recipe (searches learning rate and distillation too),
+                 autoprune_recipe (searches learning rate and distillation too; its first
+                 candidates are at the product's usual 0.01, not at the 0.03 of the others, so
+                 it is beside autoprune_lr0.01, which is at 0.01 throughout),
                  autoprune_levels (told the same costs as the rules below),
                  autoprune_screen0 (trains every proposal), autoprune_screen8 and
-                 autoprune_screen128 (score so many for each one trained; the default is 32)
+                 autoprune_screen128 (score so many for each one trained; the default is 32).
+                 autoprune_ratios, autoprune_ratios_l2 and so on: the same with a ratio for each
+                 group as variables, the product's default until 30 November 2026
     uniform      the same ratio everywhere
     global_l2    Torch-Pruning's global pruning chooses ratios and units
     fastnas      the largest drop that every group may cause alone
@@ -41,6 +44,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from autoprune.errors import AutopruneError
 from autoprune.training import Precision, choose
@@ -62,8 +66,24 @@ from scripts.benchmarks.search.table import Table
 
 Method = Callable[[Setup, int, float], list[Tried]]
 
+SEARCHES: dict[str, dict[str, Any]] = {  # how variants of autoprune's search end -> their options
+    "": {},
+    "_l2": {"importance": "l2"},
+    "_depth": {"depth": True},
+    "_plain": {"importance": "l2", "repair": False},
+    "_recipe": {"recipe": True},
+    "_lr0.01": {"lr": 0.01},
+    "_levels": {"levels": TOLD[1:]},
+    **{f"_screen{count}": {"screen": count} for count in (0, 8, 128)},
+}
 METHODS: dict[str, Method] = {
-    "autoprune": searched.autoprune,
+    **{
+        f"autoprune{drawn}{name}": functools.partial(
+            searched.autoprune, variables=variables, **options
+        )
+        for drawn, variables in (("", "auto"), ("_ratios", "ratios"))
+        for name, options in SEARCHES.items()
+    },
     **{name: functools.partial(handmade.run, rule=rule) for name, rule in handmade.RULES.items()},
     **{
         f"{name}_repaired": functools.partial(handmade.run, rule=rule, repaired=True)
@@ -73,15 +93,6 @@ METHODS: dict[str, Method] = {
     "ray_optuna_competent": functools.partial(loop.ray_optuna, competent=True),
     "modelopt": functools.partial(handmade.run, rule=modelopt.modelopt),
     "modelopt_repaired": functools.partial(handmade.run, rule=modelopt.modelopt, repaired=True),
-    "autoprune_l2": functools.partial(searched.autoprune, importance="l2"),
-    "autoprune_depth": functools.partial(searched.autoprune, depth=True),
-    "autoprune_allocation": functools.partial(searched.autoprune, variables="allocation"),
-    "autoprune_plain": functools.partial(searched.autoprune, importance="l2", repair=False),
-    "autoprune_recipe": functools.partial(searched.autoprune, recipe=True),
-    "autoprune_levels": functools.partial(searched.autoprune, levels=TOLD[1:]),
-    "autoprune_screen0": functools.partial(searched.autoprune, screen=0),
-    "autoprune_screen8": functools.partial(searched.autoprune, screen=8),
-    "autoprune_screen128": functools.partial(searched.autoprune, screen=128),
     "ray_optuna_recipe": functools.partial(loop.ray_optuna, recipe=True),
 }
 DEFAULT = ("autoprune", "uniform_repaired", "uniform", "global_l2", "fastnas", "ray_optuna")

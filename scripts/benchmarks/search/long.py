@@ -43,7 +43,7 @@ def run(
 
     The arithmetic is that of the task's rows in the file, or timed now: a run is long enough for
     another one to be worth it than in the search. All members of a seed are trained on the same
-    batches, so the dense model is asked once for what it says of them.
+    batches.
     """
     done = rows(path)
     there = done.find(task=setup.job.task)

@@ -3,6 +3,10 @@
 What it decides is read from it: the ratios of its search under a limit of multiply-accumulates
 (counted as for every method), and the units that its sorting keeps. Removal and recovery are then
 those of every other method.
+
+It never narrows the last convolution before a pooled head: `features.17` of the VGG and
+`blocks.3.pointwise` of the keyword net keep all 64 channels in each of its rows. Of ResNet-20 the
+residual channels (`conv1`) stay whole.
 """
 
 from __future__ import annotations

@@ -12,14 +12,16 @@ from autoprune.errors import UsageError
 from autoprune.report.formats import draw
 from autoprune.report.html import document
 from scripts.benchmarks.search.setup import LEVELS, MOST
-from scripts.benchmarks.search.table import Table, at_most
+from scripts.benchmarks.search.table import SEARCHES, Table, at_most
 
 COLOURS = {  # Okabe and Ito's; variants of a method are in the table alone
     "autoprune": "#0072B2",
+    "autoprune_ratios": "#56B4E9",
     "global_l2": "#8a8a8a",
     "fastnas": "#D55E00",
     "modelopt": "#E69F00",
     "uniform": "#CC79A7",
+    "uniform_repaired": "#000000",
     "ray_optuna": "#009E73",
 }
 _MANY = "ray_optuna x"  # with so many times the compute: dashed
@@ -72,7 +74,7 @@ def _traces(method: str, trials: pd.DataFrame, axis: str, *, legend: bool) -> li
     """Members of all seeds' fronts as dots, and the mean reached as a line."""
     colour, members = COLOURS[method.partition(" ")[0]], trials[trials.front]
     common = {"name": method, "legendgroup": method, "xaxis": f"x{axis}", "yaxis": f"y{axis}"}
-    line = {"color": colour, "shape": "hv", "width": 3.5 if method == "autoprune" else 1.5}
+    line = {"color": colour, "shape": "hv", "width": 3.5 if method in SEARCHES else 1.5}
     return [
         {
             **common,

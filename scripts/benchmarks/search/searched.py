@@ -18,7 +18,7 @@ from autoprune.budget import Cost
 from autoprune.config import RunConfig
 from autoprune.record import TrialRecord
 from autoprune.store import RECORDS
-from scripts.benchmarks.search.setup import MAX_RATIO, MOST, RECIPES, Clock, Setup, Tried
+from scripts.benchmarks.search.setup import MAX_RATIO, MOST, RECIPES, Clock, Job, Setup, Tried
 
 SEARCH = "search"
 
@@ -51,22 +51,24 @@ def autoprune(
     importance: str = "obs",
     repair: bool = True,
     recipe: bool = False,
+    lr: float | None = None,
     depth: bool = False,
-    variables: str = "ratios",
+    variables: str = "auto",
     screen: int | None = None,
     levels: Sequence[float] = (),
 ) -> list[Tried]:
     """The public search, told how many epochs it has, and cut off where its compute is spent.
 
-    Channels alone, as all other methods, unless `depth` lets it drop residual blocks too.
+    Channels alone, as all other methods, unless `depth` lets it drop residual blocks too. `recipe`
+    searches learning rate and distillation; `lr` is another fixed rate than the job's.
     """
     clock, folder = Clock(), setup.folder / SEARCH
     shutil.rmtree(folder, ignore_errors=True)
     watch = Watch(setup, budget, clock)
     space = {"importance": importance, "repair": repair, "depth": depth}
-    config = _config(setup, seed, budget, space, recipe=recipe)
+    config = _config(setup, seed, budget, space, _recovery(setup.job, recipe=recipe, lr=lr))
     changes: dict[str, Any] = {
-        "levels": [f"{level:.0%}" for level in levels],
+        "levels": tuple(f"{level:.0%}" for level in levels),
         "variables": variables,
     }
     if screen is not None:
@@ -84,15 +86,22 @@ def autoprune(
     ]
 
 
-def _config(
-    setup: Setup, seed: int, budget: float, space: Mapping[str, Any], *, recipe: bool
-) -> RunConfig:
-    job = setup.job
+def _recovery(job: Job, *, recipe: bool, lr: float | None) -> dict[str, Any]:
+    """The recipe of the configuration: the job's, at another rate, or with ranges."""
     given: dict[str, Any] = asdict(job.recovery)
     recovery = {name: value for name, value in given.items() if value is not None}
+    if lr is not None:
+        recovery["lr"] = lr
     if recipe:
         recovery["lr"] = {"min": RECIPES["lr"][0], "max": RECIPES["lr"][1], "log": True}
         recovery["distillation"] = dict(zip(("min", "max"), RECIPES["distillation"], strict=True))
+    return recovery
+
+
+def _config(
+    setup: Setup, seed: int, budget: float, space: Mapping[str, Any], recovery: Mapping[str, Any]
+) -> RunConfig:
+    job = setup.job
     trials = budget / setup.planned(1.0)
     return RunConfig.from_dict(
         {

@@ -17,6 +17,7 @@ from scripts.benchmarks.search.setup import MOST, TOLD, Setup, Tried, test_accur
 REFERENCE = (1.0, 0.5)  # dense cost, 50 % error
 LOWEST = TOLD[-1]  # cost that counts
 RUN = ["task", "method", "seed"]
+SEARCHES = ("autoprune", "autoprune_ratios")  # the search as users get it, and as they got it
 Points = Sequence[tuple[float, float]]  # (cost share, accuracy)
 
 
@@ -72,13 +73,15 @@ def front(points: Points) -> list[int]:
 
 
 def volume(points: Points) -> float:
-    """Hypervolume under dense cost and 50 % error, over its largest possible value (0.5).
+    """Hypervolume under dense cost and 50 % error, over the 0.5 that no cost and no error would be.
 
     A cost below the lowest one that methods are told counts as that: nobody gains by models that
-    others were not asked for.
+    others were not asked for. So the largest value is 0.94.
 
     >>> volume([(0.5, 0.75)]), volume([(0.2, 0.4)]), volume([])
     (0.25, 0.0, 0.0)
+    >>> round(volume([(0.0, 1.0)]), 6)
+    0.94
     >>> volume([(0.01, 1.0)]) == volume([(LOWEST, 1.0)])
     True
     """
