@@ -57,7 +57,7 @@ class Allocated:
 
     def candidate(self, params: Mapping[str, Value]) -> Candidate:
         """The candidate that the allocator makes of these values."""
-        start = self._plan.space.candidate(params)
+        start = self._plan.space.draft(params)
         allocator = self._allocator(start.architecture, params)
         return self._plan.resized(start, allocator.at(float(params[COST])))
 
