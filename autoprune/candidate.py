@@ -31,6 +31,24 @@ BY_OPTIMIZER: Mapping[str, Mapping[str, float]] = {  # defaults that depend on t
 }
 
 
+def warmup_steps(warmup: float, steps: int) -> int:
+    """Over how many of the steps of a training the learning rate rises: one at least.
+
+    >>> warmup_steps(0.05, 100), warmup_steps(0.05, 20), warmup_steps(0.0, 100)
+    (5, 1, 1)
+    """
+    return max(1, round(warmup * steps))
+
+
+def most_decay(updates: int) -> float:
+    """The largest decay of a moving average after so many updates.
+
+    >>> most_decay(890), most_decay(9)
+    (0.99, 0.5263157894736842)
+    """
+    return (1.0 + updates) / (10.0 + updates)
+
+
 @dataclass(frozen=True, slots=True)
 class Recovery:
     """How the smaller model is trained.
@@ -50,7 +68,7 @@ class Recovery:
         warmup: share of the steps over which the learning rate rises.
         rewarm: whether it rises anew, over as many steps, after each removal during the training.
         ema: the decay, in [0, 1), of an exponential moving average of the weights since the last
-            removal, which is then evaluated and kept; 0 turns it off. It is at most
+            removal, which is then evaluated and kept; 0 turns it off. It is at most `most_decay`,
             (1 + n) / (10 + n) after n steps: 0.99 is reached after 890, 0.999 after 9,000.
         label_smoothing: in [0, 1), the weight of equal probabilities in the targets.
         mixup: alpha of the Beta distribution by which samples are blended; 0 turns it off.
@@ -227,6 +245,12 @@ class Candidate:
         """When the model gets smaller, and what it is from then on; at least one removal."""
         return self.stages or (Stage(self.schedule.milestones()[-1][0], self.architecture),)
 
+    @property
+    def last_removal(self) -> float:
+        """The progress of the training from which on the model is as small as it gets."""
+        last = self.architecture
+        return next(it.progress for it in self.removals if are_same(it.architecture, last))
+
     def __hash__(self) -> int:
         return hash(self.key)
 
@@ -257,6 +281,19 @@ class Candidate:
                 Stage(progress, Architecture.from_dict(there)) for progress, there in data["stages"]
             ),
         )
+
+
+def are_same(stage: Architecture, later: Architecture) -> bool:
+    """Whether nothing is removed from one stage of a candidate to a later one.
+
+    A group that only one of them names has all its units, or went with a block.
+    """
+    common = stage.widths.keys() & later.widths.keys()
+    return (
+        all(stage.widths[name] == later.widths[name] for name in common)
+        and set(stage.dropped) == set(later.dropped)
+        and stage.patterns == later.patterns
+    )
 
 
 def _between(

@@ -13,11 +13,12 @@ from autoprune.architecture import INT8
 from autoprune.candidate import AUTO, BY_OPTIMIZER, Candidate
 from autoprune.config import RunConfig
 from autoprune.errors import StoreError, UsageError
+from autoprune.pruning.verification import traced
 from autoprune.record import TrialRecord
 from autoprune.schedule import ONE_SHOT, TASK, Schedule
 from autoprune.store import RetrainingFolder, RetrainingPlan, RunFolder, read_quantization
 from autoprune.tasks.base import Task
-from autoprune.training.optimizers import rate_for_length
+from autoprune.training.optimizers import optimizer_for, rate_for_length
 
 _LOG = logging.getLogger(__name__)
 _IN_STEPS = Schedule("cubic", 0.0, 0.5, 4)
@@ -56,7 +57,7 @@ def planned(
     if asked.schedule:
         candidate = _rescheduled(candidate, asked.schedule, run, task)
     if "lr" not in asked.recovery:
-        candidate = for_length(candidate, config, asked.epochs)
+        candidate = for_length(candidate, config, asked.epochs, task)
     record = replace(record, candidate=candidate)
     folder = run.retraining(record.number)
     there = folder.plan() if folder.has_begun else None
@@ -79,21 +80,41 @@ def with_recovery(candidate: Candidate, recovery: Mapping[str, Any]) -> Candidat
             *(name, recovery["optimizer"], getattr(before, name), before.optimizer),
         )
     try:
-        return replace(candidate, recovery=replace(before, **own, **recovery))
+        found = replace(before, **own, **recovery)
     except ValueError as error:
         raise UsageError(str(error)) from None
+    if recovery.get("rewarm") and found.warmup == 0.0:
+        raise UsageError(
+            "recovery.rewarm must be false where recovery.warmup is 0: the rate rises anew over "
+            "the steps of the warm-up · raise it, such as --set recovery.warmup=0.05"
+        )
+    return replace(candidate, recovery=found)
 
 
-def for_length(candidate: Candidate, config: RunConfig, epochs: float) -> Candidate:
+def for_length(candidate: Candidate, config: RunConfig, epochs: float, task: Task) -> Candidate:
     """The candidate with a learning rate for so many epochs.
 
-    Of another optimizer than the trial's it is made of that one's default.
+    Of another optimizer than the trial's it is made of that one's default; `auto` is the one that
+    fits the task's model.
     """
-    if candidate.recovery.optimizer == AUTO:
-        return candidate
-    recovery = candidate.recovery.resolved(candidate.recovery.optimizer)
+    named = candidate.recovery.optimizer
+    recovery = candidate.recovery.resolved(_auto(task) if named == AUTO else named)
     lr = rate_for_length(recovery, config.search.epochs, epochs)
+    if named == AUTO and lr == recovery.lr:
+        return candidate
     return replace(candidate, recovery=replace(candidate.recovery, lr=lr))
+
+
+def _auto(task: Task) -> str:
+    """What `auto` means; weights do not count."""
+    model = task.build_model().eval()
+    graph = traced(
+        model,
+        task.example_input(),
+        ignored_layers=task.ignored_layers,
+        num_heads=task.num_heads,
+    )
+    return optimizer_for(task, model, graph)
 
 
 def _rescheduled(

@@ -25,6 +25,7 @@ from autoprune._search.preparing.context import (
     make_screening,
     measure_sensitivity,
     relative_importance,
+    settle_blocks,
 )
 from autoprune._search.preparing.prepare import Prepared, Say, correct, prepare
 from autoprune._search.preparing.reuse import EarlierRun, check_same_model
@@ -229,13 +230,20 @@ def _sensitivity(
     context: WorkerContext,
     say: Say,
 ) -> Callable[[str, int], float] | None:
-    """The sensitivity of each group, measured once per run; None without a calibration."""
-    if context.calibration is None or not ready.plan.space.per_group:
+    """The sensitivity of each group, measured once per run; None without a calibration.
+
+    That of an earlier run has no factor of blocks yet.
+    """
+    calibration, scores, space = context.calibration, context.scores, ready.plan.space
+    if calibration is None or not space.per_group:
         return None
-    known = _known_sensitivity(store, ready.plan)
-    if known is not None:
-        return known.at
-    found = measure_sensitivity(config, task, ready, context.calibration, say, context.scores)
+    found = _known_sensitivity(store, ready.plan)
+    if found is not None and (found.block_factor is not None or not space.most_dropped):
+        return found.at
+    if found is None:
+        found = measure_sensitivity(config, task, ready, calibration, say, scores)
+    else:
+        found = settle_blocks(config, task, ready, calibration, found, say, scores=scores)
     store.save_sensitivity(found.to_dict())
     return found.at
 

@@ -42,12 +42,14 @@ class Sensitivity:
     `counts[group]` are the measured widths, ascending, the last one the unpruned group (increase
     0); `increases[group]` never rise with the width: they are made monotone from the unpruned group
     downwards, since a better result at a smaller width is noise. A block counts as 0 or 1 units.
-    `dense` is the score of the dense model.
+    `dense` is the score of the dense model. What blocks count beside groups is their increase times
+    `block_factor`, None as long as that is not settled: then it is 1.
     """
 
     dense: float
     counts: Mapping[str, tuple[int, ...]]
     increases: Mapping[str, tuple[float, ...]]
+    block_factor: float | None = None
 
     def __post_init__(self) -> None:
         for name, counts in self.counts.items():
@@ -78,7 +80,8 @@ class Sensitivity:
         right = max(1, bisect.bisect_left(counts, count))
         low, high = counts[right - 1], counts[right]
         share = (count - low) / (high - low)
-        return values[right - 1] + share * (values[right] - values[right - 1])
+        rise = values[right - 1] + share * (values[right] - values[right - 1])
+        return rise * (self.block_factor or 1.0) if group.startswith(BLOCK) else rise
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-ready form; `from_dict` reads it back."""
@@ -86,15 +89,17 @@ class Sensitivity:
             "dense": self.dense,
             "kept": {name: list(counts) for name, counts in self.counts.items()},
             "damage": {name: list(values) for name, values in self.increases.items()},
+            "block_factor": self.block_factor,
         }
 
     @staticmethod
     def from_dict(data: Mapping[str, Any]) -> Sensitivity:
-        """Inverse of `to_dict`."""
+        """Inverse of `to_dict`. An earlier version multiplied the increases by their factor."""
         return Sensitivity(
             data["dense"],
             {name: tuple(counts) for name, counts in data["kept"].items()},
             {name: tuple(values) for name, values in data["damage"].items()},
+            data.get("block_factor", 1.0),
         )
 
 

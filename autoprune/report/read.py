@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from autoprune.architecture import BLOCK
 from autoprune.pareto import ParetoFront
 from autoprune.record import TrialRecord
 from autoprune.report.data import RunView
@@ -62,8 +63,13 @@ def read(run: RunFolder | str | Path) -> RunView:
 def _at_half(found: Mapping[str, Any]) -> dict[str, float]:
     """The sensitivity of each measured group at half of its width, between the measured ones."""
     widths, rises = found["kept"], found["damage"]
+    factor = found.get("block_factor") or 1.0
     several = [name for name in widths if len(widths[name]) > 1]
-    return {n: float(np.interp(widths[n][-1] / 2, widths[n], rises[n])) for n in several}
+    return {
+        n: float(np.interp(widths[n][-1] / 2, widths[n], rises[n]))
+        * (factor if n.startswith(BLOCK) else 1.0)
+        for n in several
+    }
 
 
 def relative(path: Path, start: Path | None = None) -> str:

@@ -9,11 +9,11 @@ from types import MappingProxyType
 from typing import Any
 
 from autoprune.architecture import BLOCK, FLOAT32, IN_FLOAT, INT8, Architecture, digest
-from autoprune.candidate import PENALTIES, Candidate, Recovery, Selection
+from autoprune.candidate import Candidate, Recovery, Selection
 from autoprune.patterns import WeightCurve
-from autoprune.schedule import Schedule
 from autoprune.space.fitted_patterns import FittedPatterns
 from autoprune.space.fitted_schedule import schedule_of, values_of
+from autoprune.space.normal_form import normal_form, unused
 from autoprune.space.search_space import RATIO, SearchSpace, kept_units
 from autoprune.space.settings import Parameter, Value, without_optimizer
 
@@ -34,7 +34,8 @@ class FittedSpace:
     pattern. Groups and blocks (called
     `block:<name>`) together are the items of an architecture, each with its choices: widths, or 0
     and 1. Where models may be int8, `precision:float32` is one more, 0 for those. `ranges` are the
-    ratios of groups that have others than the space. All rounding takes place here.
+    ratios of groups that have others than the space. `steps` are those of a candidate's training,
+    None where they are not known. All rounding takes place here.
 
     >>> space = FittedSpace.of(SearchSpace.parse({"ratios": {"max": 0.5}}), {"conv1": 4})
     >>> space.choices("conv1"), [parameter.name for parameter in space.parameters]
@@ -46,6 +47,7 @@ class FittedSpace:
     blocks: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     weights: Mapping[str, WeightCurve] = field(default_factory=dict)
     ranges: Mapping[str, Range] = field(default_factory=dict)
+    steps: int | None = None
     _choices: Mapping[str, tuple[int, ...]] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -69,6 +71,7 @@ class FittedSpace:
             dict(self.blocks),
             dict(self.weights),
             dict(self.ranges),
+            self.steps,
         )
 
     @staticmethod
@@ -184,10 +187,6 @@ class FittedSpace:
             precision=self._precision(counts.get(IN_FLOAT, 1.0)),
         )
 
-    def canonical(self, architecture: Architecture) -> Architecture:
-        """The same as this space says it: no widths of groups that went with a block."""
-        return self.architecture(self.counts(architecture))
-
     def at_ratios(
         self,
         ratios: Mapping[str, float],
@@ -206,54 +205,62 @@ class FittedSpace:
         architecture: Architecture,
         patterns: Mapping[str, Value] | None = None,
     ) -> Candidate:
-        """The candidate with another architecture, and stages that lead to it.
+        """The candidate with another architecture, and stages that lead to it, in `normal` form.
 
         Its kind of pattern and sparsity stay; or they are those of the values in `patterns`.
         """
         params = patterns or self.patterns.params(candidate.architecture)
-        return Candidate.planned(
-            self._with_patterns(architecture, params),
-            self.sizes,
-            selection=candidate.selection,
-            schedule=candidate.schedule,
-            recovery=candidate.recovery,
-            nearest=self._nearest,
+        return self.normal(
+            Candidate.planned(
+                self._with_patterns(architecture, params),
+                self.sizes,
+                selection=candidate.selection,
+                schedule=candidate.schedule,
+                recovery=candidate.recovery,
+                nearest=self._nearest,
+            )
         )
 
     def candidate(self, params: Mapping[str, Value]) -> Candidate:
         """The candidate of sampled values; values that build and train alike give equal keys.
 
-        Schedules that remove all at the same time, and at once, are equal (`schedule_of`). Where
-        that is before any training, the regularizer is 0 and `rewarm` off; the penalty of a
-        regularizer of 0 is the default. Where no width is smaller and no weight has a pattern, the
-        importance is the space's first one. With `optimizer: auto`, what depends on the optimizer
-        is left to its default (`SearchSpace.for_optimizer` says what it is).
+        See `normal_form`. With `optimizer: auto`, what depends on the optimizer is left to its
+        default (`SearchSpace.for_optimizer` says what it is).
+        """
+        return self.normal(self.draft(params))
+
+    def normal(self, candidate: Candidate) -> Candidate:
+        """The candidate that stands for all that are built and trained as this one."""
+        return normal_form(
+            candidate, self.space, narrower=self._is_narrower(candidate), steps=self.steps
+        )
+
+    def draft(self, params: Mapping[str, Value]) -> Candidate:
+        """As `candidate`, with what changes nothing as the values say, to be made smaller.
+
+        Of a model that is not pruned, importance and schedule say nothing; of those that `resized`
+        makes of it they do.
         """
         values = {
             **self.space.fixed,
             **{p.name: p.clip(params[p.name]) for p in self.space.varied},
         }
-        schedule = schedule_of(self.space, values)
         ratios = {name: self._ratio_of(name, params) for name in self.widths}
         dropped = [name for name in self.blocks if params.get(f"{DROP}.{name}", False)]
         architecture = self._with_patterns(
             self.at_ratios(ratios, dropped, str(params.get(PRECISION, FLOAT32))), params
         )
-        if not any(architecture.ratios(self.sizes).values()) and not architecture.patterns:
-            values["importance"] = self._first("importance", values["importance"])
         return Candidate.planned(
             architecture,
             self.sizes,
             selection=Selection(str(values["importance"]), bool(values["repair"])),
-            schedule=schedule,
-            recovery=_recovery(values, trained_before=_trains_before(schedule)),
+            schedule=schedule_of(self.space, values),
+            recovery=_recovery(values),
             nearest=self._nearest,
         )
 
-    def _first(self, name: str, fixed: Value) -> Value:
-        """The first of a setting's choices; `fixed` where it has none."""
-        found = next((p.choices for p in self.space.varied if p.name == name), ())
-        return found[0] if found else fixed
+    def _is_narrower(self, candidate: Candidate) -> bool:
+        return any(candidate.architecture.ratios(self.sizes).values())
 
     def params(self, candidate: Candidate) -> dict[str, Value]:
         """Values that `candidate` turns into this candidate.
@@ -277,6 +284,8 @@ class FittedSpace:
 
     def settings(self, candidate: Candidate) -> dict[str, Value]:
         """The part of `params` that are no ratios: what the space's `varied` names."""
+        candidate = self.normal(candidate)
+        no_use = unused(candidate, narrower=self._is_narrower(candidate), steps=self.steps)
         written = {
             **candidate.selection.to_dict(),
             **values_of(self.space, candidate.schedule),
@@ -285,7 +294,8 @@ class FittedSpace:
         found = self.patterns.params(candidate.architecture)
         for parameter in self.space.varied:
             value = written.get(without_optimizer(parameter.name))
-            if value is None or _is_unused(parameter.name, candidate):
+            is_unused = parameter.name.removeprefix("recovery.") in no_use
+            if value is None or is_unused or not _has(candidate.recovery.optimizer, parameter.name):
                 found[parameter.name] = parameter.choices[0] if parameter.choices else parameter.low
             else:
                 found[parameter.name] = parameter.clip(value)
@@ -361,30 +371,16 @@ def _multiples(size: int, step: int, max_ratio: float) -> tuple[int, ...]:
     return tuple(sorted({units for units in found if units >= least} | {size}))
 
 
-def _recovery(values: Mapping[str, Value], *, trained_before: bool) -> Recovery:
+def _recovery(values: Mapping[str, Value]) -> Recovery:
     """The recovery of settings, with those of its optimizer where they depend on it."""
     optimizer = str(values["recovery.optimizer"])
     found: dict[str, Any] = {}
     for name in Recovery.__dataclass_fields__:
         value = values.get(f"recovery.{name}", values.get(f"recovery.{name}.{optimizer}"))
         found[name] = value if value is None or isinstance(value, str | bool) else float(value)
-    if not trained_before:
-        found |= {"regularizer": 0.0, "rewarm": False}
-    if not found["regularizer"]:
-        found |= {"regularizer": 0.0, "penalty": PENALTIES[0]}  # which penalty does not count
     return Recovery(**found)
 
 
-def _trains_before(schedule: Schedule) -> bool:
-    """Whether a removal comes after some training."""
-    return schedule.milestones()[-1][0] > 0.0
-
-
-def _is_unused(name: str, candidate: Candidate) -> bool:
-    """Whether a setting changes nothing for this candidate."""
-    before, optimizer = _trains_before(candidate.schedule), candidate.recovery.optimizer
-    return (
-        (not before and name in ("recovery.regularizer", "recovery.rewarm"))
-        or (name == "recovery.penalty" and candidate.recovery.regularizer == 0.0)
-        or (name != without_optimizer(name) and not name.endswith(f".{optimizer}"))
-    )
+def _has(optimizer: str, name: str) -> bool:
+    """Whether an optimizer has a setting: `recovery.lr.sgd` is that of sgd alone."""
+    return name == without_optimizer(name) or name.endswith(f".{optimizer}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from autoprune.schedule import ONE_SHOT, TASK, Schedule
 from autoprune.space.search_space import SearchSpace
@@ -32,8 +32,24 @@ def schedule_of(space: SearchSpace, values: Mapping[str, Value]) -> Schedule:
         if kind == TASK and space.curve is not None:
             return Schedule.of_curve(space.curve, begin, end, steps)
         return Schedule(kind, begin, end, steps)
+    return schedule_at(space, at) or Schedule(kind, at, at, 1)
+
+
+def schedule_at(space: SearchSpace, at: float) -> Schedule | None:
+    """The first schedule of the space that removes everything at that time; None without one."""
     found = _values_at(space, at)
-    return Schedule(str(found[_KIND]) if found else kind, at, at, 1)
+    return Schedule(str(found[_KIND]), at, at, 1) if found else None
+
+
+def schedule_from(space: SearchSpace, at: float) -> Schedule | None:
+    """The first schedule of the space whose first removal is at that time, likewise."""
+    found = _values_at(space, at, _begins_at)
+    return schedule_of(space, found) if found else None
+
+
+def first_schedule(space: SearchSpace) -> Schedule:
+    """The schedule of the first values of all settings."""
+    return schedule_of(space, {**space.fixed, **{p.name: _first(p) for p in space.varied}})
 
 
 def values_of(space: SearchSpace, schedule: Schedule) -> dict[str, Value]:
@@ -59,13 +75,23 @@ def _at_once(kind: str, begin: float, end: float, steps: int) -> float | None:
     return max(begin, end) if steps == 1 or end <= begin else None
 
 
-def _values_at(space: SearchSpace, at: float) -> dict[str, Value]:
+def _begins_at(kind: str, begin: float, end: float, steps: int) -> float:
+    """When something is removed first."""
+    at = _at_once(kind, begin, end, steps)
+    return begin if at is None else at
+
+
+def _values_at(
+    space: SearchSpace,
+    at: float,
+    when: Callable[[str, float, float, int], float | None] = _at_once,
+) -> dict[str, Value]:
     """Values of the space that remove everything at that time; empty where there are none."""
     names = (_KIND, _BEGIN, _END, _STEPS)
     wanted: tuple[Value, ...] = (ONE_SHOT, at, at, 1)
     options = [_options(space, *pair) for pair in zip(names, wanted, strict=True)]
     for kind, begin, end, steps in itertools.product(*options):
-        if _at_once(str(kind), float(begin), float(end), int(steps)) == at:
+        if when(str(kind), float(begin), float(end), int(steps)) == at:
             return dict(zip(names, (kind, begin, end, steps), strict=True))
     return {}
 

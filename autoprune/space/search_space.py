@@ -59,6 +59,7 @@ _SECTIONS = ("schedule", "recovery")
 _DEPTH = Setting("number", 0.7, high=1.0)
 _PRECISION = Setting("word", FLOAT32, words=PRECISIONS)
 _ORDER = ("schedule.begin", "schedule.end")
+_REWARM, _WARMUP = "recovery.rewarm", "recovery.warmup"
 _TOP = (
     *("ratios", "round_to", "depth", "precision", "patterns", "importance", "repair"),
     *_SECTIONS,
@@ -135,6 +136,7 @@ class SearchSpace:
             else:
                 fixed[name] = read
         _check_order(fixed, varied, place)
+        _check_rewarm(fixed, varied, place)
         per = Setting("word", "group", words=("group", "global"))
         step = spec.get("round_to", 1)
         auto = step == AUTO
@@ -296,4 +298,15 @@ def _check_order(fixed: Mapping[str, Value], varied: Sequence[Parameter], place:
         raise ConfigError(
             f"{place}.schedule.begin must not be above end, got begin={min(begin):g}, "
             f"end={max(end):g}"
+        )
+
+
+def _check_rewarm(fixed: Mapping[str, Value], varied: Sequence[Parameter], place: str) -> None:
+    """Raise ConfigError where the rate may rise anew over a warm-up that is nowhere above 0."""
+    values = {p.name: p.choices or (p.high,) for p in varied}
+    values |= {name: (value,) for name, value in fixed.items()}
+    if True in values.get(_REWARM, ()) and not any(values.get(_WARMUP, (1.0,))):
+        raise ConfigError(
+            f"{place}.{_REWARM} must be false where {place}.{_WARMUP} is 0: the rate rises anew "
+            "over the steps of the warm-up · raise it, such as to 0.05"
         )

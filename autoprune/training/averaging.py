@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
+from autoprune.candidate import most_decay
 from autoprune.graph.replica import replica
 
 
@@ -36,7 +37,7 @@ class MovingAverage:
     def update(self, model: nn.Module) -> None:
         """Take up the weights of `model`, which has the shapes of the average."""
         self.updates += 1
-        share = 1.0 - min(self.decay, (1.0 + self.updates) / (10.0 + self.updates))
+        share = 1.0 - min(self.decay, most_decay(self.updates))
         for held, now in zip(_tensors(self.model), _tensors(model), strict=True):
             if held.is_floating_point():
                 held.lerp_(now.to(held.dtype), share)

@@ -64,6 +64,20 @@ class BatchStream:
         return batch
 
 
+def total_steps(epochs: float, batches: int) -> int:
+    """The optimization steps of so many epochs of `batches`: one at least, if there are any.
+
+    >>> total_steps(1.5, 7), total_steps(0.1, 3), total_steps(0.0, 3)
+    (10, 1, 0)
+    """
+    return round(epochs * batches) or (1 if epochs else 0)
+
+
+def steps_of(task: Task, epochs: float, seed: int) -> int:
+    """`total_steps` of a training of the task; TrainingError where its loader has no length."""
+    return total_steps(epochs, _length(task, seed))
+
+
 def sample(task: Task, seed: int, *, samples: int, least: int = 2) -> list[Batch]:
     """The first batches of `train_loader(seed)`: at least `least`, and at least `samples` items."""
     with preserved(), named(f"{name_of(task)}.train_loader"):

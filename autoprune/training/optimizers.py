@@ -12,7 +12,7 @@ from torch.nn.utils import clip_grad_norm_
 from torch.optim import LBFGS, SGD, AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, ReduceLROnPlateau
 
-from autoprune.candidate import Recovery
+from autoprune.candidate import Recovery, warmup_steps
 from autoprune.errors import TaskError
 from autoprune.graph import PruningGraph
 from autoprune.tasks.base import Task
@@ -97,7 +97,7 @@ def rate_share(step: int, total: int, warmup: float) -> float:
     >>> [round(rate_share(step, 40, 0.05), 3) for step in (0, 1, 20, 39)]
     [0.5, 1.0, 0.52, 0.002]
     """
-    warm = max(1, round(warmup * total))
+    warm = warmup_steps(warmup, total)
     if step < warm:
         return (step + 1) / warm
     return 0.5 * (1.0 + math.cos(math.pi * (step + 1 - warm) / max(1, total + 1 - warm)))
@@ -204,7 +204,7 @@ def _schedule(
 ) -> LRScheduler:
     schedule = task.configure_schedule(optimizer, steps, warmup)
     if schedule is None:
-        warm = max(1, round(warmup * steps))
+        warm = warmup_steps(warmup, steps)
 
         def share(step: int) -> float:
             return rate_share(step, steps, warmup) * rewarmed(step, removals, warm)

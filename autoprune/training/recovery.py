@@ -24,7 +24,7 @@ from autoprune.tasks.metrics import evaluated
 from autoprune.training import checkpoint
 from autoprune.training.answers import Answers
 from autoprune.training.averaging import MovingAverage
-from autoprune.training.batches import BatchStream
+from autoprune.training.batches import BatchStream, total_steps
 from autoprune.training.distillation import Teacher
 from autoprune.training.features import feature_layers
 from autoprune.training.gradual import GradualPruner
@@ -114,7 +114,7 @@ class RecoveryRun:
         self._dense, self._dense_graph = dense, graph
         self._taught_by, self._answers = teacher or dense, answers
         self._stream = BatchStream(task, seed)
-        self.total_steps = round(epochs * self._stream.length) or (1 if epochs else 0)
+        self.total_steps = total_steps(epochs, self._stream.length)
         self._removals = Removals(
             task,
             dense,

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from autoprune.architecture import Architecture
-from autoprune.candidate import BY_ACTIVATIONS, OBS, Candidate
+from autoprune.candidate import BY_ACTIVATIONS, OBS, Candidate, are_same
 from autoprune.graph import PruningGraph
 from autoprune.pruning import compensate
 from autoprune.pruning.compensate import Calibration
@@ -28,9 +28,10 @@ _SAMPLES = 512  # training samples for statistics in the middle of a run
 class Removals:
     """Prunes one model stage by stage, each before a step of its training.
 
-    `milestones` are the steps and what the model is from each on, ascending; `pruner` holds the
-    model. `calibration` is the dense model's, and `scores` are the importance `obs` by it: they
-    serve while the model is the dense one; later removals collect statistics of their own.
+    `milestones` are the steps and what the model is from each on, ascending, without those that
+    take nothing more away; `pruner` holds the model. `calibration` is the dense model's, and
+    `scores` are the importance `obs` by it: they serve while the model is the dense one; later
+    removals collect statistics of their own.
     """
 
     def __init__(
@@ -53,10 +54,14 @@ class Removals:
         self._dense, self._dense_graph = dense, graph
         self.pruner = GradualPruner(task, dense, graph, candidate.selection)
         last = max(steps - 1, 0)
-        self.milestones = {
+        stages = {
             min(round(stage.progress * steps), last): stage.architecture
             for stage in candidate.removals
         }
+        first, *later = stages.items()
+        pairs = zip(stages.values(), later, strict=False)
+        gone = {at for before, (at, now) in pairs if are_same(before, now)}
+        self.milestones = {at: stage for at, stage in (first, *later) if at not in gone}
 
     @property
     def arithmetic(self) -> Precision:

@@ -1,6 +1,7 @@
 """Damage of one group alone: the table's promises, and its numbers against doing it by hand."""
 
 import copy
+import dataclasses
 import json
 import math
 from collections import OrderedDict
@@ -267,3 +268,20 @@ def test_blocks_in_the_order_of_dropping_get_the_sorted_increases_of_one_alone()
     found = [table.increases[f"block:{name}"] for name in ("2", "0", "1")]
     assert found == [(pytest.approx(value), 0.0) for value in sorted(alone)]
     assert all(table.counts[f"block:{name}"] == (0, 1) for name in ("2", "0", "1"))
+
+
+def test_blocks_count_by_their_factor():
+    table = Sensitivity(
+        0.5,
+        {"conv": (2, 4), "block:b": (0, 1)},
+        {"conv": (0.9, 0.0), "block:b": (0.4, 0.0)},
+    )
+    assert (table.at("conv", 2), table.at("block:b", 0)) == (0.9, 0.4)
+    scaled = dataclasses.replace(table, block_factor=0.5)
+    assert (scaled.at("conv", 2), scaled.at("block:b", 0), scaled.at("block:b", 1)) == (0.9, 0.2, 0)
+    written = json.loads(json.dumps(scaled.to_dict()))
+    assert Sensitivity.from_dict(written) == scaled
+    assert Sensitivity.from_dict(table.to_dict()).block_factor is None
+    del written["block_factor"]  # of an earlier version, whose increases have theirs
+    assert Sensitivity.from_dict(written).at("block:b", 0) == 0.4
+    assert Sensitivity.from_dict(written).block_factor == 1.0

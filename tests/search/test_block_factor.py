@@ -80,7 +80,8 @@ def test_the_models_are_as_good_as_with_the_true_factor(factor: float) -> None:
     ratios = [found.at(f"{BLOCK}{name}", 0) / value for name, value in ALONE.items()]
     assert ratios == pytest.approx(ratios[:1] * 3)
     assert (ratios[0] > 1.0, ratios[0] < 1.0) == (factor > 1.0, factor < 1.0)
-    assert all(found.increases[group] == measured().increases[group] for group in SIZES)
+    assert found.increases == measured().increases
+    assert found == balanced(scaled(measured(), 0.5), plan, divergence)  # whatever it was before
 
 
 def test_equal_models_are_built_once() -> None:

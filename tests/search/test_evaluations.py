@@ -13,7 +13,7 @@ MILESTONES = (1.0, 2.0, 4.0)
 
 
 def candidate(schedule: Schedule) -> Candidate:
-    return Candidate.planned(Architecture({"a": 2}), {"a": 8}, schedule=schedule)
+    return Candidate.planned(Architecture({"a": 20}), {"a": 200}, schedule=schedule)
 
 
 @pytest.mark.parametrize(
@@ -31,6 +31,14 @@ def test_each_rung_is_as_far_from_the_last_removal(
     schedule: Schedule, wanted: tuple[float, ...]
 ) -> None:
     assert evaluations(MILESTONES, candidate(schedule)) == wanted
+
+
+def test_a_removal_that_rounding_left_nothing_for_is_none() -> None:
+    """One unit of 8 at shares 1/3, 2/3 and 1 is gone with the second one, after a quarter."""
+    schedule = Schedule("linear", 0.0, 0.5, 3)
+    made = Candidate.planned(Architecture({"a": 7}), {"a": 8}, schedule=schedule)
+    assert [stage.architecture.widths["a"] for stage in made.stages] == [8, 7, 7]
+    assert evaluations(MILESTONES, made) == (2.0, 3.0, 4.0)
 
 
 def test_without_rungs_only_the_end_is_evaluated() -> None:

@@ -8,6 +8,7 @@ from autoprune._search.plan import Limits
 from autoprune._search.state.ledger import Ledger
 from autoprune._search.state.messages import Report
 from autoprune.record import SCRATCH, TrialRecord
+from autoprune.space import SearchSpace
 from autoprune.store import RunFolder, RunState
 
 
@@ -104,3 +105,18 @@ def test_overtime_counts_from_twice_the_limit_until_a_trial_is_complete(folder: 
     assert book.overtime_s > 49.0
     assert book.late
     assert book.is_closed
+
+
+def test_a_candidate_is_known_in_whatever_form_it_was_written(folder: RunFolder) -> None:
+    """An earlier version kept the importance of a model from which nothing is pruned."""
+    plan = toy.make_plan(space=SearchSpace.parse({"importance": ["l1", "l2"]}))
+    book = Ledger(plan, folder)
+    old, new = plan.space.draft({"importance": "l2"}), plan.space.candidate({"importance": "l1"})
+    assert old.key != new.key
+    book.start(0, old, plan.cost(old), "tpe")
+    assert book.duplicate_of(new) == 0
+    book.report(0, Report(4.0, {"accuracy": 0.5}, finished=True))
+    book.finish(0)
+    again = Ledger(plan, folder)
+    assert again.records[0].candidate == old
+    assert (again.duplicate_of(new), again.duplicate_of(old)) == (0, 0)

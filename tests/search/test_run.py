@@ -5,6 +5,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,7 +21,7 @@ from autoprune._search.measuring.target_devices import FinishedModel
 from autoprune._search.measuring.verify import verify
 from autoprune._search.preparing.context import make_context, measure_sensitivity
 from autoprune._search.preparing.prepare import Prepared, prepare
-from autoprune._search.run import run
+from autoprune._search.run import _sensitivity, run
 from autoprune._search.trials.trainable import Spec
 from autoprune._search.trials.worker import WorkerContext
 from autoprune.architecture import Architecture
@@ -28,8 +29,10 @@ from autoprune.budget import Budget, Cost
 from autoprune.config import RunConfig
 from autoprune.errors import BudgetError, ConfigError, StoreError, TaskError
 from autoprune.profile import fit_device
+from autoprune.pruning.sensitivity import Sensitivity
 from autoprune.record import TrialRecord
 from autoprune.report.read import read
+from autoprune.space import FittedSpace, SearchSpace
 from autoprune.store import RunFolder
 from autoprune.tasks.base import Task
 from autoprune.tasks.load import load_task
@@ -87,6 +90,30 @@ def test_the_first_candidates_come_from_sensitivities(
     assert found[0].origin == "seed:uniform-0"
     assert len({proposal.candidate.key for proposal in found}) == len(found)
     assert all(ready.plan.allows(ready.plan.cost(p.candidate)) for p in found)
+
+
+def test_the_factor_of_blocks_is_settled_for_the_budget_of_the_search(
+    folder: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An earlier run's sensitivities come without one."""
+    space = FittedSpace.of(SearchSpace.parse({}), {"a": 4}, blocks={"b": (), "c": ()})
+    calls: list[object] = []
+
+    def settle(config, task, ready, calibration, table, say, *, scores):  # type: ignore[no-untyped-def]
+        calls.append(table)
+        return replace(table, block_factor=4.0)
+
+    monkeypatch.setattr("autoprune._search.run.settle_blocks", settle)
+    counts = {"a": (2, 4), "block:b": (0, 1), "block:c": (0, 1)}
+    known = Sensitivity(0.0, counts, dict.fromkeys(counts, (0.5, 0.0)))
+    folder.save_sensitivity(known.to_dict())
+    ready: Any = SimpleNamespace(plan=SimpleNamespace(space=space))
+    context: Any = SimpleNamespace(calibration=object(), scores=None)
+    for _ in range(2):  # the second time it is known
+        found = _sensitivity(config(), Ready(), folder, ready, context, quiet)
+        assert found is not None
+        assert (found("block:b", 0), found("a", 2)) == (2.0, 0.5)
+    assert calls == [known]
 
 
 def test_a_trial_is_trained_saved_loaded_and_measured(

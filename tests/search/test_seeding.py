@@ -114,3 +114,16 @@ def test_a_level_lowers_its_own_limit_alone() -> None:
     found = {p.origin: plan.cost(p.candidate) for p in seeds(plan, sensitivity)}
     macs = (found["seed:least-1"].macs or 0) / (toy.DENSE.macs or 1)
     assert 0.36 < macs <= 0.4  # half of the limit on parameters would allow 0.23
+
+
+def test_seeds_are_trained_by_the_usual_recipe() -> None:
+    """Though the model that they are made from has nothing pruned that it counts for."""
+    spec = {
+        "importance": ["l1", "obs"],
+        "schedule": {"kind": ["cubic", "one_shot"]},
+        "recovery": {"optimizer": "sgd"},
+    }
+    plan = toy.make_plan(space=SearchSpace.parse(spec))
+    found = [proposal.candidate for proposal in seeds(plan, sensitivity)]
+    assert {it.selection.importance for it in found} == {"obs"}
+    assert {it.schedule.kind for it in found} == {"one_shot"}

@@ -264,3 +264,27 @@ def test_the_whole_candidate_is_kept_only_where_parameters_say_it_nearly() -> No
         user_attrs=kept,
     )
     assert candidate_of(other, nearly) == made
+
+
+class Renamed:
+    """The ratio of a group under the name that a later version gives it."""
+
+    parameters = (Parameter("share.a", 0.0, 0.8),)
+
+    def params(self, made: Candidate) -> dict[str, object]:
+        return {"share.a": made.architecture.ratios(toy.SIZES)["a"]}
+
+    def candidate(self, params: dict[str, object]) -> Candidate:
+        raise AssertionError("the candidate is in the trial")
+
+
+def test_trials_with_parameters_of_an_earlier_version_get_those_of_today(file: StudyFile) -> None:
+    for number, state in enumerate((TrialState.COMPLETE, TrialState.RUNNING)):
+        file.put(trial(number, state, **{MADE: candidate(number).to_dict()}))
+    plan = replace(PLAN, concurrent=2, allocated=Renamed())  # type: ignore[arg-type]
+    found = replay(file, {0: record(0)}, plan)
+    assert [it.state for it in found] == [TrialState.COMPLETE, TrialState.RUNNING]
+    ratios = [candidate(number).architecture.ratios(toy.SIZES)["a"] for number in (0, 1)]
+    assert [it.params for it in found] == [{"share.a": ratio} for ratio in ratios]
+    assert [it.distributions for it in found] == [distributions(plan)] * 2
+    assert [candidate_of(it, plan) for it in found] == [candidate(0), candidate(1)]

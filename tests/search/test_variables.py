@@ -11,7 +11,7 @@ import pytest
 from autoprune._search.initial.seeding import recipe
 from autoprune._search.plan import Plan
 from autoprune._search.sampling.study import candidate_of, distributions
-from autoprune._search.sampling.variables import COST, DEPTH, STAGES, Allocated
+from autoprune._search.sampling.variables import COST, DEPTHS, STAGES, Allocated
 from autoprune.architecture import BLOCK, INT8, Architecture
 from autoprune.budget import Budget, Cost
 from autoprune.pareto import Objective
@@ -62,7 +62,8 @@ def middle(variables: Allocated, **changes: object) -> dict[str, object]:
 def test_there_are_as_many_variables_for_any_number_of_groups() -> None:
     plan = plan_of({"depth": {"max": 0.5}, "recovery": {"lr": [0.01, 0.1]}})
     names = [parameter.name for parameter in Allocated(plan, sensitivity).parameters]
-    assert names == [COST, *(f"offset.{s}" for s in (*STAGES, DEPTH)), "recovery.lr"]
+    offsets = [f"offset.{part}" for part in (*STAGES, *DEPTHS[:2])]  # two blocks have two thirds
+    assert names == [COST, *offsets, "recovery.lr"]
     without = Allocated(plan_of({"depth": False}), sensitivity).parameters
     assert [p.name for p in without] == [COST, *(f"offset.{stage}" for stage in STAGES)]
 
@@ -90,13 +91,30 @@ def test_an_offset_widens_its_stage_at_the_cost_of_the_others() -> None:
     assert variables.params(early)["offset.late"] < 0.0
 
 
-def test_the_offset_of_depth_keeps_blocks() -> None:
+def test_the_offsets_of_depth_keep_blocks_of_their_third() -> None:
     plan = plan_of({"depth": {"max": 1.0}})
     variables = Allocated(plan, sensitivity)
-    fewest = variables.candidate(middle(variables, cost=0.6, **{"offset.depth": -2.0}))
-    most = variables.candidate(middle(variables, cost=0.6, **{"offset.depth": 2.0}))
-    assert len(fewest.architecture.dropped) == 2
-    assert most.architecture.dropped == ()
+
+    def dropped(early: float, middle_: float) -> tuple[str, ...]:
+        offsets = {"offset.depth.early": early, "offset.depth.middle": middle_}
+        made = variables.candidate(middle(variables, cost=0.6, **offsets))
+        found = variables.params(made)
+        assert (found["offset.depth.early"] > found["offset.depth.middle"]) == (early > middle_)
+        return made.architecture.dropped
+
+    assert dropped(-2.0, -2.0) == ("b0", "b1")
+    assert dropped(2.0, 2.0) == ()
+    assert dropped(2.0, -2.0) == ("b1",)
+    assert dropped(-2.0, 2.0) == ("b0",)
+
+
+@pytest.mark.parametrize("importance", ["l2", "obs"])
+def test_what_is_drawn_beside_the_allocation_is_kept(importance: str) -> None:
+    spec = {"importance": ["l2", "obs"], "repair": [True, False]}
+    variables = Allocated(plan_of(spec), sensitivity)
+    drawn = middle(variables, importance=importance, repair=False)
+    made = variables.candidate(drawn)
+    assert (made.selection.importance, made.selection.repair) == (importance, False)
 
 
 def test_precision_is_drawn_and_the_widths_follow() -> None:

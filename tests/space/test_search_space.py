@@ -105,3 +105,13 @@ def test_a_mistake_names_its_place(spec: dict[str, object], says: str) -> None:
 def test_a_wrong_depth_is_refused(written: object, says: str) -> None:
     with pytest.raises(ConfigError, match=says):
         SearchSpace.parse({"depth": written})
+
+
+@pytest.mark.parametrize("rewarm", [True, [False, True]])
+def test_a_rate_cannot_rise_anew_without_a_warm_up(rewarm: object) -> None:
+    says = r"space.recovery.rewarm must be false where space.recovery.warmup is 0: .* such as to 0"
+    with pytest.raises(ConfigError, match=says):
+        SearchSpace.parse({"recovery": {"rewarm": rewarm, "warmup": 0.0}})
+    for recovery in ({"warmup": [0.0, 0.1]}, {"warmup": {"min": 0.0, "max": 0.1}}, {}):
+        SearchSpace.parse({"recovery": {"rewarm": rewarm, **recovery}})
+    SearchSpace.parse({"recovery": {"rewarm": False, "warmup": 0.0}})

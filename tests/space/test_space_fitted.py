@@ -97,7 +97,7 @@ def test_an_end_before_the_beginning_is_moved_to_it() -> None:
 def test_params_of_a_choice_that_the_space_lacks_are_refused() -> None:
     space = fitted({"importance": ["l1", "l2"]})
     with pytest.raises(ValueError, match="importance can be l1, l2, got 'bn_scale'"):
-        space.params(Candidate(Architecture(), Selection("bn_scale")))
+        space.params(Candidate(Architecture({"stem": 8}), Selection("bn_scale")))
 
 
 def test_a_space_survives_the_way_to_a_worker() -> None:
@@ -153,11 +153,12 @@ def test_the_regularizer_of_a_removal_before_training_is_no_other_candidate() ->
 
     def key(begin: float, regularizer: float) -> str:
         drawn = {"schedule.begin": begin, "recovery.regularizer": regularizer}
-        return space.candidate(drawn).key
+        return space.candidate({"ratio.stem": 0.5, **drawn}).key
 
     assert key(0.0, 0.5) == key(0.0, 1.0)
     assert key(0.1, 0.5) != key(0.1, 1.0)
-    candidate = space.candidate({"schedule.begin": 0.0, "recovery.regularizer": 1.0})
+    drawn = {"ratio.stem": 0.5, "schedule.begin": 0.0, "recovery.regularizer": 1.0}
+    candidate = space.candidate(drawn)
     assert space.candidate(space.params(candidate)) == candidate
 
 
@@ -296,12 +297,6 @@ def test_of_too_many_flags_no_part_of_the_model_is_preferred() -> None:
     shares = [gone[name] / 1000 for name in blocks]
     assert min(shares) > 0.2
     assert max(shares) < 0.4
-
-
-def test_the_canonical_form_has_no_width_of_a_group_that_went_with_a_block() -> None:
-    given = Architecture({"a": 8, "b": 4, "c": 8, "d": 8}, ["one"])
-    assert DEEP.canonical(given) == Architecture({"b": 4, "c": 8, "d": 8}, ["one"])
-    assert DEEP.canonical(DEEP.canonical(given)) == DEEP.canonical(given)
 
 
 def test_resized_keeps_how_a_candidate_is_trained() -> None:

@@ -16,6 +16,7 @@ from autoprune.errors import StoreError, TaskError, TrainingError
 from autoprune.graph import trace
 from autoprune.pruning import compensate
 from autoprune.schedule import Schedule
+from autoprune.space import FittedSpace, SearchSpace
 from autoprune.training import Precision, RecoveryRun
 
 SIZES = {"0": 16, "3": 16}
@@ -189,6 +190,49 @@ def test_the_average_is_what_is_evaluated_and_kept_and_begins_anew_after_a_remov
     assert torch.equal(run.result()[0].weight, run.model[0].weight)
     assert run.evaluate("val") == Stripes().evaluate(run.model, "val")
     assert run.evaluate("val") != Stripes().evaluate(run._pruner.model, "val")
+
+
+UNPRUNED = Architecture(SIZES)
+
+
+def recovery(**changes: object) -> Recovery:
+    return Recovery(lr=0.05, **{"distillation": 0.0, **changes})
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ({"architecture": UNPRUNED}, {"architecture": UNPRUNED, "schedule": GRADUAL}),
+        (
+            {"architecture": UNPRUNED, "schedule": GRADUAL},
+            {"architecture": UNPRUNED, "recovery": recovery(regularizer=1.0), "schedule": GRADUAL},
+        ),
+        ({"architecture": UNPRUNED}, {"architecture": UNPRUNED, "repair": False}),
+        (
+            {"recovery": recovery(distillation=1.0)},
+            {"recovery": recovery(distillation=1.0, label_smoothing=0.1)},
+        ),
+        ({"schedule": GRADUAL}, {"schedule": GRADUAL, "recovery": recovery(rewarm=True)}),
+        ({"recovery": recovery(ema=0.99)}, {"recovery": recovery(ema=0.999)}),
+    ],
+)
+def test_candidates_with_one_normal_form_have_equal_weights(
+    first: dict[str, object], second: dict[str, object]
+) -> None:
+    """12 steps: the warm-up is one of them, and the decay at most 13 / 22."""
+    spec = {"importance": "l2", "recovery": {"ema": [0.0, 0.99, 0.999]}}
+    space = replace(FittedSpace.of(SearchSpace.parse(spec), SIZES), steps=12)
+    one, other = candidate(**first), candidate(**second)
+    assert one.key != other.key
+    assert space.normal(one).key == space.normal(other).key
+    found = []
+    for chosen in (one, other):
+        run = run_of(chosen)
+        run.advance(2.0)
+        assert run.step == 12
+        found.append(weights(run))
+    assert found[0].keys() == found[1].keys()
+    assert all(torch.equal(value, found[1][name]) for name, value in found[0].items())
 
 
 def test_the_rate_rises_anew_after_each_removal() -> None:

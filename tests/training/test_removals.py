@@ -72,3 +72,26 @@ def test_a_restored_model_has_the_sizes_of_the_saved_one():
     again.restore(kept, [], {}, {})
     assert widths(again) == widths(found) == [13, 13]
     assert dict(again.pruner.kept_indices) == dict(found.pruner.kept_indices)
+
+
+def test_a_stage_that_takes_nothing_away_is_no_removal():
+    """One unit of 16 at shares 1/3, 2/3 and 1: 16, 15 and 15 are left."""
+    candidate = Candidate.planned(
+        Architecture({"0": 15}),
+        SIZES,
+        schedule=Schedule("linear", 0.0, 0.5, 3),
+        recovery=Recovery(lr=0.05, regularizer=1.0),
+    )
+    model, graph = dense()
+    found = Removals(
+        Stripes(),
+        model,
+        graph,
+        candidate,
+        steps=12,
+        seed=3,
+        precision=Precision(),
+        device=torch.device("cpu"),
+    )
+    assert {at: it.widths["0"] for at, it in found.milestones.items()} == {0: 16, 3: 15}
+    assert found.penalty(3) is None

@@ -44,13 +44,13 @@ _PREFERRED: dict[str, Value] = {
 
 
 def recipe(space: FittedSpace) -> Candidate:
-    """The largest candidate, with the usual recipe as far as the space allows."""
+    """The largest candidate, with the usual recipe as far as the space allows; a `draft`."""
     params: dict[str, Value] = {}
     for parameter in space.parameters:
         wanted = _preferred(parameter.name, space.space)
         known = wanted in parameter.choices if parameter.choices else True
         params[parameter.name] = parameter.clip(wanted) if known else parameter.choices[0]
-    return space.candidate(params)
+    return space.draft(params)
 
 
 def _preferred(name: str, space: SearchSpace) -> Value:
@@ -174,7 +174,12 @@ def _level(
     load: float,
     allocators: Sequence[Allocate],
 ) -> Level:
-    made = [plan.resized(uniform or start, allocate(load)) for allocate in allocators]
+    space = plan.space
+    patterns = space.patterns.params((uniform or start).architecture)
+    made = [
+        space.resized(start, space.architecture(allocate(load)), patterns)
+        for allocate in allocators
+    ]
     found = [candidate for candidate in made if plan.fits(candidate)]
     alternatives = [*found[1:], *([uniform] if uniform is not None else [])]
     return uniform, found[0] if found else None, tuple(alternatives)

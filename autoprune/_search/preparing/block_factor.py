@@ -3,7 +3,8 @@
 Sensitivities are measured one item at a time, and the allocator adds them up. Sums over blocks and
 sums over widths are wrong by different factors: in a ResNet-56 widths cost more together than
 alone, in a text encoder blocks do (`results/depth/factors.md`). So the sensitivities of all blocks
-are multiplied by the one factor whose models come out nearest to the dense model.
+are multiplied by the one factor whose models come out nearest to the dense model, at the limits of
+the search: with another budget it is another one.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from dataclasses import replace
 
 from autoprune._search.allocation.allocator import Allocator
 from autoprune._search.plan import Plan
-from autoprune.architecture import BLOCK, Architecture
+from autoprune.architecture import Architecture
 from autoprune.pruning.sensitivity import Sensitivity
 
 FACTORS = (1.0, 2.0, 0.5, 4.0, 0.25, 8.0, 0.125, 0.0625)  # of equally good ones the first
@@ -24,7 +25,7 @@ _LEAST = 1e-9  # smaller divergences count as equal
 def balanced(
     sensitivity: Sensitivity, plan: Plan, divergence: Callable[[Architecture], float]
 ) -> Sensitivity:
-    """The same with the increases of all blocks times `best_factor`.
+    """The same with the increases of all blocks times `best_factor`, in place of any other.
 
     Nothing changes where no block may be dropped.
     """
@@ -69,9 +70,5 @@ def loads(plan: Plan) -> tuple[float, float]:
 
 
 def scaled(sensitivity: Sensitivity, factor: float) -> Sensitivity:
-    """The same with the increases of all blocks times a factor."""
-    increases = {
-        name: tuple(factor * value for value in values) if name.startswith(BLOCK) else values
-        for name, values in sensitivity.increases.items()
-    }
-    return replace(sensitivity, increases=increases)
+    """The same with the increases of all blocks times this factor, in place of the one it has."""
+    return replace(sensitivity, block_factor=factor)

@@ -25,7 +25,7 @@ from autoprune.pruning.compensate import Calibration, calibrate, reestimate_batc
 from autoprune.pruning.sensitivity import Sensitivity
 from autoprune.quantization import twin_of
 from autoprune.store import QuantizationSettings
-from autoprune.tasks.base import Task
+from autoprune.tasks.base import Batch, Task
 from autoprune.tasks.on_batches import loss_of, outputs_of
 from autoprune.training import Precision, training_precision
 from autoprune.training.batches import sample
@@ -93,19 +93,13 @@ def measure_sensitivity(
 ) -> Sensitivity:
     """How far the outputs move when each group or block alone is pruned, after repair.
 
-    On fewer samples where model and number of groups are large, so that it takes about the same.
-    What blocks count beside widths is settled by models that have both (`balanced`). `scores` are
-    the importance `obs` of the dense model, where it is known.
+    What blocks count beside widths is settled by models that have both (`settle_blocks`). `scores`
+    are the importance `obs` of the dense model, where it is known.
     """
     space = ready.plan.space
     if scores is None:
         scores = importance.scores(ready.dense, ready.graph, OBS, calibration=calibration)
-    builds = len(space.widths) * len(sensitivity.RATIOS)
-    builds += sensitivity.BUILDS_PER_BLOCK * len(space.blocks)
-    samples = _SENSITIVITY_MACS / max(1, builds * (ready.plan.dense.macs or 1))
-    samples = int(min(_SENSITIVITY_SAMPLES, max(_SENSITIVITY_SAMPLES / 8, samples)))
-    batches = heads(sample(task, config.search.seed, samples=samples, least=1), samples)
-    statistics = heads(batches, STATISTICS)
+    batches = _sensitivity_batches(config, task, ready)
     score = sensitivity.divergence(ready.dense, batches, forward=partial(outputs_of, task))
     began = time.monotonic()
 
@@ -123,7 +117,7 @@ def measure_sensitivity(
         scores=scores,
         nearest=space.nearest,
         blocks=tuple(space.blocks) if space.most_dropped else (),
-        statistics=statistics,
+        statistics=heads(batches, STATISTICS),
         forward=partial(loss_of, task),
         progress=told,
     )
@@ -135,18 +129,48 @@ def measure_sensitivity(
         twin = twin_of(ready.dense, task, QuantizationSettings(), threads=1)
         rise = max(0.0, score(twin.int8) - found.dense)
         counts[IN_FLOAT], increases[IN_FLOAT] = (0, 1), (rise, 0.0)
+    table = Sensitivity(found.dense, counts, increases)
+    return settle_blocks(config, task, ready, calibration, table, say, scores=scores)
+
+
+def settle_blocks(
+    config: RunConfig,
+    task: Task,
+    ready: Prepared,
+    calibration: Calibration,
+    table: Sensitivity,
+    say: Say,
+    *,
+    scores: Mapping[str, Tensor] | None = None,
+) -> Sensitivity:
+    """The same with the factor of blocks that suits the budget of this search (`balanced`)."""
+    if scores is None:
+        scores = importance.scores(ready.dense, ready.graph, OBS, calibration=calibration)
+    batches = _sensitivity_batches(config, task, ready)
+    score = sensitivity.divergence(ready.dense, batches, forward=partial(outputs_of, task))
 
     def divergence(architecture: Architecture) -> float:
         small = build(
             ready.dense, ready.graph, architecture, scores=scores, calibration=calibration
         ).model
         if architecture.dropped:
+            statistics = heads(batches, STATISTICS)
             reestimate_batchnorm(small, statistics, forward=partial(loss_of, task))
         return score(small)
 
-    if space.most_dropped:
+    if ready.plan.space.most_dropped:
         say("sensitivities of blocks beside those of widths")
-    return balanced(Sensitivity(found.dense, counts, increases), ready.plan, divergence)
+    return balanced(table, ready.plan, divergence)
+
+
+def _sensitivity_batches(config: RunConfig, task: Task, ready: Prepared) -> list[Batch]:
+    """Fewer samples where model and number of groups are large, so that it takes about the same."""
+    space = ready.plan.space
+    builds = len(space.widths) * len(sensitivity.RATIOS)
+    builds += sensitivity.BUILDS_PER_BLOCK * len(space.blocks)
+    samples = _SENSITIVITY_MACS / max(1, builds * (ready.plan.dense.macs or 1))
+    samples = int(min(_SENSITIVITY_SAMPLES, max(_SENSITIVITY_SAMPLES / 8, samples)))
+    return heads(sample(task, config.search.seed, samples=samples, least=1), samples)
 
 
 def relative_importance(scores: Mapping[str, Tensor]) -> dict[str, list[float]]:

@@ -52,6 +52,7 @@ from autoprune.tasks.failures import name_of
 from autoprune.tasks.load import load_dense
 from autoprune.tasks.loaders import split_size
 from autoprune.training import training_device
+from autoprune.training.batches import steps_of
 from autoprune.training.optimizers import optimizer_for
 
 _CURVE = 21  # overall sparsities at which each weight's own is computed
@@ -163,6 +164,8 @@ def prepare(
         )
     sizes = ByteModels(memory, files)
     plan = _plan(config, space, graph, objectives, metrics, constant, targets, sizes, weights)
+    steps = steps_of(task, plan.epochs, plan.seed)
+    plan = replace(plan, space=replace(plan.space, steps=steps))
     plan.check()
     distributions(plan)
     rig = MeasurementRig(dense, graph, example, targets)

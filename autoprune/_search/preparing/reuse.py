@@ -62,8 +62,9 @@ class EarlierRun:
     def sensitivity(self, plan: Plan) -> Sensitivity | None:
         """Its sensitivities, where they were measured as far down as this space needs them.
 
-        An item that was fixed in the earlier space, or had a smaller largest ratio, was not: then
-        all are measured anew.
+        The factor of blocks is that of its own budget: it is to be settled again. An item that was
+        fixed in the earlier space, or had a smaller largest ratio, was not measured: then all are
+        measured anew.
         """
         found = self.folder.sensitivity(Sensitivity.from_dict)
         short = unmeasured(found, plan.space) if found is not None else []
@@ -72,7 +73,7 @@ class EarlierRun:
                 "sensitivities are measured anew: %s has none of %s at the widths of this space",
                 *(self.folder.path, short[0]),
             )
-        return None if short else found
+        return replace(found, block_factor=None) if found is not None and not short else None
 
     def copy_trials(self, plan: Plan, into: RunFolder) -> int:
         """Take over the trials that say something here, with the models that are in the budget.

@@ -231,7 +231,7 @@ class Moves:
         if not self._recipe or (not always and rng.random() < 0.5):
             return candidate
         params = some_changed(rng, self._recipe, self._plan.space.params(candidate))
-        made = self._plan.space.candidate(params)
+        made = self._plan.space.draft(params)
         return self._plan.space.resized(made, candidate.architecture)
 
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
 
 from autoprune._search.plan import Plan
 from autoprune.architecture import INT8
@@ -22,38 +21,35 @@ def project(candidate: Candidate, plan: Plan) -> Candidate | None:
     space has one ratio for all groups, that ratio moves. With a limit on `file_bytes` the sparsity
     of an unstructured pattern moves likewise. Where widths alone do not suffice, blocks are
     dropped, the costliest first, and then the model becomes int8. A candidate within the budget is
-    returned as it is. None when nothing meets the budget.
+    returned as it is. None when nothing meets the budget. In the space's normal form.
     """
     found = _project(candidate, plan)
-    architecture = replace(candidate.architecture, precision=INT8)
-    if found is not None or architecture == candidate.architecture:
+    if found is not None or candidate.architecture.precision == INT8:
         return found
     if INT8 not in plan.space.space.precisions:
         return None
-    return _project(plan.space.resized(candidate, architecture), plan)
+    return _project(candidate.in_precision(INT8), plan)
 
 
 def _project(candidate: Candidate, plan: Plan) -> Candidate | None:
     """As `project`, in the candidate's own precision."""
     if plan.fits(candidate):
-        return candidate
-    start = _ratios(candidate, plan.space)
-    best = _moved(candidate, start, plan, 1.0)
-    more = [name for name in plan.costliest if name not in candidate.architecture.dropped]
-    room = plan.space.most_dropped - len(candidate.architecture.dropped)
+        return plan.space.normal(candidate)
+    start, dropped = _ratios(candidate, plan.space), tuple(candidate.architecture.dropped)
+    best = _moved(candidate, dropped, start, plan, 1.0)
+    more = [name for name in plan.costliest if name not in dropped]
+    room = plan.space.most_dropped - len(dropped)
     for name in more[:room]:
         if plan.fits(best):
             break
-        shorter = [*candidate.architecture.dropped, name]
-        architecture = replace(candidate.architecture, dropped=shorter)
-        candidate = plan.space.resized(candidate, plan.space.canonical(architecture))
-        best = _moved(candidate, start, plan, 1.0)
+        dropped = (*dropped, name)
+        best = _moved(candidate, dropped, start, plan, 1.0)
     if not plan.fits(best):
         return None
     low, high = 0.0, 1.0
     for _ in range(_HALVINGS):
         middle = (low + high) / 2.0
-        moved = _moved(candidate, start, plan, middle)
+        moved = _moved(candidate, dropped, start, plan, middle)
         if plan.fits(moved):
             best, high = moved, middle
         else:
@@ -68,7 +64,13 @@ def _ratios(candidate: Candidate, space: FittedSpace) -> Mapping[str, float]:
     return dict.fromkeys(space.widths, space.common_ratio(candidate))
 
 
-def _moved(candidate: Candidate, start: Mapping[str, float], plan: Plan, share: float) -> Candidate:
+def _moved(
+    candidate: Candidate,
+    dropped: Sequence[str],
+    start: Mapping[str, float],
+    plan: Plan,
+    share: float,
+) -> Candidate:
     ratios = {
         name: ratio + share * max(0.0, plan.space.ratio_range(name)[1] - ratio)
         for name, ratio in start.items()
@@ -77,5 +79,5 @@ def _moved(candidate: Candidate, start: Mapping[str, float], plan: Plan, share: 
     patterns = plan.space.patterns.params(there)
     if FILE in plan.budget.fields:  # nothing else gets less by it
         patterns = plan.space.patterns.sparser(patterns, share)
-    architecture = plan.space.at_ratios(ratios, there.dropped, there.precision)
+    architecture = plan.space.at_ratios(ratios, dropped, there.precision)
     return plan.space.resized(candidate, architecture, patterns)

@@ -293,7 +293,7 @@ class Screening:
         ended = [record for record in ended if record.baseline != "scratch"]
         ended = sorted(ended, key=lambda record: record.number)
         chosen = {r.number: r for r in [*front.members, *ended[-LATEST:]]}
-        finals = final_metrics(chosen.values(), metric)
+        finals = final_metrics(chosen.values(), metric, self._plan.epochs)
         found = []
         for number in sorted(finals):
             item = self._score_of(chosen[number].candidate, chosen[number].predicted)

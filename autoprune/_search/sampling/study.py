@@ -264,11 +264,13 @@ class StudyFile:
 def replay(file: StudyFile, records: Mapping[int, TrialRecord], plan: Plan) -> list[FrozenTrial]:
     """The trials of a resumed study by number; those that are to be trained again are RUNNING.
 
-    What the file lacks, or has otherwise than the records, is made from the records. A trial
-    without a record was running, or was rejected. Where one trial runs at a time, proposals after
-    which none was begun are left out: they are made again.
+    What the file lacks, or has otherwise than the records, is made from the records. Trials with
+    parameters of an earlier version get those of today that come near. A trial without a record was
+    running, or was rejected. Where one trial runs at a time, proposals after which none was begun
+    are left out: they are made again.
     """
-    on_disk = {trial.number: trial for trial in file.trials()}
+    space = distributions(plan)
+    on_disk = {trial.number: _renewed(trial, plan, space) for trial in file.trials()}
     end = max([*on_disk, *records], default=-1) + 1
     end = _begun(on_disk, records, end) if plan.concurrent == 1 else end
     trials: list[FrozenTrial] = []
@@ -288,6 +290,14 @@ def replay(file: StudyFile, records: Mapping[int, TrialRecord], plan: Plan) -> l
             file.put(trial)
     file.flush()
     return trials
+
+
+def _renewed(trial: FrozenTrial, plan: Plan, space: dict[str, BaseDistribution]) -> FrozenTrial:
+    """The trial with the parameters of the plan, where it has others and holds its candidate."""
+    if MADE in trial.user_attrs and trial.params and set(trial.params) != set(space):
+        trial.params = plan.variables.params(candidate_of(trial, plan))
+        trial.distributions = space
+    return trial
 
 
 def _begun(on_disk: Mapping[int, FrozenTrial], records: Mapping[int, TrialRecord], end: int) -> int:

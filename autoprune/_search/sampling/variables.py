@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -17,7 +17,7 @@ from autoprune.space.settings import Parameter, Value
 
 COST = "cost"
 STAGES = ("early", "middle", "late")
-DEPTH = "depth"
+DEPTHS = tuple(f"depth.{stage}" for stage in STAGES)
 _OFFSET = "offset."
 _MOST = 2.0  # of an offset: its factor is between 1/7.4 and 7.4
 _PER_WIDTH = 4.0  # offset that is taken for a natural log unit of width more than expected
@@ -28,10 +28,11 @@ class Allocated:
 
     The allocator turns the first two into widths and dropped blocks within the limits: `cost` is
     the share of the limits that may be used, and the sensitivities of the groups in the first,
-    second and last third of the model, and those of the blocks, are multiplied by e to the power of
-    their `offset`. So the sampler decides what interacts, in few dimensions whatever the size of
-    the model. A candidate from elsewhere has no exact values; it gets those of its cost, with
-    offsets by how much wider each third is than the allocator would have it.
+    second and last third of the model, and those of the blocks likewise (`depth.early` ...), are
+    multiplied by e to the power of their `offset`. So the sampler decides what interacts, in few
+    dimensions whatever the size of the model. A candidate from elsewhere has no exact values; it
+    gets those of its cost, with offsets by how much wider each third is than the allocator would
+    have it.
     """
 
     def __init__(self, plan: Plan, sensitivity: Sensitivity) -> None:
@@ -47,7 +48,7 @@ class Allocated:
     def parameters(self) -> tuple[Parameter, ...]:
         """The share of the budget, the offsets, and what else varies."""
         used = set(self._parts.values())
-        names = [name for name in (*STAGES, DEPTH) if name in used]
+        names = [name for name in (*STAGES, *DEPTHS) if name in used]
         offsets = (Parameter(f"{_OFFSET}{name}", -_MOST, _MOST) for name in names)
         space = self._plan.space.space
         several = len(space.precisions) > 1
@@ -57,7 +58,7 @@ class Allocated:
 
     def candidate(self, params: Mapping[str, Value]) -> Candidate:
         """The candidate that the allocator makes of these values."""
-        start = self._plan.space.candidate(params)
+        start = self._plan.space.draft(params)
         allocator = self._allocator(start.architecture, params)
         return self._plan.resized(start, allocator.at(float(params[COST])))
 
@@ -103,7 +104,7 @@ class Allocated:
 
     def _offset(self, part: str, counts: Choice, expected: Choice) -> float:
         items = [item for item, its in self._parts.items() if its == part]
-        if part == DEPTH:
+        if part in DEPTHS:
             more = sum(counts[item] - expected[item] for item in items) / len(items)
         else:
             more = float(np.mean([math.log(counts[i] / expected[i]) for i in items]))
@@ -114,5 +115,9 @@ def _parts(plan: Plan) -> dict[str, str]:
     """Item -> the offset that its sensitivity has; items that cannot vary have none."""
     free = [name for name in plan.space.items if len(plan.space.choices(name)) > 1]
     widths = [name for name in free if name in plan.space.widths]
-    found = {name: STAGES[place * len(STAGES) // len(widths)] for place, name in enumerate(widths)}
-    return {**found, **{name: DEPTH for name in free if name.startswith(BLOCK)}}
+    blocks = [name for name in free if name.startswith(BLOCK)]
+    return {**_thirds(widths, STAGES), **_thirds(blocks, DEPTHS)}
+
+
+def _thirds(names: Sequence[str], parts: Sequence[str]) -> dict[str, str]:
+    return {name: parts[place * len(parts) // len(names)] for place, name in enumerate(names)}

@@ -60,7 +60,7 @@ class Ledger:
         self._timeout = TrialTimeout(plan.limits.trial_timeout_s, self.records.values())
         self.running: dict[int, Running] = {}
         self._numbers = {
-            record.candidate.key: number
+            plan.space.normal(record.candidate).key: number
             for number, record in self.records.items()
             if record.state != "infeasible"
         }
@@ -102,8 +102,11 @@ class Ledger:
         return [running for running in self.running.values() if running.is_counted]
 
     def duplicate_of(self, candidate: Candidate) -> int | None:
-        """The number of the trial that trained, or now trains, this very candidate."""
-        return self._numbers.get(candidate.key)
+        """The number of the trial that trained, or now trains, one that is built and trained alike.
+
+        Also of one that an earlier version wrote, in whatever form.
+        """
+        return self._numbers.get(self.plan.space.normal(candidate).key)
 
     def start(
         self,
@@ -117,7 +120,7 @@ class Ledger:
         self.running[number] = Running(
             number, candidate, predicted, origin, time.monotonic(), times or {}
         )
-        self._numbers[candidate.key] = number
+        self._numbers[self.plan.space.normal(candidate).key] = number
         self.show()
 
     def refuse(

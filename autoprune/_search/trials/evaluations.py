@@ -24,7 +24,7 @@ def evaluations(milestones: Sequence[float], candidate: Candidate) -> tuple[floa
     (3.0, 4.0, 6.0, 8.0)
     """
     end = milestones[-1]
-    last = candidate.removals[-1].progress * end
+    last = candidate.last_removal * end
     rungs = (last + trained for trained in milestones[:-1])
     return (*(at for at in rungs if at < end - _ROUNDED), end)
 

@@ -77,7 +77,7 @@ class BudgetedOptunaSearch(OptunaSearch):
             sampler=make_sampler(
                 plan,
                 best=lambda: {record.number for record in ledger.front().members},
-                finals=lambda: final_metrics(ledger.records.values(), plan.metric),
+                finals=lambda: final_metrics(ledger.records.values(), plan.metric, plan.epochs),
             ),
             study_name=NAME,
         )
