@@ -9,6 +9,7 @@ import pytest
 
 from scripts.benchmarks.ablation import __main__ as ablation
 from scripts.benchmarks.ablation.__main__ import EQUAL_COST, RECIPES, SAMPLERS, SEARCH, Part, line
+from scripts.benchmarks.equal_cost import table
 
 ROWS = pd.DataFrame({"method": ["a", "b", "b"], "seed": [0, 0, 1], "value": [50.0, 52.0, 90.0]})
 
@@ -21,8 +22,8 @@ def test_a_part_without_rows_is_listed_as_not_run() -> None:
     [missing] = ablation.not_run([known, unknown], lines)
     about = (missing["part"], missing["without"], missing["with"], missing["difference"])
     assert about == ("size", "b", "c", "not run")
-    table = ablation.harness.table(pd.DataFrame([*lines, missing]), ablation.SHOWN)
-    assert table.endswith("\n| size | – | – | b | c | – | not run |")
+    shown = ablation.harness.table(pd.DataFrame([*lines, missing]), ablation.SHOWN)
+    assert shown.endswith("\n| size | – | – | b | c | – | not run |")
 
 
 @pytest.mark.parametrize(
@@ -46,9 +47,8 @@ def test_rows_that_are_not_compared_are_listed_with_the_reason(
         {**common, "method": "channels + blocks", "predicted_share": share}
         | {"test_accuracy": accuracy},
     ]
-    (tmp_path / "equal_cost").mkdir()
-    pd.DataFrame(rows).to_csv(tmp_path / "equal_cost" / "rows.csv", index=False)
-    monkeypatch.setattr(ablation, "RESULTS", tmp_path)
+    pd.DataFrame(rows).to_csv(tmp_path / "rows.csv", index=False)
+    monkeypatch.setattr(table, "OUT", tmp_path)
     found = [(each["part"], each["difference"]) for each in ablation.equal_costs()]
     assert found == [("dropped blocks", difference)]
 
