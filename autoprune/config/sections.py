@@ -151,12 +151,14 @@ class SearchConfig(Section):
 
     `epochs` are the recovery epochs of one trial, `rungs` the evaluations at which poor trials are
     stopped early (0: never). `screen` are the proposals scored right after removal and repair for
-    each one that is trained (0: every proposal is trained). `objectives` defaults to the task's
-    metric and the first budget field. `levels` are costs below the budget's first limit, in its
-    form, where good models are wanted too: the search begins with candidates just within each.
-    `variables` are what the sampler draws beside schedule and recovery: a share of the budget and
-    a few offsets that the allocator turns into widths and dropped blocks (`allocation`), or a ratio
-    for each group (`ratios`). `auto` is the former where sensitivities are measured.
+    each one that is trained: a quarter as many of the sampler where it draws the allocator's
+    variables, else with moves around the front (0: every proposal is trained). `objectives`
+    defaults to the task's metric and the first budget field. `levels` are costs below the budget's
+    first limit, in its form, where good models are wanted too: the search begins with candidates
+    just within each. `variables` are what the sampler draws beside schedule and recovery: a share
+    of the budget and a few offsets that the allocator turns into widths and dropped blocks
+    (`allocation`), or a ratio for each group (`ratios`). `auto` is the former where sensitivities
+    are measured.
     """
 
     sampler: Literal["tpe", "nsga2", "gp", "front", "random"] = "tpe"

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-
 import pandas as pd
 import pytest
 
-from autoprune._search.sampling.moves import Moves
-from autoprune._search.sampling.screening import Screening
 from autoprune.architecture import Architecture
 from autoprune.candidate import Candidate
 from autoprune.record import TrialRecord
@@ -53,26 +49,3 @@ def test_differences_to_random_are_those_of_equal_seeds() -> None:
     gp = next(line for line in searches.page(pd.DataFrame(rows)).splitlines() if "| gp" in line)
     assert "0.0500 ± nan" in gp
     assert "0.1000 ± nan" in gp
-
-
-@pytest.mark.parametrize("variant", searches.LEFT_OUT)
-def test_a_part_is_left_out_of_one_search_only(variant: str) -> None:
-    before = Moves.propose, Screening._improved
-    with searches.without(variant):
-        assert (Moves.propose, Screening._improved) != before
-    assert (Moves.propose, Screening._improved) == before
-
-
-def test_without_local_search_the_best_unknown_alternative_is_taken_as_it_is() -> None:
-    priors = {1: 0.5, 2: 0.2, 3: 0.1}
-    alternatives = [Candidate(Architecture({"fc": units})) for units in (1, 2, 3, 4)]
-
-    def score(candidate: Candidate) -> SimpleNamespace | None:
-        units = candidate.architecture.widths["fc"]
-        prior = priors.get(units)  # the fourth cannot be scored
-        return prior and SimpleNamespace(candidate=candidate, prior=prior, score=10 * prior)
-
-    screening = SimpleNamespace(_score_of=score)
-    ledger = SimpleNamespace(duplicate_of=lambda each: 0 if each is alternatives[2] else None)
-    assert searches.best_as_it_is(screening, alternatives, ledger, 0) == (alternatives[1], 2.0)
-    assert searches.best_as_it_is(screening, alternatives[2:], ledger, 0) is None

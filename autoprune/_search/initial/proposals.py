@@ -18,8 +18,7 @@ from autoprune.record import BASELINE, SCRATCH, baseline_of
 class Proposal:
     """A queued candidate, its origin, and its score if it has one.
 
-    If `alternatives` are given, the best of all of them and their neighbors is trained
-    (`Screening.best_of`).
+    If `alternatives` are given, the best of all of them is trained (`Screening.best_of`).
     """
 
     candidate: Candidate

@@ -1,12 +1,11 @@
 """Screening: many proposals get a cheap score, and only the most promising one is trained.
 
-A pool of proposals (Optuna's, and moves around the front) is scored by how far the outputs are from
-the dense model's right after pruning and repair. A surrogate that learns from the trials so far
-predicts the metric after training from score, cost and settings, with its uncertainty; the proposal
-with the largest expected hypervolume improvement is trained. An allocation that is not near any
-trained one (a seed, or one in a gap of the front) is first improved by a local search, by the sum
-of its score and the sensitivities of its groups: the best by one of them alone is often bad after
-training.
+A pool of proposals is scored by how far the outputs are from the dense model's right after pruning
+and repair. A surrogate that learns from the trials so far predicts the metric after training from
+score, cost and settings, with its uncertainty; the proposal with the largest expected hypervolume
+improvement is trained. The pool holds Optuna's proposals, and where those are a ratio for each
+group, mostly moves around the front: beside the few variables of the allocator moves brought
+nothing (`results/samplers/searches.md`).
 """
 
 from __future__ import annotations
@@ -82,8 +81,9 @@ class ScreeningCost:
 
 
 class Screening:
-    """Chooses among `count` proposals the one to train; deterministic by the plan's seed.
+    """Chooses among proposals the one to train; deterministic by the plan's seed.
 
+    `count` // 4 are asked of Optuna; with a ratio for each group, moves fill them up to `count`.
     The score is made when it is first needed. A proposal that cannot be scored is dropped, with the
     reason in the log; where the score itself cannot be made, Optuna's first proposal is chosen.
     """
@@ -96,21 +96,21 @@ class Screening:
         count: int,
         sensitivity: Sensitivity | None = None,
     ) -> None:
-        """`sensitivity` of single groups guides the moves (see `Moves`) and adds to the score."""
+        """`sensitivity` of single groups guides moves (see `Moves`) and adds to the score."""
         self.asks = max(1, count // 4)
         self.cost = ScreeningCost()
         self._plan, self._count = plan, count
         self._make_score = make_score
         self._score: Score | None = None
         self._sensitivity = sensitivity
-        self._moves = Moves(plan, sensitivity)
+        self._moves = Moves(plan, sensitivity) if plan.allocated is None else None
         self._scores: dict[ScoreKey, float | None] = {}
         self._order = metric_first(plan.objectives)
 
     def choose(
         self, proposals: Sequence[PooledProposal], ledger: Ledger, round_number: int
     ) -> ScreeningResult:
-        """Fill the pool with moves, score it, and choose; `round_number` seeds the draws."""
+        """Score the proposals (and moves), and choose; `round_number` seeds the draws."""
         started = time.monotonic()
         front = ledger.front()
         pool = self._pool(proposals, ledger, front, derive(self._plan.seed, "screen", round_number))
@@ -122,46 +122,48 @@ class Screening:
             gains = self._gains([item for _, item in scored], ledger, front)
             chosen = scored[max(range(len(scored)), key=gains.__getitem__)][0]
         scores = {item.candidate.key: item.score for _, item in scored}
-        if chosen is not None and chosen.asked is None and chosen.origin == GAP:
-            better = self._improved([chosen.candidate], ledger, round_number)
-            if better is not None:
-                chosen, scores[better[0].key] = replace(chosen, candidate=better[0]), better[1]
+        if chosen is not None and self._moves is not None and chosen.origin == GAP:
+            better = self._improved(self._moves, chosen.candidate, ledger, round_number)
+            chosen, scores[better.candidate.key] = (
+                replace(chosen, candidate=better.candidate),
+                better.score,
+            )
         self.cost.screen_s += time.monotonic() - started
         return ScreeningResult(chosen, scores)
 
     def best_of(
-        self, alternatives: Sequence[Candidate], ledger: Ledger, round_number: int
+        self, alternatives: Sequence[Candidate], ledger: Ledger
     ) -> tuple[Candidate, float] | None:
-        """The best of candidates of about equal cost, improved by a local search, with its score.
+        """The best of candidates of about equal cost that were not tried, with its score.
 
-        None where none could be scored. `round_number` seeds the draws.
+        By the sum of its score and the sensitivities of its groups: the best by one of them alone
+        is often bad after training. None where none could be scored.
         """
         started = time.monotonic()
         ready = self._score is not None or self._begin()
-        found = self._improved(alternatives, ledger, round_number) if ready else None
+        fresh = [c for c in alternatives if ledger.duplicate_of(c) is None] if ready else []
+        found = [scored for c in fresh if (scored := self._score_of(c)) is not None]
+        best = min(found, key=lambda scored: scored.prior, default=None)
         self.cost.screen_s += time.monotonic() - started
-        return found
+        return None if best is None else (best.candidate, best.score)
 
     def _improved(
-        self, alternatives: Sequence[Candidate], ledger: Ledger, round_number: int
-    ) -> tuple[Candidate, float] | None:
-        """A local search from the best alternative, at no higher cost."""
+        self, moves: Moves, start: Candidate, ledger: Ledger, round_number: int
+    ) -> ScoredCandidate:
+        """A local search from a scored candidate in a gap of the front, at no higher cost."""
         rng = np.random.default_rng(derive(self._plan.seed, "improve", round_number))
-        fresh = [c for c in alternatives if ledger.duplicate_of(c) is None]
-        found = [scored for c in fresh if (scored := self._score_of(c)) is not None]
-        if not found:
-            return None
-        best = min(found, key=lambda scored: scored.prior)
-        limit = self._plan.cost(best.candidate)
+        limit = self._plan.cost(start)
+        best = self._score_of(start, limit)
+        assert best is not None, "it was chosen by its score"
         for _ in range(self._count // 2):
-            neighbor = self._moves.neighbor(rng, best.candidate)
+            neighbor = moves.neighbor(rng, best.candidate)
             if neighbor is None or ledger.duplicate_of(neighbor) is not None:
                 continue
             cost = self._plan.cost(neighbor)
             if not self._is_dearer(cost, limit):
                 scored = self._score_of(neighbor, cost)
                 best = scored if scored is not None and scored.prior < best.prior else best
-        return best.candidate, best.score
+        return best
 
     def _is_dearer(self, cost: Cost, limit: Cost) -> bool:
         """Whether it costs more in any limited cost or objective."""
@@ -183,12 +185,15 @@ class Screening:
         if self._score is None and not self._begin():
             return []
         pool = {proposal.candidate.key: proposal for proposal in proposals}
+        moves = self._moves
+        if moves is None or not front.members:
+            return list(pool.values())
         rng = np.random.default_rng(seed)
-        parents = [self._moves.parent(record.candidate) for record in front.members]
-        for _ in range(4 * self._count if parents else 0):
+        parents = [moves.parent(record.candidate) for record in front.members]
+        for _ in range(4 * self._count):
             if len(pool) >= self._count:
                 break
-            move = self._moves.propose(rng, parents)
+            move = moves.propose(rng, parents)
             inside = project(move[1], self._plan) if move else None
             if move is None or inside is None or ledger.duplicate_of(inside) is not None:
                 continue

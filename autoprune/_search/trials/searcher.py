@@ -304,13 +304,12 @@ class BudgetedOptunaSearch(OptunaSearch):
         return (trial, candidate, cost, origin), None
 
     def _best_alternative(self, proposal: Proposal) -> Proposal:
-        """The best of a proposal, its alternatives and neighbors; unchanged without a score."""
+        """The best of a proposal and its alternatives; unchanged without a score."""
         if proposal.alternatives is None or self._screening is None:
             return proposal
         before = self._screening.cost.screen_s
-        number = len(self._study.get_trials(deepcopy=False))
         wanted = [proposal.candidate, *proposal.alternatives]
-        found = self._screening.best_of(wanted, self.ledger, number)
+        found = self._screening.best_of(wanted, self.ledger)
         self._screen_s += self._screening.cost.screen_s - before
         self.ledger.screening = self._screening.cost.to_dict()
         return Proposal(found[0], proposal.origin, found[1]) if found else proposal

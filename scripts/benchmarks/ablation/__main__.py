@@ -104,15 +104,23 @@ EQUAL_COST = (
     Part("int8", "channels", "channels + int8"),
     Part("allocation of widths in int8", "uniform + int8", "channels + int8"),
 )
+BOTH = ", with moves and local search"  # of versions that had them
 SAMPLERS = (
     Part("sampler (TPE) and screening", "random", "tpe, screened"),
-    Part("allocator's variables for ratios", "tpe, screened, ratios", "tpe, screened"),
+    Part(
+        "allocator's variables for ratios", f"tpe, screened, ratios{BOTH}", f"tpe, screened{BOTH}"
+    ),
     Part("sampler: Gaussian process for random draws", "random", "gp"),
     Part("sampler: TPE for random draws", "random", "tpe"),
     Part("sampler: Gaussian process for TPE", "tpe", "gp"),
     Part("sampler: moves and expected improvement for TPE", "tpe", "front"),
     Part("screening of proposals", "tpe", "tpe, screened"),
-    Part("sampler: Gaussian process for TPE, screened", "tpe, screened", "gp, screened"),
+    Part(
+        "sampler: Gaussian process for TPE, screened", f"tpe, screened{BOTH}", f"gp, screened{BOTH}"
+    ),
+    Part("moves in screening", "tpe, screened, with local search", f"tpe, screened{BOTH}"),
+    Part("local search of first candidates", "tpe, screened, with moves", f"tpe, screened{BOTH}"),
+    Part("rungs", f"tpe, screened{BOTH}", f"tpe, screened, rungs{BOTH}"),
 )
 RECIPES = tuple(
     Part(name, "plain", recipe)

@@ -4,14 +4,15 @@
 
 The keyword net within 60 % of its bytes: widths by the allocator's variables (`ratios`: one ratio a
 group instead), float32 or int8, and the recipe; 32 trials of one epoch. The first candidates are
-the same in all variants, but screening replaces them by the best of their neighbors (not with `no
-local search`). `random` draws without a sampler and without screening; with `no moves` only TPE's
-proposals are screened (eight a round, with moves 24 more; `more screened`: 32 a round); with
-`rungs` trials may be stopped after a quarter and a half of an epoch, and new ones are trained for
-what that saves. Rows, one for each variant and seed: `results/samplers/searches.csv`; table:
-`searches.md`, with the hypervolume under the dense model's bytes and an accuracy of 50 %, over the
-largest possible, on validation and test data; whose the members of the front are that came after
-the first candidates; and the difference to `random` of equal seeds.
+the same in all variants; screening takes the best of each and its alternatives. `random` draws
+without a sampler and without screening; with `rungs` trials may be stopped after a quarter and a
+half of an epoch, and new ones are trained for what that saves. Rows, one for each variant and seed:
+`results/samplers/searches.csv`; table: `searches.md`, with the hypervolume under the dense model's
+bytes and an accuracy of 50 %, over the largest possible, on validation and test data; whose the
+members of the front are that came after the first candidates; and the difference to `random` of
+equal seeds. Rows `with moves` and `with local search` are of versions up to 3a6b4c7, in which
+screening also scored moves around the front (24 beside eight of the sampler's) and improved the
+first candidates by a local search.
 """
 
 from __future__ import annotations
@@ -28,12 +29,8 @@ import pandas as pd
 import torch
 
 import autoprune
-from autoprune._search.sampling.moves import Moves
-from autoprune._search.sampling.screening import Screening
-from autoprune._search.state.ledger import Ledger
 from autoprune._search.trials.searcher import BudgetedOptunaSearch
 from autoprune.api import run_config
-from autoprune.candidate import Candidate
 from autoprune.config import RunConfig
 from autoprune.pareto import hypervolume
 from autoprune.record import BASELINE, CONVERTED, TrialRecord
@@ -56,9 +53,6 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "gp, screened": {"sampler": "gp", "screen": SCREENED},
     "tpe, screened, ratios": {"sampler": "tpe", "screen": SCREENED, "variables": "ratios"},
     "tpe, screened, rungs": {"screen": SCREENED, "rungs": 2, "trials": 96, "total_epochs": 32.0},
-    "tpe, screened, no moves": {"screen": SCREENED},
-    "tpe, more screened, no moves": {"screen": 4 * SCREENED},
-    "tpe, screened, no local search": {"screen": SCREENED},
 }
 SPACE = {
     "precision": ["float32", "int8"],
@@ -125,7 +119,7 @@ def searched(task: Task, variant: str, seed: int) -> dict[str, object]:
             "search": {**SEARCH, **VARIANTS[variant], "seed": seed},
         }
         started = time.monotonic()
-        with timed(BudgetedOptunaSearch, "suggest") as proposing_s, without(variant):
+        with timed(BudgetedOptunaSearch, "suggest") as proposing_s:
             result = run_config(RunConfig.from_dict(config))
         minutes = (time.monotonic() - started) / 60
         return {
@@ -133,35 +127,6 @@ def searched(task: Task, variant: str, seed: int) -> dict[str, object]:
             **tested(result, task),
             "minutes": minutes,
         }
-
-
-def best_as_it_is(
-    screening: Screening, alternatives: Sequence[Candidate], ledger: Ledger, round_number: int
-) -> tuple[Candidate, float] | None:
-    """In the place of the local search: the best by its score of those that are not known."""
-    fresh = [each for each in alternatives if ledger.duplicate_of(each) is None]
-    scored = [found for each in fresh if (found := screening._score_of(each)) is not None]
-    best = min(scored, key=lambda found: found.prior, default=None)
-    return None if best is None else (best.candidate, best.score)
-
-
-NO_MOVES = (Moves, "propose", lambda *_: None)
-LEFT_OUT: dict[str, tuple[type, str, Any]] = {  # by variant: what is replaced, and by what
-    "tpe, screened, no moves": NO_MOVES,
-    "tpe, more screened, no moves": NO_MOVES,
-    "tpe, screened, no local search": (Screening, "_improved", best_as_it_is),
-}
-
-
-@contextmanager
-def without(variant: str) -> Iterator[None]:
-    """The search without the part that a variant leaves out."""
-    if variant not in LEFT_OUT:
-        yield
-        return
-    owner, name, instead = LEFT_OUT[variant]
-    with patch.object(owner, name, instead):
-        yield
 
 
 @contextmanager
@@ -262,8 +227,11 @@ def page(rows: pd.DataFrame) -> str:
         f"The keyword net within 60 % of its bytes, {SEARCH['trials']} trials of one epoch. "
         "Hypervolumes are means ± half of the 95 % interval over seeds (Student's t). The last "
         "columns: members of the front, the shares of them that were first candidates, proposed "
-        "by the sampler, or by the screening's moves. A row without screening and of commit "
-        "cde44b8 has no time of its proposals: screening alone was timed.\n\n"
+        "by the sampler, or by the screening's moves. Rows `with moves` (24 beside eight proposals "
+        "of the sampler's) and `with local search` (of the first candidates) are of versions up to "
+        "3a6b4c7: neither brought anything beside the allocator's variables, and both left the "
+        "product there. A row without screening and of commit cde44b8 has no time of its "
+        "proposals: screening alone was timed.\n\n"
         f"{harness.table(pd.DataFrame(lines), SHOWN)}\n\n{harness.stamp(rows)}\n"
     )
 
