@@ -72,11 +72,14 @@ def commit() -> str:
 
 
 def stamp(rows: pd.DataFrame) -> str:
-    """The circumstances of the last row, as a sentence for its table."""
+    """The circumstances of the last row, and the commits of all, as sentences for their table."""
     last = rows.iloc[-1]
+    commits = list(dict.fromkeys(map(str, rows.sort_values("date", kind="stable").commit)))
+    others = f" Rows are of the commits {', '.join(commits)}; the CSV has the command of each."
     return (
         f"`{last.command}`: {last.machine}, {last.threads} of {last.cores} cores, Python "
         f"{last.python}, {last.versions}; commit {last.commit}, {last.date}."
+        f"{others if len(commits) > 1 else ''}"
     )
 
 

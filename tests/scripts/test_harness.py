@@ -133,3 +133,15 @@ def test_a_command_can_be_copied(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.argv", [str(module), "resnet8", "--methods", "random, best of 8"])
     wanted = "python -m scripts.benchmarks.equal_cost resnet8 --methods 'random, best of 8'"
     assert harness.command() == wanted
+
+
+def test_a_table_of_several_commits_names_all_of_them_by_date() -> None:
+    about = harness.circumstances()
+    old = {**about, "commit": "aaa", "date": "2026-01-02"}
+    older = {**about, "commit": "bbb", "date": "2026-01-01"}
+    one, several = (
+        harness.stamp(pd.DataFrame([old])),
+        harness.stamp(pd.DataFrame([old, older, old])),
+    )
+    assert "commits" not in one
+    assert "; commit aaa, 2026-01-02. Rows are of the commits bbb, aaa; " in several
