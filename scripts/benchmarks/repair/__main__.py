@@ -40,7 +40,7 @@ KEY = ["ratio", "order", "mending"]
 SHOWN = {
     "macs_share": ("MACs", ".1%"),
     "order": ("order", ""),
-    "mending": ("mended by", ""),
+    "mending": ("corrected by", ""),
     "val_accuracy": ("validation", ".1%"),
     "test_accuracy": ("test", ".1%"),
     "build_cpu_s": ("build (CPU s)", ".2f"),
@@ -203,7 +203,7 @@ def markdown(rows: pd.DataFrame, bench: Bench, memory: str, options: argparse.Na
         f"calibration images (training split, augmented; {bench.refit_samples} of them for "
         f"`refit`). Validation: {options.val} images that were not used in calibration (the public "
         f"checkpoint has seen them in its training); test: {options.test} images. Seed {SEED}. "
-        "`build` is the median processor time, one thread, from the dense model to the mended "
+        "`build` is the median processor time, one thread, from the dense model to the repaired "
         f"candidate.\n{harness.stamp(rows)}\n\n{harness.table(rows, SHOWN)}\n\n"
         f"Once per model (CPU s): {once}.\n\nMemory: {memory}.\n"
     )
