@@ -340,7 +340,7 @@ def int8_retraining(
     record = run.records()[0]
     architecture = replace(record.candidate.architecture, precision=precision)
     record = replace(record, candidate=replace(record.candidate, architecture=architecture))
-    found = for_length(record.candidate, run.config, 1.0)
+    found = for_length(record.candidate, run.config, 1.0, Pair())
     folder = run.retraining(0)
     folder.save_plan(RetrainingPlan(found.key, 1.0, (3,), quantization_aware=before))
     folder.save_summary(RetrainingSummary(0, found, 1.0, (3,), {}))

@@ -410,22 +410,25 @@ def test_what_is_settled_is_the_best_of_the_rivals(folder: RunFolder) -> None:
     assert len(score.calls) == 3
 
 
-def test_moves_fill_the_pool_only_beside_ratios_of_groups(folder: RunFolder) -> None:
+def test_moves_fill_the_pool_beside_ratios_of_groups_or_where_nothing_is_new(
+    folder: RunFolder,
+) -> None:
     plan = toy.make_plan()
     hand = toy.Hand(folder, plan, [], None, accuracy)
     hand.play(4)
     drawn = [
         PooledProposal(c, "tpe") for r in random_candidates(plan, 2) if (c := project(r, plan))
     ]
-    scores = {
-        is_allocated: screening(replace(plan, allocated=plan.space if is_allocated else None))
-        .choose(drawn, hand.ledger, 0)
-        .scores
-        for is_allocated in (False, True)
-    }
+    allocated = replace(plan, allocated=plan.space)
+    keys = {proposal.candidate.key for proposal in drawn}
+    beside = screening(plan).choose(drawn, hand.ledger, 0).scores
+    alone = screening(allocated).choose(drawn, hand.ledger, 0).scores
+    without = screening(allocated).choose([], hand.ledger, 0)
     hand.close()
-    assert len(scores[False]) >= 8
-    assert set(scores[True]) == {proposal.candidate.key for proposal in drawn}
+    assert len(beside) >= 8
+    assert set(alone) == keys
+    assert len(without.scores) >= 8
+    assert without.chosen is not None
 
 
 def test_what_groups_do_alone_counts_beside_the_score(folder: RunFolder) -> None:

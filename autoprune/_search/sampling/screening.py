@@ -3,9 +3,9 @@
 A pool of proposals is scored by how far the outputs are from the dense model's right after pruning
 and repair. A surrogate that learns from the trials so far predicts the metric after training from
 score, cost and settings, with its uncertainty; the proposal with the largest expected hypervolume
-improvement is trained. The pool holds Optuna's proposals, and where those are a ratio for each
-group, mostly moves around the front: beside the few variables of the allocator moves brought
-nothing (`results/samplers/searches.md`).
+improvement is trained. The pool holds Optuna's proposals; where those are a ratio for each group, or
+none is new, mostly moves around the front. Beside new proposals from the few variables of the
+allocator, moves brought nothing (`results/samplers/searches.md`).
 """
 
 from __future__ import annotations
@@ -83,7 +83,8 @@ class ScreeningCost:
 class Screening:
     """Chooses among proposals the one to train; deterministic by the plan's seed.
 
-    `count` // 4 are asked of Optuna; with a ratio for each group, moves fill them up to `count`.
+    `count` // 4 are asked of Optuna; with a ratio for each group, or where none of these is new,
+    moves fill them up to `count`.
     The score is made when it is first needed. A proposal that cannot be scored is dropped, with the
     reason in the log; where the score itself cannot be made, Optuna's first proposal is chosen.
     """
@@ -103,7 +104,7 @@ class Screening:
         self._make_score = make_score
         self._score: Score | None = None
         self._sensitivity = sensitivity
-        self._moves = Moves(plan, sensitivity) if plan.allocated is None else None
+        self._moves = Moves(plan, sensitivity)
         self._scores: dict[ScoreKey, float | None] = {}
         self._order = metric_first(plan.objectives)
 
@@ -122,8 +123,8 @@ class Screening:
             gains = self._gains([item for _, item in scored], ledger, front)
             chosen = scored[max(range(len(scored)), key=gains.__getitem__)][0]
         scores = {item.candidate.key: item.score for _, item in scored}
-        if chosen is not None and self._moves is not None and chosen.origin == GAP:
-            better = self._improved(self._moves, chosen.candidate, ledger, round_number)
+        if chosen is not None and chosen.asked is None and chosen.origin == GAP:
+            better = self._improved(chosen.candidate, ledger, round_number)
             chosen, scores[better.candidate.key] = (
                 replace(chosen, candidate=better.candidate),
                 better.score,
@@ -147,16 +148,14 @@ class Screening:
         self.cost.screen_s += time.monotonic() - started
         return None if best is None else (best.candidate, best.score)
 
-    def _improved(
-        self, moves: Moves, start: Candidate, ledger: Ledger, round_number: int
-    ) -> ScoredCandidate:
+    def _improved(self, start: Candidate, ledger: Ledger, round_number: int) -> ScoredCandidate:
         """A local search from a scored candidate in a gap of the front, at no higher cost."""
         rng = np.random.default_rng(derive(self._plan.seed, "improve", round_number))
         limit = self._plan.cost(start)
         best = self._score_of(start, limit)
         assert best is not None, "it was chosen by its score"
         for _ in range(self._count // 2):
-            neighbor = moves.neighbor(rng, best.candidate)
+            neighbor = self._moves.neighbor(rng, best.candidate)
             if neighbor is None or ledger.duplicate_of(neighbor) is not None:
                 continue
             cost = self._plan.cost(neighbor)
@@ -185,15 +184,14 @@ class Screening:
         if self._score is None and not self._begin():
             return []
         pool = {proposal.candidate.key: proposal for proposal in proposals}
-        moves = self._moves
-        if moves is None or not front.members:
+        if not front.members or (pool and self._plan.allocated is not None):
             return list(pool.values())
         rng = np.random.default_rng(seed)
-        parents = [moves.parent(record.candidate) for record in front.members]
+        parents = [self._moves.parent(record.candidate) for record in front.members]
         for _ in range(4 * self._count):
             if len(pool) >= self._count:
                 break
-            move = moves.propose(rng, parents)
+            move = self._moves.propose(rng, parents)
             inside = project(move[1], self._plan) if move else None
             if move is None or inside is None or ledger.duplicate_of(inside) is not None:
                 continue
