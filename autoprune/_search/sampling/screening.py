@@ -3,8 +3,8 @@
 A pool of proposals is scored by how far the outputs are from the dense model's right after pruning
 and repair. A surrogate that learns from the trials so far predicts the metric after training from
 score, cost and settings, with its uncertainty; the proposal with the largest expected hypervolume
-improvement is trained. The pool holds Optuna's proposals; where those are a ratio for each group, or
-none is new, mostly moves around the front. Beside new proposals from the few variables of the
+improvement is trained. The pool holds Optuna's proposals; where those are a ratio for each group,
+or none is new, mostly moves around the front. Beside new proposals from the few variables of the
 allocator, moves brought nothing (`results/samplers/searches.md`).
 """
 

@@ -57,7 +57,7 @@ difference is not that of searching the rate, for which `_lr0.01` is meant.
 Rows of `search` are of earlier engines ([which](../search/README.md)). For the keyword net 0.02 and
 0.03 are high rates ([recipes](../recipes/README.md)); at the better one of 0.003 and 0.01 int8
 brings as much as there. In the example of [voice commands](../examples/voice_commands/README.md),
-at 0.011, removal in steps brings less than the spread of three seeds.
+at 0.014, removal in steps brings less than the spread of three seeds.
 Made by `python -m scripts.benchmarks.ablation`.
 """
 
