@@ -61,7 +61,7 @@ search:
   keep_models: front           # models that stay on disk: the front's with its next best, or all
   # max_disk: 5 GB             # how much they may take
   # ray: {{address: auto}}       # train in a running Ray cluster (docs/cluster.md)
-  screen: 32                   # proposals scored before training for each one trained; 0 = none
+  screen: 32                   # a quarter of so many proposals is scored for each trial; 0 = none
   baselines:                   # models to compare with; the first uniform ones count as trials
     uniform: 3
     random: 1
