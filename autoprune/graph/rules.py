@@ -120,7 +120,9 @@ def keeps_zero(flow: Flow, call: Call) -> bool:
     states = [flow.state(tensor) for tensor in call.tensors]
     if not any(state.zero for state in states):
         return False
-    key = (call.name, tuple(state.zero for state in states), repr(_scalars(call)))
+    kinds = (tensor.is_floating_point() or tensor.is_complex() for tensor in call.tensors)
+    known = tuple(zip((state.zero for state in states), kinds, strict=True))
+    key = (call.name, known, repr(_scalars(call)))
     if key not in _ZERO:
         _ZERO[key] = _probe(call, iter(state.zero for state in states))
     return _ZERO[key]

@@ -101,6 +101,14 @@ def test_complex_numbers_carry_channels() -> None:
     )
 
 
+def test_what_an_integer_does_to_zeros_says_nothing_of_other_numbers() -> None:
+    def moved(number: Tensor) -> Function:
+        return lambda x: (x + number).sum(-1, keepdim=True)
+
+    of_features(moved(torch.zeros(1, dtype=torch.int64)))
+    assert reason_of(of_features(moved(torch.tensor([1.5])))) == "sum over channels"
+
+
 def test_a_sum_over_channels_that_a_complex_number_was_added_to_is_refused() -> None:
     def shifted(x: Tensor) -> Tensor:
         return (torch.complex(x, x) + torch.tensor([1.0 + 2.0j])).abs().sum(-1, keepdim=True)
