@@ -229,9 +229,9 @@ def page(rows: pd.DataFrame) -> str:
         "columns: members of the front, the shares of them that were first candidates, proposed "
         "by the sampler, or by the screening's moves. Rows `with moves` (24 beside eight proposals "
         "of the sampler's) and `with local search` (of the first candidates) are of versions up to "
-        "3a6b4c7: neither brought anything beside the allocator's variables, and both left the "
-        "product there. A row without screening and of commit cde44b8 has no time of its "
-        "proposals: screening alone was timed.\n\n"
+        "3a6b4c7: neither brought anything beside the allocator's variables, where moves are now "
+        "used only if the sampler proposes nothing new. A row without screening and of commit "
+        "cde44b8 has no time of its proposals: screening alone was timed.\n\n"
         f"{harness.table(pd.DataFrame(lines), SHOWN)}\n\n{harness.stamp(rows)}\n"
     )
 
