@@ -77,6 +77,7 @@ class Assembly:
             ),
             parameters={n: self._held(n, p) for n, p in model.named_parameters()},
             buffers={n: self._held(n, b) for n, b in model.named_buffers()},
+            positions={name: self._all([ids]) for name, ids in flow.positions.items()},
             attributes=self._attributes(),
             inputs=tuple(inputs),
             outputs=tuple(outputs),

@@ -207,7 +207,7 @@ class _Layout:
     def of(graph: PruningGraph, modules: Iterable[str], idle: frozenset[int]) -> _Layout:
         places = _calls_of(graph.ops, modules)
         needed = {path: calls - idle for path, calls in places.items() if calls - idle}
-        names = [*graph.parameters, *graph.buffers]
+        names = [*graph.parameters, *graph.buffers, *graph.positions]
         readers: dict[str, set[int]] = defaultdict(set)
         for call, op in enumerate(graph.ops):
             for name in op.parameters if call not in idle else ():

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from autoprune.graph.calls import Call, elements
 from autoprune.graph.flow import Flow, Rule
@@ -25,7 +25,8 @@ def convolution(flow: Flow, call: Call) -> None:
     source, weight, bias = call["input"], call["weight"], call["bias"]
     groups, transposed = call["groups"], call["transposed"]
     x, w = list(flow.labels(source)), flow.labels(weight)
-    x[2:] = _passed(flow, call, x[2:])
+    slides = _slides_over_channels(flow, call)
+    x[2:] = [flow.join(x[2], slides)] if slides is not None else _passed(flow, call, x[2:])
     inside, outside = (w[0], w[1]) if transposed else (w[1], w[0])
     names = flow.state(weight).names
     out_size = call.outs[0].shape[1]
@@ -44,12 +45,32 @@ def convolution(flow: Flow, call: Call) -> None:
     call.weight = call.weight and not flow.is_applied(weight, source)
     call.labels = [(x[0], made, *x[2:])]
     across = any(label is not None for label in x[2:])  # a bias is added at pruned positions, too
-    call.zero = not across or (bias is None and flow.state(source).zero)
+    kept_zero = bias is None and flow.state(source).zero and slides is None
+    call.zero = not across or kept_zero
     shape = source.shape[2:] if transposed else call.outs[0].shape[2:]
-    spatial = (_size(label, size) for label, size in zip(x[2:], shape, strict=True))
+    labels = x[2:] if slides is None else [None]  # it computes at all positions of the dense layer
+    spatial = (_size(label, size) for label, size in zip(labels, shape, strict=True))
     first = _size(x[1], source.shape[1]) if transposed else _size(made, out_size)
     per = _size(w[1], weight.shape[1])
     call.macs = (_size(x[0], source.shape[0]), first, per, *spatial, *weight.shape[2:])
+
+
+def _slides_over_channels(flow: Flow, call: Call) -> Indices | None:
+    """Ids of the channels that a `Conv1d` slides over, None where it does not, or they must stay.
+
+    So does efficient channel attention (Wang et al. 2020, arXiv:1910.03151). The smaller layer puts
+    zeros where channels were pruned, which is what the masked model has there.
+    """
+    source, weight = call["input"], call["weight"]
+    label = flow.labels(source)[-1]
+    layer, state = flow.modules.get(flow.layer), flow.state(weight)
+    if label is None or type(layer) is not nn.Conv1d or state.names != (f"{flow.layer}.weight",):
+        return None
+    same = call.outs[0].shape[2:] == source.shape[2:] and call["stride"][0] == 1
+    if not same or weight.shape[2] == 1 or label.min() < 0 or not flow.state(source).zero:
+        return None
+    held = flow.own_positions(len(label))
+    return held if len(held) == len(label) else None
 
 
 def _passed(flow: Flow, call: Call, labels: Sequence[Indices | None]) -> list[Indices | None]:

@@ -28,7 +28,7 @@ from autoprune.graph.calls import (
 )
 from autoprune.graph.ids import Ids, Labels, is_free
 from autoprune.graph.sizes import Held, Made, Size, Source, holds
-from autoprune.graph.types import Indices, Structure
+from autoprune.graph.types import POSITIONS, Indices, Structure
 
 _COMPUTED = "its size is used as a number (a scale, for example)"
 
@@ -58,6 +58,7 @@ class Findings:
         self.computed: list[tuple[Source, str]] = []
         self.scripted: set[str] = set()
         self.owned: dict[tuple[str, int], Indices] = {}
+        self.positions: dict[str, Indices] = {}  # of channels, held by layers that slide over them
         self.structures: dict[str, Structure | None] = {}
         self.recording = True
         self.heads = dict(heads or {})
@@ -215,6 +216,15 @@ class Findings:
     def compute_with(self, source: Source, reason: str = _COMPUTED) -> None:
         """A number that is no size was computed from a size: it must not change (`numbers`)."""
         self.computed.append((source, self.place(reason)))
+
+    def own_positions(self, size: int) -> Indices:
+        """Ids of the channels that the running layer slides over, one for each of its calls."""
+        name = f"{self.layer}.{POSITIONS}"
+        if name not in self.positions:
+            known = self.owned.get((name, 0))
+            self.positions[name] = self.ids.fresh(size) if known is None else known
+            self.owned[name, 0] = self.positions[name]
+        return self.positions[name]
 
     def own_nothing(self, size: int) -> Indices:
         """Ids for a dimension of a constant."""

@@ -1,9 +1,10 @@
-"""Means, variances and extremes over channels: normalization is prunable, other uses are not.
+"""Means, variances and extremes over channels: which uses of them are prunable.
 
-They change when channels are pruned. Where one only centers or scales the tensor it was taken from,
-as a normalization does, the smaller model takes it over the kept channels. Where it is used as a
-value, or one of the channels is selected and used, the channels are not prunable (code may select
-one only for the shape of the rest).
+They change when channels are pruned: the smaller model takes them over the kept channels. That is
+right where one only centers or scales the tensor it was taken from, as a normalization does, or
+where a layer has learned to read it, as in spatial attention (Woo et al. 2018, arXiv:1807.06521).
+Where it is used as a value, or one of the channels is selected and used, the channels are not
+prunable (code may select one only for the shape of the rest).
 """
 
 from __future__ import annotations
@@ -21,10 +22,14 @@ REDUCTIONS = frozenset(
 
 _SAME = frozenset(
     """_to_copy clone detach alias view _unsafe_view reshape unsqueeze squeeze expand contiguous
-    transpose permute t sqrt pow square abs neg clamp clamp_min clamp_max maximum minimum add sub
-    rsub mul div rsqrt reciprocal""".split()  # noqa: SIM905
+    transpose permute t cat sqrt pow square abs neg clamp clamp_min clamp_max maximum minimum add
+    sub rsub mul div rsqrt reciprocal""".split()  # noqa: SIM905
 )
 """Operators that keep a statistic one, alone or with numbers and other statistics."""
+
+
+_READERS = frozenset("convolution linear addmm mm".split())  # noqa: SIM905
+"""Operators of layers, whose weights read a statistic like any other input."""
 
 
 def follow(flow: Flow, call: Call) -> None:
@@ -39,13 +44,13 @@ def follow(flow: Flow, call: Call) -> None:
         for tensor, state in zip(call.tensors, before, strict=True)
         if state.statistic is None and tensor.numel() > 1
     ]
+    picked = any(one.picked for one in held)
     if name in _SAME and not others:
         labels = tuple(label for one in held for label in one.labels)
-        picked = any(one.picked for one in held)
         call.statistic = Statistic(labels, held[0].reason, _inverted(call, name, held), picked)
     elif len(others) == 1 and _normalizes(call, name, others[0], held):
         call.zero = call.zero and name != "sub"  # a mean is taken off everywhere
-    else:
+    elif picked or name not in _READERS or not all(flow.state(other).weight for other in others):
         refuse(flow, held)
 
 

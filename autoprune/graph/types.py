@@ -18,6 +18,8 @@ Indices = NDArray[np.int64]
 Role = Literal["out", "in", "affine"]
 Kind = Literal["channel", "head", "ffn"]
 BlockKind = Literal["residual", "attention", "ffn"]
+POSITIONS = "positions"
+"""The buffer of a smaller layer that slides over channels: their positions in the dense layer."""
 Structure = Any  # a pytree: what a module returned, without its tensors
 
 
@@ -174,7 +176,10 @@ class Block:
 
 @dataclass(frozen=True, eq=False)
 class PruningGraph:
-    """The groups of a model, what is not prunable, and all sizes as functions of the widths."""
+    """The groups of a model, what is not prunable, and all sizes as functions of the widths.
+
+    `positions` are sizes of buffers that the model does not have before it is pruned (`POSITIONS`).
+    """
 
     groups: tuple[Group, ...]
     frozen: tuple[Frozen, ...]
@@ -182,6 +187,7 @@ class PruningGraph:
     tensors: tuple[TensorInfo, ...]
     parameters: Mapping[str, tuple[Dim, ...]]
     buffers: Mapping[str, tuple[Dim, ...]]
+    positions: Mapping[str, tuple[Dim, ...]] = field(default_factory=dict)
     attributes: tuple[Attribute, ...] = ()
     inputs: tuple[int, ...] = ()
     outputs: tuple[int, ...] = ()
@@ -198,6 +204,13 @@ class PruningGraph:
     def sizes(self) -> dict[str, int]:
         """Units of each group."""
         return {group.name: group.size for group in self.groups}
+
+    def dims(self, name: str) -> tuple[Dim, ...]:
+        """The sizes of a parameter or buffer, also of one that pruning makes."""
+        for held in (self.parameters, self.buffers):
+            if name in held:
+                return held[name]
+        return self.positions[name]
 
     def columns(self) -> dict[str, int]:
         """All that can be pruned: units of each group, and 1 for each block under its `column`."""
@@ -265,6 +278,7 @@ class PruningGraph:
             ops=tuple(self._read_around(call, last_first) for call in stays),
             parameters={n: dims for n, dims in self.parameters.items() if n not in gone},
             buffers={n: dims for n, dims in self.buffers.items() if n not in gone},
+            positions={n: dims for n, dims in self.positions.items() if n not in gone},
             attributes=tuple(
                 replace(a, dims=tuple(dim.freeze(gone_sizes) for dim in a.dims))
                 for a in self.attributes
@@ -352,6 +366,7 @@ class PruningGraph:
             tensors=tuple(replace(info, dims=fixed(info.dims)) for info in self.tensors),
             parameters={name: fixed(dims) for name, dims in self.parameters.items()},
             buffers={name: fixed(dims) for name, dims in self.buffers.items()},
+            positions={name: fixed(dims) for name, dims in self.positions.items()},
             attributes=tuple(replace(a, dims=fixed(a.dims)) for a in self.attributes),
         )
 

@@ -38,8 +38,8 @@ def masked(
     norms = {name: norm for name, norm in computed_weights(result).items() if name in kept}
     scales = {name: norm.scale() for name, norm in norms.items()}
     with torch.no_grad():
-        for name, dims in kept.items():
-            for dim, indices in dims.items():
+        for name in kept.keys() - graph.positions.keys():
+            for dim, indices in kept[name].items():
                 if not _is_direction(name, dim, kept):
                     _zero_others(held[name], dim, torch.from_numpy(indices))
         for name, norm in norms.items():
@@ -108,8 +108,7 @@ class _KeptOnly(Flow):  # type: ignore[no-untyped-call]
             for part in group.slices:
                 key = (part.tensor, part.dim)
                 if key not in self.owned:
-                    dims = graph.parameters.get(part.tensor) or graph.buffers[part.tensor]
-                    self.owned[key] = self.ids.fresh(dims[part.dim].size(sizes))
+                    self.owned[key] = self.ids.fresh(graph.dims(part.tensor)[part.dim].size(sizes))
                 self.owned[key][part.indices] = mine[:, None]
 
     def rank(self, label: Indices) -> int:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from autoprune.errors import GraphError
 from autoprune.graph import Indices, PruningGraph
 from autoprune.pruning.computed_weights import computed_weights
+from autoprune.pruning.sliding import keep_positions
 
 
 def prune(
@@ -37,11 +38,15 @@ def prune(
     parameters = dict(model.named_parameters(remove_duplicate=False))
     buffers = dict(model.named_buffers(remove_duplicate=False))
     for name, dims in cuts.items():
-        _check(name, parameters.get(name, buffers.get(name)), dims, graph)
+        if name not in graph.positions:
+            _check(name, parameters.get(name, buffers.get(name)), dims, graph)
     scales = {name: norm.scale() for name, norm in computed_weights(model).items() if name in cuts}
     with torch.no_grad():
         for name, dims in cuts.items():
-            if name in parameters:
+            if name in graph.positions:
+                layer = model.get_submodule(name.rpartition(".")[0])
+                keep_positions(layer, graph.positions[name][0].size(graph.sizes()), dims[0])
+            elif name in parameters:
                 _cut_parameter(parameters[name], dims, optimizer)
             else:
                 _cut_buffer(model, name, buffers, dims)
@@ -61,8 +66,7 @@ def kept_positions(
     sizes = graph.sizes()
     cuts: dict[str, dict[int, Indices]] = {}
     for (name, dim), removed in graph.removed(kept_indices).items():
-        dims = graph.parameters.get(name) or graph.buffers[name]
-        is_kept = np.ones(dims[dim].size(sizes), dtype=bool)
+        is_kept = np.ones(graph.dims(name)[dim].size(sizes), dtype=bool)
         is_kept[removed] = False
         cuts.setdefault(name, {})[dim] = np.flatnonzero(is_kept)
     return cuts
@@ -72,8 +76,7 @@ def _check(
     name: str, tensor: Tensor | None, dims: Mapping[int, Indices], graph: PruningGraph
 ) -> None:
     sizes = graph.sizes()
-    known = graph.parameters.get(name) or graph.buffers[name]
-    expected = tuple(dim.size(sizes) for dim in known)
+    expected = tuple(dim.size(sizes) for dim in graph.dims(name))
     if tensor is None or tuple(tensor.shape) != expected:
         got = "no such tensor" if tensor is None else str(tuple(tensor.shape))
         raise GraphError(

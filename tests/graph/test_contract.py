@@ -74,10 +74,11 @@ class Tokens(nn.Module):
         (1, True, False, 8),
         (1, False, True, 8),
         (1, True, True, 0),  # the bias is added at pruned positions, too
-        (3, True, False, 0),
+        (3, True, False, 8),  # zeros take the places of what is pruned
+        (3, True, True, 0),
     ],
 )
-def test_a_convolution_of_single_positions_passes_them_on(
+def test_a_convolution_over_channels_passes_them_on(
     size: int, bias: bool, summed: bool, units: int
 ) -> None:
     torch.manual_seed(0)

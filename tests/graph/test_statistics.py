@@ -58,6 +58,48 @@ def test_a_mean_that_is_a_value_of_its_own_keeps_the_channels_whole(
     assert graph.frozen[0].reason == "mean over channels"
 
 
+class Read(nn.Module):
+    """A layer reads what is taken over the channels."""
+
+    def __init__(self, use: Callable[[Tensor], Tensor], features: int) -> None:
+        super().__init__()
+        self.a, self.read, self.use = nn.Linear(4, 8), nn.Linear(features, 3), use
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.read(self.use(self.a(x)))
+
+
+@pytest.mark.parametrize(
+    ("use", "features"),
+    [
+        (lambda x: x.mean(-1, keepdim=True), 1),
+        (lambda x: torch.cat([x.mean(-1, keepdim=True), x.amax(-1, keepdim=True)], -1), 2),
+        (lambda x: x.std(-1, keepdim=True).sqrt() * x.amin(-1, keepdim=True), 1),
+    ],
+)
+def test_a_statistic_that_a_layer_reads_is_taken_over_the_kept_channels(
+    use: Callable[[Tensor], Tensor], features: int
+) -> None:
+    model, x = Read(use, features), torch.randn(5, 4)
+    graph = prunable(model, x)
+    assert graph.sizes() == {"a": 8}
+    assert gap(model.double(), graph, {"a": [1, 4, 6]}, x, train=False) < 1e-9
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda x: torch.relu(x.mean(-1, keepdim=True)).expand(-1, 9),
+        lambda x: torch.cat([x, x.mean(-1, keepdim=True)], -1),
+        lambda x: x[..., -1:].expand(-1, 9) + x[:, 0, None],
+    ],
+)
+def test_nothing_may_change_a_statistic_before_a_layer_reads_it(
+    use: Callable[[Tensor], Tensor],
+) -> None:
+    assert not trace(Read(use, 9), torch.randn(5, 4)).groups
+
+
 class Scaled(nn.Module):
     """Divided by the largest channel, as before int8 arithmetic."""
 
@@ -97,7 +139,7 @@ def test_an_extreme_that_scales_is_taken_over_the_kept_channels(
     [
         lambda x: x * x.amax(-1, keepdim=True).sigmoid(),
         lambda x: x + x.max(-1, keepdim=True).indices,
-        lambda x: torch.cat([x.amax(-1, True)] * 8, -1),
+        lambda x: torch.cat([x.amax(-1, True)] * 8, -1).sigmoid(),
         lambda x: torch.maximum(x, x.min(-1, True).values + 1.0),
     ],
 )

@@ -174,7 +174,7 @@ class UnknownOperator(nn.Module):
 
 
 class ChannelMean(nn.Module):
-    """Spatial attention: a mean over channels changes when channels leave."""
+    """A mean over channels changes when channels leave, and nothing has learned to read it."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -242,6 +242,42 @@ class Bag(nn.Module):
         return self.out(self.bag(x))
 
 
+class ChannelNeighbors(nn.Module):
+    """Efficient channel attention: a convolution slides over the channels of a residual sum."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.head = nn.Conv2d(3, 12, 3, padding=1), nn.Linear(12, 4)
+        self.inside = nn.Conv2d(12, 12, 3, padding=1)
+        self.inner, self.outer = (
+            nn.Conv1d(1, 1, 3, padding=1, bias=bias) for bias in (True, False)
+        )
+        self.norms = nn.ModuleList(nn.BatchNorm2d(12) for _ in range(2))
+
+    def gated(self, x: Tensor, conv: nn.Module) -> Tensor:
+        means = F.adaptive_avg_pool2d(x, 1).squeeze(-1).transpose(-1, -2)
+        return x * torch.sigmoid(conv(means)).transpose(-1, -2).unsqueeze(-1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.gated(F.relu(self.norms[0](self.stem(x))), self.outer)
+        x = F.relu(x + self.gated(self.norms[1](self.inside(x)), self.inner))
+        return self.head(x.mean((2, 3)))
+
+
+class SpatialAttention(nn.Module):
+    """CBAM's: a layer reads mean and maximum over channels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.head = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 6, 1), nn.Conv2d(6, 4, 1)
+        self.places = nn.Conv2d(2, 1, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.a(x))
+        over = torch.cat([x.mean(1, keepdim=True), x.amax(1, keepdim=True)], dim=1)
+        return self.head(F.relu(self.b(x * torch.sigmoid(self.places(over)))))
+
+
 def image(n: int) -> Tensor:
     return torch.randn(n, 3, 8, 8)
 
@@ -265,5 +301,7 @@ HARD: dict[str, tuple[Callable[[], nn.Module], Callable[[int], Tensor]]] = {
     "bag": (Bag, lambda n: torch.randint(0, 9, (n, 5))),
     "unknown": (UnknownOperator, lambda n: torch.randn(n, 6)),
     "channel_mean": (ChannelMean, image),
+    "channel_neighbors": (ChannelNeighbors, image),
+    "spatial_attention": (SpatialAttention, image),
     "towers": (TwoTowers, lambda n: torch.randn(n, 6)),
 }

@@ -66,6 +66,7 @@ SIZES: dict[str, tuple[int, dict[str, Any]]] = {
     "nest_tiny": (224, {}),
     "nf_regnet_b0": (64, {}),
     "eca_nfnet_l0": (64, {}),
+    "ecaresnet26t": (64, {}),
     "pit_ti_224": (224, {}),
     "pvt_v2_b0": (64, {}),
     "regnetz_005": (64, {}),

@@ -1,0 +1,50 @@
+"""Convolutions that slide over channels, as in efficient channel attention, with some pruned."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from autoprune.errors import GraphError
+from autoprune.graph import Indices
+
+
+class SlidingConv1d(nn.Conv1d):
+    """A `Conv1d` over the channels of a dense layer, some of which were pruned.
+
+    The input has the kept ones. It is convolved with each at its position in the dense layer and
+    zeros at the others; the output has the kept positions again. Buffers: the `positions`, and for
+    each position of the dense layer its `source` in the input, or the zero behind it. Pruning makes
+    both; they are no part of the state.
+    """
+
+    positions: Tensor
+    source: Tensor
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`(batch, in_channels, kept)` to `(batch, out_channels, kept)`."""
+        zero = torch.zeros_like(x[..., :1])
+        dense = torch.cat([x, zero], dim=-1).index_select(-1, self.source)
+        return super().forward(dense).index_select(-1, self.positions)
+
+
+def keep_positions(layer: nn.Module, size: int, kept: Indices) -> None:
+    """Let a `Conv1d` see only `kept` of the `size` positions that it sees so far, in place.
+
+    Raises GraphError for any other layer.
+    """
+    if type(layer) is nn.Conv1d:
+        positions, dense_size = torch.arange(size, device=layer.weight.device), size
+        layer.__class__ = SlidingConv1d
+    elif isinstance(layer, SlidingConv1d) and len(layer.positions) == size:
+        positions, dense_size = layer.positions, len(layer.source)
+    else:
+        raise GraphError(
+            f"the model must fit the graph: expected a Conv1d over {size} channels, got {layer} "
+            "· trace this model again"
+        )
+    positions = positions[torch.from_numpy(kept).to(positions.device)]
+    source = torch.full((dense_size,), len(positions), device=positions.device)
+    source[positions] = torch.arange(len(positions), device=positions.device)
+    layer.register_buffer("positions", positions, persistent=False)
+    layer.register_buffer("source", source, persistent=False)
