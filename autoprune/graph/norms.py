@@ -11,9 +11,15 @@ from autoprune.graph.types import Indices
 
 
 def batch_norm(flow: Flow, call: Call) -> None:
-    """Per channel: dimension 1 is united with weight, bias and running statistics."""
+    """Per channel: dimension 1 is united with weight, bias and running statistics.
+
+    Of a weight (weight standardization) the statistics are taken over its inputs.
+    """
     source = call["input"]
     labels = list(flow.labels(source))
+    if call["training"]:
+        others = (*labels[:1], *labels[2:])
+        flow.take_statistic([label for label in others if label is not None])
     names: list[str] = []
     for key in ("weight", "bias", "running_mean", "running_var"):
         tensor = call[key]
@@ -92,20 +98,18 @@ def weight_norm(flow: Flow, call: Call) -> None:
     call.zero = True
 
 
+BATCH_NORMS = (
+    "native_batch_norm",
+    "_native_batch_norm_legit",
+    "_native_batch_norm_legit_no_training",
+    "_batch_norm_no_update",
+    "_batch_norm_with_update",
+    "_batch_norm_with_update_functional",
+    "cudnn_batch_norm",
+    "miopen_batch_norm",
+)
 RULES: dict[str, Rule] = {
-    **dict.fromkeys(
-        (
-            "native_batch_norm",
-            "_native_batch_norm_legit",
-            "_native_batch_norm_legit_no_training",
-            "_batch_norm_no_update",
-            "_batch_norm_with_update",
-            "_batch_norm_with_update_functional",
-            "cudnn_batch_norm",
-            "miopen_batch_norm",
-        ),
-        batch_norm,
-    ),
+    **dict.fromkeys(BATCH_NORMS, batch_norm),
     "native_layer_norm": layer_norm,
     "_fused_rms_norm": layer_norm,
     "native_group_norm": group_norm,

@@ -14,6 +14,7 @@ from autoprune.graph import Indices, PruningGraph
 from autoprune.graph.caller import following
 from autoprune.graph.calls import Call
 from autoprune.graph.flow import Flow
+from autoprune.graph.norms import BATCH_NORMS
 from autoprune.graph.replica import replica
 from autoprune.graph.rules import RULES, reduced
 from autoprune.graph.statistics import REDUCTIONS
@@ -128,7 +129,7 @@ class _KeptOnly(Flow):  # type: ignore[no-untyped-call]
                 source = self._only_kept(source, self.labels(args[0])[dim], dim)
             return func(source, *args[1:], **kwargs)
         if call.name in _NORMS:
-            return _NORMS[call.name](self, call)
+            return _NORMS[call.name](self, call, func)
         if call.name in _CONTRACTED:  # weights may depend on each other, zeros must not return
             place, dim = _CONTRACTED[call.name]
             source = self._zeroed(args[place], dim)
@@ -156,7 +157,22 @@ class _KeptOnly(Flow):  # type: ignore[no-untyped-call]
         return tensor if kept is None else tensor.index_select(dim, kept.to(tensor.device))
 
 
-def _layer_norm(flow: _KeptOnly, call: Call) -> Any:
+def _batch_norm(flow: _KeptOnly, call: Call, func: Any) -> Any:
+    x = call["input"]
+    labels = flow.labels(x)
+    places = {
+        dim: kept.to(x.device)
+        for dim in (0, *range(2, x.dim()))
+        if (kept := flow.kept(labels[dim])) is not None
+    }
+    small = x
+    for dim, kept in places.items():
+        small = small.index_select(dim, kept)
+    out, *rest = func(**{**call.args, "input": small})
+    return (_spread(out, x.shape, places), *rest)
+
+
+def _layer_norm(flow: _KeptOnly, call: Call, func: Any) -> Any:
     x, weight, bias = call["input"], call["weight"], call["bias"]
     first = x.dim() - len(call["normalized_shape"])
     labels = flow.labels(x)
@@ -173,15 +189,15 @@ def _layer_norm(flow: _KeptOnly, call: Call) -> Any:
     given = {**call.args, "input": small, "normalized_shape": small.shape[first:], "weight": weight}
     if "bias" in given:
         given["bias"] = bias
-    out, *rest = getattr(torch.ops.aten, call.name)(**given)
+    out, *rest = func(**given)
     return (_spread(out, x.shape, places), *rest)
 
 
-def _group_norm(flow: _KeptOnly, call: Call) -> Any:
+def _group_norm(flow: _KeptOnly, call: Call, func: Any) -> Any:
     x, weight, bias, groups = call["input"], call["weight"], call["bias"], call["group"]
     kept = flow.kept(flow.labels(x)[1])
     if kept is None:
-        return torch.ops.aten.native_group_norm(**call.args)
+        return func(**call.args)
     kept = kept.to(x.device)
     each = {
         "input": x.index_select(1, kept),
@@ -190,11 +206,12 @@ def _group_norm(flow: _KeptOnly, call: Call) -> Any:
         "C": len(kept),
         "group": len(kept) if groups == x.shape[1] else groups,
     }
-    out, *rest = torch.ops.aten.native_group_norm(**{**call.args, **each})
+    out, *rest = func(**{**call.args, **each})
     return (_spread(out, x.shape, {1: kept}), *rest)
 
 
 _NORMS = {
+    **dict.fromkeys(BATCH_NORMS, _batch_norm),
     "native_layer_norm": _layer_norm,
     "_fused_rms_norm": _layer_norm,
     "native_group_norm": _group_norm,

@@ -264,6 +264,24 @@ class ChannelNeighbors(nn.Module):
         return self.head(x.mean((2, 3)))
 
 
+class StandardConv(nn.Conv2d):
+    """Its weight is standardized over the inputs of each output."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows = self.weight.reshape(1, self.out_channels, -1)
+        weight = F.batch_norm(rows, None, None, training=True, momentum=0.0)
+        return F.conv2d(x, weight.reshape_as(self.weight), self.bias, padding=1)
+
+
+class Standardized(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c = (StandardConv(*sizes, 3) for sizes in ((3, 8), (8, 6), (6, 4)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.c(F.relu(self.b(F.relu(self.a(x)))))
+
+
 class SpatialAttention(nn.Module):
     """CBAM's: a layer reads mean and maximum over channels."""
 
@@ -303,5 +321,6 @@ HARD: dict[str, tuple[Callable[[], nn.Module], Callable[[int], Tensor]]] = {
     "channel_mean": (ChannelMean, image),
     "channel_neighbors": (ChannelNeighbors, image),
     "spatial_attention": (SpatialAttention, image),
+    "standardized": (Standardized, image),
     "towers": (TwoTowers, lambda n: torch.randn(n, 6)),
 }
