@@ -65,7 +65,7 @@ class CostModel:
         named = latency if isinstance(latency, Mapping) else {"": latency} if latency else {}
         self.latency: Mapping[str, LatencyModel] = named
         sizes = Sizes(graph.columns())
-        held = {**graph.parameters, **graph.buffers}
+        held = {**graph.parameters, **graph.buffers, **graph.positions}
         present = {name: graph.presence_of(name) for name in held}
         self._params = sizes.products((*d, *present[n]) for n, d in graph.parameters.items())
         self._places = {name: place for place, name in enumerate(held)}

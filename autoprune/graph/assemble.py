@@ -13,6 +13,8 @@ from autoprune.graph.calls import layout_of, owner
 from autoprune.graph.flow import Flow
 from autoprune.graph.ids import AFFINE, IN, OUT
 from autoprune.graph.types import (
+    POSITIONS,
+    SOURCE,
     Attribute,
     Dim,
     Frozen,
@@ -77,7 +79,7 @@ class Assembly:
             ),
             parameters={n: self._held(n, p) for n, p in model.named_parameters()},
             buffers={n: self._held(n, b) for n, b in model.named_buffers()},
-            positions={name: self._all([ids]) for name, ids in flow.positions.items()},
+            positions=dict(self._positions()),
             attributes=self._attributes(),
             inputs=tuple(inputs),
             outputs=tuple(outputs),
@@ -214,6 +216,11 @@ class Assembly:
         owned: Mapping[tuple[str, int], Indices] = self._flow.owned
         sizes = enumerate(layout_of(tensor)[0])
         return self._all(owned.get((name, dim), size) for dim, size in sizes)
+
+    def _positions(self) -> Iterator[tuple[str, tuple[Dim, ...]]]:
+        for path, ids in self._flow.positions.items():
+            yield f"{path}.{POSITIONS}", self._all([ids])
+            yield f"{path}.{SOURCE}", self._all([len(ids)])
 
     def _attributes(self) -> tuple[Attribute, ...]:
         found: dict[tuple[str, str, tuple[str | int, ...]], Attribute] = {}

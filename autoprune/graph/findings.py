@@ -58,7 +58,7 @@ class Findings:
         self.computed: list[tuple[Source, str]] = []
         self.scripted: set[str] = set()
         self.owned: dict[tuple[str, int], Indices] = {}
-        self.positions: dict[str, Indices] = {}  # of channels, held by layers that slide over them
+        self.positions: dict[str, Indices] = {}  # of channels, by the layer that slides over them
         self.structures: dict[str, Structure | None] = {}
         self.recording = True
         self.heads = dict(heads or {})
@@ -219,12 +219,11 @@ class Findings:
 
     def own_positions(self, size: int) -> Indices:
         """Ids of the channels that the running layer slides over, one for each of its calls."""
-        name = f"{self.layer}.{POSITIONS}"
-        if name not in self.positions:
-            known = self.owned.get((name, 0))
-            self.positions[name] = self.ids.fresh(size) if known is None else known
-            self.owned[name, 0] = self.positions[name]
-        return self.positions[name]
+        key = (f"{self.layer}.{POSITIONS}", 0)
+        if key not in self.owned:
+            self.owned[key] = self.ids.fresh(size)
+        self.positions[self.layer] = self.owned[key]
+        return self.owned[key]
 
     def own_nothing(self, size: int) -> Indices:
         """Ids for a dimension of a constant."""

@@ -18,8 +18,9 @@ Indices = NDArray[np.int64]
 Role = Literal["out", "in", "affine"]
 Kind = Literal["channel", "head", "ffn"]
 BlockKind = Literal["residual", "attention", "ffn"]
-POSITIONS = "positions"
-"""The buffer of a smaller layer that slides over channels: their positions in the dense layer."""
+POSITIONS, SOURCE = "positions", "source"
+"""Buffers of a smaller layer that slides over channels: their positions in the dense layer, and for
+each position of that the channel."""
 Structure = Any  # a pytree: what a module returned, without its tensors
 
 
@@ -178,7 +179,8 @@ class Block:
 class PruningGraph:
     """The groups of a model, what is not prunable, and all sizes as functions of the widths.
 
-    `positions` are sizes of buffers that the model does not have before it is pruned (`POSITIONS`).
+    `positions` are sizes of buffers that the model does not have before it is pruned (`POSITIONS`
+    and `SOURCE`, of four bytes each).
     """
 
     groups: tuple[Group, ...]

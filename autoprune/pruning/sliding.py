@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from autoprune.errors import GraphError
 from autoprune.graph import Indices
+from autoprune.graph.types import POSITIONS, SOURCE
 
 
 class SlidingConv1d(nn.Conv1d):
@@ -37,7 +38,7 @@ def keep_positions(layer: nn.Module, size: int, kept: Indices) -> None:
         positions, dense_size = torch.arange(size, device=layer.weight.device), size
         layer.__class__ = SlidingConv1d
     elif isinstance(layer, SlidingConv1d) and len(layer.positions) == size:
-        positions, dense_size = layer.positions, len(layer.source)
+        positions, dense_size = layer.positions.long(), len(layer.source)
     else:
         raise GraphError(
             f"the model must fit the graph: expected a Conv1d over {size} channels, got {layer} "
@@ -46,5 +47,5 @@ def keep_positions(layer: nn.Module, size: int, kept: Indices) -> None:
     positions = positions[torch.from_numpy(kept).to(positions.device)]
     source = torch.full((dense_size,), len(positions), device=positions.device)
     source[positions] = torch.arange(len(positions), device=positions.device)
-    layer.register_buffer("positions", positions, persistent=False)
-    layer.register_buffer("source", source, persistent=False)
+    layer.register_buffer(POSITIONS, positions.int(), persistent=False)
+    layer.register_buffer(SOURCE, source.int(), persistent=False)
