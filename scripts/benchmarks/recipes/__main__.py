@@ -3,10 +3,11 @@
     AUTOPRUNE_DATA=... python -m scripts.benchmarks.recipes keywords    # 1 min a row
 
 Uniform widths at a share of the dense model's bytes, repaired, trained from the dense weights with
-distillation, cosine schedule, and the learning rate that the length suggests. Each row changes one
-thing. `find_lr` is `retrain --find-lr`: four rates in short trainings, then the best one; the rows
-`lr x ...` are what it chooses among, trained in full. Mean of validation accuracies, and of test
-accuracies, read once for each model; paired differences to the plain training of the same seed.
+distillation, cosine schedule, and the learning rate that the length suggests. Each row changes what
+its name says. `find_lr` is `retrain --find-lr`: four rates in short trainings, then the best one;
+the rows `lr x ...` are what it chooses among, trained in full. Mean of validation accuracies, and
+of test accuracies, read once for each model; paired differences to the plain training of the same
+seed.
 Rows: `results/recipes/rows.csv`; table: `README.md`.
 """
 
@@ -31,6 +32,7 @@ from scripts.benchmarks.harness import RESULTS, Rows
 OUT = RESULTS / "recipes"
 KEY = ["task", "share", "epochs", "recipe", "seed"]
 GRADUAL = Schedule("cubic", 0.0, 0.5, 4)
+LR = "lr x "  # begins the name of a recipe with another learning rate
 RECIPES: dict[str, dict[str, Any]] = {
     "plain": {},
     "ema 0.99": {"ema": 0.99},
@@ -45,7 +47,15 @@ RECIPES: dict[str, dict[str, Any]] = {
     "in steps": {},
     "in steps, rewarm": {"rewarm": True},
     "in steps, features 10": {"features": 10.0},
-    **{f"lr x {factor:g}": {} for factor in FACTORS if factor != 1.0},
+    **{f"{LR}{factor:g}": {} for factor in FACTORS if factor != 1.0},
+    **{
+        f"{LR}0.25, {more}": options
+        for more, options in (
+            ("in steps", {}),
+            ("features 10", {"features": 10.0}),
+            ("in steps, features 10", {"features": 10.0}),
+        )
+    },
     "find_lr": {},
 }
 SHOWN = {
@@ -73,14 +83,15 @@ class Recipes:
 
     def candidate(self, name: str) -> Candidate:
         recovery = replace(self.plain, **RECIPES[name])
-        if name.startswith("lr x "):
+        if name.startswith(LR):
             assert self.plain.lr is not None
-            recovery = replace(recovery, lr=float(name.removeprefix("lr x ")) * self.plain.lr)
+            factor = name.removeprefix(LR).partition(",")[0]
+            recovery = replace(recovery, lr=float(factor) * self.plain.lr)
         return Candidate.planned(
             self.architecture,
             self.bench.graph.sizes(),
             selection=Selection("obs"),
-            schedule=GRADUAL if name.startswith("in steps") else None,
+            schedule=GRADUAL if "in steps" in name else None,
             recovery=recovery,
         )
 
@@ -171,9 +182,9 @@ def page(rows: pd.DataFrame) -> str:
     """The table with what it was measured on."""
     return (
         "# Options of the training\n\nUniform widths, repaired, trained in full; each row changes "
-        "one thing. Test accuracy, mean over seeds; in brackets the least and the largest paired "
-        "difference. `ema 0.99` and `ema 0.999` are equal: so short a training reaches neither "
-        f"decay. {harness.stamp(rows)}\n\n{harness.table(summary(rows), SHOWN)}\n"
+        "what it names. Test accuracy, mean over seeds; in brackets the least and the largest "
+        "paired difference. `ema 0.99` and `ema 0.999` are equal: so short a training reaches "
+        f"neither decay. {harness.stamp(rows)}\n\n{harness.table(summary(rows), SHOWN)}\n"
     )
 
 
