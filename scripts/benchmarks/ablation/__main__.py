@@ -42,22 +42,22 @@ HEAD = """# What each part brings
 
 Paired differences, seed by seed, on test data, of methods that differ in one part. The rows are
 those of [search](../search/README.md) (hypervolume over multiply-accumulates, times 100, after a
-few epochs; costs below 6 % count as 6 %, so it is at most 94; over bytes, at most 100:
-[whole searches](../samplers/searches.md)),
-[equal cost](../equal_cost/README.md) and [recipes](../recipes/README.md) (accuracy in % at a share
-of the dense model's cost, after the epochs that are named). One seed has no interval. Methods that
-chose the same model, or one above the wanted share, are not compared; parts without rows stand at
-the end. `autoprune_ratios` is the search with a ratio for each group, the default until 30
-November; its rows are older than that, so `autoprune` is to be compared with new ones. From
-scratch, the higher of two rates was best in every seed, so a better one may lie beyond. `find_lr`
-(rows of commit 3b901c7) tried half, one, two and four times the rate of the length, and took half
-in each seed; it now tries a quarter to two times. The decay of averaged weights was not reached in
-so few steps. `_recipe` begins at the rate 0.01, `autoprune_ratios` has 0.03 throughout: their
-difference is not that of searching the rate, for which `_lr0.01` is meant.
-Rows of `search` are of earlier engines ([which](../search/README.md)). For the keyword net 0.02 and
-0.03 are high rates ([recipes](../recipes/README.md)); at the better one of 0.003 and 0.01 int8
-brings as much as there. In the example of [voice commands](../examples/voice_commands/README.md),
-at 0.014, removal in steps brings less than the spread of three seeds.
+few epochs; costs below 6 % count as 6 %, so it is at most 94; over bytes, at most 100: [whole
+searches](../samplers/searches.md)), [equal cost](../equal_cost/README.md) and
+[recipes](../recipes/README.md) (accuracy in % at a share of the dense model's cost, after the
+epochs that are named). One seed has no interval. Methods that chose the same model, or one above
+the wanted share, are not compared; parts without rows stand at the end. `autoprune_ratios` is the
+search with a ratio for each group, the default until 30 November; its rows are older than that, so
+`autoprune` is to be compared with new ones. From scratch, the higher of two rates was best in every
+seed, so a better one may lie beyond. `find_lr` tries a quarter, half, one and two times the rate of
+the length, and took a quarter, the lowest, in each seed; the parts at `lr x 0.25` are compared at
+that rate. The decay of averaged weights was not reached in so few steps. `_recipe` begins at the
+rate 0.01, `autoprune_ratios` has 0.03 throughout: their difference is not that of searching the
+rate, for which `_lr0.01` is meant. Rows of `search` are of earlier engines
+([which](../search/README.md)). For the keyword net 0.02 and 0.03 are high rates
+([recipes](../recipes/README.md)); at the better one of 0.003 and 0.01 int8 brings as much as there.
+In the example of [voice commands](../examples/voice_commands/README.md), at 0.014, removal in steps
+brings less than the spread of three seeds.
 Made by `python -m scripts.benchmarks.ablation`.
 """
 
@@ -122,19 +122,25 @@ SAMPLERS = (
     Part("local search of first candidates", "tpe, screened, with moves", f"tpe, screened{BOTH}"),
     Part("rungs", f"tpe, screened{BOTH}", f"tpe, screened, rungs{BOTH}"),
 )
-RECIPES = tuple(
-    Part(name, "plain", recipe)
-    for name, recipe in (
-        ("distillation", "no distillation"),
-        ("removal in steps", "in steps"),
-        ("attention maps, best on validation", "features 50"),
-        ("attention maps, weaker", "features 10"),
-        ("removal in steps, attention maps", "in steps, features 10"),
-        ("rate found for the length", "find_lr"),
-        ("averaged weights", "ema 0.99"),
-        ("mixup", "mixup 0.2"),
-        ("label smoothing", "label smoothing 0.1"),
-    )
+PLAIN, QUARTER = "plain", "lr x 0.25"
+RECIPES = (
+    Part("distillation", "no distillation", PLAIN),
+    Part("removal in steps", PLAIN, "in steps"),
+    Part("attention maps, best on validation", PLAIN, "features 50"),
+    Part("attention maps, weaker", PLAIN, "features 10"),
+    Part("removal in steps, attention maps", PLAIN, "in steps, features 10"),
+    Part("rate found for the length", PLAIN, "find_lr"),
+    Part("averaged weights", PLAIN, "ema 0.99"),
+    Part("mixup", PLAIN, "mixup 0.2"),
+    Part("label smoothing", PLAIN, "label smoothing 0.1"),
+    *(
+        Part(f"{name}, at a quarter of the rate", QUARTER, f"{QUARTER}, {recipe}")
+        for name, recipe in (
+            ("removal in steps", "in steps"),
+            ("attention maps", "features 10"),
+            ("removal in steps, attention maps", "in steps, features 10"),
+        )
+    ),
 )
 
 
