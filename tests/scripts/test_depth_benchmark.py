@@ -40,13 +40,22 @@ def test_the_page_says_how_far_sessions_differ_for_one_model() -> None:
             row("both", 0.2, 0.19, macs=0.1),
         ]
     )
-    assert depth.sessions(rows) == (
-        "The smallest model of channels was measured at 30.3, 31.8 and 37.2 % of the dense "
-        "latency, each time beside the dense model: where latencies of rows differ no more than "
-        "that, they say nothing. "
-    )
+    text = depth.sessions(rows)
+    assert "channels (0 blocks dropped) 30.3, 31.8, 37.2 %" in text
+    assert "both" not in text
     assert depth.sessions(rows[rows.kind == "both"]) == ""
-    assert "measured at 30.3, 31.8 and 37.2 %" in depth.page(rows)
+    assert text in depth.page(rows)
+
+
+def test_the_page_says_where_longer_training_changes_the_order() -> None:
+    found = [("both", 1.0, 0.62), ("both", 8.0, 0.81), ("blocks", 1.0, 0.57), ("blocks", 8.0, 0.82)]
+    means = pd.DataFrame(found, columns=["kind", "epochs", "test_accuracy"]).assign(share=0.12)
+    assert depth.reversals(means).startswith(
+        "At 12%, both is ahead of blocks after 1 epoch (62.0% and 57.0%) and behind it after 8 "
+        "(81.0% and 82.0%)"
+    )
+    assert depth.reversals(means[means.kind == "both"]) == ""
+    assert depth.reversals(means[means.epochs == 8.0]) == ""
 
 
 def test_all_models_are_measured_in_one_session_and_equal_ones_once(

@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from functools import cached_property, partial
-from itertools import product
+from itertools import permutations, product
 from pathlib import Path
 
 import pandas as pd
@@ -252,16 +252,37 @@ def write_page(rows: pd.DataFrame) -> None:
 
 
 def sessions(rows: pd.DataFrame) -> str:
-    """How far the latencies of one model differ between sessions; empty where it has one."""
+    """How far the latencies of one model differ between sessions; empty where each has one."""
     found = []
-    for (kind, *_), same in rows.groupby(["kind", "macs_share", "dropped"]):
-        *others, last = [f"{100 * share:.1f}" for share in sorted(set(same.measured_share))]
-        if others:
-            found.append(
-                f"The smallest model of {kind} was measured at {', '.join(others)} and {last} % of "
-                "the dense latency, each time beside the dense model: where latencies of rows "
-                "differ no more than that, they say nothing. "
-            )
+    for (kind, _, dropped), same in rows.groupby(["kind", "macs_share", "dropped"]):
+        shares = [f"{100 * share:.1f}" for share in sorted(set(same.measured_share))]
+        if len(shares) > 1:
+            found.append(f"{kind} ({dropped:g} blocks dropped) {', '.join(shares)} %")
+    if not found:
+        return ""
+    return (
+        "Some models were measured in several sessions, each time beside the dense model: "
+        f"{'; '.join(found)}. Where latencies of rows differ no more than that, they say nothing. "
+    )
+
+
+def reversals(means: pd.DataFrame) -> str:
+    """Where a kind that is ahead after the shorter training is behind after the longer one."""
+    found = []
+    for share, same in means[means.epochs > 0].groupby("share", sort=False):
+        tests = same.pivot(index="kind", columns="epochs", values="test_accuracy").dropna()
+        if len(tests.columns) < 2:
+            continue
+        short, long = tests.columns[[0, -1]]
+        for one, other in permutations(tests.index, 2):
+            ahead, behind = tests.loc[one], tests.loc[other]
+            if ahead[short] > behind[short] and ahead[long] < behind[long]:
+                found.append(
+                    f"At {share:.0%}, {one} is ahead of {other} after {short:g} epoch "
+                    f"({ahead[short]:.1%} and {behind[short]:.1%}) and behind it after {long:g} "
+                    f"({ahead[long]:.1%} and {behind[long]:.1%}): what short trainings rank first "
+                    "is not always the best after long ones. "
+                )
     return "".join(found)
 
 
@@ -280,7 +301,8 @@ def page(rows: pd.DataFrame) -> str:
         "validation accuracy is optimistic, and a learning rate chosen on it (here one for all "
         "kinds) favours none of them in particular, but may be too high or too low. Blocks are "
         "chosen in the order of dropping ([order.md](order.md)), and count beside widths what a "
-        "search lets them count ([factors.md](factors.md)). Rows that are missing were not run."
+        "search lets them count ([factors.md](factors.md)). "
+        f"{reversals(means)}Rows that are missing were not run."
         "\n\n" + harness.table(means, SHOWN) + "\n"
     )
 
