@@ -103,17 +103,18 @@ def test_complex_numbers_carry_channels() -> None:
 
 def test_what_an_integer_does_to_zeros_says_nothing_of_other_numbers() -> None:
     def moved(number: Tensor) -> Function:
-        return lambda x: (x + number).sum(-1, keepdim=True)
+        return lambda x: torch.cdist(x + number, x + number)
 
     of_features(moved(torch.zeros(1, dtype=torch.int64)))
-    assert reason_of(of_features(moved(torch.tensor([1.5])))) == "sum over channels"
+    assert "not zero" in reason_of(of_features(moved(torch.tensor([1.5]))))
 
 
-def test_a_sum_over_channels_that_a_complex_number_was_added_to_is_refused() -> None:
+def test_channels_that_a_complex_number_was_added_to_are_not_zero() -> None:
     def shifted(x: Tensor) -> Tensor:
-        return (torch.complex(x, x) + torch.tensor([1.0 + 2.0j])).abs().sum(-1, keepdim=True)
+        x = (torch.complex(x, x) + torch.tensor([1.0 + 2.0j])).abs()
+        return torch.cdist(x, x)
 
-    assert reason_of(of_features(shifted)) == "sum over channels"
+    assert "not zero" in reason_of(of_features(shifted))
 
 
 class Rotary(nn.Module):
