@@ -28,6 +28,8 @@ def pointwise(flow: Flow, call: Call) -> None:
                 if place < 0 or tensor.shape[place] != size or (size == 1 and tensor is not out):
                     continue
                 label = flow.labels(tensor)[place]
+                if not first and (held is None) != (label is None):
+                    _want_parts(flow, call, place - tensor.dim(), size)
                 held, first = (label if first else flow.join(held, label)), False
             labels[dim] = held
         call.labels.append(tuple(labels))
@@ -35,6 +37,17 @@ def pointwise(flow: Flow, call: Call) -> None:
     if call.name in DIVISORS and isinstance(divisor := call[DIVISORS[call.name]], Tensor):
         state = flow.state(divisor)
         flow.take_statistic([label for label in state.labels if state.zero and label is not None])
+
+
+def _want_parts(flow: Flow, call: Call, place: int, size: int) -> None:
+    """Activations without ids in a dimension in which another activation has some."""
+    given = [tensor for tensor in call.tensors if not flow.state(tensor).weight]
+    given = [tensor for tensor in given if tensor.dim() >= -place and tensor.shape[place] == size]
+    labels = [flow.labels(tensor) for tensor in given]
+    if any(held[place] is not None for held in labels):
+        for held in labels:
+            if held[place] is None:
+                flow.want_part(held, size)
 
 
 DIVISORS = {"div": "other", "reciprocal": "self", "rsqrt": "self", "log": "self"}

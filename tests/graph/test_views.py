@@ -72,6 +72,34 @@ def test_neighborhoods_of_channels_in_groups_are_pruned_by_the_place_in_the_grou
     torch.testing.assert_close(small(x), masked(net, graph, {"stem": [0, 2, 3]})(x))
 
 
+class DynamicReLU(nn.Module):
+    """Slopes and offsets of each channel from one layer (Chen et al. 2020, Dynamic ReLU)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.channels, self.lines = 8, 2
+        self.stem, self.head = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 3, 1)
+        self.slopes = nn.Linear(8, 2 * 2 * 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        lines = self.slopes(x.mean((2, 3))).view(-1, self.channels, 2 * self.lines)
+        x = x.permute(2, 3, 0, 1).unsqueeze(-1)
+        x = x * lines[:, :, : self.lines] + lines[:, :, self.lines :]
+        return self.head(x.amax(-1).permute(2, 3, 0, 1))
+
+
+def test_a_split_has_its_ids_in_the_part_that_meets_channels() -> None:
+    torch.manual_seed(0)
+    net, x = DynamicReLU().eval(), torch.randn(2, 3, 4, 4)
+    graph = prunable(net, x)
+    assert graph.sizes() == {"stem": 8}
+    small = copy.deepcopy(net)
+    prune(small, graph, {"stem": [0, 2, 5]})
+    assert (small.channels, small.lines, small.slopes.out_features) == (3, 2, 12)
+    torch.testing.assert_close(small(x), masked(net, graph, {"stem": [0, 2, 5]})(x))
+
+
 def test_a_literal_size_is_verified() -> None:
     """`view(-1, 8)` cannot follow; the smaller model would fail."""
     graph = of_features(lambda x: x.reshape(-1, 8).view(2, 5, 8))
