@@ -85,12 +85,13 @@ class Note:
 
 @dataclass(eq=False, slots=True)
 class Site:
-    """A view that splits a dimension: the ids, the part that carries them now, and its size."""
+    """A view that splits a dimension: the ids, the part that carries them now, all sizes."""
 
     key: int
     ids: Indices
     choice: int
     carried: int
+    others: tuple[int, ...] = ()
 
 
 @dataclass(eq=False)

@@ -301,9 +301,8 @@ def _contract(
         if not any(state.layers and tensor.dim() == 2 for tensor, state in pairs):  # has no heads
             flow.refuse_parts(left)
             flow.refuse_parts(right)
-        if not any(state.zero for state in states):
-            flow.block(left, "is contracted with another activation")
-            flow.block(right, "is contracted with another activation")
+        if not any(state.zero for state in states):  # the sum is over the kept channels
+            flow.take_statistic([label for label in (left, right) if label is not None])
     flow.join(left, right, _MODEL_INPUT)
 
 

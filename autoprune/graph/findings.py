@@ -143,7 +143,8 @@ class Findings:
         wanted = [place for place in order if parts[place] == heads]
         place = wanted[-1] if wanted else order[choice]
         if not wanted and choice + 1 < len(order):
-            self.sites.append(Site(key, label, choice, parts[place]))
+            others = tuple(size for part, size in enumerate(parts) if part != place)
+            self.sites.append(Site(key, label, choice, parts[place], others))
         return place
 
     def rank(self, label: Indices) -> int:
@@ -177,6 +178,20 @@ class Findings:
         found = [site for site in self.sites if self._meets(site.ids, roots)]
         exact = [site for site in found if site.carried == len(labels)]
         self.flips.update(site.key for site in exact or found[-1:])
+
+    def want_part(self, labels: Labels, size: int) -> None:
+        """A tensor has no ids in a dimension of this size, where another activation has some.
+
+        Its other ids may come from a split with a part of that size: the next run tries that one.
+        """
+        for label in labels:
+            if label is not None and self.sites and (held := label[label >= 0]).size:
+                roots = set(self.ids.find(held).tolist())
+                self.flips.update(
+                    site.key
+                    for site in self.sites
+                    if size in site.others and self._meets(site.ids, roots)
+                )
 
     def _meets(self, ids: Indices, roots: set[int]) -> bool:
         return not roots.isdisjoint(self.ids.find(ids[ids >= 0]).tolist())

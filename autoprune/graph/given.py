@@ -155,14 +155,14 @@ def _parts(flow: Flow, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[A
     return [part * place for place in range(1, given)]
 
 
-def parts_given(flow: Flow, count: int) -> list[Size] | None:
-    """The sizes of the parts of a split, where the source of each is known."""
+def parts_given(flow: Flow, count: int) -> list[int] | None:
+    """The sizes of the parts of a split, where the source of one or more is known."""
     args, kwargs = flow.arguments
     given = kwargs.get("split_size_or_sections", kwargs.get("split_size", None))
     if given is None and flow.caller in ("split", "split_with_sizes") and len(args) > 1:
         given = args[1]
     known = isinstance(given, (tuple, list)) and len(given) == count
-    if not known or not all(isinstance(size, Size) for size in given):
+    if not known or not any(isinstance(size, Size) for size in given):
         return None
     return list(given)
 

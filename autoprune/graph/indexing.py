@@ -14,6 +14,8 @@ from autoprune.graph.flow import Flow, table
 from autoprune.graph.ids import Labels
 from autoprune.graph.types import Indices
 
+_MASKS = (torch.bool, torch.uint8)
+
 
 def embedding(flow: Flow, call: Call) -> None:
     """Columns of the table are channels; its rows are not prunable."""
@@ -76,15 +78,37 @@ def placed(flow: Flow, call: Call) -> None:
     for dim in dims:
         flow.block(labels[dim], "is indexed by position")
         labels[dim] = None
-    first = max(dims) + 1 if indices is not None else 0
-    for dim in range(first, target.dim()):
-        place = dim - target.dim()  # counted from the end: indexed dimensions come first
-        if dim not in dims and values.dim() >= -place and values.shape[place] > 1:
-            labels[dim] = flow.join(labels[dim], held[place])
-    for label in held[: max(0, values.dim() - (target.dim() - first))]:
-        flow.block(label, "is indexed by position")
+    order = _order_of_values(indices, target.dim(), dims)
+    for place in range(-1, -1 - min(len(order), values.dim()), -1):
+        aimed, label = order[place], held[place]
+        if aimed is None:
+            flow.block(label, "is indexed by position")
+        elif values.shape[place] > 1:
+            labels[aimed] = flow.join(labels[aimed], label)
     call.labels = [tuple(labels)]
     call.zero = flow.state(target).zero and flow.state(values).zero
+
+
+def _order_of_values(
+    indices: Sequence[Tensor | None] | None, count: int, dims: Sequence[int]
+) -> list[int | None]:
+    """The dimensions of what is placed: those of the target, None for positions of the indices.
+
+    Indices that stand side by side put theirs in place of what they index, others in front.
+
+    >>> _order_of_values([None, torch.arange(3)], 3, [1])
+    [0, None, 2]
+    >>> _order_of_values([torch.arange(3), None, torch.arange(3)], 3, [0, 2])
+    [None, 1]
+    """
+    if indices is None:
+        return [None if dim in dims else dim for dim in range(count)]
+    tensors = (index for index in indices if index is not None)
+    positions = max(1 if index.dtype in _MASKS else index.dim() for index in tensors)
+    adjacent = dims[-1] - dims[0] == len(dims) - 1
+    rest: list[int | None] = [dim for dim in range(count) if dim not in dims]
+    front = dims[0] if adjacent else 0
+    return [*rest[:front], *[None] * positions, *rest[front:]]
 
 
 def moved(flow: Flow, call: Call) -> None:
@@ -128,7 +152,7 @@ def _index_dims(indices: Sequence[Tensor | None]) -> list[int]:
     dims: list[int] = []
     place = 0
     for index in indices:
-        width = index.dim() if index is not None and index.dtype in (torch.bool, torch.uint8) else 1
+        width = index.dim() if index is not None and index.dtype in _MASKS else 1
         if index is not None:
             dims += range(place, place + width)
         place += width

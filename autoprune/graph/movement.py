@@ -15,6 +15,7 @@ from autoprune.graph.calls import Call, Statistic
 from autoprune.graph.flow import Flow, Rule, table
 from autoprune.graph.given import cut_given, meet, parts_given, settle
 from autoprune.graph.ids import FIXED, is_free
+from autoprune.graph.sizes import Size
 from autoprune.graph.types import Indices
 
 
@@ -84,10 +85,13 @@ def slice_(flow: Flow, call: Call) -> None:
             if 0 < edge < size and (source_of := cut_given(flow, edge)) is not None:
                 settle(flow, source_of, label[:edge], edge, {})
             elif 0 < edge < size:
+                flow.refuse_parts(label)
                 flow.block(label[:edge], reason)
             elif -size < edge < 0:
+                flow.refuse_parts(label)
                 flow.block(label[edge:], reason)
         if step != 1:
+            flow.refuse_parts(label)
             flow.block(label, reason)
         labels[dim] = label[slice(start, stop, step)]
     call.labels = [tuple(labels)]
@@ -117,15 +121,20 @@ def split(flow: Flow, call: Call) -> None:
 
 
 def _unequal(flow: Flow, label: Indices, sizes: Sequence[int]) -> None:
-    """Parts whose sizes come from attributes or shapes follow; others are not prunable."""
+    """Parts whose sizes come from attributes or shapes follow; those of literal sizes do not."""
     given = parts_given(flow, len(sizes))
     edges = np.cumsum([0, *sizes])
+    reason = "is split into parts of fixed sizes"
     if given is not None:
         for size, low, high in zip(given, edges[:-1], edges[1:], strict=True):
-            settle(flow, size.source, label[low:high], int(size), {})
+            if isinstance(size, Size):
+                settle(flow, size.source, label[low:high], int(size), {})
+            else:
+                flow.refuse_parts(label)
+                flow.block(label[low:high], reason)
     elif not isinstance(flow.modules.get(flow.layer), nn.MultiheadAttention):  # (E, 2 E) of its own
         flow.refuse_parts(label)
-        flow.block(label, "is split into parts of fixed sizes")
+        flow.block(label, reason)
 
 
 def take_one(flow: Flow, call: Call) -> None:

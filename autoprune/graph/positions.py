@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from torch import nn
+
 from autoprune.graph.calls import Call
 from autoprune.graph.flow import Flow, Rule, table
 from autoprune.graph.ids import Labels
@@ -18,6 +20,37 @@ def leading(spatial: int) -> Rule:
         call.zero = flow.state(source).zero
 
     return rule
+
+
+def averaged(spatial: int) -> Rule:
+    """Averages of neighbors: as `leading`, and of channels in a `LocalResponseNorm`.
+
+    The smaller layer puts zeros where channels were pruned, which is what the masked model has.
+    """
+
+    def rule(flow: Flow, call: Call) -> None:
+        held = _normalized_channels(flow, call)
+        if held is None:
+            leading(spatial)(flow, call)
+        else:
+            rest: list[Indices | None] = [None] * (spatial - 1)
+            call.labels = [(*flow.labels(call["self"])[:2], held, *rest)]
+
+    return rule
+
+
+def _normalized_channels(flow: Flow, call: Call) -> Indices | None:
+    """The ids of the channels that a `LocalResponseNorm` sums over; None for any other average."""
+    source, size = call["self"], call.outs[0].shape[2]
+    layer, label = flow.modules.get(flow.layer), flow.labels(source)[2]
+    if label is None or type(layer) is not nn.LocalResponseNorm or not flow.state(source).zero:
+        return None
+    before = layer.size // 2  # zeros
+    channels = label[before : before + size]
+    held = flow.own_positions(size)
+    if len(channels) != size or channels.min() < 0 or len(held) != size:
+        return None
+    return flow.join(channels, held)
 
 
 def fractional(spatial: int) -> Rule:
@@ -74,7 +107,7 @@ def fourier(flow: Flow, call: Call) -> None:
     labels = list(flow.labels(source))
     for dim in call["dim"]:
         flow.refuse_parts(labels[dim])
-        flow.block(labels[dim], f"{call.name} over channels")
+        flow.block(labels[dim], "Fourier transform over channels")
         labels[dim] = None
     call.labels = [tuple(labels)]
     call.zero = flow.state(source).zero
@@ -99,17 +132,19 @@ RULES: dict[str, Rule] = {
     ),
     **table(
         leading(2),
-        """avg_pool2d max_pool2d_with_indices _adaptive_avg_pool2d adaptive_avg_pool2d
+        """max_pool2d_with_indices _adaptive_avg_pool2d adaptive_avg_pool2d
         adaptive_max_pool2d upsample_nearest2d upsample_bilinear2d upsample_bicubic2d
         _upsample_nearest_exact2d _upsample_bilinear2d_aa reflection_pad2d replication_pad2d
         mkldnn_max_pool2d _upsample_bicubic2d_aa""",
     ),
     **table(
         leading(3),
-        """avg_pool3d max_pool3d_with_indices _adaptive_avg_pool3d adaptive_max_pool3d
+        """max_pool3d_with_indices _adaptive_avg_pool3d adaptive_max_pool3d
         upsample_nearest3d upsample_trilinear3d _upsample_nearest_exact3d reflection_pad3d
         replication_pad3d""",
     ),
+    "avg_pool2d": averaged(2),
+    "avg_pool3d": averaged(3),
     "max_unpool2d": unpooled(2),
     "max_unpool3d": unpooled(3),
     "fractional_max_pool2d": fractional(2),

@@ -28,10 +28,30 @@ def pointwise(flow: Flow, call: Call) -> None:
                 if place < 0 or tensor.shape[place] != size or (size == 1 and tensor is not out):
                     continue
                 label = flow.labels(tensor)[place]
+                if not first and (held is None) != (label is None):
+                    _want_parts(flow, call, place - tensor.dim(), size)
                 held, first = (label if first else flow.join(held, label)), False
             labels[dim] = held
         call.labels.append(tuple(labels))
     call.zero = keeps_zero(flow, call)
+    if call.name in DIVISORS and isinstance(divisor := call[DIVISORS[call.name]], Tensor):
+        state = flow.state(divisor)
+        flow.take_statistic([label for label in state.labels if state.zero and label is not None])
+
+
+def _want_parts(flow: Flow, call: Call, place: int, size: int) -> None:
+    """Activations without ids in a dimension in which another activation has some."""
+    given = [tensor for tensor in call.tensors if not flow.state(tensor).weight]
+    given = [tensor for tensor in given if tensor.dim() >= -place and tensor.shape[place] == size]
+    labels = [flow.labels(tensor) for tensor in given]
+    if any(held[place] is not None for held in labels):
+        for held in labels:
+            if held[place] is None:
+                flow.want_part(held, size)
+
+
+DIVISORS = {"div": "other", "reciprocal": "self", "rsqrt": "self", "log": "self"}
+"""Operator → the argument where a zero, such as of a pruned parameter, gives no finite result."""
 
 
 def alike(flow: Flow, call: Call) -> None:
@@ -57,11 +77,12 @@ def numbers(flow: Flow, call: Call) -> None:
 
 
 def reduction(flow: Flow, call: Call) -> None:
-    """Other dimensions keep their ids; over channels only sums of zeros survive pruning."""
+    """Other dimensions keep their ids; over channels only sums and statistics survive pruning."""
     source = call.tensors[0]
     state = flow.state(source)
     gone = reduced(call, source.dim())
-    harmless = state.zero and call.name in {"sum", "linalg_vector_norm", "norm", "nansum", "any"}
+    summed = call.name in statistics.SUMS
+    harmless = state.zero and (summed or call.name == "any")
     over = tuple(label for dim in sorted(gone) if (label := state.labels[dim]) is not None)
     if over and call.name in statistics.REDUCTIONS:
         flow.take_statistic(over)
@@ -72,7 +93,10 @@ def reduction(flow: Flow, call: Call) -> None:
     elif not harmless:
         for label in over:
             flow.refuse_parts(label)
-            flow.block(label, f"{call.name} over channels")
+            if not summed:
+                flow.block(label, f"{call.name} over channels")
+        if summed:
+            flow.take_statistic(over)
     kept: list[Indices | None] = [
         None if dim in gone else label for dim, label in enumerate(state.labels)
     ]
@@ -81,8 +105,20 @@ def reduction(flow: Flow, call: Call) -> None:
     call.zero = state.zero and call.name not in {"prod", "all", "argmax", "argmin"}
 
 
+def softmax(flow: Flow, call: Call) -> None:
+    """Softmax and its logarithm: a normalization over the kept channels, where it is over them."""
+    source = call["self"]
+    labels = flow.labels(source)
+    over = labels[call["dim"]] if source.dim() else None
+    if over is not None:
+        flow.refuse_parts(over)
+        flow.take_statistic([over])
+    call.labels = [labels]
+    call.zero = over is not None and sum(label is not None for label in labels) == 1
+
+
 def along(flow: Flow, call: Call) -> None:
-    """Softmax, sorting, cumulative sums: the dimension they work along is not prunable."""
+    """Sorting, cumulative sums: the dimension they work along is not prunable."""
     source = call.tensors[0]
     labels = flow.labels(source)
     dim = call["dim"] if call["dim"] is not None else -1
@@ -224,9 +260,8 @@ BY_NAME: dict[str, Rule] = {
         nansum any all argmax argmin max min median nanmedian count_nonzero aminmax kthvalue
         mode""",
     ),
-    **_table(
-        along, "_softmax _log_softmax _safe_softmax cumsum cumprod sort topk cummax logcumsumexp"
-    ),
+    **_table(softmax, "_softmax _log_softmax _safe_softmax"),
+    **_table(along, "cumsum cumprod sort topk cummax logcumsumexp"),
     **_table(glu, "glu"),
     **{name: _fitted(rule) for name, rule in movement.RULES.items()},
     **{name: _fitted(rule) for name, rule in indexing.RULES.items()},

@@ -20,10 +20,18 @@ REDUCTIONS = frozenset(
     "mean var std var_mean std_mean amax amin max min".split()  # noqa: SIM905
 )
 
-_SAME = frozenset(
+SUMS = frozenset({"sum", "nansum", "linalg_vector_norm", "norm"})
+"""Reductions to which a pruned channel adds nothing."""
+
+_JOINED = frozenset({"cat", "stack"})
+"""Operators that put statistics beside other tensors."""
+
+_SAME = _JOINED | frozenset(
     """_to_copy clone detach alias view _unsafe_view reshape unsqueeze squeeze expand contiguous
-    transpose permute t cat sqrt pow square abs neg clamp clamp_min clamp_max maximum minimum add
-    sub rsub mul div rsqrt reciprocal""".split()  # noqa: SIM905
+    transpose permute t sqrt pow square abs neg clamp clamp_min clamp_max maximum minimum add
+    sub rsub mul div rsqrt reciprocal repeat slice constant_pad_nd reflection_pad2d
+    replication_pad2d avg_pool2d max_pool2d_with_indices _adaptive_avg_pool2d upsample_nearest2d
+    upsample_bilinear2d""".split()  # noqa: SIM905
 )
 """Operators that keep a statistic one, alone or with numbers and other statistics."""
 
@@ -45,7 +53,7 @@ def follow(flow: Flow, call: Call) -> None:
         if state.statistic is None and tensor.numel() > 1
     ]
     picked = any(one.picked for one in held)
-    if name in _SAME and not others:
+    if name in _SAME and (not others or (name in _JOINED and not picked)):
         labels = tuple(label for one in held for label in one.labels)
         call.statistic = Statistic(labels, held[0].reason, _inverted(call, name, held), picked)
     elif len(others) == 1 and _normalizes(call, name, others[0], held):

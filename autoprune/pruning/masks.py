@@ -16,8 +16,8 @@ from autoprune.graph.calls import Call
 from autoprune.graph.flow import Flow
 from autoprune.graph.norms import BATCH_NORMS
 from autoprune.graph.replica import replica
-from autoprune.graph.rules import RULES, reduced
-from autoprune.graph.statistics import REDUCTIONS
+from autoprune.graph.rules import DIVISORS, RULES, reduced
+from autoprune.graph.statistics import REDUCTIONS, SUMS
 from autoprune.pruning.computed_weights import computed_weights
 from autoprune.pruning.surgery import kept_positions
 
@@ -122,14 +122,16 @@ class _KeptOnly(Flow):  # type: ignore[no-untyped-call]
         return (1 << 41) + len(label) if known else super().rank(label)
 
     def compute(self, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], call: Call) -> Any:
-        """Averages over channels include kept units only."""
-        if call.name in REDUCTIONS and call["other"] is None:  # not max(a, b)
+        """Averages over channels, and normalizations, include kept units only."""
+        if call.name in _REDUCTIONS and call["other"] is None:  # not max(a, b)
             source = args[0]
             for dim in reduced(call, source.dim()):
                 source = self._only_kept(source, self.labels(args[0])[dim], dim)
             return func(source, *args[1:], **kwargs)
         if call.name in _NORMS:
             return _NORMS[call.name](self, call, func)
+        if call.name in DIVISORS and isinstance(call[DIVISORS[call.name]], Tensor):
+            return func(**{**call.args, DIVISORS[call.name]: self._nowhere_zero(call)})
         if call.name in _CONTRACTED:  # weights may depend on each other, zeros must not return
             place, dim = _CONTRACTED[call.name]
             source = self._zeroed(args[place], dim)
@@ -151,6 +153,16 @@ class _KeptOnly(Flow):  # type: ignore[no-untyped-call]
             return tensor
         kept = kept.to(tensor.device)
         return torch.zeros_like(tensor).index_copy(dim, kept, tensor.index_select(dim, kept))
+
+    def _nowhere_zero(self, call: Call) -> Tensor:
+        """The divisor of a call with 1 where units are pruned: 0 / 0 is not a number."""
+        tensor: Tensor = call[DIVISORS[call.name]]
+        for dim, label in enumerate(self.labels(tensor)):
+            kept = self.kept(label)
+            if kept is not None:
+                ones, kept = torch.ones_like(tensor), kept.to(tensor.device)
+                tensor = ones.index_copy(dim, kept, tensor.index_select(dim, kept))
+        return tensor
 
     def _only_kept(self, tensor: Tensor, label: Indices | None, dim: int) -> Tensor:
         kept = self.kept(label)
@@ -193,6 +205,15 @@ def _layer_norm(flow: _KeptOnly, call: Call, func: Any) -> Any:
     return (_spread(out, x.shape, places), *rest)
 
 
+def _softmax(flow: _KeptOnly, call: Call, func: Any) -> Any:
+    x, dim = call["self"], call["dim"]
+    kept = flow.kept(flow.labels(x)[dim]) if x.dim() else None
+    if kept is None:
+        return func(**call.args)
+    places = {dim: kept.to(x.device)}
+    return _spread(func(**{**call.args, "self": x.index_select(dim, places[dim])}), x.shape, places)
+
+
 def _group_norm(flow: _KeptOnly, call: Call, func: Any) -> Any:
     x, weight, bias, groups = call["input"], call["weight"], call["bias"], call["group"]
     kept = flow.kept(flow.labels(x)[1])
@@ -215,10 +236,20 @@ _NORMS = {
     "native_layer_norm": _layer_norm,
     "_fused_rms_norm": _layer_norm,
     "native_group_norm": _group_norm,
+    **dict.fromkeys(("_softmax", "_log_softmax", "_safe_softmax"), _softmax),
 }
 
+_REDUCTIONS = REDUCTIONS | SUMS
 
-_CONTRACTED = {"convolution": (0, 1), "mm": (0, 1), "bmm": (0, 2), "addmm": (1, 1)}
+_CONTRACTED = {
+    "convolution": (0, 1),
+    "mm": (0, 1),
+    "bmm": (0, 2),
+    "addmm": (1, 1),
+    "baddbmm": (1, 2),
+    "mv": (0, 1),
+    "dot": (0, 0),
+}
 """Operator → the argument, and its dimension, that is contracted."""
 
 

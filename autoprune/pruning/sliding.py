@@ -1,4 +1,7 @@
-"""Convolutions that slide over channels, as in efficient channel attention, with some pruned."""
+"""Layers whose outputs depend on neighboring channels, of which some were pruned.
+
+Convolutions that slide over channels (efficient channel attention), local response normalization.
+"""
 
 from __future__ import annotations
 
@@ -29,20 +32,49 @@ class SlidingConv1d(nn.Conv1d):
         return super().forward(dense).index_select(-1, self.positions)
 
 
-def keep_positions(layer: nn.Module, size: int, kept: Indices) -> None:
-    """Let a `Conv1d` see only `kept` of the `size` positions that it sees so far, in place.
+class SlidingLocalResponseNorm(nn.LocalResponseNorm):
+    """A `LocalResponseNorm` over the channels of a dense layer, some of which were pruned.
+
+    Pruned channels count as zeros. Buffers as those of `SlidingConv1d`.
+    """
+
+    positions: Tensor
+    source: Tensor
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`(batch, kept, …)` to the same shape."""
+        zero = torch.zeros_like(x[:, :1])
+        dense = torch.cat([x, zero], dim=1).index_select(1, self.source)
+        return super().forward(dense).index_select(1, self.positions)
+
+
+_SLIDING: dict[type[nn.Module], type[nn.Module]] = {
+    nn.Conv1d: SlidingConv1d,
+    nn.LocalResponseNorm: SlidingLocalResponseNorm,
+}
+
+
+def keep_positions(
+    layer: nn.Module, size: int, kept: Indices, device: torch.device | None = None
+) -> None:
+    """Let a layer see only `kept` of the `size` channels that it sees so far, in place.
+
+    What it then holds is on `device`.
 
     Raises GraphError for any other layer.
     """
-    if type(layer) is nn.Conv1d:
-        positions, dense_size = torch.arange(size, device=layer.weight.device), size
-        layer.__class__ = SlidingConv1d
-    elif isinstance(layer, SlidingConv1d) and len(layer.positions) == size:
+    if type(layer) in _SLIDING:
+        positions, dense_size = torch.arange(size, device=device), size
+        layer.__class__ = _SLIDING[type(layer)]
+    elif (
+        isinstance(layer, (SlidingConv1d, SlidingLocalResponseNorm))
+        and len(layer.positions) == size
+    ):
         positions, dense_size = layer.positions.long(), len(layer.source)
     else:
         raise GraphError(
-            f"the model must fit the graph: expected a Conv1d over {size} channels, got {layer} "
-            "· trace this model again"
+            f"the model must fit the graph: expected a Conv1d or a LocalResponseNorm over {size} "
+            f"channels, got {layer} · trace this model again"
         )
     positions = positions[torch.from_numpy(kept).to(positions.device)]
     source = torch.full((dense_size,), len(positions), device=positions.device)

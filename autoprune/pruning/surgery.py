@@ -45,7 +45,8 @@ def prune(
         for name, dims in cuts.items():
             if name in graph.positions:
                 layer = model.get_submodule(name.rpartition(".")[0])
-                keep_positions(layer, graph.positions[name][0].size(graph.sizes()), dims[0])
+                size = graph.positions[name][0].size(graph.sizes())
+                keep_positions(layer, size, dims[0], _device(layer, model))
             elif name in parameters:
                 _cut_parameter(parameters[name], dims, optimizer)
             else:
@@ -57,6 +58,11 @@ def prune(
     smaller = graph.shrink(kept_indices)
     _update_attributes(model, smaller)
     return smaller
+
+
+def _device(layer: nn.Module, model: nn.Module) -> torch.device:
+    """Where a layer computes: with parameters of its own, or with those of the model."""
+    return next(iter(layer.parameters()), next(model.parameters())).device
 
 
 def kept_positions(

@@ -59,12 +59,13 @@ def size(value: int) -> Size:
     return Size(value, Seen(torch.arange(value).numpy()))
 
 
-def test_the_parts_of_a_split_are_known_where_each_has_a_source() -> None:
+def test_the_parts_of_a_split_are_known_where_one_has_a_source() -> None:
     whole = [size(3), size(5)]
     assert parts_given(called("split", X, whole, 2), 2) == whole
     assert parts_given(called("split_with_sizes", X, whole), 2) == whole
     assert parts_given(called("split", X, split_size_or_sections=whole), 2) == whole
-    assert parts_given(called("split", X, [size(3), 5]), 2) is None
+    assert parts_given(called("split", X, [size(3), 5]), 2) == [3, 5]
+    assert parts_given(called("split", X, [3, 5]), 2) is None
     assert parts_given(called("split", X, whole), 3) is None
     assert parts_given(called("split", X, 4), 2) is None
     assert parts_given(called("chunk", X, whole), 2) is None

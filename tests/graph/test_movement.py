@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
+from models.cutting import gap, random_keep
 from models.through import Function, of_features, of_images, reason_of, units_of
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
+
+from autoprune.graph import Frozen
+from autoprune.pruning.verification import prunable
 
 WHOLE: dict[str, Function] = {
     "concatenation with itself": lambda x: torch.cat((x, x.relu()), -1),
@@ -43,6 +47,30 @@ def test_parts_of_literal_sizes_are_not_prunable() -> None:
     graph = of_features(lambda x: torch.cat(x.split([3, 5], -1)[::-1], -1))
     assert units_of(graph) == 0
     assert "split" in reason_of(graph) or "size" in reason_of(graph)
+
+
+class SeparableAttention(nn.Module):
+    """One score for each position, keys and values (Mehta & Rastegari 2022, MobileViTv2)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.width, self.stem = 8, nn.Conv2d(3, 8, 1)
+        self.mixed, self.out = nn.Conv2d(8, 1 + 2 * 8, 1), nn.Conv2d(8, 3, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        mixed = self.mixed(self.stem(x).flatten(2).unsqueeze(2))
+        score, key, value = torch.split(mixed, [1, self.width, self.width], dim=1)
+        context = (key * score.softmax(-1)).sum(-1, keepdim=True)
+        return self.out(value.relu() * context)
+
+
+def test_parts_of_a_known_size_beside_a_literal_one_are_pruned() -> None:
+    torch.manual_seed(0)
+    model, x = SeparableAttention(), torch.randn(2, 3, 4, 4)
+    graph = prunable(model, x)
+    assert graph.sizes() == {"stem": 8, "mixed": 8}
+    assert Frozen("mixed", 1, "is split into parts of fixed sizes") in graph.frozen
+    assert gap(model, graph, random_keep(graph, 0), x, train=False) < 1e-9
 
 
 def test_channels_before_a_literal_bound_are_not_prunable() -> None:

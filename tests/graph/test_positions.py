@@ -67,7 +67,7 @@ def test_what_is_unpooled_is_pruned_with_the_channels_of_the_places(x: Tensor) -
 def test_features_of_tokens_pass_a_transform_over_tokens_and_not_one_over_features() -> None:
     assert units_of(of_features(lambda x: torch.fft.fft(x, dim=1).real)) == 8
     over = of_features(lambda x: torch.fft.rfft(x, dim=-1).abs())
-    assert reason_of(over) == "_fft_r2c over channels"
+    assert reason_of(over) == "Fourier transform over channels"
 
 
 class Deformed(nn.Module):

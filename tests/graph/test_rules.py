@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
-from models.through import Function, of_features, of_images, reason_of, units_of
+from models.cutting import gap
+from models.through import Function, Through, of_features, of_images, reason_of, units_of
+from torch import Tensor, nn
 from torch.nn import functional as F
+
+from autoprune.pruning.surgery import prune
+from autoprune.pruning.verification import prunable
 
 ELEMENTWISE: dict[str, Function] = {
     "relu": F.relu,
@@ -50,7 +57,6 @@ def test_reductions_over_positions_pass_channels_on(name: str) -> None:
 
 
 OVER_CHANNELS: dict[str, Function] = {
-    "softmax": lambda x: x.softmax(-1),
     "sort": lambda x: x.sort(-1).values,
     "running sum": lambda x: x.cumsum(-1),
     "largest": lambda x: x * x.amax(-1, keepdim=True),
@@ -66,10 +72,55 @@ def test_what_mixes_channels_is_not_prunable(name: str) -> None:
     assert reason_of(graph)
 
 
-def test_a_sum_over_channels_is_prunable_where_pruned_ones_are_zero() -> None:
-    assert units_of(of_features(lambda x: x * x.sum(-1, keepdim=True))) == 8
-    shifted = of_features(lambda x: x * (x + 1.0).sum(-1, keepdim=True))
-    assert units_of(shifted) == 0
+KEPT_ONLY: dict[str, Function] = {
+    "sum": lambda x: x * x.sum(-1, keepdim=True),
+    "sum of what is not zero where it is pruned": lambda x: x * x.exp().sum(-1, keepdim=True),
+    "norm": lambda x: x * (x + 1.0).norm(dim=-1, keepdim=True),
+    "distance": lambda x: F.pairwise_distance(x[:, :3], x[:, 2:]),
+    "softmax": lambda x: x.softmax(-1),
+    "logarithm of softmax": lambda x: x.log_softmax(-1) * x,
+    "attention between channels": lambda x: ((x.mT @ x).softmax(-1) @ x.mT).mT,
+    "linear attention": lambda x: (F.elu(x) + 1) @ ((F.elu(x) + 1).mT @ x),
+}
+
+
+@pytest.mark.parametrize("name", KEPT_ONLY)
+def test_sums_and_softmax_over_channels_are_over_the_kept_ones(name: str) -> None:
+    assert units_of(of_features(KEPT_ONLY[name])) == 8
+
+
+def test_a_softmax_over_kept_channels_by_hand() -> None:
+    torch.manual_seed(0)
+    x, kept = torch.randn(3, 6), [1, 4, 6]
+    model = Through(lambda x: x.softmax(-1), nn.Linear(6, 8), x)
+    wanted = model.stem(x)[:, kept].softmax(-1) @ model.head.weight[:, kept].T + model.head.bias
+    prune(model, prunable(model, x), {"stem": kept})
+    torch.testing.assert_close(model(x), wanted)
+
+
+@pytest.mark.parametrize(
+    "divide",
+    [lambda x, w: x / w, lambda x, w: x * w.reciprocal(), lambda x, w: x * w.square().rsqrt()],
+)
+def test_a_division_by_a_pruned_parameter_is_compared_too(
+    divide: Callable[[Tensor, Tensor], Tensor],
+) -> None:
+    """Zero by zero is not a number, with which nothing can be compared."""
+
+    class Divided(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Linear(6, 8), nn.Linear(8, 3)
+            self.step = nn.Parameter(torch.rand(8) + 0.5)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.b(divide(self.a(x), self.step))
+
+    torch.manual_seed(0)
+    model, x = Divided(), torch.randn(4, 6)
+    graph = prunable(model, x)
+    assert graph.sizes() == {"a": 8}
+    assert gap(model, graph, {"a": [0, 2, 3]}, x, train=False) < 1e-9
 
 
 def test_the_halves_of_a_gated_unit_are_pruned_together() -> None:

@@ -6,6 +6,7 @@ import pytest
 import torch
 from models.cutting import gap
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from autoprune.graph import trace
 from autoprune.pruning.surgery import prune
@@ -75,6 +76,10 @@ class Read(nn.Module):
         (lambda x: x.mean(-1, keepdim=True), 1),
         (lambda x: torch.cat([x.mean(-1, keepdim=True), x.amax(-1, keepdim=True)], -1), 2),
         (lambda x: x.std(-1, keepdim=True).sqrt() * x.amin(-1, keepdim=True), 1),
+        (lambda x: torch.stack([x.mean(-1), (x * x).mean(-1)], -1), 2),  # correlation (stereo)
+        (lambda x: torch.cat([x, x.mean(-1, keepdim=True), x.sum(-1, keepdim=True)], -1), 10),
+        (lambda x: F.interpolate(F.avg_pool2d(x.mean(-1).view(5, 1, 1, 1), 1), 2).flatten(1), 4),
+        (lambda x: F.pad(x.mean(-1, keepdim=True), (1, 0)).repeat(1, 2)[:, 1:], 3),
     ],
 )
 def test_a_statistic_that_a_layer_reads_is_taken_over_the_kept_channels(
@@ -90,7 +95,7 @@ def test_a_statistic_that_a_layer_reads_is_taken_over_the_kept_channels(
     "use",
     [
         lambda x: torch.relu(x.mean(-1, keepdim=True)).expand(-1, 9),
-        lambda x: torch.cat([x, x.mean(-1, keepdim=True)], -1),
+        lambda x: torch.cat([x, x.mean(-1, keepdim=True)], -1).sigmoid(),
         lambda x: x[..., -1:].expand(-1, 9) + x[:, 0, None],
     ],
 )

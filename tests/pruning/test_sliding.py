@@ -11,7 +11,7 @@ from torch import nn
 from autoprune.errors import GraphError
 from autoprune.graph.replica import replica
 from autoprune.pruning.masks import masked
-from autoprune.pruning.sliding import SlidingConv1d, keep_positions
+from autoprune.pruning.sliding import SlidingConv1d, SlidingLocalResponseNorm, keep_positions
 from autoprune.pruning.surgery import prune
 from autoprune.pruning.verification import prunable
 
@@ -45,8 +45,27 @@ def test_the_state_is_that_of_the_layer() -> None:
 
 @pytest.mark.parametrize("layer", [nn.Conv2d(1, 1, 3), sliding(6, [0, 2, 3])])
 def test_another_layer_is_refused(layer: nn.Module) -> None:
-    with pytest.raises(GraphError, match="a Conv1d over 4 channels"):
+    with pytest.raises(GraphError, match="a Conv1d or a LocalResponseNorm over 4 channels"):
         keep_positions(layer, 4, np.array([0, 2]))
+
+
+@pytest.mark.parametrize("dims", [1, 2])
+def test_a_local_response_norm_sums_over_the_channels_of_the_dense_layer(dims: int) -> None:
+    torch.manual_seed(0)
+    conv = (nn.Conv1d, nn.Conv2d)[dims - 1]
+    norm = nn.LocalResponseNorm(3, alpha=2.0)
+    model, x = nn.Sequential(conv(3, 8, 1), norm, conv(8, 4, 1)), torch.randn(2, 3, *[5] * dims)
+    graph = prunable(model, x)
+    assert graph.sizes() == {"0": 8}
+    assert gap(model, graph, {"0": [0, 1, 3, 6]}, x, train=True) < 1e-9
+    small = replica(model)
+    prune(small, graph, {"0": [0, 1, 3, 6]})
+    assert isinstance(small[1], SlidingLocalResponseNorm)
+    channels = small[0](x)  # by hand: the last has no neighbor left, the first two have each other
+    near = channels.square() + channels.square().roll([1], 1)
+    near[:, 0] = channels[:, :2].square().sum(1)
+    near[:, 2:] = channels[:, 2:].square()
+    torch.testing.assert_close(small[1](channels), channels / (near * 2 / 3 + 1) ** 0.75)
 
 
 def test_channels_go_twice_and_with_their_block() -> None:
