@@ -47,17 +47,17 @@ searches](../samplers/searches.md)), [equal cost](../equal_cost/README.md) and
 [recipes](../recipes/README.md) (accuracy in % at a share of the dense model's cost, after the
 epochs that are named). One seed has no interval. Methods that chose the same model, or one above
 the wanted share, are not compared; parts without rows stand at the end. `autoprune_ratios` is the
-search with a ratio for each group, the default until 30 November; its rows are older than that, so
-`autoprune` is to be compared with new ones. From scratch, the higher of two rates was best in every
-seed, so a better one may lie beyond. `find_lr` tries a quarter, half, one and two times the rate of
-the length, and took a quarter, the lowest, in each seed; the parts at `lr x 0.25` are compared at
-that rate. The decay of averaged weights was not reached in so few steps. `_recipe` begins at the
-rate 0.01, `autoprune_ratios` has 0.03 throughout: their difference is not that of searching the
-rate, for which `_lr0.01` is meant. Rows of `search` are of earlier engines
-([which](../search/README.md)). For the keyword net 0.02 and 0.03 are high rates
-([recipes](../recipes/README.md)); at the better one of 0.003 and 0.01 int8 brings as much as there.
-In the example of [voice commands](../examples/voice_commands/README.md), at 0.014, removal in steps
-brings less than the spread of three seeds.
+search with a ratio for each group, the default until 30 November; its rows are older than those of
+`autoprune`, so their difference is also that of all else that changed. From scratch, the higher of
+two rates was best in every seed, so a better one may lie beyond. `find_lr` tries a quarter, half,
+one and two times the rate of the length, and took a quarter, the lowest, in each seed; the parts at
+`lr x 0.25` are compared at that rate. The decay of averaged weights was not reached in so few
+steps. `_recipe` begins at the rate 0.01, `autoprune_ratios` has 0.03 throughout: their difference
+is not that of searching the rate, for which `_lr0.01` is meant. Rows of `search` other than
+`autoprune` are of earlier engines ([which](../search/README.md)). For the keyword net 0.02 and 0.03
+are high rates ([recipes](../recipes/README.md)); at the better one of 0.003 and 0.01 int8 brings as
+much as there. In the example of [voice commands](../examples/voice_commands/README.md), at 0.014,
+removal in steps brings less than the spread of three seeds.
 Made by `python -m scripts.benchmarks.ablation`.
 """
 
