@@ -219,8 +219,9 @@ class Assembly:
 
     def _positions(self) -> Iterator[tuple[str, tuple[Dim, ...]]]:
         for path, ids in self._flow.positions.items():
-            yield f"{path}.{POSITIONS}", self._all([ids])
-            yield f"{path}.{SOURCE}", self._all([len(ids)])
+            if self._dim(ids).per_unit:
+                yield f"{path}.{POSITIONS}", self._all([ids])
+                yield f"{path}.{SOURCE}", self._all([len(ids)])
 
     def _attributes(self) -> tuple[Attribute, ...]:
         found: dict[tuple[str, str, tuple[str | int, ...]], Attribute] = {}

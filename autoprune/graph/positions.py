@@ -47,10 +47,10 @@ def _normalized_channels(flow: Flow, call: Call) -> Indices | None:
         return None
     before = layer.size // 2  # zeros
     channels = label[before : before + size]
-    held = flow.own_positions(size)
-    if len(channels) != size or channels.min() < 0 or len(held) != size:
+    if len(channels) != size or channels.min() < 0:
         return None
-    return flow.join(channels, held)
+    held = flow.own_positions(size)
+    return flow.join(channels, held) if len(held) == size else None
 
 
 def fractional(spatial: int) -> Rule:

@@ -54,28 +54,31 @@ _SLIDING: dict[type[nn.Module], type[nn.Module]] = {
 }
 
 
+def check_positions(layer: nn.Module | None, size: int) -> None:
+    """Raise GraphError where a layer does not see `size` channels, or cannot lose any."""
+    if type(layer) in _SLIDING:
+        return
+    if isinstance(layer, SlidingConv1d | SlidingLocalResponseNorm) and len(layer.positions) == size:
+        return
+    raise GraphError(
+        f"the model must fit the graph: expected a Conv1d or a LocalResponseNorm over {size} "
+        f"channels, got {layer} · trace this model again"
+    )
+
+
 def keep_positions(
     layer: nn.Module, size: int, kept: Indices, device: torch.device | None = None
 ) -> None:
     """Let a layer see only `kept` of the `size` channels that it sees so far, in place.
 
-    What it then holds is on `device`.
-
-    Raises GraphError for any other layer.
+    What it then holds is on `device`. Raises GraphError as `check_positions`.
     """
+    check_positions(layer, size)
     if type(layer) in _SLIDING:
         positions, dense_size = torch.arange(size, device=device), size
         layer.__class__ = _SLIDING[type(layer)]
-    elif (
-        isinstance(layer, (SlidingConv1d, SlidingLocalResponseNorm))
-        and len(layer.positions) == size
-    ):
-        positions, dense_size = layer.positions.long(), len(layer.source)
     else:
-        raise GraphError(
-            f"the model must fit the graph: expected a Conv1d or a LocalResponseNorm over {size} "
-            f"channels, got {layer} · trace this model again"
-        )
+        positions, dense_size = layer.get_buffer(POSITIONS).long(), len(layer.get_buffer(SOURCE))
     positions = positions[torch.from_numpy(kept).to(positions.device)]
     source = torch.full((dense_size,), len(positions), device=positions.device)
     source[positions] = torch.arange(len(positions), device=positions.device)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from autoprune.errors import GraphError
 from autoprune.graph import Indices, PruningGraph
 from autoprune.pruning.computed_weights import computed_weights
-from autoprune.pruning.sliding import keep_positions
+from autoprune.pruning.sliding import check_positions, keep_positions
 
 
 def prune(
@@ -37,16 +37,18 @@ def prune(
     cuts = kept_positions(graph, kept_indices)
     parameters = dict(model.named_parameters(remove_duplicate=False))
     buffers = dict(model.named_buffers(remove_duplicate=False))
+    modules = dict(model.named_modules())
     for name, dims in cuts.items():
-        if name not in graph.positions:
+        if name in graph.positions:
+            check_positions(modules.get(_owner(name)), _positions(graph, name))
+        else:
             _check(name, parameters.get(name, buffers.get(name)), dims, graph)
     scales = {name: norm.scale() for name, norm in computed_weights(model).items() if name in cuts}
     with torch.no_grad():
         for name, dims in cuts.items():
             if name in graph.positions:
-                layer = model.get_submodule(name.rpartition(".")[0])
-                size = graph.positions[name][0].size(graph.sizes())
-                keep_positions(layer, size, dims[0], _device(layer, model))
+                layer = modules[_owner(name)]
+                keep_positions(layer, _positions(graph, name), dims[0], _device(layer, model))
             elif name in parameters:
                 _cut_parameter(parameters[name], dims, optimizer)
             else:
@@ -58,6 +60,14 @@ def prune(
     smaller = graph.shrink(kept_indices)
     _update_attributes(model, smaller)
     return smaller
+
+
+def _owner(name: str) -> str:
+    return name.rpartition(".")[0]
+
+
+def _positions(graph: PruningGraph, name: str) -> int:
+    return graph.positions[name][0].size(graph.sizes())
 
 
 def _device(layer: nn.Module, model: nn.Module) -> torch.device:

@@ -83,3 +83,13 @@ def test_channels_go_twice_and_with_their_block() -> None:
     assert set(block.tensors) >= {"inner.weight", "inner.positions"}
     assert "inner.positions" not in graph.without([block.name]).positions
     assert gap(model, graph, keep, x, train=False) < 1e-9
+
+
+def test_a_model_that_does_not_fit_is_left_as_it_is() -> None:
+    model, x = settled(ChannelNeighbors()), image(2)
+    graph = prunable(model, x)
+    model.inner = nn.Identity()
+    before = [tuple(parameter.shape) for parameter in model.parameters()]
+    with pytest.raises(GraphError, match="Conv1d or a LocalResponseNorm over 12 channels"):
+        prune(model, graph, random_keep(graph, 1))
+    assert [tuple(parameter.shape) for parameter in model.parameters()] == before
