@@ -11,7 +11,7 @@ import pytest
 from autoprune._search.initial.seeding import recipe
 from autoprune._search.plan import Plan
 from autoprune._search.sampling.study import candidate_of, distributions
-from autoprune._search.sampling.variables import COST, DEPTHS, STAGES, Allocated
+from autoprune._search.sampling.variables import COST, DEPTHS, STAGES, Aims, Allocated
 from autoprune.architecture import BLOCK, INT8, Architecture
 from autoprune.budget import Budget, Cost
 from autoprune.pareto import Objective
@@ -106,6 +106,31 @@ def test_the_offsets_of_depth_keep_blocks_of_their_third() -> None:
     assert dropped(2.0, 2.0) == ()
     assert dropped(2.0, -2.0) == ("b1",)
     assert dropped(-2.0, 2.0) == ("b0",)
+
+
+def test_a_share_little_below_the_budget_or_a_level_stands_for_it() -> None:
+    plan = plan_of({"depth": False}, share="80%")
+    plan = replace(plan, levels=(Budget.parse({"macs": "40%"}),))
+    variables = Allocated(plan, sensitivity)
+    costs = {
+        share: variables.candidate(middle(variables, cost=share)).architecture
+        for share in (0.4, 0.6, 0.75, 1.0)
+    }
+    used = {share: plan.load(plan.space.counts(made)) for share, made in costs.items()}
+    assert used[0.4] == pytest.approx(0.5, abs=0.01)  # the level of 40 %
+    assert used[0.6] == pytest.approx(0.6, abs=0.01)  # as drawn
+    assert used[0.75] == used[1.0] == pytest.approx(1.0, abs=0.01)
+    drawn = next(p for p in variables.parameters if p.name == COST)
+    assert drawn.low == pytest.approx(0.5 * 0.5**0.5)
+
+
+def test_a_level_lowers_the_first_limit_alone() -> None:
+    plan = replace(plan_of({}), budget=Budget.parse({"macs": "80%", "params": "70%"}))
+    assert Aims.of(plan).limits(0.5) == (0.5, 0.5)
+    assert Aims.of(plan).limits(0.3) == (0.3, 0.3)
+    assert Aims.of(plan).least == pytest.approx(0.125 * 0.5**0.5)
+    plan = replace(plan, levels=plan.budget.lowered(["20%"], "search.levels"))
+    assert Aims.of(plan).limits(0.2) == (0.25, 1.0)
 
 
 @pytest.mark.parametrize("importance", ["l2", "obs"])

@@ -20,19 +20,62 @@ STAGES = ("early", "middle", "late")
 DEPTHS = tuple(f"depth.{stage}" for stage in STAGES)
 _OFFSET = "offset."
 _MOST = 2.0  # of an offset: its factor is between 1/7.4 and 7.4
+_HALVINGS = 3  # of the budget that are aimed at where no levels are wanted
 _PER_WIDTH = 4.0  # offset that is taken for a natural log unit of width more than expected
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Aims:
+    """The costs that good models are wanted at: the budget and its levels, else halves of it.
+
+    `shares` are those of the first limit, ascending, the last is 1; of all limits, unless `first`.
+    In the upper half of the way (in logarithms) from one to the next a drawn share stands for the
+    next itself: a model a little below a wanted cost is of less use than one at it. In the lower
+    half it is taken as it is, so that the front has members between.
+    """
+
+    shares: tuple[float, ...]
+    limits_count: int
+    first: bool
+
+    @staticmethod
+    def of(plan: Plan) -> Aims:
+        """The plan's levels; a half, a quarter and an eighth of every limit where it has none."""
+        top = plan.budget.limits[0].resolve(plan.dense)
+        levels = {level.limits[0].resolve(plan.dense) / top for level in plan.levels}
+        halves = {0.5**power for power in range(1, _HALVINGS + 1)}
+        shares = tuple(sorted({*(levels or halves), 1.0}))
+        return Aims(shares, len(plan.budget.limits), first=bool(levels))
+
+    @property
+    def least(self) -> float:
+        """The lowest share that is drawn: half a step (in logarithms) below the lowest aim."""
+        return self.shares[0] * math.sqrt(self.shares[0] / self.shares[1])
+
+    def limits(self, share: float) -> tuple[float, ...]:
+        """The share of each limit that a drawn share stands for.
+
+        >>> aims = Aims((0.25, 1.0), 2, first=True)
+        >>> aims.limits(0.2), aims.limits(0.3), aims.limits(0.6)
+        ((0.25, 1.0), (0.3, 0.3), (1.0, 1.0))
+        """
+        aim = min((other for other in self.shares if other >= share), default=1.0)
+        below = max((other for other in self.shares if other < share), default=0.0)
+        if share < math.sqrt(below * aim):
+            return (share,) * self.limits_count
+        return (aim, *((1.0 if self.first else aim,) * (self.limits_count - 1)))
 
 
 class Allocated:
     """A share of the budget, offsets of the sensitivities, precision, schedule and recovery.
 
     The allocator turns the first two into widths and dropped blocks within the limits: `cost` is
-    the share of the limits that may be used, and the sensitivities of the groups in the first,
-    second and last third of the model, and those of the blocks likewise (`depth.early` ...), are
-    multiplied by e to the power of their `offset`. So the sampler decides what interacts, in few
-    dimensions whatever the size of the model. A candidate from elsewhere has no exact values; it
-    gets those of its cost, with offsets by how much wider each third is than the allocator would
-    have it.
+    the share of the limits that may be used (see `Aims`), and the sensitivities of the groups in
+    the first, second and last third of the model, and those of the blocks likewise
+    (`depth.early` ...), are multiplied by e to the power of their `offset`. So the sampler decides
+    what interacts, in few dimensions whatever the size of the model. A candidate from elsewhere has
+    no exact values; it gets those of its cost, with offsets by how much wider each third is than
+    the allocator would have it.
     """
 
     def __init__(self, plan: Plan, sensitivity: Sensitivity) -> None:
@@ -40,8 +83,10 @@ class Allocated:
         self._plan, self._sensitivity = plan, sensitivity
         self._parts = _parts(plan)
         space = plan.space
-        least = {name: space.choices(name)[0] for name in space.items}
-        self._least = min(0.99, max(1e-6, plan.load(space.counts(space.architecture(least)))))
+        smallest = {name: space.choices(name)[0] for name in space.items}
+        self._aims = Aims.of(plan)
+        least = max(self._aims.least, plan.load(space.counts(space.architecture(smallest))))
+        self._least = min(0.99, least)
         self._reference: dict[tuple[object, ...], Allocator] = {}
 
     @property
@@ -60,7 +105,7 @@ class Allocated:
         """The candidate that the allocator makes of these values."""
         start = self._plan.space.draft(params)
         allocator = self._allocator(start.architecture, params)
-        return self._plan.resized(start, allocator.at(float(params[COST])))
+        return self._plan.resized(start, allocator.at(self._aims.limits(float(params[COST]))))
 
     def params(self, candidate: Candidate) -> dict[str, Value]:
         """The values that come near to a candidate."""

@@ -66,14 +66,13 @@ def autoprune(
     shutil.rmtree(folder, ignore_errors=True)
     watch = Watch(setup, budget, clock)
     space = {"importance": importance, "repair": repair, "depth": depth}
-    config = _config(setup, seed, budget, space, _recovery(setup.job, recipe=recipe, lr=lr))
-    changes: dict[str, Any] = {
-        "levels": tuple(f"{level:.0%}" for level in levels),
+    options: dict[str, Any] = {
+        "levels": [f"{level:.0%}" for level in levels],
         "variables": variables,
+        **({} if screen is None else {"screen": screen}),
     }
-    if screen is not None:
-        changes["screen"] = screen
-    config = config.model_copy(update={"search": config.search.model_copy(update=changes)})
+    recovery = _recovery(setup.job, recipe=recipe, lr=lr)
+    config = _config(setup, seed, budget, space, recovery, options)
     # One arithmetic for all methods: what the search would time is timed once for the benchmark.
     with (
         mock.patch.object(search_context, "training_precision", return_value=setup.precision),
@@ -99,7 +98,12 @@ def _recovery(job: Job, *, recipe: bool, lr: float | None) -> dict[str, Any]:
 
 
 def _config(
-    setup: Setup, seed: int, budget: float, space: Mapping[str, Any], recovery: Mapping[str, Any]
+    setup: Setup,
+    seed: int,
+    budget: float,
+    space: Mapping[str, Any],
+    recovery: Mapping[str, Any],
+    options: Mapping[str, Any],
 ) -> RunConfig:
     job = setup.job
     trials = budget / setup.planned(1.0)
@@ -125,6 +129,7 @@ def _config(
                 "rungs": job.rungs,
                 "concurrent": 1,
                 "seed": seed,
+                **options,
             },
         }
     )
