@@ -19,6 +19,7 @@ from autoprune.space import FittedSpace, SearchSpace
 from autoprune.space.settings import Value
 
 LEVELS = 4
+_OF_TRIALS, _OF_LEVELS = 1 / 8, 1 / 4  # the part of the trials that uniform candidates take
 _EFFORT = 20_000  # loads a level
 LEAST = "seed:least"  # prefix of the origin of least sensitive seeds
 
@@ -69,7 +70,9 @@ def seeds(
     Uniform ratios for the budget and each of the plan's levels; where it has none, at `LEVELS`
     costs from the budget down towards the smallest model, the first being the nearest to the dense
     model that the budget allows. They are the baselines of the report, and take at most an eighth
-    of the trials, at least one. With `sensitivity`, at each level the least
+    of the trials, of listed levels a quarter: that of the budget, then those of the lowest costs,
+    where sensitivities of single groups say least (`results/allocator/criteria.md`). With
+    `sensitivity`, at each level the least
     sensitive allocation (see `Allocator`): for the whole budget or level, which uniform ratios
     seldom use up, or else at the uniform one's cost. Its alternatives are the uniform one and, with
     `importance` (of each group's units, comparable between groups), the one of global pruning.
@@ -79,8 +82,7 @@ def seeds(
     """
     start = recipe(plan.space)
     levels = _levels(plan, start, sensitivity, importance)
-    baselines = _baselines(plan, len(levels))
-    shown = {number * len(levels) // baselines for number in range(baselines)}
+    shown = _shown(plan, len(levels))
     found: dict[str, Proposal] = {}
     for number, (uniform, least, alternatives) in enumerate(levels):
         if uniform is not None and (number in shown or sensitivity is None):
@@ -117,8 +119,17 @@ def _trials(plan: Plan) -> float:
     return trials
 
 
-def _baselines(plan: Plan, levels: int) -> int:
-    return max(1, min(levels, int(_trials(plan) + 0.5) // 8))
+def _shown(plan: Plan, levels: int) -> set[int]:
+    """Which of the levels, from the budget down, have their uniform candidate trained, too.
+
+    >>> from types import SimpleNamespace
+    >>> limits = SimpleNamespace(trials=16, total_epochs=None)
+    >>> _shown(SimpleNamespace(limits=limits, levels=()), 4)
+    {0, 3}
+    """
+    part = _OF_LEVELS if plan.levels else _OF_TRIALS
+    baselines = max(1, min(levels, int(_trials(plan) * part + 0.5)))
+    return {0, *range(levels - baselines + 1, levels)}
 
 
 def _levels(
