@@ -37,6 +37,7 @@ SHOWN = {
     "with": ("with", ""),
     "seeds": ("seeds", ""),
     "difference": ("difference (95 % interval)", ""),
+    "commits": ("of commits", ""),
 }
 HEAD = """# What each part brings
 
@@ -53,11 +54,12 @@ two rates was best in every seed, so a better one may lie beyond. `find_lr` trie
 one and two times the rate of the length, and took a quarter, the lowest, in each seed; the parts at
 `lr x 0.25` are compared at that rate. The decay of averaged weights was not reached in so few
 steps. `_recipe` begins at the rate 0.01, `autoprune_ratios` has 0.03 throughout: their difference
-is not that of searching the rate, for which `_lr0.01` is meant. Rows of `search` other than
-`autoprune` are of earlier engines ([which](../search/README.md)). For the keyword net 0.02 and 0.03
-are high rates ([recipes](../recipes/README.md)); at the better one of 0.003 and 0.01 int8 brings as
-much as there. In the example of [voice commands](../examples/voice_commands/README.md), at 0.014,
-removal in steps brings less than the spread of three seeds.
+is not that of searching the rate, for which `_lr0.01` is meant. Where the rows of the two are of
+different commits these are named at the end: the difference is then also that of what else changed
+between them. For the keyword net 0.02 and 0.03 are high rates ([recipes](../recipes/README.md)); at
+the better one of 0.003 and 0.01 int8 brings as much as there. In the example of [voice
+commands](../examples/voice_commands/README.md), at 0.014, removal in steps brings less than the
+spread of three seeds.
 Made by `python -m scripts.benchmarks.ablation`.
 """
 
@@ -118,8 +120,8 @@ SAMPLERS = (
     Part(
         "sampler: Gaussian process for TPE, screened", f"tpe, screened{BOTH}", f"gp, screened{BOTH}"
     ),
-    Part("moves in screening", "tpe, screened, with local search", f"tpe, screened{BOTH}"),
-    Part("local search of first candidates", "tpe, screened, with moves", f"tpe, screened{BOTH}"),
+    Part("moves in screening", "tpe, screened", "tpe, screened, with moves"),
+    Part("local search of first candidates", "tpe, screened", "tpe, screened, with local search"),
     Part("rungs", f"tpe, screened{BOTH}", f"tpe, screened, rungs{BOTH}"),
 )
 PLAIN, QUARTER = "plain", "lr x 0.25"
@@ -169,8 +171,14 @@ def lacking(part: Part, task: str | None, what: str | None, why: str) -> Line:
 def searches() -> Iterator[Line]:
     """Hypervolume on test after the short recovery."""
     trials = pd.read_csv(RESULTS / "search" / "trials.csv")
+    earlier = trials.versions.str.extract(
+        r"commit (\w+)", expand=False
+    )  # a column of its own since
     volumes = pd.DataFrame(
-        {"task": task, "method": method, "seed": seed, "value": 100 * volume(points)}
+        {
+            **{"task": task, "method": method, "seed": seed, "value": 100 * volume(points)},
+            "commit": run.commit.fillna(earlier).iloc[0],
+        }
         for (task, method, seed), run in trials.groupby(["task", "method", "seed"])
         if (points := points_of(run, "test_accuracy"))
     )
@@ -248,7 +256,14 @@ def line(part: Part, task: str, what: str, rows: pd.DataFrame) -> Iterator[Line]
         "with": f"{both.value.mean():.1f} ({part.other})",
         "seeds": str(len(both)),
         "difference": paired((both.value - both.value_without).to_numpy()),
+        "commits": commits(without, other),
     }
+
+
+def commits(one: pd.DataFrame, other: pd.DataFrame) -> str:
+    """The versions of both methods' rows, where they are not the same."""
+    found = ["/".join(sorted(set(rows.commit.dropna()))) for rows in (one, other)]
+    return "" if found[0] == found[1] else " and ".join(found)
 
 
 if __name__ == "__main__":

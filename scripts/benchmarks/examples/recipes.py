@@ -158,7 +158,7 @@ def others(bench: Bench, chosen: Candidate) -> dict[str, Candidate]:
         Schedule(),
         Recovery(lr=recovery.lr, distillation=0.0),
     )
-    same = "same widths, at once" if planned else "same widths, in steps"
+    same = "same widths, at once" if planned else "same widths, in steps, group lasso"
     return {same: beside, "uniform, repaired": repaired, PLAIN: plain}
 
 
