@@ -11,7 +11,12 @@ from scripts.benchmarks.ablation import __main__ as ablation
 from scripts.benchmarks.ablation.__main__ import EQUAL_COST, RECIPES, SAMPLERS, SEARCH, Part, line
 from scripts.benchmarks.equal_cost import table
 
-ROWS = pd.DataFrame({"method": ["a", "b", "b"], "seed": [0, 0, 1], "value": [50.0, 52.0, 90.0]})
+ROWS = pd.DataFrame(
+    {
+        **{"method": ["a", "b", "b"], "seed": [0, 0, 1], "value": [50.0, 52.0, 90.0]},
+        "commit": ["1a", "1a", "2b"],
+    }
+)
 
 
 def test_a_part_without_rows_is_listed_as_not_run() -> None:
@@ -23,7 +28,8 @@ def test_a_part_without_rows_is_listed_as_not_run() -> None:
     about = (missing["part"], missing["without"], missing["with"], missing["difference"])
     assert about == ("size", "b", "c", "not run")
     shown = ablation.harness.table(pd.DataFrame([*lines, missing]), ablation.SHOWN)
-    assert shown.endswith("\n| size | – | – | b | c | – | not run |")
+    assert shown.endswith("\n| size | – | – | b | c | – | not run | – |")
+    assert lines[0]["commits"] == "1a and 1a/2b"
 
 
 @pytest.mark.parametrize(
@@ -41,6 +47,7 @@ def test_rows_that_are_not_compared_are_listed_with_the_reason(
         **{"task": "resnet8", "cost": "weight_bytes", "share": 0.25, "epochs": 12.0},
         **{"rates": "[0.02]", "matched": False, "seed": 0, "measured_share": None},
         **{"precision": "float32", "dropped": 0, "macs_share": 0.3, "file_bytes": 9, "lr": 0.02},
+        "commit": "1a",
     }
     rows = [
         {**common, "method": "channels", "predicted_share": 0.25, "test_accuracy": 0.90},

@@ -281,6 +281,23 @@ def test_a_search_has_the_default_variables_and_rate_unless_its_name_says_otherw
     assert given["space"]["recovery"]["lr"] == lr
 
 
+def test_the_search_is_told_the_costs_of_the_rules(
+    bench: ModuleType, ready: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    configs: list[RunConfig] = []
+
+    def search(config: RunConfig, task: Task, folder: Path, progress: object) -> None:
+        configs.append(config)
+        folder.mkdir(parents=True)
+        (folder / bench.searched.RECORDS).touch()
+
+    monkeypatch.setattr(bench.searched, "search_run", search)
+    methods = importlib.import_module("scripts.benchmarks.search.__main__").METHODS
+    methods["autoprune_levels"](ready, 0, ready.budget())
+    told = [budget.limits[0].value for budget in configs[0].levels]
+    assert told == pytest.approx(bench.setup.TOLD[1:])
+
+
 def test_rows_are_of_methods_that_can_be_run(bench: ModuleType) -> None:
     methods = importlib.import_module("scripts.benchmarks.search.__main__").METHODS
     table = bench.table.Table(bench.setup.RESULTS / "search" / "trials.csv")
