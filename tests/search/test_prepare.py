@@ -8,19 +8,25 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import stripes
 import torch
+from deep_task import Deep
 from stripes import Stripes
 from torch import Tensor, nn
 
 from autoprune._search.measuring.byte_models import ByteModels
 from autoprune._search.preparing.prepare import Prepared, correct, prepare, weight_curves
 from autoprune.architecture import Architecture
-from autoprune.budget import Device
+from autoprune.budget import Budget, Device
 from autoprune.config import RunConfig
 from autoprune.cost_fields import FILE
+from autoprune.device.layers import network
+from autoprune.device.predictor import LatencyPredictor
+from autoprune.device.sampling import Sample, random_architectures
 from autoprune.errors import ConfigError, DeviceError, GraphError, TaskError
+from autoprune.graph import PruningGraph, trace
 from autoprune.quality import QualityLimit
 from autoprune.space import SearchSpace
 
@@ -279,6 +285,51 @@ def test_a_device_that_fails_keeps_its_profile(
     assert [record.getMessage() for record in caplog.records] == [
         "its profile is used as it is: the phone is gone"
     ]
+
+
+class Profiled(Target):
+    """Its profile is replaced by another when it is corrected."""
+
+    def __init__(self, *predictors: LatencyPredictor) -> None:
+        super().__init__()
+        self.profile: Any = SimpleNamespace(predictor=predictors[0])
+        self.predictors = predictors
+
+    def corrected(self, model: Any, chosen: Any) -> Profiled:
+        return Profiled(*self.predictors[1:])
+
+
+def predictor(graph: PruningGraph, layer: str, ms: float) -> LatencyPredictor:
+    """Latency is what one layer takes, in proportion to its multiply-accumulates."""
+
+    def latency(architecture: Architecture) -> float:
+        found = network(graph, None, {"it": architecture})
+        shares = zip(found.layers, found.models["it"].macs, found.models["dense"].macs, strict=True)
+        return sum(ms * macs / dense for info, macs, dense in shares if info.name == layer) + 0.01
+
+    drawn = random_architectures(graph, 60, 0)
+    samples = [Sample(graph.counts(each), 1.0, latency(each) / (ms + 0.01)) for each in drawn]
+    return LatencyPredictor.from_samples(
+        graph, samples, device=Device("x", "torch", threads=1), dense_ms=ms + 0.01
+    )
+
+
+def test_corrected_costs_hold_for_the_blocks_that_may_be_dropped() -> None:
+    """A block is kept: it is no item of the space, and a column of the graph's counts."""
+    first = next(iter(trace(Deep().build_model(), Deep().example_input()).blocks)).name
+    ready, _ = made(Deep(), keep=[first], space={"round_to": 4})
+    budget = Budget.parse({"latency_ms": "60%"})
+    ready = replace(ready, plan=replace(ready.plan, budget=budget))
+    old, new = (predictor(ready.graph, layer, ms) for layer, ms in (("0", 1.0), ("5.conv", 2.0)))
+    plan = correct(aimed(ready, Profiled(old, new)), CHOSEN, lambda text: None).plan
+    items, blocks = plan.space.items, ready.graph.blocks
+    assert len(items) == len(ready.graph.columns()) - 1
+    assert len(plan.space.blocks) == len(blocks) - 1
+    dense = [ready.graph.sizes().get(name, 1) for name in items]
+    assert plan.loads(np.array([dense])) == pytest.approx(1.0 / 0.6)
+    assert plan.dense.get("latency_ms") == pytest.approx(2.01)
+    assert plan.largest_part is not None
+    assert plan.largest_part(Architecture(), "latency_ms").startswith("; 5.conv alone is ")
 
 
 @pytest.mark.parametrize(("chosen", "objective"), [([], "latency_ms"), (CHOSEN, "params")])

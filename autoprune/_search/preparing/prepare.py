@@ -86,9 +86,10 @@ class Prepared:
         plan = replace(
             self.plan,
             price=costs.cost,
-            prices=costs.prices,
+            prices=costs.prices_of(self.plan.space.items),
             dense=costs.dense,
             margins=margins,
+            largest_part=_largest_part(self.graph, targets),
         )
         return replace(self, plan=plan, rig=replace(self.rig, targets=targets))
 
@@ -257,11 +258,7 @@ def _plan(
         margins=margins,
         quality=config.quality_limits,
         metrics=metrics,
-        largest_part=partial(
-            largest_part,
-            graph,
-            {field_at("latency_ms", it.name): it.profile.predictor for it in targets if it.profile},
-        ),
+        largest_part=_largest_part(graph, targets),
         scratch=limits.baselines.scratch,
     )
 
@@ -286,6 +283,16 @@ def weight_curves(
         )
         for name, curve in found.items()
     }
+
+
+def _largest_part(
+    graph: PruningGraph, targets: Iterable[TargetDevice]
+) -> Callable[[Architecture, str], str]:
+    """`largest_part` with the latencies that these devices' profiles predict."""
+    predictors = {
+        field_at("latency_ms", it.name): it.profile.predictor for it in targets if it.profile
+    }
+    return partial(largest_part, graph, predictors)
 
 
 def _costs(
