@@ -47,15 +47,39 @@ def test_the_page_says_how_far_sessions_differ_for_one_model() -> None:
     assert text in depth.page(rows)
 
 
+def trained(*found: tuple[str, float, int, float, float]) -> pd.DataFrame:
+    names = ["kind", "epochs", "seed", "measured_share", "test_accuracy"]
+    return pd.DataFrame(found, columns=names).assign(share=0.12)
+
+
+REVERSED = trained(
+    *(("both", 1.0, 0, 0.12, 0.62), ("both", 8.0, 0, 0.12, 0.81)),
+    *(("blocks", 1.0, 0, 0.11, 0.57), ("blocks", 8.0, 0, 0.11, 0.82)),
+)
+
+
 def test_the_page_says_where_longer_training_changes_the_order() -> None:
-    found = [("both", 1.0, 0.62), ("both", 8.0, 0.81), ("blocks", 1.0, 0.57), ("blocks", 8.0, 0.82)]
-    means = pd.DataFrame(found, columns=["kind", "epochs", "test_accuracy"]).assign(share=0.12)
-    assert depth.reversals(means).startswith(
+    assert depth.reversals(REVERSED).startswith(
         "At 12%, both is ahead of blocks after 1 epoch (62.0% and 57.0%) and behind it after 8 "
         "(81.0% and 82.0%)"
     )
-    assert depth.reversals(means[means.kind == "both"]) == ""
-    assert depth.reversals(means[means.epochs == 8.0]) == ""
+    assert depth.reversals(REVERSED.iloc[::-1]) == depth.reversals(REVERSED)
+    assert depth.reversals(REVERSED[REVERSED.kind == "both"]) == ""
+    assert depth.reversals(REVERSED[REVERSED.epochs == 8.0]) == ""
+
+
+def test_kinds_of_other_latencies_are_not_compared() -> None:
+    slower = REVERSED.assign(
+        measured_share=REVERSED.measured_share.where(REVERSED.kind == "blocks", 0.122)
+    )
+    assert depth.reversals(slower) == ""  # 0.122 is 10.9 % above 0.11
+
+
+def test_kinds_are_compared_over_the_seeds_that_both_have() -> None:
+    more = trained(("both", 1.0, 1, 0.12, 0.10), ("blocks", 8.0, 1, 0.11, 0.10))
+    assert depth.reversals(pd.concat([REVERSED, more])) == depth.reversals(REVERSED)
+    other = REVERSED.assign(seed=[0, 0, 0, 1])  # no seed has both trainings of both
+    assert depth.reversals(other) == ""
 
 
 def test_all_models_are_measured_in_one_session_and_equal_ones_once(

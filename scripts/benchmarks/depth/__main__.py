@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from functools import cached_property, partial
-from itertools import permutations, product
+from itertools import combinations, product
 from pathlib import Path
 
 import pandas as pd
@@ -55,6 +55,7 @@ OUT = RESULTS / "depth"
 TOGETHER = "together.csv"
 KEY = ["kind", "share", "epochs", "seed"]
 ROUNDS = 6  # of choosing and measuring
+ALIKE = 0.1  # two latencies are compared as equal where they differ no more
 SPACES = {
     "channels": {"depth": False, "ratios": {"max": 0.9}, "round_to": 4},
     "blocks": {"depth": {"max": 1.0}, "ratios": {"max": 0.0}},
@@ -266,24 +267,46 @@ def sessions(rows: pd.DataFrame) -> str:
     )
 
 
-def reversals(means: pd.DataFrame) -> str:
-    """Where a kind that is ahead after the shorter training is behind after the longer one."""
+def reversals(rows: pd.DataFrame) -> str:
+    """Where a kind that is ahead after the shorter training is behind after the longer one.
+
+    Kinds are compared by their means over the seeds that both have of both trainings, where their
+    mean latencies as measured are within `ALIKE` of each other.
+    """
     found = []
-    for share, same in means[means.epochs > 0].groupby("share", sort=False):
-        tests = same.pivot(index="kind", columns="epochs", values="test_accuracy").dropna()
-        if len(tests.columns) < 2:
-            continue
-        short, long = tests.columns[[0, -1]]
-        for one, other in permutations(tests.index, 2):
-            ahead, behind = tests.loc[one], tests.loc[other]
-            if ahead[short] > behind[short] and ahead[long] < behind[long]:
-                found.append(
-                    f"At {share:.0%}, {one} is ahead of {other} after {short:g} epoch "
-                    f"({ahead[short]:.1%} and {behind[short]:.1%}) and behind it after {long:g} "
-                    f"({ahead[long]:.1%} and {behind[long]:.1%}): what short trainings rank first "
-                    "is not always the best after long ones. "
-                )
+    for share, same in rows[rows.epochs > 0].groupby("share", sort=False):
+        for one, other in combinations(sorted(set(same.kind)), 2):
+            means = _paired(same[same.kind.isin([one, other])])
+            if means is None:
+                continue
+            short, long = means.columns
+            gain = means.loc[one] - means.loc[other]
+            if gain[short] * gain[long] >= 0.0:
+                continue
+            first, second = (one, other) if gain[short] > 0.0 else (other, one)
+            found.append(
+                f"At {share:.0%}, {first} is ahead of {second} after {short:g} epoch "
+                f"({means[short][first]:.1%} and {means[short][second]:.1%}) and behind it after "
+                f"{long:g} ({means[long][first]:.1%} and {means[long][second]:.1%}): what short "
+                "trainings rank first is not always the best after long ones. "
+            )
     return "".join(found)
+
+
+def _paired(two: pd.DataFrame) -> pd.DataFrame | None:
+    """`kinds x (shortest, longest training)`: test accuracies, None where they do not compare."""
+    tests = two.pivot_table(index="seed", columns=["epochs", "kind"], values="test_accuracy")
+    trainings = sorted(set(two.epochs))
+    ends = [trainings[0], trainings[-1]]
+    cells = [*product(ends, sorted(set(two.kind)))]
+    if len(set(ends)) < 2 or not set(cells) <= set(tests.columns):
+        return None
+    tests = tests[cells].dropna()
+    used = two[two.seed.isin(tests.index) & two.epochs.isin(ends)]
+    latencies = used.groupby("kind").measured_share.mean()
+    if tests.empty or latencies.max() > (1.0 + ALIKE) * latencies.min():
+        return None
+    return tests.mean().unstack("epochs")
 
 
 def page(rows: pd.DataFrame) -> str:
@@ -302,7 +325,7 @@ def page(rows: pd.DataFrame) -> str:
         "kinds) favours none of them in particular, but may be too high or too low. Blocks are "
         "chosen in the order of dropping ([order.md](order.md)), and count beside widths what a "
         "search lets them count ([factors.md](factors.md)). "
-        f"{reversals(means)}Rows that are missing were not run."
+        f"{reversals(rows)}Rows that are missing were not run."
         "\n\n" + harness.table(means, SHOWN) + "\n"
     )
 
