@@ -5,8 +5,9 @@
 The keyword DS-CNN of MLPerf Tiny with its public weights. Each model is pruned at once (or on a
 cubic schedule), repaired or not, and trained with the default recovery; unstructured sparsities are
 spread over the weights by layer-adaptive magnitude. `after pruning` is before any training (batch
-normalizations re-estimated). Nothing is chosen on the test column. Rows that are in
-`results/patterns/patterns.csv` are kept, so it can be stopped and run again.
+normalizations re-estimated), and is left empty for a schedule, which goes on pruning during the
+training. Nothing is chosen on the test column. Rows that are in `results/patterns/patterns.csv`
+are kept, those of other `--epochs` too, so it can be stopped and run again.
 """
 
 from __future__ import annotations
@@ -46,6 +47,7 @@ SHOWN = {
     "importance": ("importance", ""),
     "repair": ("repair", ""),
     "schedule": ("schedule", ""),
+    "epochs": ("epochs", "g"),
     "val_before": ("validation after pruning", ".1%"),
     "val": ("validation", ".1%"),
     "test": ("test", ".1%"),
@@ -129,7 +131,8 @@ class Bench:
             seed=SEED,
             calibration=self.calibration,
         )
-        before = run.evaluate("val")["accuracy"]
+        is_one_shot = variant.schedule.kind == "one_shot"
+        before = run.evaluate("val")["accuracy"] if is_one_shot else None
         if variant != Variant():  # the dense model is not trained further
             while not run.finished:
                 run.advance(epochs)
@@ -159,7 +162,7 @@ def write_table(rows: Rows) -> None:
     dense = found[found.pruned == "nothing"].file_bytes
     found["share"] = found.file_bytes / (dense.iloc[0] if len(dense) else float("nan"))
     compared = found.pruned.isin(["channels 0.4", "0.7"])
-    text = HEAD.format(epochs=found.epochs.iloc[-1], stamp=harness.stamp(found))
+    text = HEAD.format(stamp=harness.stamp(found))
     for title, part in (("", found[~compared]), (COMPARED, found[compared])):
         text += title + harness.table(part, SHOWN) + "\n"
     write_text(OUT / "README.md", text)
@@ -168,10 +171,12 @@ def write_table(rows: Rows) -> None:
 HEAD = """# Sparsity patterns
 
 The keyword DS-CNN (MLPerf Tiny's public weights), pruned and trained for
-{epochs:g} epochs; seed 0; 720 validation and 1,238 test clips, so a difference below 1 point says
-little. `file bytes` is the packed file (`autoprune export --format packed`), true; `predicted` how
-far the prediction of a search is off. Numbers such as 0.8 are the share of zeros over all weights
-that can have them. None of these zeros makes the network faster in a runtime measured here.
+the epochs given (the model of which nothing is pruned is not); seed 0; 720 validation and 1,238
+test clips, so a difference below 1 point says little. `validation after pruning` is before any
+training, of models that are pruned at once. `file bytes` is the packed file (`autoprune export
+--format packed`), true; `predicted` how far the prediction of a search is off. Numbers such as 0.8
+are the share of zeros over all weights that can have them. None of these zeros makes the network
+faster in a runtime measured here.
 {stamp}
 
 """
@@ -183,6 +188,14 @@ Channels: 40 % of every group. Single weights: 70 % zero; `l2` is the magnitude 
 """
 
 
+def is_known(rows: Rows, variant: Variant, epochs: float) -> bool:
+    """Whether there is a row of this variant and training."""
+    repair, schedule = "yes" if variant.repair else "no", variant.schedule.kind
+    known = rows.find(pruned=variant.name, repair=repair, schedule=schedule, epochs=epochs)
+    name = variant.importance if variant != Variant() else ""
+    return bool((known.importance.fillna("") == name).any()) if len(known) else False
+
+
 def main() -> None:
     """Run what is missing, then write the tables."""
     parser = harness.parser(__doc__)
@@ -191,10 +204,7 @@ def main() -> None:
     torch.set_num_threads(1)
     bench, rows = Bench(), Rows(OUT / "patterns.csv", KEY)
     for variant in variants():
-        known = rows.find(pruned=variant.name, repair="yes" if variant.repair else "no")
-        name = variant.importance if variant != Variant() else ""
-        known = known[known.importance.fillna("") == name]
-        if not len(known[known.schedule == variant.schedule.kind]):
+        if not is_known(rows, variant, options.epochs):
             row = bench.row(variant, options.epochs)
             rows.put(row)
             write_table(rows)
