@@ -6,9 +6,10 @@ ResNet-56 on CIFAR-10 at 30, 20 and 12 % of its latency in ONNX Runtime (one thr
 beside it: the allocator decides widths alone, dropped blocks alone, or both, by the same
 sensitivities, at a predicted share that is rescaled in six rounds at most. Everything else is
 equal: order of units, repair, recovery. The test split is read once for each finished model. Rows
-that are in `results/depth/depth.csv` already are kept, and so is what was chosen (`chosen.json`):
-seeds may run in processes of their own. `--together` trains nothing: it measures all models that
-were chosen and the dense one in one session (`together.csv`). Table: `README.md`.
+that are in `results/depth/depth.csv` already are kept, and so is what was chosen (`chosen.json`,
+by kind and share, whatever `--profile` says): seeds may run in processes of their own. `--together`
+trains nothing: it measures all models that were chosen and the dense one in one session
+(`together.csv`). Table: `README.md`.
 """
 
 from __future__ import annotations
@@ -226,11 +227,12 @@ def main() -> None:
         return
     bench = Bench(options.profile)
     trained: dict[tuple[str, float, int], dict[str, float]] = {}  # kinds may choose the same
-    chosen = {
-        (kind, share): matches.get(f"{kind} {share:g}", partial(bench.match, kind, share))
-        for share in options.shares
-        for kind in options.kinds
+    asked = {
+        f"{kind} {share:g}": (kind, share) for share in options.shares for kind in options.kinds
     }
+    if kept := [name for name in asked if name in matches.read()]:
+        print(f"kept from {OUT / 'chosen.json'}, whatever --profile says: {', '.join(kept)}")
+    chosen = {each: matches.get(name, partial(bench.match, *each)) for name, each in asked.items()}
     for seed, epochs in product(options.seeds, options.epochs):
         for (kind, share), match in chosen.items():
             key = {"kind": kind, "share": share, "epochs": epochs, "seed": seed}

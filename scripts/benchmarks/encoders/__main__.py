@@ -146,7 +146,6 @@ def main() -> None:
                 found = {
                     **(dict(known.iloc[0][PREPARING]) if len(known) else {}),
                     **key,
-                    "trials": options.trials,
                     **searched(case, place, share, seed, options.trials),
                 }
                 if options.retrain:
@@ -175,20 +174,22 @@ def searched(case: Case, place: Path, share: float, seed: int, trials: int) -> d
             seed=seed,
             output=place,
         )
-    took = RunFolder.open(place).state().elapsed_s
+    run = RunFolder.open(place)
+    took = run.state().elapsed_s
     members = result.front.members
     shares = {m.number: m.measured.confidence.ratio for m in members if m.measured}
     within = [m for m in members if shares.get(m.number, 1.0) <= share] or members
     best = max(within, key=lambda m: m.metrics["accuracy"])
     return {
         **({} if is_resumed else {"preparing_min": (watch.prepared_s or took) / 60.0}),
+        "trials": run.config.search.trials,  # a run that is resumed may have others than asked for
         "search_min": took / 60.0,
         "within": sum(found <= share for found in shares.values()),
         "noisy": sum(bool(m.measured.confidence.note) for m in members if m.measured),
         "best": best.number,
         **uniform(place, share),
         "best_val": best.metrics["accuracy"],
-        "dense_val": RunFolder.open(place).dense().metrics["accuracy"],
+        "dense_val": run.dense().metrics["accuracy"],
         "best_share": shares.get(best.number),
         "front_near": max(shares.values(), default=0.0) / share,
     }

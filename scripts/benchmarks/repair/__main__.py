@@ -36,7 +36,8 @@ from scripts.benchmarks import harness
 from scripts.benchmarks.harness import RESULTS, Rows
 
 OUT = RESULTS / "repair"
-KEY = ["ratio", "order", "mending"]
+NUMBERS = ["samples", "refit_samples", "val_images", "test_images"]
+KEY = ["ratio", "order", "mending", *NUMBERS]
 SHOWN = {
     "macs_share": ("MACs", ".1%"),
     "order": ("order", ""),
@@ -44,6 +45,10 @@ SHOWN = {
     "val_accuracy": ("validation", ".1%"),
     "test_accuracy": ("test", ".1%"),
     "build_cpu_s": ("build (CPU s)", ".2f"),
+    "samples": ("calibration images", ",.0f"),
+    "refit_samples": ("for refit", ",.0f"),
+    "val_images": ("validation images", ",.0f"),
+    "test_images": ("test images", ",.0f"),
 }
 SEED = 0
 BATCH = 128
@@ -73,7 +78,7 @@ class Bench:
         self.dense = load_dense(self.task).eval()
         self.graph = trace(self.dense, self.task.example_input())
         self.batches = list(itertools.islice(self.task.train_loader(SEED), samples // BATCH))
-        self.refit_samples = refit_samples
+        self.samples = len(self.batches) * BATCH
         self.times = {}
         self.calibration = self._timed("calibrate", lambda: calibrate(self.dense, self.batches))
         self.reference = self._timed(
@@ -159,8 +164,9 @@ def build_seconds(bench: Bench, order: str, mending: str, ratio: float, repeats:
 def measure(bench: Bench, options: argparse.Namespace) -> pd.DataFrame:
     """Every row that is not in the file yet, appended as soon as it is there."""
     file = Rows(OUT / "repair.csv", KEY)
+    numbers = (bench.samples, options.refit_samples, options.val, options.test)
     for ratio, (order, mending) in itertools.product(options.ratios, VARIANTS):
-        about = dict(zip(KEY, (ratio, order, mending), strict=True))
+        about = dict(zip(KEY, (ratio, order, mending, *numbers), strict=True))
         if not file.find(**about).empty:
             continue
         small = bench.build(order, mending, ratio)
@@ -194,18 +200,17 @@ def calibration_memory() -> None:
     )
 
 
-def markdown(rows: pd.DataFrame, bench: Bench, memory: str, options: argparse.Namespace) -> str:
+def markdown(rows: pd.DataFrame, bench: Bench, memory: str) -> str:
     """The table, and what it was measured on."""
     once = ", ".join(f"{name} {value:.2f}" for name, value in bench.times.items())
     return (
         "# Accuracy right after pruning, without any training\n\n"
-        f"ResNet-20, CIFAR-10, uniform ratios, inner channels, {len(bench.batches) * BATCH} "
-        f"calibration images (training split, augmented; {bench.refit_samples} of them for "
-        f"`refit`). Validation: {options.val} images that were not used in calibration (the public "
-        f"checkpoint has seen them in its training); test: {options.test} images. Seed {SEED}. "
+        "ResNet-20, CIFAR-10, uniform ratios, inner channels. Calibration images are of the "
+        "training split, augmented; validation images were not used in calibration (the public "
+        f"checkpoint has seen them in its training). Seed {SEED}. "
         "`build` is the median processor time, one thread, from the dense model to the repaired "
         f"candidate.\n{harness.stamp(rows)}\n\n{harness.table(rows, SHOWN)}\n\n"
-        f"Once per model (CPU s): {once}.\n\nMemory: {memory}.\n"
+        f"Once per model (CPU s, {bench.samples:,} images): {once}.\n\nMemory: {memory}.\n"
     )
 
 
@@ -227,7 +232,7 @@ def main() -> None:
     rows = measure(bench, options)
     command = [sys.executable, "-m", "scripts.benchmarks.repair", "--memory"]
     memory = subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
-    write_text(OUT / "README.md", markdown(rows, bench, memory, options))
+    write_text(OUT / "README.md", markdown(rows, bench, memory))
 
 
 if __name__ == "__main__":
