@@ -29,7 +29,7 @@ CalibrationSamples = Annotated[
 ]
 CalibrationMethod = Annotated[
     str | None,
-    typer.Option("--calibration", help="int8: percentile, minmax or entropy. Default: percentile."),
+    typer.Option("--calibration", help="int8: percentile or minmax. Default: percentile."),
 ]
 WeightBits = Annotated[
     int | None,

@@ -11,7 +11,7 @@ from autoprune.budget import Cost
 from autoprune.errors import UsageError
 from autoprune.store.files import read, write_json
 
-Method = Literal["minmax", "entropy", "percentile"]
+Method = Literal["minmax", "percentile"]
 INT8_REPORT, INT8_FILE = "int8.json", "model.int8.onnx"
 
 

@@ -80,7 +80,7 @@ BAD = {
     "unknown range": (
         "export none --precision int8 --calibration mean",
         None,
-        "calibration method must be one of minmax, entropy, percentile, got 'mean'",
+        "calibration method must be one of minmax, percentile, got 'mean'",
     ),
 }
 

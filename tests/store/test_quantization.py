@@ -37,7 +37,7 @@ REPORT = QuantizationReport(
     "ab" * 32,
     "accuracy",
     "maximize",
-    QuantizationSettings("entropy", 64, 3, 8, True),
+    QuantizationSettings("minmax", 64, 3, 8, True),
     precision(0.8, 4000, 2.0),
     precision(0.76, 1500, 1.0),
     int8_instructions=True,
@@ -68,6 +68,7 @@ def test_drop_is_relative_and_knows_the_direction() -> None:
         ("sha256", None, "sha256"),
         ("direction", "sideways", "direction"),
         ("settings", {"weight_bits": 4}, "weight bits must be 7 or 8, got 4"),
+        ("settings", {"method": "entropy"}, "method: must be 'minmax' or 'percentile', got 'entr"),
         ("int8", {"file_bytes": 3}, "int8.validation is missing"),
     ],
 )
@@ -85,10 +86,7 @@ def test_damage_names_file_and_key(tmp_path: Path, key: str, value: object, mess
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        (
-            {"method": "mean"},
-            "calibration method must be one of minmax, entropy, percentile, got 'mean'",
-        ),
+        ({"method": "mean"}, "calibration method must be one of minmax, percentile, got 'mean'"),
         ({"samples": 0}, "samples must be at least 1, got 0"),
         ({"weight_bits": 16}, "weight bits must be 7 or 8, got 16"),
     ],

@@ -12,6 +12,7 @@ there are kept, so it can be stopped and run again; table: `README.md`.
 from __future__ import annotations
 
 import itertools
+from typing import get_args
 
 import torch
 from torch import nn
@@ -23,6 +24,7 @@ from autoprune.pruning.calibration import calibrate
 from autoprune.quantization import compared, timed, twin_of
 from autoprune.space import kept_units
 from autoprune.store import QuantizationSettings, write_text
+from autoprune.store.quantization import Method
 from autoprune.tasks import load_dense
 from autoprune.tasks.base import Task
 from autoprune.training.batches import sample
@@ -36,7 +38,7 @@ OUT = RESULTS / "int8"
 SEED = 0
 NETWORKS = {"DS-CNN": VoiceCommands, "ResNet-8": Cifar10ResNet8}
 RECOVERY = {"DS-CNN": Recovery(lr=0.005, distillation=0.5), "ResNet-8": Recovery(lr=0.01)}
-METHODS = ("minmax", "entropy", "percentile")
+METHODS = get_args(Method)
 SHOWN = {
     "network": ("network", ""),
     "ratio": ("pruned", ".0%"),
