@@ -283,7 +283,8 @@ def export(
     (`dense.<ending>`). `output` defaults to `model.<ending>` in the model's folder; some formats
     put the weights into a second file beside it. The format `packed` is a compressed file without
     the zeros of sparse weights, for `load` and `export`; its size is the cost
-    `file_bytes`, and it is read again and compared bit for bit.
+    `file_bytes`, and it is read again and compared bit for bit. With `dynamic_batch`, here or in
+    `quantization`, the batch size is left free (not of `packed`, which has none).
 
     With `precision="int8"` the model is quantized after training, calibrated on training samples as
     `quantization` says (see `QuantizationSettings`), and written as ONNX, by default to
@@ -301,6 +302,11 @@ def export(
         raise UsageError("quantization and test need precision='int8'")
     if precision == "int8" and format not in (None, "onnx"):
         raise UsageError(f"an int8 model is written as onnx, got format {format!r}")
+    asked = format or Path(output or "").suffix.removeprefix(".")
+    if dynamic_batch and precision == "float32" and asked == "packed":
+        raise UsageError(
+            "dynamic_batch is for files that a runtime runs, got format 'packed' · leave it out"
+        )
     if word_of(pick) == DENSE and not is_model(path):
         if precision == "int8" or format == "packed":
             raise UsageError(
@@ -311,7 +317,8 @@ def export(
     model, found, folder = load_with_task(path, pick=pick, task=task, trust=trust)
     inside = folder.parent if folder.is_file() else folder
     if precision == "int8":
-        settings = replace(quantization or QuantizationSettings(), dynamic_batch=dynamic_batch)
+        settings = quantization or QuantizationSettings()
+        settings = replace(settings, dynamic_batch=dynamic_batch or settings.dynamic_batch)
         file = Path(output) if output is not None else inside / INT8_FILE
         threads = _threads(folder)
         done = export_int8(model, file, found, inside, settings, threads=threads, test=test)

@@ -160,6 +160,23 @@ def test_int8_commands(found: api.Result, capsys) -> None:
         assert report.settings.samples == 60
 
 
+def test_a_free_batch_may_be_said_in_the_settings_too(
+    found: api.Result, tmp_path: Path, quick_timing
+) -> None:
+    settings = QuantizationSettings("minmax", samples=64, dynamic_batch=True)
+    file = tmp_path / "s.onnx"
+    written = autoprune.export(found.path, precision="int8", quantization=settings, output=file)
+    assert written.quantization.settings == settings
+    (given,) = onnxruntime.InferenceSession(file).get_inputs()
+    assert isinstance(given.shape[0], str)
+
+
+@pytest.mark.parametrize("options", [{"format": "packed"}, {"output": "small.packed"}])
+def test_a_packed_file_has_no_batch_to_leave_free(options: dict[str, str]) -> None:
+    with pytest.raises(UsageError, match="dynamic_batch is for files that a runtime runs, got"):
+        autoprune.export("run", dynamic_batch=True, **options)
+
+
 def test_member_without_a_model_is_skipped(found: api.Result, tmp_path: Path, quick_timing) -> None:
     run = tmp_path / "run"
     shutil.copytree(found.path, run)
