@@ -155,11 +155,10 @@ class SearchConfig(Section):
     variables, else with moves around the front (0: every proposal is trained). `objectives`
     defaults to the task's metric and the first budget field. `levels` are costs below the budget's
     first limit, in its form, where good models are wanted too: the search begins with candidates
-    just within each, and half of the allocator's proposals are at the budget or a level (without
-    levels: at a half, a quarter or an eighth of the budget). `variables` are what the sampler draws
-    beside schedule and recovery: a share of the budget and a few offsets that the allocator turns
-    into widths and dropped blocks (`allocation`), or a ratio for each group (`ratios`). `auto` is
-    the former where sensitivities are measured.
+    just within each, and half of the allocator's proposals are at the budget or a level.
+    `variables` are what the sampler draws beside schedule and recovery: a share of the budget and a
+    few offsets that the allocator turns into widths and dropped blocks (`allocation`), or a ratio
+    for each group (`ratios`). `auto` is the former where sensitivities are measured.
     """
 
     sampler: Literal["tpe", "nsga2", "gp", "front", "random"] = "tpe"

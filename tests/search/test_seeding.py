@@ -68,9 +68,9 @@ def test_seeds_with_damage_do_less_at_no_higher_cost_than_uniform_ones() -> None
     ("limits", "shown"),
     [
         (Limits(trials=7), [0]),
-        (Limits(trials=16), [0, 3]),
+        (Limits(trials=16), [0, 2]),
         (Limits(trials=100), [0, 1, 2, 3]),
-        (Limits(trials=100, total_epochs=16 * 4.0), [0, 3]),
+        (Limits(trials=100, total_epochs=16 * 4.0), [0, 2]),
     ],
 )
 def test_baselines_take_an_eighth_of_the_trials(limits: Limits, shown: list[int]) -> None:

@@ -19,7 +19,6 @@ from autoprune.space import FittedSpace, SearchSpace
 from autoprune.space.settings import Value
 
 LEVELS = 4
-_OF_TRIALS, _OF_LEVELS = 1 / 8, 1 / 4  # the part of the trials that uniform candidates take
 _EFFORT = 20_000  # loads a level
 LEAST = "seed:least"  # prefix of the origin of least sensitive seeds
 
@@ -70,12 +69,12 @@ def seeds(
     Uniform ratios for the budget and each of the plan's levels; where it has none, at `LEVELS`
     costs from the budget down towards the smallest model, the first being the nearest to the dense
     model that the budget allows. They are the baselines of the report, and take at most an eighth
-    of the trials, of listed levels a quarter: that of the budget, then those of the lowest costs,
-    where sensitivities of single groups say least (`results/allocator/criteria.md`). With
-    `sensitivity`, at each level the least
-    sensitive allocation (see `Allocator`): for the whole budget or level, which uniform ratios
-    seldom use up, or else at the uniform one's cost. Its alternatives are the uniform one and, with
-    `importance` (of each group's units, comparable between groups), the one of global pruning.
+    of the trials, at least one; of listed levels a quarter: that of the budget, then those of the
+    lowest, where sensitivities of single groups say least (`results/allocator/criteria.md`). With
+    `sensitivity`, at each level the least sensitive allocation (see `Allocator`): for the whole
+    budget or level, which uniform ratios seldom use up, or else at the uniform one's cost. Its
+    alternatives are the uniform one and, with `importance` (of each group's units, comparable
+    between groups), the one of global pruning.
     Last, one for each kind of sparsity pattern and level. In a search of at least `LEAST_TRIALS`
     the first one comes at lower and higher learning rates as well; the best of these rates is
     then that of all that follow.
@@ -125,11 +124,15 @@ def _shown(plan: Plan, levels: int) -> set[int]:
     >>> from types import SimpleNamespace
     >>> limits = SimpleNamespace(trials=16, total_epochs=None)
     >>> _shown(SimpleNamespace(limits=limits, levels=()), 4)
-    {0, 3}
+    {0, 2}
+    >>> _shown(SimpleNamespace(limits=limits, levels=(1, 2, 3, 4, 5)), 6)
+    {0, 3, 4, 5}
     """
-    part = _OF_LEVELS if plan.levels else _OF_TRIALS
-    baselines = max(1, min(levels, int(_trials(plan) * part + 0.5)))
-    return {0, *range(levels - baselines + 1, levels)}
+    if plan.levels:
+        baselines = max(1, min(levels, int(_trials(plan) / 4 + 0.5)))
+        return {0, *range(levels - baselines + 1, levels)}
+    baselines = max(1, min(levels, int(_trials(plan) + 0.5) // 8))
+    return {number * levels // baselines for number in range(baselines)}
 
 
 def _levels(

@@ -20,50 +20,49 @@ STAGES = ("early", "middle", "late")
 DEPTHS = tuple(f"depth.{stage}" for stage in STAGES)
 _OFFSET = "offset."
 _MOST = 2.0  # of an offset: its factor is between 1/7.4 and 7.4
-_HALVINGS = 3  # of the budget that are aimed at where no levels are wanted
 _PER_WIDTH = 4.0  # offset that is taken for a natural log unit of width more than expected
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Aims:
-    """The costs that good models are wanted at: the budget and its levels, else halves of it.
+    """The costs that good models are wanted at: the budget and its levels, where it has any.
 
-    `shares` are those of the first limit, ascending, the last is 1; of all limits, unless `first`.
-    In the upper half of the way (in logarithms) from one to the next a drawn share stands for the
-    next itself: a model a little below a wanted cost is of less use than one at it. In the lower
-    half it is taken as it is, so that the front has members between.
+    `shares` are those of the first limit, ascending, the last is 1; none without levels. In the
+    upper half of the way (in logarithms) from one to the next a drawn share stands for the next
+    itself, with the other limits whole: a model a little below a wanted cost is of less use than
+    one at it. In the lower half it is taken as it is, of every limit, so that the front has members
+    between.
     """
 
     shares: tuple[float, ...]
     limits_count: int
-    first: bool
 
     @staticmethod
     def of(plan: Plan) -> Aims:
-        """The plan's levels; a half, a quarter and an eighth of every limit where it has none."""
+        """The budget of a plan, and its levels."""
         top = plan.budget.limits[0].resolve(plan.dense)
         levels = {level.limits[0].resolve(plan.dense) / top for level in plan.levels}
-        halves = {0.5**power for power in range(1, _HALVINGS + 1)}
-        shares = tuple(sorted({*(levels or halves), 1.0}))
-        return Aims(shares, len(plan.budget.limits), first=bool(levels))
+        return Aims(tuple(sorted({*levels, 1.0})) if levels else (), len(plan.budget.limits))
 
     @property
     def least(self) -> float:
-        """The lowest share that is drawn: half a step (in logarithms) below the lowest aim."""
+        """The lowest share that is drawn: half a step (in logarithms) below the lowest level."""
+        if not self.shares:
+            return 0.0
         return self.shares[0] * math.sqrt(self.shares[0] / self.shares[1])
 
     def limits(self, share: float) -> tuple[float, ...]:
         """The share of each limit that a drawn share stands for.
 
-        >>> aims = Aims((0.25, 1.0), 2, first=True)
+        >>> aims = Aims((0.25, 1.0), 2)
         >>> aims.limits(0.2), aims.limits(0.3), aims.limits(0.6)
         ((0.25, 1.0), (0.3, 0.3), (1.0, 1.0))
         """
-        aim = min((other for other in self.shares if other >= share), default=1.0)
+        aim = min((other for other in self.shares if other >= share), default=share)
         below = max((other for other in self.shares if other < share), default=0.0)
-        if share < math.sqrt(below * aim):
+        if not self.shares or share < math.sqrt(below * aim):
             return (share,) * self.limits_count
-        return (aim, *((1.0 if self.first else aim,) * (self.limits_count - 1)))
+        return (aim, *((1.0,) * (self.limits_count - 1)))
 
 
 class Allocated:
@@ -85,7 +84,7 @@ class Allocated:
         space = plan.space
         smallest = {name: space.choices(name)[0] for name in space.items}
         self._aims = Aims.of(plan)
-        least = max(self._aims.least, plan.load(space.counts(space.architecture(smallest))))
+        least = max(1e-6, self._aims.least, plan.load(space.counts(space.architecture(smallest))))
         self._least = min(0.99, least)
         self._reference: dict[tuple[object, ...], Allocator] = {}
 

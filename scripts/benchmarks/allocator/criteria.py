@@ -188,12 +188,16 @@ def summary(rows: pd.DataFrame) -> pd.DataFrame:
                     **{"task": task, "share": share, "criterion": criterion},
                     **{"seeds": len(members), "divergence": members.divergence.mean()},
                     "accuracy": members.accuracy.mean(),
-                    "difference": ""
-                    if criterion == "uniform" or points.empty
-                    else f"{points.mean():+.1f} ({points.min():+.1f} to {points.max():+.1f})",
+                    "difference": _spread(points) if criterion != "uniform" else "",
                 }
             )
     return pd.DataFrame(found)
+
+
+def _spread(points: pd.Series) -> str:
+    if len(points) < 2:
+        return "".join(f"{value:+.1f}" for value in points)
+    return f"{points.mean():+.1f} ({points.min():+.1f} to {points.max():+.1f})"
 
 
 def page(rows: pd.DataFrame) -> str:

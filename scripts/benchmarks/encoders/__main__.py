@@ -274,14 +274,15 @@ def page(rows: pd.DataFrame) -> str:
     order = rows.sort_values(["task", "share", "seed"], ascending=[True, False, True])
     shown = {name: how for name, how in SHOWN.items() if name in order}
     return (
-        "# Encoders with attention within a latency\n\nONNX Runtime on one thread, batch 1. Where "
-        "the best model within the limit is one with uniform widths, both are the same model. "
-        "`best use of the limit` is the largest measured latency of a front member over the limit; "
-        "above 100 % it exceeds the limit as measured, and is not the one that is retrained. The row "
-        "of 50 % with 2 epochs was made beside other programs: its predictions, from measurements "
-        "that these disturbed, had a margin of 160 %, so that it used half of its limit (after the "
-        "retraining 25 to 29 % in three measurements, noisy too). One seed. The standard error of an accuracy is 0.7 points on SST-2 (1,821 sentences) and 0.3 "
-        "on Fashion-MNIST (10,000 images). "
+        "# Encoders with attention within a latency\n\n"
+        "ONNX Runtime on one thread, batch 1. Where the best model within the limit is one with "
+        "uniform widths, both are the same model. `best use of the limit` is the largest "
+        "measured latency of a front member over the limit; above 100 % it exceeds the limit as "
+        "measured, and is not the one that is retrained. The row of 50 % with 2 epochs was made "
+        "beside other programs: its predictions, from measurements that these disturbed, had a "
+        "margin of 160 %, so that it used half of its limit (after the retraining 25 to 29 % in "
+        "three measurements, noisy too). One seed. The standard error of an accuracy is 0.7 "
+        "points on SST-2 (1,821 sentences) and 0.3 on Fashion-MNIST (10,000 images). "
         f"{harness.stamp(rows)}\n\n{harness.table(order, shown)}\n"
     )
 
