@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Annotated, Literal, get_args
+
+from pydantic import BeforeValidator
 
 from autoprune.budget import Cost
 from autoprune.errors import UsageError
@@ -13,6 +15,11 @@ from autoprune.store.files import read, write_json
 
 Method = Literal["minmax", "percentile"]
 INT8_REPORT, INT8_FILE = "int8.json", "model.int8.onnx"
+
+
+def _now(method: object) -> object:
+    """What a method in a file is called now: `entropy` found the ranges of `minmax`."""
+    return "minmax" if method == "entropy" else method
 
 
 @dataclass(frozen=True)
@@ -24,7 +31,7 @@ class QuantizationSettings:
     instructions for int8 add two products in 16 bits, where full weights saturate.
     """
 
-    method: Method = "percentile"
+    method: Annotated[Method, BeforeValidator(_now)] = "percentile"
     samples: int = 512
     seed: int = 0
     weight_bits: int = 7

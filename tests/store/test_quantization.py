@@ -68,7 +68,7 @@ def test_drop_is_relative_and_knows_the_direction() -> None:
         ("sha256", None, "sha256"),
         ("direction", "sideways", "direction"),
         ("settings", {"weight_bits": 4}, "weight bits must be 7 or 8, got 4"),
-        ("settings", {"method": "entropy"}, "method: must be 'minmax' or 'percentile', got 'entr"),
+        ("settings", {"method": "mean"}, "method: must be 'minmax' or 'percentile', got 'mean'"),
         ("int8", {"file_bytes": 3}, "int8.validation is missing"),
     ],
 )
@@ -81,6 +81,19 @@ def test_damage_names_file_and_key(tmp_path: Path, key: str, value: object, mess
         read_quantization(tmp_path)
     assert INT8_REPORT in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_file_that_names_entropy_has_the_ranges_of_minmax(tmp_path: Path) -> None:
+    file = write_quantization(tmp_path, REPORT)
+    content = json.loads(file.read_text())
+    del content["crc32"]
+    content["settings"]["method"] = "entropy"
+    file.write_text(json.dumps(content))
+    found = read_quantization(tmp_path)
+    assert found is not None
+    assert found.settings == replace(REPORT.settings, method="minmax")
+    with pytest.raises(UsageError, match="got 'entropy'"):
+        replace(REPORT.settings, method="entropy")
 
 
 @pytest.mark.parametrize(

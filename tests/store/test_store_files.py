@@ -78,7 +78,9 @@ PLAIN = st.recursive(
 )
 
 
-@settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(content=st.dictionaries(st.sampled_from(["a", "b", "c"]), PLAIN))
 def test_json_comes_back_equal_and_without_its_checksum(tmp_path: Path, content: dict) -> None:
     file = files.write_json(tmp_path / "a.json", content)
