@@ -262,7 +262,10 @@ def line(part: Part, task: str, what: str, rows: pd.DataFrame) -> Iterator[Line]
 
 def commits(one: pd.DataFrame, other: pd.DataFrame) -> str:
     """The versions of both methods' rows, where they are not the same."""
-    found = ["/".join(sorted(set(rows.commit.dropna()))) for rows in (one, other)]
+    found = [
+        "/".join(sorted(set(rows.commit.dropna()))) if "commit" in rows else ""
+        for rows in (one, other)
+    ]
     return "" if found[0] == found[1] else " and ".join(found)
 
 
