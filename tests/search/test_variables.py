@@ -125,11 +125,23 @@ def test_a_share_little_below_the_budget_or_a_level_stands_for_it() -> None:
 
 
 def test_a_level_lowers_the_first_limit_alone() -> None:
-    plan = replace(plan_of({}), budget=Budget.parse({"macs": "80%", "params": "70%"}))
-    assert Aims.of(plan).limits(0.9) == (0.9, 0.9)  # as drawn, where no levels are wanted
-    assert Aims.of(plan).least == 0.0
-    plan = replace(plan, levels=plan.budget.lowered(["20%"], "search.levels"))
-    assert Aims.of(plan).limits(0.2) == (0.25, 1.0)
+    plan = replace(plan_of({"depth": False}), budget=Budget.parse({"macs": "80%", "params": "25%"}))
+    aims = Aims.of(plan)
+    assert aims.limits(0.9) == (0.9, 0.9)  # as drawn, where no levels are wanted
+    assert aims.least == max(aims.floors) == pytest.approx(0.8)  # of 20 % in 25 %
+    plan = replace(plan, levels=plan.budget.lowered(["40%"], "search.levels"))
+    aims = Aims.of(plan)
+    assert aims.least == pytest.approx(0.5 * 0.5**0.5)  # the other limit's floor does not count
+    assert aims.limits(0.4) == (0.5, 1.0)
+    assert aims.limits(0.6) == pytest.approx((0.6, 0.8))
+    assert aims.share((0.5, 0.9)) == 0.5  # a model at the level, whatever it uses of the other
+    assert aims.share((0.6, 0.9)) == 0.9
+
+
+def test_a_level_near_the_budget_leaves_room_below_it() -> None:
+    plan = plan_of({"depth": False}, share="80%")
+    plan = replace(plan, levels=plan.budget.lowered(["76%"], "search.levels"))
+    assert Aims.of(plan).least == pytest.approx(0.95 * 0.5**0.5)
 
 
 @pytest.mark.parametrize("importance", ["l2", "obs"])

@@ -293,11 +293,24 @@ def replay(file: StudyFile, records: Mapping[int, TrialRecord], plan: Plan) -> l
 
 
 def _renewed(trial: FrozenTrial, plan: Plan, space: dict[str, BaseDistribution]) -> FrozenTrial:
-    """The trial with the parameters of the plan, where it has others and holds its candidate."""
-    if MADE in trial.user_attrs and trial.params and set(trial.params) != set(space):
+    """The trial with the parameters of the plan, where it has others and holds its candidate.
+
+    Values outside of ranges that are not those of before are set to their ends.
+    """
+    if MADE not in trial.user_attrs or not trial.params or trial.distributions == space:
+        return trial
+    if set(trial.params) != set(space):
         trial.params = plan.variables.params(candidate_of(trial, plan))
-        trial.distributions = space
+    else:
+        trial.params = {name: _inside(space[name], value) for name, value in trial.params.items()}
+    trial.distributions = space
     return trial
+
+
+def _inside(distribution: BaseDistribution, value: Any) -> Any:
+    if isinstance(distribution, FloatDistribution | IntDistribution):
+        return min(distribution.high, max(distribution.low, value))
+    return value
 
 
 def _begun(on_disk: Mapping[int, FrozenTrial], records: Mapping[int, TrialRecord], end: int) -> int:

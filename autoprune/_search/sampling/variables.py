@@ -30,39 +30,63 @@ class Aims:
     `shares` are those of the first limit, ascending, the last is 1; none without levels. In the
     upper half of the way (in logarithms) from one to the next a drawn share stands for the next
     itself, with the other limits whole: a model a little below a wanted cost is of less use than
-    one at it. In the lower half it is taken as it is, of every limit, so that the front has members
-    between.
+    one at it. In the lower half it is taken as it is, so that the front has members between.
+    Without levels a share is of every limit, else the other limits stay at or above their `floors`,
+    the shares of the smallest model.
     """
 
     shares: tuple[float, ...]
-    limits_count: int
+    floors: tuple[float, ...]  # of each limit
 
     @staticmethod
     def of(plan: Plan) -> Aims:
         """The budget of a plan, and its levels."""
         top = plan.budget.limits[0].resolve(plan.dense)
         levels = {level.limits[0].resolve(plan.dense) / top for level in plan.levels}
-        return Aims(tuple(sorted({*levels, 1.0})) if levels else (), len(plan.budget.limits))
+        space = plan.space
+        least = space.architecture({name: space.choices(name)[0] for name in space.items})
+        return Aims(tuple(sorted({*levels, 1.0})) if levels else (), shares_of(plan, least))
 
     @property
     def least(self) -> float:
-        """The lowest share that is drawn: half a step (in logarithms) below the lowest level."""
+        """The lowest share that is drawn: half a step (in logarithms) below the lowest level.
+
+        At least by a factor of the square root of 2. The smallest model's where that is larger, or
+        where there are no levels.
+        """
         if not self.shares:
-            return 0.0
-        return self.shares[0] * math.sqrt(self.shares[0] / self.shares[1])
+            return max(self.floors)
+        step = math.sqrt(min(0.5, self.shares[0] / self.shares[1]))
+        return max(self.floors[0], self.shares[0] * step)
 
     def limits(self, share: float) -> tuple[float, ...]:
         """The share of each limit that a drawn share stands for.
 
-        >>> aims = Aims((0.25, 1.0), 2)
+        >>> aims = Aims((0.25, 1.0), (0.1, 0.4))
         >>> aims.limits(0.2), aims.limits(0.3), aims.limits(0.6)
-        ((0.25, 1.0), (0.3, 0.3), (1.0, 1.0))
+        ((0.25, 1.0), (0.3, 0.4), (1.0, 1.0))
         """
+        others = self.floors[1:]
+        if not self.shares:
+            return (share,) * len(self.floors)
         aim = min((other for other in self.shares if other >= share), default=share)
         below = max((other for other in self.shares if other < share), default=0.0)
-        if not self.shares or share < math.sqrt(below * aim):
-            return (share,) * self.limits_count
-        return (aim, *((1.0,) * (self.limits_count - 1)))
+        if share < math.sqrt(below * aim):
+            return (share, *(max(share, floor) for floor in others))
+        return (aim, *(1.0 for _ in others))
+
+    def share(self, used: Sequence[float]) -> float:
+        """The drawn share that a model with these shares of the limits comes near to."""
+        if not self.shares:
+            return max(used)
+        pairs = zip(used, self.limits(used[0]), strict=True)
+        return used[0] if all(share <= most for share, most in pairs) else max(used)
+
+
+def shares_of(plan: Plan, architecture: Architecture) -> tuple[float, ...]:
+    """The share of each limit that an architecture uses, with the margin."""
+    over = plan.over(plan.price(architecture, plan.budget.fields))
+    return tuple(1.0 + over[limit.field] for limit in plan.budget.limits)
 
 
 class Allocated:
@@ -81,11 +105,8 @@ class Allocated:
         """`sensitivity(item, option)` as the allocator takes it, of every item of the space."""
         self._plan, self._sensitivity = plan, sensitivity
         self._parts = _parts(plan)
-        space = plan.space
-        smallest = {name: space.choices(name)[0] for name in space.items}
         self._aims = Aims.of(plan)
-        least = max(1e-6, self._aims.least, plan.load(space.counts(space.architecture(smallest))))
-        self._least = min(0.99, least)
+        self._least = min(0.99, max(1e-6, self._aims.least))
         self._reference: dict[tuple[object, ...], Allocator] = {}
 
     @property
@@ -110,8 +131,7 @@ class Allocated:
         """The values that come near to a candidate."""
         space = self._plan.space
         counts = space.counts(candidate.architecture)
-        price = self._plan.price(candidate.architecture, self._plan.budget.fields)
-        used = 1.0 + max(self._plan.over(price).values())
+        used = self._aims.share(shares_of(self._plan, candidate.architecture))
         load = min(1.0, max(self._least, used))
         expected = self._expected(candidate.architecture).about(load)
         found: dict[str, Value] = {COST: load, **space.settings(candidate)}
