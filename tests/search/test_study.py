@@ -288,3 +288,24 @@ def test_trials_with_parameters_of_an_earlier_version_get_those_of_today(file: S
     assert [it.params for it in found] == [{"share.a": ratio} for ratio in ratios]
     assert [it.distributions for it in found] == [distributions(plan)] * 2
     assert [candidate_of(it, plan) for it in found] == [candidate(0), candidate(1)]
+
+
+class Narrowed(Renamed):
+    """The same parameters as before, the first in a range that begins higher."""
+
+    parameters = tuple(
+        replace(it, low=0.5) if it.name == "ratio.a" else it for it in PLAN.variables.parameters
+    )
+
+    def params(self, made: Candidate) -> dict[str, object]:
+        found = PLAN.variables.params(made)
+        return {**found, "ratio.a": max(0.5, float(found["ratio.a"]))}
+
+
+def test_trials_of_a_wider_range_are_set_to_the_end_of_todays(file: StudyFile) -> None:
+    file.put(trial(0, TrialState.COMPLETE, **{MADE: candidate(0).to_dict()}))
+    plan = replace(PLAN, allocated=Narrowed())  # type: ignore[arg-type]
+    [found] = replay(file, {0: record(0)}, plan)
+    assert found.distributions == distributions(plan)
+    assert found.params == {**PLAN.variables.params(candidate(0)), "ratio.a": 0.5}
+    assert candidate_of(found, plan) == candidate(0)
