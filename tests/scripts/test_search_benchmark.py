@@ -249,6 +249,24 @@ def test_modelopt_s_ratios_and_units_are_read_from_its_own_search(
     assert all(torch.equal(before[name], tensor) for name, tensor in dense.state_dict().items())
 
 
+def searched_with(
+    bench: ModuleType, ready: object, monkeypatch: pytest.MonkeyPatch, method: str
+) -> RunConfig:
+    """The configuration that a method of the benchmark searches with."""
+    configs: list[RunConfig] = []
+
+    def search(config: RunConfig, task: Task, folder: Path, progress: object) -> None:
+        configs.append(config)
+        folder.mkdir(parents=True)
+        (folder / bench.searched.RECORDS).touch()
+
+    monkeypatch.setattr(bench.searched, "search_run", search)
+    methods = importlib.import_module("scripts.benchmarks.search.__main__").METHODS
+    methods[method](ready, 0, ready.budget())
+    [config] = configs
+    return config
+
+
 @pytest.mark.parametrize(
     ("method", "variables", "lr"),
     [
@@ -266,35 +284,17 @@ def test_a_search_has_the_default_variables_and_rate_unless_its_name_says_otherw
     variables: str,
     lr: object,
 ) -> None:
-    configs: list[RunConfig] = []
-
-    def search(config: RunConfig, task: Task, folder: Path, progress: object) -> None:
-        configs.append(config)
-        folder.mkdir(parents=True)
-        (folder / bench.searched.RECORDS).touch()
-
-    monkeypatch.setattr(bench.searched, "search_run", search)
-    methods = importlib.import_module("scripts.benchmarks.search.__main__").METHODS
-    methods[method](ready, 0, ready.budget())
-    given = configs[0].model_dump(mode="json", exclude_unset=True)
-    assert configs[0].search.variables == variables
+    config = searched_with(bench, ready, monkeypatch, method)
+    given = config.model_dump(mode="json", exclude_unset=True)
+    assert config.search.variables == variables
     assert given["space"]["recovery"]["lr"] == lr
 
 
 def test_the_search_is_told_the_costs_of_the_rules(
     bench: ModuleType, ready: object, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    configs: list[RunConfig] = []
-
-    def search(config: RunConfig, task: Task, folder: Path, progress: object) -> None:
-        configs.append(config)
-        folder.mkdir(parents=True)
-        (folder / bench.searched.RECORDS).touch()
-
-    monkeypatch.setattr(bench.searched, "search_run", search)
-    methods = importlib.import_module("scripts.benchmarks.search.__main__").METHODS
-    methods["autoprune_levels"](ready, 0, ready.budget())
-    told = [budget.limits[0].value for budget in configs[0].levels]
+    config = searched_with(bench, ready, monkeypatch, "autoprune_levels")
+    told = [budget.limits[0].value for budget in config.levels]
     assert told == pytest.approx(bench.setup.TOLD[1:])
 
 
